@@ -1,0 +1,32 @@
+//! What can go wrong with the table.
+
+/// An operation on the table that failed. Never fatal: work that is held goes on, placement waits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// The table's server cannot be reached, or did not answer in time. The operation may have happened; every operation is idempotent. Retry.
+    #[error("{operation}: the table at {url} does not answer: {reason}")]
+    Unavailable {
+        /// What was tried.
+        operation: &'static str,
+        /// The server, without its password.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server answered something that no version of this program writes.
+    #[error("{operation}: the table's answer is not understood: {answer}")]
+    Garbled {
+        /// What was tried.
+        operation: &'static str,
+        /// What came, shortened.
+        answer: String,
+    },
+}
+
+impl TableError {
+    /// Whether a later retry can succeed without anybody changing anything.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}

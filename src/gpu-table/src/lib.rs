@@ -1,0 +1,10 @@
+//! Who holds which GPU, and until when: one port, two back ends, one conformance suite.
+//!
+//! [`GpuTable`] is the port. `memory` is the specification in plain Rust; `redis` does the same in atomic scripts, and a property test
+//! compares the two answer by answer.
+
+mod error;
+mod table;
+
+pub use error::TableError;
+pub use table::{Beat, GpuTable, Heartbeat, Leases};

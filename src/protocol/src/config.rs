@@ -1,0 +1,365 @@
+//! The configuration: the document's keys plus ours. One struct for every program; a program reads the sections it needs.
+//!
+//! Loading (defaults < file < environment < flags, all mistakes at once) is in `service`. `deploy/config/gpufleet.yaml` is the reference with
+//! every default; a test loads it.
+
+use std::{fmt, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{PoolName, Strategy, claim::Settings};
+
+/// Everything that can be configured. Every key has a default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "gpufleet configuration")]
+pub struct Configuration {
+    /// GPUs and how they are chosen.
+    pub gpu: GpuSection,
+    /// The broker. Without a URL the queue is in memory, inside the process.
+    pub amqp: AmqpSection,
+    /// Redis: the table and the store. Without a URL both are in memory, inside the process.
+    pub redis: RedisSection,
+    /// Workers.
+    pub worker: WorkerSection,
+    /// The task store.
+    pub store: StoreSection,
+    /// The HTTP gateway.
+    pub gateway: GatewaySection,
+    /// The `predict` kind.
+    pub predict: PredictSection,
+    /// Simulated GPUs.
+    pub simulated: SimulatedSection,
+    /// Logs.
+    pub log: LogSection,
+}
+
+/// `gpu:`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GpuSection {
+    /// Whether real GPUs are looked for. Simulated ones need no GPU. Default: true.
+    pub enabled: bool,
+    /// Several GPUs.
+    pub multi_gpu: MultiGpuSection,
+}
+
+impl Default for GpuSection {
+    fn default() -> Self {
+        Self { enabled: true, multi_gpu: MultiGpuSection::default() }
+    }
+}
+
+/// `gpu.multi_gpu:`. The strategy, the thresholds and the list of strategies are the fleet's *initial* settings: the first worker writes
+/// them to an empty table; afterwards operators change them there while the fleet runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MultiGpuSection {
+    /// False: one GPU, the first, serves everything. Default: true.
+    pub enabled: bool,
+    /// The strategy of tasks that name none. Default: `least_loaded`.
+    pub default_strategy: Strategy,
+    /// The strategies that tasks may name. Default: all.
+    pub strategies: Vec<Strategy>,
+    /// Whether batches are split over GPUs. Default: true.
+    pub batch_split: bool,
+    /// The smallest part of a split batch. Default: 4.
+    #[schemars(range(min = 1))]
+    pub min_batch_size_per_gpu: u32,
+    /// Slots of a GPU. Default: 8.
+    #[schemars(range(min = 1, max = 1024))]
+    pub max_concurrent_tasks_per_gpu: u32,
+    /// A GPU takes tasks below this share of its memory in use. Default: 0.9.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub memory_threshold: f64,
+    /// A GPU takes tasks below this utilisation by others than our tasks. Default: 0.95.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub utilization_threshold: f64,
+}
+
+impl Default for MultiGpuSection {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            enabled: true,
+            default_strategy: settings.default_strategy,
+            strategies: settings.strategies,
+            batch_split: true,
+            min_batch_size_per_gpu: 4,
+            max_concurrent_tasks_per_gpu: 8,
+            memory_threshold: settings.memory_threshold,
+            utilization_threshold: settings.utilization_threshold,
+        }
+    }
+}
+
+impl MultiGpuSection {
+    /// The settings that an empty table gets.
+    #[must_use]
+    pub fn initial_settings(&self) -> Settings {
+        let mut strategies = self.strategies.clone();
+        strategies.sort();
+        strategies.dedup();
+        Settings {
+            version: 0,
+            default_strategy: self.default_strategy,
+            strategies,
+            memory_threshold: self.memory_threshold,
+            utilization_threshold: self.utilization_threshold,
+            draining: Vec::new(),
+        }
+    }
+}
+
+/// A URL whose password never shows in `Debug`, logs or `config print`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct SecretUrl(String);
+
+impl SecretUrl {
+    /// Wraps a URL.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// The URL with its password, for the client that connects.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The URL with `***` for its password.
+    #[must_use]
+    pub fn redacted(&self) -> String {
+        let Some((scheme, rest)) = self.0.split_once("://") else { return self.0.clone() };
+        let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let Some(at) = rest[..authority_end].rfind('@') else { return self.0.clone() };
+        let user = rest[..at].split(':').next().unwrap_or_default();
+        format!("{scheme}://{user}:***{}", &rest[at..])
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.redacted())
+    }
+}
+
+/// The type of the fleet's queues: part of the topology, immutable once declared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueType {
+    /// Classic queues with `x-max-priority`: strict priorities on every broker version.
+    #[default]
+    Classic,
+    /// Quorum queues: replicated; what their priorities mean depends on the broker's version (`gpufleet doctor` says).
+    Quorum,
+}
+
+/// `amqp:`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AmqpSection {
+    /// `amqp://user:password@host:5672/vhost`. Default: none, the queue is in memory.
+    pub url: Option<SecretUrl>,
+    /// First part of the name of every queue and exchange. Default: `gpufleet`.
+    pub prefix: String,
+    /// Default: `classic`.
+    pub queue_type: QueueType,
+    /// Most tasks that may wait in a pool's queue; above it publishes are refused (HTTP 429). Default: none, no bound.
+    #[schemars(range(min = 1))]
+    pub queue_length_max: Option<u32>,
+    /// How long a publish may wait for the broker's confirm, in ms. Default: 10,000.
+    #[schemars(range(min = 100))]
+    pub publish_timeout_ms: u64,
+    /// How long a task that fits no GPU rests before it is looked at again, in ms. Default: 5,000.
+    #[schemars(range(min = 100))]
+    pub unplaceable_ttl_ms: u64,
+}
+
+impl Default for AmqpSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            prefix: "gpufleet".to_owned(),
+            queue_type: QueueType::Classic,
+            queue_length_max: None,
+            publish_timeout_ms: 10_000,
+            unplaceable_ttl_ms: 5_000,
+        }
+    }
+}
+
+/// `redis:`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisSection {
+    /// `redis://:password@host:6379/0`, for the table and, unless `store_url` says otherwise, the store. Default: none, both in memory.
+    pub url: Option<SecretUrl>,
+    /// The store's own Redis (AOF on, `noeviction`). Default: `url`.
+    pub store_url: Option<SecretUrl>,
+    /// First part of every key. Default: `gpufleet`.
+    pub prefix: String,
+    /// How long a command may take, in ms. Default: 2,000.
+    #[schemars(range(min = 50))]
+    pub response_timeout_ms: u64,
+}
+
+impl Default for RedisSection {
+    fn default() -> Self {
+        Self { url: None, store_url: None, prefix: "gpufleet".to_owned(), response_timeout_ms: 2_000 }
+    }
+}
+
+/// `worker:`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkerSection {
+    /// The pool that this worker's GPU serves. Default: `default`.
+    pub pool: PoolName,
+    /// How long a row and its held claims live without a heartbeat, in ms; heartbeats come three times as often. Default: 6,000.
+    #[schemars(range(min = 300, max = 600_000))]
+    pub lease_ms: u64,
+    /// How long a slot is offered to another GPU before it lapses, in ms. Default: 3,000.
+    #[schemars(range(min = 100, max = 60_000))]
+    pub offer_ms: u64,
+    /// Longest run of one attempt where the task sets none, in ms. Default: 600,000 (10 min).
+    #[schemars(range(min = 1))]
+    pub attempt_timeout_ms: u64,
+    /// A delivery this soon after the ack that made room for it means that tasks wait, in ms (stretched while the broker is slow). Default: 5.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub tasks_waiting_within_ms: u64,
+    /// A pool task that waits longer than this in hand looks for a slot elsewhere, in ms. Default: 100.
+    #[schemars(range(min = 10))]
+    pub in_hand_patience_ms: u64,
+    /// Largest body of a task, in bytes. Default: 8 MiB.
+    #[schemars(range(min = 1_024))]
+    pub body_bytes_max: usize,
+    /// How long running tasks may go on after a stop was asked for, in ms. Default: 30,000.
+    pub drain_grace_ms: u64,
+    /// Where `/metrics` and `/healthz` of a stand-alone worker listen, `host:port`. Default: none.
+    pub metrics_listen: Option<String>,
+}
+
+impl Default for WorkerSection {
+    fn default() -> Self {
+        Self {
+            pool: PoolName::default(),
+            lease_ms: 6_000,
+            offer_ms: 3_000,
+            attempt_timeout_ms: 600_000,
+            tasks_waiting_within_ms: 5,
+            in_hand_patience_ms: 100,
+            body_bytes_max: 8 * 1024 * 1024,
+            drain_grace_ms: 30_000,
+            metrics_listen: None,
+        }
+    }
+}
+
+/// `store:`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreSection {
+    /// How long a reply's body is kept after the task ended, in ms. Default: 600,000 (10 min).
+    #[schemars(range(min = 1_000))]
+    pub reply_retention_ms: u64,
+    /// How long a task's outcome and digest are kept, in ms: a second copy of the task within it runs nothing. Default: 86,400,000 (1 day).
+    #[schemars(range(min = 1_000))]
+    pub outcome_retention_ms: u64,
+    /// Bound on all kept reply bodies together, in bytes; beyond it outcome and digest remain. Default: 1 GiB.
+    pub reply_bytes_max: u64,
+}
+
+impl Default for StoreSection {
+    fn default() -> Self {
+        Self { reply_retention_ms: 600_000, outcome_retention_ms: 86_400_000, reply_bytes_max: 1 << 30 }
+    }
+}
+
+/// `gateway:`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct GatewaySection {
+    /// `host:port`; port 0 takes a free one. Default: `127.0.0.1:8080`.
+    pub listen: String,
+    /// How long `POST /api/v1/predict` waits for the result, in ms. Default: 60,000.
+    #[schemars(range(min = 1))]
+    pub predict_timeout_ms: u64,
+}
+
+impl Default for GatewaySection {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8080".to_owned(), predict_timeout_ms: 60_000 }
+    }
+}
+
+/// `predict:`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PredictSection {
+    /// A GGUF file, or a directory with `config.json`, `tokenizer.json` and `*.safetensors`. Default: none; workers then do not offer `predict`.
+    pub model: Option<PathBuf>,
+    /// `max_length` where a task gives none: tokens to generate. Default: 128.
+    #[schemars(range(min = 1))]
+    pub max_length: u32,
+    /// The largest `max_length` that is accepted. Default: 2,048.
+    #[schemars(range(min = 1))]
+    pub max_length_max: u32,
+}
+
+impl Default for PredictSection {
+    fn default() -> Self {
+        Self { model: None, max_length: 128, max_length_max: 2_048 }
+    }
+}
+
+/// `simulated:`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimulatedSection {
+    /// How many simulated GPUs `up` starts. Default: 4.
+    #[schemars(range(max = 1_024))]
+    pub gpus: u32,
+    /// Memory of each, in MB. Default: 80,000.
+    #[schemars(range(min = 1))]
+    pub memory_mb: u64,
+    /// Names begin with this: `<prefix>-0`, `<prefix>-1`, …. Default: `sim`.
+    pub id_prefix: String,
+}
+
+impl Default for SimulatedSection {
+    fn default() -> Self {
+        Self { gpus: 4, memory_mb: 80_000, id_prefix: "sim".to_owned() }
+    }
+}
+
+/// `log:`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,gpu_worker=debug`. Default: `info`.
+    pub level: String,
+    /// One JSON object a line instead of text. Default: false.
+    pub json: bool,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), json: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_never_shows() {
+        let url = SecretUrl::new("amqp://fleet:s3cr@t@broker:5672/%2f");
+        assert_eq!(format!("{url:?}"), "amqp://fleet:***@broker:5672/%2f");
+        assert_eq!(SecretUrl::new("redis://localhost/0").redacted(), "redis://localhost/0");
+        assert_eq!(SecretUrl::new("redis://:pw@h/0").redacted(), "redis://:***@h/0");
+    }
+}

@@ -1,0 +1,220 @@
+//! The AMQP properties of a message, apart from any AMQP library.
+//!
+//! An [`Envelope`] holds only what gpufleet reads or writes: building a message from one *is* the whitelist of properties for re-publishing.
+//! A producer's `CC`, `BCC`, `x-death` or unknown headers never travel on.
+
+use crate::PoolName;
+
+/// Header: W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+/// Header: which attempt this message asks for, from 1. Absent means 1.
+pub const ATTEMPT: &str = "x-gpufleet-attempt";
+/// Header: how often the task was forwarded. Absent means 0.
+pub const HOPS: &str = "x-gpufleet-hops";
+/// Header: the task's queue deadline in Unix milliseconds. Written by the first re-publish, because dead-lettering strips
+/// `expiration` and every hop restarts its clock.
+pub const START_BEFORE: &str = "x-gpufleet-start-before-ms";
+/// Header: the task's total deadline in Unix milliseconds, written by the first re-publish.
+pub const END_BEFORE: &str = "x-gpufleet-end-before-ms";
+/// Header: the producer's login (its `user_id`), trusted only on queues that only workers write. A `user_id` property under another
+/// login would close the channel (406).
+pub const USER: &str = "x-gpufleet-user";
+/// Header: the pool a waiting message (retry, unplaceable, expired) goes back to.
+pub const POOL: &str = "x-gpufleet-pool";
+/// Header: the task was looked at before (parked, returned): look in the store before claiming.
+pub const RETURNED: &str = "x-gpufleet-returned";
+/// Header of a reply: its outcome, so that a consumer can route without parsing the body.
+pub const OUTCOME: &str = "x-gpufleet-outcome";
+/// Header of a reply: the token under which its outcome was recorded.
+pub const TOKEN: &str = "x-gpufleet-token";
+/// Header of a dead letter: why it is there.
+pub const REASON: &str = "x-gpufleet-reason";
+
+/// The highest priority of a task.
+pub const PRIORITY_MAX: u8 = 9;
+/// The priority of a task that sets none.
+pub const PRIORITY_DEFAULT: u8 = 0;
+
+/// The properties that gpufleet reads or writes. `None` means that the property is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// The task's id.
+    pub message_id: Option<String>,
+    /// The kind (AMQP `type`).
+    pub kind: Option<String>,
+    /// 0 to 9 for a task; a foreign producer may send anything.
+    pub priority: Option<u8>,
+    /// Where the reply goes: a queue's name, or RabbitMQ's `amq.rabbitmq.reply-to.…`.
+    pub reply_to: Option<String>,
+    /// Comes back in the reply.
+    pub correlation_id: Option<String>,
+    /// Time to live in milliseconds, as AMQP has it: text.
+    pub expiration: Option<String>,
+    /// MIME type of the body.
+    pub content_type: Option<String>,
+    /// Unix time in seconds.
+    pub timestamp: Option<u64>,
+    /// The publishing login; the broker has checked it against the connection.
+    pub user_id: Option<String>,
+    /// Headers of ours; everything else was left behind when the message was read.
+    pub headers: Headers,
+}
+
+/// The headers that gpufleet knows, typed. A known header with a wrong type or an absurd value is listed in `invalid` and not used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// See [`TRACEPARENT`].
+    pub traceparent: Option<String>,
+    /// See [`ATTEMPT`].
+    pub attempt: Option<u32>,
+    /// See [`HOPS`].
+    pub hops: Option<u32>,
+    /// See [`START_BEFORE`].
+    pub start_before_ms: Option<u64>,
+    /// See [`END_BEFORE`].
+    pub end_before_ms: Option<u64>,
+    /// See [`USER`].
+    pub user: Option<String>,
+    /// See [`POOL`].
+    pub pool: Option<String>,
+    /// See [`RETURNED`].
+    pub returned: bool,
+    /// See [`OUTCOME`].
+    pub outcome: Option<String>,
+    /// See [`TOKEN`].
+    pub token: Option<u64>,
+    /// See [`REASON`].
+    pub reason: Option<String>,
+    /// Names of known headers whose value was unusable.
+    pub invalid: Vec<String>,
+}
+
+/// A header's value: what both back ends and foreign producers can express.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderValue {
+    /// Text.
+    Text(String),
+    /// Any AMQP integer or timestamp.
+    Integer(i64),
+    /// A boolean.
+    Bool(bool),
+    /// Anything else (tables, arrays, floats): no header of ours has such a value.
+    Other,
+}
+
+impl Headers {
+    /// The longest accepted text of a header, in bytes.
+    pub const TEXT_MAX: usize = 512;
+
+    /// Keeps the headers that are ours and usable.
+    pub fn read(pairs: impl IntoIterator<Item = (String, HeaderValue)>) -> Self {
+        let mut headers = Self::default();
+        for (name, value) in pairs {
+            if !headers.set(&name, value) {
+                headers.invalid.push(name);
+            }
+        }
+        headers.invalid.sort();
+        headers
+    }
+
+    /// Takes one header; false if it is ours and its value is unusable.
+    fn set(&mut self, name: &str, value: HeaderValue) -> bool {
+        match name {
+            TRACEPARENT => take(&mut self.traceparent, text(value)),
+            ATTEMPT => take(&mut self.attempt, integer(&value).filter(|n| *n >= 1)),
+            HOPS => take(&mut self.hops, integer(&value)),
+            START_BEFORE => take(&mut self.start_before_ms, integer(&value)),
+            END_BEFORE => take(&mut self.end_before_ms, integer(&value)),
+            USER => take(&mut self.user, text(value)),
+            POOL => take(&mut self.pool, text(value)),
+            OUTCOME => take(&mut self.outcome, text(value)),
+            TOKEN => take(&mut self.token, integer(&value)),
+            REASON => take(&mut self.reason, text(value)),
+            RETURNED => {
+                self.returned = value == HeaderValue::Bool(true);
+                matches!(value, HeaderValue::Bool(_))
+            }
+            _ => true,
+        }
+    }
+
+    /// The headers as pairs, for a back end to write.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<(&'static str, HeaderValue)> {
+        let texts =
+            [(TRACEPARENT, &self.traceparent), (USER, &self.user), (POOL, &self.pool), (OUTCOME, &self.outcome), (REASON, &self.reason)];
+        let integers = [
+            (ATTEMPT, self.attempt.map(u64::from)),
+            (HOPS, self.hops.map(u64::from)),
+            (START_BEFORE, self.start_before_ms),
+            (END_BEFORE, self.end_before_ms),
+            (TOKEN, self.token),
+        ];
+        let mut pairs = Vec::new();
+        pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
+        pairs.extend(integers.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Integer(i64::try_from(value?).ok()?)))));
+        if self.returned {
+            pairs.push((RETURNED, HeaderValue::Bool(true)));
+        }
+        pairs
+    }
+}
+
+fn take<T>(slot: &mut Option<T>, value: Option<T>) -> bool {
+    *slot = value;
+    slot.is_some()
+}
+
+fn text(value: HeaderValue) -> Option<String> {
+    match value {
+        HeaderValue::Text(text) if text.len() <= Headers::TEXT_MAX => Some(text),
+        _ => None,
+    }
+}
+
+fn integer<N: TryFrom<i64>>(value: &HeaderValue) -> Option<N> {
+    match value {
+        HeaderValue::Integer(number) => N::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+impl Envelope {
+    /// The pool this message belongs to, as its header says; the given one where it says nothing usable.
+    #[must_use]
+    pub fn pool_or(&self, pool: &PoolName) -> PoolName {
+        self.headers.pool.as_deref().and_then(|name| PoolName::new(name).ok()).unwrap_or_else(|| pool.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_survive_a_round_trip() {
+        let headers = Headers {
+            attempt: Some(2),
+            hops: Some(1),
+            start_before_ms: Some(1_700_000_000_000),
+            user: Some("ann".into()),
+            returned: true,
+            ..Headers::default()
+        };
+        let pairs = headers.pairs().into_iter().map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(Headers::read(pairs), headers);
+    }
+
+    #[test]
+    fn absurd_and_foreign_headers_are_left_behind() {
+        let read = Headers::read([
+            (ATTEMPT.to_owned(), HeaderValue::Integer(-1)),
+            (HOPS.to_owned(), HeaderValue::Text("many".into())),
+            (TRACEPARENT.to_owned(), HeaderValue::Text("x".repeat(600))),
+            ("x-death".to_owned(), HeaderValue::Other),
+        ]);
+        assert_eq!(read.invalid, [TRACEPARENT, ATTEMPT, HOPS]);
+        assert_eq!(read, Headers { invalid: read.invalid.clone(), ..Headers::default() });
+    }
+}

@@ -1,0 +1,129 @@
+//! What the table knows of one GPU.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{GpuId, Incarnation, Kind, PoolName, task::ComputeCapability};
+
+/// What a GPU is: does not change while its worker lives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GpuDescription {
+    /// Its UUID.
+    pub gpu_id: GpuId,
+    /// The product's name.
+    pub name: String,
+    /// Total memory, in MB (10^6 bytes).
+    pub memory_total_mb: u64,
+    /// CUDA compute capability.
+    pub compute_capability: ComputeCapability,
+}
+
+/// What a GPU does right now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GpuSample {
+    /// Memory in use, in MB (10^6 bytes).
+    pub memory_used_mb: u64,
+    /// Share of the last sample period in which a kernel ran, 0 to 100 %.
+    pub utilization_percent: f64,
+    /// Core temperature, in °C.
+    pub temperature_celsius: f64,
+    /// Power draw, in W.
+    pub power_watts: f64,
+    /// SM clock, in MHz.
+    pub sm_clock_mhz: f64,
+    /// Age of these numbers when they were read, in ms.
+    pub age_ms: u64,
+}
+
+/// Whether a GPU may take tasks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Takes tasks.
+    #[default]
+    Healthy,
+    /// Takes tasks, and is watched.
+    Suspect,
+    /// Takes none.
+    Quarantined,
+    /// Takes none but the probe that may re-admit it.
+    Probation,
+}
+
+impl Health {
+    /// Whether claims may choose this GPU.
+    #[must_use]
+    pub const fn takes_tasks(self) -> bool {
+        matches!(self, Self::Healthy | Self::Suspect)
+    }
+
+    /// The name on the wire and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Suspect => "suspect",
+            Self::Quarantined => "quarantined",
+            Self::Probation => "probation",
+        }
+    }
+}
+
+/// One GPU's row: what its worker writes with every heartbeat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "gpufleet GPU state")]
+pub struct GpuRow {
+    /// What the GPU is.
+    pub gpu: GpuDescription,
+    /// What it does right now.
+    pub sample: GpuSample,
+    /// The pool that it serves.
+    pub pool: PoolName,
+    /// The start of its worker that wrote this row.
+    pub incarnation: Incarnation,
+    /// The host its worker runs on.
+    pub host: String,
+    /// How many tasks it may hold at once, at least 1.
+    pub slots: u32,
+    /// Whether it may take tasks.
+    pub health: Health,
+    /// Why its health is not `healthy`; empty otherwise.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub health_reason: String,
+    /// Whether its worker's consumers are live. A worker that reaches Redis but not the broker gets no tasks.
+    pub consuming: bool,
+    /// Whether its worker is stopping (an operator's drain flag is kept apart, in the settings).
+    #[serde(default)]
+    pub stopping: bool,
+    /// The kinds that its worker can run, sorted.
+    pub kinds: Vec<Kind>,
+    /// The models in its memory, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+    /// Utilisation that this worker's own tasks do not explain, 0 to 100 %: what was last measured while it ran none. This, not the
+    /// sample, is held against `utilization_threshold`: a GPU that is busy with our tasks must not become ineligible by running them.
+    #[serde(default)]
+    pub foreign_utilization_percent: f64,
+    /// Deliveries that wait in its worker's hand for a slot.
+    #[serde(default)]
+    pub waiting: u32,
+}
+
+/// A row as operators see it: with what the table adds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GpuView {
+    /// The row.
+    #[serde(flatten)]
+    pub row: GpuRow,
+    /// Slots held by live claims.
+    pub held: u32,
+    /// Whether an operator drains it.
+    pub draining: bool,
+    /// Whether a claim may choose it now (a free slot aside).
+    pub eligible: bool,
+    /// When the row expires unless a heartbeat renews it, in ms from now.
+    pub expires_in_ms: u64,
+}

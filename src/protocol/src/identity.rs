@@ -1,0 +1,107 @@
+//! The identity of a task whose producer sets no `message_id`, and the hash that finds a reused one.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{Envelope, InvalidId, TaskId};
+
+/// The first 128 bits of the SHA-256 of a message's body, in hexadecimal.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct BodyHash(String);
+
+impl BodyHash {
+    /// The hash of `body`.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Self {
+        Self(hexadecimal(&Sha256::digest(body)[..16]))
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Takes what [`BodyHash::as_str`] gave.
+    #[must_use]
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for BodyHash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "BodyHash({})", self.0)
+    }
+}
+
+/// How a message is identified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskIdentity {
+    /// By its `message_id`, or by what makes a copy of the same publish recognisable.
+    Stable(TaskId),
+    /// By nothing: the message carries no `message_id`, no `reply_to` with `correlation_id`, no `timestamp`. A fresh id is needed, and
+    /// a second copy will be a second task.
+    Fresh,
+}
+
+/// Identifies a message: `message_id`; else `reply_to` + `correlation_id` + body; else `timestamp` + body; else [`TaskIdentity::Fresh`].
+///
+/// # Errors
+/// [`InvalidId`] if there is a `message_id` that breaks the rule.
+pub fn identify(envelope: &Envelope, body_hash: &BodyHash) -> Result<TaskIdentity, InvalidId> {
+    if let Some(id) = envelope.message_id.as_deref().filter(|id| !id.is_empty()) {
+        return TaskId::new(id).map(TaskIdentity::Stable);
+    }
+    match (&envelope.reply_to, &envelope.correlation_id, envelope.timestamp) {
+        (Some(reply_to), Some(correlation_id), _) => derived(&[reply_to, correlation_id, body_hash.as_str()]),
+        (_, _, Some(timestamp)) => derived(&[&timestamp.to_string(), body_hash.as_str()]),
+        _ => Ok(TaskIdentity::Fresh),
+    }
+}
+
+fn derived(parts: &[&str]) -> Result<TaskIdentity, InvalidId> {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    TaskId::new(format!("derived-{}", hexadecimal(&hash.finalize()[..16]))).map(TaskIdentity::Stable)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_of(envelope: &Envelope) -> TaskIdentity {
+        identify(envelope, &BodyHash::of(b"{}")).expect("valid")
+    }
+
+    #[test]
+    fn a_message_without_an_id_is_recognised_by_reply_queue_correlation_and_body() {
+        let envelope = |correlation: &str| Envelope {
+            reply_to: Some("answers".into()),
+            correlation_id: Some(correlation.into()),
+            ..Envelope::default()
+        };
+        assert_eq!(id_of(&envelope("1")), id_of(&envelope("1")));
+        assert_ne!(id_of(&envelope("1")), id_of(&envelope("2")));
+        assert_ne!(id_of(&envelope("1")), identify(&envelope("1"), &BodyHash::of(b"[]")).expect("valid"));
+        let shifted = Envelope { reply_to: Some("answers1".into()), correlation_id: Some(String::new()), ..Envelope::default() };
+        assert_ne!(id_of(&envelope("1")), id_of(&shifted));
+    }
+
+    #[test]
+    fn with_nothing_to_recognise_it_by_the_identity_is_fresh() {
+        assert_eq!(id_of(&Envelope::default()), TaskIdentity::Fresh);
+        let stamped = Envelope { timestamp: Some(1), ..Envelope::default() };
+        assert!(matches!(id_of(&stamped), TaskIdentity::Stable(_)));
+    }
+}

@@ -1,0 +1,260 @@
+//! From the bytes of a message to a [`Task`], or to a [`Refusal`] that names the field.
+
+use crate::{
+    BodyHash, DeliveryId, Envelope, Kind, Limits, Refusal, Task, TaskBody, TaskId, TaskIdentity,
+    envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
+    identify,
+};
+
+/// The bounds on what is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IntakeLimits {
+    /// Largest body, in bytes. Default: 8 MiB.
+    pub body_bytes_max: usize,
+}
+
+impl Default for IntakeLimits {
+    fn default() -> Self {
+        Self { body_bytes_max: 8 * 1024 * 1024 }
+    }
+}
+
+/// A message's identity beside what could be made of it: a refusal is recorded and answered under the same id.
+#[derive(Debug)]
+pub struct Reading {
+    /// The id: its own, derived, or made by the caller's `fresh_id`.
+    pub task_id: TaskId,
+    /// The body's hash.
+    pub body_hash: BodyHash,
+    /// The task, or why it is none.
+    pub task: Result<Box<Task>, Refusal>,
+}
+
+/// Reads a task from a message. `now_ms` (Unix milliseconds) turns relative limits into deadlines; `fresh_id` is called only where the
+/// message cannot be identified.
+pub fn read_task(
+    envelope: &Envelope,
+    body: &[u8],
+    delivery: DeliveryId,
+    limits: IntakeLimits,
+    now_ms: u64,
+    fresh_id: impl Fn() -> TaskId,
+) -> Reading {
+    let body_hash = BodyHash::of(body);
+    let (task_id, id_problem) = match identify(envelope, &body_hash) {
+        Ok(TaskIdentity::Stable(id)) => (id, None),
+        Ok(TaskIdentity::Fresh) => (fresh_id(), None),
+        Err(error) => (fresh_id(), Some(Refusal::new("message_id", error.to_string()))),
+    };
+    let task = match id_problem {
+        Some(refusal) => Err(refusal),
+        None => read(envelope, body, limits).map(|(kind, priority, parsed)| {
+            let deadlines = Deadlines::of(envelope, &parsed.limits, now_ms);
+            Box::new(Task {
+                id: task_id.clone(),
+                body_hash: body_hash.clone(),
+                kind,
+                priority,
+                attempt: envelope.headers.attempt.unwrap_or(1),
+                hops: envelope.headers.hops.unwrap_or(0),
+                start_before_ms: deadlines.start,
+                end_before_ms: deadlines.end,
+                body: parsed,
+                delivery,
+            })
+        }),
+    };
+    Reading { task_id, body_hash, task }
+}
+
+fn read(envelope: &Envelope, body: &[u8], limits: IntakeLimits) -> Result<(Kind, u8, TaskBody), Refusal> {
+    let kind =
+        envelope.kind.as_deref().ok_or_else(|| Refusal::new("type", "is absent; set the AMQP property `type` to the kind to run"))?;
+    let kind = Kind::new(kind).map_err(|error| Refusal::new("type", error.to_string()))?;
+    let priority = envelope.priority.unwrap_or(PRIORITY_DEFAULT);
+    if priority > PRIORITY_MAX {
+        return Err(Refusal::new("priority", format!("must be 0 to {PRIORITY_MAX}, not {priority}")));
+    }
+    if let Some(header) = envelope.headers.invalid.first() {
+        return Err(Refusal::new(format!("headers.{header}"), "has a value of the wrong type or range; producers leave it out"));
+    }
+    expiration_ms(envelope)?;
+    if body.len() > limits.body_bytes_max {
+        return Err(Refusal::new(
+            "body",
+            format!("is {} bytes; the bound is {} (pass large inputs by reference)", body.len(), limits.body_bytes_max),
+        ));
+    }
+    let body = read_body(body)?;
+    check_limits(&body.limits)?;
+    Ok((kind, priority, body))
+}
+
+/// Reads the JSON body of a task alone (HTTP and the CLI have no envelope yet).
+///
+/// # Errors
+/// A [`Refusal`] with the path of the field.
+pub fn read_body(body: &[u8]) -> Result<TaskBody, Refusal> {
+    serde_json::from_slice(body).map_err(|error| refuse(body, &error))
+}
+
+fn check_limits(limits: &Limits) -> Result<(), Refusal> {
+    let times = [
+        ("limits.queue_deadline_ms", limits.queue_deadline_ms),
+        ("limits.attempt_timeout_ms", limits.attempt_timeout_ms),
+        ("limits.total_deadline_ms", limits.total_deadline_ms),
+    ];
+    for (field, value) in times {
+        if value.is_some_and(|ms| ms == 0 || ms > Limits::LONGEST_MS) {
+            return Err(Refusal::new(field, format!("must be 1 to {} ms (30 days)", Limits::LONGEST_MS)));
+        }
+    }
+    match limits.max_attempts {
+        Some(n) if n == 0 || n > 100 => Err(Refusal::new("limits.max_attempts", format!("must be 1 to 100, not {n}"))),
+        _ => Ok(()),
+    }
+}
+
+fn expiration_ms(envelope: &Envelope) -> Result<Option<u64>, Refusal> {
+    let Some(text) = &envelope.expiration else { return Ok(None) };
+    let number =
+        text.parse::<u64>().map_err(|_| Refusal::new("expiration", format!("must be a number of milliseconds as text, not {text:?}")))?;
+    Ok(Some(number))
+}
+
+/// Absolute deadlines, from what earlier hops wrote or from this message's own limits.
+struct Deadlines {
+    start: Option<u64>,
+    end: Option<u64>,
+}
+
+impl Deadlines {
+    /// A clock that runs ahead of ours by more than this is not believed.
+    const AHEAD_MS: u64 = 5_000;
+
+    fn of(envelope: &Envelope, limits: &Limits, now_ms: u64) -> Self {
+        let published = envelope
+            .timestamp
+            .map(|s| s.saturating_mul(1_000))
+            .filter(|ms| *ms <= now_ms + Self::AHEAD_MS && *ms + Limits::LONGEST_MS > now_ms);
+        let base = published.unwrap_or(now_ms);
+        // `expiration` is counted by the broker, which has just delivered the message: from now it is an upper bound.
+        let expiration = expiration_ms(envelope).ok().flatten().map(|ms| now_ms.saturating_add(ms));
+        let queue = limits.queue_deadline_ms.map(|ms| base.saturating_add(ms));
+        let total = limits.total_deadline_ms.map(|ms| base.saturating_add(ms));
+        let end = envelope.headers.end_before_ms.or(total);
+        let start = envelope.headers.start_before_ms.or_else(|| earliest([expiration, queue]));
+        Self { start: earliest([start, end]), end }
+    }
+}
+
+fn earliest<const N: usize>(times: [Option<u64>; N]) -> Option<u64> {
+    times.into_iter().flatten().min()
+}
+
+/// Names the field of a body that serde refused: serde_json gives line and column, users need the name.
+fn refuse(body: &[u8], error: &serde_json::Error) -> Refusal {
+    let field = match error.classify() {
+        serde_json::error::Category::Data => path_of_data_error(body).unwrap_or_else(|| "body".to_owned()),
+        _ => "body".to_owned(),
+    };
+    Refusal::new(field, error.to_string())
+}
+
+/// Reads the body once more, field by field, to name the one that is wrong. Only refused messages pay for it.
+fn path_of_data_error(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let object = value.as_object()?;
+    let sections: [(&str, fn(serde_json::Value) -> bool); 3] = [
+        ("gpu_options", |v| serde_json::from_value::<crate::GpuOptions>(v).is_ok()),
+        ("needs", |v| serde_json::from_value::<crate::Needs>(v).is_ok()),
+        ("limits", |v| serde_json::from_value::<Limits>(v).is_ok()),
+    ];
+    for (name, entry) in object {
+        let Some((_, reads)) = sections.iter().find(|(section, _)| section == name) else {
+            if name == "payload" {
+                continue;
+            }
+            return Some(name.clone());
+        };
+        if reads(entry.clone()) {
+            continue;
+        }
+        let culprit = entry.as_object().and_then(|fields| {
+            fields.iter().find(|(key, value)| !reads(serde_json::Value::Object([((*key).clone(), (*value).clone())].into_iter().collect())))
+        });
+        return Some(culprit.map_or_else(|| name.clone(), |(key, _)| format!("{name}.{key}")));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn reading(envelope: &Envelope, body: &[u8]) -> Reading {
+        let fresh = || TaskId::new("fresh").expect("valid");
+        read_task(envelope, body, DeliveryId(1), IntakeLimits { body_bytes_max: 1_000 }, NOW, fresh)
+    }
+
+    fn echo() -> Envelope {
+        Envelope { message_id: Some("m1".into()), kind: Some("echo".into()), ..Envelope::default() }
+    }
+
+    fn refused(envelope: &Envelope, body: &[u8]) -> Refusal {
+        reading(envelope, body).task.expect_err("refused")
+    }
+
+    #[test]
+    fn a_refusal_names_the_field() {
+        let cases: [(&[u8], &str); 7] = [
+            (b"{\"payload\":1,\"colour\":2}", "colour"),
+            (b"{\"gpu_options\":{\"specific_gpu_id\":7}}", "gpu_options.specific_gpu_id"),
+            (b"{\"needs\":{\"memory_mb\":-1}}", "needs.memory_mb"),
+            (b"{\"needs\":{\"compute_capability\":\"nine\"}}", "needs.compute_capability"),
+            (b"{\"limits\":{\"max_attempts\":0}}", "limits.max_attempts"),
+            (b"{\"limits\":{\"hurry\":true}}", "limits.hurry"),
+            (b"{", "body"),
+        ];
+        for (body, field) in cases {
+            assert_eq!(refused(&echo(), body).field, field);
+        }
+        assert_eq!(refused(&Envelope { kind: None, ..echo() }, b"{}").field, "type");
+        assert_eq!(refused(&Envelope { priority: Some(10), ..echo() }, b"{}").field, "priority");
+        assert_eq!(refused(&Envelope { expiration: Some("soon".into()), ..echo() }, b"{}").field, "expiration");
+        assert_eq!(refused(&Envelope { message_id: Some("a b".into()), ..echo() }, b"{}").field, "message_id");
+        assert_eq!(refused(&echo(), &[b' '; 1_001]).field, "body");
+    }
+
+    #[test]
+    fn deeply_nested_bodies_are_refused_and_do_not_overflow() {
+        let deep = format!("{{\"payload\":{}{}}}", "[".repeat(400), "]".repeat(400));
+        assert_eq!(refused(&echo(), deep.as_bytes()).field, "body");
+    }
+
+    #[test]
+    fn deadlines_take_the_shorter_and_survive_hops() {
+        let envelope = Envelope { expiration: Some("500".into()), ..echo() };
+        let body = br#"{"limits":{"queue_deadline_ms":2000,"total_deadline_ms":9000}}"#;
+        let task = reading(&envelope, body).task.expect("valid");
+        assert_eq!((task.start_before_ms, task.end_before_ms), (Some(NOW + 500), Some(NOW + 9_000)));
+
+        let mut hopped = envelope;
+        hopped.headers.start_before_ms = Some(NOW + 100);
+        hopped.headers.end_before_ms = Some(NOW + 200);
+        let task = reading(&hopped, body).task.expect("valid");
+        assert_eq!((task.start_before_ms, task.end_before_ms), (Some(NOW + 100), Some(NOW + 200)));
+    }
+
+    #[test]
+    fn a_timestamp_from_the_future_is_not_believed() {
+        let stamped = |seconds| Envelope { timestamp: Some(seconds), ..echo() };
+        let body = br#"{"limits":{"queue_deadline_ms":60000}}"#;
+        let start = |envelope| reading(&envelope, body).task.expect("valid").start_before_ms;
+        assert_eq!(start(stamped(NOW / 1_000 - 10)), Some(NOW - 10_000 + 60_000));
+        assert_eq!(start(stamped(NOW / 1_000 + 3_600)), Some(NOW + 60_000));
+        assert_eq!(start(stamped(u64::MAX)), Some(NOW + 60_000));
+    }
+}

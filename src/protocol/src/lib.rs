@@ -1,0 +1,31 @@
+//! The words of gpufleet: what a task is, what a reply says, what the table knows of a GPU.
+//!
+//! Types and pure functions only: no I/O, no async runtime. Everything here that travels between
+//! programs has a JSON Schema in `schemas/`, generated from these types and compared by a test.
+
+pub mod claim;
+pub mod config;
+pub mod envelope;
+pub mod environment;
+pub mod gpu;
+mod id;
+mod identity;
+mod intake;
+mod refusal;
+pub mod reply;
+pub mod status;
+mod strategy;
+pub mod task;
+
+pub use claim::{Claim, ClaimAnswer, ClaimMode, ClaimRequest, Token, Unplaceable};
+pub use envelope::Envelope;
+pub use environment::Environment;
+pub use gpu::{GpuDescription, GpuRow, GpuSample, Health};
+pub use id::{DeliveryId, GpuId, Incarnation, InvalidId, Kind, PoolName, TaskId};
+pub use identity::{BodyHash, TaskIdentity, identify};
+pub use intake::{IntakeLimits, read_task};
+pub use refusal::Refusal;
+pub use reply::{Outcome, Reply, TaskError};
+pub use status::{TaskState, TaskStatus};
+pub use strategy::{Choice, Fallback, Strategy};
+pub use task::{GpuOptions, Limits, Needs, Task, TaskBody};

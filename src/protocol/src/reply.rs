@@ -1,0 +1,97 @@
+//! A reply: what is published to `reply_to` when a task ends.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Choice, GpuId, Kind, TaskId, Token};
+
+/// How a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It ran, and `result` holds what it gave.
+    Succeeded,
+    /// It was refused, or its attempts were used up; `error` says why.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+    /// Its deadline passed before it could start, or before it could end.
+    Expired,
+}
+
+impl Outcome {
+    /// The name on the wire and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// Why a task did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TaskError {
+    /// A word for programs: `invalid_task`, `unknown_kind`, `unknown_gpu`, `reused_id`, `executor_failed`, `attempt_timeout`, `deadline`,
+    /// `out_of_memory`, `cancelled`, `quarantined`.
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+    /// The field that is at fault, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+impl TaskError {
+    /// An error without a field.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into(), field: None }
+    }
+}
+
+/// How long the parts of a task took, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Timings {
+    /// From the worker's receipt of the task to the start of the attempt.
+    pub waited_ms: f64,
+    /// The attempt that ended the task. 0 if it never ran.
+    pub run_ms: f64,
+}
+
+/// The JSON body of a reply. Every copy of a task's reply has the same bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "gpufleet reply")]
+pub struct Reply {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its kind, where it had a valid one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What the executor gave, if it succeeded.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub result: Value,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TaskError>,
+    /// The GPU that ran it, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_id: Option<GpuId>,
+    /// The attempt that ended it, from 1.
+    pub attempt: u32,
+    /// The token under which the outcome was recorded; absent where no claim was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
+    /// The strategy that chose the GPU, and a fallback if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Choice>,
+    /// How long it took.
+    pub timings: Timings,
+    /// When it ended, in Unix milliseconds, by the worker's clock.
+    pub ended_at_ms: u64,
+}

@@ -1,0 +1,87 @@
+//! What the store knows of a task.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{GpuId, Kind, Outcome, Reply, TaskId};
+
+/// Where a task is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Published, not begun.
+    Waiting,
+    /// An attempt runs.
+    Running,
+    /// Recorded as to be tried again.
+    Retrying,
+    /// Ended well.
+    Succeeded,
+    /// Ended badly.
+    Failed,
+    /// Cancelled, before or while it ran.
+    Cancelled,
+    /// Its deadline passed.
+    Expired,
+}
+
+impl TaskState {
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub const fn ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+    }
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl From<Outcome> for TaskState {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Succeeded => Self::Succeeded,
+            Outcome::Failed => Self::Failed,
+            Outcome::Cancelled => Self::Cancelled,
+            Outcome::Expired => Self::Expired,
+        }
+    }
+}
+
+/// A task's status as the store has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "gpufleet task status")]
+pub struct TaskStatus {
+    /// The task.
+    pub task_id: TaskId,
+    /// Where it is.
+    pub state: TaskState,
+    /// Its kind, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+    /// The GPU of the latest attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_id: Option<GpuId>,
+    /// The latest attempt; 0 before the first.
+    pub attempt: u32,
+    /// Why it waits, where the fleet knows (`why`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+    /// When the store first heard of it, in Unix milliseconds of the store's clock.
+    pub first_seen_ms: u64,
+    /// When it last changed, in Unix milliseconds of the store's clock.
+    pub changed_ms: u64,
+    /// The reply, once it ended and while its body is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Reply>,
+}

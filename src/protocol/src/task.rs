@@ -1,0 +1,166 @@
+//! A task: what a producer asks for.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{BodyHash, DeliveryId, GpuId, Kind, TaskId};
+
+/// The JSON body of a task message. Everything but `payload` has a default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "gpufleet task")]
+pub struct TaskBody {
+    /// What the kind's executor is given. Its shape belongs to the kind. `null` if absent.
+    #[serde(default)]
+    pub payload: Value,
+    /// How a GPU is chosen.
+    #[serde(default, skip_serializing_if = "GpuOptions::is_default")]
+    pub gpu_options: GpuOptions,
+    /// What a GPU must have to run this task.
+    #[serde(default, skip_serializing_if = "Needs::is_none")]
+    pub needs: Needs,
+    /// Time and attempt limits.
+    #[serde(default, skip_serializing_if = "Limits::is_default")]
+    pub limits: Limits,
+}
+
+/// How a GPU is chosen for one task (R-51).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GpuOptions {
+    /// `round_robin`, `least_loaded` or `task_specific`. Default: the fleet's default. An unknown name falls back to the default,
+    /// and the reply says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub strategy: Option<String>,
+    /// Run on this GPU and no other. An id that the fleet never knew fails at once; a known GPU that is away is waited for
+    /// until the queue deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub specific_gpu_id: Option<GpuId>,
+    /// Split a batch over several GPUs. Default: the fleet's `batch_split`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_split: Option<bool>,
+}
+
+impl GpuOptions {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a GPU must have to run a task. Absent means: any will do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Needs {
+    /// Memory that the task will use on the GPU, in MB (10^6 bytes).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100_000_000))]
+    pub memory_mb: Option<u64>,
+    /// Lowest CUDA compute capability, as `major.minor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_capability: Option<ComputeCapability>,
+    /// A model that should be loaded already. A preference, never a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub model: Option<String>,
+}
+
+impl Needs {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A CUDA compute capability, `major.minor` (`9.0` is Hopper). Ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("pattern" = r"^[0-9]{1,2}\.[0-9]$"))]
+pub struct ComputeCapability {
+    /// The architecture's generation.
+    pub major: u8,
+    /// The step within it, 0 to 9.
+    pub minor: u8,
+}
+
+impl ComputeCapability {
+    /// One number that orders as the capability does: `9.0` is 90.
+    #[must_use]
+    pub const fn rank(self) -> u32 {
+        self.major as u32 * 10 + self.minor as u32
+    }
+}
+
+impl TryFrom<String> for ComputeCapability {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let parsed = text.split_once('.').and_then(|(major, minor)| {
+            let plain = |s: &str, longest| s.len() <= longest && !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+            (plain(major, 2) && plain(minor, 1)).then(|| Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? }))?
+        });
+        parsed.ok_or_else(|| format!("a compute capability is major.minor, like \"9.0\", not {text:?}"))
+    }
+}
+
+impl From<ComputeCapability> for String {
+    fn from(capability: ComputeCapability) -> String {
+        format!("{}.{}", capability.major, capability.minor)
+    }
+}
+
+/// Time and attempt limits of one task. Times in milliseconds, at most 30 days.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Longest wait from publishing to the start (schedule-to-start). AMQP `expiration` counts too; the shorter wins. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_592_000_000_u64))]
+    pub queue_deadline_ms: Option<u64>,
+    /// Longest run of one attempt (start-to-close). Default: the worker's `attempt_timeout_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_592_000_000_u64))]
+    pub attempt_timeout_ms: Option<u64>,
+    /// Longest time from publishing to the end, over all attempts (schedule-to-close). Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_592_000_000_u64))]
+    pub total_deadline_ms: Option<u64>,
+    /// How often the task may be tried, 1 to 100. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_attempts: Option<u32>,
+}
+
+impl Limits {
+    /// The longest time limit that is accepted: 30 days, in milliseconds.
+    pub const LONGEST_MS: u64 = 30 * 24 * 3_600 * 1_000;
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A task as a worker holds it: read, checked and complete.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Its identity.
+    pub id: TaskId,
+    /// The hash of the body as it was published; the same id with another body is refused.
+    pub body_hash: BodyHash,
+    /// What to run.
+    pub kind: Kind,
+    /// 0 (lowest) to 9.
+    pub priority: u8,
+    /// Which try this is, from 1.
+    pub attempt: u32,
+    /// How often it was forwarded.
+    pub hops: u32,
+    /// When it stops being worth starting, in Unix milliseconds.
+    pub start_before_ms: Option<u64>,
+    /// When it stops being worth finishing, in Unix milliseconds.
+    pub end_before_ms: Option<u64>,
+    /// What was asked.
+    pub body: TaskBody,
+    /// The delivery that brought it.
+    pub delivery: DeliveryId,
+}

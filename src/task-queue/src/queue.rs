@@ -1,0 +1,212 @@
+//! The port: queues by meaning, and what can be done with them.
+
+use std::{num::NonZeroU16, time::Duration};
+
+use async_trait::async_trait;
+use protocol::{GpuId, PoolName};
+use tokio::sync::{mpsc, watch};
+
+use crate::{Delivery, Outgoing, PublishError, QueueError};
+
+/// A queue, by what it is for. Every back end and every tool gets its name and arguments from here.
+///
+/// ```text
+///  producer ──► Pool ──► worker ──► Gpu ──► worker ──► ReplyTo
+///                ▲  └ expires ┐        │ retry, unplaceable
+///                │            ▼        ▼
+///                │         Expired   Retry, Unplaceable (TTL)
+///                │            │        │ dead-letters
+///                └── mover ◄──┼── Returned
+///                             └► worker records `expired`
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Queue {
+    /// Where a pool's tasks wait. Durable, ten priorities, optional bound (refuses publishes at it); what expires goes to [`Queue::Expired`].
+    Pool(PoolName),
+    /// Tasks forwarded to one GPU. Like [`Queue::Pool`], without a bound.
+    Gpu(GpuId),
+    /// Tasks whose time ran out in a queue, for a worker to record and answer. Durable.
+    Expired,
+    /// What came back from a waiting queue, for the mover to publish to its pool. Durable, unbounded.
+    Returned,
+    /// Tasks that fit no GPU; after a TTL they go to [`Queue::Returned`]. Durable.
+    Unplaceable,
+    /// Waits for this delay, then goes to [`Queue::Returned`]. Durable. Only the delays of [`Queue::RETRY_DELAYS_MS`] exist.
+    Retry(Duration),
+    /// What could not be a task, or was given up, in its original bytes. Durable.
+    Dead,
+    /// A reply queue of ours: exclusive to this process, named by us (server-named queues do not survive a recovery).
+    Reply(String),
+}
+
+impl Queue {
+    /// The delays for which there are retry queues, in milliseconds.
+    pub const RETRY_DELAYS_MS: [u64; 6] = [250, 1_000, 5_000, 15_000, 60_000, 300_000];
+
+    /// The retry queue with the shortest delay of at least `wanted`; the longest one for more.
+    #[must_use]
+    pub fn retry_after(wanted: Duration) -> Self {
+        let longest = Self::RETRY_DELAYS_MS[Self::RETRY_DELAYS_MS.len() - 1];
+        let delay = Self::RETRY_DELAYS_MS.into_iter().find(|ms| u128::from(*ms) >= wanted.as_millis()).unwrap_or(longest);
+        Self::Retry(Duration::from_millis(delay))
+    }
+}
+
+/// The names of queues and exchanges under a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// Names that begin with `prefix` and a dot.
+    #[must_use]
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// The direct exchange that producers publish to, with the pool's name as routing key.
+    #[must_use]
+    pub fn exchange(&self) -> String {
+        format!("{}.tasks", self.prefix)
+    }
+
+    /// The queue's name.
+    #[must_use]
+    pub fn queue(&self, queue: &Queue) -> String {
+        let prefix = &self.prefix;
+        match queue {
+            Queue::Pool(pool) => format!("{prefix}.tasks.{pool}"),
+            Queue::Gpu(gpu) => format!("{prefix}.gpu.{gpu}"),
+            Queue::Expired => format!("{prefix}.expired"),
+            Queue::Returned => format!("{prefix}.returned"),
+            Queue::Unplaceable => format!("{prefix}.unplaceable"),
+            Queue::Retry(delay) => format!("{prefix}.retry.{}", delay.as_millis()),
+            Queue::Dead => format!("{prefix}.dead"),
+            Queue::Reply(name) => format!("{prefix}.reply.{name}"),
+        }
+    }
+}
+
+/// What waits in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages that no consumer holds.
+    pub ready: u32,
+    /// Live consumers.
+    pub consumers: u32,
+}
+
+/// The state of the publishing link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// Publishes go through.
+    Up,
+    /// The broker blocks publishers; its words.
+    Blocked(String),
+    /// Not connected (recovering, unless closed); why.
+    Down(String),
+}
+
+/// Deliveries of one queue, across reconnections.
+#[derive(Debug)]
+pub struct Consumer {
+    deliveries: mpsc::Receiver<Delivery>,
+    live: watch::Receiver<bool>,
+    stop: watch::Sender<bool>,
+}
+
+impl Consumer {
+    /// For back ends: `deliveries` ends when the consumer was stopped or the queue closed; `live` is whether the broker would deliver right
+    /// now; `stop` turns true when no more deliveries are wanted.
+    #[must_use]
+    pub fn new(deliveries: mpsc::Receiver<Delivery>, live: watch::Receiver<bool>, stop: watch::Sender<bool>) -> Self {
+        Self { deliveries, live, stop }
+    }
+
+    /// The next delivery; `None` once stopped and drained. Cancel safe.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        self.deliveries.recv().await
+    }
+
+    /// Whether the broker would deliver right now.
+    #[must_use]
+    pub fn live(&self) -> watch::Receiver<bool> {
+        self.live.clone()
+    }
+
+    /// What [`Consumer::stop`] does, for another task to do.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.stop.clone())
+    }
+
+    /// No more deliveries; those in hand can still be settled. Deliveries that had arrived and were not taken are given back.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// Stops a [`Consumer`] from elsewhere.
+#[derive(Debug, Clone)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Stopper {
+    /// See [`Consumer::stop`].
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// How tasks and replies travel.
+///
+/// Every operation recovers from a lost connection by itself, in the background; operations meanwhile fail as transient. All are cancel safe in
+/// the sense that a cancelled publish may or may not happen.
+#[async_trait]
+pub trait TaskQueue: Send + Sync + 'static {
+    /// The names in use.
+    fn names(&self) -> &Names;
+
+    /// Declares a queue (and, for a pool, its exchange and binding) with the arguments of the topology. Idempotent. Declared queues are declared
+    /// again after each reconnection.
+    ///
+    /// # Errors
+    /// [`QueueError::Mismatch`] if it exists with other arguments; transient ones while the broker is away.
+    async fn declare(&self, queue: &Queue) -> Result<(), QueueError>;
+
+    /// Publishes, and waits until the broker has taken responsibility for the message.
+    ///
+    /// # Errors
+    /// See [`PublishError`]. A blocked broker is an error at once, not after the deadline.
+    async fn publish(&self, message: Outgoing) -> Result<(), PublishError>;
+
+    /// Consumes a declared queue. At most `prefetch` deliveries are unacked at any time, also after each reconnection.
+    ///
+    /// # Errors
+    /// Those of [`TaskQueue::declare`]; a consumer that was once started recovers by itself.
+    async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Consumer, QueueError>;
+
+    /// Takes one ready message without a consumer; `None` if there is none or no such queue.
+    ///
+    /// # Errors
+    /// Transient ones.
+    async fn take(&self, queue: &Queue) -> Result<Option<Delivery>, QueueError>;
+
+    /// What waits in a queue; `None` if it does not exist. Declares nothing.
+    ///
+    /// # Errors
+    /// Transient ones.
+    async fn depth(&self, queue: &Queue) -> Result<Option<Depth>, QueueError>;
+
+    /// Deletes a queue if it is empty and has no consumer; says whether it is gone.
+    ///
+    /// # Errors
+    /// Transient ones.
+    async fn delete_if_unused(&self, queue: &Queue) -> Result<bool, QueueError>;
+
+    /// The publishing link, watched.
+    fn link(&self) -> watch::Receiver<Link>;
+
+    /// Ends every consumer and connection. Unacked deliveries go back to their queues.
+    async fn close(&self);
+}

@@ -1,0 +1,9 @@
+//! What became of a task: one port, two back ends, one conformance suite.
+//!
+//! [`TaskStore`] is the port. The store is what makes a recorded outcome final: it is *not* soft state (its own Redis URL, AOF on).
+
+mod error;
+mod store;
+
+pub use error::StoreError;
+pub use store::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, Stored, TaskStore, Totals};

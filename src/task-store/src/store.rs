@@ -1,0 +1,159 @@
+//! The port: what can be asked of and written to a task's record.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
+
+use crate::StoreError;
+
+/// A task's record before anything is done with a delivery of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing stands against running it.
+    Open,
+    /// It ended; here is its reply's body, if still kept.
+    Ended(Stored),
+    /// Cancelled before it began (perhaps before it was ever seen): record `cancelled`, run nothing.
+    Cancelled,
+    /// The id is in use for a body with another hash.
+    ReusedId,
+}
+
+/// A recorded outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The reply's body; `None` once its retention or the bound on bytes has taken it.
+    pub body: Option<Bytes>,
+    /// The attempt that ended it.
+    pub attempt: u32,
+    /// The token under which it was recorded.
+    pub token: Option<Token>,
+}
+
+/// An attempt that is about to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeginRequest {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its body's hash.
+    pub body_hash: BodyHash,
+    /// Its kind.
+    pub kind: Kind,
+    /// The attempt.
+    pub attempt: u32,
+    /// The claim's token.
+    pub token: Token,
+    /// The GPU that runs it.
+    pub gpu_id: GpuId,
+    /// Its worker's incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// The store's answer to [`TaskStore::begin`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begin {
+    /// Run it.
+    Begun,
+    /// Do not run it: see [`Look`].
+    Not(Look),
+    /// Do not run it: an attempt with a higher token began. This holder is late.
+    Superseded,
+}
+
+/// An outcome to record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordRequest {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its body's hash.
+    pub body_hash: BodyHash,
+    /// Its kind, where it had a valid one.
+    pub kind: Option<Kind>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The attempt that ended it.
+    pub attempt: u32,
+    /// The token of the claim it ran under; `None` where it never ran (refused, expired, cancelled).
+    pub token: Option<Token>,
+    /// The reply's body, kept for re-sending.
+    pub reply: Bytes,
+}
+
+/// The store's answer to [`TaskStore::record`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// This outcome is the task's; publish the given reply. Also the answer if this very outcome (same attempt, token, bytes) had been recorded.
+    Recorded,
+    /// Another outcome had been recorded: publish that one's body instead.
+    EndedBefore(Stored),
+    /// Refused: an attempt with a higher token began. Publish nothing; its holder will.
+    Superseded,
+}
+
+/// A GPU's queue, announced durably so that it can be emptied when its GPU is gone for good and the table with it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KnownGpu {
+    /// The GPU.
+    pub gpu_id: GpuId,
+    /// Its pool.
+    pub pool: PoolName,
+    /// When it was last announced, in Unix milliseconds of the store's clock.
+    pub announced_ms: u64,
+}
+
+/// What the store has counted and holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Bytes of reply bodies kept now (an estimate that lags by seconds).
+    pub reply_bytes: u64,
+    /// Replies whose body was not kept because of the bound.
+    pub replies_not_kept: u64,
+}
+
+/// What became of each task.
+///
+/// Every operation is atomic on one task's record, idempotent, and one round trip. Records expire: reply bodies after `reply_retention`, outcomes
+/// after `outcome_retention`, records of tasks that never ended after `outcome_retention` from their last change.
+#[async_trait]
+pub trait TaskStore: Send + Sync + 'static {
+    /// Notes that a producer is about to publish a task: its status is `waiting` from now on. Does nothing if the record exists.
+    async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError>;
+
+    /// Takes [`TaskStore::submitted`] back when the publish was refused. Does nothing once anything else was written.
+    async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError>;
+
+    /// Looks before anything is done with a delivery.
+    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Look, StoreError>;
+
+    /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running.
+    async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError>;
+
+    /// Records how the task ended. The first record is final.
+    async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError>;
+
+    /// Notes that the reply was published (the first time; later copies change nothing).
+    async fn published(&self, task_id: &TaskId) -> Result<(), StoreError>;
+
+    /// Notes why a task waits, for `why`. Does nothing once it ended.
+    async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError>;
+
+    /// A task's status; `None` if the store never heard of it (or has forgotten it).
+    async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError>;
+
+    /// Announces a GPU's queue.
+    async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError>;
+
+    /// Every announced GPU, sorted by id.
+    async fn announced(&self) -> Result<Vec<KnownGpu>, StoreError>;
+
+    /// Takes an announcement back, once the queue is deleted. Does nothing if it was repeated after `announced_ms`.
+    async fn withdraw(&self, gpu: &KnownGpu) -> Result<(), StoreError>;
+
+    /// What the store has counted and holds.
+    async fn totals(&self) -> Result<Totals, StoreError>;
+
+    /// Whether the store answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

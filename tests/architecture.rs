@@ -1,0 +1,102 @@
+//! The allowed edges between crates. The table *is* the test: an edge that is not in it fails, and so does an entry that is not needed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// crate → the crates of ours it may depend on. Programs → libraries → devices and ports → words; nothing sideways or upwards.
+const EDGES: [(&str, &[&str]); 12] = [
+    ("protocol", &[]),
+    ("task-queue", &["protocol"]),
+    ("gpu-table", &["protocol"]),
+    ("task-store", &["protocol"]),
+    ("devices", &["protocol"]),
+    ("executors", &["devices", "protocol"]),
+    ("producer", &["gpu-table", "protocol", "task-queue", "task-store"]),
+    ("service", &["gpu-table", "protocol", "task-queue", "task-store"]),
+    ("gateway", &["gpu-table", "producer", "protocol", "service", "task-queue", "task-store"]),
+    ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "service", "task-queue", "task-store"]),
+    ("cli", &["devices", "executors", "gateway", "gpu-table", "gpu-worker", "producer", "protocol", "service", "task-queue", "task-store"]),
+    (
+        "tests",
+        &["devices", "executors", "gateway", "gpu-table", "gpu-worker", "producer", "protocol", "service", "task-queue", "task-store"],
+    ),
+];
+
+/// library → the crates that may name it. The tests may name everything.
+const ONLY_IN: [(&str, &[&str]); 8] = [
+    ("redis", &["gpu-table", "task-store"]),
+    ("deadpool-redis", &["gpu-table", "task-store"]),
+    ("lapin", &["task-queue"]),
+    ("axum", &["gateway"]),
+    ("cudarc", &["devices", "executors"]),
+    ("nvml-wrapper", &["devices"]),
+    ("candle-core", &["executors"]),
+    ("clap", &["cli"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// crate → its direct dependencies (all sections), read from the manifests of the workspace.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let manifests = ["src", "workers"].iter().flat_map(|folder| fs::read_dir(root().join(folder)).expect("a folder").flatten());
+    let mut folders: Vec<PathBuf> = manifests.map(|entry| entry.path()).collect();
+    folders.push(root().join("tests"));
+    folders.iter().map(|folder| (name_of(folder), dependencies_of(folder))).collect()
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().expect("a name").to_string_lossy().into_owned()
+}
+
+fn dependencies_of(folder: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
+    let manifest: toml::Table = text.parse().expect("valid TOML");
+    let package = manifest["package"]["name"].as_str().expect("a name");
+    assert_eq!(package, name_of(folder), "a crate is named as its folder");
+    let sections = ["dependencies", "dev-dependencies", "build-dependencies"];
+    sections.iter().filter_map(|section| manifest.get(*section)?.as_table()).flat_map(|table| table.keys().cloned()).collect()
+}
+
+/// What is wrong with these dependencies, against the tables above.
+fn violations(dependencies: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let allowed: BTreeMap<&str, BTreeSet<&str>> = EDGES.iter().map(|(name, edges)| (*name, edges.iter().copied().collect())).collect();
+    let mut found = Vec::new();
+    for (name, uses) in dependencies {
+        let Some(edges) = allowed.get(name.as_str()) else {
+            found.push(format!("{name} is not in the table of edges"));
+            continue;
+        };
+        let ours: BTreeSet<&str> = uses.iter().map(String::as_str).filter(|used| allowed.contains_key(used)).collect();
+        found.extend(ours.difference(edges).map(|used| format!("{name} may not depend on {used}")));
+        if name != "tests" {
+            found.extend(edges.difference(&ours).map(|unused| format!("{name} no longer needs {unused}: take the edge out of the table")));
+        }
+        for (library, places) in ONLY_IN {
+            if uses.contains(library) && name != "tests" && !places.contains(&name.as_str()) {
+                found.push(format!("{name} may not name {library}; only {} may", places.join(" and ")));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_edge_between_crates_is_an_allowed_one() {
+    let found = violations(&dependencies());
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_broken_edge_is_found() {
+    let mut broken = dependencies();
+    for (name, used) in [("protocol", "task-queue"), ("gpu-worker", "gateway"), ("producer", "redis"), ("gpu-table", "task-store")] {
+        broken.get_mut(name).expect("a crate").insert(used.to_owned());
+        let found = violations(&broken);
+        assert!(found.iter().any(|line| line.contains(name) && line.contains(used)), "{name} → {used} was not found in {found:?}");
+    }
+}

@@ -1,0 +1,4 @@
+//! What the tests share: private servers, whole fleets, waiting for a condition.
+
+pub mod rabbitmq;
+pub mod redis;

@@ -1,0 +1,62 @@
+//! The trait between a worker and its GPU.
+
+use std::fmt;
+
+use protocol::{GpuDescription, GpuSample, Health};
+
+/// What an attempt will use of a GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Use {
+    /// Memory, in MB (10^6 bytes).
+    pub memory_mb: u64,
+    /// Share of the GPU's compute that the work keeps busy, 0 to 1.
+    pub compute_share: f64,
+}
+
+/// The GPU does not have the memory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the GPU has {free_mb} MB free of {total_mb} MB, the task needs {wanted_mb} MB")]
+pub struct OutOfMemory {
+    /// What was asked for, in MB.
+    pub wanted_mb: u64,
+    /// What was free, in MB.
+    pub free_mb: u64,
+    /// What there is, in MB.
+    pub total_mb: u64,
+}
+
+/// Work on the GPU: its memory and compute are in use until this is dropped.
+pub struct WorkOn(Box<dyn Send + Sync>);
+
+impl WorkOn {
+    /// For devices: `guard` gives back what is in use when it is dropped.
+    #[must_use]
+    pub fn new(guard: Box<dyn Send + Sync>) -> Self {
+        Self(guard)
+    }
+}
+
+impl fmt::Debug for WorkOn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let _ = &self.0;
+        formatter.write_str("WorkOn")
+    }
+}
+
+/// One GPU.
+pub trait Device: Send + Sync + 'static {
+    /// What it is. Does not change.
+    fn description(&self) -> &GpuDescription;
+
+    /// What it does right now, or did when it last answered (`age_ms`). Never blocks.
+    fn sample(&self) -> GpuSample;
+
+    /// Its health, and the reason where it is not healthy.
+    fn health(&self) -> (Health, String);
+
+    /// Takes memory and compute for an attempt.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], with what is free.
+    fn begin(&self, wanted: Use) -> Result<WorkOn, OutOfMemory>;
+}

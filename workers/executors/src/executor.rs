@@ -1,0 +1,107 @@
+//! The trait between a worker and what it runs.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use devices::Device;
+use protocol::{Kind, Task};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+/// What one attempt is given.
+pub struct Run<'a> {
+    /// The task.
+    pub task: &'a Task,
+    /// The GPU it runs on.
+    pub device: &'a Arc<dyn Device>,
+    /// Fires when the attempt should end early (cancelled, time limit, stop). An executor that computes for long looks at it often.
+    pub cancel: CancellationToken,
+}
+
+/// How an attempt failed. A value, not a crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// A word for programs: `invalid_payload`, `out_of_memory`, `executor_failed`, ….
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+    /// The path in the payload that is at fault, where one is (`payload.text`).
+    pub field: Option<String>,
+    /// Whether the same task may succeed when tried again.
+    pub retry: bool,
+}
+
+impl Failure {
+    /// The payload is not what this kind takes. Trying again changes nothing.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: "invalid_payload".to_owned(), message: message.into(), field: Some(field.into()), retry: false }
+    }
+
+    /// The GPU lacks the memory.
+    pub fn out_of_memory(message: impl Into<String>) -> Self {
+        Self { code: "out_of_memory".to_owned(), message: message.into(), field: None, retry: true }
+    }
+
+    /// Anything else that another try may mend.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self { code: "executor_failed".to_owned(), message: message.into(), field: None, retry: true }
+    }
+}
+
+/// Runs one kind.
+#[async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// The kind that it runs.
+    fn kind(&self) -> Kind;
+
+    /// Runs one attempt. Long computations belong on threads of their own, never on the async runtime: a blocked runtime stops heartbeats.
+    ///
+    /// # Errors
+    /// [`Failure`] says whether trying again can help.
+    async fn run(&self, run: Run<'_>) -> Result<Value, Failure>;
+
+    /// The models that it has in memory now.
+    fn models(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The executors that a worker offers, by kind.
+#[derive(Clone, Default)]
+pub struct Executors(BTreeMap<Kind, Arc<dyn Executor>>);
+
+impl Executors {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one; a later one of the same kind replaces an earlier one.
+    #[must_use]
+    pub fn with(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.0.insert(executor.kind(), executor);
+        self
+    }
+
+    /// The executor of a kind.
+    #[must_use]
+    pub fn get(&self, kind: &Kind) -> Option<Arc<dyn Executor>> {
+        self.0.get(kind).cloned()
+    }
+
+    /// The kinds, sorted.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<Kind> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// The models in memory, sorted.
+    #[must_use]
+    pub fn models(&self) -> Vec<String> {
+        let mut models: Vec<String> = self.0.values().flat_map(|executor| executor.models()).collect();
+        models.sort();
+        models.dedup();
+        models
+    }
+}
