@@ -3,7 +3,12 @@
 //! [`TaskStore`] is the port. The store is what makes a recorded outcome final: it is *not* soft state (its own Redis URL, AOF on).
 
 mod error;
+mod memory;
+mod options;
+mod status;
 mod store;
 
 pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use options::StoreOptions;
 pub use store::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, Stored, TaskStore, Totals};

@@ -1,0 +1,121 @@
+//! The store inside the process: the embedded default, tests, and deterministic simulation.
+//!
+//! Nothing here outlives the process. Time is the injected clock's. An expired record is never answered; what it occupies is given back a few
+//! records at a time by the operations that follow, so that no operation ever pays for many.
+
+mod deadlines;
+mod record;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, environment::Clock};
+
+use self::state::State;
+use crate::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, StoreError, StoreOptions, TaskStore, Totals};
+
+/// How many expired records one operation clears away. More than one operation can add, so that they never pile up.
+const CLEARED_PER_OPERATION: usize = 4;
+
+/// A [`TaskStore`] in memory. Share it by `Arc`: every holder sees the same records.
+pub struct MemoryStore {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+impl MemoryStore {
+    /// An empty store that reads the time from `clock`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, options: StoreOptions) -> Self {
+        Self { clock, state: Mutex::new(State::new(options)) }
+    }
+
+    /// The records with what is due cleared away (a bounded part of it), and the time.
+    fn enter(&self) -> (MutexGuard<'_, State>, u64) {
+        let now_ms = self.clock.now_ms();
+        // Every change is made of infallible steps, so a panic elsewhere never leaves half a record behind.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.clear_expired(now_ms, CLEARED_PER_OPERATION);
+        (state, now_ms)
+    }
+}
+
+#[async_trait]
+impl TaskStore for MemoryStore {
+    async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError> {
+        let (mut state, now_ms) = self.enter();
+        state.submitted(task_id, kind, now_ms);
+        Ok(())
+    }
+
+    async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
+        let (mut state, now_ms) = self.enter();
+        state.forget(task_id, now_ms);
+        Ok(())
+    }
+
+    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Look, StoreError> {
+        let (state, now_ms) = self.enter();
+        Ok(state.record(task_id, now_ms).map_or(Look::Open, |record| record.look(body_hash, now_ms)))
+    }
+
+    async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.begin(request, now_ms))
+    }
+
+    async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.record_outcome(request, now_ms))
+    }
+
+    async fn published(&self, task_id: &TaskId) -> Result<(), StoreError> {
+        let (mut state, now_ms) = self.enter();
+        state.published(task_id, now_ms);
+        Ok(())
+    }
+
+    async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError> {
+        let (mut state, now_ms) = self.enter();
+        state.waits_for(task_id, kind, reason, now_ms);
+        Ok(())
+    }
+
+    async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        let (state, now_ms) = self.enter();
+        state.record(task_id, now_ms).map(|record| record.status(task_id, now_ms)).transpose()
+    }
+
+    async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {
+        let (mut state, now_ms) = self.enter();
+        state.announce(gpu_id, pool, now_ms);
+        Ok(())
+    }
+
+    async fn announced(&self) -> Result<Vec<KnownGpu>, StoreError> {
+        Ok(self.enter().0.announced())
+    }
+
+    async fn withdraw(&self, gpu: &KnownGpu) -> Result<(), StoreError> {
+        self.enter().0.withdraw(gpu);
+        Ok(())
+    }
+
+    async fn totals(&self) -> Result<Totals, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        // Off the hot path: whoever asks for the totals pays for all that is due.
+        state.clear_expired(now_ms, usize::MAX);
+        Ok(state.totals())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("MemoryStore")
+    }
+}

@@ -1,0 +1,157 @@
+//! One task's record, and what it answers.
+
+use bytes::Bytes;
+use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, TaskId, TaskState, TaskStatus, Token};
+
+use crate::{Begin, BeginRequest, Look, Record, RecordRequest, StoreError, Stored, status::parse_reply};
+
+/// What is known of a task. The Redis back end has the same fields (`redis/keys.rs`).
+#[derive(Debug, Default)]
+pub struct TaskRecord {
+    /// When the store first heard of it, in Unix ms.
+    pub first_seen_ms: u64,
+    /// When it last changed, in Unix ms.
+    pub changed_ms: u64,
+    /// From when on it is forgotten, in Unix ms.
+    pub expires_ms: u64,
+    /// Nothing but `submitted` was written, so `forget` may take it back.
+    pub only_submitted: bool,
+    /// Its kind, once known.
+    pub kind: Option<Kind>,
+    /// The hash of its body, from the first attempt or outcome on.
+    pub body_hash: Option<BodyHash>,
+    /// Why it waits, since it was last asked.
+    pub waiting_for: Option<String>,
+    /// The attempt with the highest token that began.
+    pub begun: Option<Begun>,
+    /// The mark of a cancel that came before the task began, with its time in Unix ms; on a record of its own where the task was never seen (a
+    /// tombstone). Whatever cancels writes it under the same lock as `begin`, which refuses a marked record; nothing clears it.
+    pub cancelled: Option<u64>,
+    /// How it ended. Written once.
+    pub ended: Option<Ended>,
+    /// When its reply was first published, in Unix ms.
+    pub published_ms: Option<u64>,
+}
+
+/// An attempt that began.
+#[derive(Debug)]
+pub struct Begun {
+    /// Which attempt.
+    pub attempt: u32,
+    /// Under which token.
+    pub token: Token,
+    /// On which GPU.
+    pub gpu_id: GpuId,
+    /// In which incarnation of its worker: an attempt without an end whose incarnation is gone was a crash.
+    #[expect(dead_code, reason = "written for the count of crashes, which nothing asks for yet; the record is the same on both back ends")]
+    pub incarnation: Incarnation,
+}
+
+/// A recorded outcome.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub outcome: Outcome,
+    /// In which attempt.
+    pub attempt: u32,
+    /// Under which token, if it ran.
+    pub token: Option<Token>,
+    /// The hash of the reply, which outlives the reply.
+    pub digest: BodyHash,
+    /// The reply, unless the bound on bytes refused it.
+    pub body: Option<KeptBody>,
+}
+
+/// A reply that is kept.
+#[derive(Debug)]
+pub struct KeptBody {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// From when on it is gone, in Unix ms.
+    pub expires_ms: u64,
+}
+
+impl TaskRecord {
+    /// Whether the record belongs to a body with another hash.
+    fn is_of_another(&self, body_hash: &BodyHash) -> bool {
+        self.body_hash.as_ref().is_some_and(|known| known != body_hash)
+    }
+
+    /// What stands against running the task.
+    pub fn look(&self, body_hash: &BodyHash, now_ms: u64) -> Look {
+        if self.is_of_another(body_hash) {
+            return Look::ReusedId;
+        }
+        match (&self.ended, self.cancelled) {
+            (Some(ended), _) => Look::Ended(ended.stored(now_ms)),
+            (None, Some(_)) => Look::Cancelled,
+            (None, None) => Look::Open,
+        }
+    }
+
+    /// Whether the attempt may begin.
+    pub fn may_begin(&self, request: &BeginRequest, now_ms: u64) -> Begin {
+        match self.look(&request.body_hash, now_ms) {
+            Look::Open if self.begun.as_ref().is_some_and(|begun| begun.token > request.token) => Begin::Superseded,
+            Look::Open => Begin::Begun,
+            other => Begin::Not(other),
+        }
+    }
+
+    /// Whether the outcome may be written: `None` if so, else the answer.
+    ///
+    /// For a body of another hash the answer is `Superseded` whatever is recorded: that one's reply must not go to this one's producer.
+    pub fn refuses_outcome(&self, request: &RecordRequest, now_ms: u64) -> Option<Record> {
+        if self.is_of_another(&request.body_hash) {
+            return Some(Record::Superseded);
+        }
+        if let Some(ended) = &self.ended {
+            let same = ended.attempt == request.attempt && ended.token == request.token && ended.digest == BodyHash::of(&request.reply);
+            return Some(if same { Record::Recorded } else { Record::EndedBefore(ended.stored(now_ms)) });
+        }
+        let begun = self.begun.as_ref()?;
+        let late = match request.token {
+            Some(token) => token < begun.token,
+            // Never ran: only where no attempt of this number runs. A later number exists only because the earlier one was handed back.
+            None => request.attempt <= begun.attempt,
+        };
+        late.then_some(Record::Superseded)
+    }
+
+    /// The status, as producers see it.
+    pub fn status(&self, task_id: &TaskId, now_ms: u64) -> Result<TaskStatus, StoreError> {
+        let body = self.ended.as_ref().and_then(|ended| ended.live_body(now_ms));
+        let ran = self.ended.as_ref().filter(|ended| ended.token.is_some());
+        Ok(TaskStatus {
+            task_id: task_id.clone(),
+            state: self.state(),
+            kind: self.kind.clone(),
+            gpu_id: self.begun.as_ref().map(|begun| begun.gpu_id.clone()),
+            attempt: ran.map_or(self.begun.as_ref().map_or(0, |begun| begun.attempt), |ended| ended.attempt),
+            waiting_for: self.waiting_for.clone(),
+            first_seen_ms: self.first_seen_ms,
+            changed_ms: self.changed_ms,
+            reply: body.map(|bytes| parse_reply(bytes)).transpose()?,
+        })
+    }
+
+    fn state(&self) -> TaskState {
+        match (&self.ended, self.cancelled, &self.waiting_for, &self.begun) {
+            (Some(ended), ..) => ended.outcome.into(),
+            (None, Some(_), ..) => TaskState::Cancelled,
+            // Waiting is written by whoever holds the delivery now, so it tells more than an attempt that began before.
+            (None, None, None, Some(_)) => TaskState::Running,
+            (None, None, ..) => TaskState::Waiting,
+        }
+    }
+}
+
+impl Ended {
+    fn live_body(&self, now_ms: u64) -> Option<&Bytes> {
+        self.body.as_ref().filter(|body| body.expires_ms > now_ms).map(|body| &body.bytes)
+    }
+
+    fn stored(&self, now_ms: u64) -> Stored {
+        Stored { outcome: self.outcome, body: self.live_body(now_ms).cloned(), attempt: self.attempt, token: self.token }
+    }
+}

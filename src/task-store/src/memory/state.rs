@@ -1,0 +1,181 @@
+//! All records, the announced GPUs, and what the bodies take together.
+
+use std::collections::BTreeMap;
+
+use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId};
+
+use super::{
+    deadlines::Deadlines,
+    record::{Begun, Ended, KeptBody, TaskRecord},
+};
+use crate::{Begin, BeginRequest, KnownGpu, Record, RecordRequest, StoreOptions, Totals};
+
+/// What the lock protects.
+#[derive(Debug)]
+pub struct State {
+    options: StoreOptions,
+    records: BTreeMap<TaskId, TaskRecord>,
+    records_due: Deadlines,
+    bodies_due: Deadlines,
+    gpus: BTreeMap<GpuId, KnownGpu>,
+    totals: Totals,
+}
+
+impl State {
+    pub fn new(options: StoreOptions) -> Self {
+        Self {
+            options,
+            records: BTreeMap::new(),
+            records_due: Deadlines::default(),
+            bodies_due: Deadlines::default(),
+            gpus: BTreeMap::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// The task's record, unless it has expired.
+    pub fn record(&self, task_id: &TaskId, now_ms: u64) -> Option<&TaskRecord> {
+        self.records.get(task_id).filter(|record| record.expires_ms > now_ms)
+    }
+
+    pub fn submitted(&mut self, task_id: &TaskId, kind: &Kind, now_ms: u64) {
+        if self.record(task_id, now_ms).is_none() {
+            let record = self.change(task_id, now_ms);
+            record.only_submitted = true;
+            record.kind = Some(kind.clone());
+        }
+    }
+
+    pub fn forget(&mut self, task_id: &TaskId, now_ms: u64) {
+        if self.record(task_id, now_ms).is_some_and(|record| record.only_submitted) {
+            self.remove(task_id);
+        }
+    }
+
+    pub fn begin(&mut self, request: &BeginRequest, now_ms: u64) -> Begin {
+        let answer = self.record(&request.task_id, now_ms).map_or(Begin::Begun, |record| record.may_begin(request, now_ms));
+        if answer == Begin::Begun {
+            let record = self.change(&request.task_id, now_ms);
+            record.kind = Some(request.kind.clone());
+            record.body_hash = Some(request.body_hash.clone());
+            record.waiting_for = None;
+            record.begun = Some(Begun {
+                attempt: request.attempt,
+                token: request.token,
+                gpu_id: request.gpu_id.clone(),
+                incarnation: request.incarnation.clone(),
+            });
+        }
+        answer
+    }
+
+    pub fn record_outcome(&mut self, request: &RecordRequest, now_ms: u64) -> Record {
+        if let Some(answer) = self.record(&request.task_id, now_ms).and_then(|record| record.refuses_outcome(request, now_ms)) {
+            return answer;
+        }
+        // First the record: making it clears what an expired one of the same id still occupies.
+        self.change(&request.task_id, now_ms);
+        let body = self.keep_body(request, now_ms);
+        let record = self.change(&request.task_id, now_ms);
+        record.kind = request.kind.clone().or(record.kind.take());
+        record.body_hash = Some(request.body_hash.clone());
+        record.waiting_for = None;
+        record.ended = Some(Ended {
+            outcome: request.outcome,
+            attempt: request.attempt,
+            token: request.token,
+            digest: BodyHash::of(&request.reply),
+            body,
+        });
+        Record::Recorded
+    }
+
+    pub fn published(&mut self, task_id: &TaskId, now_ms: u64) {
+        let record = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms && record.ended.is_some());
+        if let Some(record) = record {
+            record.published_ms.get_or_insert(now_ms);
+        }
+    }
+
+    pub fn waits_for(&mut self, task_id: &TaskId, kind: &Kind, reason: &str, now_ms: u64) {
+        if self.record(task_id, now_ms).is_none_or(|record| record.ended.is_none()) {
+            let record = self.change(task_id, now_ms);
+            record.kind.get_or_insert_with(|| kind.clone());
+            record.waiting_for = Some(reason.to_owned());
+        }
+    }
+
+    pub fn announce(&mut self, gpu_id: &GpuId, pool: &PoolName, now_ms: u64) {
+        let known = KnownGpu { gpu_id: gpu_id.clone(), pool: pool.clone(), announced_ms: now_ms };
+        self.gpus.insert(gpu_id.clone(), known);
+    }
+
+    pub fn announced(&self) -> Vec<KnownGpu> {
+        self.gpus.values().cloned().collect()
+    }
+
+    pub fn withdraw(&mut self, gpu: &KnownGpu) {
+        if self.gpus.get(&gpu.gpu_id).is_some_and(|known| known.announced_ms <= gpu.announced_ms) {
+            self.gpus.remove(&gpu.gpu_id);
+        }
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Gives back what at most `at_most` expired records and as many expired bodies occupy.
+    pub fn clear_expired(&mut self, now_ms: u64, at_most: usize) {
+        for _ in 0..at_most {
+            let Some(task_id) = self.records_due.pop_due(now_ms) else { break };
+            self.remove(&task_id);
+        }
+        for _ in 0..at_most {
+            let Some(task_id) = self.bodies_due.pop_due(now_ms) else { break };
+            self.drop_body(&task_id);
+        }
+    }
+
+    /// The task's record to be changed now: made if there is none, its expiry counted from now. No longer only submitted.
+    fn change(&mut self, task_id: &TaskId, now_ms: u64) -> &mut TaskRecord {
+        if self.records.get(task_id).is_some_and(|record| record.expires_ms <= now_ms) {
+            self.remove(task_id);
+        }
+        let expires_ms = now_ms.saturating_add(self.options.outcome_retention_ms());
+        let before = self.records.get(task_id).map(|record| record.expires_ms);
+        self.records_due.set(task_id, before, expires_ms);
+        let record = self.records.entry(task_id.clone()).or_insert_with(|| TaskRecord { first_seen_ms: now_ms, ..TaskRecord::default() });
+        record.changed_ms = now_ms;
+        record.expires_ms = expires_ms;
+        record.only_submitted = false;
+        record
+    }
+
+    /// The reply to keep, if the bound on bytes leaves room for it.
+    fn keep_body(&mut self, request: &RecordRequest, now_ms: u64) -> Option<KeptBody> {
+        let with_it = self.totals.reply_bytes.saturating_add(request.reply.len() as u64);
+        if with_it > self.options.reply_bytes_max {
+            self.totals.replies_not_kept += 1;
+            return None;
+        }
+        self.totals.reply_bytes = with_it;
+        let expires_ms = now_ms.saturating_add(self.options.reply_retention_ms());
+        self.bodies_due.set(&request.task_id, None, expires_ms);
+        Some(KeptBody { bytes: request.reply.clone(), expires_ms })
+    }
+
+    fn remove(&mut self, task_id: &TaskId) {
+        self.drop_body(task_id);
+        if let Some(record) = self.records.remove(task_id) {
+            self.records_due.clear(task_id, Some(record.expires_ms));
+        }
+    }
+
+    fn drop_body(&mut self, task_id: &TaskId) {
+        let ended = self.records.get_mut(task_id).and_then(|record| record.ended.as_mut());
+        if let Some(body) = ended.and_then(|ended| ended.body.take()) {
+            self.totals.reply_bytes -= body.bytes.len() as u64;
+            self.bodies_due.clear(task_id, Some(body.expires_ms));
+        }
+    }
+}

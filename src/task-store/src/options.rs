@@ -1,0 +1,46 @@
+//! What every back end is told about keeping things.
+
+use std::time::Duration;
+
+use protocol::config::StoreSection;
+
+/// How long and how much the store keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// How long a reply's body is kept after its task ended. Default: 10 minutes. Never longer than the outcome.
+    pub reply_retention: Duration,
+    /// How long a task's record is kept after it ended, or, where it never ended, after its last change. Default: 1 day.
+    pub outcome_retention: Duration,
+    /// Bound on all kept reply bodies together, in bytes; beyond it outcomes are recorded without their body. Default: 1 GiB.
+    pub reply_bytes_max: u64,
+}
+
+impl StoreOptions {
+    pub(crate) fn reply_retention_ms(&self) -> u64 {
+        milliseconds(self.reply_retention.min(self.outcome_retention))
+    }
+
+    pub(crate) fn outcome_retention_ms(&self) -> u64 {
+        milliseconds(self.outcome_retention)
+    }
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self::from(&StoreSection::default())
+    }
+}
+
+impl From<&StoreSection> for StoreOptions {
+    fn from(section: &StoreSection) -> Self {
+        Self {
+            reply_retention: Duration::from_millis(section.reply_retention_ms),
+            outcome_retention: Duration::from_millis(section.outcome_retention_ms),
+            reply_bytes_max: section.reply_bytes_max,
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

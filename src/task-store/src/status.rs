@@ -1,0 +1,16 @@
+//! What both back ends do to show a stored reply.
+
+use protocol::Reply;
+
+use crate::StoreError;
+
+/// Reads a kept body for [`TaskStatus::reply`](protocol::TaskStatus::reply).
+///
+/// # Errors
+/// [`StoreError::Garbled`] if it is not a reply: only workers write bodies, and they write replies.
+pub fn parse_reply(body: &[u8]) -> Result<Reply, StoreError> {
+    serde_json::from_slice(body).map_err(|problem| StoreError::Garbled {
+        operation: "read a task's status",
+        answer: format!("a kept reply of {} bytes: {problem}", body.len()),
+    })
+}
