@@ -4,7 +4,10 @@
 //! compares the two answer by answer.
 
 mod error;
+mod memory;
 mod table;
+mod wanted;
 
 pub use error::TableError;
+pub use memory::MemoryTable;
 pub use table::{Beat, GpuTable, Heartbeat, Leases};

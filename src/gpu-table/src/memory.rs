@@ -1,0 +1,112 @@
+//! The table inside one process: the whole specification in plain Rust.
+//!
+//! Every worker of the process shares one [`MemoryTable`]. It is deterministic: time comes from the injected clock, order from sorted maps. It scans;
+//! what must not scan is the Redis back end, and a property test holds the two to the same answers.
+
+mod choosing;
+mod claiming;
+mod eligibility;
+mod pool;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use protocol::{
+    Claim, ClaimAnswer, ClaimRequest, GpuId, Incarnation, PoolName, TaskId, Token, claim::Settings, environment::Clock, gpu::GpuView,
+};
+
+use self::pool::Pool;
+use crate::{Beat, GpuTable, Heartbeat, Leases, TableError};
+
+/// A table in memory, for one process: no server, no I/O, never fails.
+pub struct MemoryTable {
+    clock: Arc<dyn Clock>,
+    leases: Leases,
+    pools: Mutex<BTreeMap<PoolName, Pool>>,
+}
+
+impl MemoryTable {
+    /// An empty table whose time is `clock`'s.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, leases: Leases) -> Self {
+        Self { clock, leases, pools: Mutex::default() }
+    }
+
+    /// Forgets everything, as a Redis that restarts without its data does. For tests and simulations of that loss.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Runs one operation on one pool, after sweeping what is dead by now: so that nothing dead can influence an answer.
+    fn on<T>(&self, name: &PoolName, operation: impl FnOnce(&mut Pool) -> T) -> T {
+        let mut pools = self.lock();
+        let pool = pools.entry(name.clone()).or_insert_with(|| Pool::new(self.leases));
+        pool.advance(self.clock.now_us());
+        operation(pool)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PoolName, Pool>> {
+        // A panic inside an operation is a bug that its own thread reports; the others go on with what is there.
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for MemoryTable {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("MemoryTable").field("leases", &self.leases).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl GpuTable for MemoryTable {
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<Beat, TableError> {
+        Ok(self.on(&heartbeat.row.pool, |pool| pool.heartbeat(heartbeat)))
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
+        Ok(self.on(&request.pool, |pool| pool.claim(request)))
+    }
+
+    async fn hand_over(&self, done: &Claim, next: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
+        Ok(self.on(&next.pool, |pool| {
+            pool.release(&done.task_id, done.token);
+            pool.claim(next)
+        }))
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<bool, TableError> {
+        Ok(self.on(&claim.pool, |pool| pool.release(&claim.task_id, claim.token)))
+    }
+
+    async fn renew(&self, pool: &PoolName, task_id: &TaskId, token: Token) -> Result<bool, TableError> {
+        Ok(self.on(pool, |pool| pool.renew(task_id, token)))
+    }
+
+    async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError> {
+        Ok(self.on(pool, |pool| pool.views()))
+    }
+
+    async fn known(&self, pool: &PoolName) -> Result<Vec<GpuId>, TableError> {
+        Ok(self.on(pool, |pool| pool.known()))
+    }
+
+    async fn leave(&self, pool: &PoolName, gpu_id: &GpuId, incarnation: &Incarnation) -> Result<(), TableError> {
+        self.on(pool, |pool| pool.leave(gpu_id, incarnation));
+        Ok(())
+    }
+
+    async fn settings(&self, pool: &PoolName, initial: &Settings) -> Result<Settings, TableError> {
+        Ok(self.on(pool, |pool| pool.settings_or(initial)))
+    }
+
+    async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError> {
+        Ok(self.on(pool, |pool| pool.change_settings(settings)))
+    }
+
+    async fn ping(&self) -> Result<(), TableError> {
+        Ok(())
+    }
+}

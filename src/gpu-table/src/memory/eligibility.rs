@@ -1,0 +1,34 @@
+//! Which GPUs may run which task.
+
+use protocol::{ClaimRequest, GpuRow, Needs, claim::Settings};
+
+/// Whether this GPU could ever run the task: kind, total memory, compute capability, and the GPU that the task names, if it names one.
+pub(super) fn fits(row: &GpuRow, settings: &Settings, request: &ClaimRequest) -> bool {
+    let usable_mb = row.gpu.memory_total_mb as f64 * settings.memory_threshold;
+    let needs = &request.needs;
+    row.kinds.contains(&request.kind)
+        && needs.memory_mb.is_none_or(|memory_mb| usable_mb >= memory_mb as f64)
+        && needs.compute_capability.is_none_or(|lowest| row.gpu.compute_capability >= lowest)
+        && request.specific_gpu_id.as_ref().is_none_or(|only| *only == row.gpu.gpu_id)
+}
+
+/// Whether its worker takes tasks at all: healthy, not stopping, not drained. What else is in the way passes by waiting.
+pub(super) fn is_ready(row: &GpuRow, settings: &Settings) -> bool {
+    row.health.takes_tasks() && !row.stopping && !settings.draining.contains(&row.gpu.gpu_id)
+}
+
+/// Whether it is under the thresholds of memory and of utilisation by others.
+pub(super) fn is_within_thresholds(row: &GpuRow, settings: &Settings) -> bool {
+    let memory_bound_mb = settings.memory_threshold * row.gpu.memory_total_mb as f64;
+    (row.sample.memory_used_mb as f64) < memory_bound_mb && row.foreign_utilization_percent / 100.0 < settings.utilization_threshold
+}
+
+/// Eligible, a free slot aside.
+pub(super) fn is_open(row: &GpuRow, settings: &Settings) -> bool {
+    is_ready(row, settings) && row.consuming && is_within_thresholds(row, settings)
+}
+
+/// Whether the memory that the task needs is free right now.
+pub(super) fn has_memory_now(row: &GpuRow, needs: &Needs) -> bool {
+    needs.memory_mb.is_none_or(|memory_mb| row.sample.memory_used_mb.saturating_add(memory_mb) <= row.gpu.memory_total_mb)
+}
