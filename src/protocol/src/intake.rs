@@ -1,7 +1,7 @@
 //! From the bytes of a message to a [`Task`], or to a [`Refusal`] that names the field.
 
 use crate::{
-    BodyHash, DeliveryId, Envelope, Kind, Limits, Refusal, Task, TaskBody, TaskId, TaskIdentity,
+    BodyHash, DeliveryId, Envelope, GpuOptions, Kind, Limits, Needs, Refusal, Task, TaskBody, TaskId, TaskIdentity,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     identify,
 };
@@ -85,9 +85,7 @@ fn read(envelope: &Envelope, body: &[u8], limits: IntakeLimits) -> Result<(Kind,
             format!("is {} bytes; the bound is {} (pass large inputs by reference)", body.len(), limits.body_bytes_max),
         ));
     }
-    let body = read_body(body)?;
-    check_limits(&body.limits)?;
-    Ok((kind, priority, body))
+    Ok((kind, priority, read_body(body)?))
 }
 
 /// Reads the JSON body of a task alone (HTTP and the CLI have no envelope yet).
@@ -95,7 +93,29 @@ fn read(envelope: &Envelope, body: &[u8], limits: IntakeLimits) -> Result<(Kind,
 /// # Errors
 /// A [`Refusal`] with the path of the field.
 pub fn read_body(body: &[u8]) -> Result<TaskBody, Refusal> {
-    serde_json::from_slice(body).map_err(|error| refuse(body, &error))
+    let read = serde_json::from_slice(body).map_err(|error| refuse(body, &error))?;
+    check_body(&read)?;
+    Ok(read)
+}
+
+/// Checks what the types of a task's body cannot say: lengths and ranges, those of `schemas/task.schema.json`.
+///
+/// # Errors
+/// A [`Refusal`] with the path of the field.
+pub fn check_body(body: &TaskBody) -> Result<(), Refusal> {
+    let texts = [
+        ("gpu_options.strategy", &body.gpu_options.strategy, GpuOptions::STRATEGY_CHARACTERS_MAX),
+        ("needs.model", &body.needs.model, Needs::MODEL_CHARACTERS_MAX),
+    ];
+    for (field, text, characters_max) in texts {
+        if text.as_ref().is_some_and(|text| text.chars().count() > characters_max) {
+            return Err(Refusal::new(field, format!("must be at most {characters_max} characters")));
+        }
+    }
+    if body.needs.memory_mb.is_some_and(|mb| mb > Needs::MEMORY_MB_MAX) {
+        return Err(Refusal::new("needs.memory_mb", format!("must be at most {}", Needs::MEMORY_MB_MAX)));
+    }
+    check_limits(&body.limits)
 }
 
 fn check_limits(limits: &Limits) -> Result<(), Refusal> {
@@ -166,8 +186,8 @@ fn path_of_data_error(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let object = value.as_object()?;
     let sections: [(&str, fn(serde_json::Value) -> bool); 3] = [
-        ("gpu_options", |v| serde_json::from_value::<crate::GpuOptions>(v).is_ok()),
-        ("needs", |v| serde_json::from_value::<crate::Needs>(v).is_ok()),
+        ("gpu_options", |v| serde_json::from_value::<GpuOptions>(v).is_ok()),
+        ("needs", |v| serde_json::from_value::<Needs>(v).is_ok()),
         ("limits", |v| serde_json::from_value::<Limits>(v).is_ok()),
     ];
     for (name, entry) in object {
@@ -209,7 +229,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_field() {
-        let cases: [(&[u8], &str); 7] = [
+        let cases: [(&[u8], &str); 8] = [
+            (b"{\"needs\":{\"memory_mb\":100000001}}", "needs.memory_mb"),
             (b"{\"payload\":1,\"colour\":2}", "colour"),
             (b"{\"gpu_options\":{\"specific_gpu_id\":7}}", "gpu_options.specific_gpu_id"),
             (b"{\"needs\":{\"memory_mb\":-1}}", "needs.memory_mb"),

@@ -23,7 +23,7 @@ pub use environment::Environment;
 pub use gpu::{GpuDescription, GpuRow, GpuSample, Health};
 pub use id::{DeliveryId, GpuId, Incarnation, InvalidId, Kind, PoolName, TaskId};
 pub use identity::{BodyHash, TaskIdentity, identify};
-pub use intake::{IntakeLimits, read_task};
+pub use intake::{IntakeLimits, check_body, read_body, read_task};
 pub use refusal::Refusal;
 pub use reply::{Outcome, Reply, TaskError};
 pub use status::{TaskState, TaskStatus};

@@ -32,7 +32,7 @@ pub struct GpuOptions {
     /// `round_robin`, `least_loaded` or `task_specific`. Default: the fleet's default. An unknown name falls back to the default,
     /// and the reply says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = Self::STRATEGY_CHARACTERS_MAX))]
     pub strategy: Option<String>,
     /// Run on this GPU and no other. An id that the fleet never knew fails at once; a known GPU that is away is waited for
     /// until the queue deadline.
@@ -44,6 +44,9 @@ pub struct GpuOptions {
 }
 
 impl GpuOptions {
+    /// The longest name of a strategy that is accepted, in characters.
+    pub const STRATEGY_CHARACTERS_MAX: usize = 64;
+
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -55,18 +58,23 @@ impl GpuOptions {
 pub struct Needs {
     /// Memory that the task will use on the GPU, in MB (10^6 bytes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 100_000_000))]
+    #[schemars(range(max = Self::MEMORY_MB_MAX))]
     pub memory_mb: Option<u64>,
     /// Lowest CUDA compute capability, as `major.minor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_capability: Option<ComputeCapability>,
     /// A model that should be loaded already. A preference, never a condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
+    #[schemars(length(max = Self::MODEL_CHARACTERS_MAX))]
     pub model: Option<String>,
 }
 
 impl Needs {
+    /// The most memory that may be asked for, in MB.
+    pub const MEMORY_MB_MAX: u64 = 100_000_000;
+    /// The longest name of a model that is accepted, in characters.
+    pub const MODEL_CHARACTERS_MAX: usize = 128;
+
     fn is_none(&self) -> bool {
         *self == Self::default()
     }
