@@ -59,4 +59,15 @@ pub trait Device: Send + Sync + 'static {
     /// # Errors
     /// [`OutOfMemory`], with what is free.
     fn begin(&self, wanted: Use) -> Result<WorkOn, OutOfMemory>;
+
+    /// How fast work goes, against what is normal: 0.5 takes twice as long. Above 0. Default: 1.
+    fn speed(&self) -> f64 {
+        1.0
+    }
+
+    /// The error that an attempt which began now runs into, if any. Executors ask once for each attempt, right after [`begin`](Self::begin).
+    /// Default: none.
+    fn take_fault(&self) -> Option<String> {
+        None
+    }
 }

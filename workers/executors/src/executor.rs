@@ -42,6 +42,12 @@ impl Failure {
         Self { code: "out_of_memory".to_owned(), message: message.into(), field: None, retry: true }
     }
 
+    /// The attempt ended early because its cancellation fired. The worker knows why it fired, and what follows.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Self { code: "cancelled".to_owned(), message: "the attempt was cancelled".to_owned(), field: None, retry: false }
+    }
+
     /// Anything else that another try may mend.
     pub fn transient(message: impl Into<String>) -> Self {
         Self { code: "executor_failed".to_owned(), message: message.into(), field: None, retry: true }

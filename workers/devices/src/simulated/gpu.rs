@@ -1,0 +1,74 @@
+//! The simulated GPU.
+
+use protocol::{GpuDescription, GpuSample, Health};
+
+use super::{
+    SimulatedKnobs, SimulatedOptions,
+    state::{Shared, State, Taken},
+};
+use crate::{Device, OutOfMemory, Use, WorkOn};
+
+/// A GPU without hardware. Memory and utilisation follow the work on it at once, temperature and power with inertia, and the clock falls when
+/// it is hot. The clock is for show: it does not slow work down, [`SimulatedKnobs::set_speed`] does.
+#[derive(Debug)]
+pub struct SimulatedGpu {
+    description: GpuDescription,
+    state: Shared,
+}
+
+impl SimulatedGpu {
+    /// A cold, healthy, empty GPU.
+    #[must_use]
+    pub fn new(options: SimulatedOptions) -> Self {
+        Self { description: options.description(), state: Shared::new(State::new(&options)) }
+    }
+
+    /// The knobs that inject its faults.
+    #[must_use]
+    pub fn knobs(&self) -> SimulatedKnobs {
+        SimulatedKnobs::new(self.state.clone())
+    }
+}
+
+impl Device for SimulatedGpu {
+    fn description(&self) -> &GpuDescription {
+        &self.description
+    }
+
+    fn sample(&self) -> GpuSample {
+        self.state.lock().sample()
+    }
+
+    fn health(&self) -> (Health, String) {
+        self.state.lock().health.clone()
+    }
+
+    fn begin(&self, wanted: Use) -> Result<WorkOn, OutOfMemory> {
+        let taken = Taken::from(wanted);
+        self.state.lock().take(taken)?;
+        Ok(WorkOn::new(Box::new(Held { state: self.state.clone(), taken })))
+    }
+
+    fn speed(&self) -> f64 {
+        self.state.lock().speed
+    }
+
+    fn take_fault(&self) -> Option<String> {
+        self.state.lock().take_fault()
+    }
+}
+
+/// What one attempt holds of the GPU.
+struct Held {
+    state: Shared,
+    taken: Taken,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.state.lock().give_back(self.taken);
+    }
+}
+
+#[cfg(test)]
+mod tests;

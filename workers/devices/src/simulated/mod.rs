@@ -1,0 +1,15 @@
+//! A GPU without hardware: its numbers follow the work it is given, and its faults are injected.
+//!
+//! [`SimulatedGpu`] is the [`Device`](crate::Device); [`SimulatedOptions`] say what it is; [`SimulatedKnobs`] break it while it runs. It is
+//! deterministic: time is tokio's (which can be paused), and there are no threads and no random numbers. It computes nothing: how long work
+//! takes is the executor's affair, scaled by [`Device::speed`](crate::Device::speed).
+
+mod gpu;
+mod knobs;
+mod options;
+mod physics;
+mod state;
+
+pub use gpu::SimulatedGpu;
+pub use knobs::SimulatedKnobs;
+pub use options::{SimulatedOptions, Thermals};

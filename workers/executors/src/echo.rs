@@ -1,0 +1,54 @@
+//! `echo`: gives the payload back. For first steps and for measuring everything but the work.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use devices::Use;
+use protocol::Kind;
+use serde_json::Value;
+
+use crate::{Executor, Failure, Run, occupy::occupy};
+
+struct Echo;
+
+/// The executor of the kind `echo`: its result is the payload.
+#[must_use]
+pub fn echo() -> Arc<dyn Executor> {
+    Arc::new(Echo)
+}
+
+#[async_trait]
+impl Executor for Echo {
+    fn kind(&self) -> Kind {
+        Kind::new("echo").expect("a literal that keeps the rule")
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+        let _work = occupy(run.device.as_ref(), Use::default())?;
+        Ok(run.task.body.payload.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use devices::SimulatedGpu;
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixture::{gpu, run_on};
+
+    #[tokio::test]
+    async fn echo_gives_the_payload_back() {
+        for payload in [json!({"a": [1, null, "ü"]}), json!(null), json!("text")] {
+            assert_eq!(run_on(&echo(), &gpu(), payload.clone()).await, Ok(payload));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_of_the_gpu_fails_the_attempt_and_may_be_retried() {
+        let broken = SimulatedGpu::new(devices::SimulatedOptions::default());
+        broken.knobs().fail_tasks(1.0, "Xid 31");
+        let failure = run_on(&echo(), &(Arc::new(broken) as _), json!(1)).await.unwrap_err();
+        assert_eq!((failure.message.as_str(), failure.retry), ("the GPU failed: Xid 31", true));
+    }
+}

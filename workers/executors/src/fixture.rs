@@ -1,0 +1,34 @@
+//! Tasks and GPUs for tests.
+
+use std::sync::Arc;
+
+use devices::{Device, SimulatedGpu, SimulatedOptions};
+use protocol::{BodyHash, DeliveryId, Kind, Task, TaskBody, TaskId};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Executor, Failure, Run};
+
+pub(crate) fn gpu() -> Arc<dyn Device> {
+    Arc::new(SimulatedGpu::new(SimulatedOptions::default()))
+}
+
+pub(crate) fn task(kind: &str, payload: Value) -> Task {
+    Task {
+        id: TaskId::new("task-1").unwrap(),
+        body_hash: BodyHash::of(b""),
+        kind: Kind::new(kind).unwrap(),
+        priority: 0,
+        attempt: 1,
+        hops: 0,
+        start_before_ms: None,
+        end_before_ms: None,
+        body: TaskBody { payload, ..TaskBody::default() },
+        delivery: DeliveryId(1),
+    }
+}
+
+pub(crate) async fn run_on(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value) -> Result<Value, Failure> {
+    let task = task(executor.kind().as_str(), payload);
+    executor.run(Run { task: &task, device, cancel: CancellationToken::new() }).await
+}

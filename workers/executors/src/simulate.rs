@@ -1,0 +1,76 @@
+//! `simulate`: takes time, memory and compute as its payload says, and computes nothing. For tests, benchmarks and demonstrations.
+//!
+//! ```json
+//! {"duration_ms": 250, "memory_mb": 2000, "compute_share": 0.5, "fail": {"code": "oops", "message": "as asked", "retry": true}, "result": 42}
+//! ```
+//! Every field is optional. A `fail` ends the attempt with that failure after `duration_ms`; else `result` is given back.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use devices::Use;
+use protocol::{Kind, task::Limits};
+use serde_json::Value;
+
+use crate::{Executor, Failure, Run, occupy::occupy, payload::Fields};
+
+struct Simulate;
+
+/// The executor of the kind `simulate`. A device's [`speed`](devices::Device::speed) at the start scales `duration_ms`.
+#[must_use]
+pub fn simulate() -> Arc<dyn Executor> {
+    Arc::new(Simulate)
+}
+
+#[async_trait]
+impl Executor for Simulate {
+    fn kind(&self) -> Kind {
+        Kind::new("simulate").expect("a literal that keeps the rule")
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+        let asked = Asked::read(&run.task.body.payload)?;
+        let _work = occupy(run.device.as_ref(), asked.wanted)?;
+        let duration = asked.duration.div_f64(run.device.speed());
+        tokio::select! {
+            biased;
+            () = run.cancel.cancelled() => return Err(Failure::cancelled()),
+            () = tokio::time::sleep(duration) => {}
+        }
+        asked.end
+    }
+}
+
+/// What the payload asks for.
+struct Asked {
+    duration: Duration,
+    wanted: Use,
+    end: Result<Value, Failure>,
+}
+
+impl Asked {
+    fn read(payload: &Value) -> Result<Self, Failure> {
+        let mut fields = Fields::of_payload(payload)?;
+        let duration = Duration::from_millis(fields.whole("duration_ms", 0, Limits::LONGEST_MS)?.unwrap_or(0));
+        let memory_mb = fields.whole("memory_mb", 0, 100_000_000)?.unwrap_or(0);
+        let compute_share = fields.number("compute_share", 0.0, 1.0)?.unwrap_or(0.1);
+        let failure = fields.object("fail")?.map(failure).transpose()?;
+        let result = fields.value("result").unwrap_or_default();
+        fields.finish()?;
+        Ok(Self { duration, wanted: Use { memory_mb, compute_share }, end: failure.map_or(Ok(result), Err) })
+    }
+}
+
+fn failure(mut fields: Fields) -> Result<Failure, Failure> {
+    let failure = Failure {
+        code: fields.text("code")?.unwrap_or_else(|| "executor_failed".to_owned()),
+        message: fields.text("message")?.unwrap_or_else(|| "the payload asked for a failure".to_owned()),
+        field: None,
+        retry: fields.flag("retry")?.unwrap_or(false),
+    };
+    fields.finish()?;
+    Ok(failure)
+}
+
+#[cfg(test)]
+mod tests;

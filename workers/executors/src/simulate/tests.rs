@@ -1,0 +1,85 @@
+use devices::{SimulatedGpu, SimulatedOptions};
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::fixture::{gpu, run_on, task};
+
+#[tokio::test(start_paused = true)]
+async fn it_takes_the_time_asked_for_and_gives_the_result_asked_for() {
+    let before = Instant::now();
+    assert_eq!(run_on(&simulate(), &gpu(), json!({"duration_ms": 250, "result": {"x": 1}})).await, Ok(json!({"x": 1})));
+    assert_eq!(before.elapsed().as_millis(), 250);
+    assert_eq!(run_on(&simulate(), &gpu(), json!(null)).await, Ok(Value::Null));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_gpu_takes_longer() {
+    let slow = SimulatedGpu::new(SimulatedOptions::default());
+    slow.knobs().set_speed(0.5);
+    let before = Instant::now();
+    run_on(&simulate(), &(Arc::new(slow) as _), json!({"duration_ms": 250})).await.unwrap();
+    assert_eq!(before.elapsed().as_millis(), 500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_and_compute_are_in_use_while_it_runs_and_free_after() {
+    let (executor, gpu) = (simulate(), gpu());
+    let mut running = Box::pin(run_on(&executor, &gpu, json!({"duration_ms": 1000, "memory_mb": 700, "compute_share": 0.4})));
+    tokio::select! {
+        biased;
+        _ = &mut running => panic!("it ended at once"),
+        () = tokio::time::sleep(Duration::from_millis(10)) => {}
+    }
+    assert_eq!((gpu.sample().memory_used_mb, gpu.sample().utilization_percent), (700, 40.0));
+    running.await.unwrap();
+    assert_eq!((gpu.sample().memory_used_mb, gpu.sample().utilization_percent), (0, 0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_memory_than_the_gpu_has_is_out_of_memory_and_may_be_retried() {
+    let failure = run_on(&simulate(), &gpu(), json!({"memory_mb": 90_000_000})).await.unwrap_err();
+    assert_eq!((failure.code.as_str(), failure.retry), ("out_of_memory", true));
+    assert_eq!(failure.message, "the GPU has 80000 MB free of 80000 MB, the task needs 90000000 MB");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_ends_it_at_once() {
+    let (task, gpu, cancel) = (task("simulate", json!({"duration_ms": 60_000})), gpu(), CancellationToken::new());
+    let executor = simulate();
+    let before = Instant::now();
+    let run = executor.run(Run { task: &task, device: &gpu, cancel: cancel.clone() });
+    let (ended, ()) = tokio::join!(run, async { cancel.cancel() });
+    assert_eq!(ended.unwrap_err().code, "cancelled");
+    assert_eq!(before.elapsed().as_millis(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_fails_as_asked_after_its_time() {
+    let before = Instant::now();
+    let asked = json!({"duration_ms": 5, "fail": {"code": "oops", "message": "as asked", "retry": true}});
+    let failure = run_on(&simulate(), &gpu(), asked).await.unwrap_err();
+    assert_eq!(failure, Failure { code: "oops".to_owned(), message: "as asked".to_owned(), field: None, retry: true });
+    assert_eq!(before.elapsed().as_millis(), 5);
+    let plain = run_on(&simulate(), &gpu(), json!({"fail": {}})).await.unwrap_err();
+    assert_eq!((plain.code.as_str(), plain.retry), ("executor_failed", false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_and_unknown_fields_are_refused_by_name() {
+    for (payload, field) in [
+        (json!({"duration": 5}), "payload.duration"),
+        (json!({"duration_ms": -5}), "payload.duration_ms"),
+        (json!({"duration_ms": 1.5}), "payload.duration_ms"),
+        (json!({"memory_mb": "1"}), "payload.memory_mb"),
+        (json!({"compute_share": 1.1}), "payload.compute_share"),
+        (json!({"fail": true}), "payload.fail"),
+        (json!({"fail": {"retry": "yes"}}), "payload.fail.retry"),
+        (json!({"fail": {"why": 1}}), "payload.fail.why"),
+        (json!("sleep"), "payload"),
+    ] {
+        let refused = run_on(&simulate(), &gpu(), payload).await.unwrap_err();
+        assert_eq!((refused.code.as_str(), refused.field.as_deref(), refused.retry), ("invalid_payload", Some(field), false));
+    }
+}
