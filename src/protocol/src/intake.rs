@@ -30,16 +30,21 @@ pub struct Reading {
     pub task: Result<Box<Task>, Refusal>,
 }
 
+/// A message as it arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// Its properties.
+    pub envelope: &'a Envelope,
+    /// Its body.
+    pub body: &'a [u8],
+    /// The delivery that brought it.
+    pub delivery: DeliveryId,
+}
+
 /// Reads a task from a message. `now_ms` (Unix milliseconds) turns relative limits into deadlines; `fresh_id` is called only where the
 /// message cannot be identified.
-pub fn read_task(
-    envelope: &Envelope,
-    body: &[u8],
-    delivery: DeliveryId,
-    limits: IntakeLimits,
-    now_ms: u64,
-    fresh_id: impl Fn() -> TaskId,
-) -> Reading {
+pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_id: impl Fn() -> TaskId) -> Reading {
+    let Message { envelope, body, delivery } = message;
     let body_hash = BodyHash::of(body);
     let (task_id, id_problem) = match identify(envelope, &body_hash) {
         Ok(TaskIdentity::Stable(id)) => (id, None),
@@ -181,11 +186,14 @@ fn refuse(body: &[u8], error: &serde_json::Error) -> Refusal {
     Refusal::new(field, error.to_string())
 }
 
+/// A section of the body by name, and whether a value would do for it.
+type Section = (&'static str, fn(serde_json::Value) -> bool);
+
 /// Reads the body once more, field by field, to name the one that is wrong. Only refused messages pay for it.
 fn path_of_data_error(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let object = value.as_object()?;
-    let sections: [(&str, fn(serde_json::Value) -> bool); 3] = [
+    let sections: [Section; 3] = [
         ("gpu_options", |v| serde_json::from_value::<GpuOptions>(v).is_ok()),
         ("needs", |v| serde_json::from_value::<Needs>(v).is_ok()),
         ("limits", |v| serde_json::from_value::<Limits>(v).is_ok()),
@@ -216,7 +224,8 @@ mod tests {
 
     fn reading(envelope: &Envelope, body: &[u8]) -> Reading {
         let fresh = || TaskId::new("fresh").expect("valid");
-        read_task(envelope, body, DeliveryId(1), IntakeLimits { body_bytes_max: 1_000 }, NOW, fresh)
+        let message = Message { envelope, body, delivery: DeliveryId(1) };
+        read_task(message, IntakeLimits { body_bytes_max: 1_000 }, NOW, fresh)
     }
 
     fn echo() -> Envelope {

@@ -10,7 +10,7 @@ pub mod environment;
 pub mod gpu;
 mod id;
 mod identity;
-mod intake;
+pub mod intake;
 mod refusal;
 pub mod reply;
 pub mod status;

@@ -1,1 +1,26 @@
-//! .
+//! One GPU's worker: receive, claim, forward or run, reply, ack.
+//!
+//! [`GpuWorker::run`] is a worker's whole life. The life of one task is in `life.rs`, step by step; the rule for when tasks wait and when
+//! slots wait is in `credits.rs`; what a worker holds in hand is in `slots.rs`. Nothing here knows which back ends it has, and clock, randomness
+//! and spawning come from outside, so that whole fleets run deterministically on a paused clock.
+
+mod context;
+mod credits;
+mod ending;
+mod heartbeat;
+mod held;
+mod intake;
+mod life;
+mod metrics;
+mod mover;
+mod onward;
+mod persist;
+mod placing;
+mod reaper;
+mod running;
+mod slots;
+mod worker;
+
+pub use context::{WorkerOptions, WorkerParts};
+pub use metrics::WorkerMetrics;
+pub use worker::{GpuWorker, Stop, WorkerError};

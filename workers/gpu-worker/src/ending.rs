@@ -1,0 +1,283 @@
+//! Ending a task: record, publish, release, ack. In this order, so that a crash anywhere leads to a redelivery, and a redelivery to the same
+//! stored reply.
+
+use bytes::Bytes;
+use gpu_table::TableError;
+use protocol::{
+    BodyHash, Choice, ClaimAnswer, Envelope, Kind, Outcome, Refusal, Reply, TaskError, TaskId, Token,
+    envelope::{Headers, PRIORITY_MAX},
+    reply::Timings,
+};
+use serde_json::Value;
+use task_queue::{Outgoing, PublishError, Queue, Target};
+use task_store::{Record, RecordRequest, Stored};
+use tokio::time::Instant;
+
+use crate::{
+    context::Context,
+    intake::InHand,
+    onward,
+    persist::{Abandoned, persist},
+    placing::Slot,
+    slots::{Handed, NextInLine},
+};
+
+/// Whose end it is.
+pub(crate) struct Identity {
+    pub(crate) task_id: TaskId,
+    pub(crate) body_hash: BodyHash,
+    pub(crate) kind: Option<Kind>,
+    pub(crate) attempt: u32,
+}
+
+/// How a task ended.
+pub(crate) struct End {
+    pub(crate) outcome: Outcome,
+    pub(crate) result: Value,
+    pub(crate) error: Option<TaskError>,
+    pub(crate) timings: Timings,
+}
+
+impl End {
+    /// An end without a run.
+    pub(crate) fn without_run(outcome: Outcome, error: TaskError) -> Self {
+        Self { outcome, result: Value::Null, error: Some(error), timings: Timings::default() }
+    }
+
+    /// The deadline passed before it could start.
+    pub(crate) fn expired() -> Self {
+        Self::without_run(Outcome::Expired, TaskError::new("deadline", "the task's deadline passed before a GPU could start it"))
+    }
+}
+
+/// A reply that is final: recorded in the store.
+struct Final {
+    outcome: Outcome,
+    body: Bytes,
+    attempt: u32,
+    token: Option<Token>,
+}
+
+/// Ends a task: with `slot` after a run, without one otherwise. Consumes the delivery.
+pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, end: End, slot: Option<Slot>) -> Result<(), Abandoned> {
+    let token = slot.as_ref().map(|slot| slot.claim.token);
+    let choice = slot.as_ref().map(|slot| slot.claim.choice.clone());
+    let outcome = end.outcome;
+    let reply = body_of(context, &identity, end, token, choice);
+    let request = RecordRequest {
+        task_id: identity.task_id.clone(),
+        body_hash: identity.body_hash.clone(),
+        kind: identity.kind.clone(),
+        outcome,
+        attempt: identity.attempt,
+        token,
+        reply: reply.clone(),
+    };
+    let recorded = persist(&context.environment, &context.stop.now, || context.store.record(&request)).await?;
+    let final_reply = match recorded {
+        Ok(Record::Recorded) => {
+            context.metrics.ended(known_kind(context, identity.kind.as_ref()), outcome.name());
+            Final { outcome, body: reply, attempt: identity.attempt, token }
+        }
+        Ok(Record::EndedBefore(stored)) => kept(context, &identity.task_id, identity.kind.clone(), stored),
+        Ok(Record::Superseded) => return superseded(context, in_hand, &identity, slot).await,
+        Err(error) => {
+            tracing::error!(task_id = %identity.task_id, %error, "the delivery stays unacked");
+            return Err(Abandoned);
+        }
+    };
+    let ran = slot.is_some();
+    reply_with(context, &in_hand, &identity.task_id, final_reply).await?;
+    tokio::join!(mark_published(context, &identity.task_id), async {
+        if let Some(slot) = slot {
+            finish(context, slot).await;
+        }
+    });
+    context.metrics.response_time_ms.observe(in_hand.received.elapsed().as_secs_f64() * 1_000.0);
+    if ran {
+        in_hand.ack_after_run().await
+    } else {
+        in_hand.ack_elsewhere().await
+    }
+    Ok(())
+}
+
+/// Sends the stored reply of a task that ended before, to the reply queue of this delivery. Runs nothing.
+pub(crate) async fn resend(context: &Context, in_hand: InHand, identity: Identity, stored: Stored) -> Result<(), Abandoned> {
+    let reply = kept(context, &identity.task_id, identity.kind, stored);
+    reply_with(context, &in_hand, &identity.task_id, reply).await?;
+    in_hand.ack_elsewhere().await;
+    Ok(())
+}
+
+/// Refuses what is no valid task: recorded as failed, answered, its original bytes kept among the dead letters.
+pub(crate) async fn refuse(context: &Context, in_hand: InHand, identity: Identity, refusal: Refusal) -> Result<(), Abandoned> {
+    tracing::info!(task_id = %identity.task_id, field = refusal.field, problem = refusal.problem, "refused");
+    bury(context, &in_hand, &identity.task_id, &refusal.to_string()).await?;
+    let error = TaskError { code: "invalid_task".to_owned(), message: refusal.problem, field: Some(refusal.field) };
+    end(context, in_hand, identity, End::without_run(Outcome::Failed, error), None).await
+}
+
+/// Refuses a task whose id is in use for another body. The id's record belongs to the other task and is left alone.
+pub(crate) async fn refuse_reused_id(context: &Context, in_hand: InHand, identity: Identity) -> Result<(), Abandoned> {
+    let message = "this message_id is in use for a task with another body; give each task its own id";
+    bury(context, &in_hand, &identity.task_id, message).await?;
+    let error = TaskError { code: "reused_id".to_owned(), message: message.to_owned(), field: Some("message_id".to_owned()) };
+    let body = body_of(context, &identity, End::without_run(Outcome::Failed, error), None, None);
+    let reply = Final { outcome: Outcome::Failed, body, attempt: identity.attempt, token: None };
+    reply_with(context, &in_hand, &identity.task_id, reply).await?;
+    in_hand.ack_elsewhere().await;
+    Ok(())
+}
+
+async fn bury(context: &Context, in_hand: &InHand, task_id: &TaskId, reason: &str) -> Result<(), Abandoned> {
+    let mut envelope = onward::bare(&in_hand.envelope, task_id, &context.options.pool);
+    envelope.priority = in_hand.envelope.priority.filter(|priority| *priority <= PRIORITY_MAX);
+    envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
+    onward::send(context, onward::to(Queue::Dead, envelope, in_hand.body.clone())).await?;
+    Ok(())
+}
+
+/// A later holder began: its outcome counts, this one is refused. The delivery waits, and then finds that holder's reply.
+async fn superseded(context: &Context, in_hand: InHand, identity: &Identity, slot: Option<Slot>) -> Result<(), Abandoned> {
+    context.metrics.late_outcomes.inc();
+    tracing::warn!(task_id = %identity.task_id, attempt = identity.attempt, "outcome refused: a later holder began");
+    if let Some(slot) = slot {
+        finish(context, slot).await;
+    }
+    park(context, in_hand, &identity.task_id).await
+}
+
+/// Lets a delivery rest for a lease, at no cost to its task.
+pub(crate) async fn park(context: &Context, in_hand: InHand, task_id: &TaskId) -> Result<(), Abandoned> {
+    let mut envelope = in_hand.envelope.clone();
+    envelope.headers.pool = Some(context.options.pool.to_string());
+    let mut outgoing = onward::returned(envelope, in_hand.body.clone(), &context.options.pool, task_id.clone(), context.now_ms());
+    outgoing.target = Target::Queue(Queue::retry_after(context.options.lease));
+    onward::send(context, outgoing).await?;
+    in_hand.ack_elsewhere().await;
+    Ok(())
+}
+
+fn body_of(context: &Context, identity: &Identity, end: End, token: Option<Token>, strategy: Option<Choice>) -> Bytes {
+    let reply = Reply {
+        task_id: identity.task_id.clone(),
+        kind: identity.kind.clone(),
+        outcome: end.outcome,
+        result: end.result,
+        error: end.error,
+        gpu_id: token.map(|_| context.gpu_id.clone()),
+        attempt: identity.attempt,
+        token,
+        strategy,
+        timings: end.timings,
+        ended_at_ms: context.now_ms(),
+    };
+    Bytes::from(serde_json::to_vec(&reply).expect("a reply has string keys only"))
+}
+
+/// The reply of a stored outcome: its own bytes while they are kept, else its outcome alone.
+fn kept(context: &Context, task_id: &TaskId, kind: Option<Kind>, stored: Stored) -> Final {
+    let body = stored.body.unwrap_or_else(|| {
+        let error = TaskError::new("reply_not_kept", "the task ended before, and its reply is no longer kept; only its outcome is known");
+        let reply = Reply {
+            task_id: task_id.clone(),
+            kind,
+            outcome: stored.outcome,
+            result: Value::Null,
+            error: Some(error),
+            gpu_id: None,
+            attempt: stored.attempt,
+            token: stored.token,
+            strategy: None,
+            timings: Timings::default(),
+            ended_at_ms: context.now_ms(),
+        };
+        Bytes::from(serde_json::to_vec(&reply).expect("a reply has string keys only"))
+    });
+    Final { outcome: stored.outcome, body, attempt: stored.attempt, token: stored.token }
+}
+
+/// Publishes a reply where the delivery asks for one. A reply queue that is gone is counted; the stored reply remains.
+async fn reply_with(context: &Context, in_hand: &InHand, task_id: &TaskId, reply: Final) -> Result<(), Abandoned> {
+    let Some(reply_to) = in_hand.envelope.reply_to.clone().filter(|name| !name.is_empty()) else { return Ok(()) };
+    let correlation_id = in_hand.envelope.correlation_id.clone().unwrap_or_else(|| task_id.to_string());
+    let headers = Headers {
+        traceparent: in_hand.envelope.headers.traceparent.clone(),
+        outcome: Some(reply.outcome.name().to_owned()),
+        attempt: Some(reply.attempt),
+        token: reply.token.map(|token| token.0),
+        ..Headers::default()
+    };
+    let envelope = Envelope {
+        message_id: Some(task_id.to_string()),
+        correlation_id: Some(correlation_id),
+        content_type: Some("application/json".to_owned()),
+        timestamp: Some(context.now_ms() / 1_000),
+        headers,
+        ..Envelope::default()
+    };
+    let outgoing = Outgoing::new(Target::ReplyTo(reply_to), envelope, reply.body);
+    let started = Instant::now();
+    match persist(&context.environment, &context.stop.now, || context.queue.publish(outgoing.clone())).await? {
+        Ok(()) => context.confirmed_after(started.elapsed()),
+        Err(error) => {
+            context.metrics.replies_returned.inc();
+            let unroutable = matches!(error, PublishError::Unroutable { .. });
+            tracing::info!(%task_id, %error, unroutable, "nobody takes the reply; it stays in the store");
+        }
+    }
+    Ok(())
+}
+
+async fn mark_published(context: &Context, task_id: &TaskId) {
+    if let Err(error) = context.store.published(task_id).await {
+        tracing::debug!(%task_id, %error, "the publish was not noted; a redelivery would send the same reply again");
+    }
+}
+
+/// Releases a slot, or hands it over to the delivery that is next in line.
+pub(crate) async fn finish(context: &Context, slot: Slot) {
+    let mut slot = slot;
+    loop {
+        context.held.remove(&slot.claim);
+        let Some(next) = context.slots.next_in_line() else {
+            if let Err(error) = context.table.release(&slot.claim).await {
+                tracing::debug!(task_id = %slot.claim.task_id, %error, "not released; the claim lapses with its lease");
+            }
+            return;
+        };
+        match hand_over(context, slot, next).await {
+            Some(unwanted) => slot = unwanted,
+            None => return,
+        }
+    }
+}
+
+/// Hands a slot to a delivery in hand. Comes back with the new claim if that delivery has left the line meanwhile.
+async fn hand_over(context: &Context, slot: Slot, next: NextInLine) -> Option<Slot> {
+    let answer: Result<ClaimAnswer, TableError> = context.table.hand_over(&slot.claim, &next.request).await;
+    match answer {
+        Ok(ClaimAnswer::Own(claim)) => {
+            let handed = Handed::Slot(slot.permit, Some(ClaimAnswer::Own(claim.clone())));
+            match next.handed.send(handed) {
+                Err(Handed::Slot(permit, _)) => Some(Slot { claim, permit }),
+                _ => None,
+            }
+        }
+        Ok(other) => {
+            drop(slot.permit);
+            let _ = next.handed.send(Handed::Answer(other));
+            None
+        }
+        Err(error) => {
+            tracing::debug!(task_id = %slot.claim.task_id, %error, "not handed over; whoever waits asks again");
+            None
+        }
+    }
+}
+
+/// A kind as a metric's label: only kinds that this worker runs, so that a producer cannot make up labels.
+fn known_kind<'a>(context: &Context, kind: Option<&'a Kind>) -> &'a str {
+    kind.filter(|kind| context.executors.get(kind).is_some()).map_or("other", Kind::as_str)
+}

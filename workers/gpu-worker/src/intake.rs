@@ -1,0 +1,98 @@
+//! Receiving: from a consumer's deliveries to lives, with the credits that tell whether tasks or slots wait.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use protocol::{DeliveryId, Envelope};
+use task_queue::{Consumer, Delivery, Queue, QueueError, Receipt};
+use tokio::time::Instant;
+
+use crate::{
+    context::Context,
+    credits::{Credits, Settled, Waits},
+    life,
+};
+
+/// A delivery in a worker's hand.
+pub(crate) struct InHand {
+    pub(crate) id: DeliveryId,
+    pub(crate) queue: Queue,
+    pub(crate) envelope: Envelope,
+    pub(crate) body: Bytes,
+    pub(crate) redelivered: bool,
+    pub(crate) received: Instant,
+    pub(crate) waits: Waits,
+    settle: Settle,
+}
+
+/// What is needed to settle a delivery once.
+struct Settle {
+    receipt: Receipt,
+    credits: Arc<Mutex<Credits>>,
+}
+
+impl InHand {
+    pub(crate) fn new(id: DeliveryId, delivery: Delivery, waits: Waits, credits: Arc<Mutex<Credits>>) -> Self {
+        Self {
+            id,
+            queue: delivery.queue,
+            envelope: delivery.envelope,
+            body: delivery.body,
+            redelivered: delivery.redelivered,
+            received: Instant::now(),
+            waits,
+            settle: Settle { receipt: delivery.receipt, credits },
+        }
+    }
+
+    /// Acks a delivery whose task ran here and ended. Everything that must follow it is safe by now.
+    pub(crate) async fn ack_after_run(self) {
+        self.settle(Settled::AfterRun).await;
+    }
+
+    /// Acks a delivery whose task went elsewhere or needed no run.
+    pub(crate) async fn ack_elsewhere(self) {
+        let waits = self.waits;
+        self.settle(Settled::Elsewhere(waits)).await;
+    }
+
+    async fn settle(self, how: Settled) {
+        lock(&self.settle.credits).settled(Instant::now(), how);
+        note(self.settle.receipt.ack().await);
+    }
+
+    /// Puts it back into its queue, for another worker.
+    pub(crate) async fn give_back(self) {
+        note(self.settle.receipt.give_back().await);
+    }
+}
+
+fn lock(credits: &Mutex<Credits>) -> MutexGuard<'_, Credits> {
+    credits.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note(settled: Result<(), QueueError>) {
+    match settled {
+        Ok(()) | Err(QueueError::Stale) => {}
+        Err(error) => tracing::warn!(%error, "not settled: the broker will deliver the message again"),
+    }
+}
+
+/// Starts a life for every delivery of `consumer`, until it is stopped.
+pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefetch: u16) {
+    let credits = Arc::new(Mutex::new(Credits::new(prefetch)));
+    let mut live = consumer.live();
+    while let Some(delivery) = consumer.next().await {
+        if live.has_changed().unwrap_or(false) && *live.borrow_and_update() {
+            // After a reconnection all credits are new; acks of the old channel's deliveries open none.
+            *lock(&credits) = Credits::new(prefetch);
+        }
+        let waits = lock(&credits).delivered(Instant::now(), context.tasks_waiting_within());
+        if delivery.redelivered {
+            context.metrics.redelivered.inc();
+        }
+        let in_hand = InHand::new(context.next_delivery(), delivery, waits, Arc::clone(&credits));
+        let alive = life::live(Arc::clone(&context), in_hand);
+        context.environment.spawn("life of a task", context.lives.track_future(alive));
+    }
+}

@@ -1,0 +1,160 @@
+//! The life of one delivery: refuse, skip, claim, run, end. The steps are DESIGN's, in order.
+
+use std::sync::Arc;
+
+use protocol::{
+    Outcome, Task, TaskError,
+    intake::{Message, Reading},
+    read_task,
+    reply::Timings,
+};
+use task_queue::Queue;
+use task_store::Look;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use crate::{
+    context::Context,
+    ending::{self, End, Identity},
+    intake::InHand,
+    persist::{Abandoned, persist},
+    placing::{self, Placed, Slot},
+    running::{self, Attempt},
+};
+
+/// Lives the life of one delivery. Whatever happens, the delivery is acked only when what must follow it is safe.
+pub(crate) async fn live(context: Arc<Context>, in_hand: InHand) {
+    let reading = read(&context, &in_hand);
+    let span = tracing::debug_span!("task", task_id = %reading.task_id, gpu_id = %context.gpu_id);
+    let lived = async {
+        match reading.task {
+            Ok(_) if in_hand.queue == Queue::Expired => expire(&context, in_hand, reading).await,
+            Err(ref refusal) => {
+                let refusal = refusal.clone();
+                let identity = identity_of_refused(&reading, &in_hand);
+                ending::refuse(&context, in_hand, identity, refusal).await
+            }
+            Ok(task) => steps(&context, in_hand, &task).await,
+        }
+    };
+    if lived.instrument(span).await == Err(Abandoned) {
+        tracing::debug!("left unacked: the broker will deliver it again");
+    }
+}
+
+fn read(context: &Context, in_hand: &InHand) -> Reading {
+    let fresh_id = || context.environment.fresh_task_id();
+    let message = Message { envelope: &in_hand.envelope, body: &in_hand.body, delivery: in_hand.id };
+    read_task(message, context.options.intake, context.now_ms(), fresh_id)
+}
+
+async fn steps(context: &Context, in_hand: InHand, task: &Task) -> Result<(), Abandoned> {
+    if let Some(look) = look(context, &in_hand, task).await? {
+        return no_run(context, in_hand, task, look).await;
+    }
+    match placing::place(context, &in_hand, task).await? {
+        Placed::Here(slot) => run_here(context, in_hand, task, slot).await,
+        Placed::Sent => {
+            in_hand.ack_elsewhere().await;
+            Ok(())
+        }
+        Placed::Ends(Some(error)) => ending::end(context, in_hand, identity(task), End::without_run(Outcome::Failed, error), None).await,
+        Placed::Ends(None) => ending::end(context, in_hand, identity(task), End::expired(), None).await,
+        Placed::GiveBack => {
+            in_hand.give_back().await;
+            Ok(())
+        }
+    }
+}
+
+/// Looks in the store first where the task may have a history. A fresh delivery need not: `begin` finds the same, one round trip later.
+async fn look(context: &Context, in_hand: &InHand, task: &Task) -> Result<Option<Look>, Abandoned> {
+    if !(in_hand.redelivered || in_hand.envelope.headers.returned || task.attempt > 1) {
+        return Ok(None);
+    }
+    match persist(&context.environment, &context.stop.now, || context.store.look(&task.id, &task.body_hash)).await? {
+        Ok(Look::Open) => Ok(None),
+        Ok(look) => Ok(Some(look)),
+        Err(error) => {
+            tracing::error!(task_id = %task.id, %error, "the delivery stays unacked");
+            Err(Abandoned)
+        }
+    }
+}
+
+/// What needs no run.
+async fn no_run(context: &Context, in_hand: InHand, task: &Task, look: Look) -> Result<(), Abandoned> {
+    match look {
+        Look::Ended(stored) => ending::resend(context, in_hand, identity(task), stored).await,
+        Look::Cancelled => {
+            let error = TaskError::new("cancelled", "the task was cancelled before it began");
+            ending::end(context, in_hand, identity(task), End::without_run(Outcome::Cancelled, error), None).await
+        }
+        Look::ReusedId => ending::refuse_reused_id(context, in_hand, identity(task)).await,
+        Look::Open => ending::park(context, in_hand, &task.id).await,
+    }
+}
+
+async fn run_here(context: &Context, in_hand: InHand, task: &Task, slot: Slot) -> Result<(), Abandoned> {
+    let waited = in_hand.received.elapsed();
+    let not_begun = running::begin(context, task, &slot).await?;
+    observe_waits(context, &in_hand, waited.as_secs_f64());
+    let started = Instant::now();
+    let attempt = match not_begun {
+        Some(attempt) => attempt,
+        None => running::run(context, task).await?,
+    };
+    let timings = Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()) };
+    let end = |outcome, result, error| End { outcome, result, error, timings };
+    let end = match attempt {
+        Attempt::Succeeded(result) => end(Outcome::Succeeded, result, None),
+        Attempt::Failed(error) => end(Outcome::Failed, serde_json::Value::Null, Some(error)),
+        Attempt::DeadlinePassed => {
+            let error = TaskError::new("deadline", "the task's total deadline passed while it ran");
+            end(Outcome::Expired, serde_json::Value::Null, Some(error))
+        }
+        Attempt::NotBegun(look) => {
+            ending::finish(context, slot).await;
+            return no_run(context, in_hand, task, look).await;
+        }
+        Attempt::Superseded => {
+            ending::finish(context, slot).await;
+            return ending::park(context, in_hand, &task.id).await;
+        }
+    };
+    ending::end(context, in_hand, identity(task), end, Some(slot)).await
+}
+
+/// A task that the broker took out of a queue because its time had run out there.
+async fn expire(context: &Context, in_hand: InHand, reading: Reading) -> Result<(), Abandoned> {
+    let identity = match &reading.task {
+        Ok(task) => identity(task),
+        Err(_) => identity_of_refused(&reading, &in_hand),
+    };
+    ending::end(context, in_hand, identity, End::expired(), None).await
+}
+
+fn observe_waits(context: &Context, in_hand: &InHand, waited_seconds: f64) {
+    context.metrics.in_hand_seconds.observe(waited_seconds);
+    if let Some(published) = in_hand.envelope.timestamp {
+        let published_ms = published.saturating_mul(1_000);
+        context.metrics.queue_wait_seconds.observe(context.now_ms().saturating_sub(published_ms) as f64 / 1_000.0);
+    }
+}
+
+fn millis(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn identity(task: &Task) -> Identity {
+    Identity { task_id: task.id.clone(), body_hash: task.body_hash.clone(), kind: Some(task.kind.clone()), attempt: task.attempt }
+}
+
+fn identity_of_refused(reading: &Reading, in_hand: &InHand) -> Identity {
+    Identity {
+        task_id: reading.task_id.clone(),
+        body_hash: reading.body_hash.clone(),
+        kind: in_hand.envelope.kind.as_deref().and_then(|kind| protocol::Kind::new(kind).ok()),
+        attempt: in_hand.envelope.headers.attempt.unwrap_or(1),
+    }
+}

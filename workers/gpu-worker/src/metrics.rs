@@ -1,0 +1,174 @@
+//! What a worker counts and measures. The document's names stand first; units are in the names.
+
+use prometheus::{
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry, core::Collector, exponential_buckets,
+};
+use protocol::{GpuId, GpuSample};
+
+/// The metrics of all workers of one process, told apart by the label `gpu_id`.
+pub struct WorkerMetrics {
+    utilization_percent: GaugeVec,
+    memory_used_mb: GaugeVec,
+    temperature_celsius: GaugeVec,
+    tasks_count: GaugeVec,
+    response_time_ms: HistogramVec,
+    power_watts: GaugeVec,
+    sm_clock_mhz: GaugeVec,
+    sample_age_seconds: GaugeVec,
+    tasks_total: CounterVec,
+    queue_wait_seconds: HistogramVec,
+    in_hand_seconds: HistogramVec,
+    run_seconds: HistogramVec,
+    claim_seconds: HistogramVec,
+    claims_total: CounterVec,
+    forwarded_total: CounterVec,
+    redelivered_total: CounterVec,
+    replies_returned_total: CounterVec,
+    late_outcomes_total: CounterVec,
+    moved_total: Counter,
+}
+
+/// One GPU's own series, looked up once.
+pub(crate) struct GpuMetrics {
+    utilization_percent: Gauge,
+    memory_used_mb: Gauge,
+    temperature_celsius: Gauge,
+    tasks_count: Gauge,
+    pub(crate) response_time_ms: Histogram,
+    power_watts: Gauge,
+    sm_clock_mhz: Gauge,
+    sample_age_seconds: Gauge,
+    tasks_total: CounterVec,
+    pub(crate) queue_wait_seconds: Histogram,
+    pub(crate) in_hand_seconds: Histogram,
+    run_seconds: HistogramVec,
+    pub(crate) claim_seconds: Histogram,
+    claims_total: CounterVec,
+    forwarded_total: CounterVec,
+    pub(crate) redelivered: Counter,
+    pub(crate) replies_returned: Counter,
+    pub(crate) late_outcomes: Counter,
+    pub(crate) moved: Counter,
+    gpu_id: String,
+}
+
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn gauges(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
+        self.add(GaugeVec::new(Opts::new(name, help), &["gpu_id"])?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+        self.add(CounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+        let buckets = exponential_buckets(0.000_25, 2.0, 20)?;
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?)
+    }
+}
+
+impl WorkerMetrics {
+    /// Registers the metrics of this process's workers.
+    ///
+    /// # Errors
+    /// If `registry` has metrics of these names already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let to = Registrar(registry);
+        let gpu: &[&str] = &["gpu_id"];
+        let response = HistogramOpts::new("gpu_response_time_ms", "Receipt of a task by the worker to its reply, in ms.");
+        Ok(Self {
+            utilization_percent: to.gauges("gpu_utilization_percent", "Utilisation of the GPU, in %.")?,
+            memory_used_mb: to.gauges("gpu_memory_used_mb", "Memory in use, in MB (10^6 bytes).")?,
+            temperature_celsius: to.gauges("gpu_temperature_celsius", "Core temperature, in degrees Celsius.")?,
+            tasks_count: to.gauges("gpu_tasks_count", "Tasks that the GPU runs now.")?,
+            response_time_ms: to.add(HistogramVec::new(response.buckets(exponential_buckets(0.25, 2.0, 20)?), gpu)?)?,
+            power_watts: to.gauges("gpu_power_watts", "Power draw, in W.")?,
+            sm_clock_mhz: to.gauges("gpu_sm_clock_mhz", "SM clock, in MHz.")?,
+            sample_age_seconds: to.gauges("gpu_sample_age_seconds", "Age of the GPU's last sample, in s.")?,
+            tasks_total: to.counters("gpufleet_tasks_total", "Tasks that ended, by outcome.", &["gpu_id", "kind", "outcome"])?,
+            queue_wait_seconds: to.seconds(
+                "gpufleet_queue_wait_seconds",
+                "AMQP timestamp of a task (whole seconds) to its start, in s.",
+                gpu,
+            )?,
+            in_hand_seconds: to.seconds("gpufleet_in_hand_seconds", "Receipt of a task to its start, in s.", gpu)?,
+            run_seconds: to.seconds("gpufleet_run_seconds", "Run of one attempt, in s.", &["gpu_id", "kind"])?,
+            claim_seconds: to.seconds("gpufleet_claim_seconds", "One claim, asked and answered, in s.", gpu)?,
+            claims_total: to.counters("gpufleet_claims_total", "Claims, by the table's answer.", &["gpu_id", "answer"])?,
+            forwarded_total: to.counters(
+                "gpufleet_forwarded_total",
+                "Tasks sent on to another queue, by reason.",
+                &["gpu_id", "reason"],
+            )?,
+            redelivered_total: to.counters("gpufleet_redelivered_total", "Deliveries that the broker marks as redelivered.", gpu)?,
+            replies_returned_total: to.counters("gpufleet_replies_returned_total", "Replies whose reply queue was gone.", gpu)?,
+            late_outcomes_total: to.counters(
+                "gpufleet_late_outcomes_refused_total",
+                "Outcomes refused because a later holder began.",
+                gpu,
+            )?,
+            moved_total: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
+        })
+    }
+
+    pub(crate) fn of(&self, gpu_id: &GpuId) -> GpuMetrics {
+        let gpu = &[gpu_id.as_str()];
+        GpuMetrics {
+            utilization_percent: self.utilization_percent.with_label_values(gpu),
+            memory_used_mb: self.memory_used_mb.with_label_values(gpu),
+            temperature_celsius: self.temperature_celsius.with_label_values(gpu),
+            tasks_count: self.tasks_count.with_label_values(gpu),
+            response_time_ms: self.response_time_ms.with_label_values(gpu),
+            power_watts: self.power_watts.with_label_values(gpu),
+            sm_clock_mhz: self.sm_clock_mhz.with_label_values(gpu),
+            sample_age_seconds: self.sample_age_seconds.with_label_values(gpu),
+            tasks_total: self.tasks_total.clone(),
+            queue_wait_seconds: self.queue_wait_seconds.with_label_values(gpu),
+            in_hand_seconds: self.in_hand_seconds.with_label_values(gpu),
+            run_seconds: self.run_seconds.clone(),
+            claim_seconds: self.claim_seconds.with_label_values(gpu),
+            claims_total: self.claims_total.clone(),
+            forwarded_total: self.forwarded_total.clone(),
+            redelivered: self.redelivered_total.with_label_values(gpu),
+            replies_returned: self.replies_returned_total.with_label_values(gpu),
+            late_outcomes: self.late_outcomes_total.with_label_values(gpu),
+            moved: self.moved_total.clone(),
+            gpu_id: gpu_id.to_string(),
+        }
+    }
+}
+
+impl GpuMetrics {
+    pub(crate) fn sampled(&self, sample: &GpuSample, busy: u32) {
+        self.utilization_percent.set(sample.utilization_percent);
+        self.memory_used_mb.set(sample.memory_used_mb as f64);
+        self.temperature_celsius.set(sample.temperature_celsius);
+        self.power_watts.set(sample.power_watts);
+        self.sm_clock_mhz.set(sample.sm_clock_mhz);
+        self.sample_age_seconds.set(sample.age_ms as f64 / 1_000.0);
+        self.tasks_count.set(f64::from(busy));
+    }
+
+    pub(crate) fn ended(&self, kind: &str, outcome: &str) {
+        self.tasks_total.with_label_values(&[self.gpu_id.as_str(), kind, outcome]).inc();
+    }
+
+    pub(crate) fn ran(&self, kind: &str, seconds: f64) {
+        self.run_seconds.with_label_values(&[self.gpu_id.as_str(), kind]).observe(seconds);
+    }
+
+    pub(crate) fn claimed(&self, answer: &str) {
+        self.claims_total.with_label_values(&[self.gpu_id.as_str(), answer]).inc();
+    }
+
+    pub(crate) fn forwarded(&self, reason: &str) {
+        self.forwarded_total.with_label_values(&[self.gpu_id.as_str(), reason]).inc();
+    }
+}

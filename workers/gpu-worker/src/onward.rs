@@ -1,0 +1,86 @@
+//! Sending a task on: to another GPU, back to its pool, to wait, or to the dead letters.
+//!
+//! Every message is built anew from an [`Envelope`], which is the whitelist of properties. What a producer's login was moves to a header,
+//! because a `user_id` that is not the publisher's own closes the channel.
+
+use bytes::Bytes;
+use protocol::{Envelope, PoolName, Task, TaskId};
+use task_queue::{Outgoing, PublishError, Queue, Target};
+
+use crate::{context::Context, intake::InHand, persist::Abandoned, persist::persist};
+
+/// Whether a task that was sent on has arrived in the other queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is there, confirmed: this delivery can be acked.
+    There,
+    /// No such queue.
+    NoQueue,
+    /// The message cannot be sent at all.
+    Unsendable,
+}
+
+/// Sends `outgoing`, trying again while the broker is away or blocked.
+pub(crate) async fn send(context: &Context, outgoing: Outgoing) -> Result<Sent, Abandoned> {
+    let result = persist(&context.environment, &context.stop.now, || context.queue.publish(outgoing.clone())).await?;
+    Ok(match result {
+        Ok(()) => Sent::There,
+        Err(PublishError::Unroutable { .. }) => Sent::NoQueue,
+        Err(error) => {
+            tracing::error!(%error, "cannot be sent");
+            Sent::Unsendable
+        }
+    })
+}
+
+/// The envelope with which `task` travels on. Deadlines become absolute, because every hop restarts the broker's clock.
+pub(crate) fn envelope(in_hand: &InHand, task: &Task, pool: &PoolName, now_ms: u64) -> Envelope {
+    let mut envelope = bare(&in_hand.envelope, &task.id, pool);
+    envelope.priority = Some(task.priority);
+    envelope.expiration = remaining(task.start_before_ms, now_ms);
+    let headers = &mut envelope.headers;
+    headers.attempt = Some(task.attempt);
+    headers.hops = Some(task.hops);
+    headers.start_before_ms = task.start_before_ms;
+    headers.end_before_ms = task.end_before_ms;
+    envelope
+}
+
+/// What is left until a deadline, as AMQP writes it; at least 1 ms, so that the broker ends it and not nobody.
+fn remaining(deadline_ms: Option<u64>, now_ms: u64) -> Option<String> {
+    deadline_ms.map(|deadline| deadline.saturating_sub(now_ms).max(1).to_string())
+}
+
+/// The properties of a message that is no valid task, or is not to be read again: identity, addresses and trace only.
+pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> Envelope {
+    let mut envelope = Envelope {
+        message_id: Some(task_id.to_string()),
+        kind: original.kind.clone(),
+        reply_to: original.reply_to.clone(),
+        correlation_id: original.correlation_id.clone(),
+        content_type: original.content_type.clone(),
+        timestamp: original.timestamp,
+        ..Envelope::default()
+    };
+    envelope.headers.traceparent.clone_from(&original.headers.traceparent);
+    envelope.headers.user = original.user_id.clone().or_else(|| original.headers.user.clone());
+    envelope.headers.pool = Some(pool.to_string());
+    envelope
+}
+
+/// A message from a waiting queue goes back to its pool as it is; only the broker's clock is set anew.
+pub(crate) fn returned(envelope: Envelope, body: Bytes, fallback_pool: &PoolName, fallback_id: TaskId, now_ms: u64) -> Outgoing {
+    let pool = envelope.pool_or(fallback_pool);
+    let mut envelope = envelope;
+    envelope.message_id.get_or_insert_with(|| fallback_id.to_string());
+    envelope.expiration = remaining(envelope.headers.start_before_ms, now_ms);
+    envelope.headers.user = envelope.user_id.take().or(envelope.headers.user);
+    envelope.headers.returned = true;
+    envelope.headers.invalid.clear();
+    Outgoing::new(Target::Queue(Queue::Pool(pool)), envelope, body)
+}
+
+/// A message for another queue of the fleet.
+pub(crate) fn to(queue: Queue, envelope: Envelope, body: Bytes) -> Outgoing {
+    Outgoing::new(Target::Queue(queue), envelope, body)
+}

@@ -1,0 +1,122 @@
+//! Running one attempt: begin in the store, then the executor under its time limits.
+
+use std::{panic::AssertUnwindSafe, time::Duration};
+
+use executors::{Failure, Run};
+use futures::FutureExt;
+use protocol::{Task, TaskError};
+use serde_json::Value;
+use task_store::{Begin, BeginRequest, Look};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    context::Context,
+    persist::{Abandoned, persist},
+    placing::Slot,
+};
+
+/// How long an executor whose time is up may take to notice.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// What became of an attempt.
+pub(crate) enum Attempt {
+    /// It gave a result.
+    Succeeded(Value),
+    /// It failed, or its attempt limit passed.
+    Failed(TaskError),
+    /// The task's total deadline passed while it ran.
+    DeadlinePassed,
+    /// It did not begin: the store says why.
+    NotBegun(Look),
+    /// It did not begin: an attempt with a higher token did.
+    Superseded,
+}
+
+/// Begins the attempt in the store. `None`: run it.
+pub(crate) async fn begin(context: &Context, task: &Task, slot: &Slot) -> Result<Option<Attempt>, Abandoned> {
+    let request = BeginRequest {
+        task_id: task.id.clone(),
+        body_hash: task.body_hash.clone(),
+        kind: task.kind.clone(),
+        attempt: task.attempt,
+        token: slot.claim.token,
+        gpu_id: context.gpu_id.clone(),
+        incarnation: context.incarnation.clone(),
+    };
+    match persist(&context.environment, &context.stop.now, || context.store.begin(&request)).await? {
+        Ok(Begin::Begun) => Ok(None),
+        Ok(Begin::Not(look)) => Ok(Some(Attempt::NotBegun(look))),
+        Ok(Begin::Superseded) => Ok(Some(Attempt::Superseded)),
+        Err(error) => {
+            tracing::error!(task_id = %task.id, %error, "the delivery stays unacked");
+            Err(Abandoned)
+        }
+    }
+}
+
+/// Runs the attempt.
+pub(crate) async fn run(context: &Context, task: &Task) -> Result<Attempt, Abandoned> {
+    let Some(executor) = context.executors.get(&task.kind) else {
+        let message = format!("this worker runs no kind {:?}", task.kind.as_str());
+        return Ok(Attempt::Failed(TaskError::new("unknown_kind", message)));
+    };
+    let limit = Limit::of(context, task);
+    let cancel = CancellationToken::new();
+    let run = Run { task, device: &context.device, cancel: cancel.clone() };
+    let mut running = std::pin::pin!(AssertUnwindSafe(executor.run(run)).catch_unwind());
+    let started = Instant::now();
+    let ended = tokio::select! {
+        biased;
+        () = context.stop.now.cancelled() => None,
+        ended = &mut running => Some(ended),
+        () = tokio::time::sleep(limit.after) => None,
+    };
+    if ended.is_none() {
+        cancel.cancel();
+        // What it gives now is too late; but it should let go of the GPU before the slot is given away.
+        let _ = tokio::time::timeout(NOTICE, &mut running).await;
+    }
+    context.metrics.ran(task.kind.as_str(), started.elapsed().as_secs_f64());
+    match ended {
+        Some(Ok(Ok(result))) => Ok(Attempt::Succeeded(result)),
+        Some(Ok(Err(failure))) => Ok(Attempt::Failed(error_of(failure))),
+        Some(Err(panic)) => Ok(Attempt::Failed(TaskError::new("executor_failed", format!("the executor panicked: {}", words(&*panic))))),
+        None if context.stop.now.is_cancelled() => Err(Abandoned),
+        None => Ok(limit.passed()),
+    }
+}
+
+/// The time limit that comes first.
+struct Limit {
+    after: Duration,
+    total: bool,
+}
+
+impl Limit {
+    fn of(context: &Context, task: &Task) -> Self {
+        let attempt = task.body.limits.attempt_timeout_ms.map_or(context.options.attempt_timeout, Duration::from_millis);
+        let total = task.end_before_ms.map(|deadline| Duration::from_millis(deadline.saturating_sub(context.now_ms())));
+        match total {
+            Some(total) if total < attempt => Self { after: total, total: true },
+            _ => Self { after: attempt, total: false },
+        }
+    }
+
+    fn passed(&self) -> Attempt {
+        if self.total {
+            return Attempt::DeadlinePassed;
+        }
+        let message = format!("the attempt ran longer than its limit of {} ms", self.after.as_millis());
+        Attempt::Failed(TaskError::new("attempt_timeout", message))
+    }
+}
+
+fn error_of(failure: Failure) -> TaskError {
+    TaskError { code: failure.code, message: failure.message, field: failure.field }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
