@@ -2,3 +2,4 @@
 
 pub mod rabbitmq;
 pub mod redis;
+pub mod until;

@@ -1,11 +1,19 @@
 //! How tasks and replies travel: one port, two back ends, one conformance suite.
 //!
-//! [`TaskQueue`] is the port. `memory` keeps everything inside the process; `rabbitmq` speaks AMQP 0-9-1. The worker cannot tell which it has.
+//! [`TaskQueue`] is the port. [`MemoryBroker`] keeps everything inside the process; `rabbitmq` speaks AMQP 0-9-1. The worker cannot tell which it
+//! has.
 
+mod consumer;
 mod error;
+mod memory;
 pub mod message;
+mod options;
 mod queue;
+mod topology;
 
+pub use consumer::{Consumer, Feed, Inbox, Stopper};
 pub use error::{PublishError, QueueError};
+pub use memory::{MemoryBroker, MemoryQueue};
 pub use message::{Delivery, Outgoing, Receipt, Settle, Target};
-pub use queue::{Consumer, Depth, Link, Names, Queue, TaskQueue};
+pub use options::QueueOptions;
+pub use queue::{Depth, Link, Names, Queue, TaskQueue};

@@ -36,6 +36,42 @@ impl Outgoing {
     pub fn new(target: Target, envelope: Envelope, body: Bytes) -> Self {
         Self { target, envelope, body, timeout: None }
     }
+
+    /// The longest text that AMQP can carry in a property, in bytes.
+    const SHORT_TEXT_MAX: usize = 255;
+    /// The longest time to live that RabbitMQ takes, in milliseconds.
+    const EXPIRATION_MS_MAX: u64 = 4_294_967_295;
+
+    /// Whether the message can be sent at all; the reason if not. The broker would close the channel, and with it the publishes of others.
+    pub(crate) fn check(&self, name: &str) -> Result<(), String> {
+        let Envelope { message_id, kind, reply_to, correlation_id, expiration, content_type, .. } = &self.envelope;
+        if message_id.as_deref().is_none_or(str::is_empty) {
+            return Err("message_id is missing".to_owned());
+        }
+        let texts = [
+            ("message_id", message_id),
+            ("type", kind),
+            ("reply_to", reply_to),
+            ("correlation_id", correlation_id),
+            ("expiration", expiration),
+            ("content_type", content_type),
+        ];
+        let texts = texts.into_iter().filter_map(|(property, text)| Some((property, text.as_deref()?)));
+        for (property, text) in texts.chain([("routing key", name)]) {
+            if text.len() > Self::SHORT_TEXT_MAX {
+                return Err(format!("{property} has {} bytes, at most {} fit", text.len(), Self::SHORT_TEXT_MAX));
+            }
+        }
+        if expiration.as_deref().is_some_and(|text| expiration_ms(text).is_none()) {
+            return Err("expiration is not a number of milliseconds".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// The time to live that an `expiration` says, in milliseconds.
+pub(crate) fn expiration_ms(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|ms| *ms <= Outgoing::EXPIRATION_MS_MAX)
 }
 
 /// A message in hand. It stays unacked, and so the broker's, until its receipt is settled.

@@ -4,9 +4,9 @@ use std::{num::NonZeroU16, time::Duration};
 
 use async_trait::async_trait;
 use protocol::{GpuId, PoolName};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::{Delivery, Outgoing, PublishError, QueueError};
+use crate::{Consumer, Delivery, Outgoing, PublishError, QueueError, Target};
 
 /// A queue, by what it is for. Every back end and every tool gets its name and arguments from here.
 ///
@@ -86,6 +86,15 @@ impl Names {
             Queue::Reply(name) => format!("{prefix}.reply.{name}"),
         }
     }
+
+    /// The routing key that leads to a target through the default exchange: a queue's name.
+    #[must_use]
+    pub fn target(&self, target: &Target) -> String {
+        match target {
+            Target::Queue(queue) => self.queue(queue),
+            Target::ReplyTo(name) => name.clone(),
+        }
+    }
 }
 
 /// What waits in a queue.
@@ -106,56 +115,6 @@ pub enum Link {
     Blocked(String),
     /// Not connected (recovering, unless closed); why.
     Down(String),
-}
-
-/// Deliveries of one queue, across reconnections.
-#[derive(Debug)]
-pub struct Consumer {
-    deliveries: mpsc::Receiver<Delivery>,
-    live: watch::Receiver<bool>,
-    stop: watch::Sender<bool>,
-}
-
-impl Consumer {
-    /// For back ends: `deliveries` ends when the consumer was stopped or the queue closed; `live` is whether the broker would deliver right
-    /// now; `stop` turns true when no more deliveries are wanted.
-    #[must_use]
-    pub fn new(deliveries: mpsc::Receiver<Delivery>, live: watch::Receiver<bool>, stop: watch::Sender<bool>) -> Self {
-        Self { deliveries, live, stop }
-    }
-
-    /// The next delivery; `None` once stopped and drained. Cancel safe.
-    pub async fn next(&mut self) -> Option<Delivery> {
-        self.deliveries.recv().await
-    }
-
-    /// Whether the broker would deliver right now.
-    #[must_use]
-    pub fn live(&self) -> watch::Receiver<bool> {
-        self.live.clone()
-    }
-
-    /// What [`Consumer::stop`] does, for another task to do.
-    #[must_use]
-    pub fn stopper(&self) -> Stopper {
-        Stopper(self.stop.clone())
-    }
-
-    /// No more deliveries; those in hand can still be settled. Deliveries that had arrived and were not taken are given back.
-    pub fn stop(&self) {
-        self.stop.send_replace(true);
-    }
-}
-
-/// Stops a [`Consumer`] from elsewhere.
-#[derive(Debug, Clone)]
-pub struct Stopper(watch::Sender<bool>);
-
-impl Stopper {
-    /// See [`Consumer::stop`].
-    pub fn stop(&self) {
-        self.0.send_replace(true);
-    }
 }
 
 /// How tasks and replies travel.

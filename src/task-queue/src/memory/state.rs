@@ -1,0 +1,363 @@
+//! The broker itself: queues, consumers, connections and what is unacked. Pure bookkeeping under one lock; nothing here waits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Shared,
+    backlog::{Backlog, Message},
+    receipt::MemoryReceipt,
+};
+use crate::{Delivery, Inbox, Link, Queue, QueueOptions, Receipt, message::expiration_ms, topology::Plan};
+
+/// A queue and who consumes it.
+#[derive(Debug)]
+pub(super) struct HeldQueue {
+    pub queue: Queue,
+    pub plan: Plan,
+    /// The connection that an exclusive queue belongs to.
+    pub owner: Option<u64>,
+    pub backlog: Backlog,
+    /// Whose turn it is. A consumer without credit is taken out when its turn comes and enters at the end when it acks.
+    turns: VecDeque<u64>,
+    pub consumers: BTreeSet<u64>,
+}
+
+/// One consumer.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    queue_name: String,
+    connection: u64,
+    prefetch: usize,
+    unacked: BTreeSet<u64>,
+    out_of_turns: bool,
+    stopped: bool,
+    inbox: Arc<Inbox>,
+    live: watch::Sender<bool>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub link: watch::Sender<Link>,
+    taken: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Unacked {
+    queue_name: String,
+    /// `None` for a message taken without a consumer.
+    consumer: Option<u64>,
+    connection: u64,
+    message: Message,
+}
+
+/// Everything that the broker knows.
+#[derive(Debug)]
+pub(super) struct State {
+    pub options: QueueOptions,
+    pub blocked: Option<String>,
+    pub queues: BTreeMap<String, HeldQueue>,
+    pub connections: BTreeMap<u64, Connected>,
+    consumers: BTreeMap<u64, Subscriber>,
+    unacked: BTreeMap<u64, Unacked>,
+    last_number: u64,
+    /// When the expiry timer rings next.
+    pub armed: Option<Instant>,
+    shared: Weak<Shared>,
+}
+
+impl State {
+    pub(super) fn new(options: QueueOptions, shared: Weak<Shared>) -> Self {
+        Self {
+            options,
+            blocked: None,
+            queues: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            unacked: BTreeMap::new(),
+            last_number: 0,
+            armed: None,
+            shared,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    pub(super) fn connect(&mut self) -> u64 {
+        let connection = self.number();
+        let link = self.blocked.clone().map_or(Link::Up, Link::Blocked);
+        self.connections.insert(connection, Connected { link: watch::Sender::new(link), taken: BTreeSet::new() });
+        connection
+    }
+
+    pub(super) fn declare(&mut self, connection: u64, queue: &Queue) {
+        let plan = self.options.plan(queue);
+        self.queues.entry(plan.name.clone()).or_insert_with(|| HeldQueue {
+            queue: queue.clone(),
+            owner: plan.exclusive.then_some(connection),
+            backlog: Backlog::new(plan.by_priority),
+            turns: VecDeque::new(),
+            consumers: BTreeSet::new(),
+            plan,
+        });
+    }
+
+    /// Adds a new message to an existing queue.
+    pub(super) fn enqueue(&mut self, name: &str, envelope: protocol::Envelope, body: bytes::Bytes) {
+        let place = self.number();
+        let Some(queue) = self.queues.get(name) else { return };
+        let own = envelope.expiration.as_deref().and_then(expiration_ms).map(Duration::from_millis);
+        let lives = [queue.plan.ttl, own].into_iter().flatten().min();
+        let expires_at = lives.map(|lives| Instant::now() + lives);
+        let message = Message { place, envelope, body, redelivered: false, expires_at };
+        // As on the broker, what a consumer can take at once is delivered however short its life.
+        if queue.backlog.is_empty()
+            && let Some(consumer) = self.whose_turn(name)
+        {
+            return self.hand_over(name, consumer, message);
+        }
+        self.put(name, message);
+        self.dispatch(name);
+    }
+
+    fn put(&mut self, name: &str, message: Message) {
+        if let Some(queue) = self.queues.get_mut(name) {
+            queue.backlog.insert(message);
+        }
+    }
+
+    /// Dead-letters what expired, delivers what can be delivered, and sets the timer for what comes next.
+    pub(super) fn dispatch(&mut self, name: &str) {
+        loop {
+            self.expire(name);
+            if self.queues.get(name).is_none_or(|queue| queue.backlog.is_empty()) {
+                return;
+            }
+            let Some(consumer) = self.whose_turn(name) else { break };
+            let Some(message) = self.queues.get_mut(name).and_then(|queue| queue.backlog.pop()) else { break };
+            self.hand_over(name, consumer, message);
+        }
+        let next = self.queues.get(name).and_then(|queue| queue.backlog.expires_at());
+        if let Some(next) = next.filter(|next| self.armed.is_none_or(|armed| *next < armed)) {
+            self.armed = Some(next);
+            if let Some(shared) = self.shared.upgrade() {
+                shared.rearm.notify_one();
+            }
+        }
+    }
+
+    /// Moves what expired to the dead-letter queue, without its `expiration`; without such a queue it is gone, as on the broker.
+    fn expire(&mut self, name: &str) {
+        let now = Instant::now();
+        while let Some(queue) = self.queues.get_mut(name) {
+            let Some(mut message) = queue.backlog.pop_expired(now) else { return };
+            message.envelope.expiration = None;
+            if let Some(target) = queue.plan.dead_letters_to.clone() {
+                self.enqueue(&target, message.envelope, message.body);
+            }
+        }
+    }
+
+    /// Expires what is due in every queue and sets the timer anew.
+    pub(super) fn expire_all(&mut self) {
+        self.armed = None;
+        let names: Vec<String> = self.queues.keys().cloned().collect();
+        for name in names {
+            self.dispatch(&name);
+        }
+    }
+
+    /// The consumer whose turn it is and who has credit.
+    fn whose_turn(&mut self, name: &str) -> Option<u64> {
+        let queue = self.queues.get_mut(name)?;
+        while let Some(number) = queue.turns.pop_front() {
+            let Some(consumer) = self.consumers.get_mut(&number) else { continue };
+            if consumer.unacked.len() < consumer.prefetch {
+                queue.turns.push_back(number);
+                return Some(number);
+            }
+            consumer.out_of_turns = true;
+        }
+        None
+    }
+
+    fn hand_over(&mut self, name: &str, number: u64, message: Message) {
+        let Some(connection) = self.consumers.get(&number).map(|consumer| consumer.connection) else { return };
+        let (tag, delivery) = self.deliver(name, connection, Some(number), message);
+        if let (Some(consumer), Some(delivery)) = (self.consumers.get_mut(&number), delivery) {
+            consumer.unacked.insert(tag);
+            consumer.inbox.push(tag, delivery);
+        }
+    }
+
+    /// Books a message as unacked.
+    fn deliver(&mut self, name: &str, connection: u64, consumer: Option<u64>, message: Message) -> (u64, Option<Delivery>) {
+        let tag = self.number();
+        let delivery = self.queues.get(name).map(|queue| Delivery {
+            queue: queue.queue.clone(),
+            envelope: message.envelope.clone(),
+            body: message.body.clone(),
+            redelivered: message.redelivered,
+            receipt: Receipt::new(Box::new(MemoryReceipt::new(self.shared.clone(), tag))),
+        });
+        self.unacked.insert(tag, Unacked { queue_name: name.to_owned(), consumer, connection, message });
+        (tag, delivery)
+    }
+
+    /// Takes one ready message for a connection.
+    pub(super) fn take(&mut self, connection: u64, name: &str) -> Option<Delivery> {
+        self.expire(name);
+        let message = self.queues.get_mut(name)?.backlog.pop()?;
+        let (tag, delivery) = self.deliver(name, connection, None, message);
+        self.connections.get_mut(&connection)?.taken.insert(tag);
+        self.dispatch(name);
+        delivery
+    }
+
+    /// Removes a delivery from the unacked ones; false if it is none.
+    pub(super) fn ack(&mut self, tag: u64) -> bool {
+        self.settle(tag).is_some_and(|settled| {
+            self.dispatch(&settled.queue_name);
+            true
+        })
+    }
+
+    /// Puts an unacked delivery back at its place; false if it is none.
+    pub(super) fn give_back(&mut self, tag: u64) -> bool {
+        self.settle(tag).is_some_and(|settled| {
+            self.put_back(settled.queue_name.as_str(), settled.message);
+            self.dispatch(&settled.queue_name);
+            true
+        })
+    }
+
+    fn put_back(&mut self, name: &str, mut message: Message) {
+        message.redelivered = true;
+        self.put(name, message);
+    }
+
+    fn settle(&mut self, tag: u64) -> Option<Unacked> {
+        let settled = self.unacked.remove(&tag)?;
+        match settled.consumer {
+            Some(number) => self.credit(number, tag),
+            None => {
+                if let Some(connection) = self.connections.get_mut(&settled.connection) {
+                    connection.taken.remove(&tag);
+                }
+            }
+        }
+        Some(settled)
+    }
+
+    /// A consumer has one unacked delivery less; if it had lost its turns, it is last in line now.
+    fn credit(&mut self, number: u64, tag: u64) {
+        let Some(consumer) = self.consumers.get_mut(&number) else { return };
+        consumer.unacked.remove(&tag);
+        if consumer.out_of_turns && !consumer.stopped {
+            consumer.out_of_turns = false;
+            if let Some(queue) = self.queues.get_mut(&consumer.queue_name) {
+                queue.turns.push_back(number);
+            }
+        }
+    }
+
+    /// Adds a consumer to an existing queue.
+    pub(super) fn consume(&mut self, connection: u64, name: &str, prefetch: usize, inbox: Arc<Inbox>) -> (u64, watch::Receiver<bool>) {
+        let number = self.number();
+        let live = watch::Sender::new(true);
+        let watched = live.subscribe();
+        self.consumers.insert(
+            number,
+            Subscriber {
+                queue_name: name.to_owned(),
+                connection,
+                prefetch,
+                unacked: BTreeSet::new(),
+                out_of_turns: false,
+                stopped: false,
+                inbox,
+                live,
+            },
+        );
+        if let Some(queue) = self.queues.get_mut(name) {
+            queue.turns.push_back(number);
+            queue.consumers.insert(number);
+        }
+        self.dispatch(name);
+        (number, watched)
+    }
+
+    /// See [`crate::Feed::stop`].
+    pub(super) fn stop_consumer(&mut self, number: u64) {
+        let Some(consumer) = self.consumers.get_mut(&number) else { return };
+        if std::mem::replace(&mut consumer.stopped, true) {
+            return;
+        }
+        consumer.live.send_replace(false);
+        let untaken = consumer.inbox.close();
+        let name = consumer.queue_name.clone();
+        let Some(queue) = self.queues.get_mut(&name) else { return };
+        queue.turns.retain(|turn| *turn != number);
+        queue.consumers.remove(&number);
+        let abandoned = queue.plan.exclusive && queue.consumers.is_empty();
+        self.put_all_back(untaken);
+        if abandoned {
+            self.queues.remove(&name);
+        }
+    }
+
+    /// See [`crate::Feed::end`].
+    pub(super) fn end_consumer(&mut self, number: u64) {
+        self.stop_consumer(number);
+        let Some(consumer) = self.consumers.get(&number) else { return };
+        self.put_all_back(consumer.unacked.iter().copied().collect());
+        self.consumers.remove(&number);
+    }
+
+    /// Puts deliveries back before any is delivered again, so that their order does not depend on who has credit.
+    fn put_all_back(&mut self, tags: Vec<u64>) {
+        let mut names = BTreeSet::new();
+        for tag in tags {
+            if let Some(settled) = self.settle(tag) {
+                self.put_back(&settled.queue_name, settled.message);
+                names.insert(settled.queue_name);
+            }
+        }
+        for name in names {
+            self.dispatch(&name);
+        }
+    }
+
+    /// Ends a connection with its consumers, its unacked deliveries and its exclusive queues.
+    pub(super) fn disconnect(&mut self, number: u64) {
+        let Some(connection) = self.connections.remove(&number) else { return };
+        connection.link.send_replace(Link::Down("closed".to_owned()));
+        self.queues.retain(|_, queue| queue.owner != Some(number));
+        let consumers: Vec<u64> = self.consumers.iter().filter(|(_, consumer)| consumer.connection == number).map(|(id, _)| *id).collect();
+        // All stop before any gives back: what one gives back must not go to its neighbour on the same dead connection.
+        for consumer in &consumers {
+            self.stop_consumer(*consumer);
+        }
+        for consumer in consumers {
+            self.end_consumer(consumer);
+        }
+        self.put_all_back(connection.taken.into_iter().collect());
+    }
+
+    pub(super) fn delete_if_unused(&mut self, name: &str) -> bool {
+        let unused = self.queues.get(name).is_none_or(|queue| queue.backlog.is_empty() && queue.consumers.is_empty());
+        if unused {
+            self.queues.remove(name);
+        }
+        unused
+    }
+}

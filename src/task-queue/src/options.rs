@@ -1,0 +1,41 @@
+//! What both back ends are told at construction.
+
+use std::time::Duration;
+
+use protocol::config::{AmqpSection, QueueType};
+
+use crate::Names;
+
+/// How the fleet's queues are named, bounded and typed. All programs of one fleet must agree on it: queue arguments are immutable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// The names of queues and exchanges.
+    pub names: Names,
+    /// Most messages that may wait in a pool's queue; above it publishes are refused. `None`: no bound.
+    pub length_max: Option<u32>,
+    /// Longest wait for a confirm where the message sets none, and for any other answer of the broker.
+    pub publish_timeout: Duration,
+    /// How long a task that fits no GPU rests before it returns.
+    pub unplaceable_ttl: Duration,
+    /// The type of the durable queues. In memory both behave as classic queues with strict priorities.
+    pub queue_type: QueueType,
+}
+
+impl Default for QueueOptions {
+    /// The defaults of the configuration.
+    fn default() -> Self {
+        Self::from(&AmqpSection::default())
+    }
+}
+
+impl From<&AmqpSection> for QueueOptions {
+    fn from(section: &AmqpSection) -> Self {
+        Self {
+            names: Names::new(section.prefix.clone()),
+            length_max: section.queue_length_max,
+            publish_timeout: Duration::from_millis(section.publish_timeout_ms),
+            unplaceable_ttl: Duration::from_millis(section.unplaceable_ttl_ms),
+            queue_type: section.queue_type,
+        }
+    }
+}
