@@ -13,6 +13,14 @@ pub enum TableError {
         /// Why.
         reason: String,
     },
+    /// The table's URL is not one. Nobody's retry helps.
+    #[error("the table's URL {url} is not valid: {reason}")]
+    BadUrl {
+        /// The URL, without its password.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The server answered something that no version of this program writes.
     #[error("{operation}: the table's answer is not understood: {answer}")]
     Garbled {

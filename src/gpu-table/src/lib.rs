@@ -5,9 +5,12 @@
 
 mod error;
 mod memory;
+mod redis;
 mod table;
 mod wanted;
 
+pub use self::redis::RedisTable;
 pub use error::TableError;
 pub use memory::MemoryTable;
+pub(crate) use table::KNOWN_FOR;
 pub use table::{Beat, GpuTable, Heartbeat, Leases};

@@ -20,6 +20,9 @@ pub struct Leases {
     pub offered: Duration,
 }
 
+/// How long the table knows a GPU after its last heartbeat.
+pub(crate) const KNOWN_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+
 /// What a worker tells the table, three times a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heartbeat {

@@ -9,10 +9,7 @@ use protocol::{
 };
 
 use super::eligibility::is_open;
-use crate::{Beat, Heartbeat, Leases};
-
-/// How long a GPU is known after its last heartbeat.
-const KNOWN_FOR_MS: u64 = 7 * 24 * 3_600 * 1_000;
+use crate::{Beat, Heartbeat, KNOWN_FOR, Leases};
 
 /// A living GPU.
 pub(super) struct Entry {
@@ -115,7 +112,7 @@ impl Pool {
         let sequence = self.rows.get(gpu_id).map_or(0, |entry| entry.sequence);
         let entry = Entry { row: row.clone(), expires_ms: self.held_until_ms(), sequence, sent_to_wait: 0 };
         self.rows.insert(gpu_id.clone(), entry);
-        self.known.insert(gpu_id.clone(), self.now_ms() + KNOWN_FOR_MS);
+        self.known.insert(gpu_id.clone(), self.now_ms() + KNOWN_FOR.as_millis() as u64);
     }
 
     /// Renews a claim that its worker names, or restores it. False: a newer claim has taken the task over.

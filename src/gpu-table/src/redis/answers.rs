@@ -1,0 +1,82 @@
+//! What the scripts answer, read back into words.
+
+use protocol::{
+    Choice, Claim, ClaimAnswer, ClaimRequest, Fallback, GpuId, GpuRow, TaskId, Token, Unplaceable, claim::Settings, gpu::GpuView,
+};
+use redis::from_redis_value;
+
+use crate::{TableError, wanted::nothing_fits};
+
+/// JSON, slots held, whether it drains, whether it is eligible, ms until it expires.
+pub(super) type Row = (String, u32, bool, bool, u64);
+
+pub(super) fn claim(operation: &'static str, request: &ClaimRequest, answer: &[String]) -> Result<ClaimAnswer, TableError> {
+    let words: Vec<&str> = answer.iter().map(String::as_str).collect();
+    let read = match words.as_slice() {
+        ["own", claim @ ..] => held(request, claim).map(ClaimAnswer::Own),
+        ["other", claim @ ..] => held(request, claim).map(ClaimAnswer::Other),
+        ["held", for_ms] => for_ms.parse().ok().map(|for_ms| ClaimAnswer::Held { for_ms }),
+        ["full_here"] => Some(ClaimAnswer::Full { fits_here: true, elsewhere: None }),
+        ["full_elsewhere", gpu_id] => gpu_id.parse().ok().map(|gpu_id| ClaimAnswer::Full { fits_here: false, elsewhere: Some(gpu_id) }),
+        ["nothing_fits"] => Some(ClaimAnswer::Unplaceable(nothing_fits(request))),
+        ["gpu_unknown"] => named(request).map(|gpu_id| ClaimAnswer::Unplaceable(Unplaceable::GpuUnknown { gpu_id })),
+        ["gpu_away"] => named(request).map(|gpu_id| ClaimAnswer::Unplaceable(Unplaceable::GpuAway { gpu_id })),
+        ["not_here"] => Some(ClaimAnswer::NotHere),
+        _ => None,
+    };
+    read.ok_or_else(|| garbled(operation, answer))
+}
+
+fn held(request: &ClaimRequest, words: &[&str]) -> Option<Claim> {
+    let [gpu_id, token, strategy, fallback, requested] = words else { return None };
+    let fallback = match *fallback {
+        "-" => None,
+        "unknown" => Some(Fallback::Unknown),
+        "disabled" => Some(Fallback::Disabled),
+        _ => return None,
+    };
+    Some(Claim {
+        pool: request.pool.clone(),
+        task_id: request.task_id.clone(),
+        attempt: request.attempt,
+        gpu_id: gpu_id.parse().ok()?,
+        token: Token(token.parse().ok()?),
+        choice: Choice { used: strategy.parse().ok()?, requested: fallback.map(|_| (*requested).to_owned()), fallback },
+    })
+}
+
+fn named(request: &ClaimRequest) -> Option<GpuId> {
+    request.specific_gpu_id.clone()
+}
+
+/// The settings, whether the GPU drains, the tasks that were lost.
+pub(super) fn beat(operation: &'static str, answer: redis::Value) -> Result<(Settings, bool, Vec<TaskId>), TableError> {
+    let words: Vec<String> = from_redis_value(answer).map_err(|error| garbled(operation, &error))?;
+    let [json, draining, lost @ ..] = words.as_slice() else { return Err(garbled(operation, &words)) };
+    let lost = lost.iter().map(|task_id| TaskId::new(task_id.as_str())).collect::<Result<_, _>>();
+    Ok((settings(operation, json)?, draining == "1", lost.map_err(|error| garbled(operation, &error))?))
+}
+
+pub(super) fn settings(operation: &'static str, json: &str) -> Result<Settings, TableError> {
+    serde_json::from_str(json).map_err(|error| garbled(operation, &(error, json)))
+}
+
+pub(super) fn views(operation: &'static str, rows: Vec<Row>) -> Result<Vec<GpuView>, TableError> {
+    let view = |(json, held, draining, eligible, expires_in_ms): Row| {
+        let row: GpuRow = serde_json::from_str(&json).map_err(|error| garbled(operation, &(error, &json)))?;
+        Ok(GpuView { row, held, draining, eligible, expires_in_ms })
+    };
+    let mut views = rows.into_iter().map(view).collect::<Result<Vec<_>, TableError>>()?;
+    views.sort_by(|a, b| a.row.gpu.gpu_id.cmp(&b.row.gpu.gpu_id));
+    Ok(views)
+}
+
+pub(super) fn gpu_ids(operation: &'static str, ids: Vec<String>) -> Result<Vec<GpuId>, TableError> {
+    let mut ids = ids.into_iter().map(GpuId::new).collect::<Result<Vec<_>, _>>().map_err(|error| garbled(operation, &error))?;
+    ids.sort();
+    Ok(ids)
+}
+
+fn garbled(operation: &'static str, answer: &(impl std::fmt::Debug + ?Sized)) -> TableError {
+    TableError::Garbled { operation, answer: format!("{answer:?}").chars().take(200).collect() }
+}

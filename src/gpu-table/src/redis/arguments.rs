@@ -1,0 +1,112 @@
+//! What the scripts are given, in the order that their headers state.
+
+use std::time::Duration;
+
+use protocol::{
+    Claim, ClaimMode, ClaimRequest, GpuRow,
+    claim::{HeldClaim, Settings},
+};
+
+use crate::{Heartbeat, KNOWN_FOR, Leases};
+
+pub(super) fn claim(leases: Leases, request: &ClaimRequest, done: Option<&Claim>) -> Vec<String> {
+    let needs = &request.needs;
+    vec![
+        milliseconds(leases.held),
+        milliseconds(leases.offered),
+        request.task_id.to_string(),
+        request.kind.to_string(),
+        request.attempt.to_string(),
+        needs.memory_mb.map_or_else(String::new, |memory_mb| memory_mb.to_string()),
+        needs.compute_capability.map_or_else(|| "-1".to_owned(), |lowest| lowest.rank().to_string()),
+        any_text(needs.model.as_deref()),
+        request.specific_gpu_id.as_ref().map_or_else(String::new, ToString::to_string),
+        any_text(request.strategy.as_deref()),
+        request.offered_by.to_string(),
+        request.incarnation.to_string(),
+        request.delivery.0.to_string(),
+        mode(request.mode).to_owned(),
+        done.map_or_else(String::new, |claim| claim.task_id.to_string()),
+        done.map_or_else(String::new, |claim| claim.token.0.to_string()),
+    ]
+}
+
+pub(super) fn heartbeat(leases: Leases, heartbeat: &Heartbeat) -> Vec<String> {
+    let row = &heartbeat.row;
+    let settings = settings(&heartbeat.settings);
+    let mut arguments = vec![
+        milliseconds(leases.held),
+        milliseconds(KNOWN_FOR),
+        row.gpu.gpu_id.to_string(),
+        row.incarnation.to_string(),
+        json(row),
+        class(row),
+        row.slots.to_string(),
+        row.sample.memory_used_mb.to_string(),
+        flag(row.health.takes_tasks() && !row.stopping),
+        flag(row.consuming),
+        row.foreign_utilization_percent.to_string(),
+        row.waiting.to_string(),
+        row.models.len().to_string(),
+        settings.len().to_string(),
+    ];
+    arguments.extend(row.models.iter().cloned());
+    arguments.extend(settings);
+    arguments.extend(heartbeat.held.iter().flat_map(held));
+    arguments
+}
+
+fn held(claim: &HeldClaim) -> [String; 4] {
+    [claim.task_id.to_string(), claim.token.0.to_string(), claim.attempt.to_string(), claim.delivery.0.to_string()]
+}
+
+/// The fields of `settings.lua`.
+pub(super) fn settings(settings: &Settings) -> Vec<String> {
+    let strategies: Vec<&str> = settings.strategies.iter().map(|strategy| strategy.name()).collect();
+    let mut fields = vec![
+        settings.version.to_string(),
+        json(settings),
+        settings.default_strategy.to_string(),
+        listed(&strategies),
+        settings.memory_threshold.to_string(),
+        settings.utilization_threshold.to_string(),
+    ];
+    fields.extend(settings.draining.iter().map(ToString::to_string));
+    fields
+}
+
+pub(super) fn milliseconds(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+/// GPUs of one class fit the same tasks.
+fn class(row: &GpuRow) -> String {
+    let kinds: Vec<&str> = row.kinds.iter().map(|kind| kind.as_str()).collect();
+    format!("{}:{}:{}", row.gpu.compute_capability.rank(), row.gpu.memory_total_mb, listed(&kinds))
+}
+
+/// `,a,b,`: so that a search for `,a,` finds a whole word.
+fn listed(words: &[&str]) -> String {
+    format!(",{},", words.join(","))
+}
+
+/// Text that may be empty, told apart from none.
+fn any_text(text: Option<&str>) -> String {
+    text.map_or_else(String::new, |text| format!("={text}"))
+}
+
+fn flag(is_set: bool) -> String {
+    u8::from(is_set).to_string()
+}
+
+const fn mode(mode: ClaimMode) -> &'static str {
+    match mode {
+        ClaimMode::Choose => "choose",
+        ClaimMode::TasksWaiting => "tasks_waiting",
+        ClaimMode::Here => "here",
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("text keys and plain values become JSON")
+}

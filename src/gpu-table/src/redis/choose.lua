@@ -1,0 +1,134 @@
+-- The strategies: which of the eligible GPUs with a free slot a claim takes, and where a task waits if there is none.
+--
+-- Only the heads of the classes' indexes are looked at, so the cost grows with the number of classes, not of GPUs. `wanted` is the claim's
+-- request: kind, capability, memory (nil if not needed), model (nil if none), asker; `pool` has the settings.
+local LOOKS = 64 -- how many GPUs of one class are looked at for one that has the memory now
+
+-- The classes whose GPUs fit, each with its memory and capability.
+local function fits(class, wanted, pool)
+  local capability, total, kinds = read_class(class)
+  if not string.find(kinds, ',' .. wanted.kind .. ',', 1, true) or capability < wanted.capability then return nil end
+  if wanted.memory and total * pool.memory < wanted.memory then return nil end
+  return { name = class, total = total, capability = capability }
+end
+
+local function fitting_classes(wanted, pool)
+  local found = {}
+  for _, name in ipairs(call('SMEMBERS', CLASSES)) do
+    local class = fits(name, wanted, pool)
+    if class then found[#found + 1] = class end
+  end
+  return found
+end
+
+local function has_memory(used, total, wanted)
+  return not wanted.memory or used + wanted.memory <= total
+end
+
+-- Byte order, which `<` on strings is not in every locale.
+local function is_before(a, b)
+  for i = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, i), string.byte(b, i)
+    if x ~= y then return x < y end
+  end
+  return #a < #b
+end
+
+-- Whether candidate a stands before b: by rank, then by id.
+local function is_better(a, b)
+  if not b then return true end
+  for i = 1, #a.rank do
+    if a.rank[i] ~= b.rank[i] then return a.rank[i] < b.rank[i] end
+  end
+  return is_before(a.id, b.id)
+end
+
+-- The first GPU of an index that has the memory now, and its score.
+local function head(key, total, wanted)
+  if not wanted.memory then
+    local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    return first[1], tonumber(first[2])
+  end
+  for from = 0, LOOKS - 1, 16 do
+    local page = call('ZRANGE', key, from, from + 15, 'WITHSCORES')
+    for i = 1, #page, 2 do
+      local used = tonumber(call('HGET', ROW .. page[i], 'used'))
+      if has_memory(used, total, wanted) then return page[i], tonumber(page[i + 1]) end
+    end
+    if #page < 32 then return nil end
+  end
+end
+
+-- Where a GPU with this load stands: model loaded, best fit, then least loaded.
+local function load_rank(strategy, wanted, class, id, score, loaded)
+  local share_percent = floor(score / SEQUENCES)
+  local rank = { 0, 0, 0, floor(share_percent / PERCENTS), id == wanted.asker and 0 or 1, share_percent % PERCENTS, score % SEQUENCES }
+  if strategy == 'task_specific' then
+    rank[1] = (loaded or not wanted.model) and 0 or 1
+    rank[2] = wanted.memory and class.total or 0
+    rank[3] = wanted.capability >= 0 and class.capability or 0
+  end
+  return { id = id, rank = rank }
+end
+
+-- The first of one class.
+local function first_of(class, strategy, wanted)
+  if strategy == 'round_robin' then
+    local id, score = head(TURN .. class.name, class.total, wanted)
+    return id and { id = id, rank = { score } }
+  end
+  if strategy == 'task_specific' and wanted.model then
+    local id, score = head(MODEL .. class.name .. ':' .. wanted.model, class.total, wanted)
+    if id then return load_rank(strategy, wanted, class, id, score, true) end
+  end
+  local id, score = head(LOAD .. class.name, class.total, wanted)
+  return id and load_rank(strategy, wanted, class, id, score, false)
+end
+
+-- The asking GPU as a candidate: it need not be the head of its class to be among those with the lowest share. nil unless it is free.
+local function asker(strategy, wanted, pool, own)
+  local class = own and own.alive and fits(own.class, wanted, pool)
+  if not class or not has_memory(own.used, class.total, wanted) then return nil end
+  local score = tonumber(call('ZSCORE', LOAD .. own.class, own.id) or nil)
+  if not score then return nil end
+  local loaded = wanted.model and call('ZSCORE', MODEL .. own.class .. ':' .. wanted.model, own.id)
+  return load_rank(strategy, wanted, class, own.id, score, loaded)
+end
+
+-- The best of these candidates that is alive, as a row; the dead are removed on the way.
+local function best_alive(candidates)
+  while true do
+    local best
+    for _, candidate in pairs(candidates()) do
+      if is_better(candidate, best) then best = candidate end
+    end
+    if not best then return nil end
+    local row = read_row(best.id)
+    if row.alive then return row end
+    remove_row(row)
+  end
+end
+
+-- The row that the strategy puts first; nil if none is free. `own` is the asker's row, or nil.
+local function choose(strategy, wanted, pool, own)
+  return best_alive(function()
+    local found = {}
+    for _, class in ipairs(fitting_classes(wanted, pool)) do
+      found[#found + 1] = first_of(class, strategy, wanted) or nil
+    end
+    if strategy ~= 'round_robin' then found[#found + 1] = asker(strategy, wanted, pool, own) end
+    return found
+  end)
+end
+
+-- The fitting row with the least work, claimed longest ago; nil if no task can wait anywhere.
+local function least_work(wanted, pool)
+  return best_alive(function()
+    local found = {}
+    for _, class in ipairs(fitting_classes(wanted, pool)) do
+      local first = call('ZRANGE', WORK .. class.name, 0, 0, 'WITHSCORES')
+      if first[1] then found[#found + 1] = { id = first[1], rank = { tonumber(first[2]) } } end
+    end
+    return found
+  end)
+end

@@ -1,0 +1,75 @@
+-- Rows and their indexes.
+--
+-- A row is in `load`, `turn` and `model` while it is eligible with a free slot, and in `work` while tasks may wait for it.
+-- Scores are whole numbers that a double holds exactly:
+--   load   share of slots held, in 1/1024 (10 bits) | memory in use, in % (7 bits) | number of its last claim (36 bits)
+--   work   claims + waiting + sent there, for its slots, in 1/1024 (17 bits) | number of its last claim (36 bits)
+--   turn   number of its last claim
+local SEQUENCES, PERCENTS, STEPS, WORK_MAX = 2 ^ 36, 2 ^ 7, 1024, 2 ^ 17 - 1
+
+-- The row of a GPU, dead or alive; nil if there is none.
+local function read_row(id)
+  local f = call('HMGET', ROW .. id, 'expires', 'class', 'slots', 'used', 'percent', 'ready', 'consuming', 'within', 'waiting',
+    'sent', 'sequence', 'models')
+  if not f[1] then return nil end
+  return { id = id, alive = tonumber(f[1]) > now_ms, class = f[2], slots = tonumber(f[3]), used = tonumber(f[4]),
+    percent = tonumber(f[5]), ready = f[6] == '1', consuming = f[7] == '1', within = f[8] == '1', waiting = tonumber(f[9]),
+    sent = tonumber(f[10]), sequence = tonumber(f[11]), models = f[12] }
+end
+
+-- The models of a row, as a list. They may be any text, hence the packing.
+local function models_of(row)
+  return row.models == '' and {} or cmsgpack.unpack(row.models)
+end
+
+local function unindex_free(row)
+  call('ZREM', LOAD .. row.class, row.id)
+  call('ZREM', TURN .. row.class, row.id)
+  for _, model in ipairs(models_of(row)) do call('ZREM', MODEL .. row.class .. ':' .. model, row.id) end
+end
+
+-- Takes a row out of every index; its class goes with its last member.
+local function unindex(row)
+  unindex_free(row)
+  if call('ZREM', WORK .. row.class, row.id) == 1 and call('EXISTS', WORK .. row.class) == 0 then
+    call('SREM', CLASSES, row.class)
+  end
+end
+
+-- Puts a ready, consuming row where its load and its work belong now.
+local function index(row)
+  if not (row.ready and row.consuming) then return end
+  local held, sequence = call('SCARD', TASKS .. row.id), row.sequence % SEQUENCES
+  local work = math.min(floor((held + row.waiting + row.sent) * STEPS / math.max(row.slots, 1)), WORK_MAX)
+  call('ZADD', WORK .. row.class, work * SEQUENCES + sequence, row.id)
+  if not row.within or held >= row.slots then return unindex_free(row) end
+  local score = (floor(held * STEPS / row.slots) * PERCENTS + row.percent) * SEQUENCES + sequence
+  call('ZADD', LOAD .. row.class, score, row.id)
+  call('ZADD', TURN .. row.class, row.sequence, row.id)
+  for _, model in ipairs(models_of(row)) do call('ZADD', MODEL .. row.class .. ':' .. model, score, row.id) end
+end
+
+-- Indexes a row whose readiness may have changed.
+local function index_anew(row)
+  if not (row.ready and row.consuming) then return unindex(row) end
+  call('SADD', CLASSES, row.class)
+  index(row)
+end
+
+-- Removes a row; its claims end.
+local function remove_row(row)
+  unindex(row)
+  local tasks = call('SMEMBERS', TASKS .. row.id)
+  for _, task in ipairs(tasks) do
+    call('HDEL', CLAIMS, task)
+    call('ZREM', DEADLINES, task)
+  end
+  call('DEL', ROW .. row.id, TASKS .. row.id)
+  call('ZREM', ROWS, row.id)
+end
+
+-- The capability and the memory, in MB, of a class's GPUs, and whether they run a kind.
+local function read_class(class)
+  local capability, total, kinds = string.match(class, '^(%d+):(%d+):(.*)$')
+  return tonumber(capability), tonumber(total), kinds
+end
