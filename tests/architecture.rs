@@ -14,7 +14,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("task-store", &["protocol"]),
     ("devices", &["protocol"]),
     ("executors", &["devices", "protocol"]),
-    ("producer", &["gpu-table", "protocol", "task-queue", "task-store"]),
+    ("producer", &["protocol", "task-queue", "task-store"]),
     ("service", &["gpu-table", "protocol", "task-queue", "task-store"]),
     ("gateway", &["gpu-table", "producer", "protocol", "service", "task-queue", "task-store"]),
     ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "task-queue", "task-store"]),

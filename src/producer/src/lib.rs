@@ -1,1 +1,31 @@
-//! .
+//! Submit tasks to a gpufleet, await their replies, ask for their status.
+//!
+//! [`Producer::submit`] publishes a task and returns once the broker has it. [`Producer::submit_and_wait`] also waits for the reply;
+//! [`Producer::pending`] gives the waiting as a future of its own; [`Producer::submit_many`] and [`Producer::submit_and_wait_many`] keep a
+//! bounded number in flight.
+//!
+//! Nobody needs this library to be a producer: any AMQP client publishes the message that `schemas/asyncapi.yaml` describes.
+//!
+//! ```text
+//!  submit_and_wait ──► note `waiting` in the store ──► publish, confirmed ──► Pending ◄── dispatcher ◄── exclusive reply queue
+//!                                                                                ▲
+//!                                                                                └── poller ◄── stored reply (reply queue lost, or long silence)
+//! ```
+
+mod error;
+mod listener;
+mod many;
+mod new_task;
+mod options;
+mod pending;
+mod poller;
+mod producer;
+mod waiters;
+
+pub use error::{SubmitError, WaitError};
+pub use many::Many;
+pub use new_task::{NewTask, ReplyTo, Submitted};
+pub use options::ProducerOptions;
+pub use pending::Pending;
+pub use producer::Producer;
+pub use waiters::Counts;

@@ -1,0 +1,90 @@
+//! What a caller hands in, and how it becomes a message.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::{
+    Envelope, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
+    envelope::{Headers, PRIORITY_DEFAULT, PRIORITY_MAX},
+};
+
+/// A task to submit. `NewTask { priority: 5, ..NewTask::new(kind, body) }` sets what differs from the defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewTask {
+    /// What to run.
+    pub kind: Kind,
+    /// 0 (lowest) to 9. Default: 0.
+    pub priority: u8,
+    /// Payload, GPU options, needs and limits.
+    pub body: TaskBody,
+    /// Its identity. A second submit under the same id and with the same body runs nothing and gets the first one's reply. Default: a fresh id.
+    pub task_id: Option<TaskId>,
+    /// How long it may wait in queues before it expires, at most 30 days. Default: for ever.
+    pub expiration: Option<Duration>,
+    /// Where its reply goes, for a consumer of the caller's own. Default: nowhere (the store keeps it), or to this producer if it is waited for.
+    pub reply_to: Option<ReplyTo>,
+    /// W3C trace context. Default: none.
+    pub traceparent: Option<String>,
+}
+
+/// Where a reply goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// A queue that somebody has declared, by its name.
+    pub queue: String,
+    /// What comes back as the reply's `correlation_id`.
+    pub correlation_id: String,
+}
+
+/// A task that the broker has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its identity, for its status.
+    pub task_id: TaskId,
+}
+
+impl NewTask {
+    /// A task with every default.
+    #[must_use]
+    pub const fn new(kind: Kind, body: TaskBody) -> Self {
+        Self { kind, priority: PRIORITY_DEFAULT, body, task_id: None, expiration: None, reply_to: None, traceparent: None }
+    }
+
+    /// Its bytes, once everything that a worker would refuse was refused here.
+    pub(crate) fn check(&self, body_bytes_max: usize) -> Result<Bytes, Refusal> {
+        if self.priority > PRIORITY_MAX {
+            return Err(Refusal::new("priority", format!("must be 0 to {PRIORITY_MAX}, not {}", self.priority)));
+        }
+        if self.expiration.is_some_and(|time| time.as_millis() > u128::from(Limits::LONGEST_MS)) {
+            return Err(Refusal::new("expiration", format!("must be at most {} ms (30 days)", Limits::LONGEST_MS)));
+        }
+        if self.traceparent.as_ref().is_some_and(|text| text.len() > Headers::TEXT_MAX) {
+            return Err(Refusal::new("headers.traceparent", format!("must be at most {} bytes", Headers::TEXT_MAX)));
+        }
+        check_body(&self.body)?;
+        let bytes = serde_json::to_vec(&self.body).map_err(|error| Refusal::new("body", error.to_string()))?;
+        if bytes.len() > body_bytes_max {
+            return Err(Refusal::new(
+                "body",
+                format!("is {} bytes; the bound is {body_bytes_max} (pass large inputs by reference)", bytes.len()),
+            ));
+        }
+        Ok(bytes.into())
+    }
+
+    /// Its properties.
+    pub(crate) fn envelope(&self, task_id: &TaskId, reply_to: Option<&ReplyTo>, now_ms: u64) -> Envelope {
+        Envelope {
+            message_id: Some(task_id.to_string()),
+            kind: Some(self.kind.to_string()),
+            priority: Some(self.priority),
+            reply_to: reply_to.map(|to| to.queue.clone()),
+            correlation_id: reply_to.map(|to| to.correlation_id.clone()),
+            expiration: self.expiration.map(|time| time.as_millis().to_string()),
+            content_type: Some("application/json".to_owned()),
+            timestamp: Some(now_ms / 1_000),
+            user_id: None,
+            headers: Headers { traceparent: self.traceparent.clone(), ..Headers::default() },
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The producer itself.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use protocol::{BodyHash, Envelope, Environment, Refusal, Reply, TaskId, TaskStatus};
+use task_queue::{Link, Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
+use task_store::{StoreError, TaskStore};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    Counts, NewTask, Pending, ProducerOptions, ReplyTo, SubmitError, Submitted, WaitError, listener,
+    pending::Limit,
+    poller::{self, Pace},
+    waiters::{Ticket, Waiters},
+};
+
+/// Longest time for declaring and consuming queues before the first submit.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Submits tasks and awaits their replies. Cheap to clone; when the last clone is dropped its background jobs end.
+#[derive(Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Arc<dyn TaskQueue>,
+    store: Arc<dyn TaskStore>,
+    environment: Environment,
+    options: ProducerOptions,
+    waiters: Arc<Waiters>,
+    pool_declared: OnceCell<()>,
+    /// The name of the reply queue, once it is consumed. Producers that never wait never have one.
+    reply_queue: OnceCell<String>,
+    stop: CancellationToken,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A checked task on its way.
+struct Prepared {
+    task_id: TaskId,
+    task: NewTask,
+    body: Bytes,
+}
+
+impl Producer {
+    /// A producer. Does no I/O: queues are declared by the first submit.
+    #[must_use]
+    pub fn new(queue: Arc<dyn TaskQueue>, store: Arc<dyn TaskStore>, environment: Environment, options: ProducerOptions) -> Self {
+        let waiters = Arc::new(Waiters::new(options.waiting_max, options.look_after));
+        let stop = CancellationToken::new();
+        let (pool_declared, reply_queue) = Default::default();
+        Self { shared: Arc::new(Shared { queue, store, environment, options, waiters, pool_declared, reply_queue, stop }) }
+    }
+
+    /// Submits a task; returns once the broker has taken responsibility for it. Its reply goes to `task.reply_to`, or is kept in the store only.
+    /// A cancelled submit may or may not happen.
+    ///
+    /// # Errors
+    /// [`SubmitError`] tells a refused task, a full queue and an absent broker or store apart. Retry transient ones under the same id.
+    pub async fn submit(&self, task: NewTask) -> Result<Submitted, SubmitError> {
+        let prepared = self.prepare(task)?;
+        let reply_to = prepared.task.reply_to.clone();
+        self.send(&prepared, reply_to.as_ref()).await?;
+        Ok(Submitted { task_id: prepared.task_id })
+    }
+
+    /// Submits a task whose reply comes to this producer; returns once the broker has it. The wait ends `limit` after this call.
+    ///
+    /// # Errors
+    /// Those of [`Producer::submit`]; a [`Refusal`] of `reply_to` if the task has one of its own; [`WaitError::Timeout`] if `limit` passed
+    /// before the broker confirmed.
+    pub async fn pending(&self, task: NewTask, limit: Duration) -> Result<Pending, WaitError> {
+        let limit = Limit { at: Instant::now() + limit, after_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) };
+        let prepared = self.prepare(task)?;
+        if prepared.task.reply_to.is_some() {
+            return Err(SubmitError::Refused(Refusal::new("reply_to", "must be absent for a task that is waited for here")).into());
+        }
+        match timeout_at(limit.at, self.send_and_wait(&prepared)).await {
+            Ok(ticket) => Ok(Pending::new(Submitted { task_id: prepared.task_id }, ticket?, limit)),
+            Err(_) => Err(WaitError::Timeout { task_id: prepared.task_id, after_ms: limit.after_ms }),
+        }
+    }
+
+    /// Submits a task and waits for its reply, at most `limit` for both. A reply may tell of a failed task: that is no error here.
+    ///
+    /// # Errors
+    /// [`WaitError`]: not submitted, or no reply in time (the task goes on, its status is under its id).
+    pub async fn submit_and_wait(&self, task: NewTask, limit: Duration) -> Result<Reply, WaitError> {
+        self.pending(task, limit).await?.await
+    }
+
+    /// A task's status as the store has it; `None` if it never heard of it, or has forgotten it.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store does not answer.
+    pub async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        self.shared.store.status(task_id).await
+    }
+
+    /// What this producer has counted.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.shared.waiters.counts()
+    }
+
+    fn prepare(&self, task: NewTask) -> Result<Prepared, SubmitError> {
+        let body = task.check(self.shared.options.body_bytes_max)?;
+        let task_id = task.task_id.clone().unwrap_or_else(|| self.shared.environment.fresh_task_id());
+        Ok(Prepared { task_id, task, body })
+    }
+
+    /// Begins to wait, then publishes: a reply can come before the confirm.
+    async fn send_and_wait(&self, prepared: &Prepared) -> Result<Ticket, SubmitError> {
+        self.check_link(&prepared.task_id)?;
+        let queue = self.reply_queue().await?;
+        let ticket = self.shared.waiters.wait_for(prepared.task_id.clone(), BodyHash::of(&prepared.body))?;
+        let reply_to = ReplyTo { queue: queue.to_owned(), correlation_id: ticket.correlation_id() };
+        self.send(prepared, Some(&reply_to)).await?;
+        Ok(ticket)
+    }
+
+    /// Notes the task as waiting, then publishes it. A note without a task is taken back; a task without a note cannot be.
+    async fn send(&self, prepared: &Prepared, reply_to: Option<&ReplyTo>) -> Result<(), SubmitError> {
+        let Prepared { task_id, task, body } = prepared;
+        self.check_link(task_id)?;
+        self.shared.pool_declared.get_or_try_init(|| self.declare_pool()).await?;
+        self.shared.store.submitted(task_id, &task.kind).await.map_err(|source| SubmitError::Note { task_id: task_id.clone(), source })?;
+        let envelope = task.envelope(task_id, reply_to, self.shared.environment.clock.now_ms());
+        let Err(source) = self.publish(envelope, body).await else { return Ok(()) };
+        if is_nowhere(&source) {
+            self.take_note_back(task_id).await;
+        }
+        Err(SubmitError::Publish { task_id: task_id.clone(), source })
+    }
+
+    /// Publishes to the pool's queue; once more after declaring it, if somebody has deleted it.
+    async fn publish(&self, envelope: Envelope, body: &Bytes) -> Result<(), PublishError> {
+        let target = Target::Queue(Queue::Pool(self.shared.options.pool.clone()));
+        let message = Outgoing::new(target, envelope, body.clone());
+        match self.shared.queue.publish(message.clone()).await {
+            Err(PublishError::Unroutable { .. }) if self.declare_pool().await.is_ok() => self.shared.queue.publish(message).await,
+            result => result,
+        }
+    }
+
+    /// Best effort: a note that stays shows a task as waiting that nobody has, until the store forgets it.
+    async fn take_note_back(&self, task_id: &TaskId) {
+        if let Err(error) = self.shared.store.forget(task_id).await {
+            debug!(%task_id, %error, "take back the note of a refused task");
+        }
+    }
+
+    /// Refuses at once, before anything is written, while the broker is away or blocks.
+    fn check_link(&self, task_id: &TaskId) -> Result<(), SubmitError> {
+        let link = self.shared.queue.link();
+        let target = || self.shared.queue.names().queue(&Queue::Pool(self.shared.options.pool.clone()));
+        let source = match &*link.borrow() {
+            Link::Up => return Ok(()),
+            Link::Blocked(reason) => PublishError::Blocked { target: target(), reason: reason.clone() },
+            Link::Down(reason) => PublishError::Disconnected { target: target(), reason: reason.clone() },
+        };
+        Err(SubmitError::Publish { task_id: task_id.clone(), source })
+    }
+
+    async fn declare_pool(&self) -> Result<(), SubmitError> {
+        let pool = Queue::Pool(self.shared.options.pool.clone());
+        in_time("declare the pool's queue", self.shared.queue.declare(&pool)).await
+    }
+
+    /// The name of this producer's reply queue, which the first call declares and consumes.
+    async fn reply_queue(&self) -> Result<&str, SubmitError> {
+        let name = self.shared.reply_queue.get_or_try_init(|| async {
+            let queue = Queue::Reply(self.shared.environment.random.hexadecimal());
+            let consumer = in_time("consume the reply queue", listener::open(&*self.shared.queue, &queue)).await?;
+            self.spawn_listeners(consumer);
+            Ok::<_, SubmitError>(self.shared.queue.names().queue(&queue))
+        });
+        name.await.map(String::as_str)
+    }
+
+    /// The jobs hold no `Shared`: the last clone of the producer ends them by being dropped.
+    fn spawn_listeners(&self, consumer: task_queue::Consumer) {
+        let Shared { environment, options, waiters, store, stop, .. } = &*self.shared;
+        let link = listener::watch_link(consumer.live(), Arc::clone(waiters), options.look_every, stop.clone());
+        environment.spawn("watch the reply queue", link);
+        environment.spawn("dispatch replies", listener::dispatch(consumer, Arc::clone(waiters), stop.clone()));
+        let pace = Pace { every: options.look_every, max: options.looks_max };
+        environment.spawn("look replies up", poller::poll(Arc::clone(store), Arc::clone(waiters), pace, stop.clone()));
+    }
+}
+
+/// Whether the broker certainly does not have the message.
+const fn is_nowhere(error: &PublishError) -> bool {
+    !matches!(error, PublishError::Timeout { .. } | PublishError::Disconnected { .. })
+}
+
+async fn in_time<T>(operation: &'static str, work: impl Future<Output = Result<T, QueueError>>) -> Result<T, SubmitError> {
+    match timeout(PREPARE_TIMEOUT, work).await {
+        Ok(Err(QueueError::Closed)) => Err(SubmitError::Closed),
+        Ok(result) => result.map_err(|source| SubmitError::Prepare { operation, source }),
+        Err(_) => Err(SubmitError::PrepareTimeout { operation, after_s: PREPARE_TIMEOUT.as_secs() }),
+    }
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Producer").field("options", &self.shared.options).field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
