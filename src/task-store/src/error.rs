@@ -13,6 +13,14 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// The URL is not one of a Redis server.
+    #[error("connect: {url} is not a Redis URL (redis://[user:password@]host[:port][/database]): {reason}")]
+    BadUrl {
+        /// The URL, without its password.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// The server answered something that no version of this program writes.
     #[error("{operation}: the store's answer is not understood: {answer}")]
     Garbled {

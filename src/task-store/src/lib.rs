@@ -5,10 +5,13 @@
 mod error;
 mod memory;
 mod options;
+mod redis;
 mod status;
 mod store;
 
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use options::StoreOptions;
+
+pub use self::redis::{RedisStore, ServerFacts};
 pub use store::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, Stored, TaskStore, Totals};

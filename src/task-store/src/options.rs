@@ -41,6 +41,9 @@ impl From<&StoreSection> for StoreOptions {
     }
 }
 
+/// Longest retention, in ms: 100 years. A larger number would overflow a server's expiry.
+const RETENTION_MS_MAX: u64 = 100 * 365 * 86_400_000;
+
 fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(RETENTION_MS_MAX)
 }

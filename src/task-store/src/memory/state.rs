@@ -179,3 +179,54 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use protocol::Outcome;
+
+    use super::*;
+    use crate::Look;
+
+    fn request(number: u64) -> RecordRequest {
+        RecordRequest {
+            task_id: TaskId::new(format!("task-{number}")).unwrap(),
+            body_hash: BodyHash::of(b"body"),
+            kind: None,
+            outcome: Outcome::Failed,
+            attempt: 1,
+            token: None,
+            reply: Bytes::from_static(b"reply"),
+        }
+    }
+
+    #[test]
+    fn expired_records_are_given_back_a_few_at_a_time() {
+        let retention = Duration::from_secs(10);
+        let mut state = State::new(StoreOptions { reply_retention: retention, outcome_retention: retention, ..StoreOptions::default() });
+        for number in 0..100 {
+            state.record_outcome(&request(number), 0);
+        }
+        state.clear_expired(10_000, 4);
+        assert_eq!(state.records.len(), 96);
+        assert!(state.record(&request(99).task_id, 10_000).is_none(), "an expired record is not answered while it still lies there");
+        for _ in 0..24 {
+            state.clear_expired(10_000, 4);
+        }
+        assert!(state.records.is_empty());
+        assert_eq!(state.totals(), Totals::default());
+    }
+
+    #[test]
+    fn a_task_marked_as_cancelled_does_not_begin_and_ends_as_cancelled() {
+        let mut state = State::new(StoreOptions::default());
+        let cancelled = RecordRequest { outcome: Outcome::Cancelled, ..request(1) };
+        state.change(&cancelled.task_id, 0).cancelled = Some(0);
+        let record = state.record(&cancelled.task_id, 1).expect("marked");
+        assert_eq!(record.look(&cancelled.body_hash, 1), Look::Cancelled);
+        assert_eq!(record.status(&cancelled.task_id, 1).expect("readable").state, protocol::TaskState::Cancelled);
+        assert_eq!(state.record_outcome(&cancelled, 1), Record::Recorded);
+    }
+}

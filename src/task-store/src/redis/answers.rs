@@ -1,0 +1,155 @@
+//! What the scripts answer, as the port's words. The shapes are the contracts at the heads of the scripts.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use protocol::{Outcome, TaskId, TaskState, TaskStatus, Token};
+
+use crate::{Begin, Look, Record, StoreError, Stored, status::parse_reply};
+
+/// Longest part of an answer that an error repeats, in characters.
+const SHOWN: usize = 100;
+
+/// One answer: a list of texts, some of them absent.
+#[derive(Debug)]
+pub struct Answer {
+    operation: &'static str,
+    parts: Vec<Option<Vec<u8>>>,
+}
+
+impl Answer {
+    pub fn new(operation: &'static str, parts: Vec<Option<Vec<u8>>>) -> Self {
+        Self { operation, parts }
+    }
+
+    /// The first part, which says what kind of answer it is.
+    pub fn word(&self) -> &str {
+        self.parts.first().and_then(Option::as_deref).and_then(|part| std::str::from_utf8(part).ok()).unwrap_or_default()
+    }
+
+    /// Part `index` as a value; `None` if it is absent or empty.
+    pub fn optional<T: FromStr>(&self, index: usize) -> Result<Option<T>, StoreError> {
+        let Some(part) = self.parts.get(index).and_then(Option::as_deref).filter(|part| !part.is_empty()) else { return Ok(None) };
+        let text = std::str::from_utf8(part).map_err(|_| self.garbled())?;
+        text.parse().map(Some).map_err(|_| self.garbled())
+    }
+
+    /// Part `index` as a value.
+    pub fn required<T: FromStr>(&self, index: usize) -> Result<T, StoreError> {
+        self.optional(index)?.ok_or_else(|| self.garbled())
+    }
+
+    /// The answer to `look`.
+    pub fn look(self) -> Result<Look, StoreError> {
+        match self.word() {
+            "open" => Ok(Look::Open),
+            "cancelled" => Ok(Look::Cancelled),
+            "reused" => Ok(Look::ReusedId),
+            "ended" => self.stored().map(Look::Ended),
+            _ => Err(self.garbled()),
+        }
+    }
+
+    /// The answer to `begin`.
+    pub fn begin(self) -> Result<Begin, StoreError> {
+        match self.word() {
+            "begun" => Ok(Begin::Begun),
+            "superseded" => Ok(Begin::Superseded),
+            "open" => Err(self.garbled()),
+            _ => self.look().map(Begin::Not),
+        }
+    }
+
+    /// The answer to `record`.
+    pub fn record(self) -> Result<Record, StoreError> {
+        match self.word() {
+            "recorded" | "again" => Ok(Record::Recorded),
+            "superseded" => Ok(Record::Superseded),
+            "ended" => self.stored().map(Record::EndedBefore),
+            _ => Err(self.garbled()),
+        }
+    }
+
+    /// The answer to `status`.
+    pub fn status(mut self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        if self.parts.is_empty() {
+            return Ok(None);
+        }
+        let begun_attempt: Option<u32> = self.optional(4)?;
+        let waiting_for: Option<String> = self.optional(5)?;
+        let cancelled = self.optional::<u64>(6)?.is_some();
+        let outcome = self.optional::<String>(7)?.map(|name| self.outcome(&name)).transpose()?;
+        let ran = self.optional::<u64>(9)?.is_some();
+        let state = match outcome {
+            Some(outcome) => outcome.into(),
+            None if cancelled => TaskState::Cancelled,
+            // Waiting is written by whoever holds the delivery now, so it tells more than an attempt that began before.
+            None if begun_attempt.is_some() && waiting_for.is_none() => TaskState::Running,
+            None => TaskState::Waiting,
+        };
+        Ok(Some(TaskStatus {
+            task_id: task_id.clone(),
+            state,
+            kind: self.optional(2)?,
+            gpu_id: self.optional(3)?,
+            attempt: if ran { self.required(8)? } else { begun_attempt.unwrap_or(0) },
+            waiting_for,
+            first_seen_ms: self.required(0)?,
+            changed_ms: self.required(1)?,
+            reply: self.take(10).map(|body| parse_reply(&body)).transpose()?,
+        }))
+    }
+
+    /// `ended, outcome, attempt, token or '', reply or nil`.
+    fn stored(mut self) -> Result<Stored, StoreError> {
+        let outcome = self.required::<String>(1)?;
+        Ok(Stored {
+            outcome: self.outcome(&outcome)?,
+            attempt: self.required(2)?,
+            token: self.optional(3)?.map(Token),
+            body: self.take(4).map(Bytes::from),
+        })
+    }
+
+    fn outcome(&self, name: &str) -> Result<Outcome, StoreError> {
+        let outcomes = [Outcome::Succeeded, Outcome::Failed, Outcome::Cancelled, Outcome::Expired];
+        outcomes.into_iter().find(|outcome| outcome.name() == name).ok_or_else(|| self.garbled())
+    }
+
+    fn take(&mut self, index: usize) -> Option<Vec<u8>> {
+        self.parts.get_mut(index).and_then(Option::take)
+    }
+
+    /// The error that this answer is not understood.
+    pub fn garbled(&self) -> StoreError {
+        let parts: Vec<_> = self.parts.iter().map(|part| part.as_deref().map(String::from_utf8_lossy)).collect();
+        StoreError::Garbled { operation: self.operation, answer: format!("{parts:?}").chars().take(SHOWN).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(parts: &[&str]) -> Answer {
+        Answer::new("test", parts.iter().map(|part| Some(part.as_bytes().to_vec())).collect())
+    }
+
+    #[test]
+    fn an_answer_that_no_script_gives_is_garbled_and_shown() {
+        for parts in [&[][..], &["perhaps"], &["ended", "vanished", "1", ""], &["ended", "failed", "many", ""]] {
+            let error = answer(parts).look().expect_err("garbled");
+            assert!(matches!(&error, StoreError::Garbled { operation: "test", .. }), "{error}");
+            assert!(!error.is_transient());
+        }
+        assert!(answer(&["open"]).begin().is_err(), "begin never answers open");
+    }
+
+    #[test]
+    fn an_absent_reply_and_an_empty_one_are_told_apart() {
+        let kept = answer(&["ended", "succeeded", "1", "7", ""]).look().expect("understood");
+        let gone = answer(&["ended", "succeeded", "1", "7"]).look().expect("understood");
+        let stored = |body| Look::Ended(Stored { outcome: Outcome::Succeeded, body, attempt: 1, token: Some(Token(7)) });
+        assert_eq!((kept, gone), (stored(Some(Bytes::new())), stored(None)));
+    }
+}

@@ -1,0 +1,53 @@
+//! Every key of the store.
+//!
+//! What belongs to one task shares a hash tag, so that it lies in one slot of a Redis Cluster and different tasks spread over all slots.
+//!
+//! | key | what |
+//! | --- | --- |
+//! | `<prefix>:{task:<id>}` | the task's record: a hash, its fields are in `prelude.lua`; expires |
+//! | `<prefix>:{task:<id>}:reply` | the kept reply's body; expires |
+//! | `<prefix>:store:gpus` | the announced GPUs: a hash |
+//! | `<prefix>:store:reply_bytes` | what kept replies take: a hash of counts |
+
+use protocol::TaskId;
+
+/// Makes the keys under one prefix.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    pub fn record(&self, task_id: &TaskId) -> String {
+        format!("{}:{{task:{task_id}}}", self.prefix)
+    }
+
+    pub fn reply(&self, task_id: &TaskId) -> String {
+        format!("{}:{{task:{task_id}}}:reply", self.prefix)
+    }
+
+    pub fn gpus(&self) -> String {
+        format!("{}:store:gpus", self.prefix)
+    }
+
+    pub fn reply_bytes(&self) -> String {
+        format!("{}:store:reply_bytes", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tasks_keys_share_one_hash_tag() {
+        let keys = Keys::new("fleet");
+        let task_id = TaskId::new("order-17:3").expect("a valid id");
+        assert_eq!(keys.record(&task_id), "fleet:{task:order-17:3}");
+        assert_eq!(keys.reply(&task_id), "fleet:{task:order-17:3}:reply");
+    }
+}

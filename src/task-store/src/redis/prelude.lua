@@ -1,0 +1,78 @@
+-- Stands before every script of the store.
+--
+-- Time is the server's own, in Unix milliseconds, plus an offset that is 0 except in tests, which move time by it. Keys also expire by the server,
+-- but what counts is the time written in the record, so that moving time moves expiry.
+--
+-- Fields of a record (one hash a task; an absent field means "not yet"):
+--   first_seen, changed, expires     Unix ms
+--   only_submitted                   1 while nothing but `submitted` was written
+--   kind, hash, waiting              text
+--   attempt, token, gpu, incarnation the attempt with the highest token that began
+--   cancelled                        Unix ms of a cancel that came before the task began, on a record of its own where the task was never seen.
+--                                    Whatever cancels writes it in one script that finds no `token`; nothing clears it.
+--   outcome, ended_attempt, ended_token ('' if it never ran), digest, reply_until (Unix ms, 0 if not kept)
+--   published                        Unix ms
+
+local function now_ms(offset_ms)
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(offset_ms)
+end
+
+-- A whole number as text: tostring() would round it to 14 digits.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- The record as a Lua table; empty if there is none or it has expired.
+local function read(key, now)
+  local pairs_of = redis.call('HGETALL', key)
+  local record = {}
+  for i = 1, #pairs_of, 2 do
+    record[pairs_of[i]] = pairs_of[i + 1]
+  end
+  if record.expires and tonumber(record.expires) <= now then
+    return {}
+  end
+  return record
+end
+
+-- Writes fields into a record that was read as `record`, and counts its expiry from now. No longer only submitted.
+local function write(key, record, now, retention_ms, fields)
+  if not record.first_seen then
+    redis.call('DEL', key)
+    table.insert(fields, 'first_seen')
+    table.insert(fields, text(now))
+  end
+  if record.only_submitted then
+    redis.call('HDEL', key, 'only_submitted')
+  end
+  table.insert(fields, 'changed')
+  table.insert(fields, text(now))
+  table.insert(fields, 'expires')
+  table.insert(fields, text(now + tonumber(retention_ms)))
+  redis.call('HSET', key, unpack(fields))
+  redis.call('PEXPIRE', key, retention_ms)
+end
+
+-- The kept reply, or false (nil for the client).
+local function kept_reply(record, reply_key, now)
+  if record.reply_until and tonumber(record.reply_until) > now then
+    return redis.call('GET', reply_key)
+  end
+  return false
+end
+
+-- What stands against running the task, as the client reads it; nil if nothing does:
+--   {'reused'} | {'ended', outcome, attempt, token or '', reply or nil} | {'cancelled'}
+local function stands_against(record, reply_key, hash, now)
+  if record.hash and record.hash ~= hash then
+    return {'reused'}
+  end
+  if record.outcome then
+    return {'ended', record.outcome, record.ended_attempt, record.ended_token, kept_reply(record, reply_key, now)}
+  end
+  if record.cancelled then
+    return {'cancelled'}
+  end
+  return nil
+end
