@@ -1,6 +1,6 @@
 //! What a kind of task does when it runs: one file or folder per kind.
 //!
-//! [`Executor`] is the trait; [`Executors`] is the set that one worker offers: [`echo`], [`simulate`] and `predict`.
+//! [`Executor`] is the trait; [`Executors`] is the set that one worker offers: [`echo`], [`simulate`] and [`predict`].
 
 mod echo;
 mod executor;
@@ -8,8 +8,10 @@ mod executor;
 mod fixture;
 mod occupy;
 mod payload;
+pub mod predict;
 mod simulate;
 
 pub use echo::echo;
 pub use executor::{Executor, Executors, Failure, Run};
+pub use predict::{Predict, PredictError};
 pub use simulate::simulate;

@@ -1,0 +1,34 @@
+//! `predict`: text generation on a real model of the Llama family, on the CPU.
+//!
+//! ```json
+//! {"text": "Once upon a time", "max_length": 64, "temperature": 0.8, "seed": 7}
+//! ```
+//! gives `{"text": " there was", "tokens": 64, "finish_reason": "length", "model": "SmolLM2-135M-Instruct.Q4_1"}`: the text that follows,
+//! without the prompt. Only `text` is required. `temperature` 0, the default, always takes the likeliest token; above it tokens are drawn, and the
+//! same `seed` draws the same text. The text goes to the model as it is: no chat template is put around it.
+//!
+//! [`Predict`] is the executor; [`Model`] is what it runs and can be used without it. `docs/predict.md` says how it was checked against another
+//! implementation.
+
+mod directory;
+mod error;
+mod executor;
+mod generate;
+mod gguf;
+mod model;
+mod registry;
+mod request;
+mod sampler;
+mod vocabulary;
+mod weights;
+
+pub use error::PredictError;
+pub use executor::Predict;
+pub use generate::{FinishReason, GenerateError, Generated, Watch};
+pub use model::Model;
+pub use request::Request;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! What is said of models that cannot be loaded.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use protocol::config::PredictSection;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::{super::fixture::Tiny, Model, Predict, PredictError, scratch};
+
+/// The error of a load, with its causes, as an operator reads it.
+fn refusal(path: &Path) -> String {
+    let error = Model::load(path).unwrap_err();
+    match std::error::Error::source(&error) {
+        None => error.to_string(),
+        Some(source) => format!("{error}: {source}"),
+    }
+}
+
+#[tokio::test]
+async fn without_a_model_or_with_a_missing_one_the_error_says_what_to_do() {
+    let none = Predict::load(&PredictSection::default()).await.err().unwrap();
+    assert!(matches!(none, PredictError::NoModel) && none.to_string().contains("`predict.model` is not set"), "{none}");
+    let missing = PredictSection { model: Some("/nowhere/model.gguf".into()), ..PredictSection::default() };
+    let missing = Predict::load(&missing).await.err().unwrap().to_string();
+    assert!(missing.contains("/nowhere/model.gguf") && missing.contains("make model"), "{missing}");
+}
+
+#[test]
+fn a_damaged_or_unsupported_gguf_file_is_refused_by_name() {
+    let scratch = scratch();
+    let path = Tiny::default().gguf(scratch.path());
+    let whole = fs::read(&path).unwrap();
+    for (bytes, what) in [(&b""[..], "empty"), (b"GGUF", "only the magic"), (b"what is this?", "another format")] {
+        fs::write(&path, bytes).unwrap();
+        let said = refusal(&path);
+        assert!(said.contains("tiny.gguf is not usable") && said.contains("fetch the model again"), "{what}: {said}");
+    }
+    for part in 1..20 {
+        fs::write(&path, &whole[..whole.len() * part / 20]).unwrap();
+        assert!(refusal(&path).contains("tiny.gguf is not usable"), "cut at {part}/20");
+    }
+    for (tiny, said) in [
+        (Tiny { architecture: "mamba", ..Tiny::default() }, "its architecture is \"mamba\", only \"llama\" can be run"),
+        (Tiny { tokenizer: "bert", ..Tiny::default() }, "its tokenizer is of the kind \"bert\""),
+        (Tiny { tokenizer: "bert", ..Tiny::default() }, "put the model's tokenizer.json beside it"),
+        (Tiny { without: "model.layers.1.mlp.up_proj.weight", ..Tiny::default() }, "blk.1.ffn_up.weight"),
+    ] {
+        let refused = refusal(&tiny.gguf(scratch.path()));
+        assert!(refused.contains(said), "{refused}");
+    }
+}
+
+#[test]
+fn a_tokenizer_beside_a_gguf_file_comes_first() {
+    let scratch = scratch();
+    let path = Tiny { tokenizer: "bert", ..Tiny::default() }.gguf(scratch.path());
+    let directory = Tiny::default().directory(scratch.path());
+    fs::copy(directory.join("tokenizer.json"), scratch.path().join("tokenizer.json")).unwrap();
+    assert!(Model::load(&path).is_ok());
+}
+
+#[test]
+fn a_damaged_or_unsupported_directory_is_refused_by_file() {
+    let scratch = scratch();
+    let fresh = || Tiny::default().directory(scratch.path());
+    for (file, content, said) in [
+        ("config.json", "{", "config.json is not usable: EOF"),
+        ("config.json", "{\"model_type\": \"llama\"}", "config.json is not usable: missing field"),
+        ("config.json", "{\"model_type\": \"gpt2\"}", "only \"llama\" can be run"),
+        ("tokenizer.json", "{}", "tokenizer.json is not usable"),
+        ("model.safetensors", "nonsense", "model.safetensors is not usable"),
+    ] {
+        fs::write(fresh().join(file), content).unwrap();
+        let refused = refusal(&fresh_path(&scratch));
+        assert!(refused.contains(said), "{file}: {refused}");
+    }
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::remove_file(fresh().join(file)).unwrap();
+        let refused = refusal(&fresh_path(&scratch));
+        assert!(refused.contains(file) || refused.contains("no *.safetensors"), "{file}: {refused}");
+    }
+    let refused = refusal(&Tiny { without: "model.layers.1.mlp.up_proj.weight", ..Tiny::default() }.directory(scratch.path()));
+    assert!(refused.contains("lack the tensor model.layers.1.mlp.up_proj.weight"), "{refused}");
+}
+
+#[test]
+fn sizes_that_do_not_go_together_are_refused_before_the_arithmetic() {
+    let scratch = scratch();
+    for (field, value, said) in [
+        ("num_attention_heads", 0, "sizes do not go together"),
+        ("num_key_value_heads", 3, "sizes do not go together"),
+        ("intermediate_size", 65, "config.json says"),
+        ("vocab_size", 20, "config.json says"),
+    ] {
+        let path = Tiny::default().directory(scratch.path());
+        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(path.join("config.json")).unwrap()).unwrap();
+        config[field] = json!(value);
+        fs::write(path.join("config.json"), config.to_string()).unwrap();
+        let refused = refusal(&path);
+        assert!(refused.contains(said), "{field}: {refused}");
+    }
+}
+
+fn fresh_path(scratch: &TempDir) -> PathBuf {
+    scratch.path().join("tiny")
+}
