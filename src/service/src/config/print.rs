@@ -1,0 +1,46 @@
+//! A configuration as YAML for people.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use protocol::config::{Configuration, SecretUrl};
+use serde_json::Value;
+
+use super::Origin;
+
+/// The column at which origins begin, where the value leaves room.
+const ORIGIN_COLUMN: usize = 56;
+
+/// Every key, in the order of the reference; passwords hidden; a comment where a value was set by somebody.
+pub fn yaml(configuration: &Configuration, origins: &BTreeMap<String, Origin>) -> String {
+    let tree = serde_json::to_value(redacted(configuration)).expect("a configuration is JSON");
+    let mut text = String::new();
+    section(&tree, "", 0, origins, &mut text);
+    text
+}
+
+fn redacted(configuration: &Configuration) -> Configuration {
+    let mut shown = configuration.clone();
+    for url in [&mut shown.amqp.url, &mut shown.redis.url, &mut shown.redis.store_url].into_iter().flatten() {
+        *url = SecretUrl::new(url.redacted());
+    }
+    shown
+}
+
+fn section(tree: &Value, key: &str, depth: usize, origins: &BTreeMap<String, Origin>, text: &mut String) {
+    for (name, value) in tree.as_object().into_iter().flatten() {
+        let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+        let indentation = "  ".repeat(depth);
+        if value.is_object() {
+            text.push_str(&format!("{indentation}{name}:\n"));
+            section(value, &path, depth + 1, origins, text);
+            continue;
+        }
+        // A JSON value on one line is YAML too.
+        let line = format!("{indentation}{name}: {value}");
+        let written = match origins.get(&path) {
+            Some(origin) => writeln!(text, "{line:<ORIGIN_COLUMN$} # {origin}"),
+            None => writeln!(text, "{line}"),
+        };
+        written.expect("writing to a string does not fail");
+    }
+}

@@ -1,0 +1,68 @@
+//! Logs and metrics of a process.
+
+use prometheus::{Registry, process_collector::ProcessCollector};
+use protocol::config::LogSection;
+use tracing_subscriber::{EnvFilter, Layer, Registry as Spans, layer::SubscriberExt, util::SubscriberInitExt};
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Sends this process's log to standard error, as text or as one JSON object a line. `level` is as in the configuration.
+///
+/// Only the first call of a process has an effect; it returns true. A level that is not valid (loading refuses it) counts as `info`.
+pub fn start_log(section: &LogSection) -> bool {
+    let filter = EnvFilter::try_new(&section.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt::layer::<Spans>().with_writer(std::io::stderr);
+    let layer = if section.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok()
+}
+
+/// A registry for the metrics of one program, which has those of the process (`process_cpu_seconds_total`, `process_resident_memory_bytes`,
+/// `process_open_fds`, …) where the system tells them.
+#[must_use]
+pub fn metrics_registry() -> Registry {
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self())).expect("an empty registry takes any collector");
+    registry
+}
+
+/// Whether `level` is one level, or a filter of `target=level` parts separated by commas.
+///
+/// # Errors
+/// What is wrong, and what would be accepted. (The filter's own parser takes a misspelt level for the name of a module.)
+pub(crate) fn check_level(level: &str) -> Result<(), String> {
+    for part in level.split(',') {
+        let word = part.rsplit_once('=').map_or(part, |(_, word)| word);
+        if !LEVELS.contains(&word.to_ascii_lowercase().as_str()) {
+            return Err(format!("{word:?} is not a level; use one of {}, or target=level parts separated by commas", LEVELS.join(", ")));
+        }
+    }
+    EnvFilter::try_new(level).map(drop).map_err(|problem| format!("is not a filter: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starting_the_log_twice_is_harmless() {
+        start_log(&LogSection::default());
+        assert!(!start_log(&LogSection { level: "debug".to_owned(), json: true }));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_a_filter_is_taken() {
+        for good in ["info", "WARN", "info,gpu_worker=debug", "warn,task_store::redis=trace", "off"] {
+            assert_eq!(check_level(good), Ok(()), "{good}");
+        }
+        for bad in ["", "inof", "info,gpu_worker=loud", "info,,", "info, warn"] {
+            assert!(check_level(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_registry_has_the_metrics_of_the_process() {
+        let families = metrics_registry().gather();
+        assert!(families.iter().any(|family| family.name() == "process_resident_memory_bytes"));
+    }
+}
