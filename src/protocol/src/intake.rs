@@ -4,6 +4,7 @@ use crate::{
     BodyHash, DeliveryId, Envelope, GpuOptions, Kind, Limits, Needs, Refusal, Task, TaskBody, TaskId, TaskIdentity,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     identify,
+    task::object,
 };
 
 /// The bounds on what is accepted.
@@ -98,7 +99,8 @@ fn read(envelope: &Envelope, body: &[u8], limits: IntakeLimits) -> Result<(Kind,
 /// # Errors
 /// A [`Refusal`] with the path of the field.
 pub fn read_body(body: &[u8]) -> Result<TaskBody, Refusal> {
-    let read = serde_json::from_slice(body).map_err(|error| refuse(body, &error))?;
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = object(&mut json).and_then(|read| json.end().map(|()| read)).map_err(|error| refuse(body, &error))?;
     check_body(&read)?;
     Ok(read)
 }
@@ -192,13 +194,13 @@ type Section = (&'static str, fn(serde_json::Value) -> bool);
 /// Reads the body once more, field by field, to name the one that is wrong. Only refused messages pay for it.
 fn path_of_data_error(body: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let object = value.as_object()?;
+    let sections_given = value.as_object()?;
     let sections: [Section; 3] = [
-        ("gpu_options", |v| serde_json::from_value::<GpuOptions>(v).is_ok()),
-        ("needs", |v| serde_json::from_value::<Needs>(v).is_ok()),
-        ("limits", |v| serde_json::from_value::<Limits>(v).is_ok()),
+        ("gpu_options", |v| object::<_, GpuOptions>(v).is_ok()),
+        ("needs", |v| object::<_, Needs>(v).is_ok()),
+        ("limits", |v| object::<_, Limits>(v).is_ok()),
     ];
-    for (name, entry) in object {
+    for (name, entry) in sections_given {
         let Some((_, reads)) = sections.iter().find(|(section, _)| section == name) else {
             if name == "payload" {
                 continue;
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_field() {
-        let cases: [(&[u8], &str); 8] = [
+        let cases: [(&[u8], &str); 11] = [
             (b"{\"needs\":{\"memory_mb\":100000001}}", "needs.memory_mb"),
             (b"{\"payload\":1,\"colour\":2}", "colour"),
             (b"{\"gpu_options\":{\"specific_gpu_id\":7}}", "gpu_options.specific_gpu_id"),
@@ -247,6 +249,9 @@ mod tests {
             (b"{\"limits\":{\"max_attempts\":0}}", "limits.max_attempts"),
             (b"{\"limits\":{\"hurry\":true}}", "limits.hurry"),
             (b"{", "body"),
+            (b"{} {}", "body"),
+            (b"[null,{},{},{}]", "body"),
+            (b"{\"gpu_options\":[null,null,null]}", "gpu_options"),
         ];
         for (body, field) in cases {
             assert_eq!(refused(&echo(), body).field, field);

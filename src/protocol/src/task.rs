@@ -1,7 +1,12 @@
 //! A task: what a producer asks for.
 
+use std::{fmt, marker::PhantomData};
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::Value;
 
 use crate::{BodyHash, DeliveryId, GpuId, Kind, TaskId};
@@ -15,13 +20,13 @@ pub struct TaskBody {
     #[serde(default)]
     pub payload: Value,
     /// How a GPU is chosen.
-    #[serde(default, skip_serializing_if = "GpuOptions::is_default")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "GpuOptions::is_default")]
     pub gpu_options: GpuOptions,
     /// What a GPU must have to run this task.
-    #[serde(default, skip_serializing_if = "Needs::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Needs::is_none")]
     pub needs: Needs,
     /// Time and attempt limits.
-    #[serde(default, skip_serializing_if = "Limits::is_default")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Limits::is_default")]
     pub limits: Limits,
 }
 
@@ -171,4 +176,27 @@ pub struct Task {
     pub body: TaskBody,
     /// The delivery that brought it.
     pub delivery: DeliveryId,
+}
+
+/// Reads a struct from a JSON object alone (`deserialize_with`). serde would also take an array of its fields' values, which no schema allows and
+/// which changes its meaning with the next field.
+///
+/// # Errors
+/// Those of `T`, and anything that is no object.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = T;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(fields))
+        }
+    }
+
+    deserializer.deserialize_map(Object(PhantomData))
 }
