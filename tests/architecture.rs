@@ -16,7 +16,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("executors", &["devices", "protocol"]),
     ("producer", &["protocol", "task-queue", "task-store"]),
     ("service", &["gpu-table", "protocol", "task-queue", "task-store"]),
-    ("gateway", &["gpu-table", "producer", "protocol", "service", "task-queue", "task-store"]),
+    ("gateway", &["gpu-table", "producer", "protocol", "task-queue", "task-store"]),
     ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "task-queue", "task-store"]),
     ("cli", &["devices", "executors", "gateway", "gpu-table", "gpu-worker", "producer", "protocol", "service", "task-queue", "task-store"]),
     (

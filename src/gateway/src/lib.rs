@@ -1,1 +1,29 @@
-//! .
+//! HTTP in front of the producer: `predict` in one call, tasks and their status, the GPUs, health and metrics.
+//!
+//! [`serve`] answers on a listener until it is told to stop. Every route is listed in one table together with its documentation, so
+//! `/openapi.json` and what is served cannot differ. Every error is a problem document (RFC 9457). No route does work of its own: the
+//! producer submits, the table and the store answer.
+
+mod encoding;
+mod error;
+mod gateway;
+mod gpus;
+mod health;
+mod intake;
+mod metrics;
+mod openapi;
+mod predict;
+mod problem;
+mod retry;
+mod routes;
+mod serve;
+mod submit;
+mod tasks;
+
+pub use error::ServeError;
+pub use gateway::{Gateway, GatewayOptions, Ports};
+pub use metrics::GatewayMetrics;
+pub use openapi::openapi;
+pub use problem::{Problem, ProblemDocument};
+pub use routes::router;
+pub use serve::serve;

@@ -1,0 +1,50 @@
+//! Ids in URLs, and trace context out of headers.
+
+use std::fmt::Write;
+
+use axum::http::HeaderMap;
+use protocol::{TaskId, envelope::TRACEPARENT};
+
+/// Where a task's status is. An id may hold what a path may not.
+pub(crate) fn status_url(task_id: &TaskId) -> String {
+    let mut url = "/api/v1/tasks/".to_owned();
+    for byte in task_id.as_str().bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            url.push(char::from(byte));
+        } else {
+            write!(url, "%{byte:02X}").expect("a string takes everything");
+        }
+    }
+    url
+}
+
+/// The request's W3C trace context, if it is one: a worker would refuse a task with a broken header, for which the client is not to blame.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let hexadecimal = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    (lengths == [2, 32, 16, 2] && parts.iter().all(|part| hexadecimal(part))).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_encoded_for_a_path() {
+        let id = TaskId::new("order-17/part:3?#%").expect("valid");
+        assert_eq!(status_url(&id), "/api/v1/tasks/order-17%2Fpart%3A3%3F%23%25");
+    }
+
+    #[test]
+    fn only_a_trace_context_travels_on() {
+        let of =
+            |text: &str| traceparent(&HeaderMap::from_iter([("traceparent".parse().expect("a name"), text.parse().expect("a value"))]));
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(of(good).as_deref(), Some(good));
+        for bad in ["", "00-xyz", &"0".repeat(55), "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What every route can reach.
+
+use std::{sync::Arc, time::Duration};
+
+use gpu_table::GpuTable;
+use producer::Producer;
+use prometheus::Registry;
+use protocol::{PoolName, config::Configuration};
+use task_queue::TaskQueue;
+use task_store::TaskStore;
+
+use crate::{GatewayMetrics, retry::Refusals};
+
+/// What the gateway stands in front of.
+#[derive(Clone)]
+pub struct Ports {
+    /// Submits tasks and awaits their replies.
+    pub producer: Producer,
+    /// The producer's queue: its link is part of readiness.
+    pub queue: Arc<dyn TaskQueue>,
+    /// Answers for GPUs.
+    pub table: Arc<dyn GpuTable>,
+    /// The producer's store: part of readiness.
+    pub store: Arc<dyn TaskStore>,
+    /// What `/metrics` shows: the gateway's own metrics and those of every worker in this process.
+    pub registry: Registry,
+}
+
+/// How the gateway behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayOptions {
+    /// The pool whose GPUs are shown. Default: `default`.
+    pub pool: PoolName,
+    /// How long `predict` waits for its result. Default: 60 s.
+    pub predict_timeout: Duration,
+    /// Largest body of a request, in bytes. Default: 8 MiB.
+    pub body_bytes_max: usize,
+    /// How long open requests may go on after a stop. Default: 30 s.
+    pub drain_grace: Duration,
+}
+
+impl From<&Configuration> for GatewayOptions {
+    fn from(configuration: &Configuration) -> Self {
+        let Configuration { worker, gateway, .. } = configuration;
+        Self {
+            pool: worker.pool.clone(),
+            predict_timeout: Duration::from_millis(gateway.predict_timeout_ms),
+            body_bytes_max: worker.body_bytes_max,
+            drain_grace: Duration::from_millis(worker.drain_grace_ms),
+        }
+    }
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self::from(&Configuration::default())
+    }
+}
+
+/// The state of the gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+/// What the clones of a [`Gateway`] share. Public only because `Deref` names it; its fields are this crate's.
+pub struct Shared {
+    pub(crate) ports: Ports,
+    pub(crate) options: GatewayOptions,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) full: Refusals,
+    pub(crate) unavailable: Refusals,
+}
+
+impl Gateway {
+    /// A gateway in front of `ports`. Registers its metrics.
+    ///
+    /// # Errors
+    /// The registry has metrics of these names already: it has another gateway.
+    pub fn new(ports: Ports, options: GatewayOptions) -> Result<Self, prometheus::Error> {
+        let metrics = GatewayMetrics::register(&ports.registry)?;
+        Ok(Self(Arc::new(Shared { ports, options, metrics, full: Refusals::default(), unavailable: Refusals::default() })))
+    }
+}
+
+impl std::ops::Deref for Gateway {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Gateway").field("options", &self.options).finish_non_exhaustive()
+    }
+}

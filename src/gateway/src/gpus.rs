@@ -1,0 +1,52 @@
+//! GPUs as operators see them.
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::PathRejection},
+};
+use gpu_table::TableError;
+use protocol::{PoolName, gpu::GpuView};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tracing::error;
+
+use crate::{Gateway, Problem, problem::ProblemKind};
+
+/// The living GPUs of a pool.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct GpuList {
+    /// The pool.
+    pool: PoolName,
+    /// Its GPUs, by id.
+    gpus: Vec<GpuView>,
+}
+
+/// `GET /api/v1/gpus`.
+pub(crate) async fn list(State(gateway): State<Gateway>) -> Result<Json<GpuList>, Problem> {
+    let gpus = gateway.gpus().await?;
+    Ok(Json(GpuList { pool: gateway.options.pool.clone(), gpus }))
+}
+
+/// `GET /api/v1/gpus/{gpu_id}`.
+pub(crate) async fn one(State(gateway): State<Gateway>, gpu_id: Result<Path<String>, PathRejection>) -> Result<Json<GpuView>, Problem> {
+    let Path(wanted) = gpu_id.map_err(|rejection| Problem::new(ProblemKind::NotFound, rejection.body_text()))?;
+    let found = gateway.gpus().await?.into_iter().find(|view| view.row.gpu.gpu_id.as_str() == wanted);
+    found.map(Json).ok_or_else(|| {
+        let pool = &gateway.options.pool;
+        Problem::new(ProblemKind::NotFound, format!("no living GPU of pool {pool} has the id {wanted:?}"))
+    })
+}
+
+impl Gateway {
+    async fn gpus(&self) -> Result<Vec<GpuView>, Problem> {
+        self.ports.table.rows(&self.options.pool).await.map_err(|error| self.table_failed(&error))
+    }
+
+    fn table_failed(&self, cause: &TableError) -> Problem {
+        if cause.is_transient() {
+            return self.unreachable(cause);
+        }
+        error!(error = %cause, "ask the table");
+        Problem::new(ProblemKind::Internal, cause.to_string())
+    }
+}

@@ -1,0 +1,120 @@
+//! From the bytes of a request to a checked value, or to a problem that names the field.
+
+use std::time::Duration;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, Request, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header},
+};
+use protocol::task::object;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::{Deserializer as PathDeserializer, Path, Track};
+use tokio::time::timeout;
+
+use crate::{Gateway, Problem, problem::ProblemKind};
+
+/// Longest time for a body to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A JSON body. Refused: another content type (415), too large (413), too slow (408), no JSON (400), a wrong field (422).
+#[derive(Debug)]
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<Gateway> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(ProblemKind::UnsupportedMediaType, "Content-Type must be application/json"));
+        }
+        let bytes = match timeout(BODY_TIMEOUT, Bytes::from_request(request, gateway)).await {
+            Ok(bytes) => bytes.map_err(|rejection| unread(&rejection, gateway.options.body_bytes_max))?,
+            Err(_) => return Err(Problem::new(ProblemKind::BodyTimeout, format!("it took longer than {} s", BODY_TIMEOUT.as_secs()))),
+        };
+        read(&bytes).map(Self)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(content_type)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else { return false };
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn unread(rejection: &BytesRejection, body_bytes_max: usize) -> Problem {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let detail = format!("the bound is {body_bytes_max} bytes (pass large inputs by reference)");
+        return Problem::new(ProblemKind::BodyTooLarge, detail).field("body");
+    }
+    Problem::new(ProblemKind::InvalidJson, rejection.body_text()).field("body")
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let mut track = Track::new();
+    let value: Result<T, _> = object(PathDeserializer::new(&mut json, &mut track));
+    let value = value.map_err(|error| unfit(&error, &track.path()))?;
+    json.end().map_err(|error| Problem::new(ProblemKind::InvalidJson, error.to_string()).field("body"))?;
+    Ok(value)
+}
+
+fn unfit(error: &serde_json::Error, path: &Path) -> Problem {
+    let detail = error.to_string();
+    if !error.is_data() {
+        return Problem::new(ProblemKind::InvalidJson, detail).field("body");
+    }
+    let path = path.to_string();
+    // A missing field is told by its name alone, its place by the path.
+    let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let field = match (path.as_str(), missing) {
+        (".", Some(name)) => name.to_owned(),
+        (".", None) => "body".to_owned(),
+        (_, Some(name)) => format!("{path}.{name}"),
+        (_, None) => path,
+    };
+    Problem::new(ProblemKind::InvalidField, detail).field(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::to_bytes, response::IntoResponse};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::tasks::TaskRequest;
+
+    async fn problem(body: &str) -> (u64, String) {
+        let response = read::<TaskRequest>(body.as_bytes()).expect_err(body).into_response();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+        let document: Value = serde_json::from_slice(&bytes).expect("JSON");
+        (document["status"].as_u64().expect("a status"), document["field"].as_str().expect("a field").to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_problem_names_the_field_at_any_depth() {
+        let cases = [
+            ("", 400, "body"),
+            ("{", 400, "body"),
+            (r#"{"kind":"echo"} x"#, 400, "body"),
+            ("[]", 422, "body"),
+            (r#"["echo",1,null,null,{},{},{}]"#, 422, "body"),
+            ("{}", 422, "kind"),
+            (r#"{"kind":"Echo"}"#, 422, "kind"),
+            (r#"{"kind":"echo","colour":1}"#, 422, "colour"),
+            (r#"{"kind":"echo","priority":"high"}"#, 422, "priority"),
+            (r#"{"kind":"echo","gpu_options":{"specific_gpu_id":7}}"#, 422, "gpu_options.specific_gpu_id"),
+            (r#"{"kind":"echo","needs":{"hurry":true}}"#, 422, "needs.hurry"),
+        ];
+        for (body, status, field) in cases {
+            assert_eq!(problem(body).await, (status, field.to_owned()), "{body}");
+        }
+    }
+
+    #[test]
+    fn json_is_told_by_its_content_type() {
+        let of = |text: &str| is_json(&HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().expect("a value"))]));
+        assert!(of("application/json") && of("Application/JSON; charset=utf-8") && of("application/vnd.api+json"));
+        assert!(!of("text/json") && !of("application/x-www-form-urlencoded") && !is_json(&HeaderMap::new()));
+    }
+}

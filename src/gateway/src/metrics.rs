@@ -1,0 +1,97 @@
+//! What the gateway counts, and where it shows it.
+
+use std::sync::{Mutex, PoisonError};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::header,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use producer::Counts;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector, exponential_buckets};
+use tokio::time::Instant;
+
+use crate::{Gateway, Problem, problem::ProblemKind};
+
+/// The gateway's own metrics, named `gateway_…`.
+pub struct GatewayMetrics {
+    requests_total: IntCounterVec,
+    request_seconds: HistogramVec,
+    tasks_waited_for: IntGauge,
+    replies_total: IntCounterVec,
+    /// What of the producer's counts is in `replies_total` already.
+    counted: Mutex<Counts>,
+}
+
+impl GatewayMetrics {
+    /// Registers the gateway's metrics.
+    ///
+    /// # Errors
+    /// The registry has metrics of these names already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        // 0.5 ms to 65 s: from a status to a long predict.
+        let seconds = HistogramOpts::new("gateway_request_seconds", "Time from a request's head to its answer's head, by route.")
+            .buckets(exponential_buckets(0.000_5, 2.0, 18)?);
+        let requests = Opts::new("gateway_requests_total", "Requests answered, by route, method and status code.");
+        let replies =
+            Opts::new("gateway_replies_total", "Replies by how they came: arrived, looked_up (in the store), ignored (nobody waited).");
+        Ok(Self {
+            requests_total: add(registry, IntCounterVec::new(requests, &["route", "method", "code"])?)?,
+            request_seconds: add(registry, HistogramVec::new(seconds, &["route"])?)?,
+            tasks_waited_for: add(registry, IntGauge::new("gateway_tasks_waited_for", "Tasks whose reply is awaited now.")?)?,
+            replies_total: add(registry, IntCounterVec::new(replies, &["how"])?)?,
+            counted: Mutex::default(),
+        })
+    }
+
+    /// Brings what the producer counts up to date.
+    fn follow(&self, counts: Counts) {
+        // Two scrapes at once must not count the same reply twice.
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let grown = [
+            ("arrived", counts.replies, counted.replies),
+            ("looked_up", counts.replies_looked_up, counted.replies_looked_up),
+            ("ignored", counts.replies_ignored, counted.replies_ignored),
+        ];
+        for (how, now, before) in grown {
+            self.replies_total.with_label_values(&[how]).inc_by(now.saturating_sub(before));
+        }
+        self.tasks_waited_for.set(i64::try_from(counts.waiting).unwrap_or(i64::MAX));
+        *counted = counts;
+    }
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+/// Counts and times every request, whatever answers it.
+pub(crate) async fn observe(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+    // The route's pattern, never the path: a label must not grow with the ids that clients ask for.
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let method = known_method(&request);
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let metrics = &gateway.metrics;
+    metrics.request_seconds.with_label_values(&[&route]).observe(started.elapsed().as_secs_f64());
+    metrics.requests_total.with_label_values(&[route.as_str(), method, response.status().as_str()]).inc();
+    response
+}
+
+/// A client may invent methods; a label may not.
+fn known_method(request: &Request) -> &'static str {
+    ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"]
+        .into_iter()
+        .find(|known| *known == request.method().as_str())
+        .unwrap_or("other")
+}
+
+/// `GET /metrics`: everything in the registry.
+pub(crate) async fn show(State(gateway): State<Gateway>) -> Result<Response, Problem> {
+    gateway.metrics.follow(gateway.ports.producer.counts());
+    let text = TextEncoder::new().encode_to_string(&gateway.ports.registry.gather());
+    let text = text.map_err(|error| Problem::new(ProblemKind::Internal, error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+}

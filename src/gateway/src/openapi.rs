@@ -1,0 +1,103 @@
+//! `/openapi.json`: an OpenAPI 3.1 document, made from the table of routes and the types' JSON Schemas.
+
+pub(crate) mod operations;
+
+use std::sync::LazyLock;
+
+use axum::Json;
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use self::operations::{Answer, Content};
+use crate::{
+    problem::ProblemDocument,
+    routes::{ROUTES, Route},
+};
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(openapi);
+
+/// Names a type's schema in the document.
+pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// What the document says of one route beside its method and path.
+pub(crate) struct Operation {
+    pub(crate) id: &'static str,
+    pub(crate) summary: &'static str,
+    /// The path's parameter: its name and its type.
+    pub(crate) parameter: Option<(&'static str, SchemaOf)>,
+    pub(crate) body: Option<SchemaOf>,
+    pub(crate) answer: Answer,
+    /// The status codes of the problems it can answer.
+    pub(crate) problems: &'static [u16],
+}
+
+/// `GET /openapi.json`.
+pub(crate) async fn show() -> Json<&'static Value> {
+    Json(&DOCUMENT)
+}
+
+/// The OpenAPI 3.1 document of everything the gateway serves.
+#[must_use]
+pub fn openapi() -> Value {
+    let mut schemas =
+        SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = "/components/schemas".into()).into_generator();
+    let problem = schemas.subschema_for::<ProblemDocument>();
+    let mut paths = Map::new();
+    for route in &ROUTES {
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method] = described(route, &problem, &mut schemas);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "gpufleet gateway",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Tasks for a fleet of GPUs over HTTP. Every error is a problem document (RFC 9457). The same tasks can be \
+                            published over AMQP: see schemas/asyncapi.yaml.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {"schemas": schemas.take_definitions(true)}
+    })
+}
+
+fn described(route: &Route, problem: &Schema, schemas: &mut SchemaGenerator) -> Value {
+    let operation = &route.operation;
+    let mut described = json!({"operationId": operation.id, "summary": operation.summary});
+    if let Some((name, schema)) = operation.parameter {
+        described["parameters"] = json!([{"name": name, "in": "path", "required": true, "schema": schema(schemas)}]);
+    }
+    if let Some(schema) = operation.body {
+        described["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema(schemas)}}});
+    }
+    let mut responses = Map::from_iter([(operation.answer.status.to_string(), answered(&operation.answer, schemas))]);
+    for status in operation.problems {
+        responses.insert(status.to_string(), refused(*status, problem));
+    }
+    described["responses"] = Value::Object(responses);
+    described
+}
+
+fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
+    let content = match answer.content {
+        Content::Json(schema) => json!({"application/json": {"schema": schema(schemas)}}),
+        Content::JsonObject => json!({"application/json": {"schema": {"type": "object"}}}),
+        Content::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
+    };
+    let mut described = json!({"description": answer.description, "content": content});
+    if answer.status == 202 {
+        described["headers"] = json!({"Location": {"description": "Where the task's status is.", "schema": {"type": "string"}}});
+    }
+    described
+}
+
+fn refused(status: u16, problem: &Schema) -> Value {
+    let content = json!({"application/problem+json": {"schema": problem}});
+    let mut described = json!({"description": operations::problem(status), "content": content});
+    if status == 429 || status == 503 {
+        let seconds = json!({"type": "integer", "minimum": 1});
+        described["headers"] = json!({"Retry-After": {"description": "Seconds after which a retry is worth trying.", "schema": seconds}});
+    }
+    described
+}

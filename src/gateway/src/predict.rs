@@ -1,0 +1,119 @@
+//! `predict`: submit the kind `predict` and wait for its result, in one call.
+
+use axum::{Json, extract::State, http::HeaderMap};
+use producer::NewTask;
+use protocol::{Choice, GpuId, GpuOptions, Kind, Outcome, Reply, TaskBody, TaskError, TaskId, reply::Timings, task::object};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Gateway, Problem, encoding::traceparent, intake::JsonBody, problem::ProblemKind};
+
+/// A text to continue.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PredictRequest {
+    /// The text.
+    #[schemars(length(min = 1))]
+    text: String,
+    /// Most tokens to generate. Default and largest value: the workers' (`predict.max_length`, `predict.max_length_max`).
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    max_length: Option<u32>,
+    /// 0 takes the likeliest token every time, up to 2 the more random. Default: 0.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 2.0))]
+    temperature: Option<f64>,
+    /// The same seed gives the same text. Default: 0.
+    #[serde(default)]
+    seed: Option<u64>,
+    /// How a GPU is chosen.
+    #[serde(default, deserialize_with = "object")]
+    gpu_options: GpuOptions,
+}
+
+/// The text that follows, what else the model says, and who ran it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PredictResponse {
+    /// The task, for its status.
+    task_id: TaskId,
+    /// The GPU that ran it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_id: Option<GpuId>,
+    /// The strategy that chose the GPU, and a fallback if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strategy: Option<Choice>,
+    /// The attempt that succeeded, from 1.
+    attempt: u32,
+    /// How long it took.
+    timings: Timings,
+    /// What the executor gave: `text`, and for example `tokens`, `finish_reason`, `model`.
+    #[serde(flatten)]
+    result: Prediction,
+}
+
+/// What the executor of `predict` gives.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+pub(crate) struct Prediction {
+    /// The text that follows, without the prompt.
+    text: String,
+    /// What else the executor says.
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+/// What stands in the answer beside the executor's result. A result's own fields of these names give way.
+const OURS: [&str; 5] = ["task_id", "gpu_id", "strategy", "attempt", "timings"];
+
+/// `POST /api/v1/predict`.
+pub(crate) async fn predict(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    JsonBody(request): JsonBody<PredictRequest>,
+) -> Result<Json<PredictResponse>, Problem> {
+    let new = NewTask { traceparent: traceparent(&headers), ..new_task(request) };
+    let pending =
+        gateway.ports.producer.pending(new, gateway.options.predict_timeout).await.map_err(|error| gateway.not_answered(&error))?;
+    gateway.accepted();
+    let reply = pending.await.map_err(|error| gateway.not_answered(&error))?;
+    answer(reply).map(Json)
+}
+
+fn new_task(request: PredictRequest) -> NewTask {
+    let PredictRequest { text, max_length, temperature, seed, gpu_options } = request;
+    let mut payload = Map::from_iter([("text".to_owned(), Value::from(text))]);
+    payload.extend(max_length.map(|tokens| ("max_length".to_owned(), tokens.into())));
+    payload.extend(temperature.map(|degree| ("temperature".to_owned(), degree.into())));
+    payload.extend(seed.map(|seed| ("seed".to_owned(), seed.into())));
+    let kind = Kind::new("predict").expect("lower-case letters keep the rule");
+    NewTask::new(kind, TaskBody { payload: Value::Object(payload), gpu_options, ..TaskBody::default() })
+}
+
+fn answer(reply: Reply) -> Result<PredictResponse, Problem> {
+    let Reply { task_id, outcome, result, error, gpu_id, attempt, strategy, timings, .. } = reply;
+    if outcome != Outcome::Succeeded {
+        return Err(unsuccessful(outcome, error).task(&task_id));
+    }
+    let mut result: Prediction = serde_json::from_value(result)
+        .map_err(|error| Problem::new(ProblemKind::TaskFailed, format!("its result is none: {error}")).task(&task_id))?;
+    result.more.retain(|name, _| !OURS.contains(&name.as_str()));
+    Ok(PredictResponse { task_id, gpu_id, strategy, attempt, timings, result })
+}
+
+/// How a task that did not succeed looks over HTTP.
+fn unsuccessful(outcome: Outcome, error: Option<TaskError>) -> Problem {
+    let error = error.unwrap_or_else(|| TaskError::new(outcome.name(), format!("the task {}", outcome.name())));
+    let kind = match (outcome, error.code.as_str()) {
+        (Outcome::Cancelled, _) => ProblemKind::TaskCancelled,
+        (Outcome::Expired, _) => ProblemKind::TaskExpired,
+        (_, "invalid_payload" | "invalid_task" | "unknown_gpu") => ProblemKind::TaskRefused,
+        (_, "attempt_timeout" | "deadline") => ProblemKind::TaskTimeout,
+        _ => ProblemKind::TaskFailed,
+    };
+    let problem = Problem::new(kind, error.message).code(error.code);
+    match error.field {
+        // The request's fields are the payload's.
+        Some(field) => problem.field(field.strip_prefix("payload.").unwrap_or(&field)),
+        None => problem,
+    }
+}

@@ -1,0 +1,59 @@
+//! The one table of what is served: method, path, handler and documentation together.
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::{Method, Uri},
+    middleware::from_fn_with_state,
+    routing::{MethodRouter, get, post},
+};
+
+use crate::{
+    Gateway, Problem, gpus, health,
+    metrics::{self, observe},
+    openapi::{self, Operation, operations},
+    predict,
+    problem::ProblemKind,
+    tasks,
+};
+
+/// One route.
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) handler: fn() -> MethodRouter<Gateway>,
+    pub(crate) operation: Operation,
+}
+
+/// Every route.
+pub(crate) const ROUTES: [Route; 9] = [
+    Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
+    Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
+    Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
+    Route { method: "get", path: "/api/v1/gpus", handler: || get(gpus::list), operation: operations::GPUS },
+    Route { method: "get", path: "/api/v1/gpus/{gpu_id}", handler: || get(gpus::one), operation: operations::GPU },
+    Route { method: "get", path: "/healthz", handler: || get(health::live), operation: operations::HEALTH },
+    Route { method: "get", path: "/readyz", handler: || get(health::ready), operation: operations::READY },
+    Route { method: "get", path: "/metrics", handler: || get(metrics::show), operation: operations::METRICS },
+    Route { method: "get", path: "/openapi.json", handler: || get(openapi::show), operation: operations::OPENAPI },
+];
+
+/// Everything the gateway serves, as an axum router for tests and for embedding.
+pub fn router(gateway: Gateway) -> Router {
+    let body_bytes_max = gateway.options.body_bytes_max;
+    let routes = ROUTES.iter().fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
+    routes
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(from_fn_with_state(gateway.clone(), observe))
+        .with_state(gateway)
+}
+
+async fn no_route(uri: Uri) -> Problem {
+    Problem::new(ProblemKind::NotFound, format!("nothing is served at {}; see /openapi.json", uri.path()))
+}
+
+async fn no_method(method: Method, uri: Uri) -> Problem {
+    Problem::new(ProblemKind::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+}

@@ -1,0 +1,93 @@
+//! Tasks: submit one, ask what became of it.
+
+use axum::{
+    Json,
+    extract::{Path, State, rejection::PathRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use producer::NewTask;
+use protocol::{
+    GpuOptions, Kind, Limits, Needs, TaskBody, TaskId, TaskStatus,
+    envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
+    task::object,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Gateway, Problem,
+    encoding::{status_url, traceparent},
+    intake::JsonBody,
+    problem::ProblemKind,
+};
+
+/// A task to submit: the body of a task message, and of its properties those that a client may set.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TaskRequest {
+    /// What to run.
+    kind: Kind,
+    /// 0 (lowest) to 9. Default: 0.
+    #[serde(default)]
+    #[schemars(range(max = PRIORITY_MAX))]
+    priority: Option<u8>,
+    /// The task's identity. The same request under the same id runs nothing again and has the same status. Default: a fresh id.
+    #[serde(default)]
+    task_id: Option<TaskId>,
+    /// What the kind's executor is given. Its shape belongs to the kind. Default: `null`.
+    #[serde(default)]
+    payload: Value,
+    /// How a GPU is chosen.
+    #[serde(default, deserialize_with = "object")]
+    gpu_options: GpuOptions,
+    /// What a GPU must have to run this task.
+    #[serde(default, deserialize_with = "object")]
+    needs: Needs,
+    /// Time and attempt limits.
+    #[serde(default, deserialize_with = "object")]
+    limits: Limits,
+}
+
+/// A task that the broker has.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct TaskAccepted {
+    /// Its identity.
+    task_id: TaskId,
+    /// Where its status is; also in `Location`.
+    status_url: String,
+}
+
+/// `POST /api/v1/tasks`.
+pub(crate) async fn submit(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    JsonBody(request): JsonBody<TaskRequest>,
+) -> Result<Response, Problem> {
+    let TaskRequest { kind, priority, task_id, payload, gpu_options, needs, limits } = request;
+    let new = NewTask {
+        priority: priority.unwrap_or(PRIORITY_DEFAULT),
+        task_id,
+        traceparent: traceparent(&headers),
+        ..NewTask::new(kind, TaskBody { payload, gpu_options, needs, limits })
+    };
+    let submitted = gateway.ports.producer.submit(new).await.map_err(|error| gateway.not_submitted(&error))?;
+    gateway.accepted();
+    let status_url = status_url(&submitted.task_id);
+    let accepted = TaskAccepted { task_id: submitted.task_id, status_url: status_url.clone() };
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, status_url)], Json(accepted)).into_response())
+}
+
+/// `GET /api/v1/tasks/{task_id}`.
+pub(crate) async fn status(
+    State(gateway): State<Gateway>,
+    task_id: Result<Path<String>, PathRejection>,
+) -> Result<Json<TaskStatus>, Problem> {
+    let Path(text) = task_id.map_err(|rejection| Problem::new(ProblemKind::NotFound, rejection.body_text()))?;
+    let task_id = TaskId::new(text).map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
+    let status = gateway.ports.producer.status(&task_id).await.map_err(|error| gateway.store_failed(&error))?;
+    status
+        .map(Json)
+        .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("the fleet never heard of task {task_id}, or has forgotten it")))
+}

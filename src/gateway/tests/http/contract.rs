@@ -1,0 +1,65 @@
+//! What is served is what is documented.
+
+use std::collections::BTreeSet;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Map, Value};
+
+use crate::fleet::{Fleet, json, problem};
+
+const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
+
+/// Paths and their documented methods.
+fn documented(document: &Value) -> Vec<(String, BTreeSet<String>)> {
+    let paths: &Map<String, Value> = document["paths"].as_object().expect("paths");
+    paths.iter().map(|(path, operations)| (path.clone(), operations.as_object().expect("operations").keys().cloned().collect())).collect()
+}
+
+#[tokio::test]
+async fn every_documented_method_is_served_and_no_other() {
+    let fleet = Fleet::start().await;
+    let document = json(fleet.get("/openapi.json").await).await;
+    assert_eq!(document, gateway::openapi());
+    let documented = documented(&document);
+    assert_eq!(documented.len(), 9);
+    for (path, methods) in documented {
+        let url = format!("{}{}", fleet.url, path.replace("{task_id}", "t").replace("{gpu_id}", "g"));
+        for method in METHODS {
+            let verb = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
+            let response = fleet.http.request(verb, &url).send().await.expect("an answer");
+            let status = response.status();
+            if methods.contains(method) {
+                assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+                let declared = &document["paths"][path.as_str()][method]["responses"];
+                assert!(declared[status.as_str()].is_object(), "{method} {path} answered {status}, which is not documented");
+            } else {
+                let allow = response.headers().get("allow").map(|value| value.to_str().expect("text").to_lowercase()).unwrap_or_default();
+                assert!(methods.iter().all(|method| allow.contains(method.as_str())), "{path} allows {allow:?}");
+                problem(response, StatusCode::METHOD_NOT_ALLOWED).await;
+            }
+        }
+    }
+    problem(fleet.get("/api/v1").await, StatusCode::NOT_FOUND).await;
+}
+
+#[test]
+fn every_reference_in_the_document_resolves() {
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(members) => {
+                found.extend(members.get("$ref").and_then(Value::as_str));
+                members.values().for_each(|member| references(member, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+    let document = gateway::openapi();
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(!found.is_empty());
+    for reference in found {
+        let pointer = reference.strip_prefix('#').expect("a reference within the document");
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}

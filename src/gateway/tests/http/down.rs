@@ -1,0 +1,101 @@
+//! A table and a store that do not answer.
+
+use async_trait::async_trait;
+use gpu_table::{Beat, GpuTable, Heartbeat, TableError};
+use protocol::{
+    BodyHash, Claim, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, PoolName, TaskId, TaskStatus, Token, claim::Settings,
+    gpu::GpuView,
+};
+use task_store::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, StoreError, TaskStore, Totals};
+
+pub struct DownTable;
+
+fn no_table<T>() -> Result<T, TableError> {
+    Err(TableError::Unavailable { operation: "test", url: "redis://nowhere".into(), reason: "refused".into() })
+}
+
+#[async_trait]
+impl GpuTable for DownTable {
+    async fn heartbeat(&self, _: &Heartbeat) -> Result<Beat, TableError> {
+        no_table()
+    }
+    async fn claim(&self, _: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
+        no_table()
+    }
+    async fn hand_over(&self, _: &Claim, _: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
+        no_table()
+    }
+    async fn release(&self, _: &Claim) -> Result<bool, TableError> {
+        no_table()
+    }
+    async fn renew(&self, _: &PoolName, _: &TaskId, _: Token) -> Result<bool, TableError> {
+        no_table()
+    }
+    async fn rows(&self, _: &PoolName) -> Result<Vec<GpuView>, TableError> {
+        no_table()
+    }
+    async fn known(&self, _: &PoolName) -> Result<Vec<GpuId>, TableError> {
+        no_table()
+    }
+    async fn leave(&self, _: &PoolName, _: &GpuId, _: &Incarnation) -> Result<(), TableError> {
+        no_table()
+    }
+    async fn settings(&self, _: &PoolName, _: &Settings) -> Result<Settings, TableError> {
+        no_table()
+    }
+    async fn change_settings(&self, _: &PoolName, _: &Settings) -> Result<Settings, TableError> {
+        no_table()
+    }
+    async fn ping(&self) -> Result<(), TableError> {
+        no_table()
+    }
+}
+
+pub struct DownStore;
+
+fn no_store<T>() -> Result<T, StoreError> {
+    Err(StoreError::Unavailable { operation: "test", url: "redis://nowhere".into(), reason: "refused".into() })
+}
+
+#[async_trait]
+impl TaskStore for DownStore {
+    async fn submitted(&self, _: &TaskId, _: &Kind) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn forget(&self, _: &TaskId) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn look(&self, _: &TaskId, _: &BodyHash) -> Result<Look, StoreError> {
+        no_store()
+    }
+    async fn begin(&self, _: &BeginRequest) -> Result<Begin, StoreError> {
+        no_store()
+    }
+    async fn record(&self, _: &RecordRequest) -> Result<Record, StoreError> {
+        no_store()
+    }
+    async fn published(&self, _: &TaskId) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn waits_for(&self, _: &TaskId, _: &Kind, _: &str) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn status(&self, _: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        no_store()
+    }
+    async fn announce(&self, _: &GpuId, _: &PoolName) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn announced(&self) -> Result<Vec<KnownGpu>, StoreError> {
+        no_store()
+    }
+    async fn withdraw(&self, _: &KnownGpu) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn totals(&self) -> Result<Totals, StoreError> {
+        no_store()
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        no_store()
+    }
+}

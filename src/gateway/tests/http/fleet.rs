@@ -1,0 +1,200 @@
+//! A gateway on a free port, and what is behind it.
+
+use std::{
+    num::NonZeroU16,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use gateway::{Gateway, GatewayOptions, Ports, serve};
+use gpu_table::{GpuTable, Leases, MemoryTable};
+use producer::{Producer, ProducerOptions};
+use prometheus::Registry;
+use protocol::{
+    BodyHash, Choice, Envelope, Environment, GpuId, Outcome, PoolName, Reply, Strategy, TaskBody, TaskError, TaskId,
+    environment::{Clock, Job, Random, Spawn},
+    reply::Timings,
+};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+use task_queue::{MemoryBroker, MemoryQueue, Outgoing, Queue, QueueOptions, Target, TaskQueue};
+use task_store::{MemoryStore, RecordRequest, StoreOptions, TaskStore};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_us(&self) -> u64 {
+        SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_micros() as u64
+    }
+}
+
+struct Counter(AtomicU64);
+
+impl Random for Counter {
+    fn next_u64(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+struct Tokio;
+
+impl Spawn for Tokio {
+    fn spawn(&self, _name: &'static str, job: Job) {
+        tokio::spawn(job);
+    }
+}
+
+pub fn environment() -> Environment {
+    Environment { clock: Arc::new(SystemClock), random: Arc::new(Counter(AtomicU64::new(1))), spawner: Arc::new(Tokio) }
+}
+
+pub fn pool() -> Queue {
+    Queue::Pool(PoolName::default())
+}
+
+/// What a gateway is built from; change what differs, then `start`.
+pub struct Setup {
+    pub options: GatewayOptions,
+    pub queue: QueueOptions,
+    pub table: Arc<dyn GpuTable>,
+    pub store: Arc<dyn TaskStore>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let clock = environment().clock;
+        Self {
+            options: GatewayOptions { predict_timeout: Duration::from_secs(30), ..GatewayOptions::default() },
+            queue: QueueOptions::default(),
+            table: Arc::new(MemoryTable::new(clock.clone(), Leases { held: Duration::from_secs(60), offered: Duration::from_secs(3) })),
+            store: Arc::new(MemoryStore::new(clock, StoreOptions::default())),
+        }
+    }
+}
+
+pub struct Fleet {
+    pub url: String,
+    pub http: Client,
+    pub broker: MemoryBroker,
+    pub queue: Arc<MemoryQueue>,
+    pub table: Arc<dyn GpuTable>,
+    pub store: Arc<dyn TaskStore>,
+    pub stop: CancellationToken,
+    pub serving: JoinHandle<Result<(), gateway::ServeError>>,
+}
+
+impl Setup {
+    pub async fn start(self) -> Fleet {
+        let Self { options, queue, table, store } = self;
+        let broker = MemoryBroker::new(queue);
+        let queue = Arc::new(broker.connect());
+        let producer_options = ProducerOptions { body_bytes_max: options.body_bytes_max, ..ProducerOptions::default() };
+        let producer = Producer::new(queue.clone(), store.clone(), environment(), producer_options);
+        let ports = Ports { producer, queue: queue.clone(), table: table.clone(), store: store.clone(), registry: Registry::new() };
+        let gateway = Gateway::new(ports, options).expect("fresh metrics");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, gateway, stop.clone()));
+        let http = Client::builder().no_proxy().build().expect("a client");
+        Fleet { url, http, broker, queue, table, store, stop, serving }
+    }
+}
+
+impl Fleet {
+    pub async fn start() -> Self {
+        Setup::default().start().await
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.http.get(format!("{}{path}", self.url)).send().await.expect("an answer")
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Response {
+        self.http.post(format!("{}{path}", self.url)).json(body).send().await.expect("an answer")
+    }
+
+    /// Starts a worker that answers every task with what `answer` makes of its body.
+    pub async fn work(&self, answer: impl Fn(TaskBody) -> Result<Value, (Outcome, TaskError)> + Send + 'static) {
+        let queue = self.broker.connect();
+        let store = self.store.clone();
+        queue.declare(&pool()).await.expect("declare");
+        let mut consumer = queue.consume(&pool(), NonZeroU16::new(8).expect("not zero")).await.expect("consume");
+        tokio::spawn(async move {
+            while let Some(delivery) = consumer.next().await {
+                let task_id = TaskId::new(delivery.envelope.message_id.clone().expect("an id")).expect("valid");
+                let body = serde_json::from_slice(&delivery.body).expect("a task");
+                let reply = reply(task_id, answer(body));
+                finish(&queue, &*store, &delivery.envelope, &delivery.body, &reply).await;
+                delivery.receipt.ack().await.expect("ack");
+            }
+        });
+    }
+}
+
+async fn finish(queue: &MemoryQueue, store: &dyn TaskStore, envelope: &Envelope, body: &[u8], reply: &Reply) {
+    let bytes = bytes::Bytes::from(serde_json::to_vec(reply).expect("JSON"));
+    let request = RecordRequest {
+        task_id: reply.task_id.clone(),
+        body_hash: BodyHash::of(body),
+        kind: None,
+        outcome: reply.outcome,
+        attempt: 1,
+        token: None,
+        reply: bytes.clone(),
+    };
+    store.record(&request).await.expect("record");
+    if let Some(reply_to) = envelope.reply_to.clone() {
+        let message_id = Some(reply.task_id.to_string());
+        let answer = Envelope { message_id, correlation_id: envelope.correlation_id.clone(), ..Envelope::default() };
+        // A producer that has stopped waiting may be gone.
+        let _ = queue.publish(Outgoing::new(Target::ReplyTo(reply_to), answer, bytes)).await;
+    }
+}
+
+fn reply(task_id: TaskId, answer: Result<Value, (Outcome, TaskError)>) -> Reply {
+    let (outcome, result, error) = match answer {
+        Ok(result) => (Outcome::Succeeded, result, None),
+        Err((outcome, error)) => (outcome, Value::Null, Some(error)),
+    };
+    Reply {
+        task_id,
+        kind: None,
+        outcome,
+        result,
+        error,
+        gpu_id: Some(GpuId::new("sim-0").expect("valid")),
+        attempt: 1,
+        token: None,
+        strategy: Some(Choice { used: Strategy::LeastLoaded, requested: None, fallback: None }),
+        timings: Timings::default(),
+        ended_at_ms: 1,
+    }
+}
+
+/// The problem document in an answer, once its status, content type and required members were checked.
+pub async fn problem(response: Response, status: StatusCode) -> Value {
+    let content_type = response.headers().get("content-type").map(|value| value.to_str().expect("text").to_owned());
+    let answered = response.status();
+    let text = response.text().await.expect("a body");
+    assert_eq!((answered, content_type.as_deref()), (status, Some("application/problem+json")), "{text}");
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(document["status"], status.as_u16());
+    for member in ["type", "title", "detail"] {
+        assert!(document[member].as_str().is_some_and(|text| !text.is_empty()), "{member} in {document}");
+    }
+    document
+}
+
+pub async fn json(response: Response) -> Value {
+    response.json().await.expect("JSON")
+}
+
+pub fn retry_after_s(response: &Response) -> u64 {
+    response.headers()["retry-after"].to_str().expect("text").parse().expect("seconds")
+}

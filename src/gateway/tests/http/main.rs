@@ -1,0 +1,9 @@
+//! What the gateway promises over HTTP, in front of the memory back ends and a worker that answers as it is told.
+
+mod contract;
+mod down;
+mod fleet;
+mod observing;
+mod predict;
+mod stopping;
+mod tasks;

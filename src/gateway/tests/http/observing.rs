@@ -1,0 +1,107 @@
+//! GPUs, health and metrics.
+
+use std::sync::Arc;
+
+use gpu_table::Heartbeat;
+use protocol::{GpuDescription, GpuId, GpuRow, GpuSample, Health, Incarnation, PoolName, claim::Settings, task::ComputeCapability};
+use reqwest::StatusCode;
+use serde_json::json;
+use task_queue::TaskQueue;
+
+use crate::{
+    down::{DownStore, DownTable},
+    fleet::{Fleet, Setup, json, problem, retry_after_s},
+};
+
+fn row(id: &str) -> GpuRow {
+    GpuRow {
+        gpu: GpuDescription {
+            gpu_id: GpuId::new(id).expect("valid"),
+            name: "Simulated".into(),
+            memory_total_mb: 80_000,
+            compute_capability: ComputeCapability { major: 9, minor: 0 },
+        },
+        sample: GpuSample {
+            memory_used_mb: 1_000,
+            utilization_percent: 12.5,
+            temperature_celsius: 40.0,
+            power_watts: 100.0,
+            sm_clock_mhz: 1_500.0,
+            age_ms: 5,
+        },
+        pool: PoolName::default(),
+        incarnation: Incarnation::new("i1").expect("valid"),
+        host: "test".into(),
+        slots: 8,
+        health: Health::Healthy,
+        health_reason: String::new(),
+        consuming: true,
+        stopping: false,
+        kinds: Vec::new(),
+        models: Vec::new(),
+        foreign_utilization_percent: 0.0,
+        waiting: 0,
+    }
+}
+
+#[tokio::test]
+async fn gpus_are_shown_as_the_table_has_them() {
+    let fleet = Fleet::start().await;
+    assert_eq!(json(fleet.get("/api/v1/gpus").await).await, json!({"pool": "default", "gpus": []}));
+    for id in ["sim-1", "sim-0"] {
+        let heartbeat = Heartbeat { row: row(id), held: Vec::new(), settings: Settings::default() };
+        fleet.table.heartbeat(&heartbeat).await.expect("a table");
+    }
+    let all = json(fleet.get("/api/v1/gpus").await).await;
+    let ids: Vec<&str> = all["gpus"].as_array().expect("a list").iter().filter_map(|gpu| gpu["gpu"]["gpu_id"].as_str()).collect();
+    assert_eq!(ids, ["sim-0", "sim-1"]);
+    let one = json(fleet.get("/api/v1/gpus/sim-1").await).await;
+    assert_eq!((&one["gpu"]["gpu_id"], &one["eligible"], &one["held"]), (&json!("sim-1"), &json!(true), &json!(0)));
+    problem(fleet.get("/api/v1/gpus/sim-7").await, StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test]
+async fn readiness_says_what_is_down_and_liveness_asks_nobody() {
+    let fleet = Fleet::start().await;
+    assert_eq!(json(fleet.get("/readyz").await).await, json!({"status": "ok"}));
+    fleet.broker.block_publishers("low on disk");
+    let document = problem(fleet.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(document["detail"].as_str().is_some_and(|text| text.starts_with("queue:") && text.contains("low on disk")), "{document}");
+
+    let fleet = Setup { table: Arc::new(DownTable), store: Arc::new(DownStore), ..Setup::default() }.start().await;
+    fleet.queue.close().await;
+    let document = problem(fleet.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE).await;
+    let detail = document["detail"].as_str().expect("text");
+    assert!(["queue:", "table:", "store:"].iter().all(|part| detail.contains(part)), "{detail}");
+    assert_eq!(fleet.get("/healthz").await.status(), StatusCode::OK);
+
+    let gpus = fleet.get("/api/v1/gpus").await;
+    assert!(retry_after_s(&gpus) >= 1);
+    problem(gpus, StatusCode::SERVICE_UNAVAILABLE).await;
+}
+
+#[tokio::test]
+async fn metrics_count_requests_by_route_and_never_by_path() {
+    let fleet = Fleet::start().await;
+    fleet.work(|_| Ok(json!({"text": "b"}))).await;
+    for _ in 0..3 {
+        assert_eq!(fleet.post("/api/v1/predict", &json!({"text": "a"})).await.status(), StatusCode::OK);
+    }
+    fleet.get("/api/v1/tasks/one").await;
+    fleet.get("/api/v1/tasks/two").await;
+    fleet.get("/nowhere/at/all").await;
+    fleet.get("/metrics").await;
+    let response = fleet.get("/metrics").await;
+    assert!(response.headers()["content-type"].to_str().expect("text").starts_with("text/plain; version=0.0.4"));
+    let text = response.text().await.expect("a body");
+    for line in [
+        r#"gateway_requests_total{code="200",method="POST",route="/api/v1/predict"} 3"#,
+        r#"gateway_requests_total{code="404",method="GET",route="/api/v1/tasks/{task_id}"} 2"#,
+        r#"gateway_requests_total{code="404",method="GET",route="none"} 1"#,
+        r#"gateway_request_seconds_count{route="/api/v1/predict"} 3"#,
+        r#"gateway_replies_total{how="arrived"} 3"#,
+        "gateway_tasks_waited_for 0",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} in\n{text}");
+    }
+}
