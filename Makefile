@@ -1,0 +1,37 @@
+# Two commands do everything on a fresh machine with Rust and a C compiler: `make demo` and `make test`.
+
+CARGO ?= cargo
+
+.PHONY: help demo test check ci fmt lint docs bench model needs
+
+help: ## Shows the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: ## The whole fleet in one process: no server, no GPU
+	$(CARGO) run --release --quiet -p cli -- demo
+
+needs: ## Installs what the tests need from the distribution's packages, where it is missing
+	scripts/install-test-needs
+
+test: needs ## Every test, on private RabbitMQ and Redis instances
+	$(CARGO) test --workspace
+
+fmt: ## Formats the code
+	$(CARGO) fmt --all
+
+lint: ## Format and clippy, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+docs: ## The API's pages, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+check: ci ## What CI does
+
+ci: lint docs test ## Format, clippy, docs, tests
+
+bench: needs ## Throughput, latency, claims and scaling against yardsticks of the same run; writes bench.json
+	$(CARGO) run --release --quiet -p tests --bin bench
+
+model: ## Fetches a small real model (SmolLM2-135M, Apache-2.0) for `predict` into models/
+	scripts/fetch-model
