@@ -3,3 +3,4 @@
 pub mod rabbitmq;
 pub mod redis;
 pub mod until;
+pub mod watchdog;

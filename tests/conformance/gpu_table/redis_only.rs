@@ -1,0 +1,95 @@
+//! What only a server can do to its clients: lose the scripts, fall silent, go and come back.
+
+use std::time::Duration;
+
+use gpu_table::{GpuTable, RedisTable, TableError};
+use protocol::config::SecretUrl;
+use tests::redis::{Persistence, PrivateRedis};
+
+use super::world::{LEASES, World, ask, claim_of, heartbeat, is_own, row};
+
+async fn table_on(redis: &PrivateRedis, timeout: Duration) -> RedisTable {
+    RedisTable::connect(&redis.url(), &PrivateRedis::fresh_prefix(), LEASES, timeout).expect("a valid URL")
+}
+
+#[tokio::test]
+async fn a_server_that_lost_the_scripts_is_given_them_again() {
+    let redis = PrivateRedis::start(Persistence::Nothing).await;
+    let table = table_on(&redis, Duration::from_secs(30)).await;
+    table.heartbeat(&heartbeat(row("a"), &[])).await.expect("a heartbeat");
+    redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut redis.connection().await).await.expect("the scripts go");
+    assert!(is_own(&table.claim(&ask("t", "a")).await.expect("an answer")));
+}
+
+#[tokio::test]
+async fn a_restarted_server_is_found_again_and_filled_by_the_next_heartbeat() {
+    let mut redis = PrivateRedis::start(Persistence::Nothing).await;
+    let table = table_on(&redis, Duration::from_secs(30)).await;
+    table.heartbeat(&heartbeat(row("a"), &[])).await.expect("a heartbeat");
+    let held = claim_of(table.claim(&ask("t", "a")).await.expect("an answer"));
+    redis.kill();
+    let error = table.claim(&ask("u", "a")).await.expect_err("nobody answers");
+    assert!(error.is_transient() && error.to_string().contains("claim a GPU"), "{error}");
+    redis.restart().await;
+    table.heartbeat(&heartbeat(row("a"), &[&held])).await.expect("found again at once");
+    assert!(table.release(&held).await.expect("an answer"), "restored");
+}
+
+#[tokio::test]
+async fn a_worker_may_start_before_its_server() {
+    let mut redis = PrivateRedis::start(Persistence::Nothing).await;
+    redis.stop();
+    let table = table_on(&redis, Duration::from_secs(30)).await;
+    assert!(table.ping().await.expect_err("nobody answers").is_transient());
+    redis.restart().await;
+    table.ping().await.expect("it answers now");
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up_after_the_response_timeout() {
+    let redis = PrivateRedis::start(Persistence::Nothing).await;
+    let table = table_on(&redis, Duration::from_millis(300)).await;
+    tests::until::until("the table answers", async || table.ping().await.is_ok()).await;
+    redis.pause();
+    let error = table.heartbeat(&heartbeat(row("a"), &[])).await.expect_err("nothing answers");
+    assert!(error.is_transient(), "{error}");
+    redis.resume();
+    tests::until::until("the table answers again", async || table.ping().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_table_survives_a_crash_of_a_server_that_keeps_its_data() {
+    let mut redis = PrivateRedis::start(Persistence::AppendOnly).await;
+    let table = table_on(&redis, Duration::from_secs(30)).await;
+    table.heartbeat(&heartbeat(row("a"), &[])).await.expect("a heartbeat");
+    let held = claim_of(table.claim(&ask("t", "a")).await.expect("an answer"));
+    redis.kill();
+    redis.restart().await;
+    assert!(table.release(&held).await.expect("found again at once"));
+}
+
+#[tokio::test]
+async fn a_url_that_is_none_is_refused_without_showing_its_password() {
+    let url = SecretUrl::new("rediss+nonsense://:secret@host:1/0");
+    let error = RedisTable::connect(&url, "p", LEASES, Duration::from_secs(1)).expect_err("no URL");
+    assert!(matches!(error, TableError::BadUrl { .. }) && !error.is_transient());
+    assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_flood_of_dead_claims_and_rows_is_swept_in_bounded_steps() {
+    let world = World::redis().await;
+    for n in 0..300 {
+        world.join(row(&format!("gpu-{n:03}"))).await;
+    }
+    for n in 0..300 {
+        world.claim(&ask(&format!("t{n}"), &format!("gpu-{n:03}"))).await;
+    }
+    world.pass(super::world::HELD_SECONDS + 50).await;
+    world.join(row("alive")).await;
+    assert_eq!(world.placed(&ask("t299", "alive")).await, "alive", "the dead that are not swept yet are passed over");
+    for n in 0..3 {
+        world.claim(&ask(&format!("u{n}"), "alive")).await;
+    }
+    assert_eq!(world.table.rows(&super::world::pool()).await.expect("rows").len(), 1);
+}

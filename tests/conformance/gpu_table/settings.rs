@@ -1,0 +1,82 @@
+//! The fleet's settings, changed while it runs.
+
+use gpu_table::Heartbeat;
+use protocol::{ClaimAnswer, Strategy, claim::Settings};
+
+use super::world::{World, ask, claim_of, full_elsewhere, gpu_id, heartbeat, pool, row, row_with};
+
+async fn change(world: &World, change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = world.table.settings(&pool(), &Settings::default()).await.expect("settings");
+    change(&mut settings);
+    world.table.change_settings(&pool(), &settings).await.expect("settings")
+}
+
+pub async fn the_first_settings_are_kept(world: World) {
+    let first = Settings { memory_threshold: 0.123_456_789_012_345_67, ..Settings::default() };
+    assert_eq!(world.table.settings(&pool(), &first).await.expect("settings"), first);
+    assert_eq!(world.table.settings(&pool(), &Settings::default()).await.expect("settings"), first);
+}
+
+pub async fn a_change_needs_the_current_version(world: World) {
+    let first = world.table.settings(&pool(), &Settings::default()).await.expect("settings");
+    let mine = Settings { default_strategy: Strategy::RoundRobin, ..first.clone() };
+    let theirs = Settings { default_strategy: Strategy::TaskSpecific, ..first };
+    let changed = world.table.change_settings(&pool(), &mine).await.expect("settings");
+    assert_eq!((changed.version, changed.default_strategy), (1, Strategy::RoundRobin));
+    let refused = world.table.change_settings(&pool(), &theirs).await.expect("settings");
+    assert_eq!(refused, changed, "who was slower sees what is in force");
+    let again = Settings { default_strategy: Strategy::TaskSpecific, ..refused };
+    assert_eq!(world.table.change_settings(&pool(), &again).await.expect("settings").version, 2);
+}
+
+pub async fn a_drained_gpu_gets_nothing_until_it_is_undrained(world: World) {
+    let world = world.with_gpus(&["a", "b"]).await;
+    change(&world, |settings| settings.draining = vec![gpu_id("a")]).await;
+    let beat = world.beat(&heartbeat(row("a"), &[])).await;
+    assert!(beat.draining, "its worker is told");
+    assert!(!world.beat(&heartbeat(row("b"), &[])).await.draining);
+    for task in ["t", "u"] {
+        assert_eq!(world.placed(&ask(task, "a")).await, "b");
+    }
+    assert_eq!(world.claim(&ask("v", "a")).await, full_elsewhere("b"), "it waits in no draining hand");
+    change(&world, |settings| settings.draining.clear()).await;
+    assert_eq!(world.placed(&ask("v", "a")).await, "a", "without another heartbeat");
+    assert!(!world.beat(&heartbeat(row("a"), &[])).await.draining);
+}
+
+pub async fn new_thresholds_count_at_once_for_every_row(world: World) {
+    world.join(row_with("a", |row| row.sample.memory_used_mb = 40_000)).await;
+    world.join(row_with("b", |row| row.foreign_utilization_percent = 50.0)).await;
+    assert_eq!(world.placed(&ask("t", "a")).await, "a");
+    change(&world, |settings| settings.memory_threshold = 0.5).await;
+    assert_eq!(world.placed(&ask("u", "a")).await, "b", "at the threshold is over it");
+    change(&world, |settings| settings.utilization_threshold = 0.5).await;
+    assert!(matches!(world.claim(&ask("v", "a")).await, ClaimAnswer::Full { fits_here: true, .. }));
+    change(&world, |settings| settings.memory_threshold = 0.9).await;
+    assert_eq!(world.placed(&ask("v", "b")).await, "a");
+}
+
+pub async fn a_heartbeat_restores_lost_settings_but_never_older_ones(world: World) {
+    let world = world.with_gpus(&["a"]).await;
+    let changed = change(&world, |settings| settings.draining = vec![gpu_id("b")]).await;
+    let stale = world.beat(&heartbeat(row("a"), &[])).await;
+    assert_eq!(stale.settings, changed, "older ones change nothing");
+    world.forget().await;
+    let beat = world.beat(&Heartbeat { settings: changed.clone(), ..heartbeat(row("a"), &[]) }).await;
+    assert_eq!(beat.settings, changed, "lost ones come back");
+    world.forget().await;
+    world.join(row("b")).await;
+    world.join(row("a")).await;
+    world.beat(&Heartbeat { settings: changed.clone(), ..heartbeat(row("a"), &[]) }).await;
+    assert_eq!(world.table.settings(&pool(), &Settings::default()).await.expect("settings"), changed, "newer ones win");
+    assert_eq!(world.placed(&ask("t", "b")).await, "a", "and their drain counts for rows that were there before");
+}
+
+pub async fn a_new_default_strategy_counts_at_once(world: World) {
+    let world = world.with_gpus(&["a", "b"]).await;
+    change(&world, |settings| settings.default_strategy = Strategy::RoundRobin).await;
+    let claims = [world.claim(&ask("t", "a")).await, world.claim(&ask("u", "a")).await, world.claim(&ask("v", "a")).await];
+    let claims = claims.map(claim_of);
+    assert_eq!(claims.each_ref().map(|claim| claim.gpu_id.as_str()), ["a", "b", "a"]);
+    assert!(claims.iter().all(|claim| claim.choice.used == Strategy::RoundRobin));
+}
