@@ -1,10 +1,14 @@
 //! What every program does at start and stop: configuration, signals, telemetry, the three back ends. Used by programs only.
 
+mod backends;
 pub mod config;
 mod environment;
+mod redis_servers;
 pub mod signals;
 pub mod telemetry;
 
+pub use backends::{BackendError, Backends, Embedded};
 pub use config::{ConfigurationErrors, Loaded, Sources};
 pub use environment::system_environment;
+pub use redis_servers::{RedisServer, redis_servers};
 pub use signals::Stop;
