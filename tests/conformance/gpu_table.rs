@@ -3,6 +3,7 @@
 mod choosing;
 mod claims;
 mod comparison;
+mod cost;
 mod here;
 mod membership;
 mod redis_only;
