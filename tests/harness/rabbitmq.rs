@@ -1,1 +1,230 @@
-//! A private RabbitMQ for tests.
+//! A private RabbitMQ for tests: the installed server, started as an ordinary program from a temporary folder on free ports of 127.0.0.1.
+//!
+//! It ends with the test process, however that ends: a small shell is its parent and kills it (and its epmd) when the pipe from the test
+//! process closes. No other server on the machine is touched.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{BufRead, BufReader, Write as _},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use protocol::config::SecretUrl;
+use tokio::sync::OnceCell;
+
+use crate::until::until;
+
+const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
+
+/// Starts epmd and the server in process groups of their own, says when, and waits for a line or the end of its input. After the end
+/// nobody needs the folder any more.
+const GUARDIAN: &str = r#"
+setsid epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 >/dev/null 2>&1 & epmd=$!
+setsid "$PROGRAMS/rabbitmq-server" >>"$FOLDER/server.log" 2>&1 & server=$!
+echo started
+read -r keep
+gone=$?
+kill -9 "-$server" 2>/dev/null
+kill -9 "-$epmd" 2>/dev/null
+wait
+[ "$gone" = 0 ] || rm -rf "$FOLDER"
+"#;
+
+/// What a user may do: regular expressions over the names of queues and exchanges, as in `rabbitmqctl set_permissions`.
+#[derive(Debug, Clone, Copy)]
+pub struct Permissions<'a> {
+    /// What it may declare and delete.
+    pub configure: &'a str,
+    /// What it may publish to.
+    pub write: &'a str,
+    /// What it may consume.
+    pub read: &'a str,
+}
+
+/// One RabbitMQ server.
+#[derive(Debug)]
+pub struct PrivateRabbitMq {
+    folder: PathBuf,
+    node: String,
+    ports: [u16; 3],
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    guardian: Child,
+    pipe: ChildStdin,
+}
+
+impl PrivateRabbitMq {
+    /// The server that all tests of this process share. They keep apart by the prefix of their names.
+    ///
+    /// # Panics
+    /// If RabbitMQ is not installed or does not start.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<PrivateRabbitMq> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    /// A server of one's own, to stop, kill and alarm. It ends when dropped.
+    ///
+    /// # Panics
+    /// If RabbitMQ is not installed or does not start.
+    pub async fn start() -> Self {
+        assert!(
+            Path::new(PROGRAMS).join("rabbitmq-server").exists(),
+            "RabbitMQ is not installed: these tests need {PROGRAMS}/rabbitmq-server (Debian package rabbitmq-server)"
+        );
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let folder = std::env::temp_dir().join(format!("gpufleet-rabbitmq-{name}"));
+        let server = Self { folder, node: format!("test-{name}@localhost"), ports: free_ports(), running: Mutex::new(None) };
+        server.write_folder().expect("a folder for the server");
+        server.start_again().await;
+        server
+    }
+
+    /// Starts the server that was stopped or killed, with its data, on the same port.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn start_again(&self) {
+        let mut guardian = self.command("sh").args(["-c", GUARDIAN]).process_group(0).spawn().expect("sh starts");
+        let pipe = guardian.stdin.take().expect("a piped input");
+        let mut line = String::new();
+        BufReader::new(guardian.stdout.take().expect("a piped output")).read_line(&mut line).expect("a line");
+        assert_eq!(line, "started\n");
+        *self.running() = Some(Running { guardian, pipe });
+        let url = self.url();
+        let accepts = async || {
+            let connecting = lapin::Connection::connect(url.reveal(), lapin::ConnectionProperties::default());
+            matches!(tokio::time::timeout(Duration::from_secs(5), connecting).await, Ok(Ok(_)))
+        };
+        until("the private RabbitMQ accepts connections", accepts).await;
+    }
+
+    /// Stops the server in an orderly way; its data stays for [`PrivateRabbitMq::start_again`].
+    pub async fn stop(&self) {
+        self.control(&["stop_app"]).await;
+        self.kill();
+    }
+
+    /// Kills the server with SIGKILL; its data stays for [`PrivateRabbitMq::start_again`].
+    pub fn kill(&self) {
+        let Some(Running { mut guardian, mut pipe }) = self.running().take() else { return };
+        pipe.write_all(b"keep\n").expect("the guardian listens");
+        guardian.wait().expect("the guardian ends");
+    }
+
+    /// The URL of the administrator on the default virtual host.
+    #[must_use]
+    pub fn url(&self) -> SecretUrl {
+        SecretUrl::new(format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.ports[0]))
+    }
+
+    /// Adds a user with these rights (or changes them) and returns its URL.
+    ///
+    /// # Panics
+    /// If the server refuses.
+    pub async fn url_for(&self, user: &str, permissions: Permissions<'_>) -> SecretUrl {
+        if !self.try_control(&["add_user", user, "secret"]).await {
+            self.control(&["change_password", user, "secret"]).await;
+        }
+        let Permissions { configure, write, read } = permissions;
+        self.control(&["set_permissions", "-p", "/", user, configure, write, read]).await;
+        SecretUrl::new(format!("amqp://{user}:secret@127.0.0.1:{}/%2f", self.ports[0]))
+    }
+
+    /// Raises or ends the memory alarm: while it lasts the server blocks publishers.
+    ///
+    /// # Panics
+    /// If the server refuses.
+    pub async fn alarm(&self, on: bool) {
+        self.control(&["set_vm_memory_high_watermark", if on { "0.000001" } else { "0.6" }]).await;
+    }
+
+    /// Runs `rabbitmqctl` on this server.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub async fn control(&self, arguments: &[&str]) {
+        assert!(self.try_control(arguments).await, "rabbitmqctl {arguments:?} failed\n{}", self.log());
+    }
+
+    /// The end of the server's log, for the message of a failing test.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(50)..].join("\n")
+    }
+
+    async fn try_control(&self, arguments: &[&str]) -> bool {
+        let mut command = self.command(&format!("{PROGRAMS}/rabbitmqctl"));
+        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
+        let output = tokio::process::Command::from(command).kill_on_drop(true).output().await;
+        output.expect("rabbitmqctl starts").status.success()
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_folder(&self) -> std::io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let cookie = self.folder.join(".erlang.cookie");
+        fs::write(&cookie, uuid::Uuid::new_v4().simple().to_string())?;
+        fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))?;
+        fs::write(self.folder.join("enabled_plugins"), "[].")?;
+        let mut config = String::new();
+        let settings = [
+            format!("listeners.tcp.default = 127.0.0.1:{}", self.ports[0]),
+            "disk_free_limit.absolute = 1MB".to_owned(),
+            "log.console = true".to_owned(),
+            "log.console.level = warning".to_owned(),
+            "log.file = false".to_owned(),
+        ];
+        for setting in settings {
+            writeln!(config, "{setting}").map_err(std::io::Error::other)?;
+        }
+        fs::write(self.folder.join("rabbitmq.conf"), config)
+    }
+
+    /// A program in the server's environment.
+    fn command(&self, program: &str) -> Command {
+        let [amqp, distribution, epmd] = self.ports.map(|port| port.to_string());
+        let folder = |name: &str| self.folder.join(name);
+        let mut command = Command::new(program);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir(&self.folder);
+        command.env("PROGRAMS", PROGRAMS).env("FOLDER", &self.folder).env("HOME", &self.folder).env("LANG", "C.UTF-8");
+        command.env("ERL_EPMD_PORT", epmd).env("ERL_EPMD_ADDRESS", "127.0.0.1");
+        command.env("RABBITMQ_NODENAME", &self.node).env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1").env("RABBITMQ_NODE_PORT", amqp);
+        command.env("RABBITMQ_DIST_PORT", distribution).env("RABBITMQ_CONF_ENV_FILE", "/dev/null");
+        command.env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-kernel inet_dist_use_interface {127,0,0,1}");
+        command.env("RABBITMQ_CONFIG_FILE", folder("rabbitmq.conf")).env("RABBITMQ_ENABLED_PLUGINS_FILE", folder("enabled_plugins"));
+        command.env("RABBITMQ_MNESIA_BASE", folder("data")).env("RABBITMQ_LOG_BASE", folder("log"));
+        command.env("RABBITMQ_GENERATED_CONFIG_DIR", folder("generated")).env("RABBITMQ_SCHEMA_DIR", folder("schema"));
+        command
+    }
+}
+
+impl Drop for PrivateRabbitMq {
+    fn drop(&mut self) {
+        if let Some(Running { mut guardian, pipe }) = self.running().take() {
+            drop(pipe);
+            let _ended = guardian.wait();
+        } else {
+            let _removed = fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+fn free_ports() -> [u16; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("bound").port())
+}

@@ -1,6 +1,6 @@
 //! How tasks and replies travel: one port, two back ends, one conformance suite.
 //!
-//! [`TaskQueue`] is the port. [`MemoryBroker`] keeps everything inside the process; `rabbitmq` speaks AMQP 0-9-1. The worker cannot tell which it
+//! [`TaskQueue`] is the port. [`MemoryBroker`] keeps everything inside the process; [`RabbitMq`] speaks AMQP 0-9-1. The worker cannot tell which it
 //! has.
 
 mod consumer;
@@ -9,6 +9,7 @@ mod memory;
 pub mod message;
 mod options;
 mod queue;
+mod rabbitmq;
 mod topology;
 
 pub use consumer::{Consumer, Feed, Inbox, Stopper};
@@ -17,3 +18,4 @@ pub use memory::{MemoryBroker, MemoryQueue};
 pub use message::{Delivery, Outgoing, Receipt, Settle, Target};
 pub use options::QueueOptions;
 pub use queue::{Depth, Link, Names, Queue, TaskQueue};
+pub use rabbitmq::{Presence, RabbitMq};

@@ -1,0 +1,54 @@
+//! What an operator's check needs to know, without changing anything.
+
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
+
+use super::{RabbitMq, topology::short};
+use crate::{Queue, QueueError, TaskQueue};
+
+/// Whether a queue is as the topology wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// It does not exist (yet).
+    Missing,
+    /// It exists with the wanted arguments.
+    AsWanted,
+    /// It exists with other arguments; which, in the broker's words.
+    Mismatch(String),
+}
+
+impl RabbitMq {
+    /// The broker's version. Always `None`: the broker says it in the handshake, which the client library does not pass on. The management API
+    /// or an operator has to say.
+    #[must_use]
+    pub const fn server_version(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Compares a queue's arguments with the topology's. Declares nothing that is missing (unless somebody deletes it between the two looks).
+    ///
+    /// # Errors
+    /// Transient ones, and a broker that does not let this user look.
+    pub async fn inspect(&self, queue: &Queue) -> Result<Presence, QueueError> {
+        let name = self.names().queue(queue);
+        let operation = format!("look at queue {name}");
+        let exists = self
+            .on_a_channel(async |channel| {
+                let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                channel.queue_declare(short(&name)?, passive, FieldTable::default()).await?;
+                Ok(())
+            })
+            .await?;
+        match exists {
+            Err(failure) if failure.is_missing() => return Ok(Presence::Missing),
+            Err(failure) => return Err(failure.into_error(self.url(), operation)),
+            Ok(()) => {}
+        }
+        // The broker compares arguments only when a queue is declared; one that is equal is left as it is.
+        let declared = self.on_a_channel(async |channel| self.topology().declare_on(channel, queue).await).await?;
+        match declared.map_err(|failure| failure.into_declare_error(self.url(), &name)) {
+            Ok(()) => Ok(Presence::AsWanted),
+            Err(QueueError::Mismatch { argument, .. }) => Ok(Presence::Mismatch(argument)),
+            Err(error) => Err(error),
+        }
+    }
+}

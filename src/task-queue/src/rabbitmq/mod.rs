@@ -1,0 +1,231 @@
+//! The queue on RabbitMQ (AMQP 0-9-1).
+//!
+//! Two connections: one consumes, acks and declares, one publishes, because a broker that blocks publishers stops reading from a connection that
+//! publishes, and acks must go on. Each is kept by its own [`line`]; the client library's automatic recovery is never used, since it does not
+//! restore the bound on unacked deliveries. Consumers live in [`subscription`], publishes in [`lane`].
+
+mod backoff;
+mod failure;
+mod inspect;
+mod lane;
+mod line;
+mod properties;
+mod publisher;
+mod receipt;
+mod subscription;
+mod topology;
+
+use std::{fmt, num::NonZeroU16, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lapin::{
+    Channel,
+    options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::FieldTable,
+};
+use protocol::config::SecretUrl;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::inspect::Presence;
+use self::{
+    failure::Failure,
+    line::{Dialer, Keeper, Line},
+    publisher::Publisher,
+    receipt::{TakeChannel, TakeChannels},
+    subscription::{Declare, Subscription, Wish, Wishes},
+    topology::{Topology, short},
+};
+use crate::{Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishError, Queue, QueueError, QueueOptions, TaskQueue};
+
+/// Longest wait in [`TaskQueue::close`] for consumers and connections to end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A process's two connections to RabbitMQ. Dropped, they are closed in the background; what is unacked goes back.
+pub struct RabbitMq {
+    dialer: Dialer,
+    topology: Arc<Topology>,
+    consuming: Line,
+    publisher: Publisher,
+    take_channels: Arc<TakeChannels>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl RabbitMq {
+    /// Connects, once: a broker that is away is an error here, and is waited for only after the first connection.
+    ///
+    /// # Errors
+    /// [`QueueError::Unreachable`] (transient), or [`QueueError::Refused`] for a wrong URL, password or virtual host.
+    pub async fn connect(url: &SecretUrl, options: QueueOptions) -> Result<Self, QueueError> {
+        let dialer = Dialer::new(url)?;
+        let (consuming, publishing) = tokio::try_join!(dialer.dial("consume"), dialer.dial("publish"))?;
+        let timeout = options.publish_timeout;
+        let topology = Arc::new(Topology::new(options));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let keeper = |name, topology| Keeper { name, dialer: dialer.clone(), topology, stop: stop.clone() };
+        let (consuming, life) = keeper("consume", Some(topology.clone())).keep(consuming);
+        tasks.spawn(life);
+        let (publishing, life) = keeper("publish", None).keep(publishing);
+        tasks.spawn(life);
+        let publisher = Publisher::start(&publishing, dialer.login(), timeout, &stop, &tasks);
+        Ok(Self { dialer, topology, consuming, publisher, take_channels: Arc::default(), tasks, stop })
+    }
+
+    fn url(&self) -> &str {
+        &self.dialer.url
+    }
+
+    fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// A new channel on the consuming connection.
+    async fn open_channel(&self) -> Result<Channel, QueueError> {
+        if self.stop.is_cancelled() {
+            return Err(QueueError::Closed);
+        }
+        let unreachable = |reason: String| QueueError::Unreachable { url: self.url().to_owned(), reason };
+        let connection = self.consuming.connection.borrow().clone();
+        let connection = connection.ok_or_else(|| unreachable("reconnecting".to_owned()))?;
+        let opened = tokio::time::timeout(self.topology.options.publish_timeout, connection.create_channel()).await;
+        opened.map_err(|_| unreachable("no answer in time".to_owned()))?.map_err(|error| unreachable(error.to_string()))
+    }
+
+    /// Runs an operation on a channel of its own, because the broker closes the channel when it refuses.
+    async fn on_a_channel<T>(&self, operation: impl AsyncFnOnce(&Channel) -> Result<T, Failure>) -> Result<Result<T, Failure>, QueueError> {
+        let channel = self.open_channel().await?;
+        let done = tokio::time::timeout(self.topology.options.publish_timeout, operation(&channel)).await;
+        Ok(done.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned()))))
+    }
+}
+
+impl fmt::Debug for RabbitMq {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RabbitMq")
+            .field("url", &self.dialer.url)
+            .field("link", &*self.publisher.link().borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[async_trait]
+impl TaskQueue for RabbitMq {
+    fn names(&self) -> &Names {
+        &self.topology.options.names
+    }
+
+    async fn declare(&self, queue: &Queue) -> Result<(), QueueError> {
+        let declared = self.on_a_channel(async |channel| self.topology.declare_on(channel, queue).await).await?;
+        declared.map_err(|failure| failure.into_declare_error(self.url(), &self.names().queue(queue)))?;
+        self.topology.remember(queue);
+        Ok(())
+    }
+
+    async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {
+        self.publisher.publish(self.names(), message).await
+    }
+
+    async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Consumer, QueueError> {
+        if self.stop.is_cancelled() {
+            return Err(QueueError::Closed);
+        }
+        let (inbox, wishes, live) = (Arc::new(Inbox::default()), watch::Sender::new(Wish::Deliveries), watch::Sender::new(true));
+        let (wished, watched) = (wishes.subscribe(), live.subscribe());
+        let subscription = Subscription {
+            queue: queue.clone(),
+            prefetch,
+            topology: self.topology.clone(),
+            connection: self.consuming.connection.clone(),
+            inbox: inbox.clone(),
+            live,
+            wishes: wished,
+            stop: self.stop.clone(),
+        };
+        let opened = subscription.open(Declare::No).await;
+        let opened = opened.map_err(|failure| failure.into_error(self.url(), format!("consume queue {}", self.names().queue(queue))))?;
+        self.tasks.spawn(subscription.live(opened));
+        Ok(Consumer::new(inbox, watched, Arc::new(Wishes(wishes))))
+    }
+
+    async fn take(&self, queue: &Queue) -> Result<Option<Delivery>, QueueError> {
+        let name = self.names().queue(queue);
+        let operation = format!("take from queue {name}");
+        let failed = |failure: Failure| failure.into_error(self.url(), operation);
+        let channel = match self.take_channels.idle() {
+            Some(channel) => channel,
+            None => self.open_channel().await?,
+        };
+        let name = match short(&name) {
+            Ok(name) => name,
+            Err(failure) => return Err(failed(failure)),
+        };
+        let got = tokio::time::timeout(self.topology.options.publish_timeout, channel.basic_get(name, BasicGetOptions::default())).await;
+        match got.map_err(|_| Failure::Away("no answer in time".to_owned())).and_then(|got| got.map_err(Failure::from)) {
+            Ok(Some(got)) => {
+                let channel = TakeChannel::new(channel, self.take_channels.clone());
+                Ok(Some(receipt::delivery(queue, got.delivery, Some(channel))))
+            }
+            Ok(None) => {
+                self.take_channels.free(channel);
+                Ok(None)
+            }
+            Err(failure) if failure.is_missing() => Ok(None),
+            Err(failure) => Err(failed(failure)),
+        }
+    }
+
+    async fn depth(&self, queue: &Queue) -> Result<Option<Depth>, QueueError> {
+        let name = self.names().queue(queue);
+        let looked = self
+            .on_a_channel(async |channel| {
+                let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                let found = channel.queue_declare(short(&name)?, passive, FieldTable::default()).await?;
+                Ok(Depth { ready: found.message_count(), consumers: found.consumer_count() })
+            })
+            .await?;
+        match looked {
+            Ok(depth) => Ok(Some(depth)),
+            Err(failure) if failure.is_missing() => Ok(None),
+            Err(failure) => Err(failure.into_error(self.url(), format!("look at queue {name}"))),
+        }
+    }
+
+    async fn delete_if_unused(&self, queue: &Queue) -> Result<bool, QueueError> {
+        let name = self.names().queue(queue);
+        let deleted = self
+            .on_a_channel(async |channel| {
+                let unused = QueueDeleteOptions { if_unused: true, if_empty: true, ..QueueDeleteOptions::default() };
+                channel.queue_delete(short(&name)?, unused).await?;
+                Ok(())
+            })
+            .await?;
+        match deleted {
+            Err(failure) if failure.is_precondition() => Ok(false),
+            Err(failure) if !failure.is_missing() => Err(failure.into_error(self.url(), format!("delete queue {name}"))),
+            _ => {
+                self.topology.forget(queue);
+                Ok(true)
+            }
+        }
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.publisher.link()
+    }
+
+    async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE_LIMIT, self.tasks.wait()).await.is_err() {
+            tracing::warn!(url = self.url(), "gave up waiting for the queue to close");
+        }
+    }
+}

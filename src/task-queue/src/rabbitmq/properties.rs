@@ -1,0 +1,171 @@
+//! Envelopes as AMQP properties, and back. What an [`Envelope`] has no place for does not travel on.
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use protocol::{
+    Envelope,
+    envelope::{HeaderValue, Headers},
+};
+
+/// RabbitMQ's pseudo-queues for direct replies begin so. They store nothing, so nothing sent there needs to be persistent.
+const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+const PERSISTENT: u8 = 2;
+const TRANSIENT: u8 = 1;
+
+/// The properties of a message to `routing_key`; `None` if a text does not fit (more than 255 bytes). Its `user_id` travels only if it is the
+/// publishing `login`: the broker closes the channel for any other.
+pub(super) fn write(envelope: &Envelope, routing_key: &str, login: &str) -> Option<BasicProperties> {
+    let persistence = if routing_key.starts_with(DIRECT_REPLY_TO) { TRANSIENT } else { PERSISTENT };
+    let mut properties = BasicProperties::default().with_delivery_mode(persistence);
+    type With = fn(BasicProperties, ShortString) -> BasicProperties;
+    let texts: [(&Option<String>, With); 6] = [
+        (&envelope.message_id, BasicProperties::with_message_id),
+        (&envelope.kind, BasicProperties::with_type),
+        (&envelope.reply_to, BasicProperties::with_reply_to),
+        (&envelope.correlation_id, BasicProperties::with_correlation_id),
+        (&envelope.expiration, BasicProperties::with_expiration),
+        (&envelope.content_type, BasicProperties::with_content_type),
+    ];
+    for (text, with) in texts {
+        if let Some(text) = text {
+            properties = with(properties, ShortString::try_new(text.as_str()).ok()?);
+        }
+    }
+    if let Some(user) = envelope.user_id.as_deref().filter(|user| *user == login) {
+        properties = properties.with_user_id(ShortString::try_new(user).ok()?);
+    }
+    if let Some(priority) = envelope.priority {
+        properties = properties.with_priority(priority);
+    }
+    if let Some(timestamp) = envelope.timestamp {
+        properties = properties.with_timestamp(timestamp);
+    }
+    let pairs = envelope.headers.pairs();
+    Some(if pairs.is_empty() { properties } else { properties.with_headers(write_headers(pairs)) })
+}
+
+fn write_headers(pairs: Vec<(&'static str, HeaderValue)>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in pairs {
+        let value = match value {
+            HeaderValue::Text(text) => AMQPValue::LongString(text.into()),
+            HeaderValue::Integer(number) => AMQPValue::LongLongInt(number),
+            HeaderValue::Bool(truth) => AMQPValue::Boolean(truth),
+            HeaderValue::Other => AMQPValue::Void,
+        };
+        table.insert(name.into(), value);
+    }
+    table
+}
+
+/// What of a message's properties the fleet knows.
+pub(super) fn read(properties: &BasicProperties) -> Envelope {
+    let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+    Envelope {
+        message_id: text(properties.message_id()),
+        kind: text(properties.kind()),
+        priority: *properties.priority(),
+        reply_to: text(properties.reply_to()),
+        correlation_id: text(properties.correlation_id()),
+        expiration: text(properties.expiration()),
+        content_type: text(properties.content_type()),
+        timestamp: *properties.timestamp(),
+        user_id: text(properties.user_id()),
+        headers: properties.headers().as_ref().map(read_headers).unwrap_or_default(),
+    }
+}
+
+fn read_headers(table: &FieldTable) -> Headers {
+    Headers::read(table.into_iter().map(|(name, value)| (name.as_str().to_owned(), read_value(value))))
+}
+
+fn read_value(value: &AMQPValue) -> HeaderValue {
+    match value {
+        AMQPValue::Boolean(truth) => HeaderValue::Bool(*truth),
+        AMQPValue::ShortShortInt(number) => HeaderValue::Integer((*number).into()),
+        AMQPValue::ShortShortUInt(number) => HeaderValue::Integer((*number).into()),
+        AMQPValue::ShortInt(number) => HeaderValue::Integer((*number).into()),
+        AMQPValue::ShortUInt(number) => HeaderValue::Integer((*number).into()),
+        AMQPValue::LongInt(number) => HeaderValue::Integer((*number).into()),
+        AMQPValue::LongUInt(number) => HeaderValue::Integer((*number).into()),
+        AMQPValue::LongLongInt(number) => HeaderValue::Integer(*number),
+        AMQPValue::Timestamp(seconds) => i64::try_from(*seconds).map_or(HeaderValue::Other, HeaderValue::Integer),
+        AMQPValue::ShortString(text) => HeaderValue::Text(text.as_str().to_owned()),
+        AMQPValue::LongString(text) => {
+            std::str::from_utf8(text.as_bytes()).map_or(HeaderValue::Other, |text| HeaderValue::Text(text.to_owned()))
+        }
+        AMQPValue::Float(_)
+        | AMQPValue::Double(_)
+        | AMQPValue::DecimalValue(_)
+        | AMQPValue::FieldArray(_)
+        | AMQPValue::FieldTable(_)
+        | AMQPValue::ByteArray(_)
+        | AMQPValue::Void => HeaderValue::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldArray;
+    use protocol::envelope::{ATTEMPT, HOPS, POOL, REASON, TOKEN, TRACEPARENT};
+
+    use super::*;
+
+    fn read_one(name: &str, value: AMQPValue) -> Headers {
+        let mut table = FieldTable::default();
+        table.insert(name.into(), value);
+        read(&BasicProperties::default().with_headers(table)).headers
+    }
+
+    #[test]
+    fn integers_of_every_width_are_read() {
+        let widths = [
+            AMQPValue::ShortShortInt(7),
+            AMQPValue::ShortShortUInt(7),
+            AMQPValue::ShortInt(7),
+            AMQPValue::ShortUInt(7),
+            AMQPValue::LongInt(7),
+            AMQPValue::LongUInt(7),
+            AMQPValue::LongLongInt(7),
+            AMQPValue::Timestamp(7),
+        ];
+        for value in widths {
+            assert_eq!(read_one(ATTEMPT, value.clone()).attempt, Some(7), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn headers_of_unusable_types_are_named_and_not_used() {
+        let unusable = [
+            (TOKEN, AMQPValue::Timestamp(u64::MAX)),
+            (REASON, AMQPValue::LongString(vec![0xff, 0xfe].into())),
+            (HOPS, AMQPValue::Double(1.0)),
+            (POOL, AMQPValue::FieldArray(FieldArray::default())),
+            (TRACEPARENT, AMQPValue::Void),
+        ];
+        for (name, value) in unusable {
+            assert_eq!(read_one(name, value), Headers { invalid: vec![name.to_owned()], ..Headers::default() });
+        }
+    }
+
+    #[test]
+    fn only_the_own_login_travels_as_user_id() {
+        let envelope = Envelope { user_id: Some("ann".into()), ..Envelope::default() };
+        let user = |login| write(&envelope, "q", login).expect("short enough").user_id().clone();
+        assert_eq!((user("ann"), user("bob")), (Some("ann".into()), None));
+    }
+
+    #[test]
+    fn everything_is_persistent_but_direct_replies() {
+        let mode = |name| *write(&Envelope::default(), name, "").expect("short enough").delivery_mode();
+        assert_eq!((mode("q"), mode("amq.rabbitmq.reply-to.g1h2AA==.x")), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn a_text_that_does_not_fit_is_no_panic() {
+        let envelope = Envelope { kind: Some("x".repeat(256)), ..Envelope::default() };
+        assert_eq!(write(&envelope, "q", ""), None);
+    }
+}

@@ -1,0 +1,47 @@
+//! What happens to messages whose time runs out in a queue.
+
+use std::time::Duration;
+
+use task_queue::{Delivery, Queue, TaskQueue};
+
+use super::broker::{Broker, gpu, id_of, message, next, pool, prefetch, ready, until_ready, with_expiration};
+
+pub async fn what_expires_in_a_pool_goes_to_the_expired_queue_without_its_expiration(broker: &Broker) {
+    let queue = broker.connect().await;
+    let mut late = with_expiration(&pool(), "late", "50");
+    late.envelope.priority = Some(5);
+    queue.publish(late).await.expect("published");
+    queue.publish(message(&pool(), "patient")).await.expect("published");
+    let expired = next_of(&*queue, &Queue::Expired).await;
+    assert_eq!((id_of(&expired), expired.envelope.expiration.as_deref(), expired.envelope.priority), ("late", None, Some(5)));
+    assert_eq!(expired.envelope.headers.invalid, Vec::<String>::new());
+    assert_eq!(ready(&*queue, &pool()).await, 1);
+}
+
+pub async fn what_expires_in_the_queue_of_a_gpu_goes_to_the_expired_queue(broker: &Broker) {
+    let queue = broker.connect().await;
+    queue.declare(&gpu()).await.expect("declared");
+    queue.publish(with_expiration(&gpu(), "late", "0")).await.expect("published");
+    assert_eq!(id_of(&next_of(&*queue, &Queue::Expired).await), "late");
+    until_ready(&*queue, &gpu(), 0).await;
+}
+
+pub async fn what_waits_for_a_retry_returns(broker: &Broker) {
+    let queue = broker.connect().await;
+    let retry = Queue::retry_after(Duration::from_millis(1));
+    queue.declare(&retry).await.expect("declared");
+    queue.publish(message(&retry, "again")).await.expect("published");
+    assert_eq!(id_of(&next_of(&*queue, &Queue::Returned).await), "again");
+}
+
+pub async fn what_fits_no_gpu_returns(broker: &Broker) {
+    let queue = broker.fleet(|options| options.unplaceable_ttl = Duration::from_millis(100)).connect().await;
+    queue.declare(&Queue::Unplaceable).await.expect("declared");
+    queue.publish(message(&Queue::Unplaceable, "large")).await.expect("published");
+    assert_eq!(id_of(&next_of(&*queue, &Queue::Returned).await), "large");
+}
+
+async fn next_of(queue: &dyn TaskQueue, name: &Queue) -> Delivery {
+    let mut consumer = queue.consume(name, prefetch(1)).await.expect("consuming");
+    next(&mut consumer).await
+}

@@ -1,0 +1,111 @@
+//! What a publish answers.
+
+use std::time::Duration;
+
+use task_queue::{PublishError, Queue, Target};
+
+use super::broker::{
+    Broker, ack_next, gpu, message, message_to, pool, prefetch, publish_all, publish_together, ready, until_ready, with_expiration,
+};
+
+pub async fn a_publish_to_a_missing_queue_is_unroutable(broker: &Broker) {
+    let queue = broker.connect().await;
+    let target = queue.names().queue(&gpu());
+    assert_eq!(queue.publish(message(&gpu(), "a")).await, Err(PublishError::Unroutable { target }));
+    let gone = "nobody-listens-here".to_owned();
+    assert_eq!(queue.publish(message_to(Target::ReplyTo(gone.clone()), "a")).await, Err(PublishError::Unroutable { target: gone }));
+}
+
+pub async fn a_publish_to_a_full_pool_is_refused_as_full(broker: &Broker) {
+    let queue = broker.fleet(|options| options.length_max = Some(3)).connect().await;
+    publish_all(&*queue, ["a", "b", "c"].map(|id| message(&pool(), id))).await;
+    let target = queue.names().queue(&pool());
+    assert_eq!(queue.publish(message(&pool(), "d")).await, Err(PublishError::Full { target }));
+    assert_eq!(ready(&*queue, &pool()).await, 3);
+    let taken = queue.take(&pool()).await.expect("connected").expect("a message");
+    taken.receipt.ack().await.expect("acked");
+    until_ready(&*queue, &pool(), 2).await;
+    queue.publish(message(&pool(), "d")).await.expect("room again");
+}
+
+pub async fn an_own_queue_of_a_gpu_has_no_bound(broker: &Broker) {
+    let queue = broker.fleet(|options| options.length_max = Some(1)).connect().await;
+    queue.declare(&gpu()).await.expect("declared");
+    publish_all(&*queue, ["a", "b", "c"].map(|id| message(&gpu(), id))).await;
+    assert_eq!(ready(&*queue, &gpu()).await, 3);
+}
+
+pub async fn a_message_that_cannot_be_sent_is_refused_and_hurts_no_other(broker: &Broker) {
+    let queue = broker.connect().await;
+    let mut too_long = message(&pool(), "long");
+    too_long.envelope.correlation_id = Some("x".repeat(256));
+    let mut nameless = message(&pool(), "nameless");
+    nameless.envelope.message_id = None;
+    let unsendable = vec![
+        too_long,
+        nameless,
+        with_expiration(&pool(), "soon", "soon"),
+        with_expiration(&pool(), "never", "99999999999999"),
+        message_to(Target::ReplyTo("x".repeat(256)), "far"),
+    ];
+    let mut messages = vec![message(&pool(), "a")];
+    messages.extend(unsendable);
+    messages.push(message(&pool(), "b"));
+    let answers = publish_together(&*queue, messages).await;
+    let (good, bad): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!(good.len(), 2);
+    assert!(bad.iter().all(|answer| matches!(answer, Err(PublishError::Refused { .. }))), "{bad:?}");
+    assert!(bad.iter().flat_map(|answer| answer.as_ref().err()).all(|error| !error.is_transient()));
+}
+
+pub async fn a_reply_reaches_the_queue_that_reply_to_names(broker: &Broker) {
+    let fleet = broker.fleet(|_| ());
+    let (asking, answering) = (fleet.connect().await, fleet.connect().await);
+    let replies = Queue::Reply("gateway-1".into());
+    asking.declare(&replies).await.expect("declared");
+    let mut consumer = asking.consume(&replies, prefetch(10)).await.expect("consuming");
+    let reply_to = asking.names().queue(&replies);
+    answering.publish(message_to(Target::ReplyTo(reply_to), "answer")).await.expect("published");
+    assert_eq!(ack_next(&mut consumer, 1).await, ["answer"]);
+}
+
+/// The confirms of a channel are the broker's word about a message, and its returned messages arrive apart from them: they must not be mixed up.
+pub async fn concurrent_publishes_are_each_settled_right(broker: &Broker) {
+    let queue = broker.connect().await;
+    for round in 0..10 {
+        let is_lost = |index: u32| index % 7 == 3;
+        let messages = (0..500).map(|index| {
+            let target = if is_lost(index) { gpu() } else { pool() };
+            message(&target, &format!("{round}-{index}"))
+        });
+        let answers = publish_together(&*queue, messages.collect()).await;
+        for (index, answer) in (0..).zip(answers) {
+            let right = if is_lost(index) { matches!(answer, Err(PublishError::Unroutable { .. })) } else { answer.is_ok() };
+            assert!(right, "message {round}-{index}: {answer:?}");
+        }
+    }
+    let routed = 10 * (0..500).filter(|index| index % 7 != 3).count();
+    assert_eq!(ready(&*queue, &pool()).await as usize, routed);
+}
+
+pub async fn copies_of_one_message_are_each_settled(broker: &Broker) {
+    let queue = broker.connect().await;
+    let messages = (0..40).map(|index| message(if index % 2 == 0 { &LOST } else { &KEPT }, "same")).collect();
+    queue.declare(&KEPT).await.expect("declared");
+    for (index, answer) in publish_together(&*queue, messages).await.into_iter().enumerate() {
+        assert_eq!(answer.is_err(), index % 2 == 0, "copy {index}: {answer:?}");
+    }
+    assert_eq!(ready(&*queue, &KEPT).await, 20);
+}
+
+const LOST: Queue = Queue::Retry(Duration::from_millis(60_000));
+const KEPT: Queue = Queue::Dead;
+
+pub async fn a_foreign_user_id_is_left_behind(broker: &Broker) {
+    let queue = broker.connect().await;
+    let mut foreign = message(&pool(), "a");
+    foreign.envelope.user_id = Some("somebody-else".into());
+    queue.publish(foreign).await.expect("published");
+    let delivery = queue.take(&pool()).await.expect("connected").expect("a message");
+    assert_eq!(delivery.envelope.user_id, None);
+}
