@@ -91,7 +91,8 @@ fn new_task(request: PredictRequest) -> NewTask {
 
 fn answer(reply: Reply) -> Result<PredictResponse, Problem> {
     let Reply { task_id, outcome, result, error, gpu_id, attempt, strategy, timings, .. } = reply;
-    if outcome != Outcome::Succeeded {
+    // A reply whose result is no longer kept has an error beside its good outcome.
+    if outcome != Outcome::Succeeded || error.is_some() {
         return Err(unsuccessful(outcome, error).task(&task_id));
     }
     let mut result: Prediction = serde_json::from_value(result)

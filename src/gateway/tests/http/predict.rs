@@ -64,6 +64,7 @@ async fn how_a_task_failed_decides_the_status_code() {
         (Outcome::Failed, "executor_failed", None, StatusCode::BAD_GATEWAY, Value::Null),
         (Outcome::Failed, "out_of_memory", None, StatusCode::BAD_GATEWAY, Value::Null),
         (Outcome::Failed, "attempt_timeout", None, StatusCode::GATEWAY_TIMEOUT, Value::Null),
+        (Outcome::Succeeded, "reply_not_kept", None, StatusCode::BAD_GATEWAY, Value::Null),
         (Outcome::Cancelled, "cancelled", None, StatusCode::CONFLICT, Value::Null),
         (Outcome::Expired, "deadline", None, StatusCode::GATEWAY_TIMEOUT, Value::Null),
     ];
