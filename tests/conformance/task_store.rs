@@ -1,1 +1,351 @@
-//! The conformance suite of the port.
+//! The conformance suite of the store: each case is listed once and runs on every back end. Time is moved, never slept.
+
+mod both;
+mod redis_only;
+mod subject;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::{BodyHash, GpuId, Kind, Outcome, PoolName, TaskId, TaskState};
+use task_store::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, StoreOptions, Stored, Totals};
+
+use self::subject::*;
+
+macro_rules! cases {
+    ($($case:ident,)*) => {
+        mod on_memory { $(#[tokio::test] async fn $case() { super::$case(super::BackEnd::Memory).await })* }
+        mod on_redis { $(#[tokio::test] async fn $case() { super::$case(super::BackEnd::Redis).await })* }
+    };
+}
+
+cases! {
+    a_task_lives_from_waiting_over_running_to_its_outcome,
+    an_unseen_task_is_open_and_unknown,
+    a_submitted_task_can_be_forgotten_until_something_else_is_written,
+    submitting_a_known_task_changes_nothing,
+    the_first_outcome_is_final,
+    the_same_outcome_recorded_again_is_accepted,
+    a_late_holder_neither_begins_nor_records,
+    a_task_that_ended_does_not_begin_again,
+    beginning_twice_with_one_token_is_one_begin,
+    a_reused_id_is_refused_and_learns_nothing_of_the_first,
+    a_task_that_never_ran_ends_without_a_token,
+    an_outcome_without_a_token_does_not_overrule_a_running_attempt,
+    an_outcome_without_a_token_ends_a_later_attempt_that_never_began,
+    a_store_that_lost_the_begin_still_records_the_outcome,
+    after_its_retention_the_reply_is_gone_and_the_outcome_remains,
+    after_its_retention_the_outcome_is_gone_and_the_id_is_free,
+    a_task_that_never_ended_is_forgotten_after_its_last_change,
+    noting_a_published_reply_does_not_prolong_its_record,
+    a_reason_to_wait_shows_until_the_task_begins,
+    a_reply_over_the_bound_is_not_kept_and_counted,
+    expired_replies_make_room,
+    a_refused_duplicate_takes_no_room,
+    gpus_stay_announced_until_withdrawn,
+    an_announcement_repeated_since_is_not_withdrawn,
+    a_token_of_sixteen_digits_survives,
+    a_reply_of_any_bytes_survives,
+}
+
+async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    store.ping().await.expect("an answer");
+    store.submitted(&task(), &kind()).await.expect("an answer");
+    let first = store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!((first.state, first.kind, first.attempt, first.gpu_id), (TaskState::Waiting, Some(kind()), 0, None));
+
+    subject.pass(Duration::from_secs(5));
+    assert_eq!(store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun);
+    let running = store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!((running.state, running.attempt, running.gpu_id), (TaskState::Running, 1, GpuId::new("GPU-7").ok()));
+    assert!((5_000..60_000).contains(&(running.changed_ms - first.first_seen_ms)), "{} after {}", running.changed_ms, first.first_seen_ms);
+
+    assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
+    store.published(&task()).await.expect("an answer");
+    let ended = store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!((ended.state, ended.attempt, ended.first_seen_ms), (TaskState::Succeeded, 1, first.first_seen_ms));
+    assert_eq!(ended.reply, Some(reply(Outcome::Succeeded, "done")));
+}
+
+async fn an_unseen_task_is_open_and_unknown(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Open);
+    assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
+    subject.store.published(&task()).await.expect("an answer");
+    subject.store.forget(&task()).await.expect("an answer");
+    assert_eq!(subject.store.status(&task()).await.expect("an answer"), None, "neither look, published nor forget makes a record");
+}
+
+async fn a_submitted_task_can_be_forgotten_until_something_else_is_written(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.submitted(&task(), &kind()).await.expect("an answer");
+    subject.store.forget(&task()).await.expect("an answer");
+    assert_eq!(state_of(&subject).await, None);
+
+    subject.store.submitted(&task(), &kind()).await.expect("an answer");
+    subject.store.begin(&attempt(1, 7)).await.expect("an answer");
+    subject.store.forget(&task()).await.expect("an answer");
+    assert_eq!(state_of(&subject).await, Some(TaskState::Running));
+}
+
+async fn submitting_a_known_task_changes_nothing(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.record(&success(1, 7)).await.expect("an answer");
+    let before = subject.store.status(&task()).await.expect("an answer");
+    subject.pass(Duration::from_secs(1));
+    subject.store.submitted(&task(), &Kind::new("other").expect("a valid name")).await.expect("an answer");
+    subject.store.forget(&task()).await.expect("an answer");
+    assert_eq!(subject.store.status(&task()).await.expect("an answer"), before);
+}
+
+async fn the_first_outcome_is_final(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let first = success(1, 7);
+    assert_eq!(subject.store.record(&first).await.expect("an answer"), Record::Recorded);
+    let others = [
+        success(2, 7),
+        success(1, 8),
+        outcome(Outcome::Succeeded, 1, Some(7), "another reply"),
+        outcome(Outcome::Expired, 1, None, "late"),
+        success(1, 6),
+    ];
+    for other in others {
+        assert_eq!(subject.store.record(&other).await.expect("an answer"), Record::EndedBefore(stored(&first)), "{other:?}");
+    }
+    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&first)));
+}
+
+async fn the_same_outcome_recorded_again_is_accepted(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.begin(&attempt(1, 7)).await.expect("an answer");
+    for _ in 0..3 {
+        assert_eq!(subject.store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
+    }
+    subject.pass(REPLY_RETENTION);
+    assert_eq!(subject.store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded, "the digest outlives the reply");
+}
+
+async fn a_late_holder_neither_begins_nor_records(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun);
+    assert_eq!(subject.store.begin(&attempt(1, 9)).await.expect("an answer"), Begin::Begun, "a redelivery with a newer claim takes over");
+    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Superseded);
+    assert_eq!(subject.store.record(&success(1, 7)).await.expect("an answer"), Record::Superseded);
+    assert_eq!(state_of(&subject).await, Some(TaskState::Running));
+    assert_eq!(subject.store.record(&success(1, 9)).await.expect("an answer"), Record::Recorded);
+}
+
+async fn a_task_that_ended_does_not_begin_again(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let first = success(1, 7);
+    subject.store.record(&first).await.expect("an answer");
+    for token in [6, 7, 8] {
+        assert_eq!(subject.store.begin(&attempt(1, token)).await.expect("an answer"), Begin::Not(Look::Ended(stored(&first))));
+    }
+}
+
+async fn beginning_twice_with_one_token_is_one_begin(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun);
+    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun);
+}
+
+async fn a_reused_id_is_refused_and_learns_nothing_of_the_first(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let other = BodyHash::of(b"another body");
+    subject.store.begin(&attempt(1, 7)).await.expect("an answer");
+    for ended in [false, true] {
+        if ended {
+            subject.store.record(&success(1, 7)).await.expect("an answer");
+        }
+        assert_eq!(subject.store.look(&task(), &other).await.expect("an answer"), Look::ReusedId);
+        let begin = BeginRequest { body_hash: other.clone(), ..attempt(1, 9) };
+        assert_eq!(subject.store.begin(&begin).await.expect("an answer"), Begin::Not(Look::ReusedId));
+        let record = RecordRequest { body_hash: other.clone(), ..success(1, 9) };
+        assert_eq!(subject.store.record(&record).await.expect("an answer"), Record::Superseded);
+    }
+}
+
+async fn a_task_that_never_ran_ends_without_a_token(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let refused = RecordRequest { kind: None, ..outcome(Outcome::Failed, 1, None, "invalid") };
+    assert_eq!(subject.store.record(&refused).await.expect("an answer"), Record::Recorded);
+    let status = subject.store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!((status.state, status.kind, status.attempt), (TaskState::Failed, None, 0));
+    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&refused)));
+}
+
+async fn an_outcome_without_a_token_does_not_overrule_a_running_attempt(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.begin(&attempt(1, 7)).await.expect("an answer");
+    let expired = outcome(Outcome::Expired, 1, None, "expired");
+    assert_eq!(subject.store.record(&expired).await.expect("an answer"), Record::Superseded);
+    assert_eq!(subject.store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
+}
+
+async fn an_outcome_without_a_token_ends_a_later_attempt_that_never_began(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.begin(&attempt(1, 7)).await.expect("an answer");
+    let expired = outcome(Outcome::Expired, 2, None, "expired");
+    assert_eq!(subject.store.record(&expired).await.expect("an answer"), Record::Recorded);
+    assert_eq!(subject.store.record(&success(1, 7)).await.expect("an answer"), Record::EndedBefore(stored(&expired)));
+}
+
+async fn a_store_that_lost_the_begin_still_records_the_outcome(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    assert_eq!(subject.store.record(&success(3, 7)).await.expect("an answer"), Record::Recorded);
+    assert_eq!(subject.store.status(&task()).await.expect("an answer").map(|status| status.attempt), Some(3));
+}
+
+async fn after_its_retention_the_reply_is_gone_and_the_outcome_remains(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.record(&success(1, 7)).await.expect("an answer");
+    subject.pass(REPLY_RETENTION - Duration::from_secs(60));
+    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    subject.pass(Duration::from_secs(60));
+    let gone = Stored { body: None, ..stored(&success(1, 7)) };
+    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(gone));
+    let status = subject.store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!((status.state, status.reply), (TaskState::Succeeded, None));
+}
+
+async fn after_its_retention_the_outcome_is_gone_and_the_id_is_free(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.record(&success(1, 7)).await.expect("an answer");
+    subject.pass(OUTCOME_RETENTION);
+    assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
+    let other = BodyHash::of(b"another body");
+    assert_eq!(subject.store.look(&task(), &other).await.expect("an answer"), Look::Open);
+    let begin = BeginRequest { body_hash: other, ..attempt(1, 3) };
+    assert_eq!(subject.store.begin(&begin).await.expect("an answer"), Begin::Begun);
+    assert_eq!(state_of(&subject).await, Some(TaskState::Running), "nothing of the first is left");
+}
+
+async fn a_task_that_never_ended_is_forgotten_after_its_last_change(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.submitted(&task(), &kind()).await.expect("an answer");
+    subject.pass(OUTCOME_RETENTION / 2);
+    subject.store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer");
+    subject.pass(OUTCOME_RETENTION / 2);
+    assert_eq!(state_of(&subject).await, Some(TaskState::Waiting));
+    subject.pass(OUTCOME_RETENTION / 2);
+    assert_eq!(state_of(&subject).await, None);
+}
+
+async fn noting_a_published_reply_does_not_prolong_its_record(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.record(&success(1, 7)).await.expect("an answer");
+    subject.pass(OUTCOME_RETENTION / 2);
+    subject.store.published(&task()).await.expect("an answer");
+    subject.store.published(&task()).await.expect("an answer");
+    subject.pass(OUTCOME_RETENTION / 2);
+    assert_eq!(state_of(&subject).await, None);
+}
+
+async fn a_reason_to_wait_shows_until_the_task_begins(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.waits_for(&task(), &kind(), "an 80 GB GPU").await.expect("an answer");
+    let status = subject.store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!((status.state, status.kind, status.waiting_for.as_deref()), (TaskState::Waiting, Some(kind()), Some("an 80 GB GPU")));
+    subject.store.forget(&task()).await.expect("an answer");
+    subject.store.begin(&attempt(1, 7)).await.expect("an answer");
+    let status = subject.store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!((status.state, status.waiting_for), (TaskState::Running, None));
+
+    subject.store.waits_for(&task(), &kind(), "its crashed worker's lease").await.expect("an answer");
+    assert_eq!(state_of(&subject).await, Some(TaskState::Waiting), "a task that crashed waits again");
+    subject.store.record(&success(1, 7)).await.expect("an answer");
+    let ended = subject.store.status(&task()).await.expect("an answer");
+    subject.store.waits_for(&task(), &kind(), "nothing").await.expect("an answer");
+    assert_eq!(subject.store.status(&task()).await.expect("an answer"), ended);
+}
+
+fn large(id: &str, bytes: usize) -> RecordRequest {
+    RecordRequest { task_id: TaskId::new(id).expect("a valid name"), reply: Bytes::from(vec![b'x'; bytes]), ..success(1, 7) }
+}
+
+async fn a_reply_over_the_bound_is_not_kept_and_counted(back_end: BackEnd) {
+    let subject = back_end.start_with(StoreOptions { reply_bytes_max: 1_000, ..OPTIONS }).await;
+    for (id, bytes, kept) in [("a", 600, true), ("b", 600, false), ("c", 400, true), ("d", 1, false)] {
+        let request = large(id, bytes);
+        assert_eq!(subject.store.record(&request).await.expect("an answer"), Record::Recorded);
+        let Look::Ended(stored) = subject.store.look(&request.task_id, &body_hash()).await.expect("an answer") else {
+            panic!("{id} ended")
+        };
+        assert_eq!(stored.body.is_some(), kept, "{id}");
+    }
+    assert_eq!(subject.store.totals().await.expect("an answer"), Totals { reply_bytes: 1_000, replies_not_kept: 2 });
+}
+
+async fn expired_replies_make_room(back_end: BackEnd) {
+    let subject = back_end.start_with(StoreOptions { reply_bytes_max: 1_000, ..OPTIONS }).await;
+    subject.store.record(&large("a", 1_000)).await.expect("an answer");
+    assert_eq!(subject.store.totals().await.expect("an answer").reply_bytes, 1_000);
+    // More than the retention, because the sum may lag by one bucket of time.
+    subject.pass(REPLY_RETENTION + REPLY_RETENTION / 10);
+    assert_eq!(subject.store.totals().await.expect("an answer"), Totals::default());
+    subject.store.record(&large("b", 1_000)).await.expect("an answer");
+    assert_eq!(subject.store.totals().await.expect("an answer"), Totals { reply_bytes: 1_000, replies_not_kept: 0 });
+}
+
+async fn a_refused_duplicate_takes_no_room(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    for _ in 0..3 {
+        subject.store.record(&large("a", 500)).await.expect("an answer");
+        subject.store.record(&RecordRequest { attempt: 2, ..large("a", 500) }).await.expect("an answer");
+    }
+    assert_eq!(subject.store.totals().await.expect("an answer").reply_bytes, 500);
+}
+
+fn known(gpus: &[KnownGpu]) -> Vec<(&str, &str)> {
+    gpus.iter().map(|gpu| (gpu.gpu_id.as_str(), gpu.pool.as_str())).collect()
+}
+
+async fn gpus_stay_announced_until_withdrawn(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let (pool, other) = (PoolName::default(), PoolName::new("other").expect("a valid name"));
+    for (gpu, pool) in [("GPU-2", &pool), ("GPU-1", &pool), ("GPU-2", &other)] {
+        subject.store.announce(&GpuId::new(gpu).expect("a valid name"), pool).await.expect("an answer");
+    }
+    subject.pass(OUTCOME_RETENTION * 3);
+    let gpus = subject.store.announced().await.expect("an answer");
+    assert_eq!(known(&gpus), [("GPU-1", "default"), ("GPU-2", "other")]);
+    for _ in 0..2 {
+        subject.store.withdraw(&gpus[0]).await.expect("an answer");
+    }
+    assert_eq!(known(&subject.store.announced().await.expect("an answer")), [("GPU-2", "other")]);
+}
+
+async fn an_announcement_repeated_since_is_not_withdrawn(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let gpu_id = GpuId::new("GPU-1").expect("a valid name");
+    subject.store.announce(&gpu_id, &PoolName::default()).await.expect("an answer");
+    let seen = subject.store.announced().await.expect("an answer");
+    subject.pass(Duration::from_secs(1));
+    subject.store.announce(&gpu_id, &PoolName::default()).await.expect("an answer");
+    subject.store.withdraw(&seen[0]).await.expect("an answer");
+    let now = subject.store.announced().await.expect("an answer");
+    assert_eq!(known(&now), [("GPU-1", "default")]);
+    assert!(now[0].announced_ms >= seen[0].announced_ms + 1_000);
+}
+
+async fn a_token_of_sixteen_digits_survives(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let token = 1_799_999_999_999_999;
+    subject.store.begin(&attempt(1, token)).await.expect("an answer");
+    assert_eq!(subject.store.begin(&attempt(1, token - 1)).await.expect("an answer"), Begin::Superseded);
+    assert_eq!(subject.store.record(&success(1, token - 1)).await.expect("an answer"), Record::Superseded);
+    subject.store.record(&success(1, token)).await.expect("an answer");
+    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, token))));
+}
+
+async fn a_reply_of_any_bytes_survives(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    for (id, reply) in [("empty", Bytes::new()), ("binary", Bytes::from((0..=255).collect::<Vec<u8>>()))] {
+        let request = RecordRequest { task_id: TaskId::new(id).expect("a valid name"), reply, ..success(1, 7) };
+        subject.store.record(&request).await.expect("an answer");
+        assert_eq!(subject.store.look(&request.task_id, &body_hash()).await.expect("an answer"), Look::Ended(stored(&request)));
+    }
+}

@@ -1,0 +1,87 @@
+//! Both back ends side by side: random operations get the same answers from memory and from Redis.
+
+use protocol::TaskStatus;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+const SEQUENCES: u64 = 30;
+const STEPS: usize = 40;
+
+/// One answer of any operation, without times: the clocks of the two back ends differ.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Done,
+    Looked(Look),
+    Began(Begin),
+    Recorded(Record),
+    Status(Option<Box<TaskStatus>>),
+}
+
+/// One operation, made once and asked of both.
+#[derive(Debug, Clone)]
+enum Step {
+    Submit,
+    Forget,
+    Look(BodyHash),
+    Begin(BeginRequest),
+    Record(RecordRequest),
+    Publish,
+    Wait,
+    Pass(Duration),
+}
+
+fn step(random: &mut ChaCha8Rng) -> Step {
+    let hash = if random.random_ratio(1, 8) { BodyHash::of(b"another body") } else { body_hash() };
+    let (number, token) = (random.random_range(1..4), random.random_range(1..6));
+    match random.random_range(0..10) {
+        0 => Step::Submit,
+        1 => Step::Forget,
+        2 => Step::Look(hash),
+        3..=5 => Step::Begin(BeginRequest { body_hash: hash, ..attempt(number, token) }),
+        6 => {
+            let how = [Outcome::Succeeded, Outcome::Failed, Outcome::Expired][random.random_range(0..3)];
+            let token = random.random_bool(0.7).then_some(token);
+            Step::Record(RecordRequest { body_hash: hash, ..outcome(how, number, token, "done") })
+        }
+        7 => Step::Publish,
+        8 => Step::Wait,
+        _ => Step::Pass([REPLY_RETENTION, OUTCOME_RETENTION * 3 / 4][random.random_range(0..2)]),
+    }
+}
+
+async fn take(subject: &Subject, step: &Step) -> Answer {
+    let store = &subject.store;
+    match step {
+        Step::Submit => store.submitted(&task(), &kind()).await.expect("an answer"),
+        Step::Forget => store.forget(&task()).await.expect("an answer"),
+        Step::Publish => store.published(&task()).await.expect("an answer"),
+        Step::Wait => store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer"),
+        Step::Pass(duration) => subject.pass(*duration),
+        Step::Look(hash) => return Answer::Looked(store.look(&task(), hash).await.expect("an answer")),
+        Step::Begin(request) => return Answer::Began(store.begin(request).await.expect("an answer")),
+        Step::Record(request) => return Answer::Recorded(store.record(request).await.expect("an answer")),
+    }
+    Answer::Done
+}
+
+async fn status(subject: &Subject) -> Answer {
+    let status = subject.store.status(&task()).await.expect("an answer");
+    Answer::Status(status.map(|status| Box::new(TaskStatus { first_seen_ms: 0, changed_ms: 0, ..status })))
+}
+
+#[tokio::test]
+async fn memory_and_redis_answer_alike_whatever_is_asked() {
+    for seed in 0..SEQUENCES {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let (memory, redis) = (BackEnd::Memory.start().await, BackEnd::Redis.start().await);
+        let mut steps = Vec::new();
+        for _ in 0..STEPS {
+            let next = step(&mut random);
+            steps.push(next.clone());
+            assert_eq!(take(&memory, &next).await, take(&redis, &next).await, "seed {seed}, after {steps:#?}");
+            assert_eq!(status(&memory).await, status(&redis).await, "seed {seed}, after {steps:#?}");
+        }
+    }
+}

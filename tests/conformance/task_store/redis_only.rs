@@ -1,0 +1,163 @@
+//! What only the Redis back end has: a server that forgets scripts, holds keys, and can be away.
+
+use std::collections::BTreeMap;
+
+use protocol::config::SecretUrl;
+use redis::AsyncCommands;
+use task_store::{RedisStore, ServerFacts, StoreError, TaskStore};
+use tests::{
+    redis::{Persistence, PrivateRedis},
+    until::until,
+};
+
+use super::*;
+
+#[tokio::test]
+async fn a_server_that_lost_the_scripts_gets_them_again() {
+    let store = redis_store(&PrivateRedis::fresh_prefix(), OPTIONS).await;
+    let mut server = PrivateRedis::shared().await.connection().await;
+    store.begin(&attempt(1, 7)).await.expect("an answer");
+    let () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut server).await.expect("an answer");
+    assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
+}
+
+#[tokio::test]
+async fn two_stores_on_one_server_see_the_same_records() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let (one, other) = (redis_store(&prefix, OPTIONS).await, redis_store(&prefix, OPTIONS).await);
+    one.record(&success(1, 7)).await.expect("an answer");
+    drop(one);
+    assert_eq!(other.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+}
+
+#[tokio::test]
+async fn every_key_of_a_task_expires_by_itself() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    store.submitted(&TaskId::new("submitted").expect("a valid name"), &kind()).await.expect("an answer");
+    store.waits_for(&TaskId::new("waits").expect("a valid name"), &kind(), "a GPU").await.expect("an answer");
+    store.begin(&attempt(1, 7)).await.expect("an answer");
+    store.record(&success(1, 7)).await.expect("an answer");
+    store.published(&task()).await.expect("an answer");
+
+    let mut server = PrivateRedis::shared().await.connection().await;
+    let keys: Vec<String> = server.keys(format!("{prefix}:*")).await.expect("an answer");
+    let mut seconds = BTreeMap::new();
+    for key in keys {
+        let left: i64 = server.ttl(&key).await.expect("an answer");
+        seconds.insert(key.trim_start_matches(&format!("{prefix}:")).to_owned(), left);
+    }
+    assert_eq!(seconds.len(), 4, "{seconds:?}");
+    let within = |key: &str, retention: Duration| {
+        let left = seconds[key];
+        assert!((1..=retention.as_secs() as i64).contains(&left), "{key}: {left} s");
+    };
+    within("{task:order-17}:reply", REPLY_RETENTION);
+    for key in ["{task:order-17}", "{task:submitted}", "{task:waits}"] {
+        within(key, OUTCOME_RETENTION);
+    }
+}
+
+#[tokio::test]
+async fn a_task_marked_as_cancelled_before_it_began_does_not_begin() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    store.submitted(&task(), &kind()).await.expect("an answer");
+    let () = PrivateRedis::shared()
+        .await
+        .connection()
+        .await
+        .hset(format!("{prefix}:{{task:order-17}}"), "cancelled", "1700000000000")
+        .await
+        .unwrap();
+    assert_eq!(store.look(&task(), &body_hash()).await.expect("an answer"), Look::Cancelled);
+    assert_eq!(store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Not(Look::Cancelled));
+    assert_eq!(store.status(&task()).await.expect("an answer").map(|status| status.state), Some(TaskState::Cancelled));
+    let cancelled = outcome(Outcome::Cancelled, 1, None, "cancelled");
+    assert_eq!(store.record(&cancelled).await.expect("an answer"), Record::Recorded);
+    assert_eq!(store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&cancelled)));
+}
+
+#[tokio::test]
+async fn clients_learn_of_each_others_replies_when_they_exchange_counts() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let options = StoreOptions { reply_bytes_max: 1_000, ..OPTIONS };
+    let (one, other) = (redis_store(&prefix, options).await, redis_store(&prefix, options).await);
+    one.record(&large("a", 1_000)).await.expect("an answer");
+    one.totals().await.expect("an answer");
+    assert_eq!(other.totals().await.expect("an answer").reply_bytes, 1_000);
+    other.record(&large("b", 1)).await.expect("an answer");
+    assert_eq!(other.totals().await.expect("an answer"), Totals { reply_bytes: 1_000, replies_not_kept: 1 });
+}
+
+#[tokio::test]
+async fn counts_are_exchanged_without_being_asked() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    store.record(&large("a", 500)).await.expect("an answer");
+    let mut server = PrivateRedis::shared().await.connection().await;
+    let exchanged = async {
+        while !server.exists::<_, bool>(format!("{prefix}:store:reply_bytes")).await.expect("an answer") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), exchanged).await.expect("the counts arrive");
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_a_transient_error_without_its_password() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = SecretUrl::new(format!("redis://:s3cret@{}/0", taken.local_addr().expect("an address")));
+    // It accepts and never answers.
+    let error = RedisStore::connect(&url, "test", OPTIONS, Duration::from_millis(50)).await.expect_err("nobody answers");
+    assert!(error.is_transient(), "{error}");
+    assert!(error.to_string().contains("50 ms") && !error.to_string().contains("s3cret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_url_of_something_else_is_refused_for_good() {
+    let url = SecretUrl::new("http://example");
+    let error = RedisStore::connect(&url, "test", OPTIONS, Duration::from_secs(1)).await.expect_err("not Redis");
+    assert!(matches!(error, StoreError::BadUrl { .. }) && !error.is_transient(), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_says_how_it_is_set_up() {
+    let facts = ServerFacts::ask(&redis_url().await, Duration::from_secs(10)).await.expect("an answer");
+    assert!(facts.version.contains('.'), "{facts:?}");
+    assert!(!facts.maxmemory_policy.is_empty(), "{facts:?}");
+    let store = redis_store(&PrivateRedis::fresh_prefix(), OPTIONS).await;
+    assert_eq!(store.server_facts().await.expect("an answer"), facts);
+}
+
+#[tokio::test]
+async fn outcomes_survive_a_killed_server_and_the_store_finds_it_again() {
+    let mut server = PrivateRedis::start(Persistence::AppendOnly).await;
+    let store = RedisStore::connect(&server.url(), "test", OPTIONS, Duration::from_secs(2)).await.expect("an answer");
+    assert!(store.server_facts().await.expect("an answer").append_only);
+    store.begin(&attempt(1, 7)).await.expect("an answer");
+    store.record(&success(1, 7)).await.expect("an answer");
+
+    server.kill();
+    let away = store.look(&task(), &body_hash()).await.expect_err("the server is away");
+    assert!(away.is_transient(), "{away}");
+
+    server.restart().await;
+    until("the store finds its server", async || store.ping().await.is_ok()).await;
+    assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
+    assert_eq!(store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+}
+
+#[tokio::test]
+async fn a_frozen_server_costs_one_response_time_and_no_answer_is_mixed_up_later() {
+    let server = PrivateRedis::start(Persistence::Nothing).await;
+    let store = RedisStore::connect(&server.url(), "test", OPTIONS, Duration::from_millis(200)).await.expect("an answer");
+    store.begin(&attempt(1, 7)).await.expect("an answer");
+    server.pause();
+    let error = store.record(&success(1, 7)).await.expect_err("frozen");
+    assert!(error.is_transient() && error.to_string().contains("record an outcome"), "{error}");
+    server.resume();
+    until("the store finds its server", async || store.ping().await.is_ok()).await;
+    assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
+    assert_eq!(store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+}

@@ -1,0 +1,145 @@
+//! A store of either back end, the hand on its clock, and requests to ask it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use protocol::{BodyHash, GpuId, Kind, Outcome, Reply, TaskId, TaskState, Token, config::SecretUrl, environment::Clock, reply::Timings};
+use task_store::{BeginRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore};
+use tests::redis::PrivateRedis;
+
+pub const REPLY_RETENTION: Duration = Duration::from_secs(600);
+pub const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
+pub const OPTIONS: StoreOptions =
+    StoreOptions { reply_retention: REPLY_RETENTION, outcome_retention: OUTCOME_RETENTION, reply_bytes_max: 1 << 20 };
+
+/// A store, and the hand on its clock.
+pub struct Subject {
+    pub store: Arc<dyn TaskStore>,
+    time: Time,
+}
+
+enum Time {
+    Simulated(Arc<SimulatedClock>),
+    Redis(Arc<RedisStore>),
+}
+
+struct SimulatedClock(AtomicU64);
+
+impl Clock for SimulatedClock {
+    fn now_us(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Subject {
+    pub fn pass(&self, duration: Duration) {
+        match &self.time {
+            Time::Simulated(clock) => _ = clock.0.fetch_add(duration.as_micros() as u64, Relaxed),
+            Time::Redis(store) => store.move_time(duration),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub enum BackEnd {
+    Memory,
+    Redis,
+}
+
+impl BackEnd {
+    pub async fn start(self) -> Subject {
+        self.start_with(OPTIONS).await
+    }
+
+    pub async fn start_with(self, options: StoreOptions) -> Subject {
+        match self {
+            Self::Memory => {
+                let clock = Arc::new(SimulatedClock(AtomicU64::new(1_700_000_000_000_000)));
+                let store = Arc::new(MemoryStore::new(clock.clone(), options));
+                Subject { store, time: Time::Simulated(clock) }
+            }
+            Self::Redis => {
+                let store = Arc::new(redis_store(&PrivateRedis::fresh_prefix(), options).await);
+                Subject { store: store.clone(), time: Time::Redis(store) }
+            }
+        }
+    }
+}
+
+pub async fn redis_url() -> SecretUrl {
+    PrivateRedis::shared().await.url()
+}
+
+pub async fn redis_store(prefix: &str, options: StoreOptions) -> RedisStore {
+    RedisStore::connect(&redis_url().await, prefix, options, Duration::from_secs(10)).await.expect("the private Redis answers")
+}
+
+pub fn task() -> TaskId {
+    TaskId::new("order-17").expect("a valid id")
+}
+
+pub fn kind() -> Kind {
+    Kind::new("echo").expect("a valid kind")
+}
+
+pub fn body_hash() -> BodyHash {
+    BodyHash::of(b"the body")
+}
+
+pub fn attempt(attempt: u32, token: u64) -> BeginRequest {
+    BeginRequest {
+        task_id: task(),
+        body_hash: body_hash(),
+        kind: kind(),
+        attempt,
+        token: Token(token),
+        gpu_id: GpuId::new(format!("GPU-{token}")).expect("a valid id"),
+        incarnation: "incarnation".parse().expect("a valid id"),
+    }
+}
+
+/// A reply of `outcome` that says `word`.
+pub fn reply(outcome: Outcome, word: &str) -> Reply {
+    Reply {
+        task_id: task(),
+        kind: Some(kind()),
+        outcome,
+        result: word.into(),
+        error: None,
+        gpu_id: None,
+        attempt: 1,
+        token: None,
+        strategy: None,
+        timings: Timings::default(),
+        ended_at_ms: 1,
+    }
+}
+
+pub fn outcome(outcome: Outcome, attempt: u32, token: Option<u64>, word: &str) -> RecordRequest {
+    RecordRequest {
+        task_id: task(),
+        body_hash: body_hash(),
+        kind: Some(kind()),
+        outcome,
+        attempt,
+        token: token.map(Token),
+        reply: serde_json::to_vec(&reply(outcome, word)).expect("a reply is JSON").into(),
+    }
+}
+
+pub fn success(attempt: u32, token: u64) -> RecordRequest {
+    outcome(Outcome::Succeeded, attempt, Some(token), "done")
+}
+
+pub fn stored(request: &RecordRequest) -> Stored {
+    Stored { outcome: request.outcome, body: Some(request.reply.clone()), attempt: request.attempt, token: request.token }
+}
+
+pub async fn state_of(subject: &Subject) -> Option<TaskState> {
+    subject.store.status(&task()).await.expect("the store answers").map(|status| status.state)
+}
