@@ -7,7 +7,7 @@ use protocol::{
     config::{Configuration, SecretUrl},
     environment::Clock,
 };
-use task_queue::{MemoryBroker, QueueError, QueueOptions, TaskQueue};
+use task_queue::{MemoryBroker, QueueError, QueueOptions, RabbitMq, TaskQueue};
 use task_store::{MemoryStore, RedisStore, StoreError, StoreOptions, TaskStore};
 use tokio::time::Instant;
 
@@ -105,10 +105,8 @@ impl Backends {
     }
 }
 
-/// The RabbitMQ back end of the port follows; until then a broker's URL is refused, never ignored.
-async fn queue_at(url: &SecretUrl, _configuration: &Configuration) -> Result<Arc<dyn TaskQueue>, BackendError> {
-    let operation = format!("connect to {}", url.redacted());
-    Err(QueueError::Refused { operation, reason: "this build has no RabbitMQ back end".to_owned() }.into())
+async fn queue_at(url: &SecretUrl, configuration: &Configuration) -> Result<Arc<dyn TaskQueue>, BackendError> {
+    Ok(Arc::new(RabbitMq::connect(url, QueueOptions::from(&configuration.amqp)).await?))
 }
 
 async fn table_at(url: &SecretUrl, configuration: &Configuration) -> Result<Arc<dyn GpuTable>, BackendError> {
