@@ -1,2 +1,59 @@
-//! .
-fn main() {}
+//! The `gpufleet` command: every role and every operator's command.
+//!
+//! Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration; 3 a server is away, blocked or
+//! full; 4 not found; 5 a time limit passed.
+
+mod arguments;
+mod configuration;
+mod demo;
+mod doctor;
+mod fault;
+mod gpus;
+mod output;
+mod roles;
+mod servers;
+mod simulated;
+mod status;
+mod strategy;
+mod submit;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::{
+    arguments::{Arguments, Command},
+    fault::Fault,
+};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Fault::Failed(format!("start the runtime: {error}")).report(),
+    };
+    let done = runtime.block_on(run(arguments));
+    // What a blocking thread still computes must not keep the process.
+    runtime.shutdown_background();
+    done.unwrap_or_else(|fault| fault.report())
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
+    let Arguments { common, command } = arguments;
+    match command {
+        Command::Demo(demo) => demo::run(&common, demo).await,
+        Command::Up(up) => roles::up(&common, &up).await,
+        Command::Worker(worker) => roles::worker(&common, &worker).await,
+        Command::Gateway(gateway) => roles::gateway(&common, &gateway).await,
+        Command::Submit(submit) => submit::run(&common, &submit).await,
+        Command::Status { task_id } => status::run(&common, &task_id).await,
+        Command::Gpus => gpus::run(&common).await,
+        Command::Strategy(command) => strategy::run(&common, command).await,
+        Command::Config(command) => configuration::run(&common, &command),
+        Command::Doctor => doctor::run(&common).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "gpufleet", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

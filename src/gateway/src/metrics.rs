@@ -91,7 +91,12 @@ fn known_method(request: &Request) -> &'static str {
 /// `GET /metrics`: everything in the registry.
 pub(crate) async fn show(State(gateway): State<Gateway>) -> Result<Response, Problem> {
     gateway.metrics.follow(gateway.ports.producer.counts());
-    let text = TextEncoder::new().encode_to_string(&gateway.ports.registry.gather());
+    text(&gateway.ports.registry)
+}
+
+/// Everything in `registry`, as Prometheus reads it.
+pub(crate) fn text(registry: &Registry) -> Result<Response, Problem> {
+    let text = TextEncoder::new().encode_to_string(&registry.gather());
     let text = text.map_err(|error| Problem::new(ProblemKind::Internal, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }

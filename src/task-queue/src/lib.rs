@@ -18,4 +18,4 @@ pub use memory::{MemoryBroker, MemoryQueue};
 pub use message::{Delivery, Outgoing, Receipt, Settle, Target};
 pub use options::QueueOptions;
 pub use queue::{Depth, Link, Names, Queue, TaskQueue};
-pub use rabbitmq::{Presence, RabbitMq};
+pub use rabbitmq::{Greeting, Presence, RabbitMq, greeting};

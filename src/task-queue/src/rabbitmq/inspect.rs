@@ -17,13 +17,6 @@ pub enum Presence {
 }
 
 impl RabbitMq {
-    /// The broker's version. Always `None`: the broker says it in the handshake, which the client library does not pass on. The management API
-    /// or an operator has to say.
-    #[must_use]
-    pub const fn server_version(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Compares a queue's arguments with the topology's. Declares nothing that is missing (unless somebody deletes it between the two looks).
     ///
     /// # Errors

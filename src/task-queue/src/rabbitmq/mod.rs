@@ -6,6 +6,7 @@
 
 mod backoff;
 mod failure;
+mod greeting;
 mod inspect;
 mod lane;
 mod line;
@@ -27,7 +28,6 @@ use protocol::config::SecretUrl;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::inspect::Presence;
 use self::{
     failure::Failure,
     line::{Dialer, Keeper, Line},
@@ -35,6 +35,10 @@ use self::{
     receipt::{TakeChannel, TakeChannels},
     subscription::{Declare, Subscription, Wish, Wishes},
     topology::{Topology, short},
+};
+pub use self::{
+    greeting::{Greeting, greeting},
+    inspect::Presence,
 };
 use crate::{Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishError, Queue, QueueError, QueueOptions, TaskQueue};
 

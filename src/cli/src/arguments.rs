@@ -1,0 +1,199 @@
+//! The command line.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use protocol::{GpuId, Kind, Strategy, TaskId};
+use service::config::Sources;
+
+/// A fleet of GPU workers on RabbitMQ and Redis.
+#[derive(Debug, Parser)]
+#[command(name = "gpufleet", version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration;
+3 a server is away, blocked or full; 4 not found; 5 a time limit passed.";
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Configuration file (YAML). Default: $GPUFLEET_CONFIG, else ./gpufleet.yaml if it exists
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// RabbitMQ, amqp://user:password@host:5672/vhost. Also $GPUFLEET_AMQP_URL. Without it `up` is embedded
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) amqp_url: Option<String>,
+    /// Redis, redis://:password@host:6379/0. Also $GPUFLEET_REDIS_URL. Without it `up` is embedded
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) redis_url: Option<String>,
+    /// Sets one key of the configuration, such as worker.lease_ms=3000. May be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Prints JSON instead of text for people
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Common {
+    /// Where the configuration comes from; `more` are settings that a command's own flags make.
+    pub(crate) fn sources(&self, more: &[String]) -> Sources {
+        let urls = [("amqp.url", &self.amqp_url), ("redis.url", &self.redis_url)];
+        let urls = urls.into_iter().filter_map(|(key, url)| Some(format!("{key}={}", url.as_ref()?)));
+        let overrides = self.overrides.iter().cloned().chain(urls).chain(more.iter().cloned()).collect();
+        Sources::of_process(self.config.clone(), overrides)
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs a whole fleet in this process, with simulated GPUs and no servers, and shows what it did
+    Demo(Demo),
+    /// Gateway and workers in one process: embedded, or on RabbitMQ and Redis with their URLs
+    Up(Up),
+    /// Workers, on RabbitMQ and Redis
+    Worker(Worker),
+    /// The HTTP gateway alone, on RabbitMQ and Redis
+    Gateway(Gateway),
+    /// Submits tasks
+    Submit(Submit),
+    /// Shows a task's status
+    Status {
+        /// The task's id
+        task_id: TaskId,
+    },
+    /// Shows the GPUs of the pool, live
+    Gpus,
+    /// Shows or changes the fleet's default strategy while it runs
+    #[command(subcommand)]
+    Strategy(StrategyCommand),
+    /// Checks or prints the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Checks servers, topology and settings, and says what they can and cannot promise
+    Doctor,
+    /// Prints the completion script of a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `gpufleet demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Simulated GPUs, 1 to 1024
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) gpus: u32,
+    /// Tasks, 1 to 1,000,000
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) tasks: u32,
+    /// Strategy of the tasks: round_robin, least_loaded or task_specific. Default: the configuration's
+    #[arg(long)]
+    pub(crate) strategy: Option<Strategy>,
+}
+
+/// `gpufleet up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Simulated GPUs. Default: the configuration's `simulated.gpus`
+    #[arg(long, value_name = "N")]
+    pub(crate) simulated: Option<u32>,
+    /// Where HTTP listens. Default: the configuration's `gateway.listen`
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Model for `predict`: a GGUF file or a directory. Default: the configuration's `predict.model`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// `gpufleet worker`.
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    /// Serves this many simulated GPUs from this one process
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) simulated: u32,
+    /// First part of the simulated GPUs' ids. Default: one of this process alone
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) id_prefix: Option<String>,
+    /// Model for `predict`: a GGUF file or a directory. Default: the configuration's `predict.model`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// `gpufleet gateway`.
+#[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    /// Where HTTP listens. Default: the configuration's `gateway.listen`
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+}
+
+/// `gpufleet submit`.
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// What to run: echo, simulate, predict, …
+    pub(crate) kind: Kind,
+    /// The payload: JSON, @FILE, or - for standard input
+    #[arg(long, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) payload: String,
+    /// 0 (lowest) to 9
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
+    pub(crate) priority: u8,
+    /// round_robin, least_loaded or task_specific. Default: the fleet's
+    #[arg(long)]
+    pub(crate) strategy: Option<String>,
+    /// Run on this GPU and no other
+    #[arg(long, value_name = "ID")]
+    pub(crate) gpu: Option<GpuId>,
+    /// Waits for the reply and prints its result; exit code 1 if the task does not succeed
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait, in seconds
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=2_592_000))]
+    pub(crate) timeout: u64,
+    /// Submits the task this many times
+    #[arg(long, default_value_t = NonZeroUsize::MIN)]
+    pub(crate) count: NonZeroUsize,
+    /// The task's id, so that submitting again is harmless. Default: a fresh one
+    #[arg(long, value_name = "ID", conflicts_with = "count")]
+    pub(crate) task_id: Option<TaskId>,
+    /// Longest wait in queues before the task expires, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub(crate) expiration_ms: Option<u64>,
+}
+
+impl Submit {
+    /// How long to wait for a reply.
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+}
+
+/// `gpufleet strategy`.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum StrategyCommand {
+    /// Shows the default strategy
+    Get,
+    /// Changes it, for the whole fleet, at once
+    Set {
+        /// round_robin, least_loaded or task_specific
+        strategy: Strategy,
+    },
+}
+
+/// `gpufleet config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Reports every mistake of the configuration
+    Check,
+    /// Prints the whole configuration as it is in force, and where each value comes from; passwords are hidden
+    Print,
+}

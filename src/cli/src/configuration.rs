@@ -1,0 +1,45 @@
+//! `gpufleet config`, and the loading that every command begins with.
+
+use std::process::ExitCode;
+
+use protocol::config::{Configuration, SecretUrl};
+use service::config::Loaded;
+
+use crate::{
+    arguments::{Common, ConfigCommand},
+    fault::Fault,
+    output,
+};
+
+/// Loads the configuration; `more` are settings that a command's own flags make.
+pub(crate) fn load(common: &Common, more: &[String]) -> Result<Configuration, Fault> {
+    loaded(common, more).map(|loaded| loaded.configuration)
+}
+
+fn loaded(common: &Common, more: &[String]) -> Result<Loaded, Fault> {
+    common.sources(more).load().map_err(|errors| Fault::Usage(format!("the configuration is wrong\n{errors}")))
+}
+
+/// Runs `gpufleet config …`.
+pub(crate) fn run(common: &Common, command: &ConfigCommand) -> Result<ExitCode, Fault> {
+    let loaded = loaded(common, &[])?;
+    match command {
+        ConfigCommand::Check if common.json => output::json(&serde_json::json!({"ok": true, "file": loaded.file})),
+        ConfigCommand::Check => {
+            let file = loaded.file.map_or_else(|| "no file; defaults, environment and flags".to_owned(), |path| path.display().to_string());
+            output::line(&format!("the configuration is right ({file})"));
+        }
+        ConfigCommand::Print if common.json => output::pretty(&redacted(loaded.configuration)),
+        ConfigCommand::Print => output::line(loaded.to_yaml().trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration without its passwords.
+fn redacted(mut configuration: Configuration) -> Configuration {
+    let urls = [&mut configuration.amqp.url, &mut configuration.redis.url, &mut configuration.redis.store_url];
+    for url in urls.into_iter().flatten() {
+        *url = SecretUrl::new(url.redacted());
+    }
+    configuration
+}

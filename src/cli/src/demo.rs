@@ -1,0 +1,96 @@
+//! `gpufleet demo`: the whole fleet in one process, and the proof that every task got its own right reply.
+
+mod load;
+mod report;
+
+use std::{process::ExitCode, time::Duration};
+
+use futures::StreamExt;
+use gpu_worker::Stop;
+use indicatif::{ProgressBar, ProgressStyle};
+use producer::{Producer, ProducerOptions};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    arguments::{Common, Demo},
+    configuration,
+    demo::{load::Load, report::Report},
+    fault::Fault,
+    output,
+    servers::Servers,
+    simulated,
+};
+
+/// How long one task may take, and how long the fleet may take to start or stop.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs the demo. Exit code 0 only if every task got its own right reply.
+pub(crate) async fn run(common: &Common, demo: Demo) -> Result<ExitCode, Fault> {
+    let mut configuration = configuration::load(common, &[format!("simulated.gpus={}", demo.gpus)])?;
+    configuration.amqp.url = None;
+    configuration.redis.url = None;
+    configuration.redis.store_url = None;
+    configuration.worker.metrics_listen = None;
+    configuration.predict.model = None;
+    let slots = configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu as usize * demo.gpus as usize;
+    let servers = Servers::embedded(configuration);
+    let stop = Stop::default();
+    let mut workers = simulated::start(&servers, &service::telemetry::metrics_registry(), &stop).await?;
+    ready(&servers, demo.gpus as usize).await?;
+
+    let ports = servers.connect().await?;
+    let options = ProducerOptions { pool: servers.configuration().worker.pool.clone(), ..ProducerOptions::default() };
+    let producer = Producer::new(ports.queue, ports.store, servers.environment().clone(), options);
+    let load = Load { tasks: demo.tasks, strategy: demo.strategy.map(|strategy| strategy.name().to_owned()) };
+    let report = drive(&producer, &load, slots).await;
+    report.print(common.json);
+
+    stop.gently.cancel();
+    match timeout(PATIENCE, workers.ended(&stop)).await {
+        Ok(ended) => ended?,
+        Err(_) => return Err(Fault::TimeLimit("the workers did not stop in time".to_owned())),
+    }
+    Ok(if report.all_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn ready(servers: &Servers, gpus: usize) -> Result<(), Fault> {
+    let table = servers.table().await?;
+    let pool = &servers.configuration().worker.pool;
+    let all_there = async {
+        while table.rows(pool).await.is_ok_and(|rows| rows.iter().filter(|view| view.eligible).count() < gpus) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, all_there).await.map_err(|_| Fault::TimeLimit("the workers did not start in time".to_owned()))
+}
+
+/// Submits the load, with half as many tasks again under way as there are slots, so that some always wait by priority.
+async fn drive(producer: &Producer, load: &Load, slots: usize) -> Report {
+    let in_flight = slots + slots / 2;
+    let progress = progress(load.tasks);
+    let started = Instant::now();
+    let mut report = Report::new(load);
+    let waits = futures::stream::iter(0..load.tasks).map(|number| {
+        let (producer, task) = (producer.clone(), load.task(number));
+        async move {
+            let submitted = Instant::now();
+            (number, producer.submit_and_wait(task, PATIENCE).await, submitted.elapsed())
+        }
+    });
+    let mut waits = std::pin::pin!(waits.buffer_unordered(in_flight));
+    while let Some((number, reply, took)) = waits.next().await {
+        report.note(load, number, reply, took);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    report.ended(started.elapsed());
+    report
+}
+
+fn progress(tasks: u32) -> ProgressBar {
+    if !output::is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} tasks, {per_sec}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(u64::from(tasks)).with_style(style)
+}

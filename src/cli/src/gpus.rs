@@ -1,0 +1,62 @@
+//! `gpufleet gpus`.
+
+use std::process::ExitCode;
+
+use protocol::{gpu::GpuView, task::ComputeCapability};
+
+use crate::{arguments::Common, configuration, fault::Fault, output, servers::Servers};
+
+/// Shows the GPUs of the pool.
+pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
+    let configuration = configuration::load(common, &[])?;
+    let pool = configuration.worker.pool.clone();
+    let servers = Servers::redis_of_a_running_fleet(configuration)?;
+    let rows = servers.table().await?.rows(&pool).await?;
+    if common.json {
+        output::json(&rows);
+    } else if rows.is_empty() {
+        output::line(&format!("no GPU serves the pool {pool}; start one with `gpufleet worker`"));
+    } else {
+        let header =
+            ["GPU", "NAME", "CC", "HOST", "STATE", "SLOTS", "WAITING", "MEMORY MB", "UTIL %", "TEMP °C", "POWER W", "CLOCK MHZ", "AGE MS"];
+        output::table(&header, &rows.iter().map(row).collect::<Vec<_>>());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(view: &GpuView) -> Vec<String> {
+    let GpuView { row, held, .. } = view;
+    let sample = &row.sample;
+    vec![
+        row.gpu.gpu_id.to_string(),
+        row.gpu.name.clone(),
+        capability(row.gpu.compute_capability),
+        row.host.clone(),
+        state(view),
+        format!("{held}/{}", row.slots),
+        row.waiting.to_string(),
+        format!("{}/{}", sample.memory_used_mb, row.gpu.memory_total_mb),
+        format!("{:.0}", sample.utilization_percent),
+        format!("{:.0}", sample.temperature_celsius),
+        format!("{:.0}", sample.power_watts),
+        format!("{:.0}", sample.sm_clock_mhz),
+        sample.age_ms.to_string(),
+    ]
+}
+
+fn capability(capability: ComputeCapability) -> String {
+    String::from(capability)
+}
+
+/// What keeps a GPU from taking tasks, or its health.
+fn state(view: &GpuView) -> String {
+    let row = &view.row;
+    match view {
+        _ if row.stopping => "stopping".to_owned(),
+        _ if view.draining => "draining".to_owned(),
+        _ if !row.consuming => "no broker".to_owned(),
+        _ if !row.health_reason.is_empty() => format!("{} ({})", row.health.name(), row.health_reason),
+        _ if !view.eligible && view.held < row.slots => format!("{}, over a threshold", row.health.name()),
+        _ => row.health.name().to_owned(),
+    }
+}

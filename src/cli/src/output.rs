@@ -1,0 +1,49 @@
+//! The only place that prints.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// Prints a line on standard output. A reader that went away (`| head`) is no error.
+pub(crate) fn line(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints a value as one line of JSON.
+pub(crate) fn json(value: &impl Serialize) {
+    line(&serde_json::to_string(value).expect("our own types have string keys only"));
+}
+
+/// Prints a value as indented JSON.
+pub(crate) fn pretty(value: &impl Serialize) {
+    line(&serde_json::to_string_pretty(value).expect("our own types have string keys only"));
+}
+
+/// Prints an error on standard error.
+pub(crate) fn error_line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "error: {text}");
+}
+
+/// Prints a note on standard error, for people only.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Whether a person watches.
+pub(crate) fn is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Prints a table: the first column to the left, all others to the right.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    for row in rows {
+        let aligned = |(column, text): (usize, &String)| {
+            Cell::new(text).set_alignment(if column == 0 { CellAlignment::Left } else { CellAlignment::Right })
+        };
+        table.add_row(row.iter().enumerate().map(aligned));
+    }
+    line(&table.to_string());
+}

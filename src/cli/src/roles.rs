@@ -1,0 +1,134 @@
+//! `gpufleet up`, `worker` and `gateway`: the programs that serve until they are stopped.
+
+use std::process::ExitCode;
+
+use gateway::{Gateway, GatewayOptions};
+use gpu_worker::Stop;
+use producer::{Producer, ProducerOptions};
+use prometheus::Registry;
+use protocol::config::Configuration;
+use tokio::net::TcpListener;
+
+use crate::{
+    arguments::{self, Common},
+    configuration,
+    fault::Fault,
+    output,
+    servers::Servers,
+    simulated,
+};
+
+/// Gateway and workers in one process.
+pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, Fault> {
+    let simulated = up.simulated.map(|gpus| format!("simulated.gpus={gpus}"));
+    let listen = up.listen.as_ref().map(|listen| format!("gateway.listen={listen}"));
+    let model = up.model.as_ref().map(|path| format!("predict.model={}", path.display()));
+    let more: Vec<String> = [simulated, listen, model].into_iter().flatten().collect();
+    let program = Program::start(configuration::load(common, &more)?)?;
+    let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
+    let servers = Servers::open(program.configuration.clone())?;
+    let mut workers = simulated::start(&servers, &program.registry, &program.stop).await?;
+    announce(&listener, &servers)?;
+    let serving = serve(&program, &servers, listener).await?;
+    let ended = workers.ended(&program.stop).await;
+    program.stop.gently.cancel();
+    finish(serving).await?;
+    servers.close().await;
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Workers alone.
+pub(crate) async fn worker(common: &Common, worker: &arguments::Worker) -> Result<ExitCode, Fault> {
+    let prefix = worker.id_prefix.clone().unwrap_or_else(own_prefix);
+    let model = worker.model.as_ref().map(|path| format!("predict.model={}", path.display()));
+    let mut more = vec![format!("simulated.gpus={}", worker.simulated), format!("simulated.id_prefix={prefix}")];
+    more.extend(model);
+    let program = Program::start(configuration::load(common, &more)?)?;
+    let metrics = match &program.configuration.worker.metrics_listen {
+        Some(address) => Some(listen_on(address, "worker.metrics_listen").await?),
+        None => None,
+    };
+    let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
+    let mut workers = simulated::start(&servers, &program.registry, &program.stop).await?;
+    let metrics =
+        metrics.map(|listener| tokio::spawn(gateway::serve_metrics(listener, program.registry.clone(), program.stop.gently.clone())));
+    let ended = workers.ended(&program.stop).await;
+    program.stop.gently.cancel();
+    if let Some(metrics) = metrics {
+        finish(metrics).await?;
+    }
+    servers.close().await;
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// The gateway alone.
+pub(crate) async fn gateway(common: &Common, gateway: &arguments::Gateway) -> Result<ExitCode, Fault> {
+    let listen = gateway.listen.as_ref().map(|listen| format!("gateway.listen={listen}"));
+    let program = Program::start(configuration::load(common, &listen.into_iter().collect::<Vec<_>>())?)?;
+    let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
+    let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
+    announce(&listener, &servers)?;
+    let serving = serve(&program, &servers, listener).await?;
+    finish(serving).await?;
+    servers.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What every serving program has.
+struct Program {
+    configuration: Configuration,
+    registry: Registry,
+    stop: Stop,
+}
+
+impl Program {
+    /// Starts the log and listens to signals.
+    fn start(configuration: Configuration) -> Result<Self, Fault> {
+        service::telemetry::start_log(&configuration.log);
+        let signals = service::Stop::on_signals().map_err(|error| Fault::Failed(format!("listen to signals: {error}")))?;
+        let stop = Stop { gently: signals.graceful().clone(), now: signals.at_once().clone() };
+        Ok(Self { configuration, registry: service::telemetry::metrics_registry(), stop })
+    }
+}
+
+/// An id prefix that no other process has: the host's name and this process's number.
+fn own_prefix() -> String {
+    let host: String = simulated::host().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect();
+    format!("sim-{host}-{}", std::process::id())
+}
+
+async fn listen_on(address: &str, key: &str) -> Result<TcpListener, Fault> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Fault::Usage(format!("{key}: cannot listen on {address}: {error}; choose another address, or port 0 for a free one"))
+    })
+}
+
+fn announce(listener: &TcpListener, servers: &Servers) -> Result<(), Fault> {
+    let address = listener.local_addr().map_err(|error| Fault::Failed(format!("the listening address: {error}")))?;
+    output::note(&format!("gpufleet listens on http://{address} ({})", servers.describe()));
+    Ok(())
+}
+
+type Serving = tokio::task::JoinHandle<Result<(), gateway::ServeError>>;
+
+async fn serve(program: &Program, servers: &Servers, listener: TcpListener) -> Result<Serving, Fault> {
+    let ports = servers.connect().await?;
+    let options = ProducerOptions {
+        pool: program.configuration.worker.pool.clone(),
+        body_bytes_max: program.configuration.worker.body_bytes_max,
+        ..ProducerOptions::default()
+    };
+    let producer = Producer::new(ports.queue.clone(), ports.store.clone(), servers.environment().clone(), options);
+    let ports = gateway::Ports { producer, queue: ports.queue, table: ports.table, store: ports.store, registry: program.registry.clone() };
+    let gateway = Gateway::new(ports, GatewayOptions::from(&program.configuration))
+        .map_err(|error| Fault::Failed(format!("register metrics: {error}")))?;
+    Ok(tokio::spawn(gateway::serve(listener, gateway, program.stop.gently.clone())))
+}
+
+/// Waits until serving has ended.
+async fn finish(serving: Serving) -> Result<(), Fault> {
+    match serving.await {
+        Ok(served) => served.map_err(|error| Fault::Failed(format!("serve HTTP: {error}"))),
+        Err(error) => Err(Fault::Failed(format!("the gateway broke: {error}"))),
+    }
+}

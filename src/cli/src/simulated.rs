@@ -1,0 +1,96 @@
+//! Workers for simulated GPUs: N of them in one process.
+//!
+//! One process, not N: a simulated GPU has no driver context to isolate and costs only its tasks' timers, and one process shares two connections
+//! and one model among all of them. A real GPU gets a process of its own.
+
+use std::sync::Arc;
+
+use devices::simulated::{SimulatedGpu, SimulatedOptions};
+use executors::{Executors, Predict};
+use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
+use prometheus::Registry;
+use protocol::{
+    GpuId,
+    config::{PredictSection, SimulatedSection},
+};
+use tokio::task::JoinSet;
+
+use crate::{fault::Fault, servers::Servers};
+
+/// The workers of this process.
+pub(crate) struct Workers {
+    running: JoinSet<Result<(), WorkerError>>,
+}
+
+/// The GPUs that a section describes.
+fn devices(section: &SimulatedSection) -> Result<Vec<SimulatedGpu>, Fault> {
+    (0..section.gpus)
+        .map(|number| {
+            let gpu_id = GpuId::new(format!("{}-{number}", section.id_prefix))
+                .map_err(|error| Fault::Usage(format!("simulated.id_prefix: {error}")))?;
+            Ok(SimulatedGpu::new(SimulatedOptions { memory_mb: section.memory_mb, ..SimulatedOptions::new(gpu_id) }))
+        })
+        .collect()
+}
+
+/// Starts a worker for each simulated GPU of the configuration; with `gpu.multi_gpu.enabled: false`, for the first alone.
+pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -> Result<Workers, Fault> {
+    let configuration = servers.configuration();
+    let metrics = Arc::new(WorkerMetrics::new(registry).map_err(|error| Fault::Failed(format!("register metrics: {error}")))?);
+    let executors = executors(&configuration.predict).await?;
+    let mut devices = devices(&configuration.simulated)?;
+    if !configuration.gpu.multi_gpu.enabled {
+        devices.truncate(1);
+    }
+    let mut running = JoinSet::new();
+    for device in devices {
+        let ports = servers.connect().await?;
+        let parts = WorkerParts {
+            queue: ports.queue,
+            table: ports.table,
+            store: ports.store,
+            device: Arc::new(device),
+            executors: executors.clone(),
+            environment: servers.environment().clone(),
+            options: WorkerOptions::of(configuration, host()),
+            metrics: Arc::clone(&metrics),
+        };
+        running.spawn(GpuWorker::new(parts, stop.clone()).run());
+    }
+    Ok(Workers { running })
+}
+
+/// What the workers offer: `predict` only where there is a model.
+async fn executors(section: &PredictSection) -> Result<Executors, Fault> {
+    let executors = Executors::new().with(executors::echo()).with(executors::simulate());
+    if section.model.is_none() {
+        return Ok(executors);
+    }
+    let predict = Predict::load(section).await.map_err(|error| Fault::Usage(error.to_string()))?;
+    Ok(executors.with(predict))
+}
+
+/// This host's name, for operators.
+pub(crate) fn host() -> String {
+    let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
+    from_kernel.ok().filter(|name| !name.is_empty()).or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_else(|| "unknown".to_owned())
+}
+
+impl Workers {
+    /// Waits until every worker has ended. The first refusal stops them all.
+    pub(crate) async fn ended(&mut self, stop: &Stop) -> Result<(), Fault> {
+        let mut first = Ok(());
+        while let Some(ended) = self.running.join_next().await {
+            let fault = match ended {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => Fault::Failed(error.to_string()),
+                Err(error) => Fault::Failed(format!("a worker broke: {error}")),
+            };
+            stop.gently.cancel();
+            if first.is_ok() {
+                first = Err(fault);
+            }
+        }
+        first
+    }
+}
