@@ -1,7 +1,8 @@
 //! Generates text with a model, without a fleet, and prints the tokens: what `scripts/check-predict` compares with another implementation.
 //!
 //! `cargo run --release -p executors --example generate -- MODEL MAX_LENGTH < prompts.jsonl`, where each line is a JSON text. Prints a line of
-//! JSON for each: `prompt_tokens`, `tokens`, `text`, `finish_reason`, `first_token_s` and `tokens_per_s` (after the first).
+//! JSON for each: `prompt_tokens`, `tokens`, `text`, `finish_reason`, `first_token_s` and `tokens_per_s` (after the first). With a MAX_LENGTH of 0
+//! only `prompt_tokens`: nothing is generated.
 
 use std::{
     error::Error,
@@ -19,6 +20,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Model::load(Path::new(path))?;
     for line in std::io::stdin().lock().lines() {
         let request = Request { text: serde_json::from_str(&line?)?, max_length: max_length.parse()?, temperature: 0.0, seed: 0 };
+        if request.max_length == 0 {
+            writeln!(std::io::stdout(), "{}", json!({ "prompt_tokens": model.tokens(&request.text)? }))?;
+            continue;
+        }
         let mut watch = Stopwatch { began: Instant::now(), first: None };
         let generated = model.generate(&request, &mut watch)?;
         print(&model, &request, &generated, &watch)?;

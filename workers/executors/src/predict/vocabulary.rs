@@ -1,6 +1,7 @@
 //! Text to tokens and back.
 
 mod from_gguf;
+mod sentencepiece;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
