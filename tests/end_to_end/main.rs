@@ -1,1 +1,29 @@
-//! Whole fleets.
+//! Whole fleets: producers, queue, table, store and workers together. Most cases run on memory (paused clock) and on private servers.
+
+mod choosing;
+mod life;
+mod scaling;
+mod waiting;
+
+/// Runs an async case on the embedded back ends, on a paused clock, and on private servers.
+#[macro_export]
+macro_rules! on_both {
+    ($($case:ident),+ $(,)?) => {
+        mod memory {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $case() {
+                    super::$case(|plan| plan).await;
+                }
+            )+
+        }
+        mod real_servers {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case(tests::fleet::FleetPlan::on_real_servers).await;
+                }
+            )+
+        }
+    };
+}

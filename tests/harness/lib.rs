@@ -1,6 +1,9 @@
 //! What the tests share: private servers, whole fleets, waiting for a condition.
 
+pub mod environment;
+pub mod fleet;
 pub mod rabbitmq;
 pub mod redis;
+pub mod tasks;
 pub mod until;
 pub mod watchdog;

@@ -1,0 +1,132 @@
+//! The life of a task: it runs once, its reply is its own, and what is no task is told so.
+
+use std::time::Duration;
+
+use protocol::{BodyHash, Envelope, Outcome, TaskId, TaskState};
+use serde_json::json;
+use task_queue::{Outgoing, Queue, Target};
+use tests::{
+    fleet::{Fleet, FleetPlan},
+    tasks::{echo, replies, reply, result, simulate, task},
+    until::until,
+};
+
+crate::on_both!(
+    every_task_gets_its_own_reply,
+    a_second_copy_of_a_task_gets_the_same_reply_and_runs_nothing,
+    a_reused_id_is_refused_and_the_first_task_keeps_its_record,
+    what_is_no_task_is_answered_and_kept_among_the_dead_letters,
+    an_executors_failure_is_the_tasks_outcome,
+    a_task_that_runs_too_long_fails_at_its_attempt_limit,
+    a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs,
+    a_task_without_a_reply_queue_leaves_its_reply_in_the_store,
+);
+
+async fn every_task_gets_its_own_reply(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(4)).start().await;
+    let tasks = (0..300).map(|n| echo(json!({ "n": n }))).collect();
+    let replies = replies(&fleet.producer, tasks, 64).await;
+    for (n, reply) in replies.iter().enumerate() {
+        assert_eq!(result(reply), &json!({ "n": n }));
+    }
+    fleet.idle().await;
+    assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), 300.0);
+}
+
+async fn a_second_copy_of_a_task_gets_the_same_reply_and_runs_nothing(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(2)).start().await;
+    let mut task = simulate(5, "once");
+    task.task_id = Some(TaskId::new("the-same").unwrap());
+    let first = reply(&fleet.producer, task.clone()).await;
+    let second = reply(&fleet.producer, task).await;
+    assert_eq!(first, second);
+    assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), 1.0);
+}
+
+async fn a_reused_id_is_refused_and_the_first_task_keeps_its_record(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let task_id = TaskId::new("used-twice").unwrap();
+    let with_id = |mut task: producer::NewTask| {
+        task.task_id = Some(task_id.clone());
+        task
+    };
+    result(&reply(&fleet.producer, with_id(echo("first"))).await);
+    let refused = reply(&fleet.producer, with_id(echo("second"))).await;
+    assert_eq!(refused.error.as_ref().map(|error| error.code.as_str()), Some("reused_id"));
+    let status = fleet.producer.status(&task_id).await.unwrap().unwrap();
+    assert_eq!(status.state, TaskState::Succeeded);
+    assert_eq!(status.reply.unwrap().result, json!("first"));
+}
+
+async fn what_is_no_task_is_answered_and_kept_among_the_dead_letters(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let reply_queue = Queue::Reply("asked-wrongly".to_owned());
+    let queue = &fleet.ports.queue;
+    queue.declare(&reply_queue).await.unwrap();
+    let mut answers = queue.consume(&reply_queue, std::num::NonZeroU16::MIN).await.unwrap();
+    let envelope = Envelope {
+        message_id: Some("wrong-1".to_owned()),
+        kind: Some("echo".to_owned()),
+        reply_to: Some(queue.names().queue(&reply_queue)),
+        correlation_id: Some("c-7".to_owned()),
+        ..Envelope::default()
+    };
+    let body: &[u8] = br#"{"payload": 1, "prioritee": 9}"#;
+    let outgoing = Outgoing::new(Target::Queue(Queue::Pool(fleet.pool())), envelope, body.into());
+    queue.publish(outgoing).await.unwrap();
+
+    let answer = answers.next().await.unwrap();
+    assert_eq!(answer.envelope.correlation_id.as_deref(), Some("c-7"));
+    let reply: protocol::Reply = serde_json::from_slice(&answer.body).unwrap();
+    let error = reply.error.unwrap();
+    assert_eq!((reply.outcome, error.code.as_str(), error.field.as_deref()), (Outcome::Failed, "invalid_task", Some("prioritee")));
+
+    let dead = queue.take(&Queue::Dead).await.unwrap().unwrap();
+    assert_eq!(&dead.body[..], body);
+    assert!(dead.envelope.headers.reason.unwrap().contains("prioritee"));
+}
+
+async fn an_executors_failure_is_the_tasks_outcome(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let failing = task("simulate", json!({"fail": {"code": "broken", "message": "as asked", "retry": false}}));
+    let reply = reply(&fleet.producer, failing).await;
+    let error = reply.error.unwrap();
+    assert_eq!((reply.outcome, error.code.as_str(), error.message.as_str()), (Outcome::Failed, "broken", "as asked"));
+    assert!(reply.gpu_id.is_some() && reply.token.is_some());
+}
+
+async fn a_task_that_runs_too_long_fails_at_its_attempt_limit(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let mut long = simulate(60_000, "too late");
+    long.body.limits.attempt_timeout_ms = Some(50);
+    let reply = reply(&fleet.producer, long).await;
+    assert_eq!(reply.error.unwrap().code, "attempt_timeout");
+    fleet.idle().await;
+}
+
+async fn a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1).slots(1)).start().await;
+    let busy = tokio::spawn({
+        let producer = fleet.producer.clone();
+        async move { reply(&producer, simulate(1_500, "busy")).await }
+    });
+    until("the slot is held", async || fleet.rows().await[0].held == 1).await;
+    let mut hurried = echo("too late");
+    hurried.expiration = Some(Duration::from_millis(200));
+    let mut in_body = echo("too late");
+    in_body.body.limits.queue_deadline_ms = Some(200);
+    let expired = replies(&fleet.producer, vec![hurried, in_body], 2).await;
+    assert!(expired.iter().all(|reply| reply.outcome == Outcome::Expired && reply.gpu_id.is_none()), "{expired:?}");
+    result(&busy.await.unwrap());
+    assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 0.0);
+}
+
+async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let submitted = fleet.producer.submit(echo("kept")).await.unwrap();
+    let status = async || fleet.producer.status(&submitted.task_id).await.unwrap().unwrap();
+    until("the task ended", async || status().await.state.ended()).await;
+    assert_eq!(status().await.reply.unwrap().result, json!("kept"));
+    let look = fleet.ports.store.look(&submitted.task_id, &BodyHash::of(br#"{"payload":"kept"}"#)).await.unwrap();
+    assert!(matches!(look, task_store::Look::Ended(_)), "{look:?}");
+}

@@ -1,0 +1,67 @@
+//! Operators scale workers up and down while work flows: nothing is lost.
+
+use protocol::{GpuId, Reply};
+use tests::{
+    fleet::{Fleet, FleetPlan},
+    tasks::{replies, result, simulate},
+    until::until,
+};
+use tokio::task::JoinHandle;
+
+crate::on_both!(
+    workers_come_and_go_while_work_flows_and_nothing_is_lost,
+    a_killed_workers_tasks_run_elsewhere,
+    an_emptied_table_is_rebuilt_by_the_heartbeats,
+);
+
+fn flow(fleet: &Fleet, count: u64) -> JoinHandle<Vec<Reply>> {
+    let producer = fleet.producer.clone();
+    tokio::spawn(async move { replies(&producer, (0..count).map(|n| simulate(15, n)).collect(), 60).await })
+}
+
+fn complete(replies: &[Reply]) {
+    for (n, reply) in replies.iter().enumerate() {
+        assert_eq!(result(reply), &serde_json::json!(n));
+    }
+}
+
+async fn ended(fleet: &Fleet, at_least: f64) {
+    until(&format!("{at_least} tasks ended"), async || fleet.counted("gpufleet_tasks_total", "succeeded") >= at_least).await;
+}
+
+async fn workers_come_and_go_while_work_flows_and_nothing_is_lost(here: fn(FleetPlan) -> FleetPlan) {
+    let mut fleet = here(Fleet::of(1).slots(2)).start().await;
+    let flow = flow(&fleet, 400);
+    ended(&fleet, 20.0).await;
+    for _ in 0..3 {
+        fleet.add_gpu().await;
+    }
+    ended(&fleet, 120.0).await;
+    for gpu_id in ["gpu-0", "gpu-1", "gpu-2"] {
+        fleet.drain(&GpuId::new(gpu_id).unwrap()).await;
+    }
+    complete(&flow.await.unwrap());
+    assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), 400.0, "each task ended once");
+    assert_eq!(fleet.gpus().len(), 1);
+}
+
+async fn a_killed_workers_tasks_run_elsewhere(here: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(3).slots(2).configured(|configuration| configuration.worker.lease_ms = 1_000);
+    let mut fleet = here(plan).start().await;
+    let flow = flow(&fleet, 200);
+    ended(&fleet, 20.0).await;
+    fleet.kill(&GpuId::new("gpu-1").unwrap()).await;
+    complete(&flow.await.unwrap());
+    fleet.eligible(2).await;
+}
+
+async fn an_emptied_table_is_rebuilt_by_the_heartbeats(here: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(2).slots(2).configured(|configuration| configuration.worker.lease_ms = 1_500);
+    let fleet = here(plan).start().await;
+    let flow = flow(&fleet, 200);
+    ended(&fleet, 20.0).await;
+    fleet.empty_the_table().await;
+    complete(&flow.await.unwrap());
+    fleet.eligible(2).await;
+    fleet.idle().await;
+}

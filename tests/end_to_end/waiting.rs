@@ -1,0 +1,89 @@
+//! When tasks wait and when slots wait: priorities, backlog, the slots' bound.
+
+use std::sync::{Arc, Mutex};
+
+use futures::future::join_all;
+use protocol::{Outcome, Strategy};
+use tests::{
+    fleet::{Fleet, FleetPlan},
+    tasks::{PATIENCE, by, echo, priority, replies, reply, result, simulate},
+    until::until,
+};
+
+crate::on_both!(
+    an_urgent_task_overtakes_five_hundred_waiting_ones,
+    under_a_backlog_no_task_is_forwarded_after_the_first_fill,
+    on_an_idle_fleet_forwards_follow_the_strategy,
+    two_hundred_tasks_at_once_never_exceed_the_slots,
+);
+
+async fn an_urgent_task_overtakes_five_hundred_waiting_ones(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(2).slots(1)).start().await;
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let note = |name: &'static str, pending: producer::Pending| {
+        let ended = Arc::clone(&ended);
+        async move {
+            assert_eq!(pending.await.unwrap().outcome, Outcome::Succeeded);
+            ended.lock().unwrap().push(name);
+        }
+    };
+    let mut waits = Vec::new();
+    for n in 0..500 {
+        waits.push(tokio::spawn(note("low", fleet.producer.pending(priority(1, simulate(4, n)), PATIENCE).await.unwrap())));
+    }
+    let before = ended.lock().unwrap().len();
+    waits.push(tokio::spawn(note("urgent", fleet.producer.pending(priority(9, simulate(4, "urgent")), PATIENCE).await.unwrap())));
+    join_all(waits).await;
+    let ended = ended.lock().unwrap();
+    let place = ended.iter().position(|name| *name == "urgent").unwrap();
+    // What runs or is in hand when it comes is at most one task a slot and one more in each hand; the rest must wait behind it.
+    assert!(
+        place < 490 && place <= before + 60,
+        "the urgent task ended as number {place} of {}; {before} had ended before it came",
+        ended.len()
+    );
+}
+
+async fn under_a_backlog_no_task_is_forwarded_after_the_first_fill(here: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(4).slots(2).strategy(Strategy::RoundRobin).configured(|configuration| {
+        // A machine under load may be slow between an ack and the next delivery; here that alone must not look like an idle fleet.
+        configuration.worker.tasks_waiting_within_ms = 2_000;
+        configuration.worker.in_hand_patience_ms = 60_000;
+    });
+    let fleet = here(plan).start().await;
+    let first_fill = 4.0 * 2.0;
+    let tasks = (0..200).map(|n| simulate(20, n)).collect();
+    for reply in replies(&fleet.producer, tasks, 200).await {
+        result(&reply);
+    }
+    let forwarded = fleet.counted("gpufleet_forwarded_total", "");
+    assert!(forwarded <= first_fill, "{forwarded} of 200 tasks were forwarded");
+}
+
+async fn on_an_idle_fleet_forwards_follow_the_strategy(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(3)).start().await;
+    for n in 0..30 {
+        result(&reply(&fleet.producer, by("round_robin", echo(n))).await);
+        fleet.idle().await;
+    }
+    let counts = fleet.tasks_per_gpu();
+    assert!(counts.values().all(|count| *count == 10), "{counts:?}");
+}
+
+async fn two_hundred_tasks_at_once_never_exceed_the_slots(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(3).slots(4)).start().await;
+    let producer = fleet.producer.clone();
+    let submitting = tokio::spawn(async move { replies(&producer, (0..200).map(|n| simulate(10, n)).collect(), 200).await });
+    let mut most = 0;
+    until("all tasks ended", async || {
+        let rows = fleet.rows().await;
+        assert!(rows.iter().all(|view| view.held <= 4), "{rows:?}");
+        most = most.max(rows.iter().map(|view| view.held).sum::<u32>());
+        submitting.is_finished()
+    })
+    .await;
+    for reply in submitting.await.unwrap() {
+        result(&reply);
+    }
+    assert!(most > 4, "the fleet was never busy: {most}");
+}

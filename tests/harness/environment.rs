@@ -1,0 +1,50 @@
+//! A deterministic environment: the clock is tokio's (which a test may pause), randomness is seeded, jobs run on the test's runtime.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use protocol::{
+    Environment,
+    environment::{Clock, Job, Random, Spawn},
+};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::Instant;
+
+/// 2026-01-01T00:00:00Z, in microseconds.
+const START_US: u64 = 1_767_225_600_000_000;
+
+/// An environment whose every answer follows from `seed` and from tokio's clock. Needs a running tokio runtime.
+#[must_use]
+pub fn seeded(seed: u64) -> Environment {
+    Environment {
+        clock: Arc::new(TokioClock { started: Instant::now() }),
+        random: Arc::new(SeededRandom(Mutex::new(ChaCha8Rng::seed_from_u64(seed)))),
+        spawner: Arc::new(RuntimeSpawner),
+    }
+}
+
+struct TokioClock {
+    started: Instant,
+}
+
+impl Clock for TokioClock {
+    fn now_us(&self) -> u64 {
+        START_US + u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX / 2)
+    }
+}
+
+struct SeededRandom(Mutex<ChaCha8Rng>);
+
+impl Random for SeededRandom {
+    fn next_u64(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+}
+
+struct RuntimeSpawner;
+
+impl Spawn for RuntimeSpawner {
+    fn spawn(&self, _name: &'static str, job: Job) {
+        tokio::spawn(job);
+    }
+}

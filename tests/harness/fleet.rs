@@ -1,0 +1,318 @@
+//! Whole fleets for tests: `Fleet::of(4).start().await`, on memory or on private servers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use devices::simulated::{SimulatedGpu, SimulatedKnobs, SimulatedOptions};
+use executors::Executors;
+use gpu_table::{GpuTable, Leases, MemoryTable, RedisTable};
+use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
+use producer::{Producer, ProducerOptions};
+use prometheus::Registry;
+use protocol::{
+    Environment, GpuId, PoolName, Strategy,
+    config::{Configuration, SecretUrl},
+    gpu::GpuView,
+};
+use task_queue::{MemoryBroker, QueueOptions, RabbitMq, TaskQueue};
+use task_store::{MemoryStore, RedisStore, StoreOptions, TaskStore};
+use tokio::task::JoinHandle;
+
+use crate::{rabbitmq::PrivateRabbitMq, redis::PrivateRedis, until::until};
+
+/// What a fleet is to be, before it starts.
+pub struct FleetPlan {
+    gpus: usize,
+    environment: Environment,
+    configuration: Configuration,
+    real: bool,
+    executors: Executors,
+}
+
+/// The servers of a fleet.
+enum Servers {
+    Memory { broker: MemoryBroker, table: Arc<MemoryTable>, store: Arc<MemoryStore> },
+    Real { amqp: SecretUrl, redis: SecretUrl },
+}
+
+/// The three ports, opened.
+#[derive(Clone)]
+pub struct Ports {
+    /// How tasks travel.
+    pub queue: Arc<dyn TaskQueue>,
+    /// Who holds which GPU.
+    pub table: Arc<dyn GpuTable>,
+    /// What became of tasks.
+    pub store: Arc<dyn TaskStore>,
+}
+
+/// One worker of a fleet.
+struct Member {
+    stop: Stop,
+    queue: Arc<dyn TaskQueue>,
+    knobs: SimulatedKnobs,
+    running: JoinHandle<()>,
+}
+
+/// A running fleet. Dropping it leaves its workers to the end of the test's runtime.
+pub struct Fleet {
+    servers: Servers,
+    plan: FleetPlan,
+    members: BTreeMap<GpuId, Member>,
+    registry: Registry,
+    metrics: Arc<WorkerMetrics>,
+    /// The ports, as a client has them.
+    pub ports: Ports,
+    /// Submits to the fleet.
+    pub producer: Producer,
+    started: usize,
+}
+
+static FLEETS: AtomicU64 = AtomicU64::new(0);
+
+impl Fleet {
+    /// A plan of a fleet of `gpus` simulated GPUs, in memory, with the default configuration.
+    #[must_use]
+    pub fn of(gpus: usize) -> FleetPlan {
+        FleetPlan {
+            gpus,
+            environment: crate::environment::seeded(1),
+            configuration: Configuration::default(),
+            real: false,
+            executors: Executors::new().with(executors::echo()).with(executors::simulate()),
+        }
+    }
+}
+
+impl FleetPlan {
+    /// On the private RabbitMQ and Redis instead of memory, under names of its own.
+    #[must_use]
+    pub fn on_real_servers(mut self) -> Self {
+        self.real = true;
+        self
+    }
+
+    /// Slots of each GPU.
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu = slots;
+        self
+    }
+
+    /// The strategy of tasks that name none.
+    #[must_use]
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.configuration.gpu.multi_gpu.default_strategy = strategy;
+        self
+    }
+
+    /// Anything else of the configuration.
+    #[must_use]
+    pub fn configured(mut self, change: impl FnOnce(&mut Configuration)) -> Self {
+        change(&mut self.configuration);
+        self
+    }
+
+    /// Another set of executors.
+    #[must_use]
+    pub fn executors(mut self, executors: Executors) -> Self {
+        self.executors = executors;
+        self
+    }
+
+    /// Starts the workers, and waits until all of them can be claimed.
+    pub async fn start(mut self) -> Fleet {
+        let servers = self.servers().await;
+        let ports = self.ports(&servers).await;
+        let options = ProducerOptions { pool: self.configuration.worker.pool.clone(), ..ProducerOptions::default() };
+        let producer = Producer::new(Arc::clone(&ports.queue), Arc::clone(&ports.store), self.environment.clone(), options);
+        let registry = Registry::new();
+        let metrics = Arc::new(WorkerMetrics::new(&registry).expect("a fresh registry"));
+        let gpus = self.gpus;
+        let mut fleet = Fleet { servers, plan: self, members: BTreeMap::new(), registry, metrics, ports, producer, started: 0 };
+        for _ in 0..gpus {
+            fleet.add_gpu().await;
+        }
+        fleet.eligible(gpus).await;
+        fleet
+    }
+
+    async fn servers(&mut self) -> Servers {
+        if self.real {
+            let number = FLEETS.fetch_add(1, Ordering::Relaxed);
+            let prefix = format!("fleet-{}-{number}", std::process::id());
+            self.configuration.amqp.prefix.clone_from(&prefix);
+            self.configuration.redis.prefix = prefix;
+            let amqp = PrivateRabbitMq::shared().await.url();
+            let redis = PrivateRedis::shared().await.url();
+            return Servers::Real { amqp, redis };
+        }
+        let clock = Arc::clone(&self.environment.clock);
+        Servers::Memory {
+            broker: MemoryBroker::new(QueueOptions::from(&self.configuration.amqp)),
+            table: Arc::new(MemoryTable::new(Arc::clone(&clock), self.leases())),
+            store: Arc::new(MemoryStore::new(clock, StoreOptions::from(&self.configuration.store))),
+        }
+    }
+
+    fn leases(&self) -> Leases {
+        let worker = &self.configuration.worker;
+        Leases { held: Duration::from_millis(worker.lease_ms), offered: Duration::from_millis(worker.offer_ms) }
+    }
+
+    async fn ports(&self, servers: &Servers) -> Ports {
+        match servers {
+            Servers::Memory { broker, table, store } => Ports {
+                queue: Arc::new(broker.connect()),
+                table: Arc::<MemoryTable>::clone(table),
+                store: Arc::<MemoryStore>::clone(store),
+            },
+            Servers::Real { amqp, redis } => self.real_ports(amqp, redis).await,
+        }
+    }
+
+    async fn real_ports(&self, amqp: &SecretUrl, redis: &SecretUrl) -> Ports {
+        let section = &self.configuration.redis;
+        let timeout = Duration::from_millis(section.response_timeout_ms);
+        let queue = RabbitMq::connect(amqp, QueueOptions::from(&self.configuration.amqp)).await.expect("the private broker");
+        let table = RedisTable::connect(redis, &section.prefix, self.leases(), timeout).expect("the private Redis");
+        let options = StoreOptions::from(&self.configuration.store);
+        let store = RedisStore::connect(redis, &section.prefix, options, timeout).await.expect("the private Redis");
+        Ports { queue: Arc::new(queue), table: Arc::new(table), store: Arc::new(store) }
+    }
+}
+
+impl Fleet {
+    /// The GPU ids of the running workers, sorted.
+    #[must_use]
+    pub fn gpus(&self) -> Vec<GpuId> {
+        self.members.keys().cloned().collect()
+    }
+
+    /// The pool that the fleet serves.
+    #[must_use]
+    pub fn pool(&self) -> PoolName {
+        self.plan.configuration.worker.pool.clone()
+    }
+
+    /// The environment of the fleet.
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.plan.environment
+    }
+
+    /// What `/metrics` would say.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).expect("text")
+    }
+
+    /// The sum of all series of a counter whose labels contain `having`.
+    #[must_use]
+    pub fn counted(&self, name: &str, having: &str) -> f64 {
+        let text = self.metrics();
+        let lines = text.lines().filter(|line| line.starts_with(name) && !line.starts_with('#') && line.contains(having));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// Starts one more worker.
+    pub async fn add_gpu(&mut self) -> GpuId {
+        let gpu_id = GpuId::new(format!("gpu-{}", self.started)).expect("a valid id");
+        self.add(SimulatedOptions::new(gpu_id.clone())).await;
+        gpu_id
+    }
+
+    /// Starts one more worker, for this GPU.
+    pub async fn add(&mut self, simulated: SimulatedOptions) {
+        self.started += 1;
+        let gpu_id = simulated.gpu_id.clone();
+        let device = SimulatedGpu::new(simulated);
+        let knobs = device.knobs();
+        let ports = self.plan.ports(&self.servers).await;
+        let queue = Arc::clone(&ports.queue);
+        let parts = WorkerParts {
+            queue: ports.queue,
+            table: ports.table,
+            store: ports.store,
+            device: Arc::new(device),
+            executors: self.plan.executors.clone(),
+            environment: self.plan.environment.clone(),
+            options: WorkerOptions::of(&self.plan.configuration, "test"),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let stop = Stop::default();
+        let worker = GpuWorker::new(parts, stop.clone());
+        let running = tokio::spawn(async move { worker.run().await.expect("the worker starts") });
+        self.members.insert(gpu_id, Member { stop, queue, knobs, running });
+    }
+
+    /// Empties the table, as a restart without persistence or `FLUSHALL` does. The store stays.
+    pub async fn empty_the_table(&self) {
+        match &self.servers {
+            Servers::Memory { table, .. } => table.clear(),
+            Servers::Real { .. } => {
+                let pattern = format!("{}:{{{}}}:*", self.plan.configuration.redis.prefix, self.pool());
+                PrivateRedis::shared().await.delete(&pattern).await;
+            }
+        }
+    }
+
+    /// The knobs of a GPU.
+    #[must_use]
+    pub fn knobs(&self, gpu_id: &GpuId) -> SimulatedKnobs {
+        self.members[gpu_id].knobs.clone()
+    }
+
+    /// Stops a worker gently and waits until it has left.
+    pub async fn drain(&mut self, gpu_id: &GpuId) {
+        let member = self.members.remove(gpu_id).expect("a running worker");
+        member.stop.gently.cancel();
+        member.running.await.expect("the worker ends");
+        member.queue.close().await;
+    }
+
+    /// Ends a worker as `kill -9` does: its connections break, nothing more is written.
+    pub async fn kill(&mut self, gpu_id: &GpuId) {
+        let member = self.members.remove(gpu_id).expect("a running worker");
+        member.running.abort();
+        member.queue.close().await;
+        member.stop.now.cancel();
+    }
+
+    /// Waits until exactly `gpus` GPUs are eligible.
+    pub async fn eligible(&self, gpus: usize) {
+        until(&format!("{gpus} GPUs are eligible"), async || {
+            let rows = self.rows().await;
+            rows.iter().filter(|view| view.eligible).count() == gpus && rows.len() == gpus
+        })
+        .await;
+    }
+
+    /// The rows of the table.
+    pub async fn rows(&self) -> Vec<GpuView> {
+        self.ports.table.rows(&self.pool()).await.expect("the table answers")
+    }
+
+    /// Waits until no slot is held.
+    pub async fn idle(&self) {
+        until("no slot is held", async || self.rows().await.iter().all(|view| view.held == 0)).await;
+    }
+
+    /// Tasks that ran on each GPU, by the counter of ended tasks.
+    #[must_use]
+    pub fn tasks_per_gpu(&self) -> BTreeMap<GpuId, u64> {
+        self.gpus()
+            .into_iter()
+            .map(|gpu_id| {
+                let count = self.counted("gpufleet_tasks_total", &format!("gpu_id=\"{gpu_id}\""));
+                (gpu_id, count as u64)
+            })
+            .collect()
+    }
+}
