@@ -20,6 +20,8 @@ crate::on_both!(
     a_task_that_runs_too_long_fails_at_its_attempt_limit,
     a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs,
     a_task_without_a_reply_queue_leaves_its_reply_in_the_store,
+    a_task_that_began_on_a_killed_worker_and_then_expired_is_answered,
+    a_malformed_message_under_a_used_id_leaves_the_first_task_alone,
 );
 
 async fn every_task_gets_its_own_reply(on: fn(FleetPlan) -> FleetPlan) {
@@ -129,4 +131,42 @@ async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(on: fn(Fleet
     assert_eq!(status().await.reply.unwrap().result, json!("kept"));
     let look = fleet.ports.store.look(&submitted.task_id, &BodyHash::of(br#"{"payload":"kept"}"#)).await.unwrap();
     assert!(matches!(look, task_store::Look::Ended(_)), "{look:?}");
+}
+
+async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(on: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(1).configured(|configuration| configuration.worker.lease_ms = 1_000);
+    let mut fleet = on(plan).start().await;
+    let mut begun = simulate(600_000, "never");
+    begun.expiration = Some(Duration::from_millis(1_500));
+    let pending = fleet.producer.pending(begun, tests::tasks::PATIENCE).await.unwrap();
+    until("it runs", async || {
+        let status = fleet.producer.status(pending.task_id()).await.unwrap();
+        status.is_some_and(|status| status.state == TaskState::Running)
+    })
+    .await;
+    let gpu_id = fleet.gpus().remove(0);
+    fleet.kill(&gpu_id).await;
+    until("it expired in its queue", async || {
+        fleet.ports.queue.depth(&Queue::Expired).await.unwrap().is_some_and(|depth| depth.ready == 1)
+    })
+    .await;
+    fleet.add_gpu().await;
+    let reply = pending.await.unwrap();
+    assert_eq!(reply.outcome, Outcome::Expired, "{reply:?}");
+}
+
+async fn a_malformed_message_under_a_used_id_leaves_the_first_task_alone(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let mut first = echo("first");
+    first.task_id = Some(TaskId::new("taken").unwrap());
+    result(&reply(&fleet.producer, first).await);
+    let envelope = Envelope { message_id: Some("taken".to_owned()), kind: Some("echo".to_owned()), ..Envelope::default() };
+    let outgoing = Outgoing::new(Target::Queue(Queue::Pool(fleet.pool())), envelope, (&b"{"[..]).into());
+    fleet.ports.queue.publish(outgoing).await.unwrap();
+    until("it is among the dead letters", async || {
+        fleet.ports.queue.depth(&Queue::Dead).await.unwrap().is_some_and(|depth| depth.ready == 1)
+    })
+    .await;
+    let status = fleet.producer.status(&TaskId::new("taken").unwrap()).await.unwrap().unwrap();
+    assert_eq!(status.reply.unwrap().result, json!("first"));
 }

@@ -4,13 +4,13 @@
 use bytes::Bytes;
 use gpu_table::TableError;
 use protocol::{
-    BodyHash, Choice, ClaimAnswer, Envelope, Kind, Outcome, Refusal, Reply, TaskError, TaskId, Token,
+    BodyHash, Choice, ClaimAnswer, ClaimMode, ClaimRequest, Envelope, Kind, Needs, Outcome, Refusal, Reply, TaskError, TaskId, Token,
     envelope::{Headers, PRIORITY_MAX},
     reply::Timings,
 };
 use serde_json::Value;
 use task_queue::{Outgoing, PublishError, Queue, Target};
-use task_store::{Record, RecordRequest, Stored};
+use task_store::{Look, Record, RecordRequest, Stored};
 use tokio::time::Instant;
 
 use crate::{
@@ -31,6 +31,7 @@ pub(crate) struct Identity {
 }
 
 /// How a task ended.
+#[derive(Clone)]
 pub(crate) struct End {
     pub(crate) outcome: Outcome,
     pub(crate) result: Value,
@@ -63,6 +64,7 @@ pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, 
     let token = slot.as_ref().map(|slot| slot.claim.token);
     let choice = slot.as_ref().map(|slot| slot.claim.choice.clone());
     let outcome = end.outcome;
+    let fenced = slot.is_none().then(|| end.clone());
     let reply = body_of(context, &identity, end, token, choice);
     let request = RecordRequest {
         task_id: identity.task_id.clone(),
@@ -80,7 +82,12 @@ pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, 
             Final { outcome, body: reply, attempt: identity.attempt, token }
         }
         Ok(Record::EndedBefore(stored)) => kept(context, &identity.task_id, identity.kind.clone(), stored),
-        Ok(Record::Superseded) => return superseded(context, in_hand, &identity, slot).await,
+        Ok(Record::Superseded) => {
+            return match (fenced, fence(context, &in_hand, &identity, slot.is_some()).await) {
+                (Some(end), Some(slot)) => Box::pin(self::end(context, in_hand, identity, end, Some(slot))).await,
+                _ => superseded(context, in_hand, &identity, slot).await,
+            };
+        }
         Err(error) => {
             tracing::error!(task_id = %identity.task_id, %error, "the delivery stays unacked");
             return Err(Abandoned);
@@ -110,8 +117,14 @@ pub(crate) async fn resend(context: &Context, in_hand: InHand, identity: Identit
     Ok(())
 }
 
-/// Refuses what is no valid task: recorded as failed, answered, its original bytes kept among the dead letters.
+/// Refuses what is no valid task: recorded as failed, answered, its original bytes kept among the dead letters. The id's record may belong to another
+/// task; then that one is left alone.
 pub(crate) async fn refuse(context: &Context, in_hand: InHand, identity: Identity, refusal: Refusal) -> Result<(), Abandoned> {
+    match look(context, &identity).await? {
+        Look::Open | Look::Cancelled => {}
+        Look::Ended(stored) => return resend(context, in_hand, identity, stored).await,
+        Look::ReusedId => return refuse_reused_id(context, in_hand, identity).await,
+    }
     tracing::info!(task_id = %identity.task_id, field = refusal.field, problem = refusal.problem, "refused");
     bury(context, &in_hand, &identity.task_id, &refusal.to_string()).await?;
     let error = TaskError { code: "invalid_task".to_owned(), message: refusal.problem, field: Some(refusal.field) };
@@ -128,6 +141,18 @@ pub(crate) async fn refuse_reused_id(context: &Context, in_hand: InHand, identit
     reply_with(context, &in_hand, &identity.task_id, reply).await?;
     in_hand.ack_elsewhere().await;
     Ok(())
+}
+
+/// What the store knows of a task, before anything is done with its delivery.
+pub(crate) async fn look(context: &Context, identity: &Identity) -> Result<Look, Abandoned> {
+    let Identity { task_id, body_hash, .. } = identity;
+    match persist(&context.environment, &context.stop.now, || context.store.look(task_id, body_hash)).await? {
+        Ok(look) => Ok(look),
+        Err(error) => {
+            tracing::error!(%task_id, %error, "the delivery stays unacked");
+            Err(Abandoned)
+        }
+    }
 }
 
 async fn bury(context: &Context, in_hand: &InHand, task_id: &TaskId, reason: &str) -> Result<(), Abandoned> {
@@ -157,6 +182,29 @@ pub(crate) async fn park(context: &Context, in_hand: InHand, task_id: &TaskId) -
     onward::send(context, outgoing).await?;
     in_hand.ack_elsewhere().await;
     Ok(())
+}
+
+/// An attempt of a task that is to end without a run began once, and its holder may live or be gone. A claim tells: a living holder's stands against it;
+/// otherwise its token lets the store take the outcome.
+async fn fence(context: &Context, in_hand: &InHand, identity: &Identity, has_claim: bool) -> Option<Slot> {
+    let permit = (!has_claim).then(|| context.slots.take()).flatten()?;
+    let request = ClaimRequest {
+        pool: context.options.pool.clone(),
+        task_id: identity.task_id.clone(),
+        kind: identity.kind.clone()?,
+        attempt: identity.attempt,
+        needs: Needs::default(),
+        specific_gpu_id: None,
+        strategy: None,
+        offered_by: context.gpu_id.clone(),
+        incarnation: context.incarnation.clone(),
+        delivery: in_hand.id,
+        mode: ClaimMode::Here,
+    };
+    match context.table.claim(&request).await {
+        Ok(ClaimAnswer::Own(claim)) => Some(Slot { claim, permit }),
+        _ => None,
+    }
 }
 
 fn body_of(context: &Context, identity: &Identity, end: End, token: Option<Token>, strategy: Option<Choice>) -> Bytes {

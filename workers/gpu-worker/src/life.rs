@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     ending::{self, End, Identity},
     intake::InHand,
-    persist::{Abandoned, persist},
+    persist::Abandoned,
     placing::{self, Placed, Slot},
     running::{self, Attempt},
 };
@@ -28,7 +28,7 @@ pub(crate) async fn live(context: Arc<Context>, in_hand: InHand) {
     let span = tracing::debug_span!("task", task_id = %reading.task_id, gpu_id = %context.gpu_id);
     let lived = async {
         match reading.task {
-            Ok(_) if in_hand.queue == Queue::Expired => expire(&context, in_hand, reading).await,
+            Ok(task) if in_hand.queue == Queue::Expired => expire(&context, in_hand, &task).await,
             Err(ref refusal) => {
                 let refusal = refusal.clone();
                 let identity = identity_of_refused(&reading, &in_hand);
@@ -72,14 +72,10 @@ async fn look(context: &Context, in_hand: &InHand, task: &Task) -> Result<Option
     if !(in_hand.redelivered || in_hand.envelope.headers.returned || task.attempt > 1) {
         return Ok(None);
     }
-    match persist(&context.environment, &context.stop.now, || context.store.look(&task.id, &task.body_hash)).await? {
-        Ok(Look::Open) => Ok(None),
-        Ok(look) => Ok(Some(look)),
-        Err(error) => {
-            tracing::error!(task_id = %task.id, %error, "the delivery stays unacked");
-            Err(Abandoned)
-        }
-    }
+    Ok(match ending::look(context, &identity(task)).await? {
+        Look::Open => None,
+        look => Some(look),
+    })
 }
 
 /// What needs no run.
@@ -126,12 +122,11 @@ async fn run_here(context: &Context, in_hand: InHand, task: &Task, slot: Slot) -
 }
 
 /// A task that the broker took out of a queue because its time had run out there.
-async fn expire(context: &Context, in_hand: InHand, reading: Reading) -> Result<(), Abandoned> {
-    let identity = match &reading.task {
-        Ok(task) => identity(task),
-        Err(_) => identity_of_refused(&reading, &in_hand),
-    };
-    ending::end(context, in_hand, identity, End::expired(), None).await
+async fn expire(context: &Context, in_hand: InHand, task: &Task) -> Result<(), Abandoned> {
+    match ending::look(context, &identity(task)).await? {
+        Look::Open => ending::end(context, in_hand, identity(task), End::expired(), None).await,
+        look => no_run(context, in_hand, task, look).await,
+    }
 }
 
 fn observe_waits(context: &Context, in_hand: &InHand, waited_seconds: f64) {
