@@ -5,6 +5,7 @@ mod delivery;
 mod expiry;
 mod life;
 mod publish;
+mod servers;
 
 /// The list of cases. In memory the clock is paused: waiting costs nothing, and every run is the same.
 macro_rules! cases {
@@ -49,6 +50,7 @@ cases! {
         an_own_queue_of_a_gpu_has_no_bound,
         a_message_that_cannot_be_sent_is_refused_and_hurts_no_other,
         a_reply_reaches_the_queue_that_reply_to_names,
+        a_direct_reply_to_nobody_is_taken_and_lost,
         concurrent_publishes_are_each_settled_right,
         copies_of_one_message_are_each_settled,
         a_foreign_user_id_is_left_behind;

@@ -17,7 +17,8 @@ pub enum Target {
     ReplyTo(String),
 }
 
-/// A message to publish. Always mandatory, confirmed and under a deadline; persistent unless it is a reply to a direct reply-to.
+/// A message to publish. Always confirmed and under a deadline; persistent and mandatory unless it is a reply to a direct reply-to, which is at most
+/// once on the wire and says nothing of a requester that is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     /// Where to.
@@ -67,6 +68,12 @@ impl Outgoing {
         }
         Ok(())
     }
+}
+
+/// Whether a routing key names one of RabbitMQ's pseudo-queues for direct replies. They store nothing and every message there is at most once:
+/// it needs no persistence, and it must not be mandatory, because the broker returns it as unroutable even while it delivers it (3.10.8).
+pub(crate) fn is_direct_reply(routing_key: &str) -> bool {
+    routing_key.starts_with("amq.rabbitmq.reply-to")
 }
 
 /// The time to live that an `expiration` says, in milliseconds.

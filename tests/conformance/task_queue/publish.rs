@@ -69,6 +69,13 @@ pub async fn a_reply_reaches_the_queue_that_reply_to_names(broker: &Broker) {
     assert_eq!(ack_next(&mut consumer, 1).await, ["answer"]);
 }
 
+pub async fn a_direct_reply_to_nobody_is_taken_and_lost(broker: &Broker) {
+    let queue = broker.connect().await;
+    let gone = "amq.rabbitmq.reply-to.garbage";
+    assert_eq!(queue.publish(message_to(Target::ReplyTo(gone.into()), "a")).await, Ok(()));
+    queue.publish(message(&pool(), "b")).await.expect("the channel lives");
+}
+
 /// The confirms of a channel are the broker's word about a message, and its returned messages arrive apart from them: they must not be mixed up.
 pub async fn concurrent_publishes_are_each_settled_right(broker: &Broker) {
     let queue = broker.connect().await;

@@ -5,6 +5,7 @@
 //! wall clock, no threads, no randomness, no unordered maps.
 
 mod backlog;
+mod life;
 mod receipt;
 mod state;
 
@@ -17,7 +18,10 @@ use async_trait::async_trait;
 use tokio::{sync::Notify, sync::watch, task::JoinHandle, time::Instant};
 
 use self::{receipt::MemoryFeed, state::State};
-use crate::{Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishError, Queue, QueueError, QueueOptions, TaskQueue};
+use crate::{
+    Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishError, Queue, QueueError, QueueOptions, TaskQueue,
+    message::is_direct_reply,
+};
 
 /// A broker that any number of connections share. Clones are the same broker.
 #[derive(Debug, Clone)]
@@ -165,6 +169,9 @@ impl MemoryQueue {
         };
         if let Some(reason) = state.blocked.clone() {
             return Err(PublishError::Blocked { target, reason });
+        }
+        if is_direct_reply(&target) {
+            return Ok(());
         }
         let Some(queue) = state.queues.get(&target) else { return Err(PublishError::Unroutable { target }) };
         if queue.plan.length_max.is_some_and(|most| queue.backlog.len() >= most as usize) {

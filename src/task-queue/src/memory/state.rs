@@ -24,37 +24,38 @@ pub(super) struct HeldQueue {
     pub owner: Option<u64>,
     pub backlog: Backlog,
     /// Whose turn it is. A consumer without credit is taken out when its turn comes and enters at the end when it acks.
-    turns: VecDeque<u64>,
+    pub turns: VecDeque<u64>,
     pub consumers: BTreeSet<u64>,
 }
 
 /// One consumer.
 #[derive(Debug)]
 pub(super) struct Subscriber {
-    queue_name: String,
-    connection: u64,
-    prefetch: usize,
-    unacked: BTreeSet<u64>,
-    out_of_turns: bool,
-    stopped: bool,
-    inbox: Arc<Inbox>,
-    live: watch::Sender<bool>,
+    pub queue_name: String,
+    pub connection: u64,
+    pub prefetch: usize,
+    pub unacked: BTreeSet<u64>,
+    pub out_of_turns: bool,
+    pub stopped: bool,
+    pub inbox: Arc<Inbox>,
+    pub live: watch::Sender<bool>,
 }
 
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connected {
     pub link: watch::Sender<Link>,
-    taken: BTreeSet<u64>,
+    pub taken: BTreeSet<u64>,
 }
 
+/// A message in somebody's hand.
 #[derive(Debug)]
-struct Unacked {
-    queue_name: String,
+pub(super) struct Unacked {
+    pub queue_name: String,
     /// `None` for a message taken without a consumer.
-    consumer: Option<u64>,
-    connection: u64,
-    message: Message,
+    pub consumer: Option<u64>,
+    pub connection: u64,
+    pub message: Message,
 }
 
 /// Everything that the broker knows.
@@ -64,7 +65,7 @@ pub(super) struct State {
     pub blocked: Option<String>,
     pub queues: BTreeMap<String, HeldQueue>,
     pub connections: BTreeMap<u64, Connected>,
-    consumers: BTreeMap<u64, Subscriber>,
+    pub(super) consumers: BTreeMap<u64, Subscriber>,
     unacked: BTreeMap<u64, Unacked>,
     last_number: u64,
     /// When the expiry timer rings next.
@@ -87,7 +88,7 @@ impl State {
         }
     }
 
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
     }
@@ -240,12 +241,12 @@ impl State {
         })
     }
 
-    fn put_back(&mut self, name: &str, mut message: Message) {
+    pub(super) fn put_back(&mut self, name: &str, mut message: Message) {
         message.redelivered = true;
         self.put(name, message);
     }
 
-    fn settle(&mut self, tag: u64) -> Option<Unacked> {
+    pub(super) fn settle(&mut self, tag: u64) -> Option<Unacked> {
         let settled = self.unacked.remove(&tag)?;
         match settled.consumer {
             Some(number) => self.credit(number, tag),
@@ -268,89 +269,6 @@ impl State {
                 queue.turns.push_back(number);
             }
         }
-    }
-
-    /// Adds a consumer to an existing queue.
-    pub(super) fn consume(&mut self, connection: u64, name: &str, prefetch: usize, inbox: Arc<Inbox>) -> (u64, watch::Receiver<bool>) {
-        let number = self.number();
-        let live = watch::Sender::new(true);
-        let watched = live.subscribe();
-        self.consumers.insert(
-            number,
-            Subscriber {
-                queue_name: name.to_owned(),
-                connection,
-                prefetch,
-                unacked: BTreeSet::new(),
-                out_of_turns: false,
-                stopped: false,
-                inbox,
-                live,
-            },
-        );
-        if let Some(queue) = self.queues.get_mut(name) {
-            queue.turns.push_back(number);
-            queue.consumers.insert(number);
-        }
-        self.dispatch(name);
-        (number, watched)
-    }
-
-    /// See [`crate::Feed::stop`].
-    pub(super) fn stop_consumer(&mut self, number: u64) {
-        let Some(consumer) = self.consumers.get_mut(&number) else { return };
-        if std::mem::replace(&mut consumer.stopped, true) {
-            return;
-        }
-        consumer.live.send_replace(false);
-        let untaken = consumer.inbox.close();
-        let name = consumer.queue_name.clone();
-        let Some(queue) = self.queues.get_mut(&name) else { return };
-        queue.turns.retain(|turn| *turn != number);
-        queue.consumers.remove(&number);
-        let abandoned = queue.plan.exclusive && queue.consumers.is_empty();
-        self.put_all_back(untaken);
-        if abandoned {
-            self.queues.remove(&name);
-        }
-    }
-
-    /// See [`crate::Feed::end`].
-    pub(super) fn end_consumer(&mut self, number: u64) {
-        self.stop_consumer(number);
-        let Some(consumer) = self.consumers.get(&number) else { return };
-        self.put_all_back(consumer.unacked.iter().copied().collect());
-        self.consumers.remove(&number);
-    }
-
-    /// Puts deliveries back before any is delivered again, so that their order does not depend on who has credit.
-    fn put_all_back(&mut self, tags: Vec<u64>) {
-        let mut names = BTreeSet::new();
-        for tag in tags {
-            if let Some(settled) = self.settle(tag) {
-                self.put_back(&settled.queue_name, settled.message);
-                names.insert(settled.queue_name);
-            }
-        }
-        for name in names {
-            self.dispatch(&name);
-        }
-    }
-
-    /// Ends a connection with its consumers, its unacked deliveries and its exclusive queues.
-    pub(super) fn disconnect(&mut self, number: u64) {
-        let Some(connection) = self.connections.remove(&number) else { return };
-        connection.link.send_replace(Link::Down("closed".to_owned()));
-        self.queues.retain(|_, queue| queue.owner != Some(number));
-        let consumers: Vec<u64> = self.consumers.iter().filter(|(_, consumer)| consumer.connection == number).map(|(id, _)| *id).collect();
-        // All stop before any gives back: what one gives back must not go to its neighbour on the same dead connection.
-        for consumer in &consumers {
-            self.stop_consumer(*consumer);
-        }
-        for consumer in consumers {
-            self.end_consumer(consumer);
-        }
-        self.put_all_back(connection.taken.into_iter().collect());
     }
 
     pub(super) fn delete_if_unused(&mut self, name: &str) -> bool {

@@ -1,36 +1,34 @@
 //! What the client library's errors mean to us.
 
-use lapin::{ErrorKind, protocol::AMQPError};
+use lapin::ErrorKind;
 
 use crate::QueueError;
 
 /// The AMQP reply codes that we tell apart.
 const NOT_FOUND: u16 = 404;
 const PRECONDITION_FAILED: u16 = 406;
+const INTERNAL_ERROR: u16 = 541;
 
 /// Why an operation did not succeed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The broker refused it, in its words.
+    /// The broker refused it, in its words, and closed the channel.
     Refused { code: u16, text: String },
+    /// The broker stumbled over it and ended the connection.
+    Stumbled(String),
     /// The connection or channel is down, or there was no answer in time.
     Away(String),
 }
 
 impl From<lapin::Error> for Failure {
     fn from(error: lapin::Error) -> Self {
-        match refusal(&error) {
-            Some(refusal) => Self::Refused { code: refusal.get_id(), text: refusal.get_message().as_str().to_owned() },
-            None => Self::Away(error.to_string()),
+        match error.kind() {
+            ErrorKind::ProtocolError(refusal) if error.is_amqp_soft_error() => {
+                Self::Refused { code: refusal.get_id(), text: refusal.get_message().to_string() }
+            }
+            ErrorKind::ProtocolError(stumble) if stumble.get_id() == INTERNAL_ERROR => Self::Stumbled(stumble.get_message().to_string()),
+            _ => Self::Away(error.to_string()),
         }
-    }
-}
-
-/// The broker's own words, if the error is its refusal of one operation (it closed the channel, not the connection).
-fn refusal(error: &lapin::Error) -> Option<&AMQPError> {
-    match error.kind() {
-        ErrorKind::ProtocolError(refusal) if error.is_amqp_soft_error() => Some(refusal),
-        _ => None,
     }
 }
 
@@ -47,7 +45,7 @@ impl Failure {
     pub(super) fn into_error(self, url: &str, operation: String) -> QueueError {
         match self {
             Self::Refused { text, .. } => QueueError::Refused { operation, reason: text },
-            Self::Away(reason) => QueueError::Unreachable { url: url.to_owned(), reason },
+            Self::Stumbled(reason) | Self::Away(reason) => QueueError::Unreachable { url: url.to_owned(), reason },
         }
     }
 

@@ -21,10 +21,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use crate::{Link, PublishError};
+use crate::{Link, PublishError, message::is_direct_reply};
 
 /// Most messages of one batch.
 const BATCH_MAX: usize = 256;
+
+/// What a lane carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cargo {
+    /// Messages to queues.
+    Queues,
+    /// Direct replies, on a connection of their own: the broker (3.10.8) ends the connection over a reply address that some other broker made.
+    DirectReplies,
+}
 
 /// One message to publish.
 pub(super) struct Job {
@@ -54,13 +63,14 @@ impl Job {
 type Confirmed = Result<Confirmation, lapin::Error>;
 
 pub(super) struct Lane {
+    pub(super) cargo: Cargo,
     pub(super) jobs: mpsc::Receiver<Job>,
     pub(super) connection: watch::Receiver<Option<Arc<Connection>>>,
     pub(super) link: watch::Receiver<Link>,
     pub(super) stop: CancellationToken,
     /// Copies of a message in the batch before: first in the next one.
     pub(super) held_over: VecDeque<Job>,
-    /// Published one by one, because the broker closed the channel over the batch they were in.
+    /// Published one by one, because the broker closed the channel or the connection over the batch they were in.
     pub(super) suspects: VecDeque<Job>,
     pub(super) channel: Option<Channel>,
 }
@@ -68,8 +78,12 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) async fn live(mut self) {
         while let Some(batch) = self.next_batch().await {
-            match self.open_channel().await {
-                Ok(channel) => self.publish(&channel, batch).await,
+            let last = batch.iter().map(|job| job.deadline).max().unwrap_or_else(Instant::now);
+            if batch.is_empty() {
+                continue;
+            }
+            match self.open_channel(last).await {
+                Ok(channel) => self.publish(&channel, batch, last).await,
                 Err(reason) => batch.into_iter().for_each(|job| job.down(reason.clone())),
             }
         }
@@ -118,41 +132,62 @@ impl Lane {
     }
 
     /// The open channel, or a new one in confirm mode; why there is none.
-    async fn open_channel(&mut self) -> Result<Channel, String> {
+    async fn open_channel(&mut self, last: Instant) -> Result<Channel, String> {
         if let Some(channel) = self.channel.as_ref().filter(|channel| channel.status().connected()) {
             return Ok(channel.clone());
         }
         self.channel = None;
-        let connection = self.connection.borrow().clone().ok_or("reconnecting")?;
+        let connection = self.connection(last).await.ok_or("reconnecting")?;
         let opening = async {
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok::<Channel, lapin::Error>(channel)
         };
-        let mut link = self.link.clone();
         let opened = tokio::select! {
             biased;
             // Nothing is written while the broker blocks, so no channel can be opened.
-            _ = link.wait_for(|link| *link != Link::Up) => return Err("the link went down or is blocked".to_owned()),
+            () = self.unusable() => return Err("the link went down or is blocked".to_owned()),
+            () = tokio::time::sleep_until(last) => return Err("no channel in time".to_owned()),
             opened = opening => opened.map_err(|error| error.to_string())?,
         };
         self.channel = Some(opened.clone());
         Ok(opened)
     }
 
+    /// The connection; for direct replies, the next one if it has just ended, so that the innocent of a batch are published again.
+    async fn connection(&self, last: Instant) -> Option<Arc<Connection>> {
+        if self.cargo == Cargo::Queues {
+            return self.connection.borrow().clone();
+        }
+        let mut connection = self.connection.clone();
+        let connected = connection.wait_for(|connection| connection.as_ref().is_some_and(|connection| connection.status().connected()));
+        tokio::select! {
+            biased;
+            connected = connected => connected.ok()?.clone(),
+            () = self.stop.cancelled() => None,
+            () = tokio::time::sleep_until(last) => None,
+        }
+    }
+
+    /// Until no confirm can be expected soon. Publishers see it too and give up by themselves.
+    async fn unusable(&self) {
+        let mut link = self.link.clone();
+        let unusable = |link: &Link| match self.cargo {
+            Cargo::Queues => *link != Link::Up,
+            // The confirms of a connection that ended say whose fault it was.
+            Cargo::DirectReplies => matches!(link, Link::Blocked(_)),
+        };
+        // An error means that the link's keeper is gone.
+        let _either = link.wait_for(unusable).await;
+    }
+
     /// Publishes a batch and answers each message. A batch that is not confirmed in time spoils its channel: late confirms and returned messages
     /// must not meet the next batch.
-    async fn publish(&mut self, channel: &Channel, batch: Vec<Job>) {
-        if batch.is_empty() {
-            return;
-        }
-        let last = batch.iter().map(|job| job.deadline).max().unwrap_or_else(Instant::now);
-        let mut link = self.link.clone();
+    async fn publish(&mut self, channel: &Channel, batch: Vec<Job>, last: Instant) {
         let confirmed = tokio::select! {
             biased;
             confirmed = join_all(batch.iter().map(|job| publish_one(channel, job))) => Some(confirmed),
-            // The publishers have seen it too and have given up.
-            _ = link.wait_for(|link| *link != Link::Up) => None,
+            () = self.unusable() => None,
             () = tokio::time::sleep_until(last) => None,
         };
         match confirmed {
@@ -173,20 +208,28 @@ impl Lane {
                 Ok(_) if returned.contains(&job.message_id) => job.settle(Err(PublishError::Unroutable { target })),
                 Ok(Confirmation::Nack(_)) => job.settle(Err(PublishError::Full { target })),
                 Ok(_) => job.settle(Ok(())),
-                Err(error) => match Failure::from(error) {
-                    Failure::Refused { text, .. } if alone => job.settle(Err(PublishError::Refused { target, reason: text })),
-                    // One message of the batch is to blame; alone it will be found, and the others go through.
-                    Failure::Refused { .. } => self.suspects.push_back(job),
-                    Failure::Away(reason) => job.down(reason),
-                },
+                Err(error) => self.settle_failed(job, Failure::from(error), alone),
             }
+        }
+    }
+
+    fn settle_failed(&mut self, job: Job, failure: Failure, alone: bool) {
+        let target = job.target.clone();
+        match failure {
+            Failure::Stumbled(text) if self.cargo == Cargo::Queues => job.down(text),
+            Failure::Refused { text, .. } | Failure::Stumbled(text) if alone => {
+                job.settle(Err(PublishError::Refused { target, reason: text }))
+            }
+            // One message of the batch is to blame; alone it will be found, and the others go through.
+            Failure::Refused { .. } | Failure::Stumbled(_) => self.suspects.push_back(job),
+            Failure::Away(reason) => job.down(reason),
         }
     }
 }
 
 async fn publish_one(channel: &Channel, job: &Job) -> Confirmed {
-    let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    channel.basic_publish("".into(), job.routing_key.clone(), mandatory, &job.body, job.properties.clone()).await?.await
+    let options = BasicPublishOptions { mandatory: !is_direct_reply(&job.target), ..BasicPublishOptions::default() };
+    channel.basic_publish("".into(), job.routing_key.clone(), options, &job.body, job.properties.clone()).await?.await
 }
 
 /// The id of the returned message that a confirm carries, whosever it is.

@@ -1,7 +1,7 @@
 //! The queue on RabbitMQ (AMQP 0-9-1).
 //!
 //! Two connections: one consumes, acks and declares, one publishes, because a broker that blocks publishers stops reading from a connection that
-//! publishes, and acks must go on. Each is kept by its own [`line`]; the client library's automatic recovery is never used, since it does not
+//! publishes, and acks must go on. A third one is opened at the first direct reply, because a bad reply address ends its connection. Each is kept by its own [`line`]; the client library's automatic recovery is never used, since it does not
 //! restore the bound on unacked deliveries. Consumers live in [`subscription`], publishes in [`lane`].
 
 mod backoff;
@@ -72,7 +72,7 @@ impl RabbitMq {
         tasks.spawn(life);
         let (publishing, life) = keeper("publish", None).keep(publishing);
         tasks.spawn(life);
-        let publisher = Publisher::start(&publishing, dialer.login(), timeout, &stop, &tasks);
+        let publisher = Publisher::start(&publishing, dialer.clone(), timeout, stop.clone(), tasks.clone());
         Ok(Self { dialer, topology, consuming, publisher, take_channels: Arc::default(), tasks, stop })
     }
 

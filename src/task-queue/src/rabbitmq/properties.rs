@@ -9,15 +9,15 @@ use protocol::{
     envelope::{HeaderValue, Headers},
 };
 
-/// RabbitMQ's pseudo-queues for direct replies begin so. They store nothing, so nothing sent there needs to be persistent.
-const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+use crate::message::is_direct_reply;
+
 const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
 
 /// The properties of a message to `routing_key`; `None` if a text does not fit (more than 255 bytes). Its `user_id` travels only if it is the
 /// publishing `login`: the broker closes the channel for any other.
 pub(super) fn write(envelope: &Envelope, routing_key: &str, login: &str) -> Option<BasicProperties> {
-    let persistence = if routing_key.starts_with(DIRECT_REPLY_TO) { TRANSIENT } else { PERSISTENT };
+    let persistence = if is_direct_reply(routing_key) { TRANSIENT } else { PERSISTENT };
     let mut properties = BasicProperties::default().with_delivery_mode(persistence);
     type With = fn(BasicProperties, ShortString) -> BasicProperties;
     let texts: [(&Option<String>, With); 6] = [
