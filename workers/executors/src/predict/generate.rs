@@ -128,7 +128,7 @@ impl Model {
             }
             tokens.push(token);
             watch.token(token);
-            if tokens.len() == room {
+            if tokens.len() >= room {
                 return Ok((tokens, FinishReason::Length));
             }
             if !watch.goes_on() {
