@@ -1,2 +1,101 @@
-//! The bench.
-fn main() {}
+//! The bench: what the fleet costs beside yardsticks of the same run.
+//!
+//! Absolute numbers say more about the machine than about the code, so each is given beside something measured in the same minutes: a bare echo on
+//! the same broker, one GPU, a small pool, an ideal queue. Client, workers, broker and Redis share the machine. Nothing fails because an aim is
+//! missed. Every sample is written to `bench.json`.
+
+mod bare;
+mod claims;
+mod client;
+mod echo;
+mod facts;
+mod ideal;
+mod latency;
+mod load;
+mod meter;
+mod occupancy;
+mod options;
+mod output;
+mod pool;
+mod report;
+mod scaling;
+mod servers;
+mod statistics;
+
+use std::{process::ExitCode, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::{
+    facts::Facts,
+    options::{Options, Part},
+    report::{PartReport, Report},
+    servers::Servers,
+};
+
+/// Whatever keeps a part from measuring.
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// Slots of a GPU, and prefetch of a bare consumer, in the comparison of the two.
+const SLOTS: u16 = 8;
+/// What a simulated task takes.
+const SERVICE: Duration = Duration::from_millis(20);
+/// Longest time for one part. A whole run takes about half of one.
+const PART_LIMIT: Duration = Duration::from_secs(240);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(usage) => {
+            output::line(&usage);
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options).await {
+        Ok(report) if report.is_complete() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(fault) => {
+            output::line(&format!("bench: {fault}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<Report, Fault> {
+    let servers = Servers::start().await?;
+    let facts = Facts::gather(&servers).await;
+    output::line(&facts.line());
+    output::line("Medians [least..most] of the rounds; ratios are paired within a round.");
+    let mut parts = Vec::new();
+    for part in &options.parts {
+        let report = measure(*part, &servers, options).await;
+        report.print();
+        parts.push(report);
+    }
+    let report = Report::new(facts, options.pace, parts);
+    report.write()?;
+    Ok(report)
+}
+
+async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport {
+    let measuring = async {
+        match part {
+            Part::Echo => echo::measure(servers, options.pace).await,
+            Part::Claims => claims::measure(options.pace).await,
+            Part::Scaling => scaling::measure(servers, options.pace).await,
+            Part::Latency => latency::measure(servers, options.pace).await,
+        }
+    };
+    match timeout(PART_LIMIT, measuring).await {
+        Ok(Ok(report)) => report,
+        Ok(Err(fault)) => PartReport::failed(&format!("{part:?}"), &fault.to_string()),
+        Err(_) => PartReport::failed(&format!("{part:?}"), &format!("not done after {PART_LIMIT:?}")),
+    }
+}
+
+/// The payload of a task that takes [`SERVICE`] and carries 1 KiB.
+fn simulated_work() -> Value {
+    json!({"duration_ms": u64::try_from(SERVICE.as_millis()).unwrap_or(u64::MAX), "result": "x".repeat(960)})
+}

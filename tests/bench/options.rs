@@ -1,0 +1,98 @@
+//! What to measure, from the command line.
+
+use std::{collections::BTreeSet, time::Duration};
+
+/// Printed for `--help` and after a mistake.
+pub(crate) const USAGE: &str = "\
+usage: bench [--only a,b,c,d,e] [--quick]
+  a, b  a bare request-reply echo beside the fleet's echo (always both: they are rounds of one comparison)
+  c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
+  d     throughput of 1, 2, 4 and 8 GPUs
+  e     latency under Poisson arrivals at 70 % load, beside the ideal queue
+  --quick  fewer and shorter rounds: shows that everything works, measures little";
+
+/// A part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Echo,
+    Claims,
+    Scaling,
+    Latency,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) parts: BTreeSet<Part>,
+    pub(crate) pace: Pace,
+}
+
+/// How long and how often is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// Rounds of every comparison.
+    pub(crate) rounds: usize,
+    /// One sample of a throughput.
+    pub(crate) sample: Duration,
+    /// One sample of a latency with one task in flight.
+    pub(crate) single: Duration,
+    /// Claims of one sample.
+    pub(crate) claims: usize,
+    /// One sample of the scaling.
+    pub(crate) scaling: Duration,
+    /// Runs with Poisson arrivals.
+    pub(crate) arrival_runs: u64,
+    /// One run with Poisson arrivals.
+    pub(crate) arrivals: Duration,
+}
+
+impl Pace {
+    const FULL: Self = Self {
+        rounds: 5,
+        sample: Duration::from_millis(2_000),
+        single: Duration::from_millis(1_000),
+        claims: 2_000,
+        scaling: Duration::from_millis(2_500),
+        arrival_runs: 3,
+        arrivals: Duration::from_secs(15),
+    };
+    const QUICK: Self = Self {
+        rounds: 2,
+        sample: Duration::from_millis(500),
+        single: Duration::from_millis(300),
+        claims: 500,
+        scaling: Duration::from_millis(700),
+        arrival_runs: 1,
+        arrivals: Duration::from_secs(3),
+    };
+}
+
+/// Reads the arguments after the program's name.
+///
+/// # Errors
+/// The usage, with what was wrong before it.
+pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+    let mut options = Options { parts: [Part::Echo, Part::Claims, Part::Scaling, Part::Latency].into(), pace: Pace::FULL };
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--quick" => options.pace = Pace::QUICK,
+            "--only" => options.parts = parts(&arguments.next().unwrap_or_default())?,
+            "--help" | "-h" => return Err(USAGE.to_owned()),
+            unknown => return Err(format!("no such argument: {unknown}\n{USAGE}")),
+        }
+    }
+    Ok(options)
+}
+
+fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
+    letters
+        .split(',')
+        .map(|letter| match letter.trim() {
+            "a" | "b" => Ok(Part::Echo),
+            "c" => Ok(Part::Claims),
+            "d" => Ok(Part::Scaling),
+            "e" => Ok(Part::Latency),
+            unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
+        })
+        .collect()
+}
