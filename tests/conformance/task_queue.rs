@@ -2,6 +2,7 @@
 
 mod broker;
 mod delivery;
+mod embedded;
 mod expiry;
 mod life;
 mod publish;
