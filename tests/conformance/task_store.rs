@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, Outcome, PoolName, TaskId, TaskState};
-use task_store::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, StoreOptions, Stored, Totals};
+use task_store::{
+    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreOptions, Stored, Totals,
+};
 
 use self::subject::*;
 
@@ -42,6 +44,15 @@ cases! {
     a_reply_over_the_bound_is_not_kept_and_counted,
     expired_replies_make_room,
     a_refused_duplicate_takes_no_room,
+    a_recorded_retry_is_the_same_retry_for_every_later_copy_of_the_attempt,
+    a_retry_waits_then_its_attempt_begins,
+    a_late_holder_records_no_retry,
+    a_task_that_ended_or_was_cancelled_is_not_retried,
+    a_cancelled_task_never_begins_and_ends_as_cancelled,
+    a_cancel_of_a_running_task_names_its_gpu_and_is_found,
+    a_cancel_of_an_ended_task_says_how_it_ended_and_changes_nothing,
+    a_cancel_of_an_unseen_task_leaves_a_tombstone,
+    a_task_cancelled_between_two_attempts_is_skipped,
     gpus_stay_announced_until_withdrawn,
     an_announcement_repeated_since_is_not_withdrawn,
     a_token_of_sixteen_digits_survives,
@@ -71,7 +82,7 @@ async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd
 
 async fn an_unseen_task_is_open_and_unknown(back_end: BackEnd) {
     let subject = back_end.start().await;
-    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Open);
+    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Open);
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
     subject.store.published(&task()).await.expect("an answer");
     subject.store.forget(&task()).await.expect("an answer");
@@ -114,7 +125,7 @@ async fn the_first_outcome_is_final(back_end: BackEnd) {
     for other in others {
         assert_eq!(subject.store.record(&other).await.expect("an answer"), Record::EndedBefore(stored(&first)), "{other:?}");
     }
-    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&first)));
+    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&first)));
 }
 
 async fn the_same_outcome_recorded_again_is_accepted(back_end: BackEnd) {
@@ -160,7 +171,7 @@ async fn a_reused_id_is_refused_and_learns_nothing_of_the_first(back_end: BackEn
         if ended {
             subject.store.record(&success(1, 7)).await.expect("an answer");
         }
-        assert_eq!(subject.store.look(&task(), &other).await.expect("an answer"), Look::ReusedId);
+        assert_eq!(subject.store.look(&task(), &other, 1).await.expect("an answer"), Look::ReusedId);
         let begin = BeginRequest { body_hash: other.clone(), ..attempt(1, 9) };
         assert_eq!(subject.store.begin(&begin).await.expect("an answer"), Begin::Not(Look::ReusedId));
         let record = RecordRequest { body_hash: other.clone(), ..success(1, 9) };
@@ -174,7 +185,7 @@ async fn a_task_that_never_ran_ends_without_a_token(back_end: BackEnd) {
     assert_eq!(subject.store.record(&refused).await.expect("an answer"), Record::Recorded);
     let status = subject.store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((status.state, status.kind, status.attempt), (TaskState::Failed, None, 0));
-    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&refused)));
+    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&refused)));
 }
 
 async fn an_outcome_without_a_token_does_not_overrule_a_running_attempt(back_end: BackEnd) {
@@ -203,10 +214,10 @@ async fn after_its_retention_the_reply_is_gone_and_the_outcome_remains(back_end:
     let subject = back_end.start().await;
     subject.store.record(&success(1, 7)).await.expect("an answer");
     subject.pass(REPLY_RETENTION - Duration::from_secs(60));
-    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
     subject.pass(Duration::from_secs(60));
     let gone = Stored { body: None, ..stored(&success(1, 7)) };
-    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(gone));
+    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(gone));
     let status = subject.store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((status.state, status.reply), (TaskState::Succeeded, None));
 }
@@ -217,7 +228,7 @@ async fn after_its_retention_the_outcome_is_gone_and_the_id_is_free(back_end: Ba
     subject.pass(OUTCOME_RETENTION);
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
     let other = BodyHash::of(b"another body");
-    assert_eq!(subject.store.look(&task(), &other).await.expect("an answer"), Look::Open);
+    assert_eq!(subject.store.look(&task(), &other, 1).await.expect("an answer"), Look::Open);
     let begin = BeginRequest { body_hash: other, ..attempt(1, 3) };
     assert_eq!(subject.store.begin(&begin).await.expect("an answer"), Begin::Begun);
     assert_eq!(state_of(&subject).await, Some(TaskState::Running), "nothing of the first is left");
@@ -271,7 +282,7 @@ async fn a_reply_over_the_bound_is_not_kept_and_counted(back_end: BackEnd) {
     for (id, bytes, kept) in [("a", 600, true), ("b", 600, false), ("c", 400, true), ("d", 1, false)] {
         let request = large(id, bytes);
         assert_eq!(subject.store.record(&request).await.expect("an answer"), Record::Recorded);
-        let Look::Ended(stored) = subject.store.look(&request.task_id, &body_hash()).await.expect("an answer") else {
+        let Look::Ended(stored) = subject.store.look(&request.task_id, &body_hash(), 1).await.expect("an answer") else {
             panic!("{id} ended")
         };
         assert_eq!(stored.body.is_some(), kept, "{id}");
@@ -338,7 +349,7 @@ async fn a_token_of_sixteen_digits_survives(back_end: BackEnd) {
     assert_eq!(subject.store.begin(&attempt(1, token - 1)).await.expect("an answer"), Begin::Superseded);
     assert_eq!(subject.store.record(&success(1, token - 1)).await.expect("an answer"), Record::Superseded);
     subject.store.record(&success(1, token)).await.expect("an answer");
-    assert_eq!(subject.store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, token))));
+    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, token))));
 }
 
 async fn a_reply_of_any_bytes_survives(back_end: BackEnd) {
@@ -346,6 +357,115 @@ async fn a_reply_of_any_bytes_survives(back_end: BackEnd) {
     for (id, reply) in [("empty", Bytes::new()), ("binary", Bytes::from((0..=255).collect::<Vec<u8>>()))] {
         let request = RecordRequest { task_id: TaskId::new(id).expect("a valid name"), reply, ..success(1, 7) };
         subject.store.record(&request).await.expect("an answer");
-        assert_eq!(subject.store.look(&request.task_id, &body_hash()).await.expect("an answer"), Look::Ended(stored(&request)));
+        assert_eq!(subject.store.look(&request.task_id, &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&request)));
     }
+}
+
+fn failed(attempt: u32, token: u64) -> RetryRequest {
+    RetryRequest {
+        task_id: task(),
+        body_hash: body_hash(),
+        attempt,
+        token: protocol::Token(token),
+        error: "broken: as asked".to_owned(),
+        after_ms: 700,
+    }
+}
+
+const DUE: Retry = Retry { attempt: 2, after_ms: 700 };
+
+async fn a_recorded_retry_is_the_same_retry_for_every_later_copy_of_the_attempt(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    assert_eq!(store.begin(&attempt(1, 7)).await.unwrap(), Begin::Begun);
+    assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Due(DUE));
+    let other_pause = RetryRequest { after_ms: 9, ..failed(1, 7) };
+    assert_eq!(store.retry(&other_pause).await.unwrap(), RetryAnswer::Due(DUE), "what was recorded first counts");
+    assert_eq!(store.look(&task(), &body_hash(), 1).await.unwrap(), Look::Retried(DUE));
+    assert_eq!(store.begin(&attempt(1, 8)).await.unwrap(), Begin::Not(Look::Retried(DUE)));
+}
+
+async fn a_retry_waits_then_its_attempt_begins(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    store.begin(&attempt(1, 7)).await.unwrap();
+    store.retry(&failed(1, 7)).await.unwrap();
+    let status = store.status(&task()).await.unwrap().unwrap();
+    assert_eq!(status.state, TaskState::Retrying);
+    assert!(status.waiting_for.is_some_and(|why| why.contains("broken: as asked") && why.contains("attempt 2")));
+    assert_eq!(store.look(&task(), &body_hash(), 2).await.unwrap(), Look::Open);
+    assert_eq!(store.begin(&attempt(2, 9)).await.unwrap(), Begin::Begun);
+    assert_eq!(state_of(&subject).await, Some(TaskState::Running));
+    assert_eq!(store.record(&success(2, 9)).await.unwrap(), Record::Recorded);
+}
+
+async fn a_late_holder_records_no_retry(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    store.begin(&attempt(1, 7)).await.unwrap();
+    store.begin(&attempt(1, 8)).await.unwrap();
+    assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Superseded);
+    assert_eq!(state_of(&subject).await, Some(TaskState::Running));
+}
+
+async fn a_task_that_ended_or_was_cancelled_is_not_retried(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    store.begin(&attempt(1, 7)).await.unwrap();
+    store.cancel(&task()).await.unwrap();
+    assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Not(Look::Cancelled));
+    store.record(&success(1, 7)).await.unwrap();
+    assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Not(Look::Ended(stored(&success(1, 7)))));
+}
+
+async fn a_cancelled_task_never_begins_and_ends_as_cancelled(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    store.submitted(&task(), &kind()).await.unwrap();
+    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Waiting);
+    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Waiting);
+    assert_eq!(store.begin(&attempt(1, 7)).await.unwrap(), Begin::Not(Look::Cancelled));
+    assert_eq!(state_of(&subject).await, Some(TaskState::Cancelled));
+    let end = outcome(Outcome::Cancelled, 1, None, "cancelled");
+    assert_eq!(store.record(&end).await.unwrap(), Record::Recorded);
+    assert_eq!(store.look(&task(), &body_hash(), 1).await.unwrap(), Look::Ended(stored(&end)));
+}
+
+async fn a_cancel_of_a_running_task_names_its_gpu_and_is_found(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    store.begin(&attempt(1, 7)).await.unwrap();
+    assert!(!store.cancel_asked(&task()).await.unwrap());
+    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Running(GpuId::new("GPU-7").unwrap()));
+    assert!(store.cancel_asked(&task()).await.unwrap());
+    assert_eq!(state_of(&subject).await, Some(TaskState::Running), "until its worker has ended it");
+    let end = outcome(Outcome::Cancelled, 1, Some(7), "cancelled");
+    assert_eq!(store.record(&end).await.unwrap(), Record::Recorded);
+}
+
+async fn a_cancel_of_an_ended_task_says_how_it_ended_and_changes_nothing(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.record(&success(1, 7)).await.unwrap();
+    assert_eq!(subject.store.cancel(&task()).await.unwrap(), Cancel::Ended(Outcome::Succeeded));
+    assert!(!subject.store.cancel_asked(&task()).await.unwrap());
+}
+
+async fn a_cancel_of_an_unseen_task_leaves_a_tombstone(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Unseen);
+    assert_eq!(store.look(&task(), &body_hash(), 1).await.unwrap(), Look::Cancelled);
+    subject.pass(OUTCOME_RETENTION + Duration::from_secs(60));
+    assert_eq!(store.look(&task(), &body_hash(), 1).await.unwrap(), Look::Open);
+}
+
+async fn a_task_cancelled_between_two_attempts_is_skipped(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    store.begin(&attempt(1, 7)).await.unwrap();
+    store.retry(&failed(1, 7)).await.unwrap();
+    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Waiting);
+    assert_eq!(store.begin(&attempt(2, 9)).await.unwrap(), Begin::Not(Look::Cancelled));
+    let end = outcome(Outcome::Cancelled, 2, None, "cancelled");
+    assert_eq!(store.record(&end).await.unwrap(), Record::Recorded);
 }

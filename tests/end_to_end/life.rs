@@ -129,7 +129,7 @@ async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(on: fn(Fleet
     let status = async || fleet.producer.status(&submitted.task_id).await.unwrap().unwrap();
     until("the task ended", async || status().await.state.ended()).await;
     assert_eq!(status().await.reply.unwrap().result, json!("kept"));
-    let look = fleet.ports.store.look(&submitted.task_id, &BodyHash::of(br#"{"payload":"kept"}"#)).await.unwrap();
+    let look = fleet.ports.store.look(&submitted.task_id, &BodyHash::of(br#"{"payload":"kept"}"#), 1).await.unwrap();
     assert!(matches!(look, task_store::Look::Ended(_)), "{look:?}");
 }
 

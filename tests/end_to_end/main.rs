@@ -1,7 +1,9 @@
 //! Whole fleets: producers, queue, table, store and workers together. Most cases run on memory (paused clock) and on private servers.
 
+mod cancelling;
 mod choosing;
 mod life;
+mod retrying;
 mod scaling;
 mod waiting;
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::future::join_all;
 use protocol::{Outcome, Strategy};
+use task_queue::Queue;
 use tests::{
     fleet::{Fleet, FleetPlan},
     tasks::{PATIENCE, by, echo, priority, replies, reply, result, simulate},
@@ -51,13 +52,19 @@ async fn under_a_backlog_no_task_is_forwarded_after_the_first_fill(here: fn(Flee
         configuration.worker.in_hand_patience_ms = 60_000;
     });
     let fleet = here(plan).start().await;
-    let first_fill = 4.0 * 2.0;
-    let tasks = (0..200).map(|n| simulate(20, n)).collect();
-    for reply in replies(&fleet.producer, tasks, 200).await {
-        result(&reply);
-    }
+    let producer = fleet.producer.clone();
+    let first_fill = tokio::spawn(async move { replies(&producer, (0..8).map(|n| simulate(1_500, n)).collect(), 8).await });
+    until("every slot is held", async || fleet.rows().await.iter().all(|view| view.held == 2)).await;
+    let producer = fleet.producer.clone();
+    let backlog = tokio::spawn(async move { replies(&producer, (0..200).map(|n| simulate(20, n)).collect(), 200).await });
+    // Each worker has at most its slots of them in hand.
+    let pool = Queue::Pool(fleet.pool());
+    until("the backlog waits", async || fleet.ports.queue.depth(&pool).await.unwrap().is_some_and(|depth| depth.ready >= 192)).await;
     let forwarded = fleet.counted("gpufleet_forwarded_total", "");
-    assert!(forwarded <= first_fill, "{forwarded} of 200 tasks were forwarded");
+    for reply in first_fill.await.unwrap().iter().chain(&backlog.await.unwrap()) {
+        result(reply);
+    }
+    assert_eq!(fleet.counted("gpufleet_forwarded_total", "") - forwarded, 0.0, "tasks were forwarded while others waited");
 }
 
 async fn on_an_idle_fleet_forwards_follow_the_strategy(here: fn(FleetPlan) -> FleetPlan) {

@@ -69,6 +69,11 @@ pub(crate) enum Command {
         /// The task's id
         task_id: TaskId,
     },
+    /// Asks for a task's end, whether it waits or runs; exit code 1 if it had ended already
+    Cancel {
+        /// The task's id
+        task_id: TaskId,
+    },
     /// Shows the GPUs of the pool, live
     Gpus,
     /// Shows or changes the fleet's default strategy while it runs

@@ -4,6 +4,7 @@
 //! full; 4 not found; 5 a time limit passed.
 
 mod arguments;
+mod cancel;
 mod configuration;
 mod demo;
 mod doctor;
@@ -47,6 +48,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Gateway(gateway) => roles::gateway(&common, &gateway).await,
         Command::Submit(submit) => submit::run(&common, &submit).await,
         Command::Status { task_id } => status::run(&common, &task_id).await,
+        Command::Cancel { task_id } => cancel::run(&common, &task_id).await,
         Command::Gpus => gpus::run(&common).await,
         Command::Strategy(command) => strategy::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),

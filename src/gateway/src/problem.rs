@@ -57,6 +57,7 @@ pub(crate) enum ProblemKind {
     TaskCancelled,
     TaskTimeout,
     TaskExpired,
+    TaskEnded,
     Internal,
 }
 
@@ -79,6 +80,7 @@ impl ProblemKind {
             Self::TaskCancelled => ("task-cancelled", StatusCode::CONFLICT, "the task was cancelled"),
             Self::TaskTimeout => ("task-timeout", StatusCode::GATEWAY_TIMEOUT, "the task ran out of time"),
             Self::TaskExpired => ("task-expired", StatusCode::GATEWAY_TIMEOUT, "the task's deadline passed"),
+            Self::TaskEnded => ("task-ended", StatusCode::CONFLICT, "the task had ended already"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "the gateway is at fault"),
         }
     }

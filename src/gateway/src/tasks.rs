@@ -8,13 +8,14 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    GpuOptions, Kind, Limits, Needs, TaskBody, TaskId, TaskStatus,
+    GpuId, GpuOptions, Kind, Limits, Needs, TaskBody, TaskId, TaskStatus,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     task::object,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use task_store::Cancel;
 
 use crate::{
     Gateway, Problem,
@@ -84,10 +85,41 @@ pub(crate) async fn status(
     State(gateway): State<Gateway>,
     task_id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<TaskStatus>, Problem> {
-    let Path(text) = task_id.map_err(|rejection| Problem::new(ProblemKind::NotFound, rejection.body_text()))?;
-    let task_id = TaskId::new(text).map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
+    let task_id = named(task_id)?;
     let status = gateway.ports.producer.status(&task_id).await.map_err(|error| gateway.store_failed(&error))?;
     status
         .map(Json)
         .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("the fleet never heard of task {task_id}, or has forgotten it")))
+}
+
+/// A task that will end as cancelled.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct TaskCancelling {
+    /// Its identity.
+    task_id: TaskId,
+    /// What it was: `waiting` (it will be skipped), `running` (its worker ends it within about a second) or `unseen` (it will be skipped if it arrives).
+    was: &'static str,
+    /// The GPU that runs it, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_id: Option<GpuId>,
+}
+
+/// `DELETE /api/v1/tasks/{task_id}`.
+pub(crate) async fn cancel(State(gateway): State<Gateway>, task_id: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let task_id = named(task_id)?;
+    let answer = gateway.ports.producer.cancel(&task_id).await.map_err(|error| gateway.store_failed(&error))?;
+    let (was, gpu_id) = match answer {
+        Cancel::Waiting => ("waiting", None),
+        Cancel::Running(gpu_id) => ("running", Some(gpu_id)),
+        Cancel::Unseen => ("unseen", None),
+        Cancel::Ended(outcome) => {
+            return Err(Problem::new(ProblemKind::TaskEnded, format!("it {}", outcome.name())).task(&task_id));
+        }
+    };
+    Ok((StatusCode::ACCEPTED, Json(TaskCancelling { task_id, was, gpu_id })).into_response())
+}
+
+fn named(task_id: Result<Path<String>, PathRejection>) -> Result<TaskId, Problem> {
+    let Path(text) = task_id.map_err(|rejection| Problem::new(ProblemKind::NotFound, rejection.body_text()))?;
+    TaskId::new(text).map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use protocol::{BodyHash, Envelope, Environment, Refusal, Reply, TaskId, TaskStatus};
 use task_queue::{Link, Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
-use task_store::{StoreError, TaskStore};
+use task_store::{Cancel, StoreError, TaskStore};
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout, timeout_at},
@@ -99,6 +99,15 @@ impl Producer {
     /// [`WaitError`]: not submitted, or no reply in time (the task goes on, its status is under its id).
     pub async fn submit_and_wait(&self, task: NewTask, limit: Duration) -> Result<Reply, WaitError> {
         self.pending(task, limit).await?.await
+    }
+
+    /// Asks for a task's end: a waiting one will be skipped, the worker of a running one is told within a second. Its producer gets the reply
+    /// `cancelled`. Asking again changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store does not answer. The cancel may have been noted; ask again.
+    pub async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
+        self.shared.store.cancel(task_id).await
     }
 
     /// A task's status as the store has it; `None` if it never heard of it, or has forgotten it.

@@ -14,4 +14,6 @@ pub use memory::MemoryStore;
 pub use options::StoreOptions;
 
 pub use self::redis::{RedisStore, ServerFacts};
-pub use store::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, Stored, TaskStore, Totals};
+pub use store::{
+    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, Stored, TaskStore, Totals,
+};

@@ -13,7 +13,10 @@ use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, environment::Clock};
 
 use self::state::State;
-use crate::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, StoreError, StoreOptions, TaskStore, Totals};
+use crate::{
+    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore,
+    Totals,
+};
 
 /// How many expired records one operation clears away. More than one operation can add, so that they never pile up.
 const CLEARED_PER_OPERATION: usize = 4;
@@ -55,9 +58,9 @@ impl TaskStore for MemoryStore {
         Ok(())
     }
 
-    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Look, StoreError> {
+    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
         let (state, now_ms) = self.enter();
-        Ok(state.record(task_id, now_ms).map_or(Look::Open, |record| record.look(body_hash, now_ms)))
+        Ok(state.record(task_id, now_ms).map_or(Look::Open, |record| record.look(body_hash, attempt, now_ms)))
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
@@ -68,6 +71,21 @@ impl TaskStore for MemoryStore {
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {
         let (mut state, now_ms) = self.enter();
         Ok(state.record_outcome(request, now_ms))
+    }
+
+    async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.retry(request, now_ms))
+    }
+
+    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.cancel(task_id, now_ms))
+    }
+
+    async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {
+        let (state, now_ms) = self.enter();
+        Ok(state.record(task_id, now_ms).is_some_and(|record| record.cancelled.is_some()))
     }
 
     async fn published(&self, task_id: &TaskId) -> Result<(), StoreError> {

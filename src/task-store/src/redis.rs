@@ -25,7 +25,10 @@ use tokio::task::JoinHandle;
 
 pub use self::server::ServerFacts;
 use self::{answers::Answer, connection::Connection, keys::Keys, reply_bytes::ReplyBytes, scripts::Scripts};
-use crate::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, StoreError, StoreOptions, TaskStore, Totals};
+use crate::{
+    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore,
+    Totals,
+};
 
 /// A [`TaskStore`] on Redis. Share it by `Arc`; it ends its background exchange of counts when it is dropped.
 #[derive(Debug)]
@@ -115,9 +118,9 @@ impl TaskStore for RedisStore {
         self.connection.invoke("forget a refused task", &call).await.map(drop)
     }
 
-    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Look, StoreError> {
+    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
         let mut call = self.on_task(&self.scripts.look, task_id);
-        call.arg(body_hash.as_str());
+        call.arg(body_hash.as_str()).arg(attempt);
         self.connection.invoke("look at a task", &call).await?.look()
     }
 
@@ -138,6 +141,23 @@ impl TaskStore for RedisStore {
             _ => {}
         }
         answer.record()
+    }
+
+    async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError> {
+        let mut call = self.on_task(&self.scripts.retry, &request.task_id);
+        call.arg(request.body_hash.as_str()).arg(self.options.outcome_retention_ms()).arg(request.attempt).arg(request.token.0);
+        call.arg(request.after_ms).arg(&request.error);
+        self.connection.invoke("record a retry", &call).await?.retry()
+    }
+
+    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
+        let mut call = self.on_task(&self.scripts.cancel, task_id);
+        call.arg(self.options.outcome_retention_ms());
+        self.connection.invoke("cancel a task", &call).await?.cancel()
+    }
+
+    async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {
+        self.connection.query("ask for a cancel", redis::cmd("HEXISTS").arg(self.keys.record(task_id)).arg("cancelled")).await
     }
 
     async fn published(&self, task_id: &TaskId) -> Result<(), StoreError> {

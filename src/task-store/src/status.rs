@@ -2,7 +2,12 @@
 
 use protocol::Reply;
 
-use crate::StoreError;
+use crate::{Retry, StoreError};
+
+/// Why a task waits between two attempts, for people.
+pub fn waits_for_retry(due: Retry, error: &str) -> String {
+    format!("attempt {} after {} ms; the last one failed: {error}", due.attempt, due.after_ms)
+}
 
 /// Reads a kept body for [`TaskStatus::reply`](protocol::TaskStatus::reply).
 ///

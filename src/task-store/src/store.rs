@@ -13,10 +13,62 @@ pub enum Look {
     Open,
     /// It ended; here is its reply's body, if still kept.
     Ended(Stored),
-    /// Cancelled before it began (perhaps before it was ever seen): record `cancelled`, run nothing.
+    /// A cancel was asked for (perhaps before the task was ever seen): record `cancelled`, run nothing.
     Cancelled,
+    /// This attempt ended, and the next one was recorded as due: publish that retry (again), run nothing.
+    Retried(Retry),
     /// The id is in use for a body with another hash.
     ReusedId,
+}
+
+/// An attempt that is due after a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Which attempt.
+    pub attempt: u32,
+    /// The pause, in ms.
+    pub after_ms: u64,
+}
+
+/// An attempt that failed and is to be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryRequest {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its body's hash.
+    pub body_hash: BodyHash,
+    /// The attempt that failed.
+    pub attempt: u32,
+    /// The token of the claim it ran under.
+    pub token: Token,
+    /// Its error, for people.
+    pub error: String,
+    /// The pause before the next attempt, in ms.
+    pub after_ms: u64,
+}
+
+/// The store's answer to [`TaskStore::retry`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RetryAnswer {
+    /// The next attempt is due: publish it. Also the answer if this attempt's retry had been recorded, with what was recorded then.
+    Due(Retry),
+    /// No next attempt: the task ended, was cancelled, or the id is another's. See [`Look`].
+    Not(Look),
+    /// Refused: an attempt with a higher token began. Publish nothing; its holder will.
+    Superseded,
+}
+
+/// The store's answer to [`TaskStore::cancel`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancel {
+    /// It had not begun, or waits for its next attempt: it will be skipped.
+    Waiting,
+    /// It runs on this GPU, whose worker will be told.
+    Running(GpuId),
+    /// It had ended already; nothing changed.
+    Ended(Outcome),
+    /// The store never heard of it: it will be skipped if it arrives.
+    Unseen,
 }
 
 /// A recorded outcome.
@@ -124,14 +176,23 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Takes [`TaskStore::submitted`] back when the publish was refused. Does nothing once anything else was written.
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError>;
 
-    /// Looks before anything is done with a delivery.
-    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Look, StoreError>;
+    /// Looks before anything is done with a delivery of this attempt.
+    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError>;
 
     /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running.
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError>;
 
     /// Records how the task ended. The first record is final.
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError>;
+
+    /// Records that an attempt failed and the next one is due. Comes before that one is published, so that a crash between leads to the same publish.
+    async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError>;
+
+    /// Asks for a task's end. Compare-and-set against `begin`. Asking again changes nothing.
+    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError>;
+
+    /// Whether a cancel was asked for since the task began.
+    async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError>;
 
     /// Notes that the reply was published (the first time; later copies change nothing).
     async fn published(&self, task_id: &TaskId) -> Result<(), StoreError>;

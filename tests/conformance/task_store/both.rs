@@ -59,7 +59,7 @@ async fn take(subject: &Subject, step: &Step) -> Answer {
         Step::Publish => store.published(&task()).await.expect("an answer"),
         Step::Wait => store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer"),
         Step::Pass(duration) => subject.pass(*duration),
-        Step::Look(hash) => return Answer::Looked(store.look(&task(), hash).await.expect("an answer")),
+        Step::Look(hash) => return Answer::Looked(store.look(&task(), hash, 1).await.expect("an answer")),
         Step::Begin(request) => return Answer::Began(store.begin(request).await.expect("an answer")),
         Step::Record(request) => return Answer::Recorded(store.record(request).await.expect("an answer")),
     }

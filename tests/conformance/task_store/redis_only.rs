@@ -27,7 +27,7 @@ async fn two_stores_on_one_server_see_the_same_records() {
     let (one, other) = (redis_store(&prefix, OPTIONS).await, redis_store(&prefix, OPTIONS).await);
     one.record(&success(1, 7)).await.expect("an answer");
     drop(one);
-    assert_eq!(other.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    assert_eq!(other.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
 }
 
 #[tokio::test]
@@ -70,12 +70,12 @@ async fn a_task_marked_as_cancelled_before_it_began_does_not_begin() {
         .hset(format!("{prefix}:{{task:order-17}}"), "cancelled", "1700000000000")
         .await
         .unwrap();
-    assert_eq!(store.look(&task(), &body_hash()).await.expect("an answer"), Look::Cancelled);
+    assert_eq!(store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Cancelled);
     assert_eq!(store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Not(Look::Cancelled));
     assert_eq!(store.status(&task()).await.expect("an answer").map(|status| status.state), Some(TaskState::Cancelled));
     let cancelled = outcome(Outcome::Cancelled, 1, None, "cancelled");
     assert_eq!(store.record(&cancelled).await.expect("an answer"), Record::Recorded);
-    assert_eq!(store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&cancelled)));
+    assert_eq!(store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&cancelled)));
 }
 
 #[tokio::test]
@@ -139,13 +139,13 @@ async fn outcomes_survive_a_killed_server_and_the_store_finds_it_again() {
     store.record(&success(1, 7)).await.expect("an answer");
 
     server.kill();
-    let away = store.look(&task(), &body_hash()).await.expect_err("the server is away");
+    let away = store.look(&task(), &body_hash(), 1).await.expect_err("the server is away");
     assert!(away.is_transient(), "{away}");
 
     server.restart().await;
     until("the store finds its server", async || store.ping().await.is_ok()).await;
     assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
-    assert_eq!(store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    assert_eq!(store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
 }
 
 #[tokio::test]
@@ -159,5 +159,5 @@ async fn a_frozen_server_costs_one_response_time_and_no_answer_is_mixed_up_later
     server.resume();
     until("the store finds its server", async || store.ping().await.is_ok()).await;
     assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
-    assert_eq!(store.look(&task(), &body_hash()).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    assert_eq!(store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
 }

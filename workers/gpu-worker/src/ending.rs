@@ -121,7 +121,7 @@ pub(crate) async fn resend(context: &Context, in_hand: InHand, identity: Identit
 /// task; then that one is left alone.
 pub(crate) async fn refuse(context: &Context, in_hand: InHand, identity: Identity, refusal: Refusal) -> Result<(), Abandoned> {
     match look(context, &identity).await? {
-        Look::Open | Look::Cancelled => {}
+        Look::Open | Look::Cancelled | Look::Retried(_) => {}
         Look::Ended(stored) => return resend(context, in_hand, identity, stored).await,
         Look::ReusedId => return refuse_reused_id(context, in_hand, identity).await,
     }
@@ -145,8 +145,8 @@ pub(crate) async fn refuse_reused_id(context: &Context, in_hand: InHand, identit
 
 /// What the store knows of a task, before anything is done with its delivery.
 pub(crate) async fn look(context: &Context, identity: &Identity) -> Result<Look, Abandoned> {
-    let Identity { task_id, body_hash, .. } = identity;
-    match persist(&context.environment, &context.stop.now, || context.store.look(task_id, body_hash)).await? {
+    let Identity { task_id, body_hash, attempt, .. } = identity;
+    match persist(&context.environment, &context.stop.now, || context.store.look(task_id, body_hash, *attempt)).await? {
         Ok(look) => Ok(look),
         Err(error) => {
             tracing::error!(%task_id, %error, "the delivery stays unacked");

@@ -17,6 +17,7 @@ mod onward;
 mod persist;
 mod placing;
 mod reaper;
+mod retrying;
 mod running;
 mod slots;
 mod worker;

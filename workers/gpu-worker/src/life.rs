@@ -19,6 +19,7 @@ use crate::{
     intake::InHand,
     persist::Abandoned,
     placing::{self, Placed, Slot},
+    retrying,
     running::{self, Attempt},
 };
 
@@ -79,7 +80,7 @@ async fn look(context: &Context, in_hand: &InHand, task: &Task) -> Result<Option
 }
 
 /// What needs no run.
-async fn no_run(context: &Context, in_hand: InHand, task: &Task, look: Look) -> Result<(), Abandoned> {
+pub(crate) async fn no_run(context: &Context, in_hand: InHand, task: &Task, look: Look) -> Result<(), Abandoned> {
     match look {
         Look::Ended(stored) => ending::resend(context, in_hand, identity(task), stored).await,
         Look::Cancelled => {
@@ -87,6 +88,7 @@ async fn no_run(context: &Context, in_hand: InHand, task: &Task, look: Look) -> 
             ending::end(context, in_hand, identity(task), End::without_run(Outcome::Cancelled, error), None).await
         }
         Look::ReusedId => ending::refuse_reused_id(context, in_hand, identity(task)).await,
+        Look::Retried(due) => retrying::publish(context, in_hand, task, due).await,
         Look::Open => ending::park(context, in_hand, &task.id).await,
     }
 }
@@ -104,7 +106,14 @@ async fn run_here(context: &Context, in_hand: InHand, task: &Task, slot: Slot) -
     let end = |outcome, result, error| End { outcome, result, error, timings };
     let end = match attempt {
         Attempt::Succeeded(result) => end(Outcome::Succeeded, result, None),
-        Attempt::Failed(error) => end(Outcome::Failed, serde_json::Value::Null, Some(error)),
+        Attempt::Failed(error) if task.attempt < retrying::attempts_max(task) => {
+            return retrying::retry(context, in_hand, task, slot, error).await;
+        }
+        Attempt::Failed(error) | Attempt::FailedForGood(error) => end(Outcome::Failed, serde_json::Value::Null, Some(error)),
+        Attempt::Cancelled => {
+            let error = TaskError::new("cancelled", "the task was cancelled while it ran");
+            end(Outcome::Cancelled, serde_json::Value::Null, Some(error))
+        }
         Attempt::DeadlinePassed => {
             let error = TaskError::new("deadline", "the task's total deadline passed while it ran");
             end(Outcome::Expired, serde_json::Value::Null, Some(error))
@@ -141,7 +150,7 @@ fn millis(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn identity(task: &Task) -> Identity {
+pub(crate) fn identity(task: &Task) -> Identity {
     Identity { task_id: task.id.clone(), body_hash: task.body_hash.clone(), kind: Some(task.kind.clone()), attempt: task.attempt }
 }
 

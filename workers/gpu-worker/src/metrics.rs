@@ -25,6 +25,8 @@ pub struct WorkerMetrics {
     redelivered_total: CounterVec,
     replies_returned_total: CounterVec,
     late_outcomes_total: CounterVec,
+    retries_total: CounterVec,
+    cancel_ignored_total: CounterVec,
     moved_total: Counter,
 }
 
@@ -48,6 +50,8 @@ pub(crate) struct GpuMetrics {
     pub(crate) redelivered: Counter,
     pub(crate) replies_returned: Counter,
     pub(crate) late_outcomes: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) cancel_ignored: Counter,
     pub(crate) moved: Counter,
     gpu_id: String,
 }
@@ -114,6 +118,12 @@ impl WorkerMetrics {
                 "Outcomes refused because a later holder began.",
                 gpu,
             )?,
+            retries_total: to.counters("gpufleet_retries_total", "Attempts that failed and are tried again.", gpu)?,
+            cancel_ignored_total: to.counters(
+                "gpufleet_cancel_ignored_total",
+                "Attempts that did not end when asked to, and were dropped.",
+                gpu,
+            )?,
             moved_total: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
         })
     }
@@ -139,6 +149,8 @@ impl WorkerMetrics {
             redelivered: self.redelivered_total.with_label_values(gpu),
             replies_returned: self.replies_returned_total.with_label_values(gpu),
             late_outcomes: self.late_outcomes_total.with_label_values(gpu),
+            retries: self.retries_total.with_label_values(gpu),
+            cancel_ignored: self.cancel_ignored_total.with_label_values(gpu),
             moved: self.moved_total.clone(),
             gpu_id: gpu_id.to_string(),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{Claim, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Task, TaskError, Unplaceable};
+use protocol::{Claim, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Needs, Task, TaskError, Unplaceable};
 use task_queue::Queue;
 use tokio::time::Instant;
 
@@ -48,6 +48,7 @@ pub(crate) async fn place(context: &Context, in_hand: &InHand, task: &Task) -> R
         asked_for_beat: false,
     };
     let mut answer = None;
+    let mut next_slot_first = placing.next_slot_will_do();
     loop {
         if passed(task, context.now_ms()) {
             placing.let_go(answer).await;
@@ -57,11 +58,15 @@ pub(crate) async fn place(context: &Context, in_hand: &InHand, task: &Task) -> R
             placing.let_go(answer).await;
             return Ok(Placed::GiveBack);
         }
-        let now = match answer.take() {
-            Some(given) => given,
-            None => placing.claim().await?,
+        let step = match answer.take() {
+            Some(given) => placing.step(given).await?,
+            None if std::mem::take(&mut next_slot_first) => placing.wait_in_hand().await?,
+            None => {
+                let given = placing.claim().await?;
+                placing.step(given).await?
+            }
         };
-        match placing.step(now).await? {
+        match step {
             Step::Done(placed) => return Ok(placed),
             Step::Again(given) => answer = given,
         }
@@ -113,6 +118,23 @@ impl Placing<'_> {
             ClaimAnswer::Unplaceable(why) => self.unplaceable(why).await,
             ClaimAnswer::NotHere => self.back_to_pool().await,
         }
+    }
+
+    /// Tasks wait and every slot here is busy: the next one that ends hands its slot over. Asking the table now could only find the moment between two tasks of
+    /// another GPU, and pay a hop to fill it.
+    fn next_slot_will_do(&self) -> bool {
+        self.mode == ClaimMode::TasksWaiting && self.permit.is_none() && self.fits_here()
+    }
+
+    /// Whether this GPU could ever run the task.
+    fn fits_here(&self) -> bool {
+        let Needs { memory_mb, compute_capability, .. } = self.task.body.needs;
+        let specific = self.task.body.gpu_options.specific_gpu_id.as_ref();
+        let description = self.context.device.description();
+        self.context.executors.get(&self.task.kind).is_some()
+            && specific.is_none_or(|gpu_id| *gpu_id == self.context.gpu_id)
+            && memory_mb.is_none_or(|mb| mb <= description.memory_total_mb)
+            && compute_capability.is_none_or(|capability| capability <= description.compute_capability)
     }
 
     fn request(&self) -> ClaimRequest {
@@ -323,12 +345,7 @@ impl Placing<'_> {
 
     /// The table says that nothing fits although this GPU would: it has lost this worker's row (or has not got it yet).
     fn row_is_missing(&self) -> bool {
-        let specific = self.task.body.gpu_options.specific_gpu_id.as_ref();
-        let description = self.context.device.description();
-        !self.asked_for_beat
-            && self.context.executors.get(&self.task.kind).is_some()
-            && specific.is_none_or(|gpu_id| *gpu_id == self.context.gpu_id)
-            && self.task.body.needs.memory_mb.is_none_or(|mb| mb <= description.memory_total_mb)
+        !self.asked_for_beat && self.fits_here()
     }
 
     async fn beat_and_ask_again(&mut self) -> Result<Step, Abandoned> {

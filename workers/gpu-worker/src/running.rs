@@ -17,14 +17,20 @@ use crate::{
 };
 
 /// How long an executor whose time is up may take to notice.
-const NOTICE: Duration = Duration::from_secs(1);
+const NOTICE: Duration = Duration::from_secs(5);
+/// How often a running task is looked up for a cancel.
+const CANCEL_LOOK: Duration = Duration::from_millis(500);
 
 /// What became of an attempt.
 pub(crate) enum Attempt {
     /// It gave a result.
     Succeeded(Value),
-    /// It failed, or its attempt limit passed.
+    /// It failed, or its attempt limit passed; another try may mend it.
     Failed(TaskError),
+    /// It failed, and no other try would mend it.
+    FailedForGood(TaskError),
+    /// A cancel was asked for while it ran.
+    Cancelled,
     /// The task's total deadline passed while it ran.
     DeadlinePassed,
     /// It did not begin: the store says why.
@@ -59,7 +65,7 @@ pub(crate) async fn begin(context: &Context, task: &Task, slot: &Slot) -> Result
 pub(crate) async fn run(context: &Context, task: &Task) -> Result<Attempt, Abandoned> {
     let Some(executor) = context.executors.get(&task.kind) else {
         let message = format!("this worker runs no kind {:?}", task.kind.as_str());
-        return Ok(Attempt::Failed(TaskError::new("unknown_kind", message)));
+        return Ok(Attempt::FailedForGood(TaskError::new("unknown_kind", message)));
     };
     let limit = Limit::of(context, task);
     let cancel = CancellationToken::new();
@@ -68,22 +74,46 @@ pub(crate) async fn run(context: &Context, task: &Task) -> Result<Attempt, Aband
     let started = Instant::now();
     let ended = tokio::select! {
         biased;
-        () = context.stop.now.cancelled() => None,
-        ended = &mut running => Some(ended),
-        () = tokio::time::sleep(limit.after) => None,
+        () = context.stop.now.cancelled() => Ended::Early(Err(Abandoned)),
+        ended = &mut running => Ended::ByItself(ended),
+        () = tokio::time::sleep(limit.after) => Ended::Early(Ok(limit.passed())),
+        () = cancel_asked(context, task) => Ended::Early(Ok(Attempt::Cancelled)),
     };
-    if ended.is_none() {
+    if matches!(ended, Ended::Early(_)) {
         cancel.cancel();
         // What it gives now is too late; but it should let go of the GPU before the slot is given away.
-        let _ = tokio::time::timeout(NOTICE, &mut running).await;
+        if tokio::time::timeout(NOTICE, &mut running).await.is_err() {
+            context.metrics.cancel_ignored.inc();
+            tracing::warn!(task_id = %task.id, kind = %task.kind, "the executor did not end when asked to; it was dropped");
+        }
     }
     context.metrics.ran(task.kind.as_str(), started.elapsed().as_secs_f64());
     match ended {
-        Some(Ok(Ok(result))) => Ok(Attempt::Succeeded(result)),
-        Some(Ok(Err(failure))) => Ok(Attempt::Failed(error_of(failure))),
-        Some(Err(panic)) => Ok(Attempt::Failed(TaskError::new("executor_failed", format!("the executor panicked: {}", words(&*panic))))),
-        None if context.stop.now.is_cancelled() => Err(Abandoned),
-        None => Ok(limit.passed()),
+        Ended::ByItself(Ok(Ok(result))) => Ok(Attempt::Succeeded(result)),
+        Ended::ByItself(Ok(Err(failure))) if failure.retry => Ok(Attempt::Failed(error_of(failure))),
+        Ended::ByItself(Ok(Err(failure))) => Ok(Attempt::FailedForGood(error_of(failure))),
+        Ended::ByItself(Err(panic)) => {
+            Ok(Attempt::Failed(TaskError::new("executor_failed", format!("the executor panicked: {}", words(&*panic)))))
+        }
+        Ended::Early(attempt) => attempt,
+    }
+}
+
+/// Why an attempt is over.
+enum Ended {
+    ByItself(std::thread::Result<Result<Value, Failure>>),
+    Early(Result<Attempt, Abandoned>),
+}
+
+/// Waits until somebody asks for the task's end. Short tasks never pay for it: the first look comes after [`CANCEL_LOOK`].
+async fn cancel_asked(context: &Context, task: &Task) {
+    loop {
+        tokio::time::sleep(CANCEL_LOOK).await;
+        match context.store.cancel_asked(&task.id).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(task_id = %task.id, %error, "not known whether it is cancelled; asks again"),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     gpus::GpuList,
     health::Health,
     predict::{PredictRequest, PredictResponse},
-    tasks::{TaskAccepted, TaskRequest},
+    tasks::{TaskAccepted, TaskCancelling, TaskRequest},
 };
 
 /// The answer to a request that went well.
@@ -58,6 +58,15 @@ pub(crate) const STATUS: Operation = Operation {
     body: None,
     answer: ok("The task's status.", Content::Json(of::<TaskStatus>)),
     problems: &[404, 500, 503],
+};
+
+pub(crate) const CANCEL: Operation = Operation {
+    id: "cancelTask",
+    summary: "Ask for a task's end, whether it waits or runs. Asking again changes nothing; a task that had ended is a conflict.",
+    parameter: Some(("task_id", of::<TaskId>)),
+    body: None,
+    answer: Answer { status: 202, description: "It will end as cancelled.", content: Content::Json(of::<TaskCancelling>) },
+    problems: &[404, 409, 500, 503],
 };
 
 pub(crate) const GPUS: Operation = Operation {

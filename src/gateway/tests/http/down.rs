@@ -6,7 +6,9 @@ use protocol::{
     BodyHash, Claim, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, PoolName, TaskId, TaskStatus, Token, claim::Settings,
     gpu::GpuView,
 };
-use task_store::{Begin, BeginRequest, KnownGpu, Look, Record, RecordRequest, StoreError, TaskStore, Totals};
+use task_store::{
+    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, TaskStore, Totals,
+};
 
 pub struct DownTable;
 
@@ -65,7 +67,16 @@ impl TaskStore for DownStore {
     async fn forget(&self, _: &TaskId) -> Result<(), StoreError> {
         no_store()
     }
-    async fn look(&self, _: &TaskId, _: &BodyHash) -> Result<Look, StoreError> {
+    async fn look(&self, _: &TaskId, _: &BodyHash, _: u32) -> Result<Look, StoreError> {
+        no_store()
+    }
+    async fn retry(&self, _: &RetryRequest) -> Result<RetryAnswer, StoreError> {
+        no_store()
+    }
+    async fn cancel(&self, _: &TaskId) -> Result<Cancel, StoreError> {
+        no_store()
+    }
+    async fn cancel_asked(&self, _: &TaskId) -> Result<bool, StoreError> {
         no_store()
     }
     async fn begin(&self, _: &BeginRequest) -> Result<Begin, StoreError> {

@@ -103,3 +103,27 @@ async fn without_the_store_nothing_is_submitted_and_the_answer_is_503() {
     problem(fleet.get(&format!("{TASKS}/some")).await, StatusCode::SERVICE_UNAVAILABLE).await;
     assert_eq!(fleet.queue.depth(&pool()).await.expect("a broker").expect("a queue").ready, 0);
 }
+
+#[tokio::test]
+async fn a_waiting_task_can_be_cancelled_and_an_ended_one_is_a_conflict() {
+    let fleet = Fleet::start().await;
+    let cancel = async |task_id: &str| fleet.http.delete(format!("{}{TASKS}/{task_id}", fleet.url)).send().await.expect("an answer");
+    fleet.post(TASKS, &json!({"kind": "echo", "task_id": "unwanted", "payload": 1})).await;
+    for _ in 0..2 {
+        let response = cancel("unwanted").await;
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
+        assert_eq!(json(response).await, json!({"task_id": "unwanted", "was": "waiting"}));
+    }
+    assert_eq!(json(fleet.get("/api/v1/tasks/unwanted").await).await["state"], "cancelled");
+    assert_eq!(json(cancel("not-yet").await).await["was"], "unseen");
+
+    let fleet = Fleet::start().await;
+    fleet.post(TASKS, &json!({"kind": "echo", "task_id": "done", "payload": 1})).await;
+    fleet.work(|body| Ok(body.payload)).await;
+    while json(fleet.get("/api/v1/tasks/done").await).await["state"] == "waiting" {
+        tokio::task::yield_now().await;
+    }
+    let response = fleet.http.delete(format!("{}{TASKS}/done", fleet.url)).send().await.expect("an answer");
+    let ended = problem(response, StatusCode::CONFLICT).await;
+    assert_eq!((&ended["detail"], &ended["task_id"]), (&json!("it succeeded"), &json!("done")));
+}

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, TaskId, TaskState, TaskStatus, Token};
 
-use crate::{Begin, BeginRequest, Look, Record, RecordRequest, StoreError, Stored, status::parse_reply};
+use crate::{
+    Begin, BeginRequest, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreError, Stored,
+    status::{parse_reply, waits_for_retry},
+};
 
 /// What is known of a task. The Redis back end has the same fields (`redis/keys.rs`).
 #[derive(Debug, Default)]
@@ -24,8 +27,10 @@ pub struct TaskRecord {
     pub waiting_for: Option<String>,
     /// The attempt with the highest token that began.
     pub begun: Option<Begun>,
-    /// The mark of a cancel that came before the task began, with its time in Unix ms; on a record of its own where the task was never seen (a
-    /// tombstone). Whatever cancels writes it under the same lock as `begin`, which refuses a marked record; nothing clears it.
+    /// The latest attempt that failed and is to be tried again, with what is due.
+    pub retried: Option<Retried>,
+    /// When a cancel was asked for, in Unix ms; on a record of its own where the task was never seen (a tombstone). Written under the same lock as
+    /// `begin`, which refuses a marked record; nothing clears it.
     pub cancelled: Option<u64>,
     /// How it ended. Written once.
     pub ended: Option<Ended>,
@@ -45,6 +50,15 @@ pub struct Begun {
     /// In which incarnation of its worker: an attempt without an end whose incarnation is gone was a crash.
     #[expect(dead_code, reason = "written for the count of crashes, which nothing asks for yet; the record is the same on both back ends")]
     pub incarnation: Incarnation,
+}
+
+/// An attempt that failed and is to be tried again.
+#[derive(Debug)]
+pub struct Retried {
+    /// What is due after it.
+    pub due: Retry,
+    /// Its error, for people.
+    pub error: String,
 }
 
 /// A recorded outcome.
@@ -77,21 +91,38 @@ impl TaskRecord {
         self.body_hash.as_ref().is_some_and(|known| known != body_hash)
     }
 
-    /// What stands against running the task.
-    pub fn look(&self, body_hash: &BodyHash, now_ms: u64) -> Look {
+    /// What stands against running this attempt of the task.
+    pub fn look(&self, body_hash: &BodyHash, attempt: u32, now_ms: u64) -> Look {
         if self.is_of_another(body_hash) {
             return Look::ReusedId;
         }
-        match (&self.ended, self.cancelled) {
-            (Some(ended), _) => Look::Ended(ended.stored(now_ms)),
-            (None, Some(_)) => Look::Cancelled,
-            (None, None) => Look::Open,
+        match (&self.ended, self.cancelled, &self.retried) {
+            (Some(ended), ..) => Look::Ended(ended.stored(now_ms)),
+            (None, Some(_), _) => Look::Cancelled,
+            (None, None, Some(retried)) if retried.due.attempt > attempt => Look::Retried(retried.due),
+            (None, None, _) => Look::Open,
+        }
+    }
+
+    /// Whether an attempt runs, as far as the store knows.
+    pub fn runs(&self) -> bool {
+        let retried = self.retried.as_ref().map_or(0, |retried| retried.due.attempt);
+        self.ended.is_none() && self.begun.as_ref().is_some_and(|begun| begun.attempt >= retried)
+    }
+
+    /// Whether a retry of this attempt may be written: `None` if so, else the answer.
+    pub fn refuses_retry(&self, request: &RetryRequest, now_ms: u64) -> Option<RetryAnswer> {
+        match self.look(&request.body_hash, request.attempt, now_ms) {
+            Look::Retried(due) => Some(RetryAnswer::Due(due)),
+            Look::Open if self.begun.as_ref().is_some_and(|begun| begun.token > request.token) => Some(RetryAnswer::Superseded),
+            Look::Open => None,
+            other => Some(RetryAnswer::Not(other)),
         }
     }
 
     /// Whether the attempt may begin.
     pub fn may_begin(&self, request: &BeginRequest, now_ms: u64) -> Begin {
-        match self.look(&request.body_hash, now_ms) {
+        match self.look(&request.body_hash, request.attempt, now_ms) {
             Look::Open if self.begun.as_ref().is_some_and(|begun| begun.token > request.token) => Begin::Superseded,
             Look::Open => Begin::Begun,
             other => Begin::Not(other),
@@ -128,20 +159,27 @@ impl TaskRecord {
             kind: self.kind.clone(),
             gpu_id: self.begun.as_ref().map(|begun| begun.gpu_id.clone()),
             attempt: ran.map_or(self.begun.as_ref().map_or(0, |begun| begun.attempt), |ended| ended.attempt),
-            waiting_for: self.waiting_for.clone(),
+            waiting_for: self.waiting_for.clone().or_else(|| self.last_error()),
             first_seen_ms: self.first_seen_ms,
             changed_ms: self.changed_ms,
             reply: body.map(|bytes| parse_reply(bytes)).transpose()?,
         })
     }
 
+    /// Why it waits for its next attempt.
+    fn last_error(&self) -> Option<String> {
+        let retried = self.retried.as_ref().filter(|_| self.ended.is_none() && !self.runs())?;
+        Some(waits_for_retry(retried.due, &retried.error))
+    }
+
     fn state(&self) -> TaskState {
-        match (&self.ended, self.cancelled, &self.waiting_for, &self.begun) {
-            (Some(ended), ..) => ended.outcome.into(),
-            (None, Some(_), ..) => TaskState::Cancelled,
+        match &self.ended {
+            Some(ended) => ended.outcome.into(),
             // Waiting is written by whoever holds the delivery now, so it tells more than an attempt that began before.
-            (None, None, None, Some(_)) => TaskState::Running,
-            (None, None, ..) => TaskState::Waiting,
+            None if self.runs() && self.waiting_for.is_none() => TaskState::Running,
+            None if self.cancelled.is_some() => TaskState::Cancelled,
+            None if self.retried.is_some() && self.waiting_for.is_none() => TaskState::Retrying,
+            None => TaskState::Waiting,
         }
     }
 }

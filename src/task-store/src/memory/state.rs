@@ -6,9 +6,9 @@ use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId};
 
 use super::{
     deadlines::Deadlines,
-    record::{Begun, Ended, KeptBody, TaskRecord},
+    record::{Begun, Ended, KeptBody, Retried, TaskRecord},
 };
-use crate::{Begin, BeginRequest, KnownGpu, Record, RecordRequest, StoreOptions, Totals};
+use crate::{Begin, BeginRequest, Cancel, KnownGpu, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreOptions, Totals};
 
 /// What the lock protects.
 #[derive(Debug)]
@@ -88,6 +88,29 @@ impl State {
             body,
         });
         Record::Recorded
+    }
+
+    pub fn retry(&mut self, request: &RetryRequest, now_ms: u64) -> RetryAnswer {
+        if let Some(answer) = self.record(&request.task_id, now_ms).and_then(|record| record.refuses_retry(request, now_ms)) {
+            return answer;
+        }
+        let due = Retry { attempt: request.attempt + 1, after_ms: request.after_ms };
+        let record = self.change(&request.task_id, now_ms);
+        record.body_hash = Some(request.body_hash.clone());
+        record.waiting_for = None;
+        record.retried = Some(Retried { due, error: request.error.clone() });
+        RetryAnswer::Due(due)
+    }
+
+    pub fn cancel(&mut self, task_id: &TaskId, now_ms: u64) -> Cancel {
+        let answer = match self.record(task_id, now_ms) {
+            None => Cancel::Unseen,
+            Some(TaskRecord { ended: Some(ended), .. }) => return Cancel::Ended(ended.outcome),
+            Some(record @ TaskRecord { begun: Some(begun), .. }) if record.runs() => Cancel::Running(begun.gpu_id.clone()),
+            Some(_) => Cancel::Waiting,
+        };
+        self.change(task_id, now_ms).cancelled.get_or_insert(now_ms);
+        answer
     }
 
     pub fn published(&mut self, task_id: &TaskId, now_ms: u64) {
@@ -188,7 +211,6 @@ mod tests {
     use protocol::Outcome;
 
     use super::*;
-    use crate::Look;
 
     fn request(number: u64) -> RecordRequest {
         RecordRequest {
@@ -217,16 +239,5 @@ mod tests {
         }
         assert!(state.records.is_empty());
         assert_eq!(state.totals(), Totals::default());
-    }
-
-    #[test]
-    fn a_task_marked_as_cancelled_does_not_begin_and_ends_as_cancelled() {
-        let mut state = State::new(StoreOptions::default());
-        let cancelled = RecordRequest { outcome: Outcome::Cancelled, ..request(1) };
-        state.change(&cancelled.task_id, 0).cancelled = Some(0);
-        let record = state.record(&cancelled.task_id, 1).expect("marked");
-        assert_eq!(record.look(&cancelled.body_hash, 1), Look::Cancelled);
-        assert_eq!(record.status(&cancelled.task_id, 1).expect("readable").state, protocol::TaskState::Cancelled);
-        assert_eq!(state.record_outcome(&cancelled, 1), Record::Recorded);
     }
 }

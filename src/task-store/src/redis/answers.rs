@@ -5,7 +5,10 @@ use std::str::FromStr;
 use bytes::Bytes;
 use protocol::{Outcome, TaskId, TaskState, TaskStatus, Token};
 
-use crate::{Begin, Look, Record, StoreError, Stored, status::parse_reply};
+use crate::{
+    Begin, Cancel, Look, Record, Retry, RetryAnswer, StoreError, Stored,
+    status::{parse_reply, waits_for_retry},
+};
 
 /// Longest part of an answer that an error repeats, in characters.
 const SHOWN: usize = 100;
@@ -45,9 +48,36 @@ impl Answer {
             "open" => Ok(Look::Open),
             "cancelled" => Ok(Look::Cancelled),
             "reused" => Ok(Look::ReusedId),
+            "retried" => self.due().map(Look::Retried),
             "ended" => self.stored().map(Look::Ended),
             _ => Err(self.garbled()),
         }
+    }
+
+    /// The answer to `retry`.
+    pub fn retry(self) -> Result<RetryAnswer, StoreError> {
+        match self.word() {
+            "superseded" => Ok(RetryAnswer::Superseded),
+            "retried" => self.due().map(RetryAnswer::Due),
+            "open" => Err(self.garbled()),
+            _ => self.look().map(RetryAnswer::Not),
+        }
+    }
+
+    /// The answer to `cancel`.
+    pub fn cancel(self) -> Result<Cancel, StoreError> {
+        match self.word() {
+            "waiting" => Ok(Cancel::Waiting),
+            "unseen" => Ok(Cancel::Unseen),
+            "running" => self.required(1).map(Cancel::Running),
+            "ended" => self.outcome(&self.required::<String>(1)?).map(Cancel::Ended),
+            _ => Err(self.garbled()),
+        }
+    }
+
+    /// `retried, attempt, pause in ms`.
+    fn due(&self) -> Result<Retry, StoreError> {
+        Ok(Retry { attempt: self.required(1)?, after_ms: self.required(2)? })
     }
 
     /// The answer to `begin`.
@@ -76,16 +106,25 @@ impl Answer {
             return Ok(None);
         }
         let begun_attempt: Option<u32> = self.optional(4)?;
+        let due: Option<u32> = self.optional(11)?;
+        let runs = begun_attempt.is_some_and(|attempt| attempt >= due.unwrap_or(0));
         let waiting_for: Option<String> = self.optional(5)?;
         let cancelled = self.optional::<u64>(6)?.is_some();
         let outcome = self.optional::<String>(7)?.map(|name| self.outcome(&name)).transpose()?;
         let ran = self.optional::<u64>(9)?.is_some();
         let state = match outcome {
             Some(outcome) => outcome.into(),
-            None if cancelled => TaskState::Cancelled,
             // Waiting is written by whoever holds the delivery now, so it tells more than an attempt that began before.
-            None if begun_attempt.is_some() && waiting_for.is_none() => TaskState::Running,
+            None if runs && waiting_for.is_none() => TaskState::Running,
+            None if cancelled => TaskState::Cancelled,
+            None if due.is_some() && waiting_for.is_none() => TaskState::Retrying,
             None => TaskState::Waiting,
+        };
+        let waiting_for = match due {
+            Some(attempt) if outcome.is_none() && !runs && waiting_for.is_none() => {
+                Some(waits_for_retry(Retry { attempt, after_ms: self.required(12)? }, &self.required::<String>(13)?))
+            }
+            _ => waiting_for,
         };
         Ok(Some(TaskStatus {
             task_id: task_id.clone(),

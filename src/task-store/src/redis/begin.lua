@@ -5,7 +5,7 @@
 
 local now = now_ms(ARGV[1])
 local record = read(KEYS[1], now)
-local answer = stands_against(record, KEYS[2], ARGV[2], now)
+local answer = stands_against(record, KEYS[2], ARGV[2], ARGV[5], now)
 if answer then
   return answer
 end

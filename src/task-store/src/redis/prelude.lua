@@ -8,8 +8,8 @@
 --   only_submitted                   1 while nothing but `submitted` was written
 --   kind, hash, waiting              text
 --   attempt, token, gpu, incarnation the attempt with the highest token that began
---   cancelled                        Unix ms of a cancel that came before the task began, on a record of its own where the task was never seen.
---                                    Whatever cancels writes it in one script that finds no `token`; nothing clears it.
+--   due, due_after, retry_error      the next attempt that is due after the latest failed one, the pause before it in ms, that one's error
+--   cancelled                        Unix ms when a cancel was asked for, on a record of its own where the task was never seen. Nothing clears it.
 --   outcome, ended_attempt, ended_token ('' if it never ran), digest, reply_until (Unix ms, 0 if not kept)
 --   published                        Unix ms
 
@@ -62,9 +62,9 @@ local function kept_reply(record, reply_key, now)
   return false
 end
 
--- What stands against running the task, as the client reads it; nil if nothing does:
---   {'reused'} | {'ended', outcome, attempt, token or '', reply or nil} | {'cancelled'}
-local function stands_against(record, reply_key, hash, now)
+-- What stands against running this attempt of the task, as the client reads it; nil if nothing does:
+--   {'reused'} | {'ended', outcome, attempt, token or '', reply or nil} | {'cancelled'} | {'retried', attempt that is due, pause in ms}
+local function stands_against(record, reply_key, hash, attempt, now)
   if record.hash and record.hash ~= hash then
     return {'reused'}
   end
@@ -74,5 +74,13 @@ local function stands_against(record, reply_key, hash, now)
   if record.cancelled then
     return {'cancelled'}
   end
+  if record.due and tonumber(record.due) > tonumber(attempt) then
+    return {'retried', record.due, record.due_after}
+  end
   return nil
+end
+
+-- Whether an attempt runs, as far as the store knows.
+local function runs(record)
+  return record.attempt and not record.outcome and tonumber(record.attempt) >= tonumber(record.due or 0)
 end

@@ -1,0 +1,52 @@
+//! Attempts: what may be mended by another try is tried again, through the retry queues.
+
+use protocol::{Outcome, TaskState};
+use serde_json::json;
+use tests::{
+    fleet::{Fleet, FleetPlan},
+    tasks::{reply, result, task},
+    until::until,
+};
+
+crate::on_both!(
+    a_failure_that_may_be_mended_is_tried_again_until_the_attempts_are_used_up,
+    a_failure_for_good_is_not_tried_again,
+    a_task_that_fails_once_succeeds_in_its_second_attempt,
+);
+
+fn failing(retry: bool) -> producer::NewTask {
+    task("simulate", json!({"fail": {"code": "flaky", "message": "as asked", "retry": retry}}))
+}
+
+async fn a_failure_that_may_be_mended_is_tried_again_until_the_attempts_are_used_up(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(2)).start().await;
+    let mut flaky = failing(true);
+    flaky.body.limits.max_attempts = Some(3);
+    let pending = fleet.producer.pending(flaky, tests::tasks::PATIENCE).await.unwrap();
+    let task_id = pending.task_id().clone();
+    until("it waits for its next attempt", async || {
+        let status = fleet.producer.status(&task_id).await.unwrap();
+        status.is_some_and(|status| status.state == TaskState::Retrying && status.waiting_for.is_some_and(|why| why.contains("flaky")))
+    })
+    .await;
+    let reply = pending.await.unwrap();
+    assert_eq!((reply.outcome, reply.attempt), (Outcome::Failed, 3));
+    assert_eq!(reply.error.unwrap().code, "flaky");
+    assert_eq!(fleet.counted("gpufleet_retries_total", ""), 2.0);
+    assert_eq!(fleet.counted("gpufleet_run_seconds_count", "simulate"), 3.0);
+}
+
+async fn a_failure_for_good_is_not_tried_again(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let reply = reply(&fleet.producer, failing(false)).await;
+    assert_eq!((reply.outcome, reply.attempt), (Outcome::Failed, 1));
+    assert_eq!(fleet.counted("gpufleet_retries_total", ""), 0.0);
+}
+
+async fn a_task_that_fails_once_succeeds_in_its_second_attempt(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    fleet.knobs(&fleet.gpus()[0]).fail_next_allocations(1);
+    let reply = reply(&fleet.producer, task("simulate", json!({"memory_mb": 10, "result": "in the end"}))).await;
+    assert_eq!(result(&reply), &json!("in the end"));
+    assert_eq!(reply.attempt, 2);
+}
