@@ -1,5 +1,7 @@
 //! Whole fleets: producers, queue, table, store and workers together. Most cases run on memory (paused clock) and on private servers.
 
+#![expect(clippy::unwrap_used, reason = "a case is a function that both back ends call; its unwraps are a test's")]
+
 mod cancelling;
 mod choosing;
 mod life;

@@ -10,10 +10,16 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 ///
 /// Only the first call of a process has an effect; it returns true. A level that is not valid (loading refuses it) counts as `info`.
 pub fn start_log(section: &LogSection) -> bool {
-    let filter = EnvFilter::try_new(&section.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(with_quiet_client(&section.level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer::<Spans>().with_writer(std::io::stderr);
     let layer = if section.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok()
+}
+
+/// The AMQP library warns of every returned message with the message itself, payload and all; whoever published it reports the return. A filter that names the
+/// library stands as it is.
+fn with_quiet_client(level: &str) -> String {
+    if level.contains("lapin") { level.to_owned() } else { format!("{level},lapin=error") }
 }
 
 /// A registry for the metrics of one program, which has those of the process (`process_cpu_seconds_total`, `process_resident_memory_bytes`,

@@ -137,7 +137,7 @@ fn tokenizer() -> Tokenizer {
     let mut tokenizer = Tokenizer::new(bpe);
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
     tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
-    tokenizer.add_special_tokens([tokenizers::AddedToken::from(CONTROL, true)]);
+    tokenizer.add_special_tokens([tokenizers::AddedToken::from(CONTROL, true)]).expect("a fresh tokenizer takes a token");
     tokenizer
 }
 

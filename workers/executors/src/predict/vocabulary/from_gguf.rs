@@ -31,7 +31,7 @@ pub(in super::super) fn build(metadata: &Metadata<'_>) -> Result<(Tokenizer, Opt
         "llama" => pieces(metadata, &tokens)?,
         _ => return Err(format!("its tokenizer is of the kind {kind:?}, only \"gpt2\" and \"llama\" can be rebuilt")),
     };
-    tokenizer.add_tokens(added(metadata, &tokens));
+    tokenizer.add_tokens(added(metadata, &tokens)).map_err(|error| error.to_string())?;
     let begins = metadata.flag("tokenizer.ggml.add_bos_token").unwrap_or(begins);
     let begin = metadata.whole("tokenizer.ggml.bos_token_id").ok().filter(|id| begins && *id < tokens.len());
     Ok((tokenizer, begin.and_then(|id| u32::try_from(id).ok())))

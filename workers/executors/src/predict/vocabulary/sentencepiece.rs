@@ -30,7 +30,7 @@ pub(super) fn tokenizer(pieces: &[String], scores: &[f32], unknown: &str, space_
         normalizers.insert(0, Prepend::new(SPACE.to_owned()).into());
         decoders.push(Strip::new(' ', 1, 0).into());
     }
-    tokenizer.with_normalizer(Some(Normalizers::new(normalizers)));
+    tokenizer.with_normalizer(Some(Normalizers::new(normalizers))).map_err(|error| error.to_string())?;
     tokenizer.with_decoder(Some(Decoders::new(decoders)));
     Ok(tokenizer)
 }
