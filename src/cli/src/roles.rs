@@ -1,6 +1,6 @@
 //! `gpufleet up`, `worker` and `gateway`: the programs that serve until they are stopped.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
 use gateway::{Gateway, GatewayOptions};
 use gpu_worker::Stop;
@@ -27,12 +27,13 @@ pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, 
     let program = Program::start(configuration::load(common, &more)?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::open(program.configuration.clone())?;
-    let mut workers = simulated::start(&servers, &program.registry, &program.stop).await?;
+    let starting = simulated::start(&servers, &program.registry, &program.stop);
+    let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
     announce(&listener, &servers)?;
     let serving = serve(&program, &servers, listener).await?;
     let ended = workers.ended(&program.stop).await;
     program.stop.gently.cancel();
-    finish(serving).await?;
+    finish(&program.stop, serving).await?;
     servers.close().await;
     ended.map(|()| ExitCode::SUCCESS)
 }
@@ -49,13 +50,17 @@ pub(crate) async fn worker(common: &Common, worker: &arguments::Worker) -> Resul
         None => None,
     };
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
-    let mut workers = simulated::start(&servers, &program.registry, &program.stop).await?;
+    let starting = simulated::start(&servers, &program.registry, &program.stop);
+    let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
+    if let Some(listener) = &metrics {
+        output::note(&format!("metrics are at http://{}/metrics", address_of(listener)?));
+    }
     let metrics =
         metrics.map(|listener| tokio::spawn(gateway::serve_metrics(listener, program.registry.clone(), program.stop.gently.clone())));
     let ended = workers.ended(&program.stop).await;
     program.stop.gently.cancel();
     if let Some(metrics) = metrics {
-        finish(metrics).await?;
+        finish(&program.stop, metrics).await?;
     }
     servers.close().await;
     ended.map(|()| ExitCode::SUCCESS)
@@ -68,8 +73,9 @@ pub(crate) async fn gateway(common: &Common, gateway: &arguments::Gateway) -> Re
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
     announce(&listener, &servers)?;
-    let serving = serve(&program, &servers, listener).await?;
-    finish(serving).await?;
+    let starting = serve(&program, &servers, listener);
+    let Some(serving) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
+    finish(&program.stop, serving).await?;
     servers.close().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -89,6 +95,15 @@ impl Program {
         let stop = Stop { gently: signals.graceful().clone(), now: signals.at_once().clone() };
         Ok(Self { configuration, registry: service::telemetry::metrics_registry(), stop })
     }
+
+    /// Does a step of the start, which may wait long for servers or read a large model; `None` if a signal came first.
+    async fn unless_stopped<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = step => Some(done),
+            () = self.stop.gently.cancelled() => None,
+        }
+    }
 }
 
 /// An id prefix that no other process has: the host's name and this process's number.
@@ -104,9 +119,12 @@ async fn listen_on(address: &str, key: &str) -> Result<TcpListener, Fault> {
 }
 
 fn announce(listener: &TcpListener, servers: &Servers) -> Result<(), Fault> {
-    let address = listener.local_addr().map_err(|error| Fault::Failed(format!("the listening address: {error}")))?;
-    output::note(&format!("gpufleet listens on http://{address} ({})", servers.describe()));
+    output::note(&format!("gpufleet listens on http://{} ({})", address_of(listener)?, servers.describe()));
     Ok(())
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr, Fault> {
+    listener.local_addr().map_err(|error| Fault::Failed(format!("the listening address: {error}")))
 }
 
 type Serving = tokio::task::JoinHandle<Result<(), gateway::ServeError>>;
@@ -125,9 +143,14 @@ async fn serve(program: &Program, servers: &Servers, listener: TcpListener) -> R
     Ok(tokio::spawn(gateway::serve(listener, gateway, program.stop.gently.clone())))
 }
 
-/// Waits until serving has ended.
-async fn finish(serving: Serving) -> Result<(), Fault> {
-    match serving.await {
+/// Waits until serving has ended. A stop at once cuts open requests off: whoever asked for it knows.
+async fn finish(stop: &Stop, serving: Serving) -> Result<(), Fault> {
+    let served = tokio::select! {
+        biased;
+        served = serving => served,
+        () = stop.now.cancelled() => return Ok(()),
+    };
+    match served {
         Ok(served) => served.map_err(|error| Fault::Failed(format!("serve HTTP: {error}"))),
         Err(error) => Err(Fault::Failed(format!("the gateway broke: {error}"))),
     }
