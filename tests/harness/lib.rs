@@ -2,6 +2,7 @@
 
 pub mod environment;
 pub mod fleet;
+pub mod program;
 pub mod rabbitmq;
 pub mod redis;
 pub mod tasks;

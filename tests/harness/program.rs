@@ -1,0 +1,181 @@
+//! The real `gpufleet` binary, run as its users run it: built once per test process, with the profile of the tests.
+//!
+//! A [`Program`] that serves cannot outlive its test process: a small shell is its parent and kills exactly it when the pipe from the test
+//! process closes. Like [`crate::watchdog`], but the program may end by itself, and its exit code is kept.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use crate::until::until;
+
+/// Longest run of a command that is to end by itself. Generous: it bounds a hang.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Starts the program, says its process id, and writes its exit code to a file when it ends. The end of the input kills the program; after both,
+/// nobody needs the folder any more.
+const GUARDIAN: &str = r#"
+folder=$1; shift
+cd "$folder" || exit 1
+"$@" >/dev/null 2>log </dev/null &
+pid=$!
+echo "$pid"
+exec 3<&0 >/dev/null 2>&1
+( read -r never <&3; kill -KILL "$pid" ) &
+watch=$!
+wait "$pid"
+echo "$?" >ending
+kill -KILL "$watch"
+mv ending ended
+read -r never <&3
+cd /; rm -rf "$folder"
+"#;
+
+/// The path of the `gpufleet` binary. The first call builds it.
+///
+/// # Panics
+/// If it does not build.
+pub fn binary() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build)
+}
+
+/// Beside this test's own binary: `<target>/<profile>/deps/<test>`.
+fn build() -> PathBuf {
+    let own = std::env::current_exe().expect("a running binary");
+    let folder = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let target = folder.parent().expect("target/<profile>");
+    let profile = match folder.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "-p", "cli", "--bin", "gpufleet", "--profile", profile]);
+    let built = cargo.arg("--target-dir").arg(target).output().expect("cargo can be started");
+    assert!(built.status.success(), "gpufleet does not build:\n{}", String::from_utf8_lossy(&built.stderr));
+    folder.join("gpufleet")
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed on standard output.
+    pub output: String,
+    /// What it printed on standard error.
+    pub errors: String,
+}
+
+/// Runs a command of `gpufleet` to its end, in `folder`, with these variables and none other of ours.
+///
+/// # Panics
+/// If it does not end within two minutes.
+pub async fn gpufleet(folder: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, variables: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new(binary());
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    only_these(&mut command, variables);
+    let running = tokio::process::Command::from(command).kill_on_drop(true).output();
+    let ended = tokio::time::timeout(LONGEST, running).await.expect("the command ends").expect("gpufleet can be started");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    Ended { code: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
+}
+
+/// A developer's own settings must not reach the program.
+fn only_these(command: &mut Command, variables: &[(&str, &str)]) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GPUFLEET")) {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().copied());
+}
+
+/// A `gpufleet` that serves until it is told to stop. Killed when dropped; its log is shown if the test fails.
+#[derive(Debug)]
+pub struct Program {
+    guardian: Child,
+    pid: u32,
+    folder: PathBuf,
+}
+
+impl Program {
+    /// Starts it in an empty folder, with these variables and none other of ours.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, variables: &[(&str, &str)]) -> Self {
+        let folder = tempfile::Builder::new().prefix("gpufleet-program-").tempdir().expect("a temporary folder").keep();
+        let mut command = Command::new("sh");
+        command.args(["-c", GUARDIAN, "guardian"]).arg(&folder).arg(binary()).args(arguments);
+        only_these(&mut command, variables);
+        // Its own group: a Ctrl-C at the terminal must not end the guardian before the program.
+        let mut guardian = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().expect("sh can be started");
+        let mut line = String::new();
+        BufReader::new(guardian.stdout.take().expect("a pipe")).read_line(&mut line).expect("sh answers");
+        let pid = line.trim().parse().expect("a process id");
+        Self { guardian, pid, folder }
+    }
+
+    /// Sends it a signal (`TERM`, `KILL`, …).
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.pid.to_string()).status().expect("kill can be started");
+        assert!(sent.success(), "the program {} is gone", self.pid);
+    }
+
+    /// Waits until it ends; its exit code, 128 and the signal's number if a signal ended it.
+    pub async fn exit_code(&self) -> i32 {
+        until("the program ends", async || self.folder.join("ended").exists()).await;
+        self.read("ended").trim().parse().expect("a number")
+    }
+
+    /// Waits until its log contains `text`, and gives the rest of that line.
+    ///
+    /// # Panics
+    /// If it ends before.
+    pub async fn logged(&self, text: &str) -> String {
+        let rest = || Some(self.log().split_once(text)?.1.split_once('\n')?.0.to_owned());
+        until(&format!("the program logs {text:?}"), async || rest().is_some() || self.folder.join("ended").exists()).await;
+        rest().unwrap_or_else(|| panic!("the program ended and never logged {text:?}:\n{}", self.log()))
+    }
+
+    /// Waits until it listens; its `http://host:port`.
+    pub async fn url(&self) -> String {
+        let rest = self.logged("gpufleet listens on ").await;
+        rest.split(' ').next().unwrap_or_default().to_owned()
+    }
+
+    /// What it printed on standard error so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.read("log")
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.folder.join(file)).unwrap_or_default()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            show(self.pid, &self.log());
+        }
+        drop(self.guardian.stdin.take());
+        let _ended = self.guardian.wait();
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a failing test prints the log of its programs")]
+fn show(pid: u32, log: &str) {
+    let lines: Vec<&str> = log.lines().collect();
+    eprintln!("--- the end of the log of gpufleet {pid}\n{}\n---", lines[lines.len().saturating_sub(200)..].join("\n"));
+}

@@ -1,0 +1,137 @@
+//! Every command's output and exit code.
+
+use std::{collections::BTreeSet, net::TcpListener, path::Path};
+
+use serde_json::{Value, json};
+use tests::program::{Ended, gpufleet};
+
+use crate::servers::Servers;
+
+/// A command that needs no server, in an empty folder.
+async fn alone(arguments: &[&str]) -> Ended {
+    gpufleet(Path::new("/"), arguments, &[]).await
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value.as_object().expect("an object").keys().map(String::as_str).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_reports_what_each_gpu_did_as_one_json_object() {
+    let demo = alone(&["demo", "--gpus", "3", "--tasks", "200", "--json"]).await;
+    assert_eq!(demo.code, Some(0), "{demo:?}");
+    let report: Value = serde_json::from_str(&demo.output).expect("one JSON object and nothing else");
+    let expected = ["tasks", "succeeded", "failed", "seconds", "throughput_per_s", "gpus", "balance"];
+    assert_eq!(keys(&report), BTreeSet::from(expected));
+    assert_eq!((&report["tasks"], &report["succeeded"], &report["failed"]), (&json!(200), &json!(200), &json!(0)));
+    let gpus = report["gpus"].as_array().unwrap();
+    assert_eq!(gpus.iter().map(|gpu| gpu["tasks"].as_u64().unwrap()).sum::<u64>(), 200);
+    assert_eq!(gpus.len(), 3);
+    for gpu in gpus {
+        assert_eq!(keys(gpu), BTreeSet::from(["gpu_id", "tasks", "p50_ms", "p95_ms", "p99_ms"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submit_tells_by_its_exit_code_what_became_of_the_task() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(2, &[]).await;
+    let echoed = servers.run(&["submit", "echo", "--payload", r#"{"hello":"world"}"#, "--wait"]).await;
+    assert_eq!((echoed.code, echoed.output.as_str()), (Some(0), "{\"hello\":\"world\"}\n"), "{echoed:?}");
+
+    let failing = r#"{"fail": {"code": "broken", "message": "as asked"}}"#;
+    let failed = servers.run(&["submit", "simulate", "--payload", failing, "--wait"]).await;
+    assert_eq!((failed.code, failed.errors.contains("broken: as asked")), (Some(1), true), "{failed:?}");
+
+    let no_json = servers.run(&["submit", "echo", "--payload", "{"]).await;
+    assert_eq!((no_json.code, no_json.errors.contains("--payload is not JSON")), (Some(2), true), "{no_json:?}");
+
+    let unanswered = servers.run(&["submit", "simulate", "--payload", r#"{"duration_ms": 60000}"#, "--wait", "--timeout", "1"]).await;
+    assert_eq!(unanswered.code, Some(5), "{unanswered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submit_says_at_once_which_server_is_away() {
+    // A port that was free a moment ago: nobody listens.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
+    let away = format!("amqp.url=amqp://guest:hunter2@127.0.0.1:{port}/%2f");
+    let submitted = alone(&["submit", "echo", "--set", &away, "--set", "redis.url=redis://127.0.0.1:1/0"]).await;
+    assert_eq!(submitted.code, Some(3), "{submitted:?}");
+    assert!(submitted.errors.contains(&port.to_string()) && !submitted.errors.contains("hunter2"), "{submitted:?}");
+
+    let nowhere = alone(&["submit", "echo"]).await;
+    assert_eq!((nowhere.code, nowhere.errors.contains("--amqp-url")), (Some(2), true), "{nowhere:?}");
+    let lost = alone(&["gpus", "--redis-url", &format!("redis://127.0.0.1:{port}/0")]).await;
+    assert_eq!(lost.code, Some(3), "{lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_are_submitted_under_ids_of_their_own_and_status_finds_them() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(2, &[]).await;
+    let submitted = servers.run(&["submit", "echo", "--count", "50"]).await;
+    assert_eq!(submitted.code, Some(0), "{submitted:?}");
+    let ids: BTreeSet<&str> = submitted.output.lines().collect();
+    assert_eq!(ids.len(), 50);
+    let waited = servers.run(&["submit", "echo", "--payload", "5", "--count", "50", "--wait"]).await;
+    assert_eq!((waited.code, waited.output.as_str()), (Some(0), "5\n".repeat(50).as_str()), "{waited:?}");
+
+    let known = servers.run(&["status", ids.first().unwrap(), "--json"]).await;
+    let status: Value = serde_json::from_str(&known.output).unwrap();
+    assert_eq!((known.code, &status["kind"]), (Some(0), &json!("echo")));
+    let unknown = servers.run(&["status", "nobody-knows-it"]).await;
+    assert_eq!((unknown.code, unknown.errors.contains("nobody-knows-it")), (Some(4), true), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gpus_and_the_strategy_are_shown_and_changed_while_the_fleet_runs() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(2, &[]).await;
+    let gpus = servers.run(&["gpus", "--json"]).await;
+    let rows: Value = serde_json::from_str(&gpus.output).unwrap();
+    let ids: Vec<&Value> = rows.as_array().unwrap().iter().map(|view| &view["gpu"]["gpu_id"]).collect();
+    assert_eq!((gpus.code, ids), (Some(0), vec![&json!("sim-0"), &json!("sim-1")]));
+    let table = servers.run(&["gpus"]).await;
+    assert!(table.output.contains("sim-0") && table.output.contains("healthy"), "{table:?}");
+
+    let shown = async || servers.run(&["strategy", "get"]).await.output.split(' ').next().unwrap_or_default().to_owned();
+    assert_eq!(shown().await, "least_loaded");
+    assert_eq!(servers.run(&["strategy", "set", "round_robin"]).await.code, Some(0));
+    assert_eq!(shown().await, "round_robin");
+    let ran = servers.run(&["submit", "echo", "--wait", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&ran.output).unwrap()["strategy"]["used"], "round_robin", "{ran:?}");
+    assert_eq!(servers.run(&["strategy", "set", "fastest"]).await.code, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn config_check_names_every_mistake_of_file_environment_and_flags_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("gpufleet.yaml"), "worker:\n  leese_ms: 3000\n").unwrap();
+    let variables = [("GPUFLEET__WORKER__OFFER_MS", "soon")];
+    let checked = gpufleet(folder.path(), ["config", "check", "--set", "gpu.multi_gpu.memory_threshold=7"], &variables).await;
+    assert_eq!(checked.code, Some(2), "{checked:?}");
+    for part in ["worker.leese_ms", "worker.lease_ms", "worker.offer_ms", "GPUFLEET__WORKER__OFFER_MS", "gpu.multi_gpu.memory_threshold"] {
+        assert!(checked.errors.contains(part), "{part} is not in\n{}", checked.errors);
+    }
+    let right = gpufleet(folder.path(), ["config", "check", "--config", "/dev/null"], &[]).await;
+    assert_eq!(right.code, Some(0), "{right:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn config_print_hides_passwords_and_shows_the_rest() {
+    let urls = ["--amqp-url", "amqp://ann:hunter2@broker:5672/%2f", "--redis-url", "redis://:hunter2@table:6379/0"];
+    for form in [&["config", "print"][..], &["config", "print", "--json"]] {
+        let printed = alone(&[form, &urls[..], &["--set", "redis.store_url=redis://:hunter2@store:6379/0"]].concat()).await;
+        assert_eq!(printed.code, Some(0), "{printed:?}");
+        assert!(["broker:5672", "table:6379", "store:6379", "lease_ms"].iter().all(|part| printed.output.contains(part)), "{printed:?}");
+        assert!(!printed.output.contains("hunter2") && !printed.errors.contains("hunter2"), "{printed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_shell_has_a_completion() {
+    for shell in ["bash", "zsh", "fish"] {
+        let completion = alone(&["completions", shell]).await;
+        assert_eq!((completion.code, completion.output.contains("gpufleet")), (Some(0), true), "{shell}");
+    }
+}

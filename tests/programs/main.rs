@@ -1,0 +1,10 @@
+//! The real `gpufleet` binary on private servers: plain AMQP clients that are not ours, HTTP, every command, and signals.
+
+mod clients;
+mod commands;
+mod doctor;
+mod foreign;
+mod http;
+mod model;
+mod servers;
+mod signals;

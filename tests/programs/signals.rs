@@ -1,0 +1,109 @@
+//! Signals: an orderly stop gives back what waits, `kill -9` loses nothing, and a stop is obeyed at any moment.
+
+use std::net::TcpListener;
+
+use producer::{NewTask, Pending, Producer};
+use serde_json::json;
+use tests::{
+    program::Program,
+    tasks::{PATIENCE, result, simulate},
+    until::until,
+};
+
+use crate::{http::get_text, servers::Servers};
+
+async fn submit(producer: &Producer, tasks: impl Iterator<Item = NewTask>) -> Vec<Pending> {
+    let mut pending = Vec::new();
+    for task in tasks {
+        pending.push(producer.pending(task, PATIENCE).await.expect("submitted"));
+    }
+    pending
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminated_worker_finishes_what_runs_and_gives_back_what_waits() {
+    let servers = Servers::fresh().await;
+    let producer = servers.producer().await;
+    let first = servers.start(&["worker", "--simulated", "1", "--id-prefix", "first"]);
+    servers.eligible(1).await;
+    let pending = submit(&producer, (0..20).map(|n| simulate(700, n))).await;
+    until("every slot is held", async || servers.rows().await.iter().any(|view| view.held == view.row.slots)).await;
+    first.signal("TERM");
+    assert_eq!(first.exit_code().await, 0, "{}", first.log());
+    assert!(servers.rows().await.is_empty(), "the row of a worker that left must go with it");
+
+    let _second = servers.start(&["worker", "--simulated", "1", "--id-prefix", "second"]);
+    let mut by_the_first = 0;
+    for (n, pending) in pending.into_iter().enumerate() {
+        let reply = pending.await.expect("a reply");
+        assert_eq!(result(&reply), &json!(n));
+        by_the_first += u32::from(reply.gpu_id.is_some_and(|gpu_id| gpu_id.as_str() == "first-0"));
+    }
+    assert!((8..20).contains(&by_the_first), "{by_the_first} of 20 tasks ran on the worker that was stopped with eight running");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tasks_of_a_killed_worker_run_elsewhere_and_every_producer_has_its_reply() {
+    let servers = Servers::fresh().await;
+    let producer = servers.producer().await;
+    let quick = ["redis.response_timeout_ms=1000", "worker.lease_ms=1500", "worker.offer_ms=1000"].map(|setting| ["--set", setting]);
+    let worker = |prefix: &str| servers.start(&[&["worker", "--simulated", "1", "--id-prefix", prefix], quick.as_flattened()].concat());
+    let (killed, _living) = (worker("killed"), worker("living"));
+    servers.eligible(2).await;
+    let pending = submit(&producer, (0..40).map(|n| simulate(300, n))).await;
+    until("the worker has tasks", async || {
+        servers.rows().await.iter().any(|view| view.row.gpu.gpu_id.as_str() == "killed-0" && view.held > 0)
+    })
+    .await;
+    killed.signal("KILL");
+    assert_eq!(killed.exit_code().await, 128 + 9);
+    for (n, pending) in pending.into_iter().enumerate() {
+        assert_eq!(result(&pending.await.expect("a reply")), &json!(n));
+    }
+    servers.eligible(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_in_one_process_stops_when_it_is_told_to() {
+    let servers = Servers::fresh().await;
+    let fleet = servers.up(2, &[]).await;
+    fleet.signal("INT");
+    assert_eq!(fleet.exit_code().await, 0, "{}", fleet.log());
+    assert!(servers.rows().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_waits_for_its_servers_stops_when_it_is_told_to() {
+    // A port that was free a moment ago: nobody listens.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
+    let (amqp, redis) = (format!("amqp://127.0.0.1:{port}"), format!("redis://127.0.0.1:{port}"));
+    for role in [&["worker", "--simulated", "1"][..], &["gateway", "--listen", "127.0.0.1:0"], &["up", "--listen", "127.0.0.1:0"]] {
+        let program = Program::start([role, &["--amqp-url", &amqp, "--redis-url", &redis]].concat(), &[]);
+        program.logged("a server is away").await;
+        program.signal("TERM");
+        // Its patience with the servers would end with 3.
+        assert_eq!(program.exit_code().await, 0, "{role:?}: {}", program.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_stops_a_gateway_that_still_waits_for_a_result() {
+    let servers = Servers::fresh().await;
+    let gateway = servers.start(&["gateway", "--listen", "127.0.0.1:0"]);
+    let url = gateway.url().await;
+    let asking =
+        tokio::spawn(reqwest::Client::new().post(format!("{url}/api/v1/predict")).json(&json!({"text": "no worker is there"})).send());
+    until("the result is waited for", async || {
+        let metrics = get_text(&format!("{url}/metrics")).await;
+        metrics.lines().any(|line| line == "gateway_tasks_waited_for 1")
+    })
+    .await;
+    gateway.signal("TERM");
+    gateway.logged("a second signal stops at once").await;
+    gateway.signal("TERM");
+    // Its grace with open requests would end with 1.
+    assert_eq!(gateway.exit_code().await, 0, "{}", gateway.log());
+    // Told so or cut off, as the end of the process comes.
+    let answer = asking.await.unwrap();
+    assert!(answer.as_ref().map_or(true, |answer| answer.status() == 503), "{answer:?}");
+}
