@@ -3,10 +3,11 @@
 use std::net::TcpListener;
 
 use producer::{NewTask, Pending, Producer};
+use protocol::TaskState;
 use serde_json::json;
 use tests::{
     program::Program,
-    tasks::{PATIENCE, result, simulate},
+    tasks::{PATIENCE, on, result, simulate},
     until::until,
 };
 
@@ -40,6 +41,21 @@ async fn a_terminated_worker_finishes_what_runs_and_gives_back_what_waits() {
         by_the_first += u32::from(reply.gpu_id.is_some_and(|gpu_id| gpu_id.as_str() == "first-0"));
     }
     assert!((8..20).contains(&by_the_first), "{by_the_first} of 20 tasks ran on the worker that was stopped with eight running");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_gpu_that_leaves_first_does_not_end_what_runs_on_another_of_its_process() {
+    let servers = Servers::fresh().await;
+    let producer = servers.producer().await;
+    let worker = servers.start(&["worker", "--simulated", "2", "--id-prefix", "pair"]);
+    servers.eligible(2).await;
+    let pending = submit(&producer, std::iter::once(on("pair-1", simulate(3_000, "ended")))).await.remove(0);
+    let state = async || producer.status(pending.task_id()).await.expect("the store answers").map(|status| status.state);
+    until("the task runs", async || state().await == Some(TaskState::Running)).await;
+    worker.signal("TERM");
+    assert_eq!(worker.exit_code().await, 0, "{}", worker.log());
+    assert_eq!(state().await, Some(TaskState::Succeeded));
+    assert_eq!(result(&pending.await.expect("a reply")), "ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

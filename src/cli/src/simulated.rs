@@ -55,7 +55,9 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
             options: WorkerOptions::of(configuration, host()),
             metrics: Arc::clone(&metrics),
         };
-        running.spawn(GpuWorker::new(parts, stop.clone()).run());
+        // A worker that has left triggers its own `now`, which must not end what the others still run.
+        let own_stop = Stop { gently: stop.gently.clone(), now: stop.now.child_token() };
+        running.spawn(GpuWorker::new(parts, own_stop).run());
     }
     Ok(Workers { running })
 }
