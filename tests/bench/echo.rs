@@ -3,7 +3,7 @@
 //! The same bare client asks both, so the ratio measures the fleet's side alone; our own producer is measured beside it. Samples of all sides
 //! alternate within a round, and ratios are paired within it, because the host's speed drifts by a quarter while the bench runs.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use producer::{NewTask, Producer};
@@ -56,6 +56,9 @@ struct Sample {
     per_second: f64,
     latency_ms: Percentiles,
     forwards_per_task: f64,
+    /// Why tasks were sent on, and what the table answered, over the life of the pool so far.
+    forwards: BTreeMap<String, f64>,
+    claims: BTreeMap<String, f64>,
     cost: Cost,
 }
 
@@ -123,6 +126,8 @@ impl Sides {
                 per_second: flow.per_second(),
                 latency_ms: flow.latencies_ms(),
                 forwards_per_task: (self.pool.forwards() - forwards) / flow.tasks as f64,
+                forwards: self.pool.counts("gpufleet_forwarded_total", "reason"),
+                claims: self.pool.counts("gpufleet_claims_total", "answer"),
                 cost: self.meter.read().await?.since(before, flow.tasks),
             });
         }
@@ -177,6 +182,8 @@ fn report(samples: &[Sample]) -> Result<PartReport, Fault> {
         for side in [Side::Fleet, Side::FleetByProducer, Side::BarePlain] {
             part.row(format!("{workers} x 8, {in_flight} in flight: {what}, {} / bare", name(side)), paired(side, value));
         }
+        let cpu: fn(&Sample) -> f64 = |sample| sample.cost.bench_us + sample.cost.redis_us + sample.cost.broker_us;
+        part.row(format!("{workers} x 8, {in_flight} in flight: CPU a task, fleet / bare"), paired(Side::Fleet, cpu));
         if in_flight > 1 {
             part.aim(format!("{workers} x 8: throughput, fleet / bare"), paired(Side::Fleet, value).median, Bound::AtLeast(AIM));
         }
@@ -203,12 +210,12 @@ fn describe(part: &mut PartReport, what: &str, samples: &[&Sample]) {
     };
     part.row(what, format!("{}/s; p50/95/99 {latency} ms", middle(|sample| sample.per_second)));
     let cost = format!(
-        "bench {:.0}, Redis {:.0}, broker and rest {:.0} us CPU; {:.1} scripts ({:.0} us); {:.3} forwards",
+        "CPU: bench {:.0} + Redis {:.0} + broker {:.0} us (strangers had {:.0} %); {:.1} scripts; {:.3} forwards",
         middle(|sample| sample.cost.bench_us).median,
         middle(|sample| sample.cost.redis_us).median,
-        middle(|sample| sample.cost.rest_us).median,
+        middle(|sample| sample.cost.broker_us).median,
+        middle(|sample| sample.cost.strangers_share * 100.0).median,
         middle(|sample| sample.cost.script_calls).median,
-        middle(|sample| sample.cost.script_us).median,
         middle(|sample| sample.forwards_per_task).median,
     );
     part.row("    per task", cost);

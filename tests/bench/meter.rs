@@ -14,6 +14,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) struct Meter {
     connection: MultiplexedConnection,
     redis_pid: Option<u32>,
+    broker_pid: Option<u32>,
 }
 
 /// Sums since some start; only differences mean something.
@@ -21,6 +22,7 @@ pub(crate) struct Meter {
 pub(crate) struct Reading {
     bench_s: f64,
     redis_s: f64,
+    broker_s: f64,
     machine_s: f64,
     scripts: Scripts,
 }
@@ -38,23 +40,25 @@ pub(crate) struct Cost {
     /// This process: client and consumers or workers.
     pub(crate) bench_us: f64,
     pub(crate) redis_us: f64,
-    /// Everything else on the machine: the broker, and whatever else ran.
-    pub(crate) rest_us: f64,
+    pub(crate) broker_us: f64,
+    /// The share of the machine's busy time that neither of these had: strangers. Much of it makes a sample doubtful.
+    pub(crate) strangers_share: f64,
     /// Scripts run in Redis per task, and the time inside them.
     pub(crate) script_calls: f64,
     pub(crate) script_us: f64,
 }
 
 impl Meter {
-    pub(crate) fn new(connection: MultiplexedConnection, redis_pid: Option<u32>) -> Self {
-        Self { connection, redis_pid }
+    pub(crate) fn new(connection: MultiplexedConnection, redis_pid: Option<u32>, broker_pid: Option<u32>) -> Self {
+        Self { connection, redis_pid, broker_pid }
     }
 
     pub(crate) async fn read(&mut self) -> Result<Reading, Fault> {
-        let redis_s = self.redis_pid.and_then(|pid| process_s(&pid.to_string())).unwrap_or(f64::NAN);
+        let of = |pid: Option<u32>| pid.and_then(|pid| process_s(&pid.to_string())).unwrap_or(f64::NAN);
         Ok(Reading {
             bench_s: process_s("self").unwrap_or(f64::NAN),
-            redis_s,
+            redis_s: of(self.redis_pid),
+            broker_s: of(self.broker_pid),
             machine_s: machine_s().unwrap_or(f64::NAN),
             scripts: scripts(&mut self.connection).await?,
         })
@@ -66,11 +70,13 @@ impl Reading {
     pub(crate) fn since(self, before: Self, tasks: usize) -> Cost {
         let per_task = |sum: f64| sum / tasks.max(1) as f64;
         let (bench, redis) = (self.bench_s - before.bench_s, self.redis_s - before.redis_s);
+        let (broker, machine) = (self.broker_s - before.broker_s, self.machine_s - before.machine_s);
         let scripts = self.scripts - before.scripts;
         Cost {
             bench_us: per_task(bench * 1e6),
             redis_us: per_task(redis * 1e6),
-            rest_us: per_task((self.machine_s - before.machine_s - bench - redis) * 1e6),
+            broker_us: per_task(broker * 1e6),
+            strangers_share: (machine - bench - redis - broker) / machine,
             script_calls: per_task(scripts.calls),
             script_us: per_task(scripts.us),
         }
@@ -110,6 +116,17 @@ fn process_s(pid: &str) -> Option<f64> {
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
     Some(ticks / TICKS_PER_SECOND)
+}
+
+/// The process of the broker that listens on `port`, by its environment: it is started through scripts, so it is no child of ours.
+pub(crate) fn broker_pid(port: u16) -> Option<u32> {
+    let wanted = format!("RABBITMQ_NODE_PORT={port}");
+    let is_broker = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        name.trim() == "beam.smp" && environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+    };
+    fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).find(is_broker)
 }
 
 /// Busy processor time of the whole machine.

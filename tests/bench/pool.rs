@@ -1,6 +1,6 @@
 //! Real workers on the private servers: one per simulated GPU, each with connections of its own, as separate processes have.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use devices::simulated::{SimulatedGpu, SimulatedOptions};
@@ -124,9 +124,18 @@ impl Pool {
 
     /// How often the workers sent a task on so far.
     pub(crate) fn forwards(&self) -> f64 {
+        self.counts("gpufleet_forwarded_total", "reason").values().sum()
+    }
+
+    /// What the workers counted so far under a name, summed over them, by the value of a label.
+    pub(crate) fn counts(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        let mut counts = BTreeMap::new();
         let families = self.registry.gather();
-        let forwarded = families.iter().filter(|family| family.name() == "gpufleet_forwarded_total");
-        forwarded.flat_map(|family| family.get_metric()).map(|metric| metric.get_counter().get_value()).sum()
+        for metric in families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric()) {
+            let value = metric.get_label().iter().find(|pair| pair.name() == label).map_or("", |pair| pair.value());
+            *counts.entry(value.to_owned()).or_default() += metric.get_counter().get_value();
+        }
+        counts
     }
 
     /// Ends the workers and their connections.

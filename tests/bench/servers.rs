@@ -7,7 +7,10 @@ use tests::{
     redis::{Persistence, PrivateRedis},
 };
 
-use crate::{Fault, meter::Meter};
+use crate::{
+    Fault,
+    meter::{Meter, broker_pid},
+};
 
 /// A broker, and a Redis that is set up as a store should be. Both end with the bench.
 pub(crate) struct Servers {
@@ -41,7 +44,8 @@ impl Servers {
 
     /// A meter of what is spent on this machine and in this Redis.
     pub(crate) async fn meter(&self) -> Meter {
-        Meter::new(self.redis.connection().await, self.redis.pid())
+        let port = self.amqp().reveal().rsplit([':', '/']).nth(1).and_then(|port| port.parse().ok());
+        Meter::new(self.redis.connection().await, self.redis.pid(), port.and_then(broker_pid))
     }
 }
 
