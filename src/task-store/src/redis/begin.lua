@@ -13,5 +13,7 @@ if record.token and tonumber(record.token) > tonumber(ARGV[6]) then
   return {'superseded'}
 end
 write(KEYS[1], record, now, ARGV[3], {'hash', ARGV[2], 'kind', ARGV[4], 'attempt', ARGV[5], 'token', ARGV[6], 'gpu', ARGV[7], 'incarnation', ARGV[8]})
-redis.call('HDEL', KEYS[1], 'waiting')
+if record.waiting then
+  redis.call('HDEL', KEYS[1], 'waiting')
+end
 return {'begun'}

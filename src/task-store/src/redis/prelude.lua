@@ -23,7 +23,7 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- The record as a Lua table; empty if there is none or it has expired.
+-- The record as a Lua table: empty if there is none, and empty but for `stale` if it has expired.
 local function read(key, now)
   local pairs_of = redis.call('HGETALL', key)
   local record = {}
@@ -31,25 +31,25 @@ local function read(key, now)
     record[pairs_of[i]] = pairs_of[i + 1]
   end
   if record.expires and tonumber(record.expires) <= now then
-    return {}
+    return {stale = true}
   end
   return record
 end
 
 -- Writes fields into a record that was read as `record`, and counts its expiry from now. No longer only submitted.
 local function write(key, record, now, retention_ms, fields)
-  if not record.first_seen then
+  local now_text, count = text(now), #fields
+  if record.stale then
     redis.call('DEL', key)
-    table.insert(fields, 'first_seen')
-    table.insert(fields, text(now))
   end
   if record.only_submitted then
     redis.call('HDEL', key, 'only_submitted')
   end
-  table.insert(fields, 'changed')
-  table.insert(fields, text(now))
-  table.insert(fields, 'expires')
-  table.insert(fields, text(now + tonumber(retention_ms)))
+  fields[count + 1], fields[count + 2] = 'changed', now_text
+  fields[count + 3], fields[count + 4] = 'expires', text(now + tonumber(retention_ms))
+  if not record.first_seen then
+    fields[count + 5], fields[count + 6] = 'first_seen', now_text
+  end
   redis.call('HSET', key, unpack(fields))
   redis.call('PEXPIRE', key, retention_ms)
 end

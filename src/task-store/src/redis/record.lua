@@ -43,5 +43,7 @@ if ARGV[4] ~= '' then
   table.insert(fields, ARGV[4])
 end
 write(KEYS[1], record, now, ARGV[3], fields)
-redis.call('HDEL', KEYS[1], 'waiting')
+if record.waiting then
+  redis.call('HDEL', KEYS[1], 'waiting')
+end
 return {'recorded'}

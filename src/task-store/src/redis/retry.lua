@@ -15,5 +15,7 @@ if record.token and tonumber(record.token) > tonumber(ARGV[5]) then
 end
 local due = text(tonumber(ARGV[4]) + 1)
 write(KEYS[1], record, now, ARGV[3], {'hash', ARGV[2], 'due', due, 'due_after', ARGV[6], 'retry_error', ARGV[7]})
-redis.call('HDEL', KEYS[1], 'waiting')
+if record.waiting then
+  redis.call('HDEL', KEYS[1], 'waiting')
+end
 return {'retried', due, ARGV[6]}
