@@ -1,6 +1,6 @@
 //! Operators scale workers up and down while work flows: nothing is lost.
 
-use protocol::{GpuId, Reply};
+use protocol::{GpuId, Reply, claim::Settings};
 use tests::{
     fleet::{Fleet, FleetPlan},
     tasks::{replies, result, simulate},
@@ -12,6 +12,7 @@ crate::on_both!(
     workers_come_and_go_while_work_flows_and_nothing_is_lost,
     a_killed_workers_tasks_run_elsewhere,
     an_emptied_table_is_rebuilt_by_the_heartbeats,
+    a_drained_gpu_takes_nothing_new_until_it_is_undrained,
 );
 
 fn flow(fleet: &Fleet, count: u64) -> JoinHandle<Vec<Reply>> {
@@ -64,4 +65,22 @@ async fn an_emptied_table_is_rebuilt_by_the_heartbeats(here: fn(FleetPlan) -> Fl
     complete(&flow.await.unwrap());
     fleet.eligible(2).await;
     fleet.idle().await;
+}
+
+async fn a_drained_gpu_takes_nothing_new_until_it_is_undrained(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(2).slots(2)).start().await;
+    let (table, pool) = (&fleet.ports.table, fleet.pool());
+    let drained = GpuId::new("gpu-0").unwrap();
+    let mut settings = table.settings(&pool, &Settings::default()).await.unwrap();
+    settings.draining = vec![drained.clone()];
+    let mut settings = table.change_settings(&pool, &settings).await.unwrap();
+    let flow_on = async |count| {
+        let replies = flow(&fleet, count).await.unwrap();
+        complete(&replies);
+        replies.iter().any(|reply| reply.gpu_id.as_ref() == Some(&drained))
+    };
+    assert!(!flow_on(60).await, "a drained GPU ran a task");
+    settings.draining.clear();
+    table.change_settings(&pool, &settings).await.unwrap();
+    assert!(flow_on(60).await, "an undrained GPU ran none");
 }

@@ -74,6 +74,19 @@ pub(crate) enum Command {
         /// The task's id
         task_id: TaskId,
     },
+    /// Lets a GPU take no new tasks; what runs there ends, what waits there goes elsewhere
+    Drain {
+        /// The GPU's id
+        gpu_id: GpuId,
+    },
+    /// Lets a drained GPU take tasks again
+    Undrain {
+        /// The GPU's id
+        gpu_id: GpuId,
+    },
+    /// Shows or purges dead letters: messages that could not be tasks, in their original bytes
+    #[command(subcommand)]
+    Dead(DeadCommand),
     /// Shows the GPUs of the pool, live
     Gpus,
     /// Shows or changes the fleet's default strategy while it runs
@@ -191,6 +204,27 @@ pub(crate) enum StrategyCommand {
     Set {
         /// round_robin, least_loaded or task_specific
         strategy: Strategy,
+    },
+}
+
+/// `gpufleet dead`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadCommand {
+    /// Lists them, with reasons
+    Ls {
+        /// At most this many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Shows one with its bytes
+    Show {
+        /// The task's id
+        task_id: TaskId,
+    },
+    /// Deletes one, or all
+    Purge {
+        /// The task's id; all if absent
+        task_id: Option<TaskId>,
     },
 }
 

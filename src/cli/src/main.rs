@@ -6,13 +6,16 @@
 mod arguments;
 mod cancel;
 mod configuration;
+mod dead;
 mod demo;
 mod doctor;
+mod drain;
 mod fault;
 mod gpus;
 mod output;
 mod roles;
 mod servers;
+mod settings;
 mod simulated;
 mod status;
 mod strategy;
@@ -24,6 +27,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::{
     arguments::{Arguments, Command},
+    drain::Drain,
     fault::Fault,
 };
 
@@ -49,6 +53,9 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Submit(submit) => submit::run(&common, &submit).await,
         Command::Status { task_id } => status::run(&common, &task_id).await,
         Command::Cancel { task_id } => cancel::run(&common, &task_id).await,
+        Command::Drain { gpu_id } => drain::run(&common, &gpu_id, Drain::On).await,
+        Command::Undrain { gpu_id } => drain::run(&common, &gpu_id, Drain::Off).await,
+        Command::Dead(command) => dead::run(&common, command).await,
         Command::Gpus => gpus::run(&common).await,
         Command::Strategy(command) => strategy::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),

@@ -1,0 +1,116 @@
+//! `gpufleet dead`: what could not be a task, in its original bytes.
+//!
+//! AMQP cannot look without taking: messages are taken, shown, and given back to their places.
+
+use std::process::ExitCode;
+
+use protocol::TaskId;
+use serde_json::{Value, json};
+use task_queue::{Delivery, Queue, TaskQueue};
+
+use crate::{
+    arguments::{Common, DeadCommand},
+    configuration,
+    fault::Fault,
+    output,
+    servers::Servers,
+};
+
+/// Shows or purges dead letters.
+pub(crate) async fn run(common: &Common, command: DeadCommand) -> Result<ExitCode, Fault> {
+    let servers = Servers::of_a_running_fleet(configuration::load(common, &[])?)?.impatient();
+    let queue = servers.connect().await?.queue;
+    let done = match command {
+        DeadCommand::Ls { limit } => list(common, &*queue, limit).await,
+        DeadCommand::Show { task_id } => show(&*queue, &task_id).await,
+        DeadCommand::Purge { task_id } => purge(common, &*queue, task_id.as_ref()).await,
+    };
+    queue.close().await;
+    done
+}
+
+/// Takes up to `limit` letters, as many as there are now.
+async fn take(queue: &dyn TaskQueue, limit: usize) -> Result<Vec<Delivery>, Fault> {
+    let mut letters = Vec::new();
+    while letters.len() < limit {
+        match queue.take(&Queue::Dead).await? {
+            Some(letter) => letters.push(letter),
+            None => break,
+        }
+    }
+    Ok(letters)
+}
+
+async fn give_back(letters: Vec<Delivery>) -> Result<(), Fault> {
+    // The last one first, so that each comes back before those that stood behind it.
+    for letter in letters.into_iter().rev() {
+        letter.receipt.give_back().await?;
+    }
+    Ok(())
+}
+
+fn id(letter: &Delivery) -> &str {
+    letter.envelope.message_id.as_deref().unwrap_or_default()
+}
+
+async fn list(common: &Common, queue: &dyn TaskQueue, limit: usize) -> Result<ExitCode, Fault> {
+    let letters = take(queue, limit).await?;
+    if common.json {
+        output::json(&letters.iter().map(describe).collect::<Vec<_>>());
+    } else {
+        let row = |letter: &Delivery| {
+            let kind = letter.envelope.kind.clone().unwrap_or_default();
+            let reason = letter.envelope.headers.reason.clone().unwrap_or_default();
+            vec![id(letter).to_owned(), kind, letter.body.len().to_string(), reason]
+        };
+        output::table(&["TASK", "KIND", "BYTES", "REASON"], &letters.iter().map(row).collect::<Vec<_>>());
+    }
+    give_back(letters).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(queue: &dyn TaskQueue, task_id: &TaskId) -> Result<ExitCode, Fault> {
+    let letters = take(queue, usize::MAX).await?;
+    let found: Vec<Value> = letters.iter().filter(|letter| id(letter) == task_id.as_str()).map(describe).collect();
+    give_back(letters).await?;
+    if found.is_empty() {
+        return Err(not_found(task_id));
+    }
+    found.iter().for_each(output::pretty);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn not_found(task_id: &TaskId) -> Fault {
+    Fault::NotFound(format!("there is no dead letter of task {task_id}; `gpufleet dead ls` lists them"))
+}
+
+fn describe(letter: &Delivery) -> Value {
+    json!({
+        "task_id": id(letter),
+        "kind": letter.envelope.kind,
+        "priority": letter.envelope.priority,
+        "reply_to": letter.envelope.reply_to,
+        "correlation_id": letter.envelope.correlation_id,
+        "reason": letter.envelope.headers.reason,
+        "attempt": letter.envelope.headers.attempt,
+        "body": String::from_utf8_lossy(&letter.body),
+    })
+}
+
+/// Deletes one letter, or all that are there now.
+async fn purge(common: &Common, queue: &dyn TaskQueue, task_id: Option<&TaskId>) -> Result<ExitCode, Fault> {
+    let letters = take(queue, usize::MAX).await?;
+    let wanted = |letter: &Delivery| task_id.is_none_or(|task_id| id(letter) == task_id.as_str());
+    let (chosen, others): (Vec<_>, Vec<_>) = letters.into_iter().partition(wanted);
+    give_back(others).await?;
+    let count = chosen.len();
+    for letter in chosen {
+        letter.receipt.ack().await?;
+    }
+    match task_id {
+        Some(task_id) if count == 0 => return Err(not_found(task_id)),
+        _ if common.json => output::json(&json!({ "purged": count })),
+        _ => output::line(&format!("{count} purged")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
