@@ -43,6 +43,14 @@ pub enum SubmitError {
         /// Why.
         source: PublishError,
     },
+    /// The caller's limit passed before the broker confirmed. It may have the task all the same; submitting again under the same id is harmless.
+    #[error("submit task {task_id}: not confirmed within {after_ms} ms; the broker may have it")]
+    NotConfirmed {
+        /// The task.
+        task_id: TaskId,
+        /// The limit.
+        after_ms: u64,
+    },
     /// This producer waits for as many tasks as it may. Nothing was submitted.
     #[error("wait for one more task: {bound} are waited for already")]
     TooManyWaiting {
@@ -77,7 +85,7 @@ impl SubmitError {
             Self::Prepare { source, .. } => source.is_transient(),
             Self::Note { source, .. } => source.is_transient(),
             Self::Publish { source, .. } => source.is_transient() && !self.is_full(),
-            Self::PrepareTimeout { .. } | Self::Closed => true,
+            Self::PrepareTimeout { .. } | Self::NotConfirmed { .. } | Self::Closed => true,
             Self::Refused(_) | Self::TooManyWaiting { .. } => false,
         }
     }
@@ -92,7 +100,7 @@ impl SubmitError {
     #[must_use]
     pub const fn task_id(&self) -> Option<&TaskId> {
         match self {
-            Self::Note { task_id, .. } | Self::Publish { task_id, .. } => Some(task_id),
+            Self::Note { task_id, .. } | Self::Publish { task_id, .. } | Self::NotConfirmed { task_id, .. } => Some(task_id),
             _ => None,
         }
     }

@@ -79,8 +79,8 @@ impl Producer {
     /// Submits a task whose reply comes to this producer; returns once the broker has it. The wait ends `limit` after this call.
     ///
     /// # Errors
-    /// Those of [`Producer::submit`]; a [`Refusal`] of `reply_to` if the task has one of its own; [`WaitError::Timeout`] if `limit` passed
-    /// before the broker confirmed.
+    /// Those of [`Producer::submit`]; a [`Refusal`] of `reply_to` if the task has one of its own; [`SubmitError::NotConfirmed`] if `limit`
+    /// passed before the broker confirmed.
     pub async fn pending(&self, task: NewTask, limit: Duration) -> Result<Pending, WaitError> {
         let limit = Limit { at: Instant::now() + limit, after_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) };
         let prepared = self.prepare(task)?;
@@ -89,7 +89,7 @@ impl Producer {
         }
         match timeout_at(limit.at, self.send_and_wait(&prepared)).await {
             Ok(ticket) => Ok(Pending::new(Submitted { task_id: prepared.task_id }, ticket?, limit)),
-            Err(_) => Err(WaitError::Timeout { task_id: prepared.task_id, after_ms: limit.after_ms }),
+            Err(_) => Err(SubmitError::NotConfirmed { task_id: prepared.task_id, after_ms: limit.after_ms }.into()),
         }
     }
 

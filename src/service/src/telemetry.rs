@@ -1,5 +1,7 @@
 //! Logs and metrics of a process.
 
+use std::io::IsTerminal;
+
 use prometheus::{Registry, process_collector::ProcessCollector};
 use protocol::config::LogSection;
 use tracing_subscriber::{EnvFilter, Layer, Registry as Spans, layer::SubscriberExt, util::SubscriberInitExt};
@@ -11,7 +13,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// Only the first call of a process has an effect; it returns true. A level that is not valid (loading refuses it) counts as `info`.
 pub fn start_log(section: &LogSection) -> bool {
     let filter = EnvFilter::try_new(with_quiet_client(&section.level)).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt::layer::<Spans>().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer::<Spans>().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let layer = if section.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok()
 }

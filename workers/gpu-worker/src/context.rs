@@ -142,7 +142,8 @@ impl Context {
             environment: parts.environment,
             options: parts.options,
             gpu_id,
-            stop,
+            // Leaving ends what is left of this worker's own jobs; the caller may share its token with other workers.
+            stop: Stop { gently: stop.gently, now: stop.now.child_token() },
         })
     }
 
