@@ -23,7 +23,8 @@ pub(crate) enum Waits {
 pub(crate) enum Settled {
     /// Its task ran here and ended.
     AfterRun,
-    /// It went elsewhere (forwarded, parked, refused, skipped): its credit keeps the standing it had.
+    /// It went elsewhere (forwarded, parked, refused, skipped): its credit keeps the standing it had, unless other deliveries have just shown that tasks
+    /// wait. Without that exception a credit that was idle once would forward one task after another for as long as the backlog lasts.
     Elsewhere(Waits),
 }
 
@@ -31,25 +32,41 @@ pub(crate) enum Settled {
 #[derive(Debug)]
 pub(crate) struct Credits {
     open: VecDeque<Option<Instant>>,
+    /// When a delivery last showed that tasks wait.
+    tasks_waited: Option<Instant>,
+    /// How long it took lately from the ack that opened a credit to the delivery that took it up, smoothed.
+    pace: Duration,
 }
+
+/// A credit that was open for longer was idle; it tells nothing of the broker's pace.
+const IDLE: Duration = Duration::from_millis(50);
 
 impl Credits {
     /// All of a new consumer's credits are idle.
     pub(crate) fn new(prefetch: u16) -> Self {
-        Self { open: (0..prefetch).map(|_| None).collect() }
+        Self { open: (0..prefetch).map(|_| None).collect(), tasks_waited: None, pace: Duration::ZERO }
     }
 
-    /// A delivery takes up the oldest credit. `within` is how soon after its birth means that tasks wait.
+    /// A delivery takes up the oldest credit. `within` is how soon after its birth means that tasks wait, at least; while the broker is slow, it is twice
+    /// the pace that it has shown lately.
     pub(crate) fn delivered(&mut self, now: Instant, within: Duration) -> Waits {
-        match self.open.pop_front().flatten() {
-            Some(born) if now.saturating_duration_since(born) <= within => Waits::Tasks,
-            _ => Waits::Slots,
+        let Some(born) = self.open.pop_front().flatten() else { return Waits::Slots };
+        let open_for = now.saturating_duration_since(born);
+        if open_for <= within.max(self.pace * 2) {
+            self.tasks_waited = Some(now);
         }
+        if open_for <= IDLE {
+            self.pace = (self.pace * 7 + open_for) / 8;
+        }
+        if self.tasks_waited == Some(now) { Waits::Tasks } else { Waits::Slots }
     }
 
-    /// A settled delivery opens a credit.
-    pub(crate) fn settled(&mut self, now: Instant, how: Settled) {
-        let fresh = matches!(how, Settled::AfterRun | Settled::Elsewhere(Waits::Tasks));
+    /// A settled delivery opens a credit. `within` as in [`Credits::delivered`].
+    pub(crate) fn settled(&mut self, now: Instant, how: Settled, within: Duration) {
+        let fresh = match how {
+            Settled::AfterRun | Settled::Elsewhere(Waits::Tasks) => true,
+            Settled::Elsewhere(Waits::Slots) => self.tasks_waited.is_some_and(|at| now.saturating_duration_since(at) <= within),
+        };
         self.open.push_back(fresh.then_some(now));
     }
 }
@@ -75,9 +92,9 @@ mod tests {
     fn a_delivery_right_after_the_end_of_a_run_means_that_tasks_wait() {
         let (mut credits, start) = (Credits::new(1), Instant::now());
         credits.delivered(start, WITHIN);
-        credits.settled(after(start, 100), Settled::AfterRun);
+        credits.settled(after(start, 100), Settled::AfterRun, WITHIN);
         assert_eq!(credits.delivered(after(start, 102), WITHIN), Waits::Tasks);
-        credits.settled(after(start, 200), Settled::AfterRun);
+        credits.settled(after(start, 200), Settled::AfterRun, WITHIN);
         assert_eq!(credits.delivered(after(start, 220), WITHIN), Waits::Slots);
     }
 
@@ -85,7 +102,7 @@ mod tests {
     fn while_a_credit_lies_idle_slots_wait_however_soon_the_delivery_comes() {
         let (mut credits, start) = (Credits::new(2), Instant::now());
         credits.delivered(start, WITHIN);
-        credits.settled(after(start, 10), Settled::AfterRun);
+        credits.settled(after(start, 10), Settled::AfterRun, WITHIN);
         assert_eq!(credits.delivered(after(start, 11), WITHIN), Waits::Slots, "the second credit was never used");
     }
 
@@ -93,11 +110,39 @@ mod tests {
     fn a_task_that_goes_elsewhere_leaves_its_credit_as_it_was() {
         let (mut credits, start) = (Credits::new(1), Instant::now());
         credits.delivered(start, WITHIN);
-        credits.settled(start, Settled::Elsewhere(Waits::Slots));
+        credits.settled(start, Settled::Elsewhere(Waits::Slots), WITHIN);
         assert_eq!(credits.delivered(start, WITHIN), Waits::Slots);
-        credits.settled(start, Settled::AfterRun);
+        credits.settled(start, Settled::AfterRun, WITHIN);
         assert_eq!(credits.delivered(start, WITHIN), Waits::Tasks);
-        credits.settled(start, Settled::Elsewhere(Waits::Tasks));
+        credits.settled(start, Settled::Elsewhere(Waits::Tasks), WITHIN);
         assert_eq!(credits.delivered(start, WITHIN), Waits::Tasks);
+    }
+
+    #[test]
+    fn in_a_backlog_an_idle_credit_forwards_once_and_no_more() {
+        let (mut credits, start) = (Credits::new(2), Instant::now());
+        credits.delivered(start, WITHIN);
+        credits.settled(after(start, 50), Settled::AfterRun, WITHIN);
+        assert_eq!(credits.delivered(after(start, 51), WITHIN), Waits::Slots, "the idle credit comes first");
+        assert_eq!(credits.delivered(after(start, 52), WITHIN), Waits::Tasks);
+        credits.settled(after(start, 53), Settled::Elsewhere(Waits::Slots), WITHIN);
+        assert_eq!(credits.delivered(after(start, 54), WITHIN), Waits::Tasks, "others have just shown that tasks wait");
+    }
+
+    #[test]
+    fn a_slow_broker_does_not_look_like_an_idle_fleet_and_an_idle_fleet_not_like_a_slow_broker() {
+        let gaps = |ms: u64| {
+            let (mut credits, mut now) = (Credits::new(1), Instant::now());
+            credits.delivered(now, WITHIN);
+            let mut last = Waits::Slots;
+            for _ in 0..40 {
+                credits.settled(now, Settled::AfterRun, WITHIN);
+                now = after(now, ms);
+                last = credits.delivered(now, WITHIN);
+            }
+            last
+        };
+        assert_eq!(gaps(20), Waits::Tasks, "every credit is taken up after 20 ms: that is the pace");
+        assert_eq!(gaps(60), Waits::Slots);
     }
 }

@@ -1,6 +1,9 @@
 //! Receiving: from a consumer's deliveries to lives, with the credits that tell whether tasks or slots wait.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use protocol::{DeliveryId, Envelope};
@@ -29,19 +32,22 @@ pub(crate) struct InHand {
 struct Settle {
     receipt: Receipt,
     credits: Arc<Mutex<Credits>>,
+    within: Duration,
 }
 
 impl InHand {
-    pub(crate) fn new(id: DeliveryId, delivery: Delivery, waits: Waits, credits: Arc<Mutex<Credits>>) -> Self {
+    fn new(id: DeliveryId, delivery: Delivery, credits: Arc<Mutex<Credits>>, within: Duration) -> Self {
+        let received = Instant::now();
+        let waits = lock(&credits).delivered(received, within);
         Self {
             id,
             queue: delivery.queue,
             envelope: delivery.envelope,
             body: delivery.body,
             redelivered: delivery.redelivered,
-            received: Instant::now(),
+            received,
             waits,
-            settle: Settle { receipt: delivery.receipt, credits },
+            settle: Settle { receipt: delivery.receipt, credits, within },
         }
     }
 
@@ -57,7 +63,7 @@ impl InHand {
     }
 
     async fn settle(self, how: Settled) {
-        lock(&self.settle.credits).settled(Instant::now(), how);
+        lock(&self.settle.credits).settled(Instant::now(), how, self.settle.within);
         note(self.settle.receipt.ack().await);
     }
 
@@ -87,11 +93,10 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
             // After a reconnection all credits are new; acks of the old channel's deliveries open none.
             *lock(&credits) = Credits::new(prefetch);
         }
-        let waits = lock(&credits).delivered(Instant::now(), context.tasks_waiting_within());
         if delivery.redelivered {
             context.metrics.redelivered.inc();
         }
-        let in_hand = InHand::new(context.next_delivery(), delivery, waits, Arc::clone(&credits));
+        let in_hand = InHand::new(context.next_delivery(), delivery, Arc::clone(&credits), context.tasks_waiting_within());
         let alive = life::live(Arc::clone(&context), in_hand);
         context.environment.spawn("life of a task", context.lives.track_future(alive));
     }
