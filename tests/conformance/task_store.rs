@@ -1,6 +1,7 @@
 //! The conformance suite of the store: each case is listed once and runs on every back end. Time is moved, never slept.
 
 mod both;
+mod crashes;
 mod redis_only;
 mod subject;
 
@@ -10,9 +11,10 @@ use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, Outcome, PoolName, TaskId, TaskState};
 use task_store::{
     Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreOptions, Stored, Totals,
+    Verdict,
 };
 
-use self::subject::*;
+use self::{crashes::*, subject::*};
 
 macro_rules! cases {
     ($($case:ident,)*) => {
@@ -32,6 +34,10 @@ cases! {
     a_task_that_ended_does_not_begin_again,
     beginning_twice_with_one_token_is_one_begin,
     a_reused_id_is_refused_and_learns_nothing_of_the_first,
+    a_crash_is_counted_once_and_makes_the_task_a_suspect,
+    a_holder_that_lives_or_handed_back_is_no_crash,
+    only_a_crash_alone_on_its_gpu_uses_up_the_crashes,
+    a_crash_of_an_earlier_attempt_counts_on,
     a_task_that_never_ran_ends_without_a_token,
     an_outcome_without_a_token_does_not_overrule_a_running_attempt,
     an_outcome_without_a_token_ends_a_later_attempt_that_never_began,

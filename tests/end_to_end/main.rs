@@ -4,6 +4,7 @@
 
 mod cancelling;
 mod choosing;
+mod crashing;
 mod life;
 mod retrying;
 mod scaling;

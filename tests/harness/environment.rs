@@ -8,7 +8,7 @@ use protocol::{
 };
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 
 /// 2026-01-01T00:00:00Z, in microseconds.
 const START_US: u64 = 1_767_225_600_000_000;
@@ -38,6 +38,42 @@ struct SeededRandom(Mutex<ChaCha8Rng>);
 impl Random for SeededRandom {
     fn next_u64(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+}
+
+/// Ends everything that one process of a test has started, as `kill -9` does: each job ends where it stands and does nothing more.
+#[derive(Clone, Default)]
+pub struct Lifeline(Arc<Mutex<Vec<AbortHandle>>>);
+
+impl Lifeline {
+    /// The same environment, but what is spawned through it hangs on this lifeline.
+    #[must_use]
+    pub fn hold(&self, environment: &Environment) -> Environment {
+        Environment { spawner: Arc::new(HeldSpawner(self.clone())), ..environment.clone() }
+    }
+
+    /// Adds a job that was spawned otherwise.
+    pub fn add(&self, job: AbortHandle) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+    }
+
+    /// Cuts it.
+    pub fn cut(&self) {
+        for job in self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            job.abort();
+        }
+    }
+}
+
+struct HeldSpawner(Lifeline);
+
+impl Spawn for HeldSpawner {
+    fn spawn(&self, _name: &'static str, job: Job) {
+        let mut jobs = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if jobs.len() % 64 == 63 {
+            jobs.retain(|job| !job.is_finished());
+        }
+        jobs.push(tokio::spawn(job).abort_handle());
     }
 }
 

@@ -24,7 +24,7 @@ use task_queue::{MemoryBroker, QueueOptions, RabbitMq, TaskQueue};
 use task_store::{MemoryStore, RedisStore, StoreOptions, TaskStore};
 use tokio::task::JoinHandle;
 
-use crate::{rabbitmq::PrivateRabbitMq, redis::PrivateRedis, until::until};
+use crate::{environment::Lifeline, rabbitmq::PrivateRabbitMq, redis::PrivateRedis, until::until};
 
 /// What a fleet is to be, before it starts.
 pub struct FleetPlan {
@@ -57,6 +57,7 @@ struct Member {
     stop: Stop,
     queue: Arc<dyn TaskQueue>,
     knobs: SimulatedKnobs,
+    lifeline: Lifeline,
     running: JoinHandle<()>,
 }
 
@@ -236,20 +237,22 @@ impl Fleet {
         let knobs = device.knobs();
         let ports = self.plan.ports(&self.servers).await;
         let queue = Arc::clone(&ports.queue);
+        let lifeline = Lifeline::default();
         let parts = WorkerParts {
             queue: ports.queue,
             table: ports.table,
             store: ports.store,
             device: Arc::new(device),
             executors: self.plan.executors.clone(),
-            environment: self.plan.environment.clone(),
+            environment: lifeline.hold(&self.plan.environment),
             options: WorkerOptions::of(&self.plan.configuration, "test"),
             metrics: Arc::clone(&self.metrics),
         };
         let stop = Stop::default();
         let worker = GpuWorker::new(parts, stop.clone());
         let running = tokio::spawn(async move { worker.run().await.expect("the worker starts") });
-        self.members.insert(gpu_id, Member { stop, queue, knobs, running });
+        lifeline.add(running.abort_handle());
+        self.members.insert(gpu_id, Member { stop, queue, knobs, lifeline, running });
     }
 
     /// Empties the table, as a restart without persistence or `FLUSHALL` does. The store stays.
@@ -280,9 +283,14 @@ impl Fleet {
     /// Ends a worker as `kill -9` does: its connections break, nothing more is written.
     pub async fn kill(&mut self, gpu_id: &GpuId) {
         let member = self.members.remove(gpu_id).expect("a running worker");
-        member.running.abort();
+        member.lifeline.cut();
         member.queue.close().await;
-        member.stop.now.cancel();
+    }
+
+    /// Kills a worker and starts the next one for the same GPU.
+    pub async fn kill_and_restart(&mut self, gpu_id: &GpuId) {
+        self.kill(gpu_id).await;
+        self.add(SimulatedOptions::new(gpu_id.clone())).await;
     }
 
     /// Waits until exactly `gpus` GPUs are eligible.

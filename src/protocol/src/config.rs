@@ -227,6 +227,9 @@ pub struct WorkerSection {
     /// Longest run of one attempt where the task sets none, in ms. Default: 600,000 (10 min).
     #[schemars(range(min = 1))]
     pub attempt_timeout_ms: u64,
+    /// How often a worker may crash while it runs a task, at least once with nothing else on its GPU, before the task is quarantined. Default: 3.
+    #[schemars(range(min = 1, max = 100))]
+    pub crashes_max: u32,
     /// A delivery this soon after the ack that made room for it means that tasks wait, in ms (stretched while the broker is slow). Default: 5.
     #[schemars(range(min = 1, max = 10_000))]
     pub tasks_waiting_within_ms: u64,
@@ -249,6 +252,7 @@ impl Default for WorkerSection {
             lease_ms: 6_000,
             offer_ms: 3_000,
             attempt_timeout_ms: 600_000,
+            crashes_max: 3,
             tasks_waiting_within_ms: 5,
             in_hand_patience_ms: 100,
             body_bytes_max: 8 * 1024 * 1024,

@@ -74,6 +74,9 @@ pub struct TaskStatus {
     pub gpu_id: Option<GpuId>,
     /// The latest attempt; 0 before the first.
     pub attempt: u32,
+    /// How often a worker crashed while it ran the task. Default: 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub crashes: u32,
     /// Why it waits, where the fleet knows (`why`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
@@ -84,4 +87,9 @@ pub struct TaskStatus {
     /// The reply, once it ended and while its body is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Reply>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }

@@ -2,6 +2,7 @@
 //!
 //! [`TaskStore`] is the port. The store is what makes a recorded outcome final: it is *not* soft state (its own Redis URL, AOF on).
 
+mod crash;
 mod error;
 mod memory;
 mod options;
@@ -9,6 +10,7 @@ mod redis;
 mod status;
 mod store;
 
+pub use crash::{Crash, Holder, Verdict};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use options::StoreOptions;

@@ -10,7 +10,7 @@ mod state;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, environment::Clock};
+use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, environment::Clock};
 
 use self::state::State;
 use crate::{
@@ -66,6 +66,12 @@ impl TaskStore for MemoryStore {
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
         let (mut state, now_ms) = self.enter();
         Ok(state.begin(request, now_ms))
+    }
+
+    async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError> {
+        let (mut state, now_ms) = self.enter();
+        state.hand_back(task_id, token, now_ms);
+        Ok(())
     }
 
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {

@@ -19,7 +19,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, config::SecretUrl};
+use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, config::SecretUrl};
 use redis::{Script, ScriptInvocation};
 use tokio::task::JoinHandle;
 
@@ -128,7 +128,18 @@ impl TaskStore for RedisStore {
         let mut call = self.on_task(&self.scripts.begin, &request.task_id);
         call.arg(request.body_hash.as_str()).arg(self.options.outcome_retention_ms()).arg(request.kind.as_str());
         call.arg(request.attempt).arg(request.token.0).arg(request.gpu_id.as_str()).arg(request.incarnation.as_str());
+        call.arg(u8::from(request.alone)).arg(request.crashes_max);
+        match request.verdict {
+            Some(verdict) => call.arg(verdict.token.0).arg(u8::from(verdict.gone)),
+            None => call.arg("").arg(0),
+        };
         self.connection.invoke("begin an attempt", &call).await?.begin()
+    }
+
+    async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError> {
+        let mut call = self.on_task(&self.scripts.hand_back, task_id);
+        call.arg(self.options.outcome_retention_ms()).arg(token.0);
+        self.connection.invoke("hand an attempt back", &call).await.map(drop)
     }
 
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
 
-use crate::StoreError;
+use crate::{Crash, Holder, StoreError, Verdict};
 
 /// A task's record before anything is done with a delivery of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,12 @@ pub struct BeginRequest {
     pub gpu_id: GpuId,
     /// Its worker's incarnation.
     pub incarnation: Incarnation,
+    /// Nothing else runs on the GPU.
+    pub alone: bool,
+    /// What became of the holder that [`Begin::Unfinished`] named, if it did.
+    pub verdict: Option<Verdict>,
+    /// After so many crashes, the last of them alone on a GPU, the task does not begin again.
+    pub crashes_max: u32,
 }
 
 /// The store's answer to [`TaskStore::begin`].
@@ -112,6 +118,12 @@ pub enum Begin {
     Not(Look),
     /// Do not run it: an attempt with a higher token began. This holder is late.
     Superseded,
+    /// Not yet: another incarnation began this attempt, and no end of it is known. Ask again with a [`Verdict`].
+    Unfinished(Holder),
+    /// Not yet: a worker crashed while it ran this task. Ask again once the GPU is free of other tasks.
+    Suspect,
+    /// Never: its crashes are used up; all of them, oldest first. The answer of every later begin too.
+    Condemned(Vec<Crash>),
 }
 
 /// An outcome to record.
@@ -181,6 +193,9 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running.
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError>;
+
+    /// The attempt under `token` was stopped by its own worker (drain) and is nobody's crash. Does nothing once a higher token began or the task ended.
+    async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError>;
 
     /// Records how the task ended. The first record is final.
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError>;

@@ -1,6 +1,6 @@
 //! Both back ends side by side: random operations get the same answers from memory and from Redis.
 
-use protocol::TaskStatus;
+use protocol::{TaskStatus, Token};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -27,6 +27,7 @@ enum Step {
     Look(BodyHash),
     Begin(BeginRequest),
     Record(RecordRequest),
+    HandBack(Token),
     Publish,
     Wait,
     Pass(Duration),
@@ -35,11 +36,11 @@ enum Step {
 fn step(random: &mut ChaCha8Rng) -> Step {
     let hash = if random.random_ratio(1, 8) { BodyHash::of(b"another body") } else { body_hash() };
     let (number, token) = (random.random_range(1..4), random.random_range(1..6));
-    match random.random_range(0..10) {
+    match random.random_range(0..11) {
         0 => Step::Submit,
         1 => Step::Forget,
         2 => Step::Look(hash),
-        3..=5 => Step::Begin(BeginRequest { body_hash: hash, ..attempt(number, token) }),
+        3..=5 => Step::Begin(begin(random, BeginRequest { body_hash: hash, ..attempt_by_another(number, token) })),
         6 => {
             let how = [Outcome::Succeeded, Outcome::Failed, Outcome::Expired][random.random_range(0..3)];
             let token = random.random_bool(0.7).then_some(token);
@@ -47,8 +48,16 @@ fn step(random: &mut ChaCha8Rng) -> Step {
         }
         7 => Step::Publish,
         8 => Step::Wait,
+        9 => Step::HandBack(Token(token)),
         _ => Step::Pass([REPLY_RETENTION, OUTCOME_RETENTION * 3 / 4][random.random_range(0..2)]),
     }
+}
+
+/// Some come with a verdict on a former holder, some take the GPU alone.
+fn begin(random: &mut ChaCha8Rng, request: BeginRequest) -> BeginRequest {
+    let verdict = Verdict { token: Token(random.random_range(1..6)), gone: random.random_bool(0.7) };
+    let verdict = random.random_bool(0.6).then_some(verdict);
+    BeginRequest { verdict, alone: random.random_bool(0.5), crashes_max: 2, ..request }
 }
 
 async fn take(subject: &Subject, step: &Step) -> Answer {
@@ -57,6 +66,7 @@ async fn take(subject: &Subject, step: &Step) -> Answer {
         Step::Submit => store.submitted(&task(), &kind()).await.expect("an answer"),
         Step::Forget => store.forget(&task()).await.expect("an answer"),
         Step::Publish => store.published(&task()).await.expect("an answer"),
+        Step::HandBack(token) => store.hand_back(&task(), *token).await.expect("an answer"),
         Step::Wait => store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer"),
         Step::Pass(duration) => subject.pass(*duration),
         Step::Look(hash) => return Answer::Looked(store.look(&task(), hash, 1).await.expect("an answer")),

@@ -100,7 +100,15 @@ pub fn attempt(attempt: u32, token: u64) -> BeginRequest {
         token: Token(token),
         gpu_id: GpuId::new(format!("GPU-{token}")).expect("a valid id"),
         incarnation: "incarnation".parse().expect("a valid id"),
+        alone: false,
+        verdict: None,
+        crashes_max: 3,
     }
+}
+
+/// An attempt by another incarnation for every token.
+pub fn attempt_by_another(number: u32, token: u64) -> BeginRequest {
+    BeginRequest { incarnation: format!("incarnation-{token}").parse().expect("a valid id"), ..attempt(number, token) }
 }
 
 /// A reply of `outcome` that says `word`.

@@ -57,6 +57,8 @@ pub struct WorkerOptions {
     pub lease: Duration,
     /// Longest run of one attempt where the task sets none.
     pub attempt_timeout: Duration,
+    /// After so many crashes of its worker a task is quarantined.
+    pub crashes_max: u32,
     /// See [`protocol::config::WorkerSection::tasks_waiting_within_ms`].
     pub tasks_waiting_within: Duration,
     /// See [`protocol::config::WorkerSection::in_hand_patience_ms`].
@@ -81,6 +83,7 @@ impl WorkerOptions {
             slots: u16::try_from(multi_gpu.max_concurrent_tasks_per_gpu.max(1)).unwrap_or(u16::MAX),
             lease: Duration::from_millis(worker.lease_ms),
             attempt_timeout: Duration::from_millis(worker.attempt_timeout_ms),
+            crashes_max: worker.crashes_max,
             tasks_waiting_within: Duration::from_millis(worker.tasks_waiting_within_ms),
             in_hand_patience: Duration::from_millis(worker.in_hand_patience_ms),
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
@@ -114,7 +117,7 @@ pub(crate) struct Context {
     /// The settings last seen.
     pub(crate) settings: watch::Sender<Settings>,
     /// Asks for a heartbeat now.
-    pub(crate) nudge: Notify,
+    pub(crate) nudge: Arc<Notify>,
     confirm_us: AtomicU64,
     deliveries: AtomicU64,
 }
@@ -122,16 +125,17 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(parts: WorkerParts, stop: Stop) -> Arc<Self> {
         let gpu_id = parts.device.description().gpu_id.clone();
+        let nudge = Arc::new(Notify::new());
         Arc::new(Self {
             metrics: parts.metrics.of(&gpu_id),
             incarnation: parts.environment.fresh_incarnation(),
-            slots: Slots::new(u32::from(parts.options.slots)),
+            slots: Slots::new(u32::from(parts.options.slots), Arc::clone(&nudge)),
             held: HeldClaims::default(),
             lives: TaskTracker::new(),
             consuming: watch::Sender::new(false),
             beats: watch::Sender::new(0),
             settings: watch::Sender::new(parts.options.initial_settings.clone()),
-            nudge: Notify::new(),
+            nudge,
             confirm_us: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),
             queue: parts.queue,

@@ -4,19 +4,19 @@
 use bytes::Bytes;
 use gpu_table::TableError;
 use protocol::{
-    BodyHash, Choice, ClaimAnswer, ClaimMode, ClaimRequest, Envelope, Kind, Needs, Outcome, Refusal, Reply, TaskError, TaskId, Token,
+    BodyHash, Choice, ClaimAnswer, ClaimMode, ClaimRequest, Envelope, Kind, Needs, Outcome, Refusal, Reply, Task, TaskError, TaskId, Token,
     envelope::{Headers, PRIORITY_MAX},
     reply::Timings,
 };
 use serde_json::Value;
 use task_queue::{Outgoing, PublishError, Queue, Target};
-use task_store::{Look, Record, RecordRequest, Stored};
+use task_store::{Crash, Look, Record, RecordRequest, Stored};
 use tokio::time::Instant;
 
 use crate::{
     context::Context,
     intake::InHand,
-    onward,
+    life, onward,
     persist::{Abandoned, persist},
     placing::Slot,
     slots::{Handed, NextInLine},
@@ -131,6 +131,24 @@ pub(crate) async fn refuse(context: &Context, in_hand: InHand, identity: Identit
     end(context, in_hand, identity, End::without_run(Outcome::Failed, error), None).await
 }
 
+/// Gives up a task whose worker crashed too often: its history goes to its producer, and with its original bytes to the dead letters.
+pub(crate) async fn quarantine(context: &Context, in_hand: InHand, task: &Task, crashes: &[Crash], slot: Slot) -> Result<(), Abandoned> {
+    let message = format!("its worker crashed {} times while it ran: {}", crashes.len(), history(crashes));
+    tracing::error!(task_id = %task.id, kind = %task.kind, message, "quarantined");
+    context.metrics.quarantined.inc();
+    bury(context, &in_hand, &task.id, &format!("quarantined: {message}")).await?;
+    let end = End::without_run(Outcome::Failed, TaskError::new("quarantined", message));
+    self::end(context, in_hand, life::identity(task), end, Some(slot)).await
+}
+
+fn history(crashes: &[Crash]) -> String {
+    let one = |crash: &Crash| {
+        let Crash { attempt, gpu_id, found_ms, alone } = crash;
+        format!("attempt {attempt} on {gpu_id}{}, found at {found_ms} ms", if *alone { " alone" } else { "" })
+    };
+    crashes.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
 /// Refuses a task whose id is in use for another body. The id's record belongs to the other task and is left alone.
 pub(crate) async fn refuse_reused_id(context: &Context, in_hand: InHand, identity: Identity) -> Result<(), Abandoned> {
     let message = "this message_id is in use for a task with another body; give each task its own id";
@@ -202,7 +220,7 @@ async fn fence(context: &Context, in_hand: &InHand, identity: &Identity, has_cla
         mode: ClaimMode::Here,
     };
     match context.table.claim(&request).await {
-        Ok(ClaimAnswer::Own(claim)) => Some(Slot { claim, permit }),
+        Ok(ClaimAnswer::Own(claim)) => Some(Slot { claim, permit: Some(permit) }),
         _ => None,
     }
 }
@@ -287,9 +305,12 @@ async fn mark_published(context: &Context, task_id: &TaskId) {
 /// Releases a slot, or hands it over to the delivery that is next in line.
 pub(crate) async fn finish(context: &Context, slot: Slot) {
     let mut slot = slot;
+    if let Some(permit) = &mut slot.permit {
+        permit.keep_one();
+    }
     loop {
         context.held.remove(&slot.claim);
-        let Some(next) = context.slots.next_in_line() else {
+        let Some(next) = slot.permit.as_ref().and_then(|_| context.slots.next_in_line()) else {
             if let Err(error) = context.table.release(&slot.claim).await {
                 tracing::debug!(task_id = %slot.claim.task_id, %error, "not released; the claim lapses with its lease");
             }
@@ -304,17 +325,18 @@ pub(crate) async fn finish(context: &Context, slot: Slot) {
 
 /// Hands a slot to a delivery in hand. Comes back with the new claim if that delivery has left the line meanwhile.
 async fn hand_over(context: &Context, slot: Slot, next: NextInLine) -> Option<Slot> {
+    let permit = slot.permit?;
     let answer: Result<ClaimAnswer, TableError> = context.table.hand_over(&slot.claim, &next.request).await;
     match answer {
         Ok(ClaimAnswer::Own(claim)) => {
-            let handed = Handed::Slot(slot.permit, Some(ClaimAnswer::Own(claim.clone())));
+            let handed = Handed::Slot(permit, Some(ClaimAnswer::Own(claim.clone())));
             match next.handed.send(handed) {
-                Err(Handed::Slot(permit, _)) => Some(Slot { claim, permit }),
+                Err(Handed::Slot(permit, _)) => Some(Slot { claim, permit: Some(permit) }),
                 _ => None,
             }
         }
         Ok(other) => {
-            drop(slot.permit);
+            drop(permit);
             let _ = next.handed.send(Handed::Answer(other));
             None
         }

@@ -96,7 +96,7 @@ fn row(context: &Context, sample: GpuSample, foreign_utilization_percent: f64) -
         pool: context.options.pool.clone(),
         incarnation: context.incarnation.clone(),
         host: context.options.host.clone(),
-        slots: u32::from(context.options.slots),
+        slots: context.slots.on_offer(),
         health_reason: if health == Health::Healthy { String::new() } else { health_reason },
         health,
         consuming: *context.consuming.borrow(),

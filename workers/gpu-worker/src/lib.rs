@@ -4,6 +4,7 @@
 //! slots wait is in `credits.rs`; what a worker holds in hand is in `slots.rs`. Nothing here knows which back ends it has, and clock, randomness
 //! and spawning come from outside, so that whole fleets run deterministically on a paused clock.
 
+mod beginning;
 mod context;
 mod credits;
 mod ending;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::{
+    beginning,
     context::Context,
     ending::{self, End, Identity},
     intake::InHand,
@@ -93,14 +94,20 @@ pub(crate) async fn no_run(context: &Context, in_hand: InHand, task: &Task, look
     }
 }
 
-async fn run_here(context: &Context, in_hand: InHand, task: &Task, slot: Slot) -> Result<(), Abandoned> {
+async fn run_here(context: &Context, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
     let waited = in_hand.received.elapsed();
-    let not_begun = running::begin(context, task, &slot).await?;
+    let not_begun = beginning::begin(context, task, &mut slot).await?;
     observe_waits(context, &in_hand, waited.as_secs_f64());
     let started = Instant::now();
     let attempt = match not_begun {
         Some(attempt) => attempt,
-        None => running::run(context, task).await?,
+        None => match running::run(context, task).await {
+            Ok(attempt) => attempt,
+            Err(Abandoned) => {
+                beginning::hand_back(context, task, &slot).await;
+                return Err(Abandoned);
+            }
+        },
     };
     let timings = Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()) };
     let end = |outcome, result, error| End { outcome, result, error, timings };
@@ -126,6 +133,13 @@ async fn run_here(context: &Context, in_hand: InHand, task: &Task, slot: Slot) -
             ending::finish(context, slot).await;
             return ending::park(context, in_hand, &task.id).await;
         }
+        Attempt::TooLate => End::expired(),
+        Attempt::Draining => {
+            ending::finish(context, slot).await;
+            in_hand.give_back().await;
+            return Ok(());
+        }
+        Attempt::Condemned(crashes) => return ending::quarantine(context, in_hand, task, &crashes, slot).await,
     };
     ending::end(context, in_hand, identity(task), end, Some(slot)).await
 }

@@ -27,6 +27,8 @@ pub struct WorkerMetrics {
     late_outcomes_total: CounterVec,
     retries_total: CounterVec,
     cancel_ignored_total: CounterVec,
+    crashes_total: CounterVec,
+    quarantined_total: CounterVec,
     moved_total: Counter,
 }
 
@@ -52,6 +54,8 @@ pub(crate) struct GpuMetrics {
     pub(crate) late_outcomes: Counter,
     pub(crate) retries: Counter,
     pub(crate) cancel_ignored: Counter,
+    pub(crate) crashes: Counter,
+    pub(crate) quarantined: Counter,
     pub(crate) moved: Counter,
     gpu_id: String,
 }
@@ -124,6 +128,8 @@ impl WorkerMetrics {
                 "Attempts that did not end when asked to, and were dropped.",
                 gpu,
             )?,
+            crashes_total: to.counters("gpufleet_crashes_total", "Attempts found unfinished because their worker was gone.", gpu)?,
+            quarantined_total: to.counters("gpufleet_quarantined_total", "Tasks given up because their workers kept crashing.", gpu)?,
             moved_total: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
         })
     }
@@ -151,6 +157,8 @@ impl WorkerMetrics {
             late_outcomes: self.late_outcomes_total.with_label_values(gpu),
             retries: self.retries_total.with_label_values(gpu),
             cancel_ignored: self.cancel_ignored_total.with_label_values(gpu),
+            crashes: self.crashes_total.with_label_values(gpu),
+            quarantined: self.quarantined_total.with_label_values(gpu),
             moved: self.moved_total.clone(),
             gpu_id: gpu_id.to_string(),
         }

@@ -18,10 +18,10 @@ use crate::{
 /// After so many forwards a task stays where it fits.
 const HOPS_MAX: u32 = 3;
 
-/// A slot of this GPU: the table's claim and the local permit.
+/// A slot of this GPU: the table's claim and the local permit, which is missing while the task waits to run alone.
 pub(crate) struct Slot {
     pub(crate) claim: Claim,
-    pub(crate) permit: Permit,
+    pub(crate) permit: Option<Permit>,
 }
 
 /// Where a task went.
@@ -85,6 +85,14 @@ fn first_mode(in_hand: &InHand, task: &Task) -> ClaimMode {
 
 fn passed(task: &Task, now_ms: u64) -> bool {
     task.start_before_ms.is_some_and(|deadline| deadline <= now_ms)
+}
+
+/// Ends when the task's queue deadline passes; never if it has none.
+pub(crate) async fn deadline(context: &Context, task: &Task) {
+    match task.start_before_ms {
+        Some(deadline) => tokio::time::sleep(Duration::from_millis(deadline.saturating_sub(context.now_ms()))).await,
+        None => std::future::pending().await,
+    }
 }
 
 enum Step {
@@ -188,7 +196,7 @@ impl Placing<'_> {
             Some(permit) => permit,
             None => self.local_slot().await?,
         };
-        Ok(Placed::Here(Slot { claim, permit }))
+        Ok(Placed::Here(Slot { claim, permit: Some(permit) }))
     }
 
     async fn local_slot(&self) -> Result<Permit, Abandoned> {

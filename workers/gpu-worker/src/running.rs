@@ -1,4 +1,4 @@
-//! Running one attempt: begin in the store, then the executor under its time limits.
+//! Running one attempt: the executor under its time limits.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -6,15 +6,11 @@ use executors::{Failure, Run};
 use futures::FutureExt;
 use protocol::{Task, TaskError};
 use serde_json::Value;
-use task_store::{Begin, BeginRequest, Look};
+use task_store::{Crash, Look};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    context::Context,
-    persist::{Abandoned, persist},
-    placing::Slot,
-};
+use crate::{context::Context, persist::Abandoned};
 
 /// How long an executor whose time is up may take to notice.
 const NOTICE: Duration = Duration::from_secs(5);
@@ -37,28 +33,12 @@ pub(crate) enum Attempt {
     NotBegun(Look),
     /// It did not begin: an attempt with a higher token did.
     Superseded,
-}
-
-/// Begins the attempt in the store. `None`: run it.
-pub(crate) async fn begin(context: &Context, task: &Task, slot: &Slot) -> Result<Option<Attempt>, Abandoned> {
-    let request = BeginRequest {
-        task_id: task.id.clone(),
-        body_hash: task.body_hash.clone(),
-        kind: task.kind.clone(),
-        attempt: task.attempt,
-        token: slot.claim.token,
-        gpu_id: context.gpu_id.clone(),
-        incarnation: context.incarnation.clone(),
-    };
-    match persist(&context.environment, &context.stop.now, || context.store.begin(&request)).await? {
-        Ok(Begin::Begun) => Ok(None),
-        Ok(Begin::Not(look)) => Ok(Some(Attempt::NotBegun(look))),
-        Ok(Begin::Superseded) => Ok(Some(Attempt::Superseded)),
-        Err(error) => {
-            tracing::error!(task_id = %task.id, %error, "the delivery stays unacked");
-            Err(Abandoned)
-        }
-    }
+    /// It did not begin: its queue deadline passed while it waited to run alone.
+    TooLate,
+    /// It did not begin: the worker drains.
+    Draining,
+    /// It did not begin, and never will: its crashes are used up.
+    Condemned(Vec<Crash>),
 }
 
 /// Runs the attempt.

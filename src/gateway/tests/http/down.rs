@@ -82,6 +82,9 @@ impl TaskStore for DownStore {
     async fn begin(&self, _: &BeginRequest) -> Result<Begin, StoreError> {
         no_store()
     }
+    async fn hand_back(&self, _: &TaskId, _: Token) -> Result<(), StoreError> {
+        no_store()
+    }
     async fn record(&self, _: &RecordRequest) -> Result<Record, StoreError> {
         no_store()
     }

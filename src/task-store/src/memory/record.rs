@@ -4,7 +4,7 @@ use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
-    Begin, BeginRequest, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreError, Stored,
+    Begin, BeginRequest, Crash, Holder, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreError, Stored,
     status::{parse_reply, waits_for_retry},
 };
 
@@ -29,6 +29,8 @@ pub struct TaskRecord {
     pub begun: Option<Begun>,
     /// The latest attempt that failed and is to be tried again, with what is due.
     pub retried: Option<Retried>,
+    /// Attempts whose worker crashed, oldest first.
+    pub crashes: Vec<Crash>,
     /// When a cancel was asked for, in Unix ms; on a record of its own where the task was never seen (a tombstone). Written under the same lock as
     /// `begin`, which refuses a marked record; nothing clears it.
     pub cancelled: Option<u64>,
@@ -48,8 +50,11 @@ pub struct Begun {
     /// On which GPU.
     pub gpu_id: GpuId,
     /// In which incarnation of its worker: an attempt without an end whose incarnation is gone was a crash.
-    #[expect(dead_code, reason = "written for the count of crashes, which nothing asks for yet; the record is the same on both back ends")]
     pub incarnation: Incarnation,
+    /// Whether nothing else ran on the GPU.
+    pub alone: bool,
+    /// It was handed back, or judged: it is not (again) a crash.
+    pub settled: bool,
 }
 
 /// An attempt that failed and is to be tried again.
@@ -124,8 +129,40 @@ impl TaskRecord {
     pub fn may_begin(&self, request: &BeginRequest, now_ms: u64) -> Begin {
         match self.look(&request.body_hash, request.attempt, now_ms) {
             Look::Open if self.begun.as_ref().is_some_and(|begun| begun.token > request.token) => Begin::Superseded,
-            Look::Open => Begin::Begun,
+            Look::Open => self.unfinished(request).map_or(Begin::Begun, Begin::Unfinished),
             other => Begin::Not(other),
+        }
+    }
+
+    /// The holder of an attempt that runs as far as the store knows, unless it is the caller's own or the caller says what became of it.
+    fn unfinished(&self, request: &BeginRequest) -> Option<Holder> {
+        let begun = self.begun.as_ref().filter(|begun| self.runs() && !begun.settled && begun.incarnation != request.incarnation)?;
+        let judged = request.verdict.is_some_and(|verdict| verdict.token == begun.token);
+        (!judged).then(|| Holder { token: begun.token, gpu_id: begun.gpu_id.clone(), incarnation: begun.incarnation.clone() })
+    }
+
+    /// Takes the caller's verdict on the last holder. Whether that changed anything.
+    pub fn take_verdict(&mut self, request: &BeginRequest, now_ms: u64) -> bool {
+        let open = self.expires_ms > now_ms && self.runs();
+        let (Some(begun), Some(verdict)) = (&mut self.begun, request.verdict) else { return false };
+        if !open || begun.settled || begun.token != verdict.token {
+            return false;
+        }
+        begun.settled = true;
+        if verdict.gone {
+            let crash = Crash { attempt: begun.attempt, gpu_id: begun.gpu_id.clone(), found_ms: now_ms, alone: begun.alone };
+            self.crashes.push(crash);
+        }
+        true
+    }
+
+    /// Whether the task's crashes let it begin.
+    pub fn past_crashes(&self, request: &BeginRequest) -> Begin {
+        let used_up = self.crashes.len() >= request.crashes_max as usize;
+        match self.crashes.last() {
+            Some(last) if used_up && last.alone => Begin::Condemned(self.crashes.clone()),
+            Some(_) if !request.alone => Begin::Suspect,
+            _ => Begin::Begun,
         }
     }
 
@@ -159,6 +196,7 @@ impl TaskRecord {
             kind: self.kind.clone(),
             gpu_id: self.begun.as_ref().map(|begun| begun.gpu_id.clone()),
             attempt: ran.map_or(self.begun.as_ref().map_or(0, |begun| begun.attempt), |ended| ended.attempt),
+            crashes: u32::try_from(self.crashes.len()).unwrap_or(u32::MAX),
             waiting_for: self.waiting_for.clone().or_else(|| self.last_error()),
             first_seen_ms: self.first_seen_ms,
             changed_ms: self.changed_ms,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId};
+use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, Token};
 
 use super::{
     deadlines::Deadlines,
@@ -54,6 +54,13 @@ impl State {
 
     pub fn begin(&mut self, request: &BeginRequest, now_ms: u64) -> Begin {
         let answer = self.record(&request.task_id, now_ms).map_or(Begin::Begun, |record| record.may_begin(request, now_ms));
+        if answer != Begin::Begun {
+            return answer;
+        }
+        if self.records.get_mut(&request.task_id).is_some_and(|record| record.take_verdict(request, now_ms)) {
+            self.change(&request.task_id, now_ms);
+        }
+        let answer = self.record(&request.task_id, now_ms).map_or(Begin::Begun, |record| record.past_crashes(request));
         if answer == Begin::Begun {
             let record = self.change(&request.task_id, now_ms);
             record.kind = Some(request.kind.clone());
@@ -64,9 +71,21 @@ impl State {
                 token: request.token,
                 gpu_id: request.gpu_id.clone(),
                 incarnation: request.incarnation.clone(),
+                alone: request.alone,
+                settled: false,
             });
         }
         answer
+    }
+
+    pub fn hand_back(&mut self, task_id: &TaskId, token: Token, now_ms: u64) {
+        let known = self.record(task_id, now_ms);
+        if known.is_some_and(|record| record.ended.is_none() && record.begun.as_ref().is_some_and(|begun| begun.token == token)) {
+            let record = self.change(task_id, now_ms);
+            if let Some(begun) = &mut record.begun {
+                begun.settled = true;
+            }
+        }
     }
 
     pub fn record_outcome(&mut self, request: &RecordRequest, now_ms: u64) -> Record {

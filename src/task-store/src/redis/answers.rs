@@ -6,7 +6,7 @@ use bytes::Bytes;
 use protocol::{Outcome, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
-    Begin, Cancel, Look, Record, Retry, RetryAnswer, StoreError, Stored,
+    Begin, Cancel, Crash, Holder, Look, Record, Retry, RetryAnswer, StoreError, Stored,
     status::{parse_reply, waits_for_retry},
 };
 
@@ -85,6 +85,11 @@ impl Answer {
         match self.word() {
             "begun" => Ok(Begin::Begun),
             "superseded" => Ok(Begin::Superseded),
+            "unfinished" => {
+                Ok(Begin::Unfinished(Holder { token: Token(self.required(1)?), gpu_id: self.required(2)?, incarnation: self.required(3)? }))
+            }
+            "suspect" => Ok(Begin::Suspect),
+            "condemned" => self.crashes(1).map(Begin::Condemned),
             "open" => Err(self.garbled()),
             _ => self.look().map(Begin::Not),
         }
@@ -132,6 +137,7 @@ impl Answer {
             kind: self.optional(2)?,
             gpu_id: self.optional(3)?,
             attempt: if ran { self.required(8)? } else { begun_attempt.unwrap_or(0) },
+            crashes: u32::try_from(self.crashes(14)?.len()).unwrap_or(u32::MAX),
             waiting_for,
             first_seen_ms: self.required(0)?,
             changed_ms: self.required(1)?,
@@ -150,6 +156,12 @@ impl Answer {
         })
     }
 
+    /// One line a crash; an absent part is none.
+    fn crashes(&self, index: usize) -> Result<Vec<Crash>, StoreError> {
+        let lines: Option<String> = self.optional(index)?;
+        lines.unwrap_or_default().lines().map(|line| crash(line).ok_or_else(|| self.garbled())).collect()
+    }
+
     fn outcome(&self, name: &str) -> Result<Outcome, StoreError> {
         let outcomes = [Outcome::Succeeded, Outcome::Failed, Outcome::Cancelled, Outcome::Expired];
         outcomes.into_iter().find(|outcome| outcome.name() == name).ok_or_else(|| self.garbled())
@@ -164,6 +176,18 @@ impl Answer {
         let parts: Vec<_> = self.parts.iter().map(|part| part.as_deref().map(String::from_utf8_lossy)).collect();
         StoreError::Garbled { operation: self.operation, answer: format!("{parts:?}").chars().take(SHOWN).collect() }
     }
+}
+
+/// Reads `attempt GPU milliseconds alone`.
+fn crash(line: &str) -> Option<Crash> {
+    let mut words = line.split(' ');
+    let crash = Crash {
+        attempt: words.next()?.parse().ok()?,
+        gpu_id: words.next()?.parse().ok()?,
+        found_ms: words.next()?.parse().ok()?,
+        alone: words.next()? == "1",
+    };
+    words.next().is_none().then_some(crash)
 }
 
 #[cfg(test)]
