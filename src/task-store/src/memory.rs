@@ -34,6 +34,12 @@ impl MemoryStore {
         Self { clock, state: Mutex::new(State::new(options)) }
     }
 
+    /// Forgets everything, as a Redis that loses its data does. For tests and simulations of that loss.
+    pub fn clear(&self) {
+        let (mut state, _) = self.enter();
+        state.clear();
+    }
+
     /// The records with what is due cleared away (a bounded part of it), and the time.
     fn enter(&self) -> (MutexGuard<'_, State>, u64) {
         let now_ms = self.clock.now_ms();

@@ -93,6 +93,36 @@ impl WorkerOptions {
     }
 }
 
+/// Counts up, and wakes who waits for that in the order in which they came (a watch channel would wake them in a random one, and no simulated fleet
+/// would live the same life twice).
+#[derive(Debug, Default)]
+pub(crate) struct Beats {
+    count: AtomicU64,
+    counted: Notify,
+}
+
+impl Beats {
+    pub(crate) fn now(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn count(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+        self.counted.notify_waiters();
+    }
+
+    /// Waits until more than `seen` are counted.
+    pub(crate) async fn above(&self, seen: u64) {
+        loop {
+            let counted = self.counted.notified();
+            if self.now() > seen {
+                return;
+            }
+            counted.await;
+        }
+    }
+}
+
 /// What every step of a worker shares.
 pub(crate) struct Context {
     pub(crate) queue: Arc<dyn TaskQueue>,
@@ -113,7 +143,7 @@ pub(crate) struct Context {
     /// Whether both consumers are live.
     pub(crate) consuming: watch::Sender<bool>,
     /// Counts the heartbeats that the table took while this worker was consuming; 0 before the first.
-    pub(crate) beats: watch::Sender<u64>,
+    pub(crate) beats: Beats,
     /// The settings last seen.
     pub(crate) settings: watch::Sender<Settings>,
     /// Asks for a heartbeat now.
@@ -133,7 +163,7 @@ impl Context {
             held: HeldClaims::default(),
             lives: TaskTracker::new(),
             consuming: watch::Sender::new(false),
-            beats: watch::Sender::new(0),
+            beats: Beats::default(),
             settings: watch::Sender::new(parts.options.initial_settings.clone()),
             nudge,
             confirm_us: AtomicU64::new(0),

@@ -197,6 +197,7 @@ pub(crate) async fn park(context: &Context, in_hand: InHand, task_id: &TaskId) -
     envelope.headers.pool = Some(context.options.pool.to_string());
     let mut outgoing = onward::returned(envelope, in_hand.body.clone(), &context.options.pool, task_id.clone(), context.now_ms());
     outgoing.target = Target::Queue(Queue::retry_after(context.options.lease));
+    outgoing.envelope.expiration = Some(context.options.lease.as_millis().to_string());
     onward::send(context, outgoing).await?;
     in_hand.ack_elsewhere().await;
     Ok(())

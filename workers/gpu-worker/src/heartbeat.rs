@@ -14,7 +14,7 @@ const ANNOUNCE_EVERY: u64 = 10;
 
 /// Beats until the worker has left.
 pub(crate) async fn beat(context: Arc<Context>) {
-    let mut pulse = Pulse { foreign: Foreign::default(), beats: 0, away: false };
+    let mut pulse = Pulse { foreign: Foreign::default(), beats: 0, announce_at: 0, away: false };
     loop {
         pulse.once(&context).await;
         tokio::select! {
@@ -29,6 +29,7 @@ pub(crate) async fn beat(context: Arc<Context>) {
 struct Pulse {
     foreign: Foreign,
     beats: u64,
+    announce_at: u64,
     away: bool,
 }
 
@@ -52,13 +53,13 @@ impl Pulse {
                 });
                 report_lost(&beat.lost);
                 if consuming {
-                    context.beats.send_modify(|beats| *beats += 1);
+                    context.beats.count();
                 }
             }
             Err(error) => self.went_away(&error),
         }
-        if self.beats.is_multiple_of(ANNOUNCE_EVERY) {
-            announce(context).await;
+        if self.beats >= self.announce_at && announce(context).await {
+            self.announce_at = self.beats + ANNOUNCE_EVERY;
         }
         self.beats += 1;
     }
@@ -76,10 +77,13 @@ impl Pulse {
     }
 }
 
-async fn announce(context: &Context) {
-    if let Err(error) = context.store.announce(&context.gpu_id, &context.options.pool).await {
+/// Whether the store took it; if not, the next beat tries again.
+async fn announce(context: &Context) -> bool {
+    let announced = context.store.announce(&context.gpu_id, &context.options.pool).await;
+    if let Err(error) = &announced {
         tracing::debug!(%error, "not announced");
     }
+    announced.is_ok()
 }
 
 fn report_lost(lost: &[TaskId]) {

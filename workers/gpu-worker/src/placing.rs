@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protocol::{Claim, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Needs, Task, TaskError, Unplaceable};
-use task_queue::Queue;
+use task_queue::{Outgoing, Queue};
 use tokio::time::Instant;
 
 use crate::{
@@ -217,7 +217,7 @@ impl Placing<'_> {
     async fn forward(&mut self, claim: Claim) -> Result<Step, Abandoned> {
         self.permit = None;
         let queue = Queue::Gpu(claim.gpu_id.clone());
-        match self.send_to(queue, "forward", 1).await? {
+        match self.send_to(queue, "forward").await? {
             Sent::There => Ok(Step::Done(Placed::Sent)),
             Sent::Unsendable => Ok(self.unsendable()),
             Sent::NoQueue => {
@@ -230,7 +230,7 @@ impl Placing<'_> {
     /// It fits only elsewhere, where no slot is free: it waits there, so that it stands in nobody's way here.
     async fn wait_at(&mut self, gpu_id: GpuId) -> Result<Step, Abandoned> {
         self.permit = None;
-        match self.send_to(Queue::Gpu(gpu_id), "wait_there", 1).await? {
+        match self.send_to(Queue::Gpu(gpu_id), "wait_there").await? {
             Sent::There => Ok(Step::Done(Placed::Sent)),
             Sent::Unsendable => Ok(self.unsendable()),
             Sent::NoQueue => self.rest("the fitting GPU has no queue any more").await,
@@ -244,7 +244,12 @@ impl Placing<'_> {
 
     /// Somebody else runs it: it waits out the rest of that lease, at no cost to the task.
     async fn park(&mut self, lease: Duration) -> Result<Step, Abandoned> {
-        self.send_away(Queue::retry_after(lease), "held_elsewhere").await
+        self.permit = None;
+        let context = self.context;
+        let mut outgoing = self.outgoing(Queue::retry_after(lease), 0);
+        outgoing.envelope.expiration = Some(lease.as_millis().max(1).to_string());
+        let sent = onward::send(context, outgoing).await?;
+        self.sent_away(sent, "held_elsewhere").await
     }
 
     async fn unplaceable(&mut self, why: Unplaceable) -> Result<Step, Abandoned> {
@@ -270,23 +275,37 @@ impl Placing<'_> {
 
     async fn send_away(&mut self, queue: Queue, reason: &str) -> Result<Step, Abandoned> {
         self.permit = None;
-        match self.send_to(queue, reason, 0).await? {
-            Sent::There => Ok(Step::Done(Placed::Sent)),
+        let outgoing = self.outgoing(queue, 0);
+        let sent = onward::send(self.context, outgoing).await?;
+        self.sent_away(sent, reason).await
+    }
+
+    async fn sent_away(&mut self, sent: Sent, reason: &str) -> Result<Step, Abandoned> {
+        match sent {
+            Sent::There => {
+                self.context.metrics.forwarded(reason);
+                Ok(Step::Done(Placed::Sent))
+            }
             Sent::Unsendable => Ok(self.unsendable()),
             Sent::NoQueue => self.rest("a queue of the topology is missing").await,
         }
     }
 
-    async fn send_to(&self, queue: Queue, reason: &str, hops: u32) -> Result<Sent, Abandoned> {
+    /// To another GPU's queue, which is a hop.
+    async fn send_to(&self, queue: Queue, reason: &str) -> Result<Sent, Abandoned> {
+        let sent = onward::send(self.context, self.outgoing(queue, 1)).await?;
+        if sent == Sent::There {
+            self.context.metrics.forwarded(reason);
+        }
+        Ok(sent)
+    }
+
+    fn outgoing(&self, queue: Queue, hops: u32) -> Outgoing {
         let context = self.context;
         let mut envelope = onward::envelope(self.in_hand, self.task, &context.options.pool, context.now_ms());
         envelope.headers.hops = Some(self.task.hops + hops);
         envelope.headers.returned = !matches!(queue, Queue::Gpu(_));
-        let sent = onward::send(context, onward::to(queue, envelope, self.in_hand.body.clone())).await?;
-        if sent == Sent::There {
-            context.metrics.forwarded(reason);
-        }
-        Ok(sent)
+        onward::to(queue, envelope, self.in_hand.body.clone())
     }
 
     fn unsendable(&self) -> Step {
@@ -358,7 +377,7 @@ impl Placing<'_> {
 
     async fn beat_and_ask_again(&mut self) -> Result<Step, Abandoned> {
         self.asked_for_beat = true;
-        let seen = *self.context.beats.borrow();
+        let seen = self.context.beats.now();
         self.context.nudge.notify_one();
         beats_above(self.context, seen).await?;
         Ok(Step::Again(None))
@@ -381,14 +400,10 @@ impl Placing<'_> {
 
 /// Waits until the table has taken more than `seen` heartbeats of this worker, consuming.
 async fn beats_above(context: &Context, seen: u64) -> Result<(), Abandoned> {
-    if *context.beats.borrow() > seen {
-        return Ok(());
-    }
-    let mut beats = context.beats.subscribe();
     tokio::select! {
         biased;
         () = context.stop.now.cancelled() => Err(Abandoned),
-        result = beats.wait_for(|beats| *beats > seen) => result.map(|_| ()).map_err(|_| Abandoned),
+        () = context.beats.above(seen) => Ok(()),
     }
 }
 

@@ -42,6 +42,11 @@ impl Backlog {
         self.length == 0
     }
 
+    /// All of them, in no promised order.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.levels.iter().flatten()
+    }
+
     /// Puts a message at its place: the end for a new one, where it was for a returned one.
     pub(super) fn insert(&mut self, message: Message) {
         let highest = self.levels.len() - 1;

@@ -119,6 +119,13 @@ impl MemoryBroker {
         }
     }
 
+    /// The `message_id`s of all that it holds in `queue`, ready or unacked, sorted. For tests and simulations.
+    #[must_use]
+    pub fn message_ids(&self, queue: &Queue) -> Vec<String> {
+        let state = self.0.lock();
+        state.message_ids(&state.options.names.queue(queue))
+    }
+
     /// Ends what [`MemoryBroker::block_publishers`] began.
     pub fn unblock_publishers(&self) {
         let mut state = self.0.lock();

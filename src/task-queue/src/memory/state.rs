@@ -88,6 +88,14 @@ impl State {
         }
     }
 
+    pub(super) fn message_ids(&self, name: &str) -> Vec<String> {
+        let ready = self.queues.get(name).into_iter().flat_map(|queue| queue.backlog.messages());
+        let unacked = self.unacked.values().filter(|unacked| unacked.queue_name == name).map(|unacked| &unacked.message);
+        let mut ids: Vec<String> = ready.chain(unacked).filter_map(|message| message.envelope.message_id.clone()).collect();
+        ids.sort();
+        ids
+    }
+
     pub(super) fn number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number

@@ -33,6 +33,10 @@ impl State {
         }
     }
 
+    pub fn clear(&mut self) {
+        *self = Self::new(self.options);
+    }
+
     /// The task's record, unless it has expired.
     pub fn record(&self, task_id: &TaskId, now_ms: u64) -> Option<&TaskRecord> {
         self.records.get(task_id).filter(|record| record.expires_ms > now_ms)

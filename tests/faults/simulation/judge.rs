@@ -1,0 +1,131 @@
+//! What must hold when a simulated fleet has come to rest.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use protocol::{Outcome, Reply};
+use tokio::time::{Duration, Instant};
+
+use super::{
+    fleet::{SimulatedFleet, id_of},
+    scenario::{Class, PlannedTask},
+};
+
+/// Judges a fleet that has lived through its scenario; violations go into its world's list.
+pub async fn judge(fleet: &SimulatedFleet) {
+    if let Some(unrest) = fleet.unrest().await {
+        fleet.world.violated(format!("not at rest: {unrest}"));
+        return;
+    }
+    for task in &fleet.scenario.tasks {
+        one_outcome(fleet, task).await;
+    }
+    if fleet.scenario.class == Class::Calm {
+        in_order_of_priority(fleet);
+    }
+    let poison: BTreeSet<&str> = fleet.scenario.tasks.iter().filter(|task| task.poison).map(|task| task.id.as_str()).collect();
+    for id in fleet.dead() {
+        if !poison.contains(id.as_str()) {
+            fleet.world.violated(format!("{id} is among the dead letters"));
+        }
+    }
+    all_slots_serve(fleet).await;
+}
+
+fn read(body: &Bytes) -> Reply {
+    serde_json::from_slice(body).expect("a reply")
+}
+
+/// Exactly one outcome, and every copy of the reply the same; with the store emptied, the weaker promise.
+async fn one_outcome(fleet: &SimulatedFleet, task: &PlannedTask) {
+    let bodies: Vec<Bytes> = fleet.world.replies(&id_of(task));
+    let mut different: Vec<&Bytes> = bodies.iter().collect();
+    different.sort();
+    different.dedup();
+    let most = match &fleet.held_when_emptied {
+        Some(held) if held.contains(&task.id) => 2,
+        _ => 1,
+    };
+    if different.len() > most {
+        fleet.world.violated(format!("{} has {} different replies, at most {most} may be", task.id, different.len()));
+        return;
+    }
+    if let [one, other] = different[..]
+        && let Some(token) = read(one).token
+        && read(other).token == Some(token)
+    {
+        fleet.world.violated(format!("{}: two different replies of one token", task.id));
+    }
+    for body in &different {
+        let reply = read(body);
+        if !allowed(fleet.scenario.class, task, &reply) {
+            fleet.world.violated(format!("{} ended as {reply:?}", task.id));
+        }
+    }
+    let status = fleet.status(task).await;
+    let known = status.as_ref().and_then(|status| status.reply.as_ref());
+    let forgotten = fleet.held_when_emptied.is_some() && status.as_ref().is_none_or(|status| !status.state.ended());
+    if !forgotten && !different.iter().any(|body| Some(&read(body)) == known) {
+        fleet.world.violated(format!("{}: the stored reply is {known:?}, none that was sent", task.id));
+    }
+}
+
+fn allowed(class: Class, task: &PlannedTask, reply: &Reply) -> bool {
+    let code = reply.error.as_ref().map(|error| error.code.as_str());
+    let in_attempts = reply.attempt <= task.attempts_max;
+    in_attempts
+        && match reply.outcome {
+            Outcome::Succeeded => !task.poison && reply.attempt == task.fails + 1,
+            Outcome::Failed if task.poison => code == Some("quarantined"),
+            // With both table and store emptied nobody remembers a GPU that is away.
+            Outcome::Failed if code == Some("unknown_gpu") => task.gpu.is_some() && class == Class::StoreEmptied,
+            Outcome::Failed => code == Some("executor_failed") && task.fails >= task.attempts_max && class != Class::Calm,
+            Outcome::Cancelled => task.cancelled,
+            Outcome::Expired => task.queue_deadline_ms.is_some(),
+        }
+}
+
+/// A task may start before a more urgent one only where that one was already in some worker's hand.
+fn in_order_of_priority(fleet: &SimulatedFleet) {
+    let starts = fleet.world.starts();
+    let in_hand = fleet.scenario.gpus * fleet.scenario.slots as usize;
+    for (place, (task_id, priority)) in starts.iter().enumerate() {
+        let overtaken = starts[place + 1..].iter().filter(|(_, later)| later > priority).count();
+        if overtaken > in_hand {
+            fleet.world.violated(format!("{task_id} of priority {priority} started before {overtaken} more urgent ones"));
+        }
+    }
+}
+
+/// No slot was lost on the way: every GPU runs as many tasks at once as it has slots.
+async fn all_slots_serve(fleet: &SimulatedFleet) {
+    let before = fleet.world.runs();
+    let mut probes = Vec::new();
+    for gpu in 0..fleet.scenario.gpus {
+        for slot in 0..fleet.scenario.slots {
+            let probe = PlannedTask {
+                id: format!("probe-{gpu}-{slot}"),
+                priority: 9,
+                ms: 60_000,
+                fails: 0,
+                attempts_max: 1,
+                poison: false,
+                queue_deadline_ms: None,
+                gpu: Some(gpu),
+                strategy: None,
+                cancelled: false,
+                copied: false,
+            };
+            fleet.send(&probe).await.expect("the broker is there");
+            probes.push(probe);
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(50);
+    while fleet.world.runs() < before + probes.len() as u64 {
+        if Instant::now() > deadline {
+            fleet.world.violated(format!("{} of {} slots serve", fleet.world.runs() - before, probes.len()));
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

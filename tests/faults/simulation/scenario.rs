@@ -1,0 +1,200 @@
+//! What a seed stands for: a fleet, its tasks, and what goes wrong when.
+
+use std::time::Duration;
+
+use protocol::Strategy;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::chaos::Site;
+
+/// What kind of trouble a fleet is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// None: the order of tasks can be judged.
+    Calm,
+    /// Everything that the promises cover in full.
+    Faults,
+    /// Tasks that crash every worker that runs them, and nothing else.
+    Poison,
+    /// As `Faults`, and the store is emptied once: the weaker promise.
+    StoreEmptied,
+}
+
+/// One task.
+#[derive(Debug, Clone)]
+pub struct PlannedTask {
+    pub id: String,
+    pub priority: u8,
+    pub ms: u64,
+    /// So many first attempts fail.
+    pub fails: u32,
+    pub attempts_max: u32,
+    pub poison: bool,
+    pub queue_deadline_ms: Option<u64>,
+    pub gpu: Option<usize>,
+    pub strategy: Option<&'static str>,
+    pub cancelled: bool,
+    pub copied: bool,
+}
+
+/// What happens to the fleet from outside.
+#[derive(Debug, Clone)]
+pub enum Event {
+    Publish(usize),
+    Cancel(usize),
+    Start(usize),
+    Kill(usize),
+    /// Dies at its so-many-th call from now.
+    CrashIn(usize, u32),
+    /// Dies at its next call of this name.
+    CrashAt(usize, Site),
+    LoseChannels(usize),
+    Stall(usize, Duration),
+    /// A server does not answer one worker, or all of them.
+    CutOff(Option<usize>, &'static str, Duration),
+    /// From now on calls meet trouble.
+    TroubleBegins,
+    ClearTable,
+    ClearStore,
+    BlockPublishers,
+    UnblockPublishers,
+    /// A host's clock jumps by so many milliseconds.
+    JumpClock(usize, i64),
+    Drain(usize),
+}
+
+/// What a seed stands for.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    pub seed: u64,
+    pub class: Class,
+    pub gpus: usize,
+    pub slots: u32,
+    pub strategy: Strategy,
+    pub lease: Duration,
+    /// The share of calls that meet trouble.
+    pub trouble: f64,
+    pub tasks: Vec<PlannedTask>,
+    /// What happens, and when in ms, in order.
+    pub events: Vec<(u64, Event)>,
+}
+
+/// From when on things go wrong, in ms: the workers have started by then.
+const CALM_UNTIL_MS: u64 = 600;
+/// Until when, in ms.
+const TROUBLE_UNTIL_MS: u64 = 20_000;
+
+/// The steps of a task's life at which a process dies for certain in some seeds.
+pub const STEPS: [&str; 13] = [
+    "look",
+    "claim",
+    "begin",
+    "record",
+    "retry",
+    "note a publish",
+    "release",
+    "hand over",
+    "publish a reply",
+    "publish to a GPU's queue",
+    "publish to a retry queue",
+    "publish to the pool",
+    "ack",
+];
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let class = match random.random_range(0..20) {
+            0..=1 => Class::Calm,
+            2..=3 => Class::Poison,
+            4..=6 => Class::StoreEmptied,
+            _ => Class::Faults,
+        };
+        let strategies = [Strategy::RoundRobin, Strategy::LeastLoaded, Strategy::TaskSpecific];
+        let mut scenario = Self {
+            seed,
+            class,
+            gpus: random.random_range(1..=4),
+            slots: random.random_range(1..=3),
+            strategy: strategies[random.random_range(0..3)],
+            lease: Duration::from_millis(random.random_range(900..5_000)),
+            trouble: if matches!(class, Class::Faults | Class::StoreEmptied) { random.random_range(0.0..0.08) } else { 0.0 },
+            tasks: Vec::new(),
+            events: Vec::new(),
+        };
+        scenario.add_tasks(&mut random);
+        for gpu in 0..scenario.gpus {
+            scenario.events.push((if class == Class::Calm { 100 } else { 0 }, Event::Start(gpu)));
+        }
+        if matches!(class, Class::Faults | Class::StoreEmptied) {
+            scenario.add_faults(&mut random);
+        }
+        scenario.events.sort_by_key(|(at_ms, _)| *at_ms);
+        scenario
+    }
+
+    fn add_tasks(&mut self, random: &mut ChaCha8Rng) {
+        let (calm, weak) = (self.class == Class::Calm, self.class == Class::StoreEmptied);
+        for number in 0..random.random_range(4..24) {
+            let fails = if !calm && random.random_bool(0.15) { random.random_range(1..4) } else { 0 };
+            let task = PlannedTask {
+                id: format!("task-{number}"),
+                priority: random.random_range(0..10),
+                ms: if random.random_bool(0.2) { random.random_range(1_500..6_000) } else { random.random_range(0..1_500) },
+                fails,
+                attempts_max: random.random_range(1..4),
+                poison: self.class == Class::Poison && number < 2,
+                queue_deadline_ms: (!calm && random.random_bool(0.1)).then(|| random.random_range(100..10_000)),
+                gpu: (!calm && random.random_bool(0.15)).then(|| random.random_range(0..self.gpus)),
+                strategy: random
+                    .random_bool(0.3)
+                    .then(|| ["round_robin", "least_loaded", "task_specific", "unheard_of"][random.random_range(0..4)]),
+                cancelled: self.class == Class::Faults && random.random_bool(0.1),
+                copied: self.class == Class::Faults && random.random_bool(0.15),
+            };
+            let at_ms = if calm { 0 } else { random.random_range(CALM_UNTIL_MS..TROUBLE_UNTIL_MS / 2) };
+            self.events.push((at_ms, Event::Publish(number)));
+            if task.copied {
+                self.events.push((at_ms + random.random_range(0..8_000), Event::Publish(number)));
+            }
+            if task.cancelled && !weak {
+                self.events.push(((at_ms + random.random_range(0..4_000)).saturating_sub(500), Event::Cancel(number)));
+            }
+            self.tasks.push(task);
+        }
+    }
+
+    fn add_faults(&mut self, random: &mut ChaCha8Rng) {
+        // Until every GPU has shown itself once: a task for a GPU that the fleet never knew fails, as it should.
+        self.events.push((CALM_UNTIL_MS - 100, Event::TroubleBegins));
+        for _ in 0..random.random_range(1..8) {
+            let at_ms = random.random_range(CALM_UNTIL_MS..TROUBLE_UNTIL_MS);
+            let gpu = random.random_range(0..self.gpus);
+            let long = self.lease.mul_f64(random.random_range(0.2..2.5));
+            let event = match random.random_range(0..20) {
+                0..=3 => Event::CrashIn(gpu, random.random_range(0..60)),
+                4 | 5 => Event::Kill(gpu),
+                6 | 7 => Event::LoseChannels(gpu),
+                8 | 16 | 17 => Event::Stall(gpu, self.lease.mul_f64(random.random_range(1.0..4.0))),
+                9 => Event::CutOff(random.random_bool(0.5).then_some(gpu), ["queue", "table", "store"][random.random_range(0..3)], long),
+                10 | 11 => Event::ClearTable,
+                12 => {
+                    self.events.push((at_ms + long.as_millis() as u64, Event::UnblockPublishers));
+                    Event::BlockPublishers
+                }
+                13 => Event::JumpClock(gpu, random.random_range(-600_000..600_000)),
+                14 => Event::Drain(gpu),
+                _ => {
+                    let (step, when) = (STEPS[random.random_range(0..STEPS.len())], ["before", "after"][random.random_range(0..2)]);
+                    Event::CrashAt(gpu, (step, when))
+                }
+            };
+            self.events.push((at_ms, event));
+        }
+        if self.class == Class::StoreEmptied {
+            self.events.push((random.random_range(1_000..12_000), Event::ClearStore));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Table and store as one worker of a simulated fleet has them. What passes is told to the [`World`], which judges it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gpu_table::{Beat, GpuTable, Heartbeat, TableError};
+use protocol::{
+    BodyHash, Claim, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, PoolName, TaskId, TaskStatus, Token, claim::Settings,
+    gpu::GpuView,
+};
+use task_store::{
+    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, TaskStore, Totals,
+};
+
+use super::{
+    bugs::{Bug, EverHeld},
+    chaos::Chaos,
+    world::World,
+};
+
+/// A worker's way to the table.
+pub struct ChaosTable {
+    pub inner: Arc<dyn GpuTable>,
+    pub chaos: Arc<Chaos>,
+    pub bug: Option<Bug>,
+    pub ever_held: EverHeld,
+}
+
+/// A worker's way to the store.
+pub struct ChaosStore {
+    pub inner: Arc<dyn TaskStore>,
+    pub chaos: Arc<Chaos>,
+    pub bug: Option<Bug>,
+    pub world: Arc<World>,
+}
+
+fn no_table() -> TableError {
+    TableError::Unavailable { operation: "simulated", url: "redis://simulated".to_owned(), reason: "as the fault wants it".to_owned() }
+}
+
+fn no_store() -> StoreError {
+    StoreError::Unavailable { operation: "simulated", url: "redis://simulated".to_owned(), reason: "as the fault wants it".to_owned() }
+}
+
+impl ChaosTable {
+    async fn call<T>(&self, site: &'static str, call: impl Future<Output = Result<T, TableError>>) -> Result<T, TableError> {
+        self.chaos.around(("table", site), call, no_table).await
+    }
+}
+
+impl ChaosStore {
+    async fn call<T>(&self, site: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.chaos.around(("store", site), call, no_store).await
+    }
+}
+
+#[async_trait]
+impl GpuTable for ChaosTable {
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<Beat, TableError> {
+        if self.bug == Some(Bug::RenewalResurrects) {
+            let resurrecting = self.ever_held.resurrect(heartbeat);
+            return self.call("heartbeat", self.inner.heartbeat(&resurrecting)).await;
+        }
+        self.call("heartbeat", self.inner.heartbeat(heartbeat)).await
+    }
+
+    async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
+        self.call("claim", self.inner.claim(request)).await
+    }
+
+    async fn hand_over(&self, done: &Claim, next: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
+        self.call("hand over", self.inner.hand_over(done, next)).await
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<bool, TableError> {
+        self.call("release", self.inner.release(claim)).await
+    }
+
+    async fn renew(&self, pool: &PoolName, task_id: &TaskId, token: Token) -> Result<bool, TableError> {
+        self.call("renew", self.inner.renew(pool, task_id, token)).await
+    }
+
+    async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError> {
+        self.call("rows", self.inner.rows(pool)).await
+    }
+
+    async fn known(&self, pool: &PoolName) -> Result<Vec<GpuId>, TableError> {
+        self.call("known", self.inner.known(pool)).await
+    }
+
+    async fn leave(&self, pool: &PoolName, gpu_id: &GpuId, incarnation: &Incarnation) -> Result<(), TableError> {
+        self.call("leave", self.inner.leave(pool, gpu_id, incarnation)).await
+    }
+
+    async fn settings(&self, pool: &PoolName, initial: &Settings) -> Result<Settings, TableError> {
+        self.call("settings", self.inner.settings(pool, initial)).await
+    }
+
+    async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError> {
+        self.call("change settings", self.inner.change_settings(pool, settings)).await
+    }
+
+    async fn ping(&self) -> Result<(), TableError> {
+        self.inner.ping().await
+    }
+}
+
+#[async_trait]
+impl TaskStore for ChaosStore {
+    async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError> {
+        self.inner.submitted(task_id, kind).await
+    }
+
+    async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
+        self.inner.forget(task_id).await
+    }
+
+    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
+        self.call("look", self.inner.look(task_id, body_hash, attempt)).await
+    }
+
+    async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
+        let beginning = async {
+            let answer = self.inner.begin(request).await;
+            let answer = answer.map(|answer| self.bug.map_or(answer.clone(), |bug| bug.begin(answer)));
+            if matches!(answer, Ok(Begin::Begun)) {
+                self.world.began(&request.task_id, request.token);
+            }
+            answer
+        };
+        self.call("begin", beginning).await
+    }
+
+    async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError> {
+        self.call("hand back", self.inner.hand_back(task_id, token)).await
+    }
+
+    async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {
+        if self.bug == Some(Bug::ReplyBeforeRecord) {
+            let (inner, request) = (Arc::clone(&self.inner), request.clone());
+            let late = tokio::spawn(async move {
+                tokio::time::sleep(Bug::LAG).await;
+                inner.record(&request).await
+            });
+            self.chaos.lifeline().add(late.abort_handle());
+            return Ok(Record::Recorded);
+        }
+        let recording = async {
+            let answer = match self.bug {
+                Some(bug) => self.inner.record(&bug.outcome(request)).await,
+                None => self.inner.record(request).await,
+            };
+            if matches!(answer, Ok(Record::Recorded)) {
+                self.world.recorded(request);
+            }
+            answer
+        };
+        self.call("record", recording).await
+    }
+
+    async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError> {
+        self.call("retry", self.inner.retry(request)).await
+    }
+
+    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
+        self.inner.cancel(task_id).await
+    }
+
+    async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {
+        self.call("ask for a cancel", self.inner.cancel_asked(task_id)).await
+    }
+
+    async fn published(&self, task_id: &TaskId) -> Result<(), StoreError> {
+        self.call("note a publish", self.inner.published(task_id)).await
+    }
+
+    async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError> {
+        self.call("note a wait", self.inner.waits_for(task_id, kind, reason)).await
+    }
+
+    async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
+        self.inner.status(task_id).await
+    }
+
+    async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {
+        self.call("announce", self.inner.announce(gpu_id, pool)).await
+    }
+
+    async fn announced(&self) -> Result<Vec<KnownGpu>, StoreError> {
+        self.call("announced", self.inner.announced()).await
+    }
+
+    async fn withdraw(&self, gpu: &KnownGpu) -> Result<(), StoreError> {
+        self.call("withdraw", self.inner.withdraw(gpu)).await
+    }
+
+    async fn totals(&self) -> Result<Totals, StoreError> {
+        self.inner.totals().await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.inner.ping().await
+    }
+}

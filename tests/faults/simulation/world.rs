@@ -1,0 +1,207 @@
+//! What a simulated fleet did, as seen from outside, and what it may not do.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use executors::{Executor, Failure, Run};
+use protocol::{GpuId, Kind, TaskId, Token};
+use serde_json::{Value, json};
+use task_store::RecordRequest;
+use tokio::time::Instant;
+
+use super::chaos::Chaos;
+
+/// The kind that simulated workers run.
+pub const KIND: &str = "work";
+
+/// What has happened.
+pub struct World {
+    started: Instant,
+    slots: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: BTreeMap<GpuId, u32>,
+    runs: u64,
+    starts: Vec<(TaskId, u8)>,
+    highest_begun: BTreeMap<TaskId, Token>,
+    recorded: BTreeMap<TaskId, RecordRequest>,
+    replies: BTreeMap<TaskId, Vec<Bytes>>,
+    in_hand: Vec<String>,
+    journal: Vec<String>,
+    violations: Vec<String>,
+}
+
+impl World {
+    pub fn new(slots: u32) -> Arc<Self> {
+        Arc::new(Self { started: Instant::now(), slots, state: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A line of the journal.
+    pub fn note(&self, line: impl std::fmt::Display) {
+        let line = format!("{:>8} ms  {line}", self.started.elapsed().as_millis());
+        self.lock().journal.push(line);
+    }
+
+    /// A promise was broken.
+    pub fn violated(&self, what: impl std::fmt::Display) {
+        let what = what.to_string();
+        self.note(format!("VIOLATED: {what}"));
+        self.lock().violations.push(what);
+    }
+
+    pub fn began(&self, task_id: &TaskId, token: Token) {
+        self.note(format!("{task_id} begins under {}", token.0));
+        if self.lock().recorded.contains_key(task_id) {
+            self.violated(format!("{task_id} begins although its outcome was recorded"));
+        }
+        let mut state = self.lock();
+        let highest = state.highest_begun.entry(task_id.clone()).or_insert(token);
+        *highest = token.max(*highest);
+    }
+
+    pub fn recorded(&self, request: &RecordRequest) {
+        self.note(format!("{} is recorded as {}", request.task_id, request.outcome.name()));
+        let late =
+            self.lock().highest_begun.get(&request.task_id).copied().filter(|highest| request.token.is_some_and(|token| token < *highest));
+        if let Some(highest) = late {
+            self.violated(format!("{}: the outcome of a late holder was taken, though {} had begun", request.task_id, highest.0));
+        }
+        let before = self.lock().recorded.insert(request.task_id.clone(), request.clone());
+        if before.is_some_and(|before| before.reply != request.reply) {
+            self.violated(format!("{}: two outcomes were recorded", request.task_id));
+        }
+    }
+
+    /// The store was emptied: what was recorded is not any more.
+    pub fn forget_outcomes(&self) {
+        let mut state = self.lock();
+        state.recorded.clear();
+        state.highest_begun.clear();
+    }
+
+    /// A worker has a delivery in its hand, whatever the broker thinks, until this is dropped.
+    pub fn takes_in_hand(self: &Arc<Self>, id: String) -> InHand {
+        self.lock().in_hand.push(id.clone());
+        InHand { world: Arc::clone(self), id }
+    }
+
+    /// What workers have in their hands.
+    pub fn in_hand(&self) -> Vec<String> {
+        self.lock().in_hand.clone()
+    }
+
+    pub fn replied(&self, task_id: &TaskId, body: Bytes) {
+        self.note(format!("{task_id} is answered"));
+        self.lock().replies.entry(task_id.clone()).or_default().push(body);
+    }
+
+    /// The replies to a task.
+    pub fn replies(&self, task_id: &TaskId) -> Vec<Bytes> {
+        self.lock().replies.get(task_id).cloned().unwrap_or_default()
+    }
+
+    /// The tasks in the order in which they started, with their priorities.
+    pub fn starts(&self) -> Vec<(TaskId, u8)> {
+        self.lock().starts.clone()
+    }
+
+    pub fn runs(&self) -> u64 {
+        self.lock().runs
+    }
+
+    pub fn journal(&self) -> Vec<String> {
+        self.lock().journal.clone()
+    }
+
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// A run starts. What it gets tells it from every other run.
+    fn starts_on(self: &Arc<Self>, task_id: &TaskId, priority: u8, gpu_id: &GpuId) -> Running {
+        let (number, now_running) = {
+            let mut state = self.lock();
+            state.runs += 1;
+            state.starts.push((task_id.clone(), priority));
+            let now_running = *state.running.entry(gpu_id.clone()).and_modify(|count| *count += 1).or_insert(1);
+            (state.runs, now_running)
+        };
+        self.note(format!("{task_id} runs on {gpu_id}, run {number}"));
+        if now_running > self.slots {
+            self.violated(format!("{gpu_id} runs {now_running} tasks on {} slots", self.slots));
+        }
+        Running { world: Arc::clone(self), gpu_id: gpu_id.clone(), number }
+    }
+}
+
+/// See [`World::takes_in_hand`].
+pub struct InHand {
+    world: Arc<World>,
+    id: String,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let mut state = self.world.lock();
+        if let Some(place) = state.in_hand.iter().position(|id| *id == self.id) {
+            state.in_hand.swap_remove(place);
+        }
+    }
+}
+
+struct Running {
+    world: Arc<World>,
+    gpu_id: GpuId,
+    number: u64,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(count) = self.world.lock().running.get_mut(&self.gpu_id) {
+            *count -= 1;
+        }
+    }
+}
+
+/// What simulated workers run: `{"ms": 40, "fails": 1, "poison": false}`.
+pub struct Work {
+    pub world: Arc<World>,
+    pub chaos: Arc<Chaos>,
+}
+
+#[async_trait]
+impl Executor for Work {
+    fn kind(&self) -> Kind {
+        Kind::new(KIND).expect("a literal that keeps the rule")
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+        let payload = &run.task.body.payload;
+        let running = self.world.starts_on(&run.task.id, run.task.priority, &run.device.description().gpu_id);
+        let number = |field: &str| payload[field].as_u64().unwrap_or(0);
+        if payload["poison"] == json!(true) {
+            return self.chaos.die(("run", "within")).await;
+        }
+        tokio::select! {
+            biased;
+            () = run.cancel.cancelled() => return Err(Failure::cancelled()),
+            () = tokio::time::sleep(Duration::from_millis(number("ms"))) => {}
+        }
+        if u64::from(run.task.attempt) <= number("fails") {
+            return Err(Failure::transient("as the payload asks"));
+        }
+        Ok(json!({"run": running.number}))
+    }
+}
