@@ -5,6 +5,7 @@
 mod cancelling;
 mod choosing;
 mod crashing;
+mod health;
 mod life;
 mod retrying;
 mod scaling;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 crate::on_both!(
     workers_come_and_go_while_work_flows_and_nothing_is_lost,
     a_killed_workers_tasks_run_elsewhere,
+    a_drained_workers_running_tasks_end_there_and_are_delivered_to_nobody_else,
     an_emptied_table_is_rebuilt_by_the_heartbeats,
     a_drained_gpu_takes_nothing_new_until_it_is_undrained,
 );
@@ -54,6 +55,20 @@ async fn a_killed_workers_tasks_run_elsewhere(here: fn(FleetPlan) -> FleetPlan) 
     fleet.kill(&GpuId::new("gpu-1").unwrap()).await;
     complete(&flow.await.unwrap());
     fleet.eligible(2).await;
+}
+
+async fn a_drained_workers_running_tasks_end_there_and_are_delivered_to_nobody_else(here: fn(FleetPlan) -> FleetPlan) {
+    let mut fleet = here(Fleet::of(1).slots(4)).start().await;
+    let producer = fleet.producer.clone();
+    let flow = tokio::spawn(async move { replies(&producer, (0..4).map(|n| simulate(1_500, n)).collect(), 4).await });
+    until("all run", async || fleet.rows().await[0].held == 4).await;
+    fleet.add_gpu().await;
+    fleet.eligible(2).await;
+    fleet.drain(&GpuId::new("gpu-0").unwrap()).await;
+    let replies = flow.await.unwrap();
+    complete(&replies);
+    assert!(replies.iter().all(|reply| reply.gpu_id.as_ref().is_some_and(|gpu_id| gpu_id.as_str() == "gpu-0")));
+    assert_eq!(fleet.counted("gpufleet_redelivered_total", ""), 0.0);
 }
 
 async fn an_emptied_table_is_rebuilt_by_the_heartbeats(here: fn(FleetPlan) -> FleetPlan) {

@@ -230,6 +230,11 @@ pub struct WorkerSection {
     /// How often a worker may crash while it runs a task, at least once with nothing else on its GPU, before the task is quarantined. Default: 3.
     #[schemars(range(min = 1, max = 100))]
     pub crashes_max: u32,
+    /// A GPU on which so many different tasks in a row failed is quarantined while most others take tasks. 0: never. Default: 3.
+    pub failures_to_quarantine: u32,
+    /// How long a quarantined GPU rests before its canary decides, in ms; doubles with each quarantine, up to 5 min. Default: 5,000.
+    #[schemars(range(min = 100))]
+    pub quarantine_ms: u64,
     /// A delivery this soon after the ack that made room for it means that tasks wait, in ms (stretched while the broker is slow). Default: 5.
     #[schemars(range(min = 1, max = 10_000))]
     pub tasks_waiting_within_ms: u64,
@@ -253,6 +258,8 @@ impl Default for WorkerSection {
             offer_ms: 3_000,
             attempt_timeout_ms: 600_000,
             crashes_max: 3,
+            failures_to_quarantine: 3,
+            quarantine_ms: 5_000,
             tasks_waiting_within_ms: 5,
             in_hand_patience_ms: 100,
             body_bytes_max: 8 * 1024 * 1024,

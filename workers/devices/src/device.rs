@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use async_trait::async_trait;
 use protocol::{GpuDescription, GpuSample, Health};
 
 /// What an attempt will use of a GPU.
@@ -44,6 +45,7 @@ impl fmt::Debug for WorkOn {
 }
 
 /// One GPU.
+#[async_trait]
 pub trait Device: Send + Sync + 'static {
     /// What it is. Does not change.
     fn description(&self) -> &GpuDescription;
@@ -63,6 +65,14 @@ pub trait Device: Send + Sync + 'static {
     /// How fast work goes, against what is normal: 0.5 takes twice as long. Above 0. Default: 1.
     fn speed(&self) -> f64 {
         1.0
+    }
+
+    /// Runs a small piece of work with a known answer: whether a GPU that was taken out works again. Default: it does.
+    ///
+    /// # Errors
+    /// What went wrong, for operators.
+    async fn probe(&self) -> Result<(), String> {
+        Ok(())
     }
 
     /// The error that an attempt which began now runs into, if any. Executors ask once for each attempt, right after [`begin`](Self::begin).

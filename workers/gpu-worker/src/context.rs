@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    health::HealthWatch,
     held::HeldClaims,
     metrics::{GpuMetrics, WorkerMetrics},
     slots::Slots,
@@ -59,6 +60,10 @@ pub struct WorkerOptions {
     pub attempt_timeout: Duration,
     /// After so many crashes of its worker a task is quarantined.
     pub crashes_max: u32,
+    /// After so many different tasks in a row that failed here the GPU is quarantined; 0: never.
+    pub failures_to_quarantine: u32,
+    /// The first pause before a quarantined GPU's canary; doubles with each quarantine.
+    pub quarantine: Duration,
     /// See [`protocol::config::WorkerSection::tasks_waiting_within_ms`].
     pub tasks_waiting_within: Duration,
     /// See [`protocol::config::WorkerSection::in_hand_patience_ms`].
@@ -84,6 +89,8 @@ impl WorkerOptions {
             lease: Duration::from_millis(worker.lease_ms),
             attempt_timeout: Duration::from_millis(worker.attempt_timeout_ms),
             crashes_max: worker.crashes_max,
+            failures_to_quarantine: worker.failures_to_quarantine,
+            quarantine: Duration::from_millis(worker.quarantine_ms),
             tasks_waiting_within: Duration::from_millis(worker.tasks_waiting_within_ms),
             in_hand_patience: Duration::from_millis(worker.in_hand_patience_ms),
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
@@ -146,6 +153,10 @@ pub(crate) struct Context {
     pub(crate) beats: Beats,
     /// The settings last seen.
     pub(crate) settings: watch::Sender<Settings>,
+    /// What became of the attempts on this GPU.
+    pub(crate) health: HealthWatch,
+    /// Whether new tasks may come: it is healthy and does not drain, as far as the last heartbeat knew.
+    pub(crate) taking: watch::Sender<bool>,
     /// Asks for a heartbeat now.
     pub(crate) nudge: Arc<Notify>,
     confirm_us: AtomicU64,
@@ -165,6 +176,8 @@ impl Context {
             consuming: watch::Sender::new(false),
             beats: Beats::default(),
             settings: watch::Sender::new(parts.options.initial_settings.clone()),
+            health: HealthWatch::default(),
+            taking: watch::Sender::new(true),
             nudge,
             confirm_us: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),

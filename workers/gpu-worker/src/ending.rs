@@ -311,7 +311,7 @@ pub(crate) async fn finish(context: &Context, slot: Slot) {
     }
     loop {
         context.held.remove(&slot.claim);
-        let Some(next) = slot.permit.as_ref().and_then(|_| context.slots.next_in_line()) else {
+        let Some(next) = slot.permit.as_ref().filter(|_| context.health.takes_tasks()).and_then(|_| context.slots.next_in_line()) else {
             if let Err(error) = context.table.release(&slot.claim).await {
                 tracing::debug!(task_id = %slot.claim.task_id, %error, "not released; the claim lapses with its lease");
             }

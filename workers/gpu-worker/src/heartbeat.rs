@@ -40,7 +40,7 @@ impl Pulse {
         context.metrics.sampled(&sample, busy);
         self.foreign.observe(&sample, busy, Instant::now());
         let row = row(context, sample, self.foreign.percent);
-        let consuming = row.consuming;
+        let (consuming, healthy) = (row.consuming, row.health.takes_tasks());
         let settings = context.settings.borrow().clone();
         let heartbeat = Heartbeat { row, held: context.held.all(), settings };
         match context.table.heartbeat(&heartbeat).await {
@@ -52,6 +52,7 @@ impl Pulse {
                     changed
                 });
                 report_lost(&beat.lost);
+                context.taking.send_if_modified(|taking| std::mem::replace(taking, healthy && !beat.draining) != *taking);
                 if consuming {
                     context.beats.count();
                 }
@@ -93,14 +94,14 @@ fn report_lost(lost: &[TaskId]) {
 }
 
 fn row(context: &Context, sample: GpuSample, foreign_utilization_percent: f64) -> GpuRow {
-    let (health, health_reason) = context.device.health();
+    let (health, health_reason) = context.health.together_with(context.device.health());
     GpuRow {
         gpu: context.device.description().clone(),
         sample,
         pool: context.options.pool.clone(),
         incarnation: context.incarnation.clone(),
         host: context.options.host.clone(),
-        slots: context.slots.on_offer(),
+        slots: context.health.limit(context.slots.on_offer()),
         health_reason: if health == Health::Healthy { String::new() } else { health_reason },
         health,
         consuming: *context.consuming.borrow(),

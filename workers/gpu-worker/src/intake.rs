@@ -9,6 +9,7 @@ use bytes::Bytes;
 use protocol::{DeliveryId, Envelope};
 use task_queue::{Consumer, Delivery, Queue, QueueError, Receipt};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     context::Context,
@@ -84,10 +85,10 @@ fn note(settled: Result<(), QueueError>) {
     }
 }
 
-/// Starts a life for every delivery of `consumer`, until it is stopped.
+/// Starts a life for every delivery of `consumer`, until it is stopped and the last of them has ended: a consumer that is dropped gives back what is in hand.
 pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefetch: u16) {
     let credits = Arc::new(Mutex::new(Credits::new(prefetch)));
-    let mut live = consumer.live();
+    let (mut live, lives) = (consumer.live(), TaskTracker::new());
     while let Some(delivery) = consumer.next().await {
         if live.has_changed().unwrap_or(false) && *live.borrow_and_update() {
             // After a reconnection all credits are new; acks of the old channel's deliveries open none.
@@ -98,6 +99,8 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
         }
         let in_hand = InHand::new(context.next_delivery(), delivery, Arc::clone(&credits), context.tasks_waiting_within());
         let alive = life::live(Arc::clone(&context), in_hand);
-        context.environment.spawn("life of a task", context.lives.track_future(alive));
+        context.environment.spawn("life of a task", context.lives.track_future(lives.track_future(alive)));
     }
+    lives.close();
+    lives.wait().await;
 }

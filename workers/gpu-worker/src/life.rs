@@ -17,6 +17,7 @@ use crate::{
     beginning,
     context::Context,
     ending::{self, End, Identity},
+    health,
     intake::InHand,
     persist::Abandoned,
     placing::{self, Placed, Slot},
@@ -50,7 +51,7 @@ fn read(context: &Context, in_hand: &InHand) -> Reading {
     read_task(message, context.options.intake, context.now_ms(), fresh_id)
 }
 
-async fn steps(context: &Context, in_hand: InHand, task: &Task) -> Result<(), Abandoned> {
+async fn steps(context: &Arc<Context>, in_hand: InHand, task: &Task) -> Result<(), Abandoned> {
     if let Some(look) = look(context, &in_hand, task).await? {
         return no_run(context, in_hand, task, look).await;
     }
@@ -94,7 +95,7 @@ pub(crate) async fn no_run(context: &Context, in_hand: InHand, task: &Task, look
     }
 }
 
-async fn run_here(context: &Context, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
+async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
     let waited = in_hand.received.elapsed();
     let not_begun = beginning::begin(context, task, &mut slot).await?;
     observe_waits(context, &in_hand, waited.as_secs_f64());
@@ -109,6 +110,14 @@ async fn run_here(context: &Context, in_hand: InHand, task: &Task, mut slot: Slo
             }
         },
     };
+    match &attempt {
+        Attempt::Succeeded(_) => context.health.succeeded(),
+        // Too little memory is no fault of the GPU.
+        Attempt::Failed(error) if error.code != "out_of_memory" => {
+            health::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await
+        }
+        _ => {}
+    }
     let timings = Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()) };
     let end = |outcome, result, error| End { outcome, result, error, timings };
     let end = match attempt {

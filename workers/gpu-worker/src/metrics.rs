@@ -29,6 +29,7 @@ pub struct WorkerMetrics {
     cancel_ignored_total: CounterVec,
     crashes_total: CounterVec,
     quarantined_total: CounterVec,
+    gpu_quarantines_total: CounterVec,
     moved_total: Counter,
 }
 
@@ -56,6 +57,7 @@ pub(crate) struct GpuMetrics {
     pub(crate) cancel_ignored: Counter,
     pub(crate) crashes: Counter,
     pub(crate) quarantined: Counter,
+    pub(crate) gpu_quarantines: Counter,
     pub(crate) moved: Counter,
     gpu_id: String,
 }
@@ -130,6 +132,7 @@ impl WorkerMetrics {
             )?,
             crashes_total: to.counters("gpufleet_crashes_total", "Attempts found unfinished because their worker was gone.", gpu)?,
             quarantined_total: to.counters("gpufleet_quarantined_total", "Tasks given up because their workers kept crashing.", gpu)?,
+            gpu_quarantines_total: to.counters("gpufleet_gpu_quarantines_total", "Times that the GPU was taken out, or kept out.", gpu)?,
             moved_total: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
         })
     }
@@ -159,6 +162,7 @@ impl WorkerMetrics {
             cancel_ignored: self.cancel_ignored_total.with_label_values(gpu),
             crashes: self.crashes_total.with_label_values(gpu),
             quarantined: self.quarantined_total.with_label_values(gpu),
+            gpu_quarantines: self.gpu_quarantines_total.with_label_values(gpu),
             moved: self.moved_total.clone(),
             gpu_id: gpu_id.to_string(),
         }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use task_queue::{Consumer, Delivery};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     context::Context,
@@ -18,15 +19,19 @@ pub(crate) const AT_ONCE: u16 = 64;
 
 /// Moves until the consumer is stopped.
 pub(crate) async fn run(context: Arc<Context>, mut consumer: Consumer) {
+    let moves = TaskTracker::new();
     while let Some(delivery) = consumer.next().await {
         let moving = Arc::clone(&context);
-        let job = context.lives.track_future(async move {
+        let job = context.lives.track_future(moves.track_future(async move {
             if move_one(&moving, delivery).await == Err(Abandoned) {
                 tracing::debug!("left unacked: the broker will deliver it again");
             }
-        });
+        }));
         context.environment.spawn("move of a message", job);
     }
+    // A consumer that is dropped gives back what is in hand.
+    moves.close();
+    moves.wait().await;
 }
 
 /// Puts one message back into its pool's queue, then acks it.

@@ -114,6 +114,10 @@ struct Placing<'a> {
 impl Placing<'_> {
     async fn step(&mut self, answer: ClaimAnswer) -> Result<Step, Abandoned> {
         match answer {
+            ClaimAnswer::Own(claim) if !self.context.health.takes_tasks() => {
+                self.release(&claim).await;
+                self.back_to_pool().await
+            }
             ClaimAnswer::Own(claim) => self.here(claim).await.map(Step::Done),
             ClaimAnswer::Other(claim) => self.forward(claim).await,
             ClaimAnswer::Full { fits_here: true, .. } => self.wait_in_hand().await,

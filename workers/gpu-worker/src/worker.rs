@@ -11,6 +11,7 @@ use crate::{
     context::{Context, WorkerParts},
     heartbeat, intake, mover,
     persist::{Abandoned, Backoff, pause_or_abandon},
+    pool::{self, PoolConsumer},
     reaper,
 };
 
@@ -116,7 +117,7 @@ async fn start(context: &Arc<Context>) -> Result<Option<Consumers>, QueueError> 
 }
 
 /// Repeats a start-up step while the broker is away.
-async fn insist<T, F>(context: &Context, mut step: impl FnMut() -> F) -> Result<Option<T>, QueueError>
+pub(crate) async fn insist<T, F>(context: &Context, mut step: impl FnMut() -> F) -> Result<Option<T>, QueueError>
 where
     F: Future<Output = Result<T, QueueError>>,
 {
@@ -139,10 +140,12 @@ where
 /// Serves until a gentle stop, then drains.
 async fn work(context: &Arc<Context>, consumers: Consumers) {
     let Consumers { pool, own, expired, returned } = consumers;
-    let stoppers = [pool.stopper(), own.stopper(), expired.stopper(), returned.stopper()];
-    context.environment.spawn("watch of the consumers", watch_consumers(Arc::clone(context), pool.live(), own.live()));
+    let stoppers = [own.stopper(), expired.stopper(), returned.stopper()];
+    let (shown, pool_consumer) = watch::channel(PoolConsumer::Lost);
+    context.environment.spawn("watch of the consumers", watch_consumers(Arc::clone(context), pool_consumer, own.live()));
     let slots = context.options.slots;
-    let receivers = [(pool, slots), (own, slots), (expired, mover::AT_ONCE)];
+    context.environment.spawn("pool", context.lives.track_future(pool::receive(Arc::clone(context), pool, shown)));
+    let receivers = [(own, slots), (expired, mover::AT_ONCE)];
     for (consumer, prefetch) in receivers {
         let receiving = intake::receive(Arc::clone(context), consumer, prefetch);
         context.environment.spawn("receiver", context.lives.track_future(receiving));
@@ -174,9 +177,9 @@ async fn drain(context: &Arc<Context>) {
 }
 
 /// Keeps `consuming` true while both queues of tasks are consumed, and tells the table at once when that changes.
-async fn watch_consumers(context: Arc<Context>, mut pool: watch::Receiver<bool>, mut own: watch::Receiver<bool>) {
+async fn watch_consumers(context: Arc<Context>, mut pool: watch::Receiver<PoolConsumer>, mut own: watch::Receiver<bool>) {
     loop {
-        let consuming = *pool.borrow_and_update() && *own.borrow_and_update();
+        let consuming = *pool.borrow_and_update() != PoolConsumer::Lost && *own.borrow_and_update();
         if context.consuming.send_replace(consuming) != consuming {
             tracing::info!(gpu_id = %context.gpu_id, consuming, "consumers");
             context.nudge.notify_one();

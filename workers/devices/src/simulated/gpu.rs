@@ -1,5 +1,6 @@
 //! The simulated GPU.
 
+use async_trait::async_trait;
 use protocol::{GpuDescription, GpuSample, Health};
 
 use super::{
@@ -30,6 +31,7 @@ impl SimulatedGpu {
     }
 }
 
+#[async_trait]
 impl Device for SimulatedGpu {
     fn description(&self) -> &GpuDescription {
         &self.description
@@ -51,6 +53,10 @@ impl Device for SimulatedGpu {
 
     fn speed(&self) -> f64 {
         self.state.lock().speed
+    }
+
+    async fn probe(&self) -> Result<(), String> {
+        self.take_fault().map_or(Ok(()), Err)
     }
 
     fn take_fault(&self) -> Option<String> {

@@ -1,0 +1,197 @@
+//! Whether this GPU may take tasks: what its device says, and what became of the attempts on it.
+//!
+//! ```text
+//!                   a failure                    so many different tasks in a row, others can take over
+//!  healthy ───────────────────────► suspect ──────────────────────────────────────────────► quarantined ◄─┐
+//!     ▲    ◄─── a success ─────────    ▲  a failure, once re-admitted                            │ a pause │ the canary
+//!     │                                │ ───────────────────────────────────────────────► ▲      ▼         │ fails
+//!     └── enough successes ────────────┴──────────── the canary passes ───────────────────── probation ────┘
+//! ```
+//! A GPU that fails every task at once is always free, so without this it would attract nearly all of them. Re-admitted, it has one slot on offer until it has proved itself.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use protocol::{Health, TaskId};
+use tokio::sync::watch;
+
+use crate::{context::Context, persist::pause_or_abandon};
+
+/// Successes that make a re-admitted GPU healthy.
+const PROVED_BY: u32 = 5;
+/// The longest pause before a canary.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The longest that a canary may take.
+const CANARY_LIMIT: Duration = Duration::from_secs(30);
+
+/// What became of the attempts on this GPU.
+#[derive(Debug, Default)]
+struct State {
+    standing: Health,
+    reason: String,
+    /// The tasks that failed since the last success.
+    failed: BTreeSet<TaskId>,
+    /// Since it was re-admitted; `None` if it never had to be.
+    successes: Option<u32>,
+    /// Quarantines since it was last healthy.
+    quarantines: u32,
+}
+
+/// The health of a worker's GPU.
+#[derive(Debug)]
+pub(crate) struct HealthWatch {
+    state: Mutex<State>,
+    /// Whether it takes tasks, as far as its attempts go.
+    taking: watch::Sender<bool>,
+}
+
+impl Default for HealthWatch {
+    fn default() -> Self {
+        Self { state: Mutex::default(), taking: watch::Sender::new(true) }
+    }
+}
+
+impl HealthWatch {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether attempts may begin.
+    pub(crate) fn takes_tasks(&self) -> bool {
+        *self.taking.borrow()
+    }
+
+    /// How many of `slots` may be offered: one, while a re-admitted GPU proves itself.
+    pub(crate) fn limit(&self, slots: u32) -> u32 {
+        if self.lock().successes.is_some() { 1 } else { slots }
+    }
+
+    /// The worse of what its attempts and its device say, with the reason.
+    pub(crate) fn together_with(&self, device: (Health, String)) -> (Health, String) {
+        let state = self.lock();
+        let badness = |health: Health| match health {
+            Health::Healthy => 0,
+            Health::Suspect => 1,
+            Health::Probation => 2,
+            Health::Quarantined => 3,
+        };
+        if badness(state.standing) > badness(device.0) { (state.standing, state.reason.clone()) } else { device }
+    }
+
+    /// An attempt succeeded.
+    pub(crate) fn succeeded(&self) {
+        let mut state = self.lock();
+        if state.standing == Health::Healthy {
+            return;
+        }
+        state.failed.clear();
+        state.successes = state.successes.map(|successes| successes + 1).filter(|successes| *successes < PROVED_BY);
+        if state.successes.is_none() && state.standing == Health::Suspect {
+            *state = State::default();
+        }
+    }
+
+    /// An attempt failed in a way that may be the GPU's fault. Whether that is reason enough to quarantine it.
+    fn suspect(&self, task_id: &TaskId, error: &str, failures_max: u32) -> bool {
+        let mut state = self.lock();
+        if !state.standing.takes_tasks() {
+            return false;
+        }
+        state.failed.insert(task_id.clone());
+        state.standing = Health::Suspect;
+        state.reason = format!("{} tasks in a row failed here, the last with: {error}", state.failed.len());
+        state.successes.is_some() || state.failed.len() >= failures_max as usize
+    }
+
+    /// For how long.
+    fn quarantine(&self, reason: &str, first_pause: Duration) -> Duration {
+        let mut state = self.lock();
+        let pause = first_pause.saturating_mul(1 << state.quarantines.min(16)).min(LONGEST_PAUSE.max(first_pause));
+        *state = State { standing: Health::Quarantined, reason: reason.to_owned(), quarantines: state.quarantines + 1, ..State::default() };
+        drop(state);
+        self.taking.send_replace(false);
+        pause
+    }
+
+    fn probation(&self) {
+        self.lock().standing = Health::Probation;
+    }
+
+    fn readmit(&self) {
+        let mut state = self.lock();
+        let reason = format!("re-admitted after: {}", state.reason);
+        *state = State { standing: Health::Suspect, reason, successes: Some(0), quarantines: state.quarantines, ..State::default() };
+        drop(state);
+        self.taking.send_replace(true);
+    }
+}
+
+/// An attempt failed in a way that another try may mend: on this GPU, or only on another one.
+pub(crate) async fn failed(context: &Arc<Context>, task_id: &TaskId, error: &str) {
+    let failures_max = context.options.failures_to_quarantine;
+    if failures_max == 0 || !context.health.suspect(task_id, error, failures_max) || !others_can_take_over(context).await {
+        return;
+    }
+    let reason = context.health.lock().reason.clone();
+    context.environment.spawn("quarantine", context.lives.track_future(quarantine(Arc::clone(context), reason)));
+}
+
+/// Tasks that fail everywhere say nothing of a GPU: it is only taken out while most of the others take tasks.
+async fn others_can_take_over(context: &Context) -> bool {
+    let Ok(rows) = context.table.rows(&context.options.pool).await else { return false };
+    let others: Vec<bool> = rows
+        .iter()
+        .filter(|view| view.row.gpu.gpu_id != context.gpu_id)
+        .map(|view| view.eligible && view.row.health.takes_tasks())
+        .collect();
+    let taking = others.iter().filter(|taking| **taking).count();
+    taking > 0 && taking * 2 > others.len()
+}
+
+/// Others may have gone at the same moment: once the table shows that this GPU is out, there must still be enough that are not.
+async fn shown_and_still_right(context: &Context) -> bool {
+    let seen = context.beats.now();
+    context.nudge.notify_one();
+    tokio::select! {
+        biased;
+        () = context.stop.gently.cancelled() => {}
+        // One beat may be under way with the row of before.
+        () = context.beats.above(seen + 1) => {}
+    }
+    others_can_take_over(context).await
+}
+
+/// Takes the GPU out, and back in once its canary passes.
+async fn quarantine(context: Arc<Context>, reason: String) {
+    let mut reason = reason;
+    loop {
+        if !context.health.takes_tasks() && context.health.lock().standing == Health::Quarantined {
+            return;
+        }
+        let pause = context.health.quarantine(&reason, context.options.quarantine);
+        context.metrics.gpu_quarantines.inc();
+        tracing::error!(gpu_id = %context.gpu_id, reason, pause_ms = pause.as_millis(), "GPU quarantined: it takes no tasks until its canary passes");
+        if !shown_and_still_right(&context).await {
+            tracing::warn!(gpu_id = %context.gpu_id, "not quarantined after all: too few of the other GPUs take tasks");
+            break;
+        }
+        tokio::select! {
+            biased;
+            () = context.stop.gently.cancelled() => return,
+            paused = pause_or_abandon(&context.stop.now, pause) => if paused.is_err() { return },
+        }
+        context.health.probation();
+        context.nudge.notify_one();
+        match tokio::time::timeout(CANARY_LIMIT, context.device.probe()).await {
+            Ok(Ok(())) => break,
+            Ok(Err(problem)) => reason = format!("its canary failed: {problem}"),
+            Err(_) => reason = format!("its canary gave no answer within {} s", CANARY_LIMIT.as_secs()),
+        }
+    }
+    context.health.readmit();
+    tracing::info!(gpu_id = %context.gpu_id, "GPU re-admitted with one slot");
+    context.nudge.notify_one();
+}
