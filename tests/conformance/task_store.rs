@@ -61,6 +61,7 @@ cases! {
     a_task_cancelled_between_two_attempts_is_skipped,
     gpus_stay_announced_until_withdrawn,
     an_announcement_repeated_since_is_not_withdrawn,
+    the_first_address_of_a_reply_is_remembered,
     a_token_of_sixteen_digits_survives,
     a_reply_of_any_bytes_survives,
 }
@@ -80,7 +81,7 @@ async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd
     assert!((5_000..60_000).contains(&(running.changed_ms - first.first_seen_ms)), "{} after {}", running.changed_ms, first.first_seen_ms);
 
     assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
-    store.published(&task()).await.expect("an answer");
+    store.published(&task(), "here").await.expect("an answer");
     let ended = store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((ended.state, ended.attempt, ended.first_seen_ms), (TaskState::Succeeded, 1, first.first_seen_ms));
     assert_eq!(ended.reply, Some(reply(Outcome::Succeeded, "done")));
@@ -90,7 +91,7 @@ async fn an_unseen_task_is_open_and_unknown(back_end: BackEnd) {
     let subject = back_end.start().await;
     assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Open);
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
-    subject.store.published(&task()).await.expect("an answer");
+    subject.store.published(&task(), "here").await.expect("an answer");
     subject.store.forget(&task()).await.expect("an answer");
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None, "neither look, published nor forget makes a record");
 }
@@ -255,8 +256,8 @@ async fn noting_a_published_reply_does_not_prolong_its_record(back_end: BackEnd)
     let subject = back_end.start().await;
     subject.store.record(&success(1, 7)).await.expect("an answer");
     subject.pass(OUTCOME_RETENTION / 2);
-    subject.store.published(&task()).await.expect("an answer");
-    subject.store.published(&task()).await.expect("an answer");
+    subject.store.published(&task(), "here").await.expect("an answer");
+    subject.store.published(&task(), "here").await.expect("an answer");
     subject.pass(OUTCOME_RETENTION / 2);
     assert_eq!(state_of(&subject).await, None);
 }
@@ -318,6 +319,18 @@ async fn a_refused_duplicate_takes_no_room(back_end: BackEnd) {
 
 fn known(gpus: &[KnownGpu]) -> Vec<(&str, &str)> {
     gpus.iter().map(|gpu| (gpu.gpu_id.as_str(), gpu.pool.as_str())).collect()
+}
+
+async fn the_first_address_of_a_reply_is_remembered(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    subject.store.published(&task(), "too early").await.expect("an answer");
+    subject.store.record(&success(1, 7)).await.expect("an answer");
+    let look = async || subject.store.look(&task(), &body_hash(), 1).await.expect("an answer");
+    assert_eq!(look().await, Look::Ended(stored(&success(1, 7))));
+    for to in ["first", "second"] {
+        subject.store.published(&task(), to).await.expect("an answer");
+        assert_eq!(look().await, Look::Ended(Stored { published_to: Some("first".to_owned()), ..stored(&success(1, 7)) }));
+    }
 }
 
 async fn gpus_stay_announced_until_withdrawn(back_end: BackEnd) {

@@ -32,13 +32,25 @@ pub struct FleetPlan {
     environment: Environment,
     configuration: Configuration,
     real: bool,
+    own: Option<ServerUrls>,
     executors: Executors,
+}
+
+/// Where a fleet's servers listen.
+#[derive(Debug, Clone)]
+pub struct ServerUrls {
+    /// RabbitMQ.
+    pub amqp: SecretUrl,
+    /// The table's Redis.
+    pub table: SecretUrl,
+    /// The store's Redis.
+    pub store: SecretUrl,
 }
 
 /// The servers of a fleet.
 enum Servers {
     Memory { broker: MemoryBroker, table: Arc<MemoryTable>, store: Arc<MemoryStore> },
-    Real { amqp: SecretUrl, redis: SecretUrl },
+    Real(ServerUrls),
 }
 
 /// The three ports, opened.
@@ -86,6 +98,7 @@ impl Fleet {
             environment: crate::environment::seeded(1),
             configuration: Configuration::default(),
             real: false,
+            own: None,
             executors: Executors::new().with(executors::echo()).with(executors::simulate()),
         }
     }
@@ -96,6 +109,14 @@ impl FleetPlan {
     #[must_use]
     pub fn on_real_servers(mut self) -> Self {
         self.real = true;
+        self
+    }
+
+    /// On servers of the test's own, to break.
+    #[must_use]
+    pub fn on_servers(mut self, urls: ServerUrls) -> Self {
+        self.real = true;
+        self.own = Some(urls);
         self
     }
 
@@ -150,9 +171,12 @@ impl FleetPlan {
             let prefix = format!("fleet-{}-{number}", std::process::id());
             self.configuration.amqp.prefix.clone_from(&prefix);
             self.configuration.redis.prefix = prefix;
-            let amqp = PrivateRabbitMq::shared().await.url();
+            if let Some(own) = self.own.clone() {
+                return Servers::Real(own);
+            }
             let redis = PrivateRedis::shared().await.url();
-            return Servers::Real { amqp, redis };
+            let amqp = PrivateRabbitMq::shared().await.url();
+            return Servers::Real(ServerUrls { amqp, table: redis.clone(), store: redis });
         }
         let clock = Arc::clone(&self.environment.clock);
         Servers::Memory {
@@ -174,17 +198,17 @@ impl FleetPlan {
                 table: Arc::<MemoryTable>::clone(table),
                 store: Arc::<MemoryStore>::clone(store),
             },
-            Servers::Real { amqp, redis } => self.real_ports(amqp, redis).await,
+            Servers::Real(urls) => self.real_ports(urls).await,
         }
     }
 
-    async fn real_ports(&self, amqp: &SecretUrl, redis: &SecretUrl) -> Ports {
+    async fn real_ports(&self, urls: &ServerUrls) -> Ports {
         let section = &self.configuration.redis;
         let timeout = Duration::from_millis(section.response_timeout_ms);
-        let queue = RabbitMq::connect(amqp, QueueOptions::from(&self.configuration.amqp)).await.expect("the private broker");
-        let table = RedisTable::connect(redis, &section.prefix, self.leases(), timeout).expect("the private Redis");
+        let queue = RabbitMq::connect(&urls.amqp, QueueOptions::from(&self.configuration.amqp)).await.expect("the private broker");
+        let table = RedisTable::connect(&urls.table, &section.prefix, self.leases(), timeout).expect("the private Redis");
         let options = StoreOptions::from(&self.configuration.store);
-        let store = RedisStore::connect(redis, &section.prefix, options, timeout).await.expect("the private Redis");
+        let store = RedisStore::connect(&urls.store, &section.prefix, options, timeout).await.expect("the private Redis");
         Ports { queue: Arc::new(queue), table: Arc::new(table), store: Arc::new(store) }
     }
 }
@@ -231,11 +255,22 @@ impl Fleet {
 
     /// Starts one more worker, for this GPU.
     pub async fn add(&mut self, simulated: SimulatedOptions) {
+        let ports = self.plan.ports(&self.servers).await;
+        self.add_with(simulated, ports);
+    }
+
+    /// Starts one more worker that reaches its broker over a way of its own.
+    pub async fn add_by(&mut self, simulated: SimulatedOptions, amqp: SecretUrl) {
+        let Servers::Real(urls) = &self.servers else { panic!("memory has no ways") };
+        let ports = self.plan.real_ports(&ServerUrls { amqp, ..urls.clone() }).await;
+        self.add_with(simulated, ports);
+    }
+
+    fn add_with(&mut self, simulated: SimulatedOptions, ports: Ports) {
         self.started += 1;
         let gpu_id = simulated.gpu_id.clone();
         let device = SimulatedGpu::new(simulated);
         let knobs = device.knobs();
-        let ports = self.plan.ports(&self.servers).await;
         let queue = Arc::clone(&ports.queue);
         let lifeline = Lifeline::default();
         let parts = WorkerParts {
@@ -259,7 +294,7 @@ impl Fleet {
     pub async fn empty_the_table(&self) {
         match &self.servers {
             Servers::Memory { table, .. } => table.clear(),
-            Servers::Real { .. } => {
+            Servers::Real(_) => {
                 let pattern = format!("{}:{{{}}}:*", self.plan.configuration.redis.prefix, self.pool());
                 PrivateRedis::shared().await.delete(&pattern).await;
             }

@@ -3,6 +3,7 @@
 pub mod environment;
 pub mod fleet;
 pub mod program;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;
 pub mod tasks;

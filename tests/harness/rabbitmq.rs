@@ -148,6 +148,12 @@ impl PrivateRabbitMq {
         self.control(&["set_vm_memory_high_watermark", if on { "0.000001" } else { "0.6" }]).await;
     }
 
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.ports[0]
+    }
+
     /// Runs `rabbitmqctl` on this server.
     ///
     /// # Panics

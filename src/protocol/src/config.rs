@@ -227,6 +227,10 @@ pub struct WorkerSection {
     /// Longest run of one attempt where the task sets none, in ms. Default: 600,000 (10 min).
     #[schemars(range(min = 1))]
     pub attempt_timeout_ms: u64,
+    /// How long the delivery of a running task stays unacked before it is exchanged for a copy in a retry queue, in ms. Must be well below the broker's
+    /// `consumer_timeout` (30 min by default). Default: 600,000 (10 min).
+    #[schemars(range(min = 100))]
+    pub unacked_ms: u64,
     /// How often a worker may crash while it runs a task, at least once with nothing else on its GPU, before the task is quarantined. Default: 3.
     #[schemars(range(min = 1, max = 100))]
     pub crashes_max: u32,
@@ -257,6 +261,7 @@ impl Default for WorkerSection {
             lease_ms: 6_000,
             offer_ms: 3_000,
             attempt_timeout_ms: 600_000,
+            unacked_ms: 600_000,
             crashes_max: 3,
             failures_to_quarantine: 3,
             quarantine_ms: 5_000,

@@ -100,9 +100,9 @@ impl TaskStore for MemoryStore {
         Ok(state.record(task_id, now_ms).is_some_and(|record| record.cancelled.is_some()))
     }
 
-    async fn published(&self, task_id: &TaskId) -> Result<(), StoreError> {
+    async fn published(&self, task_id: &TaskId, to: &str) -> Result<(), StoreError> {
         let (mut state, now_ms) = self.enter();
-        state.published(task_id, now_ms);
+        state.published(task_id, to, now_ms);
         Ok(())
     }
 

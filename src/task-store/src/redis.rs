@@ -171,8 +171,9 @@ impl TaskStore for RedisStore {
         self.connection.query("ask for a cancel", redis::cmd("HEXISTS").arg(self.keys.record(task_id)).arg("cancelled")).await
     }
 
-    async fn published(&self, task_id: &TaskId) -> Result<(), StoreError> {
-        let call = self.on_task(&self.scripts.published, task_id);
+    async fn published(&self, task_id: &TaskId, to: &str) -> Result<(), StoreError> {
+        let mut call = self.on_task(&self.scripts.published, task_id);
+        call.arg(to);
         self.connection.invoke("note a published reply", &call).await.map(drop)
     }
 

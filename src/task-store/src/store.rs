@@ -82,6 +82,8 @@ pub struct Stored {
     pub attempt: u32,
     /// The token under which it was recorded.
     pub token: Option<Token>,
+    /// To whom the reply was first published, as [`TaskStore::published`] was told; `None` if that is not known to have happened.
+    pub published_to: Option<String>,
 }
 
 /// An attempt that is about to run.
@@ -209,8 +211,8 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Whether a cancel was asked for since the task began.
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError>;
 
-    /// Notes that the reply was published (the first time; later copies change nothing).
-    async fn published(&self, task_id: &TaskId) -> Result<(), StoreError>;
+    /// Notes that the reply was published, and to whom (the first time; later copies change nothing).
+    async fn published(&self, task_id: &TaskId, to: &str) -> Result<(), StoreError>;
 
     /// Notes why a task waits, for `why`. Does nothing once it ended.
     async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError>;

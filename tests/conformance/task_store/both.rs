@@ -65,7 +65,7 @@ async fn take(subject: &Subject, step: &Step) -> Answer {
     match step {
         Step::Submit => store.submitted(&task(), &kind()).await.expect("an answer"),
         Step::Forget => store.forget(&task()).await.expect("an answer"),
-        Step::Publish => store.published(&task()).await.expect("an answer"),
+        Step::Publish => store.published(&task(), "here").await.expect("an answer"),
         Step::HandBack(token) => store.hand_back(&task(), *token).await.expect("an answer"),
         Step::Wait => store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer"),
         Step::Pass(duration) => subject.pass(*duration),

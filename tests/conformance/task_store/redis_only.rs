@@ -38,7 +38,7 @@ async fn every_key_of_a_task_expires_by_itself() {
     store.waits_for(&TaskId::new("waits").expect("a valid name"), &kind(), "a GPU").await.expect("an answer");
     store.begin(&attempt(1, 7)).await.expect("an answer");
     store.record(&success(1, 7)).await.expect("an answer");
-    store.published(&task()).await.expect("an answer");
+    store.published(&task(), "here").await.expect("an answer");
 
     let mut server = PrivateRedis::shared().await.connection().await;
     let keys: Vec<String> = server.keys(format!("{prefix}:*")).await.expect("an answer");

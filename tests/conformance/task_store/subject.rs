@@ -145,7 +145,13 @@ pub fn success(attempt: u32, token: u64) -> RecordRequest {
 }
 
 pub fn stored(request: &RecordRequest) -> Stored {
-    Stored { outcome: request.outcome, body: Some(request.reply.clone()), attempt: request.attempt, token: request.token }
+    Stored {
+        outcome: request.outcome,
+        body: Some(request.reply.clone()),
+        attempt: request.attempt,
+        token: request.token,
+        published_to: None,
+    }
 }
 
 pub async fn state_of(subject: &Subject) -> Option<TaskState> {

@@ -170,8 +170,8 @@ impl TaskStore for ChaosStore {
         self.call("ask for a cancel", self.inner.cancel_asked(task_id)).await
     }
 
-    async fn published(&self, task_id: &TaskId) -> Result<(), StoreError> {
-        self.call("note a publish", self.inner.published(task_id)).await
+    async fn published(&self, task_id: &TaskId, to: &str) -> Result<(), StoreError> {
+        self.call("note a publish", self.inner.published(task_id, to)).await
     }
 
     async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError> {

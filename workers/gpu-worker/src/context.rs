@@ -58,6 +58,8 @@ pub struct WorkerOptions {
     pub lease: Duration,
     /// Longest run of one attempt where the task sets none.
     pub attempt_timeout: Duration,
+    /// How long a running task's delivery stays unacked before it is exchanged for a copy.
+    pub unacked: Duration,
     /// After so many crashes of its worker a task is quarantined.
     pub crashes_max: u32,
     /// After so many different tasks in a row that failed here the GPU is quarantined; 0: never.
@@ -88,6 +90,7 @@ impl WorkerOptions {
             slots: u16::try_from(multi_gpu.max_concurrent_tasks_per_gpu.max(1)).unwrap_or(u16::MAX),
             lease: Duration::from_millis(worker.lease_ms),
             attempt_timeout: Duration::from_millis(worker.attempt_timeout_ms),
+            unacked: Duration::from_millis(worker.unacked_ms),
             crashes_max: worker.crashes_max,
             failures_to_quarantine: worker.failures_to_quarantine,
             quarantine: Duration::from_millis(worker.quarantine_ms),

@@ -95,7 +95,8 @@ pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, 
     };
     let ran = slot.is_some();
     reply_with(context, &in_hand, &identity.task_id, final_reply).await?;
-    tokio::join!(mark_published(context, &identity.task_id), async {
+    let address = in_hand.address();
+    tokio::join!(mark_published(context, &identity.task_id, &address), async {
         if let Some(slot) = slot {
             finish(context, slot).await;
         }
@@ -109,8 +110,13 @@ pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, 
     Ok(())
 }
 
-/// Sends the stored reply of a task that ended before, to the reply queue of this delivery. Runs nothing.
+/// Sends the stored reply of a task that ended before, to the reply queue of this delivery. Runs nothing. A delivery that came back after its own reply had gone out is
+/// done with already.
 pub(crate) async fn resend(context: &Context, in_hand: InHand, identity: Identity, stored: Stored) -> Result<(), Abandoned> {
+    if in_hand.came_back() && stored.published_to.as_deref() == Some(in_hand.address().as_str()) {
+        in_hand.ack_elsewhere().await;
+        return Ok(());
+    }
     let reply = kept(context, &identity.task_id, identity.kind, stored);
     reply_with(context, &in_hand, &identity.task_id, reply).await?;
     in_hand.ack_elsewhere().await;
@@ -193,13 +199,19 @@ async fn superseded(context: &Context, in_hand: InHand, identity: &Identity, slo
 
 /// Lets a delivery rest for a lease, at no cost to its task.
 pub(crate) async fn park(context: &Context, in_hand: InHand, task_id: &TaskId) -> Result<(), Abandoned> {
+    leave_copy(context, &in_hand, task_id).await?;
+    in_hand.ack_elsewhere().await;
+    Ok(())
+}
+
+/// Lets a copy of a delivery rest for a lease, so that the delivery itself can be acked.
+pub(crate) async fn leave_copy(context: &Context, in_hand: &InHand, task_id: &TaskId) -> Result<(), Abandoned> {
     let mut envelope = in_hand.envelope.clone();
     envelope.headers.pool = Some(context.options.pool.to_string());
     let mut outgoing = onward::returned(envelope, in_hand.body.clone(), &context.options.pool, task_id.clone(), context.now_ms());
     outgoing.target = Target::Queue(Queue::retry_after(context.options.lease));
     outgoing.envelope.expiration = Some(context.options.lease.as_millis().to_string());
     onward::send(context, outgoing).await?;
-    in_hand.ack_elsewhere().await;
     Ok(())
 }
 
@@ -297,8 +309,8 @@ async fn reply_with(context: &Context, in_hand: &InHand, task_id: &TaskId, reply
     Ok(())
 }
 
-async fn mark_published(context: &Context, task_id: &TaskId) {
-    if let Err(error) = context.store.published(task_id).await {
+async fn mark_published(context: &Context, task_id: &TaskId, address: &str) {
+    if let Err(error) = context.store.published(task_id, address).await {
         tracing::debug!(%task_id, %error, "the publish was not noted; a redelivery would send the same reply again");
     }
 }

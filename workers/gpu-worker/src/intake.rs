@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use protocol::{DeliveryId, Envelope};
+use protocol::{BodyHash, DeliveryId, Envelope};
 use task_queue::{Consumer, Delivery, Queue, QueueError, Receipt};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -26,7 +26,8 @@ pub(crate) struct InHand {
     pub(crate) redelivered: bool,
     pub(crate) received: Instant,
     pub(crate) waits: Waits,
-    settle: Settle,
+    /// `None` once it was settled before its end.
+    settle: Option<Settle>,
 }
 
 /// What is needed to settle a delivery once.
@@ -48,7 +49,7 @@ impl InHand {
             redelivered: delivery.redelivered,
             received,
             waits,
-            settle: Settle { receipt: delivery.receipt, credits, within },
+            settle: Some(Settle { receipt: delivery.receipt, credits, within }),
         }
     }
 
@@ -63,14 +64,41 @@ impl InHand {
         self.settle(Settled::Elsewhere(waits)).await;
     }
 
-    async fn settle(self, how: Settled) {
-        lock(&self.settle.credits).settled(Instant::now(), how, self.settle.within);
-        note(self.settle.receipt.ack().await);
+    /// Acks it before its end: a copy of it waits in a retry queue.
+    pub(crate) async fn ack_early(&mut self) {
+        let waits = self.waits;
+        self.settle_once(Settled::Elsewhere(waits)).await;
+    }
+
+    async fn settle(mut self, how: Settled) {
+        self.settle_once(how).await;
+    }
+
+    async fn settle_once(&mut self, how: Settled) {
+        if let Some(Settle { receipt, credits, within }) = self.settle.take() {
+            lock(&credits).settled(Instant::now(), how, within);
+            note(receipt.ack().await);
+        }
     }
 
     /// Puts it back into its queue, for another worker.
     pub(crate) async fn give_back(self) {
-        note(self.settle.receipt.give_back().await);
+        if let Some(Settle { receipt, .. }) = self.settle {
+            note(receipt.give_back().await);
+        }
+    }
+
+    /// Where its reply goes, short enough to be kept; empty if it wants none.
+    pub(crate) fn address(&self) -> String {
+        let Envelope { reply_to, correlation_id, .. } = &self.envelope;
+        let Some(reply_to) = reply_to.as_deref().filter(|name| !name.is_empty()) else { return String::new() };
+        let address = format!("{reply_to}\n{}", correlation_id.as_deref().unwrap_or_default());
+        BodyHash::of(address.as_bytes()).as_str().to_owned()
+    }
+
+    /// Whether it is a copy of what a worker had before, and not a producer's own.
+    pub(crate) fn came_back(&self) -> bool {
+        self.redelivered || self.envelope.headers.returned
     }
 }
 

@@ -95,14 +95,14 @@ pub(crate) async fn no_run(context: &Context, in_hand: InHand, task: &Task, look
     }
 }
 
-async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
+async fn run_here(context: &Arc<Context>, mut in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
     let waited = in_hand.received.elapsed();
     let not_begun = beginning::begin(context, task, &mut slot).await?;
     observe_waits(context, &in_hand, waited.as_secs_f64());
     let started = Instant::now();
     let attempt = match not_begun {
         Some(attempt) => attempt,
-        None => match running::run(context, task).await {
+        None => match run_and_stay_acked(context, &mut in_hand, task).await {
             Ok(attempt) => attempt,
             Err(Abandoned) => {
                 beginning::hand_back(context, task, &slot).await;
@@ -151,6 +151,24 @@ async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot
         Attempt::Condemned(crashes) => return ending::quarantine(context, in_hand, task, &crashes, slot).await,
     };
     ending::end(context, in_hand, identity(task), end, Some(slot)).await
+}
+
+/// Runs the attempt. One that takes long does not keep its delivery for so long that the broker loses patience: a copy goes round through a retry queue (where
+/// every worker finds the task held) and is there if this worker dies.
+async fn run_and_stay_acked(context: &Context, in_hand: &mut InHand, task: &Task) -> Result<Attempt, Abandoned> {
+    let mut running = std::pin::pin!(running::run(context, task));
+    tokio::select! {
+        biased;
+        attempt = &mut running => return attempt,
+        () = tokio::time::sleep(context.options.unacked) => {}
+    }
+    let copying = async {
+        if ending::leave_copy(context, in_hand, &task.id).await.is_ok() {
+            in_hand.ack_early().await;
+            tracing::debug!(task_id = %task.id, "runs for long; its delivery was exchanged for a copy in a retry queue");
+        }
+    };
+    tokio::join!(running, copying).0
 }
 
 /// A task that the broker took out of a queue because its time had run out there.

@@ -88,7 +88,7 @@ impl TaskStore for DownStore {
     async fn record(&self, _: &RecordRequest) -> Result<Record, StoreError> {
         no_store()
     }
-    async fn published(&self, _: &TaskId) -> Result<(), StoreError> {
+    async fn published(&self, _: &TaskId, _: &str) -> Result<(), StoreError> {
         no_store()
     }
     async fn waits_for(&self, _: &TaskId, _: &Kind, _: &str) -> Result<(), StoreError> {

@@ -36,8 +36,6 @@ pub struct TaskRecord {
     pub cancelled: Option<u64>,
     /// How it ended. Written once.
     pub ended: Option<Ended>,
-    /// When its reply was first published, in Unix ms.
-    pub published_ms: Option<u64>,
 }
 
 /// An attempt that began.
@@ -79,6 +77,8 @@ pub struct Ended {
     pub digest: BodyHash,
     /// The reply, unless the bound on bytes refused it.
     pub body: Option<KeptBody>,
+    /// To whom the reply was first published.
+    pub published_to: Option<String>,
 }
 
 /// A reply that is kept.
@@ -228,6 +228,12 @@ impl Ended {
     }
 
     fn stored(&self, now_ms: u64) -> Stored {
-        Stored { outcome: self.outcome, body: self.live_body(now_ms).cloned(), attempt: self.attempt, token: self.token }
+        Stored {
+            outcome: self.outcome,
+            body: self.live_body(now_ms).cloned(),
+            attempt: self.attempt,
+            token: self.token,
+            published_to: self.published_to.clone(),
+        }
     }
 }

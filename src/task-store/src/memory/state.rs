@@ -109,6 +109,7 @@ impl State {
             token: request.token,
             digest: BodyHash::of(&request.reply),
             body,
+            published_to: None,
         });
         Record::Recorded
     }
@@ -136,10 +137,10 @@ impl State {
         answer
     }
 
-    pub fn published(&mut self, task_id: &TaskId, now_ms: u64) {
-        let record = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms && record.ended.is_some());
-        if let Some(record) = record {
-            record.published_ms.get_or_insert(now_ms);
+    pub fn published(&mut self, task_id: &TaskId, to: &str, now_ms: u64) {
+        let ended = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms).and_then(|record| record.ended.as_mut());
+        if let Some(ended) = ended {
+            ended.published_to.get_or_insert_with(|| to.to_owned());
         }
     }
 

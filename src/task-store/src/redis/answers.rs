@@ -145,13 +145,14 @@ impl Answer {
         }))
     }
 
-    /// `ended, outcome, attempt, token or '', reply or nil`.
+    /// `ended, outcome, attempt, token or '', reply or nil, to whom published or nil`.
     fn stored(mut self) -> Result<Stored, StoreError> {
         let outcome = self.required::<String>(1)?;
         Ok(Stored {
             outcome: self.outcome(&outcome)?,
             attempt: self.required(2)?,
             token: self.optional(3)?.map(Token),
+            published_to: self.optional(5)?,
             body: self.take(4).map(Bytes::from),
         })
     }
@@ -212,7 +213,8 @@ mod tests {
     fn an_absent_reply_and_an_empty_one_are_told_apart() {
         let kept = answer(&["ended", "succeeded", "1", "7", ""]).look().expect("understood");
         let gone = answer(&["ended", "succeeded", "1", "7"]).look().expect("understood");
-        let stored = |body| Look::Ended(Stored { outcome: Outcome::Succeeded, body, attempt: 1, token: Some(Token(7)) });
+        let stored =
+            |body| Look::Ended(Stored { outcome: Outcome::Succeeded, body, attempt: 1, token: Some(Token(7)), published_to: None });
         assert_eq!((kept, gone), (stored(Some(Bytes::new())), stored(None)));
     }
 }

@@ -14,7 +14,7 @@
 --   due, due_after, retry_error      the next attempt that is due after the latest failed one, the pause before it in ms, that one's error
 --   cancelled                        Unix ms when a cancel was asked for, on a record of its own where the task was never seen. Nothing clears it.
 --   outcome, ended_attempt, ended_token ('' if it never ran), digest, reply_until (Unix ms, 0 if not kept)
---   published                        Unix ms
+--   published                        to whom the reply was first published
 
 local function now_ms(offset_ms)
   local time = redis.call('TIME')
@@ -66,13 +66,15 @@ local function kept_reply(record, reply_key, now)
 end
 
 -- What stands against running this attempt of the task, as the client reads it; nil if nothing does:
---   {'reused'} | {'ended', outcome, attempt, token or '', reply or nil} | {'cancelled'} | {'retried', attempt that is due, pause in ms}
+--   {'reused'} | {'ended', outcome, attempt, token or '', reply or nil, to whom published or nil} | {'cancelled'} | {'retried', attempt that is due, pause in ms}
 local function stands_against(record, reply_key, hash, attempt, now)
   if record.hash and record.hash ~= hash then
     return {'reused'}
   end
   if record.outcome then
-    return {'ended', record.outcome, record.ended_attempt, record.ended_token, kept_reply(record, reply_key, now)}
+    return {
+      'ended', record.outcome, record.ended_attempt, record.ended_token, kept_reply(record, reply_key, now), record.published or false,
+    }
   end
   if record.cancelled then
     return {'cancelled'}

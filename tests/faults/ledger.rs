@@ -1,0 +1,150 @@
+//! A producer's ledger: what it published, and what came back. Its reply queue is durable and is read when all is over, so that it survives the broker.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use lapin::{
+    Channel, Connection, ConnectionProperties,
+    options::{BasicGetOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use protocol::{Envelope, Kind, Outcome, Reply, TaskBody, config::SecretUrl};
+use serde_json::{Value, json};
+use task_queue::{Outgoing, Queue, Target};
+use tests::{fleet::Fleet, until::until};
+use tokio::time::Instant;
+
+/// What was published, under names of its own.
+pub struct Ledger {
+    name: String,
+    amqp: SecretUrl,
+    published: BTreeSet<String>,
+}
+
+/// What the ledger found when all was over.
+#[derive(Debug)]
+pub struct Balance {
+    pub published: usize,
+    pub lost: usize,
+    pub failed: usize,
+    pub duplicated_replies: usize,
+    pub different_replies: usize,
+}
+
+impl Ledger {
+    /// An empty ledger with a durable reply queue on this broker.
+    pub async fn open(amqp: SecretUrl) -> Self {
+        let name = format!("ledger-{}", uuid::Uuid::new_v4().simple());
+        let (_connection, channel) = channel(&amqp).await;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(name.as_str().into(), durable, FieldTable::default()).await.unwrap();
+        Self { name, amqp, published: BTreeSet::new() }
+    }
+
+    /// Publishes `count` tasks, again and again until the broker has confirmed each.
+    pub async fn publish(&mut self, fleet: &Fleet, count: usize, payload: impl Fn(usize) -> Value) {
+        let publishing = (0..count).map(|n| {
+            let id = format!("{}-{}", self.name, self.published.len() + n);
+            let body = TaskBody { payload: payload(n), ..TaskBody::default() };
+            let envelope = Envelope {
+                message_id: Some(id.clone()),
+                kind: Some(Kind::new("simulate").unwrap().to_string()),
+                priority: Some((n % 10) as u8),
+                reply_to: Some(self.name.clone()),
+                ..Envelope::default()
+            };
+            let outgoing = Outgoing::new(Target::Queue(Queue::Pool(fleet.pool())), envelope, serde_json::to_vec(&body).unwrap().into());
+            async move {
+                until("a task is confirmed", async || fleet.ports.queue.publish(outgoing.clone()).await.is_ok()).await;
+                id
+            }
+        });
+        let ids = futures::future::join_all(publishing).await;
+        self.published.extend(ids);
+    }
+
+    /// Publishes tasks that take `ms` milliseconds each.
+    pub async fn publish_simulated(&mut self, fleet: &Fleet, count: usize, ms: u64) {
+        self.publish(fleet, count, |n| json!({"duration_ms": ms, "result": n})).await;
+    }
+
+    /// Waits until the store knows an outcome of every task.
+    pub async fn until_all_ended(&self, fleet: &Fleet) {
+        let mut open = self.published.clone();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while let Some(id) = open.first().cloned() {
+            let ended =
+                fleet.ports.store.status(&id.parse().unwrap()).await.is_ok_and(|status| status.is_some_and(|status| status.state.ended()));
+            if ended {
+                open.pop_first();
+            } else {
+                assert!(Instant::now() < deadline, "{} of {} tasks did not end, among them {id}", open.len(), self.published.len());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Waits until as many replies wait in the queue as tasks were published, whatever the store knows.
+    pub async fn until_all_answered(&self) {
+        let (_connection, channel) = channel(&self.amqp).await;
+        until("every task is answered", async || {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let queue = channel.queue_declare(self.name.as_str().into(), passive, FieldTable::default()).await.unwrap();
+            queue.message_count() as usize >= self.published.len()
+        })
+        .await;
+    }
+
+    /// Reads every reply.
+    pub async fn balance(&self) -> Balance {
+        let (_connection, channel) = channel(&self.amqp).await;
+        let mut replies: BTreeMap<String, Vec<Reply>> = BTreeMap::new();
+        while let Some(message) = channel.basic_get(self.name.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap() {
+            let reply: Reply = serde_json::from_slice(&message.delivery.data).unwrap();
+            replies.entry(reply.task_id.to_string()).or_default().push(reply);
+        }
+        let foreign: Vec<&String> = replies.keys().filter(|id| !self.published.contains(*id)).collect();
+        assert!(foreign.is_empty(), "replies to nobody's tasks: {foreign:?}");
+        let different = |replies: &&Vec<Reply>| replies.iter().any(|reply| *reply != replies[0]);
+        Balance {
+            published: self.published.len(),
+            lost: self.published.iter().filter(|id| !replies.contains_key(*id)).count(),
+            failed: replies.values().filter(|replies| replies[0].outcome != Outcome::Succeeded).count(),
+            duplicated_replies: replies.values().map(|replies| replies.len() - 1).sum(),
+            different_replies: replies.values().filter(different).count(),
+        }
+    }
+}
+
+impl Balance {
+    /// The promise: nothing lost, nothing failed, one outcome for each.
+    pub fn holds(&self) {
+        assert_eq!((self.lost, self.failed, self.different_replies), (0, 0, 0), "{self:?}");
+    }
+}
+
+async fn channel(amqp: &SecretUrl) -> (Connection, Channel) {
+    let connection = Connection::connect(amqp.reveal(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    (connection, channel)
+}
+
+/// One row of the table of faults, printed for those who run the tests with `--nocapture`.
+pub fn report(fault: &str, fleet: &Fleet, balance: &Balance, recovered: Duration) {
+    let runs = fleet.counted("gpufleet_run_seconds_count", "simulate") as usize;
+    println!(
+        "| {fault} | {} | {} | {} | {} | {:.1} |",
+        balance.published,
+        balance.lost,
+        runs.saturating_sub(balance.published),
+        balance.duplicated_replies,
+        recovered.as_secs_f64()
+    );
+}
+
+/// How many attempts ended well, so far.
+pub fn succeeded(fleet: &Fleet) -> f64 {
+    fleet.counted("gpufleet_tasks_total", "succeeded")
+}
