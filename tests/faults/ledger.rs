@@ -72,8 +72,13 @@ impl Ledger {
 
     /// Waits until the store knows an outcome of every task.
     pub async fn until_all_ended(&self, fleet: &Fleet) {
+        self.until_all_ended_within(fleet, Duration::from_secs(120)).await;
+    }
+
+    /// Waits until the store knows an outcome of every task, for so long.
+    pub async fn until_all_ended_within(&self, fleet: &Fleet, limit: Duration) {
         let mut open = self.published.clone();
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + limit;
         while let Some(id) = open.first().cloned() {
             let ended =
                 fleet.ports.store.status(&id.parse().unwrap()).await.is_ok_and(|status| status.is_some_and(|status| status.state.ended()));
@@ -86,15 +91,22 @@ impl Ledger {
         }
     }
 
+    /// How many replies wait in the queue.
+    pub async fn answered(&self) -> usize {
+        let (_connection, channel) = channel(&self.amqp).await;
+        self.count(&channel).await
+    }
+
+    async fn count(&self, channel: &Channel) -> usize {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(self.name.as_str().into(), passive, FieldTable::default()).await.unwrap();
+        queue.message_count() as usize
+    }
+
     /// Waits until as many replies wait in the queue as tasks were published, whatever the store knows.
     pub async fn until_all_answered(&self) {
         let (_connection, channel) = channel(&self.amqp).await;
-        until("every task is answered", async || {
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let queue = channel.queue_declare(self.name.as_str().into(), passive, FieldTable::default()).await.unwrap();
-            queue.message_count() as usize >= self.published.len()
-        })
-        .await;
+        until("every task is answered", async || self.count(&channel).await >= self.published.len()).await;
     }
 
     /// Reads every reply.
@@ -134,11 +146,12 @@ async fn channel(amqp: &SecretUrl) -> (Connection, Channel) {
 /// One row of the table of faults, printed for those who run the tests with `--nocapture`.
 pub fn report(fault: &str, fleet: &Fleet, balance: &Balance, recovered: Duration) {
     let runs = fleet.counted("gpufleet_run_seconds_count", "simulate") as usize;
+    // Processes of their own count for themselves.
+    let again = if fleet.gpus().is_empty() { "-".to_owned() } else { runs.saturating_sub(balance.published).to_string() };
     println!(
-        "| {fault} | {} | {} | {} | {} | {:.1} |",
+        "| {fault} | {} | {} | {again} | {} | {:.1} |",
         balance.published,
         balance.lost,
-        runs.saturating_sub(balance.published),
         balance.duplicated_replies,
         recovered.as_secs_f64()
     );

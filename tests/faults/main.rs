@@ -5,5 +5,6 @@
 
 mod ledger;
 mod long_tasks;
+mod processes;
 mod servers;
 mod simulation;

@@ -226,6 +226,12 @@ impl Fleet {
         self.plan.configuration.worker.pool.clone()
     }
 
+    /// Its configuration, with the names that are its own.
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        &self.plan.configuration
+    }
+
     /// The environment of the fleet.
     #[must_use]
     pub fn environment(&self) -> &Environment {

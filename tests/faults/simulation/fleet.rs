@@ -94,7 +94,7 @@ impl SimulatedFleet {
         configuration.worker.lease_ms = scenario.lease.as_millis() as u64;
         configuration.worker.offer_ms = configuration.worker.lease_ms / 2;
         configuration.worker.drain_grace_ms = 700;
-        configuration.worker.unacked_ms = if scenario.seed % 2 == 0 { 800 } else { 600_000 };
+        configuration.worker.unacked_ms = if scenario.seed.is_multiple_of(2) { 800 } else { 600_000 };
         configuration.worker.crashes_max = if scenario.class == Class::Poison { 3 } else { 1_000_000 };
         configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu = scenario.slots;
         configuration.gpu.multi_gpu.default_strategy = scenario.strategy;

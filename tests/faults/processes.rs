@@ -1,0 +1,107 @@
+//! Real processes on real servers: ten thousand tasks in flight while workers are killed at random, the broker is killed and the table is emptied.
+
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tests::{
+    fleet::{Fleet, ServerUrls},
+    program::Program,
+    rabbitmq::PrivateRabbitMq,
+    redis::{Persistence, PrivateRedis},
+};
+
+use crate::ledger::{Ledger, report};
+
+const TASKS: usize = 10_000;
+const WORKERS: usize = 4;
+/// Most kills of one run, and the pause between two.
+const KILLS: usize = 25;
+const BETWEEN_KILLS: Duration = Duration::from_millis(700);
+
+/// The workers' processes.
+struct Workers {
+    command: Vec<String>,
+    running: Vec<Program>,
+}
+
+impl Workers {
+    fn start(fleet: &Fleet, urls: &ServerUrls) -> Self {
+        let configuration = fleet.configuration();
+        let command = [
+            "worker".to_owned(),
+            "--amqp-url".to_owned(),
+            urls.amqp.reveal().to_owned(),
+            "--redis-url".to_owned(),
+            urls.table.reveal().to_owned(),
+        ];
+        let settings = [
+            format!("redis.store_url={}", urls.store.reveal()),
+            format!("amqp.prefix={}", configuration.amqp.prefix),
+            format!("redis.prefix={}", configuration.redis.prefix),
+            "worker.lease_ms=1500".to_owned(),
+            "worker.offer_ms=1000".to_owned(),
+            "redis.response_timeout_ms=1000".to_owned(),
+            // The kills here are nobody's fault: however often they meet the same task, it is not given up.
+            "worker.crashes_max=100".to_owned(),
+        ];
+        let settings = settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]);
+        let mut workers = Self { command: command.into_iter().chain(settings).collect(), running: Vec::new() };
+        for number in 0..WORKERS {
+            workers.running.push(workers.one(number));
+        }
+        workers
+    }
+
+    fn one(&self, number: usize) -> Program {
+        let own = ["--simulated".to_owned(), "1".to_owned(), "--id-prefix".to_owned(), format!("process-{number}")];
+        Program::start(self.command.iter().cloned().chain(own), &[])
+    }
+
+    /// Ends a worker as the kernel does it when memory is short, and starts another one in its place.
+    async fn kill(&mut self, number: usize) {
+        self.running[number].signal("KILL");
+        assert_eq!(self.running[number].exit_code().await, 137);
+        self.running[number] = self.one(number);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_tasks_survive_killed_workers_a_killed_broker_and_an_emptied_table() {
+    let broker = PrivateRabbitMq::start().await;
+    let (table, store) = (PrivateRedis::start(Persistence::Nothing).await, PrivateRedis::start(Persistence::AppendOnly).await);
+    let urls = ServerUrls { amqp: broker.url(), table: table.url(), store: store.url() };
+    let fleet = Fleet::of(0).on_servers(urls.clone()).start().await;
+    let mut ledger = Ledger::open(broker.url()).await;
+    let mut workers = Workers::start(&fleet, &urls);
+    fleet.eligible(WORKERS).await;
+    ledger.publish_simulated(&fleet, TASKS, 5).await;
+
+    let mut random = ChaCha8Rng::seed_from_u64(17);
+    let (mut broker_killed, mut table_emptied) = (false, false);
+    for _ in 0..KILLS {
+        let answered = ledger.answered().await;
+        if answered > TASKS * 85 / 100 {
+            break;
+        }
+        if answered > TASKS * 25 / 100 && !broker_killed {
+            broker_killed = true;
+            broker.kill();
+            broker.start_again().await;
+        } else if answered > TASKS * 50 / 100 && !table_emptied {
+            table_emptied = true;
+            redis::cmd("FLUSHALL").exec_async(&mut table.connection().await).await.unwrap();
+        } else {
+            workers.kill(random.random_range(0..WORKERS)).await;
+        }
+        tokio::time::sleep(BETWEEN_KILLS).await;
+    }
+    let under_fire = ledger.answered().await;
+    ledger.until_all_ended_within(&fleet, Duration::from_secs(300)).await;
+    ledger.until_all_answered().await;
+    fleet.idle().await;
+    let balance = ledger.balance().await;
+    report("10,000 tasks: workers killed at random, broker killed, table emptied", &fleet, &balance, Duration::ZERO);
+    balance.holds();
+    assert!(broker_killed && table_emptied, "only {under_fire} tasks ended under fire: the test shows less than it says");
+}
