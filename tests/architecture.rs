@@ -26,10 +26,11 @@ const EDGES: [(&str, &[&str]); 12] = [
 ];
 
 /// library → the crates that may name it. The tests may name everything.
-const ONLY_IN: [(&str, &[&str]); 8] = [
+const ONLY_IN: [(&str, &[&str]); 9] = [
     ("redis", &["gpu-table", "task-store"]),
     ("deadpool-redis", &["gpu-table", "task-store"]),
     ("lapin", &["task-queue"]),
+    ("async-rs", &["task-queue"]),
     ("axum", &["gateway"]),
     ("cudarc", &["devices", "executors"]),
     ("nvml-wrapper", &["devices"]),

@@ -251,6 +251,8 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         outcome: text(),
         token: Some(1),
         reason: text(),
+        unreadable: text(),
+        properties: Some(Vec::new()),
         invalid: Vec::new(),
     };
     let names: BTreeSet<String> = every.pairs().into_iter().map(|(name, _)| name.to_owned()).collect();

@@ -5,6 +5,7 @@ pub mod fleet;
 pub mod program;
 pub mod proxy;
 pub mod rabbitmq;
+pub mod raw_amqp;
 pub mod redis;
 pub mod tasks;
 pub mod until;

@@ -93,8 +93,14 @@ fn describe(letter: &Delivery) -> Value {
         "correlation_id": letter.envelope.correlation_id,
         "reason": letter.envelope.headers.reason,
         "attempt": letter.envelope.headers.attempt,
+        "unreadable": letter.envelope.headers.unreadable,
+        "properties_hex": letter.envelope.headers.properties.as_deref().map(hexadecimal),
         "body": String::from_utf8_lossy(&letter.body),
     })
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Deletes one letter, or all that are there now.

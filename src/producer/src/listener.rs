@@ -32,7 +32,15 @@ pub(crate) async fn dispatch(mut consumer: Consumer, waiters: Arc<Waiters>, stop
             warn!("the reply queue is closed");
             break;
         };
-        waiters.deliver(delivery.envelope.correlation_id.as_deref(), delivery.body);
+        let envelope = &delivery.envelope;
+        match &envelope.headers.unreadable {
+            None => waiters.deliver(envelope.correlation_id.as_deref(), delivery.body),
+            // No worker sends such a reply: whoever waits goes on waiting for the real one.
+            Some(problem) => {
+                warn!(problem, "a reply whose properties cannot be read is ignored");
+                waiters.deliver(None, delivery.body);
+            }
+        }
         if let Err(error) = delivery.receipt.ack().await {
             // Stale: the broker sends a copy, which nobody waits for any more.
             debug!(%error, "ack a reply");

@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use fleet::{DeafQueue, Fleet, Manner, environment, pool, task};
 use futures::{StreamExt, future::join_all};
 use producer::{Counts, Many, NewTask, Producer, ProducerOptions, ReplyTo, SubmitError, WaitError};
-use protocol::{GpuOptions, Limits, Needs, TaskBody, TaskId, TaskState};
+use protocol::{Envelope, GpuOptions, Limits, Needs, TaskBody, TaskId, TaskState};
 use serde_json::{Value, json};
-use task_queue::{QueueOptions, TaskQueue};
+use task_queue::{Outgoing, QueueOptions, Target, TaskQueue};
 use task_store::{MemoryStore, StoreOptions};
 use tokio::{
     sync::watch,
@@ -124,6 +125,23 @@ async fn copies_of_a_reply_are_ignored_and_counted() {
     }
     until(|| producer.counts().replies_ignored == 3).await;
     assert_eq!(producer.counts(), Counts { replies: 3, replies_ignored: 3, ..Counts::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_whose_properties_cannot_be_read_is_ignored_and_the_wait_goes_on() {
+    let fleet = fleet();
+    let producer = fleet.producer();
+    let pending = producer.pending(task(json!(1)), LONG).await.expect("room");
+    let asked = fleet.queue.take(&pool()).await.expect("a queue").expect("a task");
+    let mut hostile =
+        Envelope { message_id: Some("x".into()), correlation_id: asked.envelope.correlation_id.clone(), ..Envelope::default() };
+    hostile.headers.unreadable = Some("type: is not UTF-8 text".into());
+    let target = Target::ReplyTo(asked.envelope.reply_to.clone().expect("a reply queue"));
+    fleet.queue.publish(Outgoing::new(target, hostile, Bytes::from_static(b"{}"))).await.expect("published");
+    until(|| producer.counts().replies_ignored == 1).await;
+    asked.receipt.give_back().await.expect("given back");
+    fleet.work(Manner::Reply).await;
+    assert_eq!(pending.await.expect("the real reply").result, json!({"echo": 1}));
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,6 +29,10 @@ pub const OUTCOME: &str = "x-gpufleet-outcome";
 pub const TOKEN: &str = "x-gpufleet-token";
 /// Header of a dead letter: why it is there.
 pub const REASON: &str = "x-gpufleet-reason";
+/// Header of a message whose properties cannot be read: the property and what is wrong with it, as `type: is not UTF-8 text`.
+pub const UNREADABLE: &str = "x-gpufleet-unreadable";
+/// Header of a message whose properties cannot be read: their original bytes, as AMQP has them, from the flags on.
+pub const PROPERTIES: &str = "x-gpufleet-properties";
 
 /// The highest priority of a task.
 pub const PRIORITY_MAX: u8 = 9;
@@ -85,6 +89,10 @@ pub struct Headers {
     pub token: Option<u64>,
     /// See [`REASON`].
     pub reason: Option<String>,
+    /// See [`UNREADABLE`].
+    pub unreadable: Option<String>,
+    /// See [`PROPERTIES`].
+    pub properties: Option<Vec<u8>>,
     /// Names of known headers whose value was unusable.
     pub invalid: Vec<String>,
 }
@@ -98,6 +106,8 @@ pub enum HeaderValue {
     Integer(i64),
     /// A boolean.
     Bool(bool),
+    /// Bytes that need not be text.
+    Bytes(Vec<u8>),
     /// Anything else (tables, arrays, floats): no header of ours has such a value.
     Other,
 }
@@ -105,6 +115,8 @@ pub enum HeaderValue {
 impl Headers {
     /// The longest accepted text of a header, in bytes.
     pub const TEXT_MAX: usize = 512;
+    /// Most bytes of a header that holds bytes.
+    pub const BYTES_MAX: usize = 16 * 1024;
 
     /// Keeps the headers that are ours and usable.
     pub fn read(pairs: impl IntoIterator<Item = (String, HeaderValue)>) -> Self {
@@ -131,6 +143,8 @@ impl Headers {
             OUTCOME => take(&mut self.outcome, text(value)),
             TOKEN => take(&mut self.token, integer(&value)),
             REASON => take(&mut self.reason, text(value)),
+            UNREADABLE => take(&mut self.unreadable, text(value)),
+            PROPERTIES => take(&mut self.properties, bytes(value)),
             RETURNED => {
                 self.returned = value == HeaderValue::Bool(true);
                 matches!(value, HeaderValue::Bool(_))
@@ -142,8 +156,14 @@ impl Headers {
     /// The headers as pairs, for a back end to write.
     #[must_use]
     pub fn pairs(&self) -> Vec<(&'static str, HeaderValue)> {
-        let texts =
-            [(TRACEPARENT, &self.traceparent), (USER, &self.user), (POOL, &self.pool), (OUTCOME, &self.outcome), (REASON, &self.reason)];
+        let texts = [
+            (TRACEPARENT, &self.traceparent),
+            (USER, &self.user),
+            (POOL, &self.pool),
+            (OUTCOME, &self.outcome),
+            (REASON, &self.reason),
+            (UNREADABLE, &self.unreadable),
+        ];
         let integers = [
             (ATTEMPT, self.attempt.map(u64::from)),
             (HOPS, self.hops.map(u64::from)),
@@ -154,6 +174,7 @@ impl Headers {
         let mut pairs = Vec::new();
         pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
         pairs.extend(integers.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Integer(i64::try_from(value?).ok()?)))));
+        pairs.extend(self.properties.clone().map(|bytes| (PROPERTIES, HeaderValue::Bytes(bytes))));
         if self.returned {
             pairs.push((RETURNED, HeaderValue::Bool(true)));
         }
@@ -169,6 +190,13 @@ fn take<T>(slot: &mut Option<T>, value: Option<T>) -> bool {
 fn text(value: HeaderValue) -> Option<String> {
     match value {
         HeaderValue::Text(text) if text.len() <= Headers::TEXT_MAX => Some(text),
+        _ => None,
+    }
+}
+
+fn bytes(value: HeaderValue) -> Option<Vec<u8>> {
+    match value {
+        HeaderValue::Bytes(bytes) if bytes.len() <= Headers::BYTES_MAX => Some(bytes),
         _ => None,
     }
 }

@@ -74,6 +74,10 @@ pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_
 }
 
 fn read(envelope: &Envelope, body: &[u8], limits: IntakeLimits) -> Result<(Kind, u8, TaskBody), Refusal> {
+    if let Some(unreadable) = &envelope.headers.unreadable {
+        let (property, problem) = unreadable.split_once(": ").unwrap_or(("properties", unreadable));
+        return Err(Refusal::new(property, problem));
+    }
     let kind =
         envelope.kind.as_deref().ok_or_else(|| Refusal::new("type", "is absent; set the AMQP property `type` to the kind to run"))?;
     let kind = Kind::new(kind).map_err(|error| Refusal::new("type", error.to_string()))?;
@@ -261,6 +265,9 @@ mod tests {
         assert_eq!(refused(&Envelope { expiration: Some("soon".into()), ..echo() }, b"{}").field, "expiration");
         assert_eq!(refused(&Envelope { message_id: Some("a b".into()), ..echo() }, b"{}").field, "message_id");
         assert_eq!(refused(&echo(), &[b' '; 1_001]).field, "body");
+        let mut unreadable = Envelope { kind: None, ..echo() };
+        unreadable.headers.unreadable = Some("type: is not UTF-8 text".into());
+        assert_eq!(refused(&unreadable, b"{}"), Refusal::new("type", "is not UTF-8 text"));
     }
 
     #[test]

@@ -135,6 +135,8 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         outcome: Some("succeeded".into()),
         token: Some(1_700_000_000_000_000),
         reason: Some("ü".into()),
+        unreadable: Some("type: is not UTF-8 text".into()),
+        properties: Some(vec![0, 0xff]),
         invalid: Vec::new(),
     };
     let envelope = Envelope {

@@ -33,7 +33,7 @@ async fn connect(url: &SecretUrl, options: QueueOptions) -> Arc<RabbitMq> {
 }
 
 /// A client that is not ours.
-async fn foreign(url: &SecretUrl) -> (Connection, Channel) {
+pub async fn foreign(url: &SecretUrl) -> (Connection, Channel) {
     let connection = Connection::connect(url.reveal(), ConnectionProperties::default()).await.expect("connected");
     let channel = connection.create_channel().await.expect("a channel");
     (connection, channel)

@@ -63,6 +63,8 @@ pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> En
         ..Envelope::default()
     };
     envelope.headers.traceparent.clone_from(&original.headers.traceparent);
+    envelope.headers.unreadable.clone_from(&original.headers.unreadable);
+    envelope.headers.properties.clone_from(&original.headers.properties);
     envelope.headers.user = original.user_id.clone().or_else(|| original.headers.user.clone());
     envelope.headers.pool = Some(pool.to_string());
     envelope

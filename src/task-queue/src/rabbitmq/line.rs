@@ -8,7 +8,7 @@ use protocol::config::SecretUrl;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{backoff::Backoff, failure::Failure, topology::Topology};
+use super::{backoff::Backoff, failure::Failure, screen, topology::Topology};
 use crate::{Link, QueueError};
 
 /// Longest wait for a connection to open.
@@ -47,7 +47,7 @@ impl Dialer {
 
     pub(super) async fn dial(&self, name: &str) -> Result<Connection, QueueError> {
         let properties = ConnectionProperties::default().with_connection_name(format!("gpufleet {name}").into());
-        let dialled = tokio::time::timeout(DIAL_LIMIT, Connection::connect_uri(self.uri.clone(), properties)).await;
+        let dialled = tokio::time::timeout(DIAL_LIMIT, screen::connect(self.uri.clone(), properties)).await;
         let unreachable = |reason: String| QueueError::Unreachable { url: self.url.clone(), reason };
         let connection = dialled.map_err(|_| unreachable(format!("no answer within {} s", DIAL_LIMIT.as_secs())))?;
         connection.map_err(|error| match error.kind() {

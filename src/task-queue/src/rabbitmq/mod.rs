@@ -2,7 +2,8 @@
 //!
 //! Two connections: one consumes, acks and declares, one publishes, because a broker that blocks publishers stops reading from a connection that
 //! publishes, and acks must go on. A third one is opened at the first direct reply, because a bad reply address ends its connection. Each is kept by its own [`line`]; the client library's automatic recovery is never used, since it does not
-//! restore the bound on unacked deliveries. Consumers live in [`subscription`], publishes in [`lane`].
+//! restore the bound on unacked deliveries. Consumers live in [`subscription`], publishes in
+//! [`lane`]. Messages that the client library cannot read pass a [`screen`] first.
 
 mod backoff;
 mod failure;
@@ -13,6 +14,7 @@ mod line;
 mod properties;
 mod publisher;
 mod receipt;
+mod screen;
 mod subscription;
 mod topology;
 

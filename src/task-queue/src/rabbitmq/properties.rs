@@ -53,6 +53,7 @@ fn write_headers(pairs: Vec<(&'static str, HeaderValue)>) -> FieldTable {
             HeaderValue::Text(text) => AMQPValue::LongString(text.into()),
             HeaderValue::Integer(number) => AMQPValue::LongLongInt(number),
             HeaderValue::Bool(truth) => AMQPValue::Boolean(truth),
+            HeaderValue::Bytes(bytes) => AMQPValue::ByteArray(bytes.into()),
             HeaderValue::Other => AMQPValue::Void,
         };
         table.insert(name.into(), value);
@@ -96,12 +97,12 @@ fn read_value(value: &AMQPValue) -> HeaderValue {
         AMQPValue::LongString(text) => {
             std::str::from_utf8(text.as_bytes()).map_or(HeaderValue::Other, |text| HeaderValue::Text(text.to_owned()))
         }
+        AMQPValue::ByteArray(bytes) => HeaderValue::Bytes(bytes.as_slice().to_vec()),
         AMQPValue::Float(_)
         | AMQPValue::Double(_)
         | AMQPValue::DecimalValue(_)
         | AMQPValue::FieldArray(_)
         | AMQPValue::FieldTable(_)
-        | AMQPValue::ByteArray(_)
         | AMQPValue::Void => HeaderValue::Other,
     }
 }
