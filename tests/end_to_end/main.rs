@@ -6,6 +6,7 @@ mod cancelling;
 mod choosing;
 mod crashing;
 mod health;
+mod hostile;
 mod life;
 mod retrying;
 mod scaling;

@@ -232,6 +232,15 @@ impl Fleet {
         &self.plan.configuration
     }
 
+    /// Its broker; `None` in memory.
+    #[must_use]
+    pub fn amqp(&self) -> Option<&SecretUrl> {
+        match &self.servers {
+            Servers::Memory { .. } => None,
+            Servers::Real(urls) => Some(&urls.amqp),
+        }
+    }
+
     /// The environment of the fleet.
     #[must_use]
     pub fn environment(&self) -> &Environment {

@@ -2,6 +2,7 @@
 
 pub mod environment;
 pub mod fleet;
+pub mod hostile;
 pub mod program;
 pub mod proxy;
 pub mod rabbitmq;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lapin::uri::AMQPUri;
-use protocol::config::SecretUrl;
+use protocol::{config::SecretUrl, envelope::HeaderValue};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,16 +20,19 @@ const BASIC_ACK: [u8; 4] = [0, 60, 0, 80];
 #[derive(Debug, Clone, Default)]
 pub struct RawProperties {
     parts: BTreeMap<u8, Vec<u8>>,
-    after: Vec<u8>,
 }
 
 impl RawProperties {
     /// The bit of the headers.
     pub const HEADERS: u8 = 13;
+    /// The bit of `priority`.
+    pub const PRIORITY: u8 = 11;
     /// The bit of `correlation_id`.
     pub const CORRELATION_ID: u8 = 10;
     /// The bit of `reply_to`.
     pub const REPLY_TO: u8 = 9;
+    /// The bit of `expiration`.
+    pub const EXPIRATION: u8 = 8;
     /// The bit of `message_id`.
     pub const MESSAGE_ID: u8 = 7;
     /// The bit of `type`.
@@ -50,6 +53,13 @@ impl RawProperties {
         self
     }
 
+    /// Sets a property of one byte.
+    #[must_use]
+    pub fn octet(mut self, bit: u8, value: u8) -> Self {
+        self.parts.insert(bit, vec![value]);
+        self
+    }
+
     /// Sets the headers: the entries of a table.
     #[must_use]
     pub fn headers(mut self, entries: &[u8]) -> Self {
@@ -63,7 +73,6 @@ impl RawProperties {
         let flags = self.parts.keys().fold(0_u16, |flags, bit| flags | 1 << bit);
         let mut bytes = flags.to_be_bytes().to_vec();
         self.parts.values().rev().for_each(|part| bytes.extend_from_slice(part));
-        bytes.extend_from_slice(&self.after);
         bytes
     }
 }
@@ -78,6 +87,19 @@ pub fn short(text: &[u8]) -> Vec<u8> {
 #[must_use]
 pub fn long(bytes: &[u8]) -> Vec<u8> {
     [&u32::try_from(bytes.len()).expect("fits").to_be_bytes(), bytes].concat()
+}
+
+/// An entry of a table.
+#[must_use]
+pub fn entry(name: &str, value: &HeaderValue) -> Vec<u8> {
+    let value = match value {
+        HeaderValue::Text(text) => [b"S", &long(text.as_bytes())[..]].concat(),
+        HeaderValue::Integer(number) => [b"l", &number.to_be_bytes()[..]].concat(),
+        HeaderValue::Bool(truth) => vec![b't', u8::from(*truth)],
+        HeaderValue::Bytes(bytes) => [b"x", &long(bytes)[..]].concat(),
+        HeaderValue::Other => vec![b'V'],
+    };
+    [short(name.as_bytes()), value].concat()
 }
 
 /// An entry of a table whose value is tables within tables, `depth` of them.
@@ -105,6 +127,8 @@ impl RawPublisher {
     pub async fn connect(url: &SecretUrl) -> Self {
         let uri: AMQPUri = url.reveal().parse().expect("an AMQP URL");
         let stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await.expect("the server listens");
+        // Three small writes make a message: without this each waits for the one before to be acknowledged.
+        stream.set_nodelay(true).expect("a socket");
         let mut publisher = Self { stream, frame_max: 4_096 };
         publisher.stream.write_all(b"AMQP\0\0\x09\x01").await.expect("written");
         publisher.expect([0, 10, 0, 10]).await;

@@ -16,6 +16,9 @@ use crate::{
     servers::Servers,
 };
 
+/// Most letters in hand at once: each has a channel of its own, and RabbitMQ allows a connection 2,047 unless told otherwise.
+const IN_HAND_MAX: usize = 1_000;
+
 /// Shows or purges dead letters.
 pub(crate) async fn run(common: &Common, command: DeadCommand) -> Result<ExitCode, Fault> {
     let servers = Servers::of_a_running_fleet(configuration::load(common, &[])?)?.impatient();
@@ -29,10 +32,10 @@ pub(crate) async fn run(common: &Common, command: DeadCommand) -> Result<ExitCod
     done
 }
 
-/// Takes up to `limit` letters, as many as there are now.
+/// Takes up to `limit` letters, as many as there are now and can be in hand.
 async fn take(queue: &dyn TaskQueue, limit: usize) -> Result<Vec<Delivery>, Fault> {
     let mut letters = Vec::new();
-    while letters.len() < limit {
+    while letters.len() < limit.min(IN_HAND_MAX) {
         match queue.take(&Queue::Dead).await? {
             Some(letter) => letters.push(letter),
             None => break,
@@ -70,7 +73,7 @@ async fn list(common: &Common, queue: &dyn TaskQueue, limit: usize) -> Result<Ex
 }
 
 async fn show(queue: &dyn TaskQueue, task_id: &TaskId) -> Result<ExitCode, Fault> {
-    let letters = take(queue, usize::MAX).await?;
+    let letters = take(queue, IN_HAND_MAX).await?;
     let found: Vec<Value> = letters.iter().filter(|letter| id(letter) == task_id.as_str()).map(describe).collect();
     give_back(letters).await?;
     if found.is_empty() {
@@ -81,7 +84,7 @@ async fn show(queue: &dyn TaskQueue, task_id: &TaskId) -> Result<ExitCode, Fault
 }
 
 fn not_found(task_id: &TaskId) -> Fault {
-    Fault::NotFound(format!("there is no dead letter of task {task_id}; `gpufleet dead ls` lists them"))
+    Fault::NotFound(format!("there is no dead letter of task {task_id} among the first {IN_HAND_MAX}; `gpufleet dead ls` lists them"))
 }
 
 fn describe(letter: &Delivery) -> Value {
@@ -105,18 +108,38 @@ fn hexadecimal(bytes: &[u8]) -> String {
 
 /// Deletes one letter, or all that are there now.
 async fn purge(common: &Common, queue: &dyn TaskQueue, task_id: Option<&TaskId>) -> Result<ExitCode, Fault> {
-    let letters = take(queue, usize::MAX).await?;
-    let wanted = |letter: &Delivery| task_id.is_none_or(|task_id| id(letter) == task_id.as_str());
-    let (chosen, others): (Vec<_>, Vec<_>) = letters.into_iter().partition(wanted);
-    give_back(others).await?;
-    let count = chosen.len();
-    for letter in chosen {
-        letter.receipt.ack().await?;
-    }
+    let count = match task_id {
+        Some(task_id) => purge_one(queue, task_id).await?,
+        None => purge_all(queue).await?,
+    };
     match task_id {
         Some(task_id) if count == 0 => return Err(not_found(task_id)),
         _ if common.json => output::json(&json!({ "purged": count })),
         _ => output::line(&format!("{count} purged")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn purge_one(queue: &dyn TaskQueue, task_id: &TaskId) -> Result<usize, Fault> {
+    let letters = take(queue, IN_HAND_MAX).await?;
+    let (chosen, others): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| id(letter) == task_id.as_str());
+    give_back(others).await?;
+    let count = chosen.len();
+    for letter in chosen {
+        letter.receipt.ack().await?;
+    }
+    Ok(count)
+}
+
+/// One by one: there may be more than can be in hand.
+async fn purge_all(queue: &dyn TaskQueue) -> Result<usize, Fault> {
+    let present = queue.depth(&Queue::Dead).await?.map_or(0, |depth| depth.ready as usize);
+    let mut count = 0;
+    while count < present
+        && let Some(letter) = queue.take(&Queue::Dead).await?
+    {
+        letter.receipt.ack().await?;
+        count += 1;
+    }
+    Ok(count)
 }

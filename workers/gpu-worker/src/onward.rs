@@ -4,7 +4,7 @@
 //! because a `user_id` that is not the publisher's own closes the channel.
 
 use bytes::Bytes;
-use protocol::{Envelope, PoolName, Task, TaskId};
+use protocol::{Envelope, Limits, PoolName, Task, TaskId};
 use task_queue::{Outgoing, PublishError, Queue, Target};
 
 use crate::{context::Context, intake::InHand, persist::Abandoned, persist::persist};
@@ -46,9 +46,10 @@ pub(crate) fn envelope(in_hand: &InHand, task: &Task, pool: &PoolName, now_ms: u
     envelope
 }
 
-/// What is left until a deadline, as AMQP writes it; at least 1 ms, so that the broker ends it and not nobody.
+/// What is left until a deadline, as AMQP writes it; at least 1 ms, so that the broker ends it and not nobody, and no more than any limit
+/// allows: the deadline may be a header that a producer made up, and the broker takes no time to live of centuries.
 fn remaining(deadline_ms: Option<u64>, now_ms: u64) -> Option<String> {
-    deadline_ms.map(|deadline| deadline.saturating_sub(now_ms).max(1).to_string())
+    deadline_ms.map(|deadline| deadline.saturating_sub(now_ms).clamp(1, Limits::LONGEST_MS).to_string())
 }
 
 /// The properties of a message that is no valid task, or is not to be read again: identity, addresses and trace only.
@@ -85,4 +86,16 @@ pub(crate) fn returned(envelope: Envelope, body: Bytes, fallback_pool: &PoolName
 /// A message for another queue of the fleet.
 pub(crate) fn to(queue: Queue, envelope: Envelope, body: Bytes) -> Outgoing {
     Outgoing::new(Target::Queue(queue), envelope, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_deadline_is_too_far_for_the_broker_and_none_is_in_the_past() {
+        let ms = |deadline| remaining(Some(deadline), 1_000).expect("a deadline").parse::<u64>().expect("a number");
+        assert_eq!([ms(3_000), ms(10), ms(u64::MAX)], [2_000, 1, Limits::LONGEST_MS]);
+        assert!(Limits::LONGEST_MS < u32::MAX.into(), "RabbitMQ takes no more");
+    }
 }

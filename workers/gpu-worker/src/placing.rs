@@ -307,7 +307,7 @@ impl Placing<'_> {
     fn outgoing(&self, queue: Queue, hops: u32) -> Outgoing {
         let context = self.context;
         let mut envelope = onward::envelope(self.in_hand, self.task, &context.options.pool, context.now_ms());
-        envelope.headers.hops = Some(self.task.hops + hops);
+        envelope.headers.hops = Some(self.task.hops.saturating_add(hops));
         envelope.headers.returned = !matches!(queue, Queue::Gpu(_));
         onward::to(queue, envelope, self.in_hand.body.clone())
     }
