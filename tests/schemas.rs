@@ -10,7 +10,7 @@ use std::{
 
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use protocol::{
-    DeliveryId, Envelope, GpuRow, IntakeLimits, Reply, TaskBody, TaskId, TaskStatus,
+    DeliveryId, Envelope, GpuRow, IntakeLimits, ProgressMessage, Reply, TaskBody, TaskId, TaskStatus,
     config::Configuration,
     envelope::{HeaderValue, Headers},
     intake::Message,
@@ -35,10 +35,11 @@ struct Contract {
     read: fn(&Value) -> Verdict,
 }
 
-fn contracts() -> [Contract; 5] {
+fn contracts() -> [Contract; 6] {
     [
         Contract { name: "task", schema: schema::<TaskBody>(), read: read_task_body },
         Contract { name: "reply", schema: schema::<Reply>(), read: read_as::<Reply> },
+        Contract { name: "progress", schema: schema::<ProgressMessage>(), read: read_as::<ProgressMessage> },
         Contract { name: "task-status", schema: schema::<TaskStatus>(), read: read_as::<TaskStatus> },
         Contract { name: "gpu-state", schema: schema::<GpuRow>(), read: read_as::<GpuRow> },
         Contract { name: "configuration", schema: schema::<Configuration>(), read: read_configuration },
@@ -248,6 +249,7 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         user: text(),
         pool: text(),
         returned: true,
+        progress: true,
         outcome: text(),
         token: Some(1),
         reason: text(),

@@ -2,6 +2,7 @@
 
 mod both;
 mod crashes;
+mod progress;
 mod redis_only;
 mod subject;
 
@@ -14,7 +15,7 @@ use task_store::{
     Verdict,
 };
 
-use self::{crashes::*, subject::*};
+use self::{crashes::*, progress::*, subject::*};
 
 macro_rules! cases {
     ($($case:ident,)*) => {
@@ -59,6 +60,10 @@ cases! {
     a_cancel_of_an_ended_task_says_how_it_ended_and_changes_nothing,
     a_cancel_of_an_unseen_task_leaves_a_tombstone,
     a_task_cancelled_between_two_attempts_is_skipped,
+    the_last_progress_shows_while_the_task_runs,
+    progress_of_a_late_holder_is_refused,
+    progress_of_what_does_not_run_is_refused_and_changes_nothing,
+    a_task_that_reports_is_not_forgotten_while_it_runs,
     gpus_stay_announced_until_withdrawn,
     an_announcement_repeated_since_is_not_withdrawn,
     the_first_address_of_a_reply_is_remembered,

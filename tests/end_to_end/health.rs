@@ -88,8 +88,9 @@ async fn tasks_that_fail_everywhere_take_no_gpu_out(on: fn(FleetPlan) -> FleetPl
         task
     };
     replies(&fleet.producer, (0..40).map(|_| failing()).collect(), 40).await;
-    let taking = fleet.rows().await.iter().filter(|view| view.row.health.takes_tasks()).count();
-    assert!(taking >= 2, "{taking} of 4 GPUs take tasks");
+    until("most of the GPUs take tasks", async || fleet.rows().await.iter().filter(|view| view.row.health.takes_tasks()).count() >= 2)
+        .await;
+    assert_eq!(fleet.counted("gpufleet_tasks_total", "failed"), 40.0);
 }
 
 async fn a_drained_gpu_leaves_the_pools_queue_to_the_others(on: fn(FleetPlan) -> FleetPlan) {

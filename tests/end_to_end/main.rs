@@ -8,6 +8,7 @@ mod crashing;
 mod health;
 mod hostile;
 mod life;
+mod progress;
 mod retrying;
 mod scaling;
 mod waiting;

@@ -316,6 +316,18 @@ impl Fleet {
         }
     }
 
+    /// The broker of a fleet in memory.
+    ///
+    /// # Panics
+    /// On real servers.
+    #[must_use]
+    pub fn broker(&self) -> &MemoryBroker {
+        match &self.servers {
+            Servers::Memory { broker, .. } => broker,
+            Servers::Real { .. } => panic!("only a fleet in memory has a broker to turn the knobs of"),
+        }
+    }
+
     /// The knobs of a GPU.
     #[must_use]
     pub fn knobs(&self, gpu_id: &GpuId) -> SimulatedKnobs {

@@ -2,7 +2,7 @@
 //!
 //! [`Producer::submit`] publishes a task and returns once the broker has it. [`Producer::submit_and_wait`] also waits for the reply;
 //! [`Producer::pending`] gives the waiting as a future of its own; [`Producer::submit_many`] and [`Producer::submit_and_wait_many`] keep a
-//! bounded number in flight.
+//! bounded number in flight. A task that asks for its progress ([`NewTask::progress`]) offers it beside its reply ([`Pending::progress`]).
 //!
 //! Nobody needs this library to be a producer: any AMQP client publishes the message that `schemas/asyncapi.yaml` describes.
 //!
@@ -20,6 +20,7 @@ mod options;
 mod pending;
 mod poller;
 mod producer;
+mod progress;
 mod waiters;
 
 pub use error::{SubmitError, WaitError};
@@ -28,4 +29,5 @@ pub use new_task::{NewTask, ReplyTo, Submitted};
 pub use options::ProducerOptions;
 pub use pending::Pending;
 pub use producer::Producer;
+pub use progress::ProgressStream;
 pub use waiters::Counts;

@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
+use protocol::progress::PROGRESS_TYPE;
 use task_queue::{Consumer, Queue, QueueError, TaskQueue};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,10 @@ pub(crate) async fn dispatch(mut consumer: Consumer, waiters: Arc<Waiters>, stop
             break;
         };
         let envelope = &delivery.envelope;
+        let correlation_id = envelope.correlation_id.as_deref();
         match &envelope.headers.unreadable {
-            None => waiters.deliver(envelope.correlation_id.as_deref(), delivery.body),
+            None if envelope.kind.as_deref() == Some(PROGRESS_TYPE) => waiters.progress(correlation_id, delivery.body),
+            None => waiters.deliver(correlation_id, delivery.body),
             // No worker sends such a reply: whoever waits goes on waiting for the real one.
             Some(problem) => {
                 warn!(problem, "a reply whose properties cannot be read is ignored");

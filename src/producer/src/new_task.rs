@@ -23,6 +23,8 @@ pub struct NewTask {
     pub expiration: Option<Duration>,
     /// Where its reply goes, for a consumer of the caller's own. Default: nowhere (the store keeps it), or to this producer if it is waited for.
     pub reply_to: Option<ReplyTo>,
+    /// Whether progress messages go where the reply goes, before it; see `schemas/progress.schema.json`. Default: no, the reply alone.
+    pub progress: bool,
     /// W3C trace context. Default: none.
     pub traceparent: Option<String>,
 }
@@ -47,7 +49,7 @@ impl NewTask {
     /// A task with every default.
     #[must_use]
     pub const fn new(kind: Kind, body: TaskBody) -> Self {
-        Self { kind, priority: PRIORITY_DEFAULT, body, task_id: None, expiration: None, reply_to: None, traceparent: None }
+        Self { kind, priority: PRIORITY_DEFAULT, body, task_id: None, expiration: None, reply_to: None, progress: false, traceparent: None }
     }
 
     /// Its bytes, once everything that a worker would refuse was refused here.
@@ -84,7 +86,7 @@ impl NewTask {
             content_type: Some("application/json".to_owned()),
             timestamp: Some(now_ms / 1_000),
             user_id: None,
-            headers: Headers { traceparent: self.traceparent.clone(), ..Headers::default() },
+            headers: Headers { traceparent: self.traceparent.clone(), progress: self.progress, ..Headers::default() },
         }
     }
 }

@@ -11,7 +11,7 @@ use protocol::{Reply, TaskId};
 use tokio::time::{Sleep, sleep_until};
 
 use crate::{
-    WaitError,
+    ProgressStream, WaitError,
     new_task::Submitted,
     waiters::{Ending, Ticket},
 };
@@ -28,6 +28,12 @@ pub struct Pending {
 impl Pending {
     pub(crate) fn new(submitted: Submitted, ticket: Ticket, limit: Limit) -> Self {
         Self { task_id: submitted.task_id, ticket, limit: Box::pin(sleep_until(limit.at)), after_ms: limit.after_ms }
+    }
+
+    /// What the task says before its reply; `None` if it did not ask for it ([`NewTask::progress`](crate::NewTask::progress)), or it was taken before. The
+    /// wait's time limit counts only while the reply is awaited too.
+    pub fn progress(&mut self) -> Option<ProgressStream> {
+        self.ticket.progress.take().map(|arriving| ProgressStream::new(self.task_id.clone(), arriving))
     }
 
     /// The task that is waited for.

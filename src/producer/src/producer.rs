@@ -134,7 +134,7 @@ impl Producer {
     async fn send_and_wait(&self, prepared: &Prepared) -> Result<Ticket, SubmitError> {
         self.check_link(&prepared.task_id)?;
         let queue = self.reply_queue().await?;
-        let ticket = self.shared.waiters.wait_for(prepared.task_id.clone(), BodyHash::of(&prepared.body))?;
+        let ticket = self.shared.waiters.wait_for(prepared.task_id.clone(), BodyHash::of(&prepared.body), prepared.task.progress)?;
         let reply_to = ReplyTo { queue: queue.to_owned(), correlation_id: ticket.correlation_id() };
         self.send(prepared, Some(&reply_to)).await?;
         Ok(ticket)

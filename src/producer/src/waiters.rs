@@ -11,9 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use protocol::{BodyHash, Outcome, TaskId};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
-use crate::SubmitError;
+use crate::{ProgressStream, SubmitError};
 
 /// What a producer has counted since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,6 +29,10 @@ pub struct Counts {
     pub replies_ignored: u64,
     /// Replies that were found in the store instead of arriving.
     pub replies_looked_up: u64,
+    /// Progress messages that arrived and were wanted.
+    pub progress: u64,
+    /// Progress messages that nobody wanted, or whose reader was too slow.
+    pub progress_dropped: u64,
 }
 
 /// What ends a wait.
@@ -49,6 +56,7 @@ struct Waiter {
     task_id: TaskId,
     body_hash: BodyHash,
     sender: oneshot::Sender<Ending>,
+    progress: Option<mpsc::Sender<Bytes>>,
     look_at: Instant,
     look_again_after: Duration,
 }
@@ -68,6 +76,8 @@ pub(crate) struct Waiters {
     replies: AtomicU64,
     ignored: AtomicU64,
     looked_up: AtomicU64,
+    progress: AtomicU64,
+    progress_dropped: AtomicU64,
 }
 
 /// One wait. Dropped, it is forgotten.
@@ -75,12 +85,14 @@ pub(crate) struct Ticket {
     waiters: Arc<Waiters>,
     number: u64,
     pub(crate) ending: oneshot::Receiver<Ending>,
+    /// Progress messages as they arrive, where the task asked for them.
+    pub(crate) progress: Option<mpsc::Receiver<Bytes>>,
 }
 
 impl Waiters {
     pub(crate) fn new(bound: usize, look_after: Duration) -> Self {
-        let (replies, ignored, looked_up) = Default::default();
-        Self { state: Mutex::default(), bound, look_after, replies, ignored, looked_up }
+        let (replies, ignored, looked_up, progress, progress_dropped) = Default::default();
+        Self { state: Mutex::default(), bound, look_after, replies, ignored, looked_up, progress, progress_dropped }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -88,9 +100,10 @@ impl Waiters {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to wait.
-    pub(crate) fn wait_for(self: &Arc<Self>, task_id: TaskId, body_hash: BodyHash) -> Result<Ticket, SubmitError> {
+    /// Begins to wait for a reply, and for progress before it if it is `wanted`.
+    pub(crate) fn wait_for(self: &Arc<Self>, task_id: TaskId, body_hash: BodyHash, wanted: bool) -> Result<Ticket, SubmitError> {
         let (sender, ending) = oneshot::channel();
+        let (progress, arriving) = wanted.then(|| mpsc::channel(ProgressStream::WAITING_MAX)).unzip();
         let mut state = self.state();
         if state.closed {
             return Err(SubmitError::Closed);
@@ -101,8 +114,8 @@ impl Waiters {
         state.last += 1;
         let number = state.last;
         let look_at = Instant::now() + self.look_after;
-        state.open.insert(number, Waiter { task_id, body_hash, sender, look_at, look_again_after: self.look_after });
-        Ok(Ticket { waiters: Arc::clone(self), number, ending })
+        state.open.insert(number, Waiter { task_id, body_hash, sender, progress, look_at, look_again_after: self.look_after });
+        Ok(Ticket { waiters: Arc::clone(self), number, ending, progress: arriving })
     }
 
     /// Hands a reply that arrived to its waiter, if there is one.
@@ -111,6 +124,15 @@ impl Waiters {
         let waiter = number.and_then(|number| self.state().open.remove(&number));
         let taken = waiter.is_some_and(|waiter| waiter.sender.send(Ending::Reply(body)).is_ok());
         let counter = if taken { &self.replies } else { &self.ignored };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Hands a progress message to the reader of its task, if there is one that keeps up. The wait goes on.
+    pub(crate) fn progress(&self, correlation_id: Option<&str>, body: Bytes) {
+        let number = correlation_id.and_then(|text| text.parse::<u64>().ok());
+        let reader = number.and_then(|number| self.state().open.get(&number)?.progress.clone());
+        let taken = reader.is_some_and(|reader| reader.try_send(body).is_ok());
+        let counter = if taken { &self.progress } else { &self.progress_dropped };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -163,6 +185,8 @@ impl Waiters {
             replies: self.replies.load(Ordering::Relaxed),
             replies_ignored: self.ignored.load(Ordering::Relaxed),
             replies_looked_up: self.looked_up.load(Ordering::Relaxed),
+            progress: self.progress.load(Ordering::Relaxed),
+            progress_dropped: self.progress_dropped.load(Ordering::Relaxed),
         }
     }
 }
@@ -189,14 +213,14 @@ mod tests {
     }
 
     fn wait(waiters: &Arc<Waiters>, id: &str) -> Ticket {
-        waiters.wait_for(TaskId::new(id).expect("valid"), BodyHash::of(b"{}")).expect("room")
+        waiters.wait_for(TaskId::new(id).expect("valid"), BodyHash::of(b"{}"), false).expect("room")
     }
 
     #[tokio::test]
     async fn a_dropped_wait_leaves_nothing_behind() {
         let waiters = waiters(2);
         let (first, second) = (wait(&waiters, "a"), wait(&waiters, "b"));
-        assert!(waiters.wait_for(TaskId::new("c").expect("valid"), BodyHash::of(b"")).is_err_and(|error| error.is_full()));
+        assert!(waiters.wait_for(TaskId::new("c").expect("valid"), BodyHash::of(b""), false).is_err_and(|error| error.is_full()));
         drop((first, second));
         assert_eq!(waiters.counts(), Counts::default());
     }

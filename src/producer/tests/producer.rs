@@ -1,6 +1,7 @@
 //! What a producer promises, on the memory back ends.
 
 mod fleet;
+mod progress;
 
 use std::{
     num::NonZeroUsize,

@@ -245,6 +245,9 @@ pub struct WorkerSection {
     /// A pool task that waits longer than this in hand looks for a slot elsewhere, in ms. Default: 100.
     #[schemars(range(min = 10))]
     pub in_hand_patience_ms: u64,
+    /// How often a running task's progress is noted in the store at most, in ms. Default: 250.
+    #[schemars(range(min = 10, max = 600_000))]
+    pub progress_every_ms: u64,
     /// Largest body of a task, in bytes. Default: 8 MiB.
     #[schemars(range(min = 1_024))]
     pub body_bytes_max: usize,
@@ -267,6 +270,7 @@ impl Default for WorkerSection {
             quarantine_ms: 5_000,
             tasks_waiting_within_ms: 5,
             in_hand_patience_ms: 100,
+            progress_every_ms: 250,
             body_bytes_max: 8 * 1024 * 1024,
             drain_grace_ms: 30_000,
             metrics_listen: None,

@@ -23,6 +23,9 @@ pub const USER: &str = "x-gpufleet-user";
 pub const POOL: &str = "x-gpufleet-pool";
 /// Header: the task was looked at before (parked, returned): look in the store before claiming.
 pub const RETURNED: &str = "x-gpufleet-returned";
+/// Header: true asks for progress messages on the reply queue, before the reply. It belongs to the delivery and not to the task: the body, its hash and
+/// so the task's identity are the same with and without it.
+pub const PROGRESS: &str = "x-gpufleet-progress";
 /// Header of a reply: its outcome, so that a consumer can route without parsing the body.
 pub const OUTCOME: &str = "x-gpufleet-outcome";
 /// Header of a reply: the token under which its outcome was recorded.
@@ -44,7 +47,7 @@ pub const PRIORITY_DEFAULT: u8 = 0;
 pub struct Envelope {
     /// The task's id.
     pub message_id: Option<String>,
-    /// The kind (AMQP `type`).
+    /// The kind (AMQP `type`); of a progress message [`PROGRESS_TYPE`](crate::progress::PROGRESS_TYPE), of a reply nothing.
     pub kind: Option<String>,
     /// 0 to 9 for a task; a foreign producer may send anything.
     pub priority: Option<u8>,
@@ -83,6 +86,8 @@ pub struct Headers {
     pub pool: Option<String>,
     /// See [`RETURNED`].
     pub returned: bool,
+    /// See [`PROGRESS`].
+    pub progress: bool,
     /// See [`OUTCOME`].
     pub outcome: Option<String>,
     /// See [`TOKEN`].
@@ -145,10 +150,8 @@ impl Headers {
             REASON => take(&mut self.reason, text(value)),
             UNREADABLE => take(&mut self.unreadable, text(value)),
             PROPERTIES => take(&mut self.properties, bytes(value)),
-            RETURNED => {
-                self.returned = value == HeaderValue::Bool(true);
-                matches!(value, HeaderValue::Bool(_))
-            }
+            RETURNED => flag(&mut self.returned, &value),
+            PROGRESS => flag(&mut self.progress, &value),
             _ => true,
         }
     }
@@ -175,9 +178,8 @@ impl Headers {
         pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
         pairs.extend(integers.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Integer(i64::try_from(value?).ok()?)))));
         pairs.extend(self.properties.clone().map(|bytes| (PROPERTIES, HeaderValue::Bytes(bytes))));
-        if self.returned {
-            pairs.push((RETURNED, HeaderValue::Bool(true)));
-        }
+        let flags = [(RETURNED, self.returned), (PROGRESS, self.progress)];
+        pairs.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name, HeaderValue::Bool(true))));
         pairs
     }
 }
@@ -185,6 +187,11 @@ impl Headers {
 fn take<T>(slot: &mut Option<T>, value: Option<T>) -> bool {
     *slot = value;
     slot.is_some()
+}
+
+fn flag(slot: &mut bool, value: &HeaderValue) -> bool {
+    *slot = *value == HeaderValue::Bool(true);
+    matches!(value, HeaderValue::Bool(_))
 }
 
 fn text(value: HeaderValue) -> Option<String> {
@@ -228,6 +235,7 @@ mod tests {
             start_before_ms: Some(1_700_000_000_000),
             user: Some("ann".into()),
             returned: true,
+            progress: true,
             ..Headers::default()
         };
         let pairs = headers.pairs().into_iter().map(|(name, value)| (name.to_owned(), value));

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GpuId, Kind, Outcome, Reply, TaskId};
+use crate::{GpuId, Kind, Outcome, Progress, Reply, TaskId};
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +80,9 @@ pub struct TaskStatus {
     /// Why it waits, where the fleet knows (`why`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
+    /// How far it is, while it runs and once its executor said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// When the store first heard of it, in Unix milliseconds of the store's clock.
     pub first_seen_ms: u64,
     /// When it last changed, in Unix milliseconds of the store's clock.

@@ -17,8 +17,8 @@ pub enum Target {
     ReplyTo(String),
 }
 
-/// A message to publish. Always confirmed and under a deadline; persistent and mandatory unless it is a reply to a direct reply-to, which is at most
-/// once on the wire and says nothing of a requester that is gone.
+/// A message to publish. Always confirmed and under a deadline; mandatory, and persistent unless it says otherwise. A reply to a direct reply-to is neither: it
+/// is at most once on the wire and says nothing of a requester that is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     /// Where to.
@@ -29,13 +29,21 @@ pub struct Outgoing {
     pub body: Bytes,
     /// Longest wait for the broker's confirm; `None` takes the configured one.
     pub timeout: Option<Duration>,
+    /// Whether the broker's restart may lose it: then no disk is waited for.
+    pub transient: bool,
 }
 
 impl Outgoing {
-    /// A message with the configured deadline.
+    /// A persistent message with the configured deadline.
     #[must_use]
     pub fn new(target: Target, envelope: Envelope, body: Bytes) -> Self {
-        Self { target, envelope, body, timeout: None }
+        Self { target, envelope, body, timeout: None, transient: false }
+    }
+
+    /// The same message, worth no disk and no long wait.
+    #[must_use]
+    pub fn transient(self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), transient: true, ..self }
     }
 
     /// The longest text that AMQP can carry in a property, in bytes.

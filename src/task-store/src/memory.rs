@@ -14,8 +14,8 @@ use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, envir
 
 use self::state::State;
 use crate::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore,
-    Totals,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    StoreError, StoreOptions, TaskStore, Totals,
 };
 
 /// How many expired records one operation clears away. More than one operation can add, so that they never pile up.
@@ -78,6 +78,11 @@ impl TaskStore for MemoryStore {
         let (mut state, now_ms) = self.enter();
         state.hand_back(task_id, token, now_ms);
         Ok(())
+    }
+
+    async fn progress(&self, request: &ProgressRequest) -> Result<ProgressAnswer, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.progress(request, now_ms))
     }
 
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {

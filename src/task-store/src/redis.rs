@@ -26,8 +26,8 @@ use tokio::task::JoinHandle;
 pub use self::server::ServerFacts;
 use self::{answers::Answer, connection::Connection, keys::Keys, reply_bytes::ReplyBytes, scripts::Scripts};
 use crate::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore,
-    Totals,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    StoreError, StoreOptions, TaskStore, Totals,
 };
 
 /// A [`TaskStore`] on Redis. Share it by `Arc`; it ends its background exchange of counts when it is dropped.
@@ -140,6 +140,13 @@ impl TaskStore for RedisStore {
         let mut call = self.on_task(&self.scripts.hand_back, task_id);
         call.arg(self.options.outcome_retention_ms()).arg(token.0);
         self.connection.invoke("hand an attempt back", &call).await.map(drop)
+    }
+
+    async fn progress(&self, request: &ProgressRequest) -> Result<ProgressAnswer, StoreError> {
+        let mut call = self.on_task(&self.scripts.progress, &request.task_id);
+        call.arg(self.options.outcome_retention_ms()).arg(request.token.0).arg(request.fraction.get().to_string());
+        call.arg(request.message.as_deref().unwrap_or_default());
+        self.connection.invoke("note progress", &call).await?.progress()
     }
 
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
+use protocol::{BodyHash, Fraction, GpuId, Incarnation, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
 
 use crate::{Crash, Holder, StoreError, Verdict};
 
@@ -128,6 +128,28 @@ pub enum Begin {
     Condemned(Vec<Crash>),
 }
 
+/// How far a running attempt is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProgressRequest {
+    /// The task.
+    pub task_id: TaskId,
+    /// The token of the claim it runs under.
+    pub token: Token,
+    /// The share of the work that is done.
+    pub fraction: Fraction,
+    /// What it does now, for people.
+    pub message: Option<String>,
+}
+
+/// The store's answer to [`TaskStore::progress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgressAnswer {
+    /// It shows from now on; what was noted before is overwritten.
+    Noted,
+    /// Nothing was written: no attempt runs under this token. The task ended, waits for its next attempt, or an attempt with a higher token began.
+    Refused,
+}
+
 /// An outcome to record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordRequest {
@@ -198,6 +220,9 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// The attempt under `token` was stopped by its own worker (drain) and is nobody's crash. Does nothing once a higher token began or the task ended.
     async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError>;
+    /// Notes how far a running attempt is; the last note wins. It shows while that attempt runs. Takes nothing from the task's life: it may fail, be late
+    /// or never come.
+    async fn progress(&self, request: &ProgressRequest) -> Result<ProgressAnswer, StoreError>;
 
     /// Records how the task ended. The first record is final.
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError>;

@@ -132,6 +132,7 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         user: Some("ann".into()),
         pool: Some("default".into()),
         returned: true,
+        progress: true,
         outcome: Some("succeeded".into()),
         token: Some(1_700_000_000_000_000),
         reason: Some("ü".into()),

@@ -1,8 +1,9 @@
 //! Both back ends side by side: random operations get the same answers from memory and from Redis.
 
-use protocol::{TaskStatus, Token};
+use protocol::{Progress, TaskStatus, Token};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use task_store::{ProgressAnswer, ProgressRequest};
 
 use super::*;
 
@@ -15,6 +16,7 @@ enum Answer {
     Done,
     Looked(Look),
     Began(Begin),
+    Progressed(ProgressAnswer),
     Recorded(Record),
     Status(Option<Box<TaskStatus>>),
 }
@@ -26,6 +28,7 @@ enum Step {
     Forget,
     Look(BodyHash),
     Begin(BeginRequest),
+    Progress(ProgressRequest),
     Record(RecordRequest),
     HandBack(Token),
     Publish,
@@ -36,7 +39,7 @@ enum Step {
 fn step(random: &mut ChaCha8Rng) -> Step {
     let hash = if random.random_ratio(1, 8) { BodyHash::of(b"another body") } else { body_hash() };
     let (number, token) = (random.random_range(1..4), random.random_range(1..6));
-    match random.random_range(0..11) {
+    match random.random_range(0..13) {
         0 => Step::Submit,
         1 => Step::Forget,
         2 => Step::Look(hash),
@@ -49,6 +52,7 @@ fn step(random: &mut ChaCha8Rng) -> Step {
         7 => Step::Publish,
         8 => Step::Wait,
         9 => Step::HandBack(Token(token)),
+        10..=11 => Step::Progress(progress(token, f64::from(number) / 7.0, Some("goes on"))),
         _ => Step::Pass([REPLY_RETENTION, OUTCOME_RETENTION * 3 / 4][random.random_range(0..2)]),
     }
 }
@@ -71,6 +75,7 @@ async fn take(subject: &Subject, step: &Step) -> Answer {
         Step::Pass(duration) => subject.pass(*duration),
         Step::Look(hash) => return Answer::Looked(store.look(&task(), hash, 1).await.expect("an answer")),
         Step::Begin(request) => return Answer::Began(store.begin(request).await.expect("an answer")),
+        Step::Progress(request) => return Answer::Progressed(store.progress(request).await.expect("an answer")),
         Step::Record(request) => return Answer::Recorded(store.record(request).await.expect("an answer")),
     }
     Answer::Done
@@ -78,7 +83,11 @@ async fn take(subject: &Subject, step: &Step) -> Answer {
 
 async fn status(subject: &Subject) -> Answer {
     let status = subject.store.status(&task()).await.expect("an answer");
-    Answer::Status(status.map(|status| Box::new(TaskStatus { first_seen_ms: 0, changed_ms: 0, ..status })))
+    let timeless = |progress: Progress| Progress { at_ms: 0, ..progress };
+    Answer::Status(status.map(|status| {
+        let progress = status.progress.clone().map(timeless);
+        Box::new(TaskStatus { first_seen_ms: 0, changed_ms: 0, progress, ..status })
+    }))
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use protocol::{
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    StoreError, TaskStore, Totals,
 };
 
 use super::{
@@ -133,6 +134,10 @@ impl TaskStore for ChaosStore {
 
     async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError> {
         self.call("hand back", self.inner.hand_back(task_id, token)).await
+    }
+
+    async fn progress(&self, request: &ProgressRequest) -> Result<ProgressAnswer, StoreError> {
+        self.call("note progress", self.inner.progress(request)).await
     }
 
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {

@@ -8,6 +8,8 @@ use protocol::{Kind, Task};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::Report;
+
 /// What one attempt is given.
 pub struct Run<'a> {
     /// The task.
@@ -16,6 +18,8 @@ pub struct Run<'a> {
     pub device: &'a Arc<dyn Device>,
     /// Fires when the attempt should end early (cancelled, time limit, stop). An executor that computes for long looks at it often.
     pub cancel: CancellationToken,
+    /// Takes progress and parts of the output while it runs. Reporting is optional and costs nothing where it is left out.
+    pub report: Report,
 }
 
 /// How an attempt failed. A value, not a crash.

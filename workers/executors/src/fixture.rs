@@ -7,7 +7,7 @@ use protocol::{BodyHash, DeliveryId, Kind, Task, TaskBody, TaskId};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Executor, Failure, Run};
+use crate::{Executor, Failure, Report, Run};
 
 pub(crate) fn gpu() -> Arc<dyn Device> {
     Arc::new(SimulatedGpu::new(SimulatedOptions::default()))
@@ -29,6 +29,15 @@ pub(crate) fn task(kind: &str, payload: Value) -> Task {
 }
 
 pub(crate) async fn run_on(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value) -> Result<Value, Failure> {
+    run_reporting(executor, device, payload, Report::to_nobody()).await
+}
+
+pub(crate) async fn run_reporting(
+    executor: &Arc<dyn Executor>,
+    device: &Arc<dyn Device>,
+    payload: Value,
+    report: Report,
+) -> Result<Value, Failure> {
     let task = task(executor.kind().as_str(), payload);
-    executor.run(Run { task: &task, device, cancel: CancellationToken::new() }).await
+    executor.run(Run { task: &task, device, cancel: CancellationToken::new(), report }).await
 }

@@ -9,9 +9,11 @@ mod fixture;
 mod occupy;
 mod payload;
 pub mod predict;
+mod report;
 mod simulate;
 
 pub use echo::echo;
 pub use executor::{Executor, Executors, Failure, Run};
 pub use predict::{Predict, PredictError};
+pub use report::{Listening, Report, Reported, ReportedPartials, Reports};
 pub use simulate::simulate;

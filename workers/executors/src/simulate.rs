@@ -1,9 +1,11 @@
 //! `simulate`: takes time, memory and compute as its payload says, and computes nothing. For tests, benchmarks and demonstrations.
 //!
 //! ```json
-//! {"duration_ms": 250, "memory_mb": 2000, "compute_share": 0.5, "fail": {"code": "oops", "message": "as asked", "retry": true}, "result": 42}
+//! {"duration_ms": 250, "memory_mb": 2000, "compute_share": 0.5, "fail": {"code": "oops", "message": "as asked", "retry": true}, "result": 42,
+//!  "progress_every_ms": 50}
 //! ```
-//! Every field is optional. A `fail` ends the attempt with that failure after `duration_ms`; else `result` is given back.
+//! Every field is optional. A `fail` ends the attempt with that failure after `duration_ms`; else `result` is given back. With `progress_every_ms` it
+//! reports that often how far it is, and the number of the step as a part of its output.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,8 +13,9 @@ use async_trait::async_trait;
 use devices::Use;
 use protocol::{Kind, task::Limits};
 use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
 
-use crate::{Executor, Failure, Run, occupy::occupy, payload::Fields};
+use crate::{Executor, Failure, Report, Run, occupy::occupy, payload::Fields};
 
 struct Simulate;
 
@@ -35,16 +38,31 @@ impl Executor for Simulate {
         tokio::select! {
             biased;
             () = run.cancel.cancelled() => return Err(Failure::cancelled()),
-            () = tokio::time::sleep(duration) => {}
+            () = pass(duration, asked.progress_every, &run.report) => {}
         }
         asked.end
     }
+}
+
+/// Takes its time, and reports at every step of it.
+async fn pass(duration: Duration, progress_every: Option<Duration>, report: &Report) {
+    let started = Instant::now();
+    let ends = started + duration;
+    for step in 1_u32.. {
+        let Some(due) = progress_every.map(|every| started + every.saturating_mul(step)).filter(|due| *due < ends) else { break };
+        sleep_until(due).await;
+        let passed = started.elapsed();
+        report.progress(passed.div_duration_f64(duration), &format!("{} of {} ms", passed.as_millis(), duration.as_millis()));
+        report.partial(step.into());
+    }
+    sleep_until(ends).await;
 }
 
 /// What the payload asks for.
 struct Asked {
     duration: Duration,
     wanted: Use,
+    progress_every: Option<Duration>,
     end: Result<Value, Failure>,
 }
 
@@ -56,8 +74,9 @@ impl Asked {
         let compute_share = fields.number("compute_share", 0.0, 1.0)?.unwrap_or(0.1);
         let failure = fields.object("fail")?.map(failure).transpose()?;
         let result = fields.value("result").unwrap_or_default();
+        let progress_every = fields.whole("progress_every_ms", 1, Limits::LONGEST_MS)?.map(Duration::from_millis);
         fields.finish()?;
-        Ok(Self { duration, wanted: Use { memory_mb, compute_share }, end: failure.map_or(Ok(result), Err) })
+        Ok(Self { duration, wanted: Use { memory_mb, compute_share }, progress_every, end: failure.map_or(Ok(result), Err) })
     }
 }
 

@@ -70,6 +70,8 @@ pub struct WorkerOptions {
     pub tasks_waiting_within: Duration,
     /// See [`protocol::config::WorkerSection::in_hand_patience_ms`].
     pub in_hand_patience: Duration,
+    /// How often a running task's progress is noted in the store at most.
+    pub progress_every: Duration,
     /// Bounds on what is accepted.
     pub intake: IntakeLimits,
     /// How long running tasks may go on after a gentle stop.
@@ -96,6 +98,7 @@ impl WorkerOptions {
             quarantine: Duration::from_millis(worker.quarantine_ms),
             tasks_waiting_within: Duration::from_millis(worker.tasks_waiting_within_ms),
             in_hand_patience: Duration::from_millis(worker.in_hand_patience_ms),
+            progress_every: Duration::from_millis(worker.progress_every_ms),
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
             drain_grace: Duration::from_millis(worker.drain_grace_ms),
             initial_settings: multi_gpu.initial_settings(),

@@ -27,7 +27,7 @@ pub(crate) struct InHand {
     pub(crate) received: Instant,
     pub(crate) waits: Waits,
     /// `None` once it was settled before its end.
-    settle: Option<Settle>,
+    settle: Mutex<Option<Settle>>,
 }
 
 /// What is needed to settle a delivery once.
@@ -49,7 +49,7 @@ impl InHand {
             redelivered: delivery.redelivered,
             received,
             waits,
-            settle: Some(Settle { receipt: delivery.receipt, credits, within }),
+            settle: Mutex::new(Some(Settle { receipt: delivery.receipt, credits, within })),
         }
     }
 
@@ -65,25 +65,29 @@ impl InHand {
     }
 
     /// Acks it before its end: a copy of it waits in a retry queue.
-    pub(crate) async fn ack_early(&mut self) {
+    pub(crate) async fn ack_early(&self) {
         let waits = self.waits;
         self.settle_once(Settled::Elsewhere(waits)).await;
     }
 
-    async fn settle(mut self, how: Settled) {
+    async fn settle(self, how: Settled) {
         self.settle_once(how).await;
     }
 
-    async fn settle_once(&mut self, how: Settled) {
-        if let Some(Settle { receipt, credits, within }) = self.settle.take() {
+    async fn settle_once(&self, how: Settled) {
+        if let Some(Settle { receipt, credits, within }) = self.take_settle() {
             lock(&credits).settled(Instant::now(), how, within);
             note(receipt.ack().await);
         }
     }
 
+    fn take_settle(&self) -> Option<Settle> {
+        self.settle.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Puts it back into its queue, for another worker.
     pub(crate) async fn give_back(self) {
-        if let Some(Settle { receipt, .. }) = self.settle {
+        if let Some(Settle { receipt, .. }) = self.take_settle() {
             note(receipt.give_back().await);
         }
     }

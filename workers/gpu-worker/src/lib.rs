@@ -19,6 +19,7 @@ mod onward;
 mod persist;
 mod placing;
 mod pool;
+mod progress;
 mod reaper;
 mod retrying;
 mod running;

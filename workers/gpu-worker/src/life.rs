@@ -95,14 +95,14 @@ pub(crate) async fn no_run(context: &Context, in_hand: InHand, task: &Task, look
     }
 }
 
-async fn run_here(context: &Arc<Context>, mut in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
+async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
     let waited = in_hand.received.elapsed();
     let not_begun = beginning::begin(context, task, &mut slot).await?;
     observe_waits(context, &in_hand, waited.as_secs_f64());
     let started = Instant::now();
     let attempt = match not_begun {
         Some(attempt) => attempt,
-        None => match run_and_stay_acked(context, &mut in_hand, task).await {
+        None => match run_and_stay_acked(context, &in_hand, task, &slot).await {
             Ok(attempt) => attempt,
             Err(Abandoned) => {
                 beginning::hand_back(context, task, &slot).await;
@@ -155,8 +155,8 @@ async fn run_here(context: &Arc<Context>, mut in_hand: InHand, task: &Task, mut 
 
 /// Runs the attempt. One that takes long does not keep its delivery for so long that the broker loses patience: a copy goes round through a retry queue (where
 /// every worker finds the task held) and is there if this worker dies.
-async fn run_and_stay_acked(context: &Context, in_hand: &mut InHand, task: &Task) -> Result<Attempt, Abandoned> {
-    let mut running = std::pin::pin!(running::run(context, task));
+async fn run_and_stay_acked(context: &Context, in_hand: &InHand, task: &Task, slot: &Slot) -> Result<Attempt, Abandoned> {
+    let mut running = std::pin::pin!(running::run(context, task, in_hand, slot));
     tokio::select! {
         biased;
         attempt = &mut running => return attempt,

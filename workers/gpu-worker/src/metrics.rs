@@ -30,6 +30,7 @@ pub struct WorkerMetrics {
     crashes_total: CounterVec,
     quarantined_total: CounterVec,
     gpu_quarantines_total: CounterVec,
+    progress_total: CounterVec,
     moved_total: Counter,
 }
 
@@ -50,6 +51,7 @@ pub(crate) struct GpuMetrics {
     pub(crate) claim_seconds: Histogram,
     claims_total: CounterVec,
     forwarded_total: CounterVec,
+    progress_total: CounterVec,
     pub(crate) redelivered: Counter,
     pub(crate) replies_returned: Counter,
     pub(crate) late_outcomes: Counter,
@@ -133,6 +135,11 @@ impl WorkerMetrics {
             crashes_total: to.counters("gpufleet_crashes_total", "Attempts found unfinished because their worker was gone.", gpu)?,
             quarantined_total: to.counters("gpufleet_quarantined_total", "Tasks given up because their workers kept crashing.", gpu)?,
             gpu_quarantines_total: to.counters("gpufleet_gpu_quarantines_total", "Times that the GPU was taken out, or kept out.", gpu)?,
+            progress_total: to.counters(
+                "gpufleet_progress_total",
+                "Progress of running tasks: noted (in the store), refused (there, of a late holder), sent (to producers that asked), dropped (not sent).",
+                &["gpu_id", "what"],
+            )?,
             moved_total: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
         })
     }
@@ -155,6 +162,7 @@ impl WorkerMetrics {
             claim_seconds: self.claim_seconds.with_label_values(gpu),
             claims_total: self.claims_total.clone(),
             forwarded_total: self.forwarded_total.clone(),
+            progress_total: self.progress_total.clone(),
             redelivered: self.redelivered_total.with_label_values(gpu),
             replies_returned: self.replies_returned_total.with_label_values(gpu),
             late_outcomes: self.late_outcomes_total.with_label_values(gpu),
@@ -190,6 +198,10 @@ impl GpuMetrics {
 
     pub(crate) fn claimed(&self, answer: &str) {
         self.claims_total.with_label_values(&[self.gpu_id.as_str(), answer]).inc();
+    }
+
+    pub(crate) fn progress(&self, what: &str) {
+        self.progress_total.with_label_values(&[self.gpu_id.as_str(), what]).inc();
     }
 
     pub(crate) fn forwarded(&self, reason: &str) {

@@ -1,6 +1,6 @@
 //! Running one attempt: the executor under its time limits.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
 use executors::{Failure, Run};
 use futures::FutureExt;
@@ -10,7 +10,7 @@ use task_store::{Crash, Look};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context::Context, persist::Abandoned};
+use crate::{context::Context, intake::InHand, persist::Abandoned, placing::Slot, progress::Relay};
 
 /// How long an executor whose time is up may take to notice.
 const NOTICE: Duration = Duration::from_secs(5);
@@ -41,16 +41,19 @@ pub(crate) enum Attempt {
     Condemned(Vec<Crash>),
 }
 
-/// Runs the attempt.
-pub(crate) async fn run(context: &Context, task: &Task) -> Result<Attempt, Abandoned> {
+/// Runs the attempt under the claim of `slot`, and hands on what it reports.
+pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: &Slot) -> Result<Attempt, Abandoned> {
     let Some(executor) = context.executors.get(&task.kind) else {
         let message = format!("this worker runs no kind {:?}", task.kind.as_str());
         return Ok(Attempt::FailedForGood(TaskError::new("unknown_kind", message)));
     };
     let limit = Limit::of(context, task);
     let cancel = CancellationToken::new();
-    let run = Run { task, device: &context.device, cancel: cancel.clone() };
-    let mut running = std::pin::pin!(AssertUnwindSafe(executor.run(run)).catch_unwind());
+    let relay = Relay::new(context, task, in_hand, slot.claim.token);
+    let (report, reports) = relay.reports();
+    let mut relaying = pin!(relay.run(reports));
+    let run = Run { task, device: &context.device, cancel: cancel.clone(), report };
+    let mut running = pin!(AssertUnwindSafe(executor.run(run)).catch_unwind());
     let started = Instant::now();
     let ended = tokio::select! {
         biased;
@@ -58,6 +61,7 @@ pub(crate) async fn run(context: &Context, task: &Task) -> Result<Attempt, Aband
         ended = &mut running => Ended::ByItself(ended),
         () = tokio::time::sleep(limit.after) => Ended::Early(Ok(limit.passed())),
         () = cancel_asked(context, task) => Ended::Early(Ok(Attempt::Cancelled)),
+        never = beside(&mut relaying) => match never {},
     };
     if matches!(ended, Ended::Early(_)) {
         cancel.cancel();
@@ -68,6 +72,9 @@ pub(crate) async fn run(context: &Context, task: &Task) -> Result<Attempt, Aband
         }
     }
     context.metrics.ran(task.kind.as_str(), started.elapsed().as_secs_f64());
+    if !context.stop.now.is_cancelled() {
+        relay.finish(relaying).await;
+    }
     match ended {
         Ended::ByItself(Ok(Ok(result))) => Ok(Attempt::Succeeded(result)),
         Ended::ByItself(Ok(Err(failure))) if failure.retry => Ok(Attempt::Failed(error_of(failure))),
@@ -77,6 +84,12 @@ pub(crate) async fn run(context: &Context, task: &Task) -> Result<Attempt, Aband
         }
         Ended::Early(attempt) => attempt,
     }
+}
+
+/// Drives what goes on beside the attempt and ends nothing.
+async fn beside(work: impl Future<Output = ()>) -> Infallible {
+    work.await;
+    std::future::pending().await
 }
 
 /// Why an attempt is over.

@@ -7,7 +7,8 @@ use protocol::{
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    StoreError, TaskStore, Totals,
 };
 
 pub struct DownTable;
@@ -83,6 +84,9 @@ impl TaskStore for DownStore {
         no_store()
     }
     async fn hand_back(&self, _: &TaskId, _: Token) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn progress(&self, _: &ProgressRequest) -> Result<ProgressAnswer, StoreError> {
         no_store()
     }
     async fn record(&self, _: &RecordRequest) -> Result<Record, StoreError> {

@@ -9,15 +9,16 @@ use protocol::{
     envelope::{HeaderValue, Headers},
 };
 
-use crate::message::is_direct_reply;
+use crate::{Outgoing, message::is_direct_reply};
 
 const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
 
 /// The properties of a message to `routing_key`; `None` if a text does not fit (more than 255 bytes). Its `user_id` travels only if it is the
 /// publishing `login`: the broker closes the channel for any other.
-pub(super) fn write(envelope: &Envelope, routing_key: &str, login: &str) -> Option<BasicProperties> {
-    let persistence = if is_direct_reply(routing_key) { TRANSIENT } else { PERSISTENT };
+pub(super) fn write(message: &Outgoing, routing_key: &str, login: &str) -> Option<BasicProperties> {
+    let envelope = &message.envelope;
+    let persistence = if message.transient || is_direct_reply(routing_key) { TRANSIENT } else { PERSISTENT };
     let mut properties = BasicProperties::default().with_delivery_mode(persistence);
     type With = fn(BasicProperties, ShortString) -> BasicProperties;
     let texts: [(&Option<String>, With); 6] = [
@@ -113,6 +114,11 @@ mod tests {
     use protocol::envelope::{ATTEMPT, HOPS, POOL, REASON, TOKEN, TRACEPARENT};
 
     use super::*;
+    use crate::{Queue, Target};
+
+    fn message(envelope: Envelope) -> Outgoing {
+        Outgoing::new(Target::Queue(Queue::Dead), envelope, (&b""[..]).into())
+    }
 
     fn read_one(name: &str, value: AMQPValue) -> Headers {
         let mut table = FieldTable::default();
@@ -153,20 +159,22 @@ mod tests {
 
     #[test]
     fn only_the_own_login_travels_as_user_id() {
-        let envelope = Envelope { user_id: Some("ann".into()), ..Envelope::default() };
-        let user = |login| write(&envelope, "q", login).expect("short enough").user_id().clone();
+        let message = message(Envelope { user_id: Some("ann".into()), ..Envelope::default() });
+        let user = |login| write(&message, "q", login).expect("short enough").user_id().clone();
         assert_eq!((user("ann"), user("bob")), (Some("ann".into()), None));
     }
 
     #[test]
-    fn everything_is_persistent_but_direct_replies() {
-        let mode = |name| *write(&Envelope::default(), name, "").expect("short enough").delivery_mode();
-        assert_eq!((mode("q"), mode("amq.rabbitmq.reply-to.g1h2AA==.x")), (Some(2), Some(1)));
+    fn everything_is_persistent_but_direct_replies_and_what_is_worth_no_disk() {
+        let mode = |message: &Outgoing, name| *write(message, name, "").expect("short enough").delivery_mode();
+        let kept = message(Envelope::default());
+        assert_eq!((mode(&kept, "q"), mode(&kept, "amq.rabbitmq.reply-to.g1h2AA==.x")), (Some(2), Some(1)));
+        assert_eq!(mode(&kept.transient(std::time::Duration::from_secs(1)), "q"), Some(1));
     }
 
     #[test]
     fn a_text_that_does_not_fit_is_no_panic() {
-        let envelope = Envelope { kind: Some("x".repeat(256)), ..Envelope::default() };
-        assert_eq!(write(&envelope, "q", ""), None);
+        let message = message(Envelope { kind: Some("x".repeat(256)), ..Envelope::default() });
+        assert_eq!(write(&message, "q", ""), None);
     }
 }

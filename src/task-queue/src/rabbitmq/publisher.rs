@@ -101,7 +101,7 @@ impl Publisher {
         Ok(Job {
             target: target.to_owned(),
             routing_key: ShortString::try_new(target).map_err(|_| too_long())?,
-            properties: properties::write(&message.envelope, target, self.dialer.login()).ok_or_else(too_long)?,
+            properties: properties::write(&message, target, self.dialer.login()).ok_or_else(too_long)?,
             message_id: message.envelope.message_id.unwrap_or_default(),
             body: message.body,
             deadline,

@@ -1,7 +1,7 @@
 //! One task's record, and what it answers.
 
 use bytes::Bytes;
-use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, TaskId, TaskState, TaskStatus, Token};
+use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
     Begin, BeginRequest, Crash, Holder, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreError, Stored,
@@ -27,6 +27,8 @@ pub struct TaskRecord {
     pub waiting_for: Option<String>,
     /// The attempt with the highest token that began.
     pub begun: Option<Begun>,
+    /// How far an attempt said it was, perhaps an earlier one than that which runs now.
+    pub progress: Option<Noted>,
     /// The latest attempt that failed and is to be tried again, with what is due.
     pub retried: Option<Retried>,
     /// Attempts whose worker crashed, oldest first.
@@ -53,6 +55,15 @@ pub struct Begun {
     pub alone: bool,
     /// It was handed back, or judged: it is not (again) a crash.
     pub settled: bool,
+}
+
+/// How far an attempt said it was.
+#[derive(Debug)]
+pub struct Noted {
+    /// The attempt's token: another attempt's progress is not shown.
+    pub token: Token,
+    /// What it said.
+    pub progress: Progress,
 }
 
 /// An attempt that failed and is to be tried again.
@@ -113,6 +124,11 @@ impl TaskRecord {
     pub fn runs(&self) -> bool {
         let retried = self.retried.as_ref().map_or(0, |retried| retried.due.attempt);
         self.ended.is_none() && self.begun.as_ref().is_some_and(|begun| begun.attempt >= retried)
+    }
+
+    /// Whether the attempt of this token runs, as far as the store knows.
+    pub fn runs_under(&self, token: Token) -> bool {
+        self.runs() && self.begun.as_ref().is_some_and(|begun| begun.token == token)
     }
 
     /// Whether a retry of this attempt may be written: `None` if so, else the answer.
@@ -198,10 +214,17 @@ impl TaskRecord {
             attempt: ran.map_or(self.begun.as_ref().map_or(0, |begun| begun.attempt), |ended| ended.attempt),
             crashes: u32::try_from(self.crashes.len()).unwrap_or(u32::MAX),
             waiting_for: self.waiting_for.clone().or_else(|| self.last_error()),
+            progress: self.progress().cloned(),
             first_seen_ms: self.first_seen_ms,
             changed_ms: self.changed_ms,
             reply: body.map(|bytes| parse_reply(bytes)).transpose()?,
         })
+    }
+
+    /// How far the attempt is that runs now.
+    fn progress(&self) -> Option<&Progress> {
+        let noted = self.progress.as_ref().filter(|noted| self.runs_under(noted.token))?;
+        (self.state() == TaskState::Running).then_some(&noted.progress)
     }
 
     /// Why it waits for its next attempt.

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, Token};
+use protocol::{BodyHash, GpuId, Kind, PoolName, Progress, TaskId, Token};
 
 use super::{
     deadlines::Deadlines,
-    record::{Begun, Ended, KeptBody, Retried, TaskRecord},
+    record::{Begun, Ended, KeptBody, Noted, Retried, TaskRecord},
 };
-use crate::{Begin, BeginRequest, Cancel, KnownGpu, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreOptions, Totals};
+use crate::{
+    Begin, BeginRequest, Cancel, KnownGpu, ProgressAnswer, ProgressRequest, Record, RecordRequest, Retry, RetryAnswer, RetryRequest,
+    StoreOptions, Totals,
+};
 
 /// What the lock protects.
 #[derive(Debug)]
@@ -90,6 +93,15 @@ impl State {
                 begun.settled = true;
             }
         }
+    }
+
+    pub fn progress(&mut self, request: &ProgressRequest, now_ms: u64) -> ProgressAnswer {
+        if !self.record(&request.task_id, now_ms).is_some_and(|record| record.runs_under(request.token)) {
+            return ProgressAnswer::Refused;
+        }
+        let progress = Progress { fraction: request.fraction, message: request.message.clone(), at_ms: now_ms };
+        self.change(&request.task_id, now_ms).progress = Some(Noted { token: request.token, progress });
+        ProgressAnswer::Noted
     }
 
     pub fn record_outcome(&mut self, request: &RecordRequest, now_ms: u64) -> Record {

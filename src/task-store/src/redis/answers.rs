@@ -3,10 +3,10 @@
 use std::str::FromStr;
 
 use bytes::Bytes;
-use protocol::{Outcome, TaskId, TaskState, TaskStatus, Token};
+use protocol::{Fraction, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
-    Begin, Cancel, Crash, Holder, Look, Record, Retry, RetryAnswer, StoreError, Stored,
+    Begin, Cancel, Crash, Holder, Look, ProgressAnswer, Record, Retry, RetryAnswer, StoreError, Stored,
     status::{parse_reply, waits_for_retry},
 };
 
@@ -95,6 +95,15 @@ impl Answer {
         }
     }
 
+    /// The answer to `progress`.
+    pub fn progress(self) -> Result<ProgressAnswer, StoreError> {
+        match self.word() {
+            "noted" => Ok(ProgressAnswer::Noted),
+            "refused" => Ok(ProgressAnswer::Refused),
+            _ => Err(self.garbled()),
+        }
+    }
+
     /// The answer to `record`.
     pub fn record(self) -> Result<Record, StoreError> {
         match self.word() {
@@ -137,12 +146,20 @@ impl Answer {
             kind: self.optional(2)?,
             gpu_id: self.optional(3)?,
             attempt: if ran { self.required(8)? } else { begun_attempt.unwrap_or(0) },
-            crashes: u32::try_from(self.crashes(14)?.len()).unwrap_or(u32::MAX),
+            crashes: u32::try_from(self.crashes(17)?.len()).unwrap_or(u32::MAX),
             waiting_for,
+            progress: if state == TaskState::Running { self.noted()? } else { None },
             first_seen_ms: self.required(0)?,
             changed_ms: self.required(1)?,
             reply: self.take(10).map(|body| parse_reply(&body)).transpose()?,
         }))
+    }
+
+    /// Parts 14 to 16 of a status: fraction, message, time.
+    fn noted(&self) -> Result<Option<Progress>, StoreError> {
+        let Some(fraction) = self.optional::<f64>(14)? else { return Ok(None) };
+        let fraction = Fraction::try_from(fraction).map_err(|_| self.garbled())?;
+        Ok(Some(Progress { fraction, message: self.optional(15)?, at_ms: self.required(16)? }))
     }
 
     /// `ended, outcome, attempt, token or '', reply or nil, to whom published or nil`.

@@ -11,6 +11,7 @@
 --   alone                            1 if nothing else ran on that attempt's GPU
 --   settled                          the token of a begun attempt that was handed back, or judged: it is not (again) a crash
 --   crashes                          one line a crash, oldest first: attempt, GPU, Unix ms, alone (1 or 0), with spaces between
+--   progress, progress_message ('' if none), progress_at (Unix ms), progress_token: how far the attempt of that token said it was
 --   due, due_after, retry_error      the next attempt that is due after the latest failed one, the pause before it in ms, that one's error
 --   cancelled                        Unix ms when a cancel was asked for, on a record of its own where the task was never seen. Nothing clears it.
 --   outcome, ended_attempt, ended_token ('' if it never ran), digest, reply_until (Unix ms, 0 if not kept)

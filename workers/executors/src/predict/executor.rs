@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{GenerateError, Generated, Model, PredictError, Request, Watch, registry};
-use crate::{Executor, Failure, Run, occupy::occupy};
+use crate::{Executor, Failure, Report, Run, occupy::occupy};
 
 /// Text generation. Each run computes on an OS thread of its own, at most [`Predict::RUNS_AT_ONCE`] at a time in the process; the others wait
 /// in the order in which they came.
@@ -83,7 +83,8 @@ impl Executor for Predict {
             permit = PERMITS.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
         };
         let _work = occupy(run.device.as_ref(), self.wanted(&request))?;
-        let generated = on_own_thread(self.model.clone(), request, stop, permit).await?;
+        let watch = Reporting { stop, report: run.report.clone(), tokens: 0, tokens_max: request.max_length };
+        let generated = on_own_thread(self.model.clone(), request, watch, permit).await?;
         Ok(self.result(&generated))
     }
 
@@ -96,14 +97,14 @@ impl Executor for Predict {
 async fn on_own_thread(
     model: Arc<Model>,
     request: Request,
-    stop: CancellationToken,
+    mut watch: Reporting,
     permit: OwnedSemaphorePermit,
 ) -> Result<Generated, Failure> {
     let (answer, answered) = oneshot::channel();
     let computing = move || {
         let _permit = permit;
         // Nobody listens where the run was dropped.
-        let _ = answer.send(model.generate(&request, &mut UntilCancelled(stop)));
+        let _ = answer.send(model.generate(&request, &mut watch));
     };
     thread::Builder::new()
         .name("predict".to_owned())
@@ -124,11 +125,29 @@ fn described(error: &GenerateError) -> String {
     }
 }
 
-/// Stops between two tokens. Text as it comes will be handed on from here.
-struct UntilCancelled(CancellationToken);
+/// Stops between two tokens, and reports how far the text is and the text itself.
+struct Reporting {
+    stop: CancellationToken,
+    report: Report,
+    tokens: u32,
+    tokens_max: u32,
+}
 
-impl Watch for UntilCancelled {
+impl Watch for Reporting {
     fn goes_on(&mut self) -> bool {
-        !self.0.is_cancelled()
+        !self.stop.is_cancelled()
+    }
+
+    fn token(&mut self, _token: u32) {
+        self.tokens += 1;
+        self.report.progress(f64::from(self.tokens) / f64::from(self.tokens_max), "");
+    }
+
+    fn wants_text(&self) -> bool {
+        self.report.wants_partials()
+    }
+
+    fn text(&mut self, piece: &str) {
+        self.report.partial(piece.into());
     }
 }

@@ -1,6 +1,6 @@
 //! The loop: prompt in, token by token out.
 
-use super::{Model, Request, sampler::Sampler};
+use super::{Model, Request, pieces::Pieces, sampler::Sampler};
 
 /// How many tokens of a prompt are taken in at once: bounds the memory of attention and the time until a cancel is seen.
 const PROMPT_CHUNK: usize = 128;
@@ -71,12 +71,45 @@ pub trait Watch {
 
     /// A token was generated.
     fn token(&mut self, _token: u32) {}
+
+    /// Whether to tell the text as it grows. Asked once; it costs a little with every token.
+    fn wants_text(&self) -> bool {
+        false
+    }
+
+    /// The text grew by whole characters. All pieces together are the generated text.
+    fn text(&mut self, _piece: &str) {}
 }
 
 /// Goes on to the end.
 impl Watch for () {
     fn goes_on(&mut self) -> bool {
         true
+    }
+}
+
+/// A watch that is also told the text, if it wants it.
+struct Telling<'a> {
+    watch: &'a mut dyn Watch,
+    pieces: Option<Pieces<'a>>,
+}
+
+impl Telling<'_> {
+    fn goes_on(&mut self) -> bool {
+        self.watch.goes_on()
+    }
+
+    fn token(&mut self, token: u32) {
+        self.watch.token(token);
+        if let Some(piece) = self.pieces.as_mut().and_then(|pieces| pieces.push(token)) {
+            self.watch.text(&piece);
+        }
+    }
+
+    fn rest_of(&mut self, text: &str) {
+        if let Some(rest) = self.pieces.as_ref().and_then(|pieces| pieces.rest(text)) {
+            self.watch.text(rest);
+        }
     }
 }
 
@@ -87,8 +120,10 @@ impl Model {
     /// [`GenerateError`]; the same request fails again.
     pub fn generate(&self, request: &Request, watch: &mut dyn Watch) -> Result<Generated, GenerateError> {
         let prompt = self.prompt(&request.text)?;
-        let (tokens, finish_reason) = self.follow(&prompt, request, watch)?;
+        let mut telling = Telling { pieces: watch.wants_text().then(|| Pieces::after(self.vocabulary(), &prompt)), watch };
+        let (tokens, finish_reason) = self.follow(&prompt, request, &mut telling)?;
         let text = self.vocabulary().text_after(&prompt, &tokens);
+        telling.rest_of(&text);
         Ok(Generated { text, tokens, finish_reason })
     }
 
@@ -109,7 +144,7 @@ impl Model {
     }
 
     /// The tokens that follow the prompt, and why they end.
-    fn follow(&self, prompt: &[u32], request: &Request, watch: &mut dyn Watch) -> Result<(Vec<u32>, FinishReason), GenerateError> {
+    fn follow(&self, prompt: &[u32], request: &Request, watch: &mut Telling<'_>) -> Result<(Vec<u32>, FinishReason), GenerateError> {
         let room = (self.context() - prompt.len()).min(request.max_length as usize);
         let mut tokens = Vec::with_capacity(room);
         let mut sampler = Sampler::new(request.temperature, request.seed);

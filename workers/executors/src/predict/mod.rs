@@ -5,7 +5,8 @@
 //! ```
 //! gives `{"text": " there was", "tokens": 64, "finish_reason": "length", "model": "SmolLM2-135M-Instruct.Q4_1"}`: the text that follows,
 //! without the prompt. Only `text` is required. `temperature` 0, the default, always takes the likeliest token; above it tokens are drawn, and the
-//! same `seed` draws the same text. The text goes to the model as it is: no chat template is put around it.
+//! same `seed` draws the same text. While it runs it reports its tokens so far as a share of `max_length`, and the text as it grows, in pieces of whole
+//! characters: joined, they are the result's `text`. The text goes to the model as it is: no chat template is put around it.
 //!
 //! [`Predict`] is the executor; [`Model`] is what it runs and can be used without it. `docs/predict.md` says how it was checked against another
 //! implementation.
@@ -16,6 +17,7 @@ mod executor;
 mod generate;
 mod gguf;
 mod model;
+mod pieces;
 mod registry;
 mod request;
 mod sampler;

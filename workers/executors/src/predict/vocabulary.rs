@@ -61,13 +61,18 @@ impl Vocabulary {
 
     /// The text of `tokens` as it stands after `prompt`: some tokenizers drop the space before a word at the start of a text.
     pub(super) fn text_after(&self, prompt: &[u32], tokens: &[u32]) -> String {
-        let tail = &prompt[prompt.len().saturating_sub(TAIL)..];
+        let tail = Self::tail(prompt);
         let before = self.text(tail);
         let whole = self.text(&[tail, tokens].concat());
         whole.strip_prefix(&before).map_or_else(|| self.text(tokens), str::to_owned)
     }
 
-    fn text(&self, tokens: &[u32]) -> String {
+    /// What of a prompt is decoded with the text that follows it.
+    pub(super) fn tail(prompt: &[u32]) -> &[u32] {
+        &prompt[prompt.len().saturating_sub(TAIL)..]
+    }
+
+    pub(super) fn text(&self, tokens: &[u32]) -> String {
         // Only an id outside the vocabulary can fail, and those are left out.
         self.tokenizer.decode(tokens, true).unwrap_or_default()
     }

@@ -4,7 +4,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::fixture::{gpu, run_on, task};
+use crate::{
+    Listening,
+    fixture::{gpu, run_on, run_reporting, task},
+};
 
 #[tokio::test(start_paused = true)]
 async fn it_takes_the_time_asked_for_and_gives_the_result_asked_for() {
@@ -12,6 +15,26 @@ async fn it_takes_the_time_asked_for_and_gives_the_result_asked_for() {
     assert_eq!(run_on(&simulate(), &gpu(), json!({"duration_ms": 250, "result": {"x": 1}})).await, Ok(json!({"x": 1})));
     assert_eq!(before.elapsed().as_millis(), 250);
     assert_eq!(run_on(&simulate(), &gpu(), json!(null)).await, Ok(Value::Null));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_reports_at_every_step_how_far_it_is() {
+    let (report, mut reports) = Report::new(Listening::ToPartialsToo);
+    let (executor, gpu) = (simulate(), gpu());
+    let run = run_reporting(&executor, &gpu, json!({"duration_ms": 1000, "progress_every_ms": 250}), report);
+    let watching = async {
+        let mut seen = Vec::new();
+        while reports.progress.changed().await.is_ok() {
+            seen.push(reports.progress.borrow_and_update().clone());
+        }
+        seen
+    };
+    let (ended, seen) = tokio::join!(run, watching);
+    ended.unwrap();
+    let seen: Vec<_> = seen.into_iter().map(|reported| (reported.fraction.get(), reported.message.unwrap())).collect();
+    assert_eq!(seen, [(0.25, "250 of 1000 ms".to_owned()), (0.5, "500 of 1000 ms".to_owned()), (0.75, "750 of 1000 ms".to_owned())]);
+    let steps: Vec<_> = reports.partials.take().into_iter().map(|partial| partial.value).collect();
+    assert_eq!(steps, [json!(1), json!(2), json!(3)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +72,7 @@ async fn a_cancel_ends_it_at_once() {
     let (task, gpu, cancel) = (task("simulate", json!({"duration_ms": 60_000})), gpu(), CancellationToken::new());
     let executor = simulate();
     let before = Instant::now();
-    let run = executor.run(Run { task: &task, device: &gpu, cancel: cancel.clone() });
+    let run = executor.run(Run { task: &task, device: &gpu, cancel: cancel.clone(), report: Report::to_nobody() });
     let (ended, ()) = tokio::join!(run, async { cancel.cancel() });
     assert_eq!(ended.unwrap_err().code, "cancelled");
     assert_eq!(before.elapsed().as_millis(), 0);
@@ -74,6 +97,7 @@ async fn wrong_and_unknown_fields_are_refused_by_name() {
         (json!({"duration_ms": 1.5}), "payload.duration_ms"),
         (json!({"memory_mb": "1"}), "payload.memory_mb"),
         (json!({"compute_share": 1.1}), "payload.compute_share"),
+        (json!({"progress_every_ms": 0}), "payload.progress_every_ms"),
         (json!({"fail": true}), "payload.fail"),
         (json!({"fail": {"retry": "yes"}}), "payload.fail.retry"),
         (json!({"fail": {"why": 1}}), "payload.fail.why"),
