@@ -2,6 +2,7 @@
 
 mod clients;
 mod commands;
+mod dead;
 mod doctor;
 mod foreign;
 mod http;

@@ -1,0 +1,62 @@
+//! `gpufleet dead`: what it shows of messages that could not be read, and how it gets rid of many.
+
+use futures::future::join_all;
+use protocol::Envelope;
+use serde_json::{Value, json};
+use task_queue::{Outgoing, Queue, Target, TaskQueue};
+use tests::{
+    raw_amqp::{RawProperties, RawPublisher},
+    until::until,
+};
+
+use crate::servers::Servers;
+
+/// More than a connection may have channels.
+const MANY: usize = 2_100;
+
+async fn ready(queue: &dyn TaskQueue) -> usize {
+    queue.depth(&Queue::Dead).await.expect("the broker answers").map_or(0, |depth| depth.ready as usize)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_could_not_be_read_is_shown_with_its_reason_and_its_original_properties() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(1, &[]).await;
+    let properties = RawProperties::task("hostile-1", "echo").text(RawProperties::TYPE, b"ec\xffho");
+    let mut raw = RawPublisher::connect(servers.amqp()).await;
+    raw.publish(&servers.pool_queue(), &properties, b"{}").await;
+    let queue = servers.queue().await;
+    until("it is among the dead letters", async || ready(&*queue).await == 1).await;
+
+    let listed = servers.run(&["dead", "ls", "--json"]).await;
+    let letters: Value = serde_json::from_str(&listed.output).expect("JSON");
+    let hexadecimal: String = properties.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let letter = &letters[0];
+    assert_eq!((&letter["task_id"], &letter["body"]), (&json!("hostile-1"), &json!("{}")), "{listed:?}");
+    assert_eq!((&letter["unreadable"], &letter["properties_hex"]), (&json!("type: is not UTF-8 text"), &json!(hexadecimal)));
+    let shown = servers.run(&["dead", "show", "hostile-1"]).await;
+    assert_eq!((shown.code, serde_json::from_str::<Value>(&shown.output).expect("JSON")), (Some(0), letter.clone()));
+    let purged = servers.run(&["dead", "purge", "hostile-1"]).await;
+    assert_eq!((purged.code, ready(&*queue).await), (Some(0), 0), "{purged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_dead_letters_than_a_connection_has_channels_are_shown_and_purged() {
+    let servers = Servers::fresh().await;
+    let queue = servers.queue().await;
+    queue.declare(&Queue::Dead).await.expect("declared");
+    let letters = (0..MANY).map(|n| {
+        let envelope = Envelope { message_id: Some(format!("letter-{n}")), ..Envelope::default() };
+        queue.publish(Outgoing::new(Target::Queue(Queue::Dead), envelope, b"{}"[..].into()))
+    });
+    assert!(join_all(letters).await.iter().all(Result::is_ok));
+
+    let shown = servers.run(&["dead", "show", "letter-7"]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    until("all letters are back in their queue", async || ready(&*queue).await == MANY).await;
+    let missing = servers.run(&["dead", "show", "nobody"]).await;
+    assert_eq!((missing.code, missing.errors.contains("among the first 1000")), (Some(4), true), "{missing:?}");
+    let purged = servers.run(&["dead", "purge", "--json"]).await;
+    assert_eq!((purged.code, purged.output.trim()), (Some(0), "{\"purged\":2100}"), "{purged:?}");
+    assert_eq!(ready(&*queue).await, 0);
+}
