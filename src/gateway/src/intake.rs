@@ -117,4 +117,62 @@ mod tests {
         assert!(of("application/json") && of("Application/JSON; charset=utf-8") && of("application/vnd.api+json"));
         assert!(!of("text/json") && !of("application/x-www-form-urlencoded") && !is_json(&HeaderMap::new()));
     }
+
+    mod outside {
+        use proptest::{collection::vec, prelude::*};
+        use serde_json::json;
+
+        use super::*;
+
+        fn document() -> impl Strategy<Value = Value> {
+            const NAMES: [&str; 10] =
+                ["kind", "priority", "task_id", "payload", "gpu_options", "needs", "limits", "memory_mb", "max_attempts", "strategy"];
+            let name = prop_oneof![9 => prop::sample::select(&NAMES[..]).prop_map(str::to_owned), 1 => "\\PC{0,6}"];
+            let leaf = prop_oneof![
+                Just(Value::Null),
+                any::<i64>().prop_map(Value::from),
+                any::<f64>().prop_map(Value::from),
+                (0..12).prop_map(Value::from),
+                "\\PC{0,20}".prop_map(Value::from),
+                Just(json!("echo")),
+            ];
+            leaf.prop_recursive(3, 24, 5, move |inner| {
+                let members = vec((name.clone(), inner.clone()), 0..6).prop_map(|members| Value::Object(members.into_iter().collect()));
+                prop_oneof![4 => members, 1 => vec(inner, 0..3).prop_map(Value::from)]
+            })
+        }
+
+        fn check(bytes: &[u8]) {
+            let Err(problem) = read::<TaskRequest>(bytes) else { return };
+            let answered = async {
+                let response = problem.into_response();
+                (response.status(), to_bytes(response.into_body(), usize::MAX).await.expect("a body"))
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let (status, bytes) = runtime.block_on(answered);
+            let document: Value = serde_json::from_slice(&bytes).expect("JSON");
+            assert!(status.is_client_error(), "{document}");
+            assert!(document["field"].is_string(), "no field is named: {document}");
+        }
+
+        proptest! {
+            #[test]
+            fn any_document_is_a_request_or_a_problem_with_its_field(document in document()) {
+                check(document.to_string().as_bytes());
+            }
+
+            #[test]
+            fn any_bytes_are_a_request_or_a_problem(bytes in vec(any::<u8>(), 0..60)) {
+                check(&bytes);
+            }
+
+            #[test]
+            fn any_header_value_is_a_content_type_or_none(bytes in vec(32_u8..=255, 0..80)) {
+                let Ok(value) = axum::http::HeaderValue::from_bytes(&bytes) else { return Ok(()) };
+                let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value.clone()), ("traceparent".parse().expect("a name"), value)]);
+                let _either = is_json(&headers);
+                prop_assert!(crate::encoding::traceparent(&headers).is_none_or(|text| text.len() == 55));
+            }
+        }
+    }
 }

@@ -75,7 +75,7 @@ pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_
 
 fn read(envelope: &Envelope, body: &[u8], limits: IntakeLimits) -> Result<(Kind, u8, TaskBody), Refusal> {
     if let Some(unreadable) = &envelope.headers.unreadable {
-        let (property, problem) = unreadable.split_once(": ").unwrap_or(("properties", unreadable));
+        let (property, problem) = unreadable.split_once(": ").unwrap_or(("properties", "cannot be read"));
         return Err(Refusal::new(property, problem));
     }
     let kind =

@@ -117,4 +117,6 @@ fn merge(known: &KnownKeys, settings: Vec<Setting>) -> (Configuration, BTreeMap<
 }
 
 #[cfg(test)]
+mod outside;
+#[cfg(test)]
 mod tests;

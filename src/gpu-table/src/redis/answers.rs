@@ -80,3 +80,53 @@ pub(super) fn gpu_ids(operation: &'static str, ids: Vec<String>) -> Result<Vec<G
 fn garbled(operation: &'static str, answer: &(impl std::fmt::Debug + ?Sized)) -> TableError {
     TableError::Garbled { operation, answer: format!("{answer:?}").chars().take(200).collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use protocol::{ClaimMode, DeliveryId, Incarnation, Needs, PoolName};
+
+    use super::*;
+
+    fn request() -> ClaimRequest {
+        let gpu_id = GpuId::new("gpu-0").expect("valid");
+        ClaimRequest {
+            pool: PoolName::default(),
+            task_id: TaskId::new("t").expect("valid"),
+            kind: "echo".parse().expect("valid"),
+            attempt: 1,
+            needs: Needs::default(),
+            specific_gpu_id: None,
+            strategy: None,
+            offered_by: gpu_id,
+            incarnation: Incarnation::new("i").expect("valid"),
+            delivery: DeliveryId(1),
+            mode: ClaimMode::Here,
+        }
+    }
+
+    fn word() -> impl Strategy<Value = String> {
+        const KNOWN: [&str; 13] =
+            ["own", "other", "held", "full_here", "gpu_away", "gpu-0", "7", "round_robin", "-", "unknown", "", "{}", "1"];
+        prop_oneof![3 => prop::sample::select(&KNOWN[..]).prop_map(str::to_owned), 1 => "\\PC{0,9}"]
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_understood_or_garbled(words in vec(word(), 0..8), json in "[\\PC]{0,40}") {
+            let rows = vec![(json.clone(), 1, false, true, 5)];
+            let beat = redis::Value::Array(words.iter().map(|word| redis::Value::BulkString(word.as_bytes().to_vec())).collect());
+            let errors = [
+                claim("test", &request(), &words).err(),
+                self::beat("test", beat).err(),
+                settings("test", &json).err(),
+                views("test", rows).err(),
+                gpu_ids("test", words.clone()).err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                let garbled = matches!(error, TableError::Garbled { .. });
+                prop_assert!(garbled && !error.is_transient(), "{}", error);
+            }
+        }
+    }
+}

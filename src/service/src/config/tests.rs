@@ -5,16 +5,20 @@ use protocol::{Strategy, config::SecretUrl};
 use super::*;
 
 /// Sources whose file has this text, and the folder that holds it.
-struct Written {
-    sources: Sources,
+pub(super) struct Written {
+    pub(super) sources: Sources,
     folder: PathBuf,
 }
 
 impl Written {
-    fn file(text: &str) -> Self {
+    pub(super) fn file(text: &str) -> Self {
+        Self::bytes(text.as_bytes())
+    }
+
+    pub(super) fn bytes(bytes: &[u8]) -> Self {
         let folder = std::env::temp_dir().join(format!("gpufleet-config-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&folder).expect("a folder");
-        std::fs::write(folder.join(DEFAULT_FILE), text).expect("a file");
+        std::fs::write(folder.join(DEFAULT_FILE), bytes).expect("a file");
         Self { sources: Sources { folder: folder.clone(), ..Sources::default() }, folder }
     }
 

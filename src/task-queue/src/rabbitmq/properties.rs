@@ -177,4 +177,81 @@ mod tests {
         let message = message(Envelope { kind: Some("x".repeat(256)), ..Envelope::default() });
         assert_eq!(write(&message, "q", ""), None);
     }
+
+    mod outside {
+        use proptest::{collection::vec, option, prelude::*};
+
+        use super::*;
+
+        fn text() -> impl Strategy<Value = Option<String>> {
+            option::of("\\PC{0,60}")
+        }
+
+        prop_compose! {
+            fn any_headers()(
+                texts in prop::array::uniform6(text()),
+                numbers in prop::array::uniform2(option::of(0..=i64::MAX as u64)),
+                attempt in option::of(1..=u32::MAX),
+                properties in option::of(vec(any::<u8>(), 0..100)),
+                returned in any::<bool>(),
+            ) -> Headers {
+                let [traceparent, user, pool, outcome, reason, unreadable] = texts;
+                let [start_before_ms, token] = numbers;
+                Headers { traceparent, attempt, start_before_ms, user, pool, returned, outcome, token, reason, unreadable, properties, ..Headers::default() }
+            }
+        }
+
+        prop_compose! {
+            fn any_envelope()(
+                texts in prop::array::uniform6(text()),
+                priority in option::of(any::<u8>()),
+                timestamp in option::of(any::<u64>()),
+                headers in any_headers(),
+            ) -> Envelope {
+                let [message_id, kind, reply_to, correlation_id, expiration, content_type] = texts;
+                Envelope { message_id, kind, priority, reply_to, correlation_id, expiration, content_type, timestamp, user_id: None, headers }
+            }
+        }
+
+        fn any_value() -> impl Strategy<Value = AMQPValue> {
+            let leaf = prop_oneof![
+                any::<bool>().prop_map(AMQPValue::Boolean),
+                any::<i8>().prop_map(AMQPValue::ShortShortInt),
+                any::<u32>().prop_map(AMQPValue::LongUInt),
+                any::<i64>().prop_map(AMQPValue::LongLongInt),
+                any::<u64>().prop_map(AMQPValue::Timestamp),
+                any::<f64>().prop_map(AMQPValue::Double),
+                vec(any::<u8>(), 0..600).prop_map(|bytes| AMQPValue::LongString(bytes.into())),
+                vec(any::<u8>(), 0..40).prop_map(|bytes| AMQPValue::ByteArray(bytes.into())),
+                Just(AMQPValue::Void),
+            ];
+            leaf.prop_recursive(3, 12, 4, |inner| vec(inner, 0..4).prop_map(|values| AMQPValue::FieldArray(values.into())))
+        }
+
+        proptest! {
+            #[test]
+            fn an_envelope_comes_back_as_it_was_written(envelope in any_envelope()) {
+                // Six bytes a character at most: every text fits.
+                prop_assume!([&envelope.message_id, &envelope.kind, &envelope.reply_to].iter().all(|text| text.as_ref().is_none_or(|text| text.len() <= 255)));
+                let written = write(&envelope, "q", "").expect("short enough");
+                prop_assert_eq!(read(&written), envelope);
+            }
+
+            #[test]
+            fn headers_of_any_names_and_types_are_ours_or_left_behind(
+                pairs in vec((prop_oneof![prop::sample::select(&[ATTEMPT, HOPS, POOL, REASON, TOKEN, TRACEPARENT][..]).prop_map(str::to_owned), "[a-z-]{0,20}"], any_value()), 0..8),
+            ) {
+                let mut table = FieldTable::default();
+                for (name, value) in pairs {
+                    table.insert(name.as_str().into(), value);
+                }
+                let headers = read(&BasicProperties::default().with_headers(table.clone())).headers;
+                for name in &headers.invalid {
+                    prop_assert!(table.inner().contains_key(name.as_str()) && name != "x-foreign");
+                }
+                prop_assert!(headers.attempt.is_none_or(|attempt| attempt >= 1));
+                prop_assert!(headers.reason.is_none_or(|reason| reason.len() <= Headers::TEXT_MAX));
+            }
+        }
+    }
 }

@@ -210,6 +210,8 @@ fn crash(line: &str) -> Option<Crash> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy;
+
     use super::*;
 
     fn answer(parts: &[&str]) -> Answer {
@@ -233,5 +235,32 @@ mod tests {
         let stored =
             |body| Look::Ended(Stored { outcome: Outcome::Succeeded, body, attempt: 1, token: Some(Token(7)), published_to: None });
         assert_eq!((kept, gone), (stored(Some(Bytes::new())), stored(None)));
+    }
+
+    proptest::proptest! {
+        /// Whatever a store answers is understood or garbled: a panic would end a worker.
+        #[test]
+        fn any_answer_is_understood_or_garbled(
+            word in proptest::sample::select(&["open", "ended", "retried", "running", "begun", "recorded", "succeeded", "7", ""][..]),
+            rest in proptest::collection::vec(
+                proptest::option::of(proptest::prop_oneof![
+                    proptest::collection::vec(proptest::num::u8::ANY, 0..6),
+                    proptest::sample::select(&["succeeded", "1", "18446744073709551616", "gpu-0", "echo", ""][..]).prop_map(|text| text.as_bytes().to_vec()),
+                ]),
+                0..14,
+            ),
+        ) {
+            let parts: Vec<Option<Vec<u8>>> = [Some(word.as_bytes().to_vec())].into_iter().chain(rest).collect();
+            let answer = || Answer::new("test", parts.clone());
+            let task_id = TaskId::new("t").expect("valid");
+            let errors = [
+                answer().look().err(), answer().retry().err(), answer().cancel().err(), answer().begin().err(), answer().record().err(),
+                answer().status(&task_id).err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                let garbled = matches!(error, StoreError::Garbled { .. });
+                proptest::prop_assert!(garbled && !error.is_transient(), "{}", error);
+            }
+        }
     }
 }

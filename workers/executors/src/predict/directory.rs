@@ -80,6 +80,9 @@ fn tensors(directory: &Path) -> Result<HashMap<String, Tensor>, PredictError> {
 /// Looks for every tensor before the library does, which panics where one of a layer is missing.
 fn check(tensors: &HashMap<String, Tensor>, config: &Config) -> Result<(), String> {
     let (hidden, inner, tokens) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+    if config.num_hidden_layers > tensors.len() {
+        return Err(format!("config.json declares {} layers, its *.safetensors have {} tensors", config.num_hidden_layers, tensors.len()));
+    }
     let kv = hidden / config.num_attention_heads * config.num_key_value_heads;
     let mut wanted = vec![("model.embed_tokens.weight".to_owned(), vec![tokens, hidden]), ("model.norm.weight".to_owned(), vec![hidden])];
     if !config.tie_word_embeddings {

@@ -26,7 +26,9 @@ pub(super) fn load(path: &Path) -> Result<(Weights, Vocabulary, Shape), PredictE
     let content = Content::read(&mut reader).map_err(|error| PredictError::unusable(path, error, FETCH_AGAIN))?;
     supported(&content).map_err(|problem| PredictError::unusable(path, problem, ANOTHER_MODEL))?;
     let metadata = Metadata(&content);
-    let shape = shape(&metadata, &content).map_err(|problem| PredictError::unusable(path, problem, FETCH_AGAIN))?;
+    let bytes = std::fs::metadata(path).map_err(|source| PredictError::read(path, source))?.len();
+    let shape = shape(&metadata, &content).and_then(|shape| bounded(&metadata, &content, shape, bytes).map(|()| shape));
+    let shape = shape.map_err(|problem| PredictError::unusable(path, problem, FETCH_AGAIN))?;
     let vocabulary = vocabulary(path, &metadata)?;
     let weights = ModelWeights::from_gguf(content, &mut reader, &Device::Cpu);
     let weights = weights.map_err(|error| PredictError::unusable(path, error, FETCH_AGAIN))?;
@@ -58,6 +60,30 @@ fn shape(metadata: &Metadata<'_>, content: &Content) -> Result<Shape, String> {
         context: metadata.whole("llama.context_length")?,
     };
     shape.check()
+}
+
+/// Refuses counts for which the library would reserve memory before it looks whether the file holds so much.
+fn bounded(metadata: &Metadata<'_>, content: &Content, shape: Shape, file_bytes: u64) -> Result<(), String> {
+    /// The most numbers that a byte can stand for, in the densest of the formats and a little beyond.
+    const NUMBERS_PER_BYTE: usize = 8;
+    let tensors = content.tensor_infos.len();
+    let experts = metadata.whole("llama.expert_count").unwrap_or(0);
+    if shape.layers > tensors || experts > tensors {
+        return Err(format!("it declares {} layers and {experts} experts, and has {tensors} tensors", shape.layers));
+    }
+    let (turned, head) = (metadata.whole("llama.rope.dimension_count")?, shape.hidden / shape.heads);
+    if turned == 0 || turned > head {
+        return Err(format!("its llama.rope.dimension_count is {turned}, and a head has {head} numbers"));
+    }
+    let most = usize::try_from(file_bytes).unwrap_or(usize::MAX).saturating_mul(NUMBERS_PER_BYTE);
+    for (name, tensor) in &content.tensor_infos {
+        let numbers = tensor.shape.dims().iter().try_fold(1_usize, |numbers, dimension| numbers.checked_mul(*dimension));
+        // The library reads an empty tensor through a pointer to nowhere.
+        if numbers.is_none_or(|numbers| numbers == 0 || numbers > most) {
+            return Err(format!("its tensor {name:?} of the shape {:?} is empty, or larger than the file", tensor.shape.dims()));
+        }
+    }
+    Ok(())
 }
 
 /// `tokenizer.json` beside the file where there is one, else what the file itself holds.

@@ -39,7 +39,8 @@ impl Shape {
     pub(super) fn check(self) -> Result<Self, String> {
         let Self { layers, hidden, heads, kv_heads, tokens, context } = self;
         let whole = layers > 0 && tokens > 0 && context > 1 && heads > 0 && kv_heads > 0;
-        if !whole || !hidden.is_multiple_of(2 * heads) || !heads.is_multiple_of(kv_heads) || hidden == 0 {
+        let even = heads.checked_mul(2).is_some_and(|twice| hidden.is_multiple_of(twice));
+        if !whole || !even || !heads.is_multiple_of(kv_heads) || hidden == 0 {
             return Err(format!("its sizes do not go together: {self:?}"));
         }
         Ok(Self { context: context.min(CONTEXT_MAX), ..self })

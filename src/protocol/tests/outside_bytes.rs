@@ -1,0 +1,189 @@
+//! What comes from outside is read or refused with its field, whatever its bytes; what is written is read again.
+
+use proptest::{collection::vec, option, prelude::*};
+use protocol::{
+    BodyHash, DeliveryId, Envelope, Reply, TaskBody, TaskId, check_body,
+    envelope::{self, HeaderValue, Headers},
+    identify,
+    intake::{IntakeLimits, Message, read_body, read_task},
+};
+use serde_json::{Value, json};
+
+const MEMBERS: [&str; 23] = [
+    "payload",
+    "gpu_options",
+    "needs",
+    "limits",
+    "strategy",
+    "specific_gpu_id",
+    "batch_split",
+    "memory_mb",
+    "compute_capability",
+    "model",
+    "queue_deadline_ms",
+    "attempt_timeout_ms",
+    "total_deadline_ms",
+    "max_attempts",
+    "task_id",
+    "outcome",
+    "attempt",
+    "timings",
+    "error",
+    "token",
+    "ended_at_ms",
+    "waited_ms",
+    "run_ms",
+];
+
+/// JSON whose members are often, but not always, those of a task or a reply.
+fn document() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![9 => prop::sample::select(&MEMBERS[..]).prop_map(str::to_owned), 1 => "\\PC{0,6}"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (0_u64..200).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,80}".prop_map(Value::from),
+        prop::sample::select(&["9.0", "gpu-0", "round_robin", "succeeded"][..]).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 40, 6, move |inner| {
+        let members = vec((name.clone(), inner.clone()), 0..6).prop_map(|members| Value::Object(members.into_iter().collect()));
+        prop_oneof![3 => members, 1 => vec(inner, 0..4).prop_map(Value::from)]
+    })
+}
+
+fn header_value() -> impl Strategy<Value = HeaderValue> {
+    prop_oneof![
+        "\\PC{0,20}".prop_map(HeaderValue::Text),
+        Just(HeaderValue::Text("x".repeat(Headers::TEXT_MAX + 1))),
+        any::<i64>().prop_map(HeaderValue::Integer),
+        any::<bool>().prop_map(HeaderValue::Bool),
+        vec(any::<u8>(), 0..40).prop_map(HeaderValue::Bytes),
+        Just(HeaderValue::Other),
+    ]
+}
+
+const NAMES: [&str; 13] = [
+    envelope::TRACEPARENT,
+    envelope::ATTEMPT,
+    envelope::HOPS,
+    envelope::START_BEFORE,
+    envelope::END_BEFORE,
+    envelope::USER,
+    envelope::POOL,
+    envelope::RETURNED,
+    envelope::OUTCOME,
+    envelope::TOKEN,
+    envelope::REASON,
+    envelope::UNREADABLE,
+    envelope::PROPERTIES,
+];
+
+fn headers() -> impl Strategy<Value = Headers> {
+    let name = prop_oneof![9 => prop::sample::select(&NAMES[..]).prop_map(str::to_owned), 1 => "[a-z-]{0,9}"];
+    vec((name, header_value()), 0..8).prop_map(Headers::read)
+}
+
+fn text() -> impl Strategy<Value = Option<String>> {
+    let likely = prop::sample::select(&["echo", "order-1", "500", "", "9"][..]).prop_map(str::to_owned);
+    option::of(prop_oneof![2 => likely, 1 => "\\PC{0,200}", 1 => vec(any::<char>(), 0..9).prop_map(String::from_iter)])
+}
+
+prop_compose! {
+    fn any_envelope()(
+        texts in prop::array::uniform6(text()),
+        priority in option::of(any::<u8>()),
+        timestamp in option::of(any::<u64>()),
+        headers in headers(),
+    ) -> Envelope {
+        let [message_id, kind, reply_to, correlation_id, expiration, content_type] = texts;
+        Envelope { message_id, kind, priority, reply_to, correlation_id, expiration, content_type, timestamp, user_id: None, headers }
+    }
+}
+
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        4 => document().prop_map(|document| document.to_string().into_bytes()),
+        1 => (document(), any::<prop::sample::Index>()).prop_map(|(document, cut)| {
+            let mut text = document.to_string().into_bytes();
+            text.truncate(cut.index(text.len() + 1));
+            text
+        }),
+        1 => vec(any::<u8>(), 0..60),
+    ]
+}
+
+/// The names that a refusal may say: a property, a header, or a member that is really there.
+fn is_a_field(field: &str, body: &[u8]) -> bool {
+    let properties = ["body", "type", "message_id", "priority", "expiration", "properties"];
+    let of_body = || {
+        serde_json::from_slice::<Value>(body).is_ok_and(|document| {
+            field.split('.').next().is_some_and(|first| document.get(first).is_some() || document.get(field).is_some())
+        })
+    };
+    properties.contains(&field) || field.starts_with("headers.") || of_body()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn a_message_is_a_task_or_is_refused_with_its_field(envelope in any_envelope(), body in body(), now_ms in 0..u64::MAX / 4) {
+        let message = Message { envelope: &envelope, body: &body, delivery: DeliveryId(1) };
+        let fresh = || TaskId::new("fresh").expect("valid");
+        let reading = read_task(message, IntakeLimits { body_bytes_max: 500 }, now_ms, fresh);
+        match reading.task {
+            Ok(task) => {
+                prop_assert_eq!(check_body(&task.body), Ok(()));
+                prop_assert!(task.priority <= 9 && task.attempt >= 1);
+            }
+            Err(refusal) => {
+                let of_screen = envelope.headers.unreadable.as_deref().is_some_and(|text| text.starts_with(&refusal.field));
+                prop_assert!(of_screen || is_a_field(&refusal.field, &body), "{}", refusal);
+                prop_assert!(of_screen || !refusal.problem.is_empty(), "{}", refusal);
+            }
+        }
+        prop_assert_eq!(reading.body_hash, BodyHash::of(&body));
+        let _either = identify(&envelope, &BodyHash::of(&body));
+    }
+
+    #[test]
+    fn a_body_that_was_read_is_written_and_read_the_same(document in document(), payload in document()) {
+        let mut document = document;
+        if let Some(members) = document.as_object_mut() {
+            members.insert("payload".to_owned(), payload);
+        }
+        if let Ok(read) = read_body(document.to_string().as_bytes()) {
+            let again = read_body(&serde_json::to_vec(&read).expect("JSON"));
+            prop_assert_eq!(again, Ok(read));
+        }
+    }
+
+    #[test]
+    fn headers_that_were_read_are_written_and_read_the_same(headers in headers()) {
+        let written = headers.pairs().into_iter().map(|(name, value)| (name.to_owned(), value));
+        let usable = Headers { invalid: Vec::new(), ..headers.clone() };
+        prop_assert_eq!(Headers::read(written), usable);
+    }
+
+    #[test]
+    fn a_reply_is_read_or_refused_and_what_was_read_is_written_the_same(body in body(), result in document(), error in option::of(text())) {
+        let _either = serde_json::from_slice::<Reply>(&body);
+        let error = error.map(|code| json!({"code": code.unwrap_or_default(), "message": "m", "field": "f"}));
+        let timings = json!({"waited_ms": 0.5, "run_ms": 1});
+        let given = json!({"task_id": "t", "outcome": "failed", "result": result, "error": error, "attempt": 1, "timings": timings, "ended_at_ms": 1});
+        let read: Reply = serde_json::from_value(given).expect("a reply");
+        let again: Reply = serde_json::from_slice(&serde_json::to_vec(&read).expect("JSON")).expect("a reply");
+        prop_assert_eq!(again, read);
+    }
+
+    #[test]
+    fn any_bytes_are_no_task_body_or_one(bytes in vec(any::<u8>(), 0..80)) {
+        if let Err(refusal) = read_body(&bytes) {
+            prop_assert!(is_a_field(&refusal.field, &bytes), "{}", refusal);
+        }
+        prop_assert_eq!(read_body(b"{}"), Ok(TaskBody::default()));
+    }
+}
