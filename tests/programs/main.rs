@@ -9,3 +9,4 @@ mod http;
 mod model;
 mod servers;
 mod signals;
+mod streams;

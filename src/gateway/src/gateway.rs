@@ -8,8 +8,14 @@ use prometheus::Registry;
 use protocol::{PoolName, config::Configuration};
 use task_queue::TaskQueue;
 use task_store::TaskStore;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use crate::{GatewayMetrics, retry::Refusals};
+use crate::{
+    GatewayMetrics,
+    events::{STREAMS_MAX, log::Watched},
+    retry::Refusals,
+};
 
 /// What the gateway stands in front of.
 #[derive(Clone)]
@@ -68,6 +74,12 @@ pub struct Shared {
     pub(crate) metrics: GatewayMetrics,
     pub(crate) full: Refusals,
     pub(crate) unavailable: Refusals,
+    /// What the tasks said that were submitted here with `progress`.
+    pub(crate) watched: Watched,
+    /// One permit for each open stream of events.
+    pub(crate) streams: Arc<Semaphore>,
+    /// The gateway stops: streams of events end.
+    pub(crate) closing: CancellationToken,
 }
 
 impl Gateway {
@@ -77,7 +89,9 @@ impl Gateway {
     /// The registry has metrics of these names already: it has another gateway.
     pub fn new(ports: Ports, options: GatewayOptions) -> Result<Self, prometheus::Error> {
         let metrics = GatewayMetrics::register(&ports.registry)?;
-        Ok(Self(Arc::new(Shared { ports, options, metrics, full: Refusals::default(), unavailable: Refusals::default() })))
+        let (full, unavailable, watched, closing) = Default::default();
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Ok(Self(Arc::new(Shared { ports, options, metrics, full, unavailable, watched, streams, closing })))
     }
 }
 

@@ -12,13 +12,14 @@ use producer::Counts;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector, exponential_buckets};
 use tokio::time::Instant;
 
-use crate::{Gateway, Problem, problem::ProblemKind};
+use crate::{Gateway, Problem, events::STREAMS_MAX, problem::ProblemKind};
 
 /// The gateway's own metrics, named `gateway_…`.
 pub struct GatewayMetrics {
     requests_total: IntCounterVec,
     request_seconds: HistogramVec,
     tasks_waited_for: IntGauge,
+    event_streams: IntGauge,
     replies_total: IntCounterVec,
     /// What of the producer's counts is in `replies_total` already.
     counted: Mutex<Counts>,
@@ -40,6 +41,7 @@ impl GatewayMetrics {
             requests_total: add(registry, IntCounterVec::new(requests, &["route", "method", "code"])?)?,
             request_seconds: add(registry, HistogramVec::new(seconds, &["route"])?)?,
             tasks_waited_for: add(registry, IntGauge::new("gateway_tasks_waited_for", "Tasks whose reply is awaited now.")?)?,
+            event_streams: add(registry, IntGauge::new("gateway_event_streams", "Streams of tasks' events that are open now.")?)?,
             replies_total: add(registry, IntCounterVec::new(replies, &["how"])?)?,
             counted: Mutex::default(),
         })
@@ -91,6 +93,8 @@ fn known_method(request: &Request) -> &'static str {
 /// `GET /metrics`: everything in the registry.
 pub(crate) async fn show(State(gateway): State<Gateway>) -> Result<Response, Problem> {
     gateway.metrics.follow(gateway.ports.producer.counts());
+    let streams = STREAMS_MAX.saturating_sub(gateway.streams.available_permits());
+    gateway.metrics.event_streams.set(i64::try_from(streams).unwrap_or(i64::MAX));
     text(&gateway.ports.registry)
 }
 

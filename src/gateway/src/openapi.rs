@@ -8,7 +8,7 @@ use axum::Json;
 use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use self::operations::{Answer, Content};
+use self::operations::{Answer, Content, Events};
 use crate::{
     problem::ProblemDocument,
     routes::{ROUTES, Route},
@@ -82,6 +82,10 @@ fn described(route: &Route, problem: &Schema, schemas: &mut SchemaGenerator) -> 
 fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
     let content = match answer.content {
         Content::Json(schema) => json!({"application/json": {"schema": schema(schemas)}}),
+        Content::Events(events) => json!({"text/event-stream": stream(events, schemas)}),
+        Content::JsonOrEvents(schema, events) => {
+            json!({"application/json": {"schema": schema(schemas)}, "text/event-stream": stream(events, schemas)})
+        }
         Content::JsonObject => json!({"application/json": {"schema": {"type": "object"}}}),
         Content::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
     };
@@ -90,6 +94,12 @@ fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
         described["headers"] = json!({"Location": {"description": "Where the task's status is.", "schema": {"type": "string"}}});
     }
     described
+}
+
+/// OpenAPI 3.1 has no words for the events of a stream; `x-events` names them and the schemas of their JSON data.
+fn stream(events: Events, schemas: &mut SchemaGenerator) -> Value {
+    let named: Map<String, Value> = events.iter().map(|(name, schema)| ((*name).to_owned(), schema(schemas).to_value())).collect();
+    json!({"schema": {"type": "string"}, "x-events": named})
 }
 
 fn refused(status: u16, problem: &Schema) -> Value {

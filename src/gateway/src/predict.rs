@@ -1,13 +1,20 @@
 //! `predict`: submit the kind `predict` and wait for its result, in one call.
 
-use axum::{Json, extract::State, http::HeaderMap};
+mod stream;
+
+use axum::{
+    Json,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
 use producer::NewTask;
 use protocol::{Choice, GpuId, GpuOptions, Kind, Outcome, Reply, TaskBody, TaskError, TaskId, reply::Timings, task::object};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Gateway, Problem, encoding::traceparent, intake::JsonBody, problem::ProblemKind};
+use crate::{Gateway, Problem, encoding::traceparent, events, intake::JsonBody, problem::ProblemKind};
 
 /// A text to continue.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -27,6 +34,10 @@ pub(crate) struct PredictRequest {
     /// The same seed gives the same text. Default: 0.
     #[serde(default)]
     seed: Option<u64>,
+    /// Whether the answer is a stream of server-sent events: the text as it grows, then the whole. A client that goes away before cancels the task. Default:
+    /// false.
+    #[serde(default)]
+    stream: bool,
     /// How a GPU is chosen.
     #[serde(default, deserialize_with = "object")]
     gpu_options: GpuOptions,
@@ -70,17 +81,21 @@ pub(crate) async fn predict(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     JsonBody(request): JsonBody<PredictRequest>,
-) -> Result<Json<PredictResponse>, Problem> {
-    let new = NewTask { traceparent: traceparent(&headers), ..new_task(request) };
+) -> Result<Response, Problem> {
+    let stream = request.stream;
+    let new = NewTask { progress: stream, traceparent: traceparent(&headers), ..new_task(request) };
     let pending =
         gateway.ports.producer.pending(new, gateway.options.predict_timeout).await.map_err(|error| gateway.not_answered(&error))?;
     gateway.accepted();
+    if stream {
+        return Ok(events::answer(stream::Prediction::new(gateway, pending)));
+    }
     let reply = pending.await.map_err(|error| gateway.not_answered(&error))?;
-    answer(reply).map(Json)
+    answer(reply).map(|response| Json(response).into_response())
 }
 
 fn new_task(request: PredictRequest) -> NewTask {
-    let PredictRequest { text, max_length, temperature, seed, gpu_options } = request;
+    let PredictRequest { text, max_length, temperature, seed, gpu_options, stream: _ } = request;
     let mut payload = Map::from_iter([("text".to_owned(), Value::from(text))]);
     payload.extend(max_length.map(|tokens| ("max_length".to_owned(), tokens.into())));
     payload.extend(temperature.map(|degree| ("temperature".to_owned(), degree.into())));

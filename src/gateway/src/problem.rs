@@ -110,6 +110,10 @@ impl Problem {
         Self { status, document: Box::new(document), retry_after_s: None }
     }
 
+    pub(crate) fn document(&self) -> &ProblemDocument {
+        &self.document
+    }
+
     pub(crate) fn field(mut self, field: impl Into<String>) -> Self {
         self.document.field = Some(field.into());
         self

@@ -9,7 +9,7 @@ use axum::{
 };
 
 use crate::{
-    Gateway, Problem, gpus, health,
+    Gateway, Problem, events, gpus, health,
     metrics::{self, observe},
     openapi::{self, Operation, operations},
     predict,
@@ -26,10 +26,11 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 10] = [
+pub(crate) const ROUTES: [Route; 11] = [
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
     Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
+    Route { method: "get", path: "/api/v1/tasks/{task_id}/events", handler: || get(events::show), operation: operations::EVENTS },
     Route { method: "delete", path: "/api/v1/tasks/{task_id}", handler: || delete(tasks::cancel), operation: operations::CANCEL },
     Route { method: "get", path: "/api/v1/gpus", handler: || get(gpus::list), operation: operations::GPUS },
     Route { method: "get", path: "/api/v1/gpus/{gpu_id}", handler: || get(gpus::one), operation: operations::GPU },

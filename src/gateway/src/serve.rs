@@ -7,7 +7,8 @@ use tracing::info;
 
 use crate::{Gateway, ServeError, router};
 
-/// Answers on `listener` until `stop`; then takes no new connection, and ends when the last request was answered.
+/// Answers on `listener` until `stop`; then takes no new connection, ends the streams of tasks' events, and ends when the last request was
+/// answered.
 ///
 /// # Errors
 /// [`ServeError::CutOff`] if requests are open when the drain grace is over.
@@ -16,7 +17,12 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationTo
     if let Ok(address) = listener.local_addr() {
         info!(%address, "the gateway listens");
     }
-    let answering = serve_http(listener, router(gateway)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let closing = gateway.closing.clone();
+    let stopped = stop.clone();
+    let answering = serve_http(listener, router(gateway)).with_graceful_shutdown(async move {
+        stopped.cancelled().await;
+        closing.cancel();
+    });
     let out_of_grace = async {
         stop.cancelled().await;
         sleep(grace).await;

@@ -20,6 +20,7 @@ use task_store::Cancel;
 use crate::{
     Gateway, Problem,
     encoding::{status_url, traceparent},
+    events::log::WATCHED,
     intake::JsonBody,
     problem::ProblemKind,
 };
@@ -49,6 +50,9 @@ pub(crate) struct TaskRequest {
     /// Time and attempt limits.
     #[serde(default, deserialize_with = "object")]
     limits: Limits,
+    /// Whether this gateway keeps the parts of its output, for those who follow its events here. Default: false; its status and its progress show in any case.
+    #[serde(default)]
+    progress: bool,
 }
 
 /// A task that the broker has.
@@ -60,24 +64,44 @@ pub(crate) struct TaskAccepted {
     status_url: String,
 }
 
+impl TaskAccepted {
+    pub(crate) fn new(task_id: TaskId) -> Self {
+        Self { status_url: status_url(&task_id), task_id }
+    }
+}
+
 /// `POST /api/v1/tasks`.
 pub(crate) async fn submit(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
     JsonBody(request): JsonBody<TaskRequest>,
 ) -> Result<Response, Problem> {
-    let TaskRequest { kind, priority, task_id, payload, gpu_options, needs, limits } = request;
+    let TaskRequest { kind, priority, task_id, payload, gpu_options, needs, limits, progress } = request;
+    let watched = progress && gateway.watched.has_room_for(task_id.as_ref());
     let new = NewTask {
         priority: priority.unwrap_or(PRIORITY_DEFAULT),
         task_id,
+        progress: watched,
         traceparent: traceparent(&headers),
         ..NewTask::new(kind, TaskBody { payload, gpu_options, needs, limits })
     };
-    let submitted = gateway.ports.producer.submit(new).await.map_err(|error| gateway.not_submitted(&error))?;
+    let task_id = if watched { submit_watched(&gateway, new).await? } else { submit_alone(&gateway, new).await? };
     gateway.accepted();
-    let status_url = status_url(&submitted.task_id);
-    let accepted = TaskAccepted { task_id: submitted.task_id, status_url: status_url.clone() };
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, status_url)], Json(accepted)).into_response())
+    let accepted = TaskAccepted::new(task_id);
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())
+}
+
+async fn submit_alone(gateway: &Gateway, new: NewTask) -> Result<TaskId, Problem> {
+    let submitted = gateway.ports.producer.submit(new).await.map_err(|error| gateway.not_submitted(&error))?;
+    Ok(submitted.task_id)
+}
+
+/// Submits a task and keeps what it says, from its first word on.
+async fn submit_watched(gateway: &Gateway, new: NewTask) -> Result<TaskId, Problem> {
+    let pending = gateway.ports.producer.pending(new, WATCHED).await.map_err(|error| gateway.not_answered(&error))?;
+    let task_id = pending.task_id().clone();
+    gateway.watch(pending);
+    Ok(task_id)
 }
 
 /// `GET /api/v1/tasks/{task_id}`.
@@ -85,11 +109,13 @@ pub(crate) async fn status(
     State(gateway): State<Gateway>,
     task_id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<TaskStatus>, Problem> {
-    let task_id = named(task_id)?;
-    let status = gateway.ports.producer.status(&task_id).await.map_err(|error| gateway.store_failed(&error))?;
-    status
-        .map(Json)
-        .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("the fleet never heard of task {task_id}, or has forgotten it")))
+    known_status(&gateway, &named(task_id)?).await.map(Json)
+}
+
+/// The status of a task that the store knows.
+pub(crate) async fn known_status(gateway: &Gateway, task_id: &TaskId) -> Result<TaskStatus, Problem> {
+    let status = gateway.ports.producer.status(task_id).await.map_err(|error| gateway.store_failed(&error))?;
+    status.ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("the fleet never heard of task {task_id}, or has forgotten it")))
 }
 
 /// A task that will end as cancelled.
@@ -119,7 +145,7 @@ pub(crate) async fn cancel(State(gateway): State<Gateway>, task_id: Result<Path<
     Ok((StatusCode::ACCEPTED, Json(TaskCancelling { task_id, was, gpu_id })).into_response())
 }
 
-fn named(task_id: Result<Path<String>, PathRejection>) -> Result<TaskId, Problem> {
+pub(crate) fn named(task_id: Result<Path<String>, PathRejection>) -> Result<TaskId, Problem> {
     let Path(text) = task_id.map_err(|rejection| Problem::new(ProblemKind::NotFound, rejection.body_text()))?;
     TaskId::new(text).map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))
 }

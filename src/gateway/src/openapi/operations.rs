@@ -1,6 +1,6 @@
 //! What the document says of each route.
 
-use protocol::{GpuId, TaskId, TaskStatus, gpu::GpuView};
+use protocol::{GpuId, Partial, Progress, Reply, TaskId, TaskStatus, gpu::GpuView};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{Operation, SchemaOf};
@@ -8,6 +8,7 @@ use crate::{
     gpus::GpuList,
     health::Health,
     predict::{PredictRequest, PredictResponse},
+    problem::ProblemDocument,
     tasks::{TaskAccepted, TaskCancelling, TaskRequest},
 };
 
@@ -21,9 +22,16 @@ pub(crate) struct Answer {
 /// What an answer holds.
 pub(crate) enum Content {
     Json(SchemaOf),
+    /// Server-sent events: the name of each and its data.
+    Events(Events),
+    /// Either, as the request says.
+    JsonOrEvents(SchemaOf, Events),
     JsonObject,
     Text,
 }
+
+/// The names of events, and the schemas of their data.
+pub(crate) type Events = &'static [(&'static str, SchemaOf)];
 
 fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
     schemas.subschema_for::<T>()
@@ -38,7 +46,11 @@ pub(crate) const PREDICT: Operation = Operation {
     summary: "Continue a text: submits a task of the kind predict and waits for its result. Only text is required.",
     parameter: None,
     body: Some(of::<PredictRequest>),
-    answer: ok("The text that follows, and who ran it.", Content::Json(of::<PredictResponse>)),
+    answer: ok(
+        "The text that follows, and who ran it; with stream, events: accepted, then progress and partial (a piece of the text) as they come, and last \
+         reply, or problem.",
+        Content::JsonOrEvents(of::<PredictResponse>, PREDICT_EVENTS),
+    ),
     problems: &[400, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504],
 };
 
@@ -57,6 +69,26 @@ pub(crate) const STATUS: Operation = Operation {
     parameter: Some(("task_id", of::<TaskId>)),
     body: None,
     answer: ok("The task's status.", Content::Json(of::<TaskStatus>)),
+    problems: &[404, 500, 503],
+};
+
+const PREDICT_EVENTS: Events = &[
+    ("accepted", of::<TaskAccepted>),
+    ("progress", of::<Progress>),
+    ("partial", of::<Partial>),
+    ("reply", of::<PredictResponse>),
+    ("problem", of::<ProblemDocument>),
+];
+
+pub(crate) const EVENTS: Operation = Operation {
+    id: "taskEvents",
+    summary: "Follow a task: its status whenever that changes, its progress, parts of its output where this gateway submitted it with progress, and last its reply.",
+    parameter: Some(("task_id", of::<TaskId>)),
+    body: None,
+    answer: ok(
+        "Server-sent events, up to the event reply. A stream that ends before can be taken up again, with Last-Event-ID for the parts.",
+        Content::Events(&[("status", of::<TaskStatus>), ("progress", of::<Progress>), ("partial", of::<Partial>), ("reply", of::<Reply>)]),
+    ),
     problems: &[404, 500, 503],
 };
 

@@ -21,7 +21,7 @@ use protocol::{
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use task_queue::{MemoryBroker, MemoryQueue, Outgoing, Queue, QueueOptions, Target, TaskQueue};
-use task_store::{MemoryStore, RecordRequest, StoreOptions, TaskStore};
+use task_store::{MemoryStore, Record, RecordRequest, StoreOptions, TaskStore};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -137,7 +137,7 @@ impl Fleet {
     }
 }
 
-async fn finish(queue: &MemoryQueue, store: &dyn TaskStore, envelope: &Envelope, body: &[u8], reply: &Reply) {
+pub async fn finish(queue: &MemoryQueue, store: &dyn TaskStore, envelope: &Envelope, body: &[u8], reply: &Reply) {
     let bytes = bytes::Bytes::from(serde_json::to_vec(reply).expect("JSON"));
     let request = RecordRequest {
         task_id: reply.task_id.clone(),
@@ -145,10 +145,10 @@ async fn finish(queue: &MemoryQueue, store: &dyn TaskStore, envelope: &Envelope,
         kind: None,
         outcome: reply.outcome,
         attempt: 1,
-        token: None,
+        token: reply.token,
         reply: bytes.clone(),
     };
-    store.record(&request).await.expect("record");
+    assert_eq!(store.record(&request).await.expect("record"), Record::Recorded);
     if let Some(reply_to) = envelope.reply_to.clone() {
         let message_id = Some(reply.task_id.to_string());
         let answer = Envelope { message_id, correlation_id: envelope.correlation_id.clone(), ..Envelope::default() };
@@ -157,7 +157,7 @@ async fn finish(queue: &MemoryQueue, store: &dyn TaskStore, envelope: &Envelope,
     }
 }
 
-fn reply(task_id: TaskId, answer: Result<Value, (Outcome, TaskError)>) -> Reply {
+pub fn reply(task_id: TaskId, answer: Result<Value, (Outcome, TaskError)>) -> Reply {
     let (outcome, result, error) = match answer {
         Ok(result) => (Outcome::Succeeded, result, None),
         Err((outcome, error)) => (outcome, Value::Null, Some(error)),

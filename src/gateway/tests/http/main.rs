@@ -2,8 +2,10 @@
 
 mod contract;
 mod down;
+mod events;
 mod fleet;
 mod observing;
 mod predict;
 mod stopping;
+mod streaming;
 mod tasks;

@@ -1,0 +1,161 @@
+//! One client that follows one task.
+
+use std::{collections::VecDeque, time::Duration};
+
+use protocol::{Outcome, Progress, Reply, TaskError, TaskId, TaskState, TaskStatus, reply::Timings};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use super::{Event, Source, log::Reader};
+use crate::Gateway;
+
+/// The pause between two looks into the store: after a change, and when nothing has changed for long. It doubles from one to the other.
+const PAUSE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
+/// How long a task that ended may lack its reply, or its last events: they are on their way.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest stream. A client that wants more connects again, as browsers do by themselves.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// What is new of a task, until its reply.
+pub(crate) struct Following {
+    gateway: Gateway,
+    task_id: TaskId,
+    log: Option<Reader>,
+    ready: VecDeque<Event>,
+    state: Option<(TaskState, u32)>,
+    progress: Option<Progress>,
+    pause: Duration,
+    look_at: Instant,
+    ends_at: Instant,
+    /// When the store was first seen to say that it ended.
+    ended: Option<Instant>,
+    over: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Following {
+    /// Begins with `status`; of the log, with what follows the event `seen`.
+    pub(super) fn new(gateway: Gateway, status: TaskStatus, seen: u64, permit: OwnedSemaphorePermit) -> Self {
+        let (task_id, now) = (status.task_id.clone(), Instant::now());
+        let log = gateway.watched.log_of(&task_id).map(|log| Reader::new(log, seen));
+        let (ready, state, progress, ended) = Default::default();
+        let [pause, _] = PAUSE;
+        let (look_at, ends_at, over) = (now + pause, now + LONGEST, false);
+        let mut new = Self { gateway, task_id, log, ready, state, progress, pause, look_at, ends_at, ended, over, _permit: permit };
+        new.take(status);
+        new
+    }
+
+    /// Asks the store. While it does not answer the stream goes on; the log may have news.
+    async fn look(&mut self) {
+        match self.gateway.ports.producer.status(&self.task_id).await {
+            Ok(Some(status)) => self.take(status),
+            // Forgotten meanwhile.
+            Ok(None) => self.over = true,
+            Err(error) => debug!(task_id = %self.task_id, %error, "follow a task"),
+        }
+        self.look_at = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE[1]);
+    }
+
+    fn take(&mut self, status: TaskStatus) {
+        let state = Some((status.state, status.attempt));
+        if self.state != state {
+            self.state = state;
+            self.pause = PAUSE[0];
+            self.ready.push_back(Event::new("status", &TaskStatus { progress: None, reply: None, ..status.clone() }));
+        }
+        // The log has the same, and sooner.
+        if self.log.is_none() && self.progress != status.progress {
+            self.pause = PAUSE[0];
+            self.ready.extend(status.progress.as_ref().map(|progress| Event::new("progress", progress)));
+            self.progress.clone_from(&status.progress);
+        }
+        match outcome(status.state) {
+            Some(outcome) => self.end(status, outcome),
+            None => self.ended = None,
+        }
+    }
+
+    fn end(&mut self, status: TaskStatus, outcome: Outcome) {
+        let patient = self.ended.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
+        if patient && (status.reply.is_none() || self.log.is_some()) {
+            return;
+        }
+        self.over = true;
+        self.ready.push_back(Event::new("reply", &status.reply.clone().unwrap_or_else(|| without_body(status, outcome))));
+    }
+
+    /// What the log has new. At its end the store has the reply.
+    fn read_log(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        let (events, over) = log.read();
+        self.ready.extend(events);
+        if over {
+            self.log = None;
+            self.look_at = Instant::now();
+        }
+    }
+}
+
+impl Source for Following {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            self.read_log();
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.over || self.ends_at <= Instant::now() {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                () = self.gateway.closing.cancelled() => return None,
+                () = grown(&mut self.log) => continue,
+                () = sleep_until(self.look_at.min(self.ends_at)) => {}
+            }
+            self.look().await;
+        }
+    }
+}
+
+async fn grown(log: &mut Option<Reader>) {
+    match log {
+        Some(log) => log.grown().await,
+        None => std::future::pending().await,
+    }
+}
+
+const fn outcome(state: TaskState) -> Option<Outcome> {
+    match state {
+        TaskState::Waiting | TaskState::Running | TaskState::Retrying => None,
+        TaskState::Succeeded => Some(Outcome::Succeeded),
+        TaskState::Failed => Some(Outcome::Failed),
+        TaskState::Cancelled => Some(Outcome::Cancelled),
+        TaskState::Expired => Some(Outcome::Expired),
+    }
+}
+
+/// The reply of a task that has none in the store: its body is no longer kept, or it was cancelled before any worker had it.
+fn without_body(status: TaskStatus, outcome: Outcome) -> Reply {
+    let error = match outcome {
+        Outcome::Cancelled => TaskError::new("cancelled", "the task was cancelled"),
+        _ => TaskError::new("reply_not_kept", "the task ended, and its reply is not kept; only its outcome is known"),
+    };
+    Reply {
+        task_id: status.task_id,
+        kind: status.kind,
+        outcome,
+        result: serde_json::Value::Null,
+        error: Some(error),
+        gpu_id: status.gpu_id,
+        attempt: status.attempt,
+        token: None,
+        strategy: None,
+        timings: Timings::default(),
+        ended_at_ms: status.changed_ms,
+    }
+}

@@ -1,0 +1,80 @@
+//! A prediction as it grows: server-sent events up to the result.
+
+use std::collections::VecDeque;
+
+use producer::{Pending, Producer, ProgressStream, WaitError};
+use protocol::{Reply, TaskId};
+use tracing::debug;
+
+use crate::{
+    Gateway, Problem,
+    events::{Event, Source, log::next},
+    tasks::TaskAccepted,
+};
+
+/// The events of one prediction.
+pub(super) struct Prediction {
+    gateway: Gateway,
+    pending: Pending,
+    said: Option<ProgressStream>,
+    ready: VecDeque<Event>,
+    leaving: Leaving,
+}
+
+/// Asks for the task's end when the only client that wants it goes away before it: nobody else would read what the GPU computes.
+struct Leaving {
+    producer: Producer,
+    task_id: TaskId,
+    over: bool,
+}
+
+impl Prediction {
+    pub(super) fn new(gateway: Gateway, mut pending: Pending) -> Self {
+        let task_id = pending.task_id().clone();
+        let ready = VecDeque::from([Event::new("accepted", &TaskAccepted::new(task_id.clone()))]);
+        let leaving = Leaving { producer: gateway.ports.producer.clone(), task_id, over: false };
+        Self { gateway, said: pending.progress(), pending, ready, leaving }
+    }
+
+    fn end(&mut self, reply: Result<Reply, WaitError>) {
+        self.leaving.over = true;
+        let answered = reply.map_err(|error| self.gateway.not_answered(&error)).and_then(super::answer);
+        self.ready.push_back(match answered {
+            Ok(response) => Event::new("reply", &response),
+            Err(problem) => Event::new("problem", Problem::document(&problem)),
+        });
+    }
+}
+
+impl Source for Prediction {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.leaving.over {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                events = next(&mut self.said) => self.ready.extend(events),
+                reply = &mut self.pending => self.end(reply),
+            }
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.over {
+            return;
+        }
+        let (producer, task_id) = (self.producer.clone(), self.task_id.clone());
+        runtime.spawn(async move {
+            if let Err(error) = producer.cancel(&task_id).await {
+                debug!(%task_id, %error, "cancel a prediction whose client went away; it runs to its end");
+            }
+        });
+    }
+}

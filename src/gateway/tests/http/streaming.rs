@@ -1,0 +1,159 @@
+//! A client of server-sent events, and a worker that a test plays by hand.
+
+use std::time::Duration;
+
+use protocol::{BodyHash, Envelope, Fraction, Kind, Partial, Progress, ProgressMessage, Reply, TaskId, Token, progress::PROGRESS_TYPE};
+use reqwest::Response;
+use serde_json::Value;
+use task_queue::{Delivery, MemoryQueue, Outgoing, Target, TaskQueue};
+use task_store::{Begin, BeginRequest, ProgressRequest};
+
+use crate::fleet::{Fleet, finish, pool, reply};
+
+/// Longest wait for an event or a task. Generous: it bounds a hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One event as it arrived.
+#[derive(Debug, PartialEq)]
+pub struct Heard {
+    pub name: String,
+    pub id: Option<u64>,
+    pub data: Value,
+}
+
+/// Reads events out of an answer.
+pub struct Listener {
+    response: Response,
+    text: String,
+}
+
+impl Listener {
+    pub fn new(response: Response) -> Self {
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, text: String::new() }
+    }
+
+    /// The next event; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Heard> {
+        tokio::time::timeout(PATIENCE, self.hear())
+            .await
+            .unwrap_or_else(|_| panic!("nothing more was heard after {PATIENCE:?}; in hand is {:?}", self.text))
+    }
+
+    async fn hear(&mut self) -> Option<Heard> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let heard = read(event);
+                self.text = rest.to_owned();
+                if heard.is_some() {
+                    return heard;
+                }
+                continue;
+            }
+            let chunk = self.response.chunk().await.expect("a whole stream")?;
+            self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+        }
+    }
+
+    /// The next event, which must have this name; its data.
+    pub async fn expect(&mut self, name: &str) -> Value {
+        let heard = self.next().await.unwrap_or_else(|| panic!("the stream ended before {name}"));
+        assert_eq!(heard.name, name, "{heard:?}");
+        heard.data
+    }
+}
+
+/// `None` for a comment.
+fn read(event: &str) -> Option<Heard> {
+    let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let data = serde_json::from_str(field("data")?).expect("JSON");
+    Some(Heard { name: field("event").expect("a name").to_owned(), id: field("id").map(|id| id.parse().expect("a number")), data })
+}
+
+/// A task in the hand of a worker that does what the test says.
+pub struct Hand {
+    queue: MemoryQueue,
+    delivery: Delivery,
+    pub task_id: TaskId,
+    said: u64,
+}
+
+impl Fleet {
+    pub async fn listen(&self, path: &str) -> Listener {
+        Listener::new(self.get(path).await)
+    }
+
+    /// Takes the task that waits.
+    pub async fn take(&self) -> Hand {
+        let queue = self.broker.connect();
+        let taking = async {
+            loop {
+                match queue.take(&pool()).await.expect("a broker") {
+                    Some(delivery) => break delivery,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let delivery = tokio::time::timeout(PATIENCE, taking).await.expect("a task waits");
+        let task_id = TaskId::new(delivery.envelope.message_id.clone().expect("an id")).expect("valid");
+        Hand { queue, delivery, task_id, said: 0 }
+    }
+
+    pub async fn begin(&self, hand: &Hand) {
+        let request = BeginRequest {
+            task_id: hand.task_id.clone(),
+            body_hash: BodyHash::of(&hand.delivery.body),
+            kind: Kind::new("echo").expect("valid"),
+            attempt: 1,
+            token: Token(7),
+            gpu_id: "sim-0".parse().expect("valid"),
+            incarnation: "one".parse().expect("valid"),
+        };
+        assert_eq!(self.store.begin(&request).await.expect("a store"), Begin::Begun);
+    }
+
+    /// Notes progress in the store, as a worker does for every task.
+    pub async fn note(&self, hand: &Hand, fraction: f64) {
+        let request =
+            ProgressRequest { task_id: hand.task_id.clone(), token: Token(7), fraction: Fraction::clamped(fraction), message: None };
+        self.store.progress(&request).await.expect("a store");
+    }
+
+    /// Records the outcome and publishes the reply.
+    pub async fn finish(&self, hand: Hand, result: Value) {
+        let Hand { queue, delivery, task_id, .. } = hand;
+        let reply = Reply { token: Some(Token(7)), ..reply(task_id, Ok(result)) };
+        finish(&queue, &*self.store, &delivery.envelope, &delivery.body, &reply).await;
+        delivery.receipt.ack().await.expect("ack");
+    }
+}
+
+impl Hand {
+    pub fn envelope(&self) -> &Envelope {
+        &self.delivery.envelope
+    }
+
+    /// Sends a progress message, as a worker does where it was asked to.
+    pub async fn say(&mut self, fraction: f64, partials: &[(u64, Value)]) {
+        assert!(self.envelope().headers.progress, "nobody asked for it");
+        self.said += 1;
+        let message = ProgressMessage {
+            task_id: self.task_id.clone(),
+            attempt: 1,
+            token: Token(7),
+            number: self.said,
+            progress: Some(Progress { fraction: Fraction::clamped(fraction), message: None, at_ms: 1 }),
+            partials: partials.iter().map(|(number, value)| Partial { number: *number, value: value.clone() }).collect(),
+        };
+        let envelope = Envelope {
+            message_id: Some(self.task_id.to_string()),
+            kind: Some(PROGRESS_TYPE.to_owned()),
+            correlation_id: self.envelope().correlation_id.clone(),
+            ..Envelope::default()
+        };
+        let reply_to = self.envelope().reply_to.clone().expect("a reply queue");
+        let body = serde_json::to_vec(&message).expect("JSON").into();
+        self.queue.publish(Outgoing::new(Target::ReplyTo(reply_to), envelope, body)).await.expect("a reply queue");
+    }
+}
