@@ -57,12 +57,12 @@ async fn a_broker_that_is_restarted_and_then_killed_loses_nothing_and_work_goes_
     let broker = PrivateRabbitMq::start().await;
     let fleet = plan(3).on_servers(redis_urls(broker.url()).await).start().await;
     let mut ledger = Ledger::open(broker.url()).await;
-    ledger.publish_simulated(&fleet, 900, 20).await;
+    ledger.publish_simulated(&fleet, 1_800, 30).await;
     ended(&fleet, 60.0).await;
     broker.stop().await;
     broker.start_again().await;
     let after_the_restart = recovers(&fleet).await;
-    let more = succeeded(&fleet) + 150.0;
+    let more = succeeded(&fleet) + 50.0;
     ended(&fleet, more).await;
     broker.kill();
     broker.start_again().await;

@@ -109,6 +109,9 @@ impl Fleet {
             token: Token(7),
             gpu_id: "sim-0".parse().expect("valid"),
             incarnation: "one".parse().expect("valid"),
+            alone: false,
+            verdict: None,
+            crashes_max: 3,
         };
         assert_eq!(self.store.begin(&request).await.expect("a store"), Begin::Begun);
     }
