@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, Outcome, PoolName, TaskId, TaskState};
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreOptions, Stored, Totals,
-    Verdict,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Stored,
+    Totals, Verdict,
 };
 
 use self::{crashes::*, progress::*, subject::*};
@@ -64,6 +64,7 @@ cases! {
     progress_of_a_late_holder_is_refused,
     progress_of_what_does_not_run_is_refused_and_changes_nothing,
     a_task_that_reports_is_not_forgotten_while_it_runs,
+    a_task_that_ended_is_reopened_for_a_second_life_and_no_other_is,
     gpus_stay_announced_until_withdrawn,
     an_announcement_repeated_since_is_not_withdrawn,
     the_first_address_of_a_reply_is_remembered,
@@ -336,6 +337,20 @@ async fn the_first_address_of_a_reply_is_remembered(back_end: BackEnd) {
         subject.store.published(&task(), to).await.expect("an answer");
         assert_eq!(look().await, Look::Ended(Stored { published_to: Some("first".to_owned()), ..stored(&success(1, 7)) }));
     }
+}
+
+async fn a_task_that_ended_is_reopened_for_a_second_life_and_no_other_is(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let reopen = async |hash: BodyHash| subject.store.reopen(&task(), &hash).await.expect("an answer");
+    assert_eq!(reopen(body_hash()).await, Reopen::Open, "never seen");
+    subject.store.begin(&attempt(1, 7)).await.expect("an answer");
+    assert_eq!(reopen(body_hash()).await, Reopen::NotEnded);
+    subject.store.record(&success(1, 7)).await.expect("an answer");
+    assert_eq!(reopen(BodyHash::of(b"another body")).await, Reopen::ReusedId);
+    assert!(matches!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(_)));
+    assert_eq!(reopen(body_hash()).await, Reopen::Open);
+    assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
+    assert_eq!(subject.store.begin(&attempt(1, 8)).await.expect("an answer"), Begin::Begun);
 }
 
 async fn gpus_stay_announced_until_withdrawn(back_end: BackEnd) {

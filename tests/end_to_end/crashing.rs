@@ -113,6 +113,7 @@ async fn of_eight_tasks_on_one_gpu_only_the_poison_is_quarantined(on: fn(FleetPl
     assert!(dead.envelope.headers.reason.unwrap().starts_with("quarantined: its worker crashed 3 times"));
     assert_eq!(serde_json::from_slice::<Value>(&dead.body).unwrap()["payload"], json!("poison"));
     assert!(fleet.ports.queue.take(&Queue::Dead).await.unwrap().is_none());
+    dead.receipt.ack().await.unwrap();
     assert_eq!(fleet.counted("gpufleet_quarantined_total", ""), 1.0);
     fleet.idle().await;
 }

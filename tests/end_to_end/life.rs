@@ -19,6 +19,8 @@ crate::on_both!(
     an_executors_failure_is_the_tasks_outcome,
     a_task_that_runs_too_long_fails_at_its_attempt_limit,
     a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs,
+    a_reply_that_nobody_takes_is_parked_and_counted,
+    a_full_queue_refuses_the_publish_and_nothing_that_was_taken_is_lost,
     a_task_without_a_reply_queue_leaves_its_reply_in_the_store,
     a_task_that_began_on_a_killed_worker_and_then_expired_is_answered,
     a_malformed_message_under_a_used_id_leaves_the_first_task_alone,
@@ -121,6 +123,47 @@ async fn a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs(on: fn
     assert!(expired.iter().all(|reply| reply.outcome == Outcome::Expired && reply.gpu_id.is_none()), "{expired:?}");
     result(&busy.await.unwrap());
     assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 0.0);
+}
+
+async fn a_reply_that_nobody_takes_is_parked_and_counted(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let queue = &fleet.ports.queue;
+    let envelope = Envelope {
+        message_id: Some("forsaken".to_owned()),
+        kind: Some("echo".to_owned()),
+        reply_to: Some("a-queue-that-is-gone".to_owned()),
+        correlation_id: Some("c-1".to_owned()),
+        ..Envelope::default()
+    };
+    let body: &[u8] = br#"{"payload": "for nobody"}"#;
+    queue.publish(Outgoing::new(Target::Queue(Queue::Pool(fleet.pool())), envelope, body.into())).await.unwrap();
+    until("it is parked", async || queue.depth(&Queue::Parked).await.unwrap().is_some_and(|depth| depth.ready == 1)).await;
+    let parked = queue.take(&Queue::Parked).await.unwrap().unwrap();
+    let reply: protocol::Reply = serde_json::from_slice(&parked.body).unwrap();
+    assert_eq!(result(&reply), &json!("for nobody"));
+    assert_eq!(parked.envelope.correlation_id.as_deref(), Some("c-1"));
+    assert!(parked.envelope.headers.reason.unwrap().contains("a-queue-that-is-gone"));
+    assert_eq!(fleet.counted("gpufleet_replies_returned_total", ""), 1.0);
+}
+
+async fn a_full_queue_refuses_the_publish_and_nothing_that_was_taken_is_lost(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1).slots(1).configured(|configuration| configuration.amqp.queue_length_max = Some(5))).start().await;
+    let (mut taken, mut refused) = (Vec::new(), 0);
+    for n in 0..30 {
+        match fleet.producer.submit(simulate(200, n)).await {
+            Ok(submitted) => taken.push(submitted.task_id),
+            Err(error) if error.is_full() => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 0 && taken.len() >= 5, "{} taken, {refused} refused", taken.len());
+    for task_id in &taken {
+        until("it succeeded", async || {
+            fleet.producer.status(task_id).await.unwrap().is_some_and(|status| status.state == TaskState::Succeeded)
+        })
+        .await;
+    }
+    assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), taken.len() as f64);
 }
 
 async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(on: fn(FleetPlan) -> FleetPlan) {

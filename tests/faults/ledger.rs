@@ -145,7 +145,8 @@ async fn channel(amqp: &SecretUrl) -> (Connection, Channel) {
 
 /// One row of the table of faults, printed for those who run the tests with `--nocapture`.
 pub fn report(fault: &str, fleet: &Fleet, balance: &Balance, recovered: Duration) {
-    let runs = fleet.counted("gpufleet_run_seconds_count", "simulate") as usize;
+    // Counted when a run begins, so that those which were killed count too.
+    let runs = fleet.counted("gpufleet_in_hand_seconds_count", "") as usize;
     // Processes of their own count for themselves.
     let again = if fleet.gpus().is_empty() { "-".to_owned() } else { runs.saturating_sub(balance.published).to_string() };
     println!(

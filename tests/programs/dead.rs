@@ -60,3 +60,33 @@ async fn more_dead_letters_than_a_connection_has_channels_are_shown_and_purged()
     assert_eq!((purged.code, purged.output.trim()), (Some(0), "{\"purged\":2100}"), "{purged:?}");
     assert_eq!(ready(&*queue).await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_is_requeued_once_what_killed_it_is_mended() {
+    let servers = Servers::fresh().await;
+    let fleet = servers.up(1, &[]).await;
+    let queue = servers.queue().await;
+    let publish = async |id: &str, body: &'static [u8]| {
+        let envelope = Envelope { message_id: Some(id.to_owned()), kind: Some("echo".to_owned()), ..Envelope::default() };
+        let pool = Target::Queue(Queue::Pool(protocol::PoolName::default()));
+        queue.publish(Outgoing::new(pool, envelope, body.into())).await.expect("published");
+    };
+    // The first breaks the contract; the second uses the id of another task.
+    publish("wrong", br#"{"payload": 1, "prioritee": 9}"#).await;
+    publish("twice", br#"{"payload": "first"}"#).await;
+    until("the first of both ended", async || servers.run(&["status", "twice", "--json"]).await.output.contains("succeeded")).await;
+    publish("twice", br#"{"payload": "second"}"#).await;
+    until("both are among the dead letters", async || ready(&*queue).await == 2).await;
+
+    let missing = servers.run(&["dead", "requeue", "nobody"]).await;
+    assert_eq!(missing.code, Some(4), "{missing:?}");
+    let requeued = servers.run(&["dead", "requeue", "--all", "--json"]).await;
+    let told: Value = serde_json::from_str(&requeued.output).expect("JSON");
+    assert_eq!((requeued.code, &told["requeued"], &told["kept"][0]["task_id"]), (Some(1), &json!(1), &json!("twice")), "{requeued:?}");
+    assert!(told["kept"][0]["why"].as_str().is_some_and(|why| why.contains("another body")), "{told}");
+    // It is as wrong as before, so it is refused again, in a second life of its own.
+    until("it is back among the dead letters", async || ready(&*queue).await == 2).await;
+    let first = servers.run(&["status", "twice", "--json"]).await;
+    assert!(first.output.contains("\"first\""), "the other task keeps its record: {first:?}");
+    drop(fleet);
+}

@@ -84,7 +84,7 @@ pub(crate) enum Command {
         /// The GPU's id
         gpu_id: GpuId,
     },
-    /// Shows or purges dead letters: messages that could not be tasks, in their original bytes
+    /// Shows, requeues or purges dead letters: messages that could not be tasks, in their original bytes
     #[command(subcommand)]
     Dead(DeadCommand),
     /// Shows the GPUs of the pool, live
@@ -220,6 +220,15 @@ pub(crate) enum DeadCommand {
     Show {
         /// The task's id
         task_id: TaskId,
+    },
+    /// Publishes one, or all, to their pools again: a second life, with a second reply
+    Requeue {
+        /// The task's id; with --all, none
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        task_id: Option<TaskId>,
+        /// All that are there now, at most 1,000
+        #[arg(long)]
+        all: bool,
     },
     /// Deletes one, or all
     Purge {

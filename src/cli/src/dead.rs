@@ -2,7 +2,7 @@
 //!
 //! AMQP cannot look without taking: messages are taken, shown, and given back to their places.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use protocol::TaskId;
 use serde_json::{Value, json};
@@ -12,20 +12,22 @@ use crate::{
     arguments::{Common, DeadCommand},
     configuration,
     fault::Fault,
-    output,
+    output, requeue,
     servers::Servers,
 };
 
 /// Most letters in hand at once: each has a channel of its own, and RabbitMQ allows a connection 2,047 unless told otherwise.
-const IN_HAND_MAX: usize = 1_000;
+pub(crate) const IN_HAND_MAX: usize = 1_000;
 
-/// Shows or purges dead letters.
+/// Shows, requeues or purges dead letters.
 pub(crate) async fn run(common: &Common, command: DeadCommand) -> Result<ExitCode, Fault> {
     let servers = Servers::of_a_running_fleet(configuration::load(common, &[])?)?.impatient();
-    let queue = servers.connect().await?.queue;
+    let backends = servers.connect().await?;
+    let queue = Arc::clone(&backends.queue);
     let done = match command {
         DeadCommand::Ls { limit } => list(common, &*queue, limit).await,
         DeadCommand::Show { task_id } => show(&*queue, &task_id).await,
+        DeadCommand::Requeue { task_id, .. } => requeue::run(common, &backends, servers.configuration(), task_id.as_ref()).await,
         DeadCommand::Purge { task_id } => purge(common, &*queue, task_id.as_ref()).await,
     };
     queue.close().await;
@@ -33,7 +35,7 @@ pub(crate) async fn run(common: &Common, command: DeadCommand) -> Result<ExitCod
 }
 
 /// Takes up to `limit` letters, as many as there are now and can be in hand.
-async fn take(queue: &dyn TaskQueue, limit: usize) -> Result<Vec<Delivery>, Fault> {
+pub(crate) async fn take(queue: &dyn TaskQueue, limit: usize) -> Result<Vec<Delivery>, Fault> {
     let mut letters = Vec::new();
     while letters.len() < limit.min(IN_HAND_MAX) {
         match queue.take(&Queue::Dead).await? {
@@ -44,7 +46,7 @@ async fn take(queue: &dyn TaskQueue, limit: usize) -> Result<Vec<Delivery>, Faul
     Ok(letters)
 }
 
-async fn give_back(letters: Vec<Delivery>) -> Result<(), Fault> {
+pub(crate) async fn give_back(letters: Vec<Delivery>) -> Result<(), Fault> {
     // The last one first, so that each comes back before those that stood behind it.
     for letter in letters.into_iter().rev() {
         letter.receipt.give_back().await?;
@@ -52,7 +54,7 @@ async fn give_back(letters: Vec<Delivery>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn id(letter: &Delivery) -> &str {
+pub(crate) fn id(letter: &Delivery) -> &str {
     letter.envelope.message_id.as_deref().unwrap_or_default()
 }
 
@@ -83,7 +85,7 @@ async fn show(queue: &dyn TaskQueue, task_id: &TaskId) -> Result<ExitCode, Fault
     Ok(ExitCode::SUCCESS)
 }
 
-fn not_found(task_id: &TaskId) -> Fault {
+pub(crate) fn not_found(task_id: &TaskId) -> Fault {
     Fault::NotFound(format!("there is no dead letter of task {task_id} among the first {IN_HAND_MAX}; `gpufleet dead ls` lists them"))
 }
 

@@ -13,6 +13,7 @@ mod drain;
 mod fault;
 mod gpus;
 mod output;
+mod requeue;
 mod roles;
 mod servers;
 mod settings;

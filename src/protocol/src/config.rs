@@ -176,6 +176,9 @@ pub struct AmqpSection {
     /// How long a task that fits no GPU rests before it is looked at again, in ms. Default: 5,000.
     #[schemars(range(min = 100))]
     pub unplaceable_ttl_ms: u64,
+    /// How long a reply whose reply queue was gone is kept in the queue `<prefix>.parked`, in ms. Default: 3,600,000 (1 h).
+    #[schemars(range(min = 1_000))]
+    pub parked_ttl_ms: u64,
 }
 
 impl Default for AmqpSection {
@@ -187,6 +190,7 @@ impl Default for AmqpSection {
             queue_length_max: None,
             publish_timeout_ms: 10_000,
             unplaceable_ttl_ms: 5_000,
+            parked_ttl_ms: 3_600_000,
         }
     }
 }

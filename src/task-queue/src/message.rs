@@ -47,7 +47,7 @@ impl Outgoing {
     }
 
     /// The longest text that AMQP can carry in a property, in bytes.
-    const SHORT_TEXT_MAX: usize = 255;
+    pub const SHORT_TEXT_MAX: usize = 255;
     /// The longest time to live that RabbitMQ takes, in milliseconds.
     const EXPIRATION_MS_MAX: u64 = 4_294_967_295;
 

@@ -17,6 +17,8 @@ pub struct QueueOptions {
     pub publish_timeout: Duration,
     /// How long a task that fits no GPU rests before it returns.
     pub unplaceable_ttl: Duration,
+    /// How long a reply that nobody took is kept.
+    pub parked_ttl: Duration,
     /// The type of the durable queues. In memory both behave as classic queues with strict priorities.
     pub queue_type: QueueType,
 }
@@ -34,6 +36,7 @@ impl From<&AmqpSection> for QueueOptions {
             names: Names::new(section.prefix.clone()),
             length_max: section.queue_length_max,
             publish_timeout: Duration::from_millis(section.publish_timeout_ms),
+            parked_ttl: Duration::from_millis(section.parked_ttl_ms),
             unplaceable_ttl: Duration::from_millis(section.unplaceable_ttl_ms),
             queue_type: section.queue_type,
         }

@@ -35,6 +35,8 @@ pub enum Queue {
     Retry(Duration),
     /// What could not be a task, or was given up, in its original bytes. Durable.
     Dead,
+    /// Replies that nobody took, in their own bytes, until a TTL takes them. Durable.
+    Parked,
     /// A reply queue of ours: exclusive to this process, named by us (server-named queues do not survive a recovery).
     Reply(String),
 }
@@ -83,6 +85,7 @@ impl Names {
             Queue::Unplaceable => format!("{prefix}.unplaceable"),
             Queue::Retry(delay) => format!("{prefix}.retry.{}", delay.as_millis()),
             Queue::Dead => format!("{prefix}.dead"),
+            Queue::Parked => format!("{prefix}.parked"),
             Queue::Reply(name) => format!("{prefix}.reply.{name}"),
         }
     }

@@ -56,6 +56,7 @@ impl QueueOptions {
             Queue::Gpu(_) => Plan { by_priority: true, dead_letters_to: expired, ..plain },
             Queue::Unplaceable => Plan { dead_letters_to: returned, ttl: Some(self.unplaceable_ttl), ..plain },
             Queue::Retry(delay) => Plan { dead_letters_to: returned, ttl: Some(*delay), ..plain },
+            Queue::Parked => Plan { ttl: Some(self.parked_ttl), ..plain },
             Queue::Expired | Queue::Returned | Queue::Dead => plain,
             Queue::Reply(_) => Plan { exclusive: true, queue_type: QueueType::Classic, ..plain },
         }

@@ -14,7 +14,7 @@ use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, envir
 
 use self::state::State;
 use crate::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest,
     StoreError, StoreOptions, TaskStore, Totals,
 };
 
@@ -93,6 +93,11 @@ impl TaskStore for MemoryStore {
     async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError> {
         let (mut state, now_ms) = self.enter();
         Ok(state.retry(request, now_ms))
+    }
+
+    async fn reopen(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Reopen, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.reopen(task_id, body_hash, now_ms))
     }
 
     async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {

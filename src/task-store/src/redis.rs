@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 pub use self::server::ServerFacts;
 use self::{answers::Answer, connection::Connection, keys::Keys, reply_bytes::ReplyBytes, scripts::Scripts};
 use crate::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest,
     StoreError, StoreOptions, TaskStore, Totals,
 };
 
@@ -166,6 +166,18 @@ impl TaskStore for RedisStore {
         call.arg(request.body_hash.as_str()).arg(self.options.outcome_retention_ms()).arg(request.attempt).arg(request.token.0);
         call.arg(request.after_ms).arg(&request.error);
         self.connection.invoke("record a retry", &call).await?.retry()
+    }
+
+    async fn reopen(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Reopen, StoreError> {
+        let mut call = self.on_task(&self.scripts.reopen, task_id);
+        call.arg(body_hash.as_str());
+        let answer = self.connection.invoke("reopen a task", &call).await?;
+        match answer.word() {
+            "open" => Ok(Reopen::Open),
+            "not_ended" => Ok(Reopen::NotEnded),
+            "reused" => Ok(Reopen::ReusedId),
+            _ => Err(answer.garbled()),
+        }
     }
 
     async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {

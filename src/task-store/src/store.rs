@@ -58,6 +58,17 @@ pub enum RetryAnswer {
     Superseded,
 }
 
+/// The store's answer to [`TaskStore::reopen`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reopen {
+    /// Nothing stands against running it again.
+    Open,
+    /// It has not ended yet; nothing changed.
+    NotEnded,
+    /// The id belongs to a task with another body; nothing changed.
+    ReusedId,
+}
+
 /// The store's answer to [`TaskStore::cancel`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancel {
@@ -229,6 +240,10 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Records that an attempt failed and the next one is due. Comes before that one is published, so that a crash between leads to the same publish.
     async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError>;
+
+    /// Forgets a task that ended, with its attempts, crashes and cancels, so that it can be published again: an operator's decision. The store then knows nothing of
+    /// its first life; a second reply will follow.
+    async fn reopen(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Reopen, StoreError>;
 
     /// Asks for a task's end. Compare-and-set against `begin`. Asking again changes nothing.
     async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError>;

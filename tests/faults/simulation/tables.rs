@@ -9,7 +9,7 @@ use protocol::{
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest,
     StoreError, TaskStore, Totals,
 };
 
@@ -165,6 +165,10 @@ impl TaskStore for ChaosStore {
 
     async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError> {
         self.call("retry", self.inner.retry(request)).await
+    }
+
+    async fn reopen(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Reopen, StoreError> {
+        self.inner.reopen(task_id, body_hash).await
     }
 
     async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {

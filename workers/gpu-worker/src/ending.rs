@@ -302,10 +302,20 @@ async fn reply_with(context: &Context, in_hand: &InHand, task_id: &TaskId, reply
         Ok(()) => context.confirmed_after(started.elapsed()),
         Err(error) => {
             context.metrics.replies_returned.inc();
-            let unroutable = matches!(error, PublishError::Unroutable { .. });
-            tracing::info!(%task_id, %error, unroutable, "nobody takes the reply; it stays in the store");
+            tracing::info!(%task_id, %error, "nobody takes the reply; it is parked, and stays in the store");
+            park_reply(context, outgoing, &error).await?;
         }
     }
+    Ok(())
+}
+
+/// Keeps a reply that nobody took where an operator can find it.
+async fn park_reply(context: &Context, reply: Outgoing, error: &PublishError) -> Result<(), Abandoned> {
+    let mut envelope = reply.envelope;
+    // A text that is too long for a property was why it could not be sent.
+    envelope.correlation_id = envelope.correlation_id.filter(|text| text.len() <= Outgoing::SHORT_TEXT_MAX);
+    envelope.headers.reason = Some(error.to_string().chars().take(Headers::TEXT_MAX / 4).collect());
+    onward::send(context, onward::to(Queue::Parked, envelope, reply.body)).await?;
     Ok(())
 }
 

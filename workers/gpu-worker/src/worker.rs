@@ -80,7 +80,7 @@ impl GpuWorker {
 /// Every queue that a worker needs.
 fn topology(context: &Context) -> Vec<Queue> {
     let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
-    let mut queues = vec![Queue::Returned, Queue::Expired, Queue::Dead, Queue::Unplaceable];
+    let mut queues = vec![Queue::Returned, Queue::Expired, Queue::Dead, Queue::Unplaceable, Queue::Parked];
     queues.extend(retries);
     queues.push(Queue::Pool(context.options.pool.clone()));
     queues.push(Queue::Gpu(context.gpu_id.clone()));

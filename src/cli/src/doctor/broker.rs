@@ -28,7 +28,7 @@ pub(super) async fn look(configuration: &Configuration) -> Vec<Finding> {
 fn topology(configuration: &Configuration) -> Vec<Queue> {
     let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
     let pool = Queue::Pool(configuration.worker.pool.clone());
-    [pool, Queue::Expired, Queue::Returned, Queue::Unplaceable, Queue::Dead].into_iter().chain(retries).collect()
+    [pool, Queue::Expired, Queue::Returned, Queue::Unplaceable, Queue::Dead, Queue::Parked].into_iter().chain(retries).collect()
 }
 
 fn link(queue: &RabbitMq) -> Finding {

@@ -7,7 +7,7 @@ use protocol::{
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest,
     StoreError, TaskStore, Totals,
 };
 
@@ -72,6 +72,9 @@ impl TaskStore for DownStore {
         no_store()
     }
     async fn retry(&self, _: &RetryRequest) -> Result<RetryAnswer, StoreError> {
+        no_store()
+    }
+    async fn reopen(&self, _: &TaskId, _: &BodyHash) -> Result<Reopen, StoreError> {
         no_store()
     }
     async fn cancel(&self, _: &TaskId) -> Result<Cancel, StoreError> {

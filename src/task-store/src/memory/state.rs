@@ -9,8 +9,8 @@ use super::{
     record::{Begun, Ended, KeptBody, Noted, Retried, TaskRecord},
 };
 use crate::{
-    Begin, BeginRequest, Cancel, KnownGpu, ProgressAnswer, ProgressRequest, Record, RecordRequest, Retry, RetryAnswer, RetryRequest,
-    StoreOptions, Totals,
+    Begin, BeginRequest, Cancel, KnownGpu, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, Retry, RetryAnswer,
+    RetryRequest, StoreOptions, Totals,
 };
 
 /// What the lock protects.
@@ -136,6 +136,17 @@ impl State {
         record.waiting_for = None;
         record.retried = Some(Retried { due, error: request.error.clone() });
         RetryAnswer::Due(due)
+    }
+
+    pub fn reopen(&mut self, task_id: &TaskId, body_hash: &BodyHash, now_ms: u64) -> Reopen {
+        match self.record(task_id, now_ms) {
+            None => return Reopen::Open,
+            Some(record) if record.body_hash.as_ref().is_some_and(|known| known != body_hash) => return Reopen::ReusedId,
+            Some(record) if record.ended.is_none() => return Reopen::NotEnded,
+            Some(_) => {}
+        }
+        self.remove(task_id);
+        Reopen::Open
     }
 
     pub fn cancel(&mut self, task_id: &TaskId, now_ms: u64) -> Cancel {
