@@ -11,6 +11,6 @@ mod wanted;
 
 pub use self::redis::RedisTable;
 pub use error::TableError;
-pub use memory::MemoryTable;
+pub use memory::{MemoryTable, TableCopy};
 pub(crate) use table::KNOWN_FOR;
 pub use table::{Beat, GpuTable, Heartbeat, Leases};

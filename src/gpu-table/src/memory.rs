@@ -28,6 +28,15 @@ pub struct MemoryTable {
     pools: Mutex<BTreeMap<PoolName, Pool>>,
 }
 
+/// What a [`MemoryTable`] held at a moment.
+pub struct TableCopy(BTreeMap<PoolName, Pool>);
+
+impl std::fmt::Debug for TableCopy {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("TableCopy").field(&self.0.keys()).finish()
+    }
+}
+
 impl MemoryTable {
     /// An empty table whose time is `clock`'s.
     #[must_use]
@@ -38,6 +47,17 @@ impl MemoryTable {
     /// Forgets everything, as a Redis that restarts without its data does. For tests and simulations of that loss.
     pub fn clear(&self) {
         self.lock().clear();
+    }
+
+    /// What it holds now, for [`MemoryTable::fall_back_to`].
+    #[must_use]
+    pub fn copy(&self) -> TableCopy {
+        TableCopy(self.lock().clone())
+    }
+
+    /// Holds what it held when the copy was made, as after a failover that loses the last writes. For tests and simulations of that loss.
+    pub fn fall_back_to(&self, copy: &TableCopy) {
+        self.lock().clone_from(&copy.0);
     }
 
     /// Runs one operation on one pool, after sweeping what is dead by now: so that nothing dead can influence an answer.

@@ -12,7 +12,7 @@ use std::{
 
 use devices::simulated::{SimulatedGpu, SimulatedOptions};
 use executors::Executors;
-use gpu_table::{GpuTable, Leases, MemoryTable};
+use gpu_table::{GpuTable, Leases, MemoryTable, TableCopy};
 use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::{
@@ -63,6 +63,7 @@ pub struct SimulatedFleet {
     metrics: Arc<WorkerMetrics>,
     processes: BTreeMap<usize, Process>,
     generations: u64,
+    copy: Option<TableCopy>,
     scheduled: u64,
     died: UnboundedSender<(usize, Site)>,
     deaths: UnboundedReceiver<(usize, Site)>,
@@ -119,6 +120,7 @@ impl SimulatedFleet {
             client,
             processes: BTreeMap::new(),
             generations: 0,
+            copy: None,
             scheduled: 0,
             died,
             deaths,
@@ -233,6 +235,12 @@ impl SimulatedFleet {
                 }
             }
             Event::ClearTable => self.table.clear(),
+            Event::CopyTable => self.copy = Some(self.table.copy()),
+            Event::FailTableOver => {
+                if let Some(copy) = self.copy.take() {
+                    self.table.fall_back_to(&copy);
+                }
+            }
             Event::ClearStore => self.clear_store(),
             Event::BlockPublishers => self.broker.block_publishers("memory"),
             Event::UnblockPublishers => self.broker.unblock_publishers(),

@@ -56,6 +56,10 @@ pub enum Event {
     /// From now on calls meet trouble.
     TroubleBegins,
     ClearTable,
+    /// The table's server has copied itself for the last time.
+    CopyTable,
+    /// The copy takes over: what was written since is lost.
+    FailTableOver,
     ClearStore,
     BlockPublishers,
     UnblockPublishers,
@@ -179,7 +183,11 @@ impl Scenario {
                 6 | 7 => Event::LoseChannels(gpu),
                 8 | 16 | 17 => Event::Stall(gpu, self.lease.mul_f64(random.random_range(1.0..4.0))),
                 9 => Event::CutOff(random.random_bool(0.5).then_some(gpu), ["queue", "table", "store"][random.random_range(0..3)], long),
-                10 | 11 => Event::ClearTable,
+                10 => Event::ClearTable,
+                11 => {
+                    self.events.push((at_ms + random.random_range(1..2_000), Event::FailTableOver));
+                    Event::CopyTable
+                }
                 12 => {
                     self.events.push((at_ms + long.as_millis() as u64, Event::UnblockPublishers));
                     Event::BlockPublishers

@@ -12,6 +12,7 @@ use super::eligibility::is_open;
 use crate::{Beat, Heartbeat, KNOWN_FOR, Leases};
 
 /// A living GPU.
+#[derive(Clone)]
 pub(super) struct Entry {
     pub row: GpuRow,
     pub expires_ms: u64,
@@ -29,6 +30,7 @@ pub(super) enum State {
 }
 
 /// A live claim.
+#[derive(Clone)]
 pub(super) struct Record {
     pub gpu_id: GpuId,
     pub token: Token,
@@ -40,6 +42,7 @@ pub(super) struct Record {
     pub choice: Choice,
 }
 
+#[derive(Clone)]
 pub(super) struct Pool {
     pub leases: Leases,
     pub now_us: u64,
