@@ -248,6 +248,7 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         end_before_ms: Some(1),
         user: text(),
         pool: text(),
+        copy: true,
         returned: true,
         progress: true,
         outcome: text(),

@@ -14,6 +14,7 @@ use tests::{
 crate::on_both!(
     every_task_gets_its_own_reply,
     a_second_copy_of_a_task_gets_the_same_reply_and_runs_nothing,
+    a_second_publish_while_the_first_runs_is_answered_too,
     a_reused_id_is_refused_and_the_first_task_keeps_its_record,
     what_is_no_task_is_answered_and_kept_among_the_dead_letters,
     an_executors_failure_is_the_tasks_outcome,
@@ -45,6 +46,29 @@ async fn a_second_copy_of_a_task_gets_the_same_reply_and_runs_nothing(on: fn(Fle
     let second = reply(&fleet.producer, task).await;
     assert_eq!(first, second);
     assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), 1.0);
+}
+
+async fn a_second_publish_while_the_first_runs_is_answered_too(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(2).configured(|configuration| configuration.worker.lease_ms = 900)).start().await;
+    let queue = &fleet.ports.queue;
+    let reply_queue = Queue::Reply("asked-twice".to_owned());
+    queue.declare(&reply_queue).await.unwrap();
+    let mut answers = queue.consume(&reply_queue, std::num::NonZeroU16::new(2).unwrap()).await.unwrap();
+    for _ in 0..2 {
+        let envelope = Envelope {
+            message_id: Some("asked-twice".to_owned()),
+            kind: Some("simulate".to_owned()),
+            reply_to: Some(queue.names().queue(&reply_queue)),
+            correlation_id: Some("the-same".to_owned()),
+            ..Envelope::default()
+        };
+        let body: &[u8] = br#"{"payload": {"duration_ms": 1500, "result": "once"}}"#;
+        queue.publish(Outgoing::new(Target::Queue(Queue::Pool(fleet.pool())), envelope, body.into())).await.unwrap();
+        until("the first one runs", async || fleet.rows().await.iter().any(|view| view.held == 1)).await;
+    }
+    let (first, second) = (answers.next().await.unwrap(), answers.next().await.unwrap());
+    assert_eq!(first.body, second.body);
+    assert_eq!(fleet.counted("gpufleet_run_seconds_count", "simulate"), 1.0);
 }
 
 async fn a_reused_id_is_refused_and_the_first_task_keeps_its_record(on: fn(FleetPlan) -> FleetPlan) {

@@ -231,7 +231,7 @@ pub struct WorkerSection {
     /// Longest run of one attempt where the task sets none, in ms. Default: 600,000 (10 min).
     #[schemars(range(min = 1))]
     pub attempt_timeout_ms: u64,
-    /// How long the delivery of a running task stays unacked before it is exchanged for a copy in a retry queue, in ms. Must be well below the broker's
+    /// How long a delivery stays unacked, in ms: after that a running task's is exchanged for a copy in a retry queue, and a waiting one's is given back to its place. Must be well below the broker's
     /// `consumer_timeout` (30 min by default). Default: 600,000 (10 min).
     #[schemars(range(min = 100))]
     pub unacked_ms: u64,

@@ -26,6 +26,8 @@ pub const RETURNED: &str = "x-gpufleet-returned";
 /// Header: true asks for progress messages on the reply queue, before the reply. It belongs to the delivery and not to the task: the body, its hash and
 /// so the task's identity are the same with and without it.
 pub const PROGRESS: &str = "x-gpufleet-progress";
+/// Header: a copy of a delivery that a worker has or had in hand, and no publish of a producer's own. Once its reply has gone out, it needs none of its own.
+pub const COPY: &str = "x-gpufleet-copy";
 /// Header of a reply: its outcome, so that a consumer can route without parsing the body.
 pub const OUTCOME: &str = "x-gpufleet-outcome";
 /// Header of a reply: the token under which its outcome was recorded.
@@ -86,6 +88,8 @@ pub struct Headers {
     pub pool: Option<String>,
     /// See [`RETURNED`].
     pub returned: bool,
+    /// See [`COPY`].
+    pub copy: bool,
     /// See [`PROGRESS`].
     pub progress: bool,
     /// See [`OUTCOME`].
@@ -151,6 +155,7 @@ impl Headers {
             UNREADABLE => take(&mut self.unreadable, text(value)),
             PROPERTIES => take(&mut self.properties, bytes(value)),
             RETURNED => flag(&mut self.returned, &value),
+            COPY => flag(&mut self.copy, &value),
             PROGRESS => flag(&mut self.progress, &value),
             _ => true,
         }
@@ -178,7 +183,7 @@ impl Headers {
         pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
         pairs.extend(integers.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Integer(i64::try_from(value?).ok()?)))));
         pairs.extend(self.properties.clone().map(|bytes| (PROPERTIES, HeaderValue::Bytes(bytes))));
-        let flags = [(RETURNED, self.returned), (PROGRESS, self.progress)];
+        let flags = [(RETURNED, self.returned), (COPY, self.copy), (PROGRESS, self.progress)];
         pairs.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name, HeaderValue::Bool(true))));
         pairs
     }
@@ -236,6 +241,7 @@ mod tests {
             user: Some("ann".into()),
             returned: true,
             progress: true,
+            copy: true,
             ..Headers::default()
         };
         let pairs = headers.pairs().into_iter().map(|(name, value)| (name.to_owned(), value));

@@ -131,6 +131,7 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         end_before_ms: Some(1_900_000_100_000),
         user: Some("ann".into()),
         pool: Some("default".into()),
+        copy: true,
         returned: true,
         progress: true,
         outcome: Some("succeeded".into()),

@@ -83,7 +83,8 @@ async fn take_all(context: &Context, task: &Task, slot: &mut Slot) -> Result<Opt
         biased;
         () = context.stop.now.cancelled() => return Err(Abandoned),
         handed = line.handed() => handed,
-        () = context.stop.gently.cancelled() => return Ok(Some(Attempt::Draining)),
+        () = context.stop.gently.cancelled() => return Ok(Some(Attempt::GivenBack)),
+        () = tokio::time::sleep(context.options.unacked) => return Ok(Some(Attempt::GivenBack)),
         () = placing::deadline(context, task) => return Ok(Some(Attempt::TooLate)),
     };
     match handed {

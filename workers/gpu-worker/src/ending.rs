@@ -110,10 +110,10 @@ pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, 
     Ok(())
 }
 
-/// Sends the stored reply of a task that ended before, to the reply queue of this delivery. Runs nothing. A delivery that came back after its own reply had gone out is
-/// done with already.
+/// Sends the stored reply of a task that ended before, to the reply queue of this delivery. Runs nothing. A copy of a delivery whose reply has gone out is done
+/// with already.
 pub(crate) async fn resend(context: &Context, in_hand: InHand, identity: Identity, stored: Stored) -> Result<(), Abandoned> {
-    if in_hand.came_back() && stored.published_to.as_deref() == Some(in_hand.address().as_str()) {
+    if in_hand.is_copy() && stored.published_to.as_deref() == Some(in_hand.address().as_str()) {
         in_hand.ack_elsewhere().await;
         return Ok(());
     }
@@ -199,14 +199,19 @@ async fn superseded(context: &Context, in_hand: InHand, identity: &Identity, slo
 
 /// Lets a delivery rest for a lease, at no cost to its task.
 pub(crate) async fn park(context: &Context, in_hand: InHand, task_id: &TaskId) -> Result<(), Abandoned> {
-    leave_copy(context, &in_hand, task_id).await?;
+    rest(context, &in_hand, task_id, in_hand.is_copy()).await?;
     in_hand.ack_elsewhere().await;
     Ok(())
 }
 
 /// Lets a copy of a delivery rest for a lease, so that the delivery itself can be acked.
 pub(crate) async fn leave_copy(context: &Context, in_hand: &InHand, task_id: &TaskId) -> Result<(), Abandoned> {
+    rest(context, in_hand, task_id, true).await
+}
+
+async fn rest(context: &Context, in_hand: &InHand, task_id: &TaskId, copy: bool) -> Result<(), Abandoned> {
     let mut envelope = in_hand.envelope.clone();
+    envelope.headers.copy = copy;
     envelope.headers.pool = Some(context.options.pool.to_string());
     let mut outgoing = onward::returned(envelope, in_hand.body.clone(), &context.options.pool, task_id.clone(), context.now_ms());
     outgoing.target = Target::Queue(Queue::retry_after(context.options.lease));

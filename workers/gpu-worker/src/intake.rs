@@ -100,9 +100,9 @@ impl InHand {
         BodyHash::of(address.as_bytes()).as_str().to_owned()
     }
 
-    /// Whether it is a copy of what a worker had before, and not a producer's own.
-    pub(crate) fn came_back(&self) -> bool {
-        self.redelivered || self.envelope.headers.returned
+    /// Whether it may be a copy of what a worker had before, and not a publish of a producer's own.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.redelivered || self.envelope.headers.copy
     }
 }
 

@@ -143,7 +143,7 @@ async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot
             return ending::park(context, in_hand, &task.id).await;
         }
         Attempt::TooLate => End::expired(),
-        Attempt::Draining => {
+        Attempt::GivenBack => {
             ending::finish(context, slot).await;
             in_hand.give_back().await;
             return Ok(());

@@ -32,7 +32,7 @@ pub(crate) enum Placed {
     Sent,
     /// Nowhere: it is to end without a run. `None`: its queue deadline passed.
     Ends(Option<TaskError>),
-    /// The worker drains: give the delivery back.
+    /// The worker drains, or it waited in hand for too long: give the delivery back.
     GiveBack,
 }
 
@@ -54,7 +54,8 @@ pub(crate) async fn place(context: &Context, in_hand: &InHand, task: &Task) -> R
             placing.let_go(answer).await;
             return Ok(Placed::Ends(None));
         }
-        if context.stop.gently.is_cancelled() {
+        // Given back after a long wait, it takes its old place, and the broker's patience with it begins anew.
+        if context.stop.gently.is_cancelled() || in_hand.received.elapsed() >= context.options.unacked {
             placing.let_go(answer).await;
             return Ok(Placed::GiveBack);
         }
@@ -251,6 +252,7 @@ impl Placing<'_> {
         self.permit = None;
         let context = self.context;
         let mut outgoing = self.outgoing(Queue::retry_after(lease), 0);
+        outgoing.envelope.headers.copy = self.in_hand.is_copy();
         outgoing.envelope.expiration = Some(lease.as_millis().max(1).to_string());
         let sent = onward::send(context, outgoing).await?;
         self.sent_away(sent, "held_elsewhere").await

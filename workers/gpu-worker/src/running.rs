@@ -35,8 +35,8 @@ pub(crate) enum Attempt {
     Superseded,
     /// It did not begin: its queue deadline passed while it waited to run alone.
     TooLate,
-    /// It did not begin: the worker drains.
-    Draining,
+    /// It did not begin: the worker drains, or it waited for too long to run alone. Its delivery goes back.
+    GivenBack,
     /// It did not begin, and never will: its crashes are used up.
     Condemned(Vec<Crash>),
 }
