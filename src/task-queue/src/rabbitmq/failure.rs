@@ -16,6 +16,8 @@ pub(super) enum Failure {
     Refused { code: u16, text: String },
     /// The broker stumbled over it and ended the connection.
     Stumbled(String),
+    /// The channel was closing, so the operation was never sent.
+    Unsent(String),
     /// The connection or channel is down, or there was no answer in time.
     Away(String),
 }
@@ -27,6 +29,7 @@ impl From<lapin::Error> for Failure {
                 Self::Refused { code: refusal.get_id(), text: refusal.get_message().to_string() }
             }
             ErrorKind::ProtocolError(stumble) if stumble.get_id() == INTERNAL_ERROR => Self::Stumbled(stumble.get_message().to_string()),
+            ErrorKind::InvalidChannelState(..) => Self::Unsent(error.to_string()),
             _ => Self::Away(error.to_string()),
         }
     }
@@ -45,7 +48,7 @@ impl Failure {
     pub(super) fn into_error(self, url: &str, operation: String) -> QueueError {
         match self {
             Self::Refused { text, .. } => QueueError::Refused { operation, reason: text },
-            Self::Stumbled(reason) | Self::Away(reason) => QueueError::Unreachable { url: url.to_owned(), reason },
+            Self::Stumbled(reason) | Self::Unsent(reason) | Self::Away(reason) => QueueError::Unreachable { url: url.to_owned(), reason },
         }
     }
 

@@ -222,7 +222,12 @@ impl Lane {
             }
             // One message of the batch is to blame; alone it will be found, and the others go through.
             Failure::Refused { .. } | Failure::Stumbled(_) => self.suspects.push_back(job),
-            Failure::Away(reason) => job.down(reason),
+            // Another one's refusal was closing the channel. A new one will do, or there is none.
+            Failure::Unsent(_) if Instant::now() < job.deadline => {
+                self.channel = None;
+                self.suspects.push_back(job);
+            }
+            Failure::Unsent(reason) | Failure::Away(reason) => job.down(reason),
         }
     }
 }
