@@ -183,6 +183,7 @@ async fn progress_of_a_late_holder_is_refused_and_it_falls_silent(on: fn(FleetPl
     until("the late one's run is over", async || fleet.counted("gpufleet_run_seconds_count", "simulate") == 1.0).await;
     assert!(sent > 0.0);
     assert_eq!(fleet.counted("gpufleet_progress_total", "\"sent\""), sent, "it is silent since");
+    fleet.idle().await;
 }
 
 async fn a_producer_that_went_away_costs_its_progress_and_not_the_task(on: fn(FleetPlan) -> FleetPlan) {

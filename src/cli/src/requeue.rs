@@ -1,6 +1,7 @@
 //! `gpufleet dead requeue`: a second life for dead letters, once what killed them is mended.
 
 use std::{
+    collections::BTreeSet,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -31,9 +32,14 @@ pub(crate) async fn run(
     if let (Some(task_id), true) = (task_id, chosen.is_empty()) {
         return Err(not_found(task_id));
     }
-    let (mut requeued, mut kept) = (0_usize, Vec::new());
+    let (mut requeued, mut kept, mut done) = (0_usize, Vec::new(), BTreeSet::new());
     for letter in chosen {
         let task_id = id(&letter).to_owned();
+        // A worker that crashed while it gave a task up may have left two letters of it.
+        if !done.insert((task_id.clone(), BodyHash::of(&letter.body).as_str().to_owned())) {
+            letter.receipt.ack().await?;
+            continue;
+        }
         match requeue(backends, configuration, &letter).await? {
             None => {
                 letter.receipt.ack().await?;
@@ -55,8 +61,8 @@ pub(crate) async fn run(
     Ok(if kept.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Publishes a letter to its pool as a fresh task; the reason if it stays. The letter itself is acked only afterwards, so a crash between leaves both, and identity makes
-/// that harmless.
+/// Publishes a letter to its pool as a fresh task; the reason if it stays. The letter itself is acked only afterwards: a crash between leaves both, and
+/// requeueing the letter once more would run the task once more.
 async fn requeue(backends: &Backends, configuration: &Configuration, letter: &Delivery) -> Result<Option<String>, Fault> {
     let original = &letter.envelope;
     if let Some(problem) = &original.headers.unreadable {

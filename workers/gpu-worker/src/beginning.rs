@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use protocol::Task;
+use protocol::{Task, Token};
 use task_store::{Begin, BeginRequest, Holder, Verdict};
+use tokio::time::Instant;
 
 use crate::{
     context::Context,
@@ -20,7 +21,7 @@ use crate::{
 const HAND_BACK: Duration = Duration::from_secs(2);
 
 /// Begins the attempt in the store. `None`: run it.
-pub(crate) async fn begin(context: &Context, task: &Task, slot: &mut Slot) -> Result<Option<Attempt>, Abandoned> {
+pub(crate) async fn begin(context: &Context, task: &Task, slot: &mut Slot, received: Instant) -> Result<Option<Attempt>, Abandoned> {
     let mut request = BeginRequest {
         task_id: task.id.clone(),
         body_hash: task.body_hash.clone(),
@@ -40,7 +41,7 @@ pub(crate) async fn begin(context: &Context, task: &Task, slot: &mut Slot) -> Re
             Ok(Begin::Superseded) => return Ok(Some(Attempt::Superseded)),
             Ok(Begin::Unfinished(holder)) => request.verdict = Some(judge(context, task, &holder).await?),
             Ok(Begin::Suspect) => {
-                if let Some(instead) = take_all(context, task, slot).await? {
+                if let Some(instead) = take_all(context, task, slot, received).await? {
                     return Ok(Some(instead));
                 }
                 request.alone = true;
@@ -75,7 +76,7 @@ async fn judge(context: &Context, task: &Task, holder: &Holder) -> Result<Verdic
 }
 
 /// Waits until nothing else runs here, and takes all slots. `Some`: what happens instead.
-async fn take_all(context: &Context, task: &Task, slot: &mut Slot) -> Result<Option<Attempt>, Abandoned> {
+async fn take_all(context: &Context, task: &Task, slot: &mut Slot, received: Instant) -> Result<Option<Attempt>, Abandoned> {
     // Two suspects that each kept a slot would wait for each other.
     slot.permit = None;
     let mut line = context.slots.wait_for_all(task.priority);
@@ -84,7 +85,7 @@ async fn take_all(context: &Context, task: &Task, slot: &mut Slot) -> Result<Opt
         () = context.stop.now.cancelled() => return Err(Abandoned),
         handed = line.handed() => handed,
         () = context.stop.gently.cancelled() => return Ok(Some(Attempt::GivenBack)),
-        () = tokio::time::sleep(context.options.unacked) => return Ok(Some(Attempt::GivenBack)),
+        () = tokio::time::sleep(context.options.unacked.saturating_sub(received.elapsed())) => return Ok(Some(Attempt::GivenBack)),
         () = placing::deadline(context, task) => return Ok(Some(Attempt::TooLate)),
     };
     match handed {
@@ -97,8 +98,8 @@ async fn take_all(context: &Context, task: &Task, slot: &mut Slot) -> Result<Opt
 }
 
 /// Notes that this worker stops before the attempt has ended: it is nobody's crash.
-pub(crate) async fn hand_back(context: &Context, task: &Task, slot: &Slot) {
-    let noting = context.store.hand_back(&task.id, slot.claim.token);
+pub(crate) async fn hand_back(context: &Context, task: &Task, token: Token) {
+    let noting = context.store.hand_back(&task.id, token);
     match tokio::time::timeout(HAND_BACK, noting).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(task_id = %task.id, %error, "not noted as handed back: it will count as a crash"),

@@ -1,6 +1,8 @@
 //! Ending a task: record, publish, release, ack. In this order, so that a crash anywhere leads to a redelivery, and a redelivery to the same
 //! stored reply.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use gpu_table::TableError;
 use protocol::{
@@ -183,8 +185,7 @@ async fn bury(context: &Context, in_hand: &InHand, task_id: &TaskId, reason: &st
     let mut envelope = onward::bare(&in_hand.envelope, task_id, &context.options.pool);
     envelope.priority = in_hand.envelope.priority.filter(|priority| *priority <= PRIORITY_MAX);
     envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
-    onward::send(context, onward::to(Queue::Dead, envelope, in_hand.body.clone())).await?;
-    Ok(())
+    onward::send_surely(context, onward::to(Queue::Dead, envelope, in_hand.body.clone())).await
 }
 
 /// A later holder began: its outcome counts, this one is refused. The delivery waits, and then finds that holder's reply.
@@ -199,8 +200,11 @@ async fn superseded(context: &Context, in_hand: InHand, identity: &Identity, slo
 
 /// Lets a delivery rest for a lease, at no cost to its task.
 pub(crate) async fn park(context: &Context, in_hand: InHand, task_id: &TaskId) -> Result<(), Abandoned> {
-    rest(context, &in_hand, task_id, in_hand.is_copy()).await?;
-    in_hand.ack_elsewhere().await;
+    // A copy of it may go round already.
+    if !in_hand.is_settled() {
+        rest(context, &in_hand, task_id, in_hand.is_copy()).await?;
+        in_hand.ack_elsewhere().await;
+    }
     Ok(())
 }
 
@@ -209,15 +213,20 @@ pub(crate) async fn leave_copy(context: &Context, in_hand: &InHand, task_id: &Ta
     rest(context, in_hand, task_id, true).await
 }
 
+/// A copy of a delivery whose task has begun: it began in time, so its copy must not expire.
+const BEGAN_IN_TIME: Duration = Duration::from_secs(7 * 24 * 3_600);
+
 async fn rest(context: &Context, in_hand: &InHand, task_id: &TaskId, copy: bool) -> Result<(), Abandoned> {
     let mut envelope = in_hand.envelope.clone();
     envelope.headers.copy = copy;
+    if copy {
+        envelope.headers.start_before_ms = Some(context.now_ms() + BEGAN_IN_TIME.as_millis() as u64);
+    }
     envelope.headers.pool = Some(context.options.pool.to_string());
     let mut outgoing = onward::returned(envelope, in_hand.body.clone(), &context.options.pool, task_id.clone(), context.now_ms());
     outgoing.target = Target::Queue(Queue::retry_after(context.options.lease));
     outgoing.envelope.expiration = Some(context.options.lease.as_millis().to_string());
-    onward::send(context, outgoing).await?;
-    Ok(())
+    onward::send_surely(context, outgoing).await
 }
 
 /// An attempt of a task that is to end without a run began once, and its holder may live or be gone. A claim tells: a living holder's stands against it;

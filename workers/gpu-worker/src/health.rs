@@ -100,7 +100,10 @@ impl HealthWatch {
         if !state.standing.takes_tasks() {
             return false;
         }
-        state.failed.insert(task_id.clone());
+        // More than enough are not kept.
+        if state.failed.len() < failures_max as usize {
+            state.failed.insert(task_id.clone());
+        }
         state.standing = Health::Suspect;
         state.reason = format!("{} tasks in a row failed here, the last with: {error}", state.failed.len());
         state.successes.is_some() || state.failed.len() >= failures_max as usize
@@ -132,23 +135,23 @@ impl HealthWatch {
 /// An attempt failed in a way that another try may mend: on this GPU, or only on another one.
 pub(crate) async fn failed(context: &Arc<Context>, task_id: &TaskId, error: &str) {
     let failures_max = context.options.failures_to_quarantine;
-    if failures_max == 0 || !context.health.suspect(task_id, error, failures_max) || !others_can_take_over(context).await {
+    if failures_max == 0 || !context.health.suspect(task_id, error, failures_max) || others_can_take_over(context).await != Some(true) {
         return;
     }
     let reason = context.health.lock().reason.clone();
     context.environment.spawn("quarantine", context.lives.track_future(quarantine(Arc::clone(context), reason)));
 }
 
-/// Tasks that fail everywhere say nothing of a GPU: it is only taken out while most of the others take tasks.
-async fn others_can_take_over(context: &Context) -> bool {
-    let Ok(rows) = context.table.rows(&context.options.pool).await else { return false };
+/// Tasks that fail everywhere say nothing of a GPU: it is only taken out while most of the others take tasks. `None`: not known.
+async fn others_can_take_over(context: &Context) -> Option<bool> {
+    let rows = context.table.rows(&context.options.pool).await.ok()?;
     let others: Vec<bool> = rows
         .iter()
         .filter(|view| view.row.gpu.gpu_id != context.gpu_id)
         .map(|view| view.eligible && view.row.health.takes_tasks())
         .collect();
     let taking = others.iter().filter(|taking| **taking).count();
-    taking > 0 && taking * 2 > others.len()
+    Some(taking > 0 && taking * 2 > others.len())
 }
 
 /// Others may have gone at the same moment: once the table shows that this GPU is out, there must still be enough that are not.
@@ -163,12 +166,13 @@ async fn shown_and_still_right(context: &Context) -> bool {
             () = context.beats.above(seen) => {}
         }
     }
-    others_can_take_over(context).await
+    others_can_take_over(context).await != Some(false)
 }
 
 /// Takes the GPU out, and back in once its canary passes.
 async fn quarantine(context: Arc<Context>, reason: String) {
     let mut reason = reason;
+    let mut canary_failed = false;
     loop {
         if !context.health.takes_tasks() && context.health.lock().standing == Health::Quarantined {
             return;
@@ -176,7 +180,7 @@ async fn quarantine(context: Arc<Context>, reason: String) {
         let pause = context.health.quarantine(&reason, context.options.quarantine);
         context.metrics.gpu_quarantines.inc();
         tracing::error!(gpu_id = %context.gpu_id, reason, pause_ms = pause.as_millis(), "GPU quarantined: it takes no tasks until its canary passes");
-        if !shown_and_still_right(&context).await {
+        if !shown_and_still_right(&context).await && !canary_failed {
             tracing::warn!(gpu_id = %context.gpu_id, "not quarantined after all: too few of the other GPUs take tasks");
             break;
         }
@@ -187,6 +191,7 @@ async fn quarantine(context: Arc<Context>, reason: String) {
         }
         context.health.probation();
         context.nudge.notify_one();
+        canary_failed = true;
         match tokio::time::timeout(CANARY_LIMIT, context.device.probe()).await {
             Ok(Ok(())) => break,
             Ok(Err(problem)) => reason = format!("its canary failed: {problem}"),

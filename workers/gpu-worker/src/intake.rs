@@ -81,6 +81,11 @@ impl InHand {
         }
     }
 
+    /// Whether it was acked before its end.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settle.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     fn take_settle(&self) -> Option<Settle> {
         self.settle.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

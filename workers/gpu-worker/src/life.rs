@@ -95,20 +95,25 @@ pub(crate) async fn no_run(context: &Context, in_hand: InHand, task: &Task, look
     }
 }
 
-async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
+async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, slot: Slot) -> Result<(), Abandoned> {
+    let claim = slot.claim.clone();
+    let ran = run_and_end(context, in_hand, task, slot).await;
+    if ran == Err(Abandoned) {
+        // Wherever it was abandoned: what has ended or was superseded cannot be handed back.
+        context.held.remove(&claim);
+        beginning::hand_back(context, task, claim.token).await;
+    }
+    ran
+}
+
+async fn run_and_end(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
     let waited = in_hand.received.elapsed();
-    let not_begun = beginning::begin(context, task, &mut slot).await?;
+    let not_begun = beginning::begin(context, task, &mut slot, in_hand.received).await?;
     observe_waits(context, &in_hand, waited.as_secs_f64());
     let started = Instant::now();
     let attempt = match not_begun {
         Some(attempt) => attempt,
-        None => match run_and_stay_acked(context, &in_hand, task, &slot).await {
-            Ok(attempt) => attempt,
-            Err(Abandoned) => {
-                beginning::hand_back(context, task, &slot).await;
-                return Err(Abandoned);
-            }
-        },
+        None => run_and_stay_acked(context, &in_hand, task, &slot).await?,
     };
     match &attempt {
         Attempt::Succeeded(_) => context.health.succeeded(),
@@ -160,15 +165,19 @@ async fn run_and_stay_acked(context: &Context, in_hand: &InHand, task: &Task, sl
     tokio::select! {
         biased;
         attempt = &mut running => return attempt,
-        () = tokio::time::sleep(context.options.unacked) => {}
+        () = tokio::time::sleep(context.options.unacked.saturating_sub(in_hand.received.elapsed())) => {}
     }
-    let copying = async {
-        if ending::leave_copy(context, in_hand, &task.id).await.is_ok() {
-            in_hand.ack_early().await;
-            tracing::debug!(task_id = %task.id, "runs for long; its delivery was exchanged for a copy in a retry queue");
-        }
+    let left = tokio::select! {
+        biased;
+        attempt = &mut running => return attempt,
+        left = ending::leave_copy(context, in_hand, &task.id) => left,
     };
-    tokio::join!(running, copying).0
+    if left.is_err() {
+        return running.await;
+    }
+    tracing::debug!(task_id = %task.id, "runs for long; its delivery is exchanged for a copy in a retry queue");
+    // Both to their ends: an ack that was dropped half-way would be none.
+    tokio::join!(running, in_hand.ack_early()).0
 }
 
 /// A task that the broker took out of a queue because its time had run out there.

@@ -7,7 +7,11 @@ use bytes::Bytes;
 use protocol::{Envelope, Limits, PoolName, Task, TaskId};
 use task_queue::{Outgoing, PublishError, Queue, Target};
 
-use crate::{context::Context, intake::InHand, persist::Abandoned, persist::persist};
+use crate::{
+    context::Context,
+    intake::InHand,
+    persist::{Abandoned, pause_or_abandon, persist},
+};
 
 /// Whether a task that was sent on has arrived in the other queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,15 @@ pub(crate) async fn send(context: &Context, outgoing: Outgoing) -> Result<Sent, 
             Sent::Unsendable
         }
     })
+}
+
+/// Sends `outgoing` and does not give up: where its queue is gone or takes no such message, somebody must look, and nothing may be acked until then.
+pub(crate) async fn send_surely(context: &Context, outgoing: Outgoing) -> Result<(), Abandoned> {
+    while send(context, outgoing.clone()).await? != Sent::There {
+        tracing::error!(target = ?outgoing.target, "the fleet's own queue takes no message: declare it again by restarting a worker; tried again after a lease");
+        pause_or_abandon(&context.stop.now, context.options.lease).await?;
+    }
+    Ok(())
 }
 
 /// The envelope with which `task` travels on. Deadlines become absolute, because every hop restarts the broker's clock.

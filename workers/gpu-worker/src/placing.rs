@@ -199,21 +199,31 @@ impl Placing<'_> {
         self.context.held.insert(&claim, self.in_hand.id);
         let permit = match self.permit.take() {
             Some(permit) => permit,
-            None => self.local_slot().await?,
+            None => match self.local_slot().await? {
+                Some(permit) if !passed(self.task, self.context.now_ms()) => permit,
+                other => {
+                    self.context.held.remove(&claim);
+                    self.release(&claim).await;
+                    return Ok(if other.is_some() { Placed::Ends(None) } else { Placed::GiveBack });
+                }
+            },
         };
         Ok(Placed::Here(Slot { claim, permit: Some(permit) }))
     }
 
-    async fn local_slot(&self) -> Result<Permit, Abandoned> {
+    /// `None`: the worker drains, or it has waited for too long.
+    async fn local_slot(&self) -> Result<Option<Permit>, Abandoned> {
         loop {
             let mut line = self.context.slots.wait_for_slot(self.task.priority);
             let handed = tokio::select! {
                 biased;
                 () = self.context.stop.now.cancelled() => return Err(Abandoned),
                 handed = line.handed() => handed,
+                () = self.context.stop.gently.cancelled() => return Ok(None),
+                () = tokio::time::sleep(self.context.options.unacked.saturating_sub(self.in_hand.received.elapsed())) => return Ok(None),
             };
             if let Some(Handed::Slot(permit, _)) = handed {
-                return Ok(permit);
+                return Ok(Some(permit));
             }
         }
     }

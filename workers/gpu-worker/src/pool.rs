@@ -2,10 +2,10 @@
 
 use std::{num::NonZeroU16, sync::Arc};
 
-use task_queue::{Consumer, Queue};
+use task_queue::{Consumer, Queue, QueueError};
 use tokio::sync::watch;
 
-use crate::{context::Context, intake, worker::insist};
+use crate::{context::Context, intake, persist::pause_or_abandon};
 
 /// What the pool's consumer does right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,15 +35,24 @@ pub(crate) async fn receive(context: Arc<Context>, first: Consumer, shown: watch
             () = context.stop.gently.cancelled() => return,
             () = until_taking(&context, true) => {}
         }
-        match insist(&context, || context.queue.consume(&queue, prefetch)).await {
-            Ok(Some(again)) => consumer = again,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(gpu_id = %context.gpu_id, %error, "cannot consume the pool again");
-                shown.send_replace(PoolConsumer::Lost);
+        consumer = loop {
+            // It may have been deleted meanwhile.
+            let again = async {
+                context.queue.declare(&queue).await?;
+                context.queue.consume(&queue, prefetch).await
+            };
+            match again.await {
+                Ok(again) => break again,
+                Err(QueueError::Closed) => return,
+                Err(error) => {
+                    tracing::error!(gpu_id = %context.gpu_id, %error, "cannot consume the pool's queue again; tried again after a lease");
+                    shown.send_replace(PoolConsumer::Lost);
+                }
+            }
+            if context.stop.gently.is_cancelled() || pause_or_abandon(&context.stop.now, context.options.lease).await.is_err() {
                 return;
             }
-        }
+        };
         tracing::info!(gpu_id = %context.gpu_id, "takes tasks from the pool again");
     }
 }

@@ -55,13 +55,14 @@ pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: 
     let run = Run { task, device: &context.device, cancel: cancel.clone(), report };
     let mut running = pin!(AssertUnwindSafe(executor.run(run)).catch_unwind());
     let started = Instant::now();
+    let mut relayed = false;
     let ended = tokio::select! {
         biased;
         () = context.stop.now.cancelled() => Ended::Early(Err(Abandoned)),
         ended = &mut running => Ended::ByItself(ended),
         () = tokio::time::sleep(limit.after) => Ended::Early(Ok(limit.passed())),
         () = cancel_asked(context, task) => Ended::Early(Ok(Attempt::Cancelled)),
-        never = beside(&mut relaying) => match never {},
+        never = beside(&mut relaying, &mut relayed) => match never {},
     };
     if matches!(ended, Ended::Early(_)) {
         cancel.cancel();
@@ -72,7 +73,7 @@ pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: 
         }
     }
     context.metrics.ran(task.kind.as_str(), started.elapsed().as_secs_f64());
-    if !context.stop.now.is_cancelled() {
+    if !relayed && !context.stop.now.is_cancelled() {
         relay.finish(relaying).await;
     }
     match ended {
@@ -86,9 +87,10 @@ pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: 
     }
 }
 
-/// Drives what goes on beside the attempt and ends nothing.
-async fn beside(work: impl Future<Output = ()>) -> Infallible {
+/// Drives what goes on beside the attempt and ends nothing; says when it is over, for nobody may drive it once more.
+async fn beside(work: impl Future<Output = ()>, over: &mut bool) -> Infallible {
     work.await;
+    *over = true;
     std::future::pending().await
 }
 

@@ -112,14 +112,14 @@ impl InLine {
 
     /// Leaves the line. If something was handed over at that moment, it is returned and must be used.
     pub(crate) fn leave(mut self) -> Option<Handed> {
-        self.slots.lock().line.remove(&self.place);
+        self.slots.leave(self.place);
         self.receiver.try_recv().ok()
     }
 }
 
 impl Drop for InLine {
     fn drop(&mut self) {
-        self.slots.lock().line.remove(&self.place);
+        self.slots.leave(self.place);
     }
 }
 
@@ -187,6 +187,17 @@ impl Slots {
             self.serve_claim_holders();
         }
         InLine { slots: Arc::clone(self), place, receiver }
+    }
+
+    /// Takes a waiter out. Those behind it may have waited for nothing else.
+    fn leave(self: &Arc<Self>, place: Place) {
+        let left = self.lock().line.remove(&place).is_some();
+        if left && place.0 == Class::All {
+            self.alone_changed.notify_one();
+        }
+        if left {
+            self.serve_claim_holders();
+        }
     }
 
     /// The delivery that the slot of an ending attempt should go to: the first in line that needs a claim, unless somebody who has one

@@ -117,7 +117,7 @@ async fn start(context: &Arc<Context>) -> Result<Option<Consumers>, QueueError> 
 }
 
 /// Repeats a start-up step while the broker is away.
-pub(crate) async fn insist<T, F>(context: &Context, mut step: impl FnMut() -> F) -> Result<Option<T>, QueueError>
+async fn insist<T, F>(context: &Context, mut step: impl FnMut() -> F) -> Result<Option<T>, QueueError>
 where
     F: Future<Output = Result<T, QueueError>>,
 {
