@@ -34,6 +34,8 @@ struct State {
     reason: String,
     /// The tasks that failed since the last success.
     failed: BTreeSet<TaskId>,
+    /// Whether these are reason enough is being looked at.
+    judging: bool,
     /// Since it was re-admitted; `None` if it never had to be.
     successes: Option<u32>,
     /// Quarantines since it was last healthy.
@@ -97,7 +99,7 @@ impl HealthWatch {
     /// An attempt failed in a way that may be the GPU's fault. Whether that is reason enough to quarantine it.
     fn suspect(&self, task_id: &TaskId, error: &str, failures_max: u32) -> bool {
         let mut state = self.lock();
-        if !state.standing.takes_tasks() {
+        if !state.standing.takes_tasks() || state.judging {
             return false;
         }
         // More than enough are not kept.
@@ -106,7 +108,15 @@ impl HealthWatch {
         }
         state.standing = Health::Suspect;
         state.reason = format!("{} tasks in a row failed here, the last with: {error}", state.failed.len());
-        state.successes.is_some() || state.failed.len() >= failures_max as usize
+        state.judging = state.successes.is_some() || state.failed.len() >= failures_max as usize;
+        state.judging
+    }
+
+    /// It stays: the count begins anew, so that the table is not asked after every failure.
+    fn stays(&self) {
+        let mut state = self.lock();
+        state.judging = false;
+        state.failed.clear();
     }
 
     /// For how long.
@@ -135,8 +145,11 @@ impl HealthWatch {
 /// An attempt failed in a way that another try may mend: on this GPU, or only on another one.
 pub(crate) async fn failed(context: &Arc<Context>, task_id: &TaskId, error: &str) {
     let failures_max = context.options.failures_to_quarantine;
-    if failures_max == 0 || !context.health.suspect(task_id, error, failures_max) || others_can_take_over(context).await != Some(true) {
+    if failures_max == 0 || !context.health.suspect(task_id, error, failures_max) {
         return;
+    }
+    if others_can_take_over(context).await != Some(true) {
+        return context.health.stays();
     }
     let reason = context.health.lock().reason.clone();
     context.environment.spawn("quarantine", context.lives.track_future(quarantine(Arc::clone(context), reason)));
