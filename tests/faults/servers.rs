@@ -78,7 +78,11 @@ async fn while_the_broker_blocks_publishers_workers_hold_at_most_their_slots_and
     let mut ledger = Ledger::open(broker.url()).await;
     ledger.publish_simulated(&fleet, 400, 20).await;
     ended(&fleet, 60.0).await;
+    // Raising the alarm is a command of its own: without this, a slow machine ends all tasks before it is raised.
+    let all_at = |speed| fleet.gpus().iter().for_each(|gpu_id| fleet.knobs(gpu_id).set_speed(speed));
+    all_at(0.02);
     broker.alarm(true).await;
+    all_at(1.0);
     let runs = || fleet.counted("gpufleet_run_seconds_count", "simulate");
     let before = runs();
     until("every slot holds a task whose reply cannot go out", async || fleet.rows().await.iter().all(|view| view.held == 2)).await;
