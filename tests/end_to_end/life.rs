@@ -187,6 +187,8 @@ async fn a_full_queue_refuses_the_publish_and_nothing_that_was_taken_is_lost(on:
         })
         .await;
     }
+    // A task's end is counted after the store shows it.
+    fleet.idle().await;
     assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), taken.len() as f64);
 }
 
