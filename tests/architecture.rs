@@ -32,7 +32,7 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("lapin", &["task-queue"]),
     ("async-rs", &["task-queue"]),
     ("axum", &["gateway"]),
-    ("cudarc", &["devices", "executors"]),
+    ("cudarc", &["devices"]),
     ("nvml-wrapper", &["devices"]),
     ("candle-core", &["executors"]),
     ("clap", &["cli"]),

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use gpu_table::{GpuTable, Heartbeat, Leases, RedisTable};
 use protocol::{
     Claim, ClaimAnswer, ClaimMode, ClaimRequest, DeliveryId, GpuDescription, GpuId, GpuRow, GpuSample, Health, Incarnation, Kind, Needs,
-    PoolName, TaskId, claim::Settings, task::ComputeCapability,
+    PoolName, TaskId, claim::Settings, gpu::Hardware, task::ComputeCapability,
 };
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
@@ -173,6 +173,7 @@ impl Subject {
                 name: "Simulated GPU".to_owned(),
                 memory_total_mb: 80_000,
                 compute_capability: ComputeCapability { major: 9, minor: 0 },
+                hardware: Hardware::default(),
             },
             sample: GpuSample {
                 memory_used_mb: 1_000,
@@ -181,6 +182,7 @@ impl Subject {
                 power_watts: 100.0,
                 sm_clock_mhz: 1_500.0,
                 age_ms: 0,
+                ..GpuSample::default()
             },
             pool: self.pool.clone(),
             incarnation: Incarnation::new(format!("of-{gpu}"))?,

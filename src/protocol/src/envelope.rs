@@ -3,7 +3,7 @@
 //! An [`Envelope`] holds only what gpufleet reads or writes: building a message from one *is* the whitelist of properties for re-publishing.
 //! A producer's `CC`, `BCC`, `x-death` or unknown headers never travel on.
 
-use crate::PoolName;
+use crate::{Needs, PoolName};
 
 /// Header: W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
@@ -11,6 +11,8 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const ATTEMPT: &str = "x-gpufleet-attempt";
 /// Header: how often the task was forwarded. Absent means 0.
 pub const HOPS: &str = "x-gpufleet-hops";
+/// Header: memory that an earlier attempt found it needs, in MB (10^6 bytes): the next one looks for a GPU with so much.
+pub const MEMORY: &str = "x-gpufleet-memory-mb";
 /// Header: the task's queue deadline in Unix milliseconds. Written by the first re-publish, because dead-lettering strips
 /// `expiration` and every hop restarts its clock.
 pub const START_BEFORE: &str = "x-gpufleet-start-before-ms";
@@ -78,6 +80,8 @@ pub struct Headers {
     pub attempt: Option<u32>,
     /// See [`HOPS`].
     pub hops: Option<u32>,
+    /// See [`MEMORY`].
+    pub memory_mb: Option<u64>,
     /// See [`START_BEFORE`].
     pub start_before_ms: Option<u64>,
     /// See [`END_BEFORE`].
@@ -145,6 +149,7 @@ impl Headers {
             TRACEPARENT => take(&mut self.traceparent, text(value)),
             ATTEMPT => take(&mut self.attempt, integer(&value).filter(|n| *n >= 1)),
             HOPS => take(&mut self.hops, integer(&value)),
+            MEMORY => take(&mut self.memory_mb, integer(&value).filter(|mb| *mb <= Needs::MEMORY_MB_MAX)),
             START_BEFORE => take(&mut self.start_before_ms, integer(&value)),
             END_BEFORE => take(&mut self.end_before_ms, integer(&value)),
             USER => take(&mut self.user, text(value)),
@@ -175,6 +180,7 @@ impl Headers {
         let integers = [
             (ATTEMPT, self.attempt.map(u64::from)),
             (HOPS, self.hops.map(u64::from)),
+            (MEMORY, self.memory_mb),
             (START_BEFORE, self.start_before_ms),
             (END_BEFORE, self.end_before_ms),
             (TOKEN, self.token),
@@ -237,6 +243,7 @@ mod tests {
         let headers = Headers {
             attempt: Some(2),
             hops: Some(1),
+            memory_mb: Some(40_000),
             start_before_ms: Some(1_700_000_000_000),
             user: Some("ann".into()),
             returned: true,

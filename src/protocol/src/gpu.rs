@@ -17,10 +17,127 @@ pub struct GpuDescription {
     pub memory_total_mb: u64,
     /// CUDA compute capability.
     pub compute_capability: ComputeCapability,
+    /// Where it sits in its host. Empty for a simulated GPU.
+    #[serde(default, skip_serializing_if = "Hardware::is_unknown")]
+    pub hardware: Hardware,
+}
+
+/// Where a GPU sits in its host, as the driver says. What it does not say is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hardware {
+    /// Its PCI Express link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie: Option<Pcie>,
+    /// The NUMA node that it is closest to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub numa_node: Option<u32>,
+    /// The GPU that it is a MIG instance of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mig_of: Option<GpuId>,
+    /// The ways to the other GPUs of its host.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<GpuLink>,
+}
+
+impl Hardware {
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A GPU's PCI Express link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pcie {
+    /// Its address, as `domain:bus:device.function`.
+    pub bus_id: String,
+    /// The highest generation that GPU and slot have in common.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
+    /// Lanes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+}
+
+/// The way from one GPU to another of the same host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GpuLink {
+    /// The other one.
+    pub gpu_id: GpuId,
+    /// What data passes on the way.
+    pub path: LinkPath,
+    /// Active NVLinks between the two.
+    #[serde(default)]
+    pub nvlinks: u32,
+    /// Whether each can read and write the other's memory.
+    pub peer_access: bool,
+}
+
+/// What data passes between two GPUs, from near to far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkPath {
+    /// NVLink.
+    Nvlink,
+    /// Both on one board.
+    SameBoard,
+    /// One PCI Express switch.
+    PcieSwitch,
+    /// Several PCI Express switches.
+    PcieSwitches,
+    /// The host bridge.
+    HostBridge,
+    /// The interconnect within a NUMA node.
+    NumaNode,
+    /// The interconnect between NUMA nodes.
+    System,
+}
+
+/// What keeps a GPU's clock below its maximum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Throttle {
+    /// A clock that an operator set.
+    ApplicationClocks,
+    /// The power limit.
+    PowerCap,
+    /// Hardware slowdown: too hot, or the power supply asked for it.
+    HardwareSlowdown,
+    /// Another GPU of its sync boost group.
+    SyncBoost,
+    /// Temperature, by software.
+    ThermalSoftware,
+    /// Temperature, by hardware: the clock is halved or worse.
+    ThermalHardware,
+    /// The power supply, by hardware: the clock is halved or worse.
+    PowerBrake,
+    /// Display clocks.
+    DisplayClocks,
+}
+
+impl Throttle {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ApplicationClocks => "application_clocks",
+            Self::PowerCap => "power_cap",
+            Self::HardwareSlowdown => "hardware_slowdown",
+            Self::SyncBoost => "sync_boost",
+            Self::ThermalSoftware => "thermal_software",
+            Self::ThermalHardware => "thermal_hardware",
+            Self::PowerBrake => "power_brake",
+            Self::DisplayClocks => "display_clocks",
+        }
+    }
 }
 
 /// What a GPU does right now.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GpuSample {
     /// Memory in use, in MB (10^6 bytes).
@@ -33,6 +150,12 @@ pub struct GpuSample {
     pub power_watts: f64,
     /// SM clock, in MHz.
     pub sm_clock_mhz: f64,
+    /// What keeps the clock below its maximum, sorted; an idle GPU's low clock has no reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttled_by: Vec<Throttle>,
+    /// Memory errors that ECC could not correct, since the driver was loaded. Absent: ECC is off, or unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ecc_errors: Option<u64>,
     /// Age of these numbers when they were read, in ms.
     pub age_ms: u64,
 }

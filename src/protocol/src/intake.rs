@@ -63,6 +63,7 @@ pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_
                 priority,
                 attempt: envelope.headers.attempt.unwrap_or(1),
                 hops: envelope.headers.hops.unwrap_or(0),
+                memory_mb: envelope.headers.memory_mb,
                 start_before_ms: deadlines.start,
                 end_before_ms: deadlines.end,
                 body: parsed,

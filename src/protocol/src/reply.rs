@@ -60,6 +60,9 @@ pub struct Timings {
     pub waited_ms: f64,
     /// The attempt that ended the task. 0 if it never ran.
     pub run_ms: f64,
+    /// The part of it that the GPU worked, by the GPU's own clock, where the executor measures it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_ms: Option<f64>,
 }
 
 /// The JSON body of a reply. Every copy of a task's reply has the same bytes.

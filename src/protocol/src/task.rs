@@ -168,6 +168,8 @@ pub struct Task {
     pub attempt: u32,
     /// How often it was forwarded.
     pub hops: u32,
+    /// Memory that an earlier attempt found it needs, in MB.
+    pub memory_mb: Option<u64>,
     /// When it stops being worth starting, in Unix milliseconds.
     pub start_before_ms: Option<u64>,
     /// When it stops being worth finishing, in Unix milliseconds.

@@ -14,6 +14,7 @@ use protocol::{
     TaskId,
     claim::{HeldClaim, Settings},
     environment::Clock,
+    gpu::Hardware,
     task::ComputeCapability,
 };
 use tests::redis::PrivateRedis;
@@ -151,6 +152,7 @@ pub fn row(name: &str) -> GpuRow {
             name: "a GPU".to_owned(),
             memory_total_mb: 80_000,
             compute_capability: ComputeCapability { major: 9, minor: 0 },
+            hardware: Hardware::default(),
         },
         sample: GpuSample {
             memory_used_mb: 0,
@@ -159,6 +161,7 @@ pub fn row(name: &str) -> GpuRow {
             power_watts: 100.25,
             sm_clock_mhz: 1_980.0,
             age_ms: 3,
+            ..GpuSample::default()
         },
         pool: pool(),
         incarnation: incarnation(name),

@@ -44,6 +44,33 @@ impl fmt::Debug for WorkOn {
     }
 }
 
+/// Something that went wrong with a GPU by itself, whatever its tasks say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What follows from it.
+    pub what: Consequence,
+    /// What it is, for operators.
+    pub reason: String,
+    /// The number of the Xid event that told it, if one did.
+    pub xid: Option<u64>,
+}
+
+/// What follows from trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consequence {
+    /// Nothing: it is counted and logged.
+    Noted,
+    /// The GPU is watched: it goes on taking tasks.
+    Suspected,
+    /// The GPU takes no tasks until its [`probe`](Device::probe) passes.
+    Quarantined,
+    /// This process can use the GPU no more: it ends, and a new one probes the GPU first.
+    Lost {
+        /// Whether a task that runs may have done it, so that each of them is a suspect.
+        by_a_task: bool,
+    },
+}
+
 /// One GPU.
 #[async_trait]
 pub trait Device: Send + Sync + 'static {
@@ -73,6 +100,21 @@ pub trait Device: Send + Sync + 'static {
     /// What went wrong, for operators.
     async fn probe(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Waits for the next trouble, and tells it once. One may wait at a time. Default: there is never any.
+    async fn trouble(&self) -> Trouble {
+        std::future::pending().await
+    }
+
+    /// Whether this process can use the GPU no more. [`trouble`](Self::trouble) tells why, then or soon. Default: it always can.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
+    /// CUDA on this GPU, for executors that need it. Default: none, as on a simulated GPU.
+    fn cuda(&self) -> Option<&crate::Cuda> {
+        None
     }
 
     /// The error that an attempt which began now runs into, if any. Executors ask once for each attempt, right after [`begin`](Self::begin).

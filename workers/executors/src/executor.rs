@@ -8,7 +8,7 @@ use protocol::{Kind, Task};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::Report;
+use crate::{Report, Usage};
 
 /// What one attempt is given.
 pub struct Run<'a> {
@@ -20,6 +20,11 @@ pub struct Run<'a> {
     pub cancel: CancellationToken,
     /// Takes progress and parts of the output while it runs. Reporting is optional and costs nothing where it is left out.
     pub report: Report,
+    /// In how many pieces to do the work, one after the other: more than 1 after the GPU had too little memory for fewer. At most what
+    /// [`Executor::pieces_max`] said; an executor that cannot be cut sees only 1.
+    pub pieces: u32,
+    /// Takes what the attempt takes of the GPU, where the executor measures it.
+    pub usage: Usage,
 }
 
 /// How an attempt failed. A value, not a crash.
@@ -33,28 +38,33 @@ pub struct Failure {
     pub field: Option<String>,
     /// Whether the same task may succeed when tried again.
     pub retry: bool,
+    /// With `out_of_memory`: what the attempt needed, in MB (10^6 bytes), where that is known.
+    pub memory_mb: Option<u64>,
 }
 
 impl Failure {
+    /// The code of a GPU that lacks the memory.
+    pub const OUT_OF_MEMORY: &'static str = "out_of_memory";
+
     /// The payload is not what this kind takes. Trying again changes nothing.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: "invalid_payload".to_owned(), message: message.into(), field: Some(field.into()), retry: false }
+        Self { code: "invalid_payload".to_owned(), message: message.into(), field: Some(field.into()), retry: false, memory_mb: None }
     }
 
     /// The GPU lacks the memory.
     pub fn out_of_memory(message: impl Into<String>) -> Self {
-        Self { code: "out_of_memory".to_owned(), message: message.into(), field: None, retry: true }
+        Self { code: Self::OUT_OF_MEMORY.to_owned(), message: message.into(), field: None, retry: true, memory_mb: None }
     }
 
     /// The attempt ended early because its cancellation fired. The worker knows why it fired, and what follows.
     #[must_use]
     pub fn cancelled() -> Self {
-        Self { code: "cancelled".to_owned(), message: "the attempt was cancelled".to_owned(), field: None, retry: false }
+        Self { code: "cancelled".to_owned(), message: "the attempt was cancelled".to_owned(), field: None, retry: false, memory_mb: None }
     }
 
     /// Anything else that another try may mend.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self { code: "executor_failed".to_owned(), message: message.into(), field: None, retry: true }
+        Self { code: "executor_failed".to_owned(), message: message.into(), field: None, retry: true, memory_mb: None }
     }
 }
 
@@ -69,6 +79,16 @@ pub trait Executor: Send + Sync + 'static {
     /// # Errors
     /// [`Failure`] says whether trying again can help.
     async fn run(&self, run: Run<'_>) -> Result<Value, Failure>;
+
+    /// Into how many pieces this task's work can be cut, so that each needs less memory. Default: 1, it cannot.
+    fn pieces_max(&self, _task: &Task) -> u32 {
+        1
+    }
+
+    /// Frees memory of the GPU that is only kept to save time later. Whether it freed any. Default: it keeps none.
+    async fn evict(&self, _device: &dyn Device) -> bool {
+        false
+    }
 
     /// The models that it has in memory now.
     fn models(&self) -> Vec<String> {
@@ -104,6 +124,15 @@ impl Executors {
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         self.0.keys().cloned().collect()
+    }
+
+    /// Frees memory of the GPU that executors keep to save time. Whether any was freed.
+    pub async fn evict(&self, device: &dyn Device) -> bool {
+        let mut freed = false;
+        for executor in self.0.values() {
+            freed |= executor.evict(device).await;
+        }
+        freed
     }
 
     /// The models in memory, sorted.

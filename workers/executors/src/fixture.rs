@@ -7,7 +7,7 @@ use protocol::{BodyHash, DeliveryId, Kind, Task, TaskBody, TaskId};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Executor, Failure, Report, Run};
+use crate::{Executor, Failure, Report, Run, Usage};
 
 pub(crate) fn gpu() -> Arc<dyn Device> {
     Arc::new(SimulatedGpu::new(SimulatedOptions::default()))
@@ -21,11 +21,17 @@ pub(crate) fn task(kind: &str, payload: Value) -> Task {
         priority: 0,
         attempt: 1,
         hops: 0,
+        memory_mb: None,
         start_before_ms: None,
         end_before_ms: None,
         body: TaskBody { payload, ..TaskBody::default() },
         delivery: DeliveryId(1),
     }
+}
+
+/// A run that nobody listens to.
+pub(crate) fn run_of<'a>(task: &'a Task, device: &'a Arc<dyn Device>) -> Run<'a> {
+    Run { task, device, cancel: CancellationToken::new(), report: Report::to_nobody(), pieces: 1, usage: Usage::default() }
 }
 
 pub(crate) async fn run_on(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value) -> Result<Value, Failure> {
@@ -39,5 +45,5 @@ pub(crate) async fn run_reporting(
     report: Report,
 ) -> Result<Value, Failure> {
     let task = task(executor.kind().as_str(), payload);
-    executor.run(Run { task: &task, device, cancel: CancellationToken::new(), report }).await
+    executor.run(Run { report, ..run_of(&task, device) }).await
 }

@@ -1,19 +1,27 @@
 //! What a kind of task does when it runs: one file or folder per kind.
 //!
-//! [`Executor`] is the trait; [`Executors`] is the set that one worker offers: [`echo`], [`simulate`] and [`predict`].
+//! [`Executor`] is the trait; [`Executors`] is the set that one worker offers: [`echo`], [`simulate`], [`matmul`],
+//! [`kernel`] and [`predict`].
 
+mod cuda;
 mod echo;
 mod executor;
 #[cfg(test)]
 mod fixture;
+mod kernel;
+mod matmul;
 mod occupy;
 mod payload;
 pub mod predict;
 mod report;
 mod simulate;
+mod usage;
 
 pub use echo::echo;
 pub use executor::{Executor, Executors, Failure, Run};
+pub use kernel::kernel;
+pub use matmul::matmul;
 pub use predict::{Predict, PredictError};
 pub use report::{Listening, Report, Reported, ReportedPartials, Reports};
 pub use simulate::simulate;
+pub use usage::Usage;

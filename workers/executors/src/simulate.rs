@@ -86,6 +86,7 @@ fn failure(mut fields: Fields) -> Result<Failure, Failure> {
         message: fields.text("message")?.unwrap_or_else(|| "the payload asked for a failure".to_owned()),
         field: None,
         retry: fields.flag("retry")?.unwrap_or(false),
+        memory_mb: None,
     };
     fields.finish()?;
     Ok(failure)

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,8 +20,10 @@ use tokio_util::task::TaskTracker;
 use crate::{
     health::HealthWatch,
     held::HeldClaims,
+    memory::Learnt,
     metrics::{GpuMetrics, WorkerMetrics},
     slots::Slots,
+    trouble::Lost,
     worker::Stop,
 };
 
@@ -78,6 +80,8 @@ pub struct WorkerOptions {
     pub drain_grace: Duration,
     /// What an empty table's settings become.
     pub initial_settings: Settings,
+    /// What was wrong with the GPU when the last worker's process had to end: this one has probed it, and proves it with one slot first.
+    pub after_trouble: Option<String>,
 }
 
 impl WorkerOptions {
@@ -102,6 +106,7 @@ impl WorkerOptions {
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
             drain_grace: Duration::from_millis(worker.drain_grace_ms),
             initial_settings: multi_gpu.initial_settings(),
+            after_trouble: None,
         }
     }
 }
@@ -161,6 +166,10 @@ pub(crate) struct Context {
     pub(crate) settings: watch::Sender<Settings>,
     /// What became of the attempts on this GPU.
     pub(crate) health: HealthWatch,
+    /// The memory that kinds took here.
+    pub(crate) learnt: Learnt,
+    /// Why this process can use its GPU no more.
+    pub(crate) lost: OnceLock<Lost>,
     /// Whether new tasks may come: it is healthy and does not drain, as far as the last heartbeat knew.
     pub(crate) taking: watch::Sender<bool>,
     /// Asks for a heartbeat now.
@@ -182,7 +191,9 @@ impl Context {
             consuming: watch::Sender::new(false),
             beats: Beats::default(),
             settings: watch::Sender::new(parts.options.initial_settings.clone()),
-            health: HealthWatch::default(),
+            health: HealthWatch::after(parts.options.after_trouble.as_deref()),
+            learnt: Learnt::default(),
+            lost: OnceLock::new(),
             taking: watch::Sender::new(true),
             nudge,
             confirm_us: AtomicU64::new(0),

@@ -61,6 +61,25 @@ impl HealthWatch {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Healthy; after trouble re-admitted, since its canary passed at the start.
+    pub(crate) fn after(trouble: Option<&str>) -> Self {
+        let watch = Self::default();
+        if let Some(reason) = trouble {
+            reason.clone_into(&mut watch.lock().reason);
+            watch.readmit();
+        }
+        watch
+    }
+
+    /// Something is wrong with the GPU that does not keep it from working: the next success takes it back.
+    pub(crate) fn doubt(&self, reason: &str) {
+        let mut state = self.lock();
+        if state.standing.takes_tasks() {
+            state.standing = Health::Suspect;
+            reason.clone_into(&mut state.reason);
+        }
+    }
+
     /// Whether attempts may begin.
     pub(crate) fn takes_tasks(&self) -> bool {
         *self.taking.borrow()
@@ -152,7 +171,21 @@ pub(crate) async fn failed(context: &Arc<Context>, task_id: &TaskId, error: &str
         return context.health.stays();
     }
     let reason = context.health.lock().reason.clone();
-    context.environment.spawn("quarantine", context.lives.track_future(quarantine(Arc::clone(context), reason)));
+    take_out(context, reason, Cause::Failures);
+}
+
+/// Why a GPU is taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Tasks failed, here and not elsewhere as far as is known: it stays where too few others take tasks.
+    Failures,
+    /// The GPU itself says so.
+    Trouble,
+}
+
+/// Takes the GPU out of the pool until its canary passes.
+pub(crate) fn take_out(context: &Arc<Context>, reason: String, cause: Cause) {
+    context.environment.spawn("quarantine", context.lives.track_future(quarantine(Arc::clone(context), reason, cause)));
 }
 
 /// Tasks that fail everywhere say nothing of a GPU: it is only taken out while most of the others take tasks. `None`: not known.
@@ -183,9 +216,9 @@ async fn shown_and_still_right(context: &Context) -> bool {
 }
 
 /// Takes the GPU out, and back in once its canary passes.
-async fn quarantine(context: Arc<Context>, reason: String) {
+async fn quarantine(context: Arc<Context>, reason: String, cause: Cause) {
     let mut reason = reason;
-    let mut canary_failed = false;
+    let mut sure = cause == Cause::Trouble;
     loop {
         if !context.health.takes_tasks() && context.health.lock().standing == Health::Quarantined {
             return;
@@ -193,7 +226,7 @@ async fn quarantine(context: Arc<Context>, reason: String) {
         let pause = context.health.quarantine(&reason, context.options.quarantine);
         context.metrics.gpu_quarantines.inc();
         tracing::error!(gpu_id = %context.gpu_id, reason, pause_ms = pause.as_millis(), "GPU quarantined: it takes no tasks until its canary passes");
-        if !shown_and_still_right(&context).await && !canary_failed {
+        if !shown_and_still_right(&context).await && !sure {
             tracing::warn!(gpu_id = %context.gpu_id, "not quarantined after all: too few of the other GPUs take tasks");
             break;
         }
@@ -204,7 +237,7 @@ async fn quarantine(context: Arc<Context>, reason: String) {
         }
         context.health.probation();
         context.nudge.notify_one();
-        canary_failed = true;
+        sure = true;
         match tokio::time::timeout(CANARY_LIMIT, context.device.probe()).await {
             Ok(Ok(())) => break,
             Ok(Err(problem)) => reason = format!("its canary failed: {problem}"),

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     fn sample(utilization_percent: f64) -> GpuSample {
-        GpuSample { memory_used_mb: 0, utilization_percent, temperature_celsius: 0.0, power_watts: 0.0, sm_clock_mhz: 0.0, age_ms: 0 }
+        GpuSample { utilization_percent, ..GpuSample::default() }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod heartbeat;
 mod held;
 mod intake;
 mod life;
+mod memory;
 mod metrics;
 mod mover;
 mod onward;
@@ -24,6 +25,7 @@ mod reaper;
 mod retrying;
 mod running;
 mod slots;
+mod trouble;
 mod worker;
 
 pub use context::{WorkerOptions, WorkerParts};

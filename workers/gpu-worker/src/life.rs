@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use executors::Usage;
 use protocol::{
     Outcome, Task, TaskError,
     intake::{Message, Reading},
@@ -19,6 +20,7 @@ use crate::{
     ending::{self, End, Identity},
     health,
     intake::InHand,
+    memory::{self, Next},
     persist::Abandoned,
     placing::{self, Placed, Slot},
     retrying,
@@ -101,7 +103,10 @@ async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, slot: Sl
     if ran == Err(Abandoned) {
         // Wherever it was abandoned: what has ended or was superseded cannot be handed back.
         context.held.remove(&claim);
-        beginning::hand_back(context, task, claim.token).await;
+        // One that may have cost this process its GPU is left as a crash leaves it: the next worker runs it alone.
+        if !context.lost.get().is_some_and(|lost| lost.by_a_task) {
+            beginning::hand_back(context, task, claim.token).await;
+        }
     }
     ran
 }
@@ -110,27 +115,36 @@ async fn run_and_end(context: &Arc<Context>, in_hand: InHand, task: &Task, mut s
     let waited = in_hand.received.elapsed();
     let not_begun = beginning::begin(context, task, &mut slot, in_hand.received).await?;
     observe_waits(context, &in_hand, waited.as_secs_f64());
-    let started = Instant::now();
+    let (started, usage) = (Instant::now(), Usage::default());
     let attempt = match not_begun {
         Some(attempt) => attempt,
-        None => run_and_stay_acked(context, &in_hand, task, &slot).await?,
+        None => run_and_stay_acked(context, &in_hand, (task, &usage), &slot).await?,
     };
     match &attempt {
-        Attempt::Succeeded(_) => context.health.succeeded(),
-        // Too little memory is no fault of the GPU.
-        Attempt::Failed(error) if error.code != "out_of_memory" => {
-            health::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await
+        Attempt::Succeeded(_) => {
+            context.health.succeeded();
+            context.learnt.took(&task.kind, usage.peak_mb());
         }
+        Attempt::Failed(error) => health::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
         _ => {}
     }
-    let timings = Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()) };
+    let timings = Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()), device_ms: usage.device_time().map(millis) };
     let end = |outcome, result, error| End { outcome, result, error, timings };
     let end = match attempt {
         Attempt::Succeeded(result) => end(Outcome::Succeeded, result, None),
         Attempt::Failed(error) if task.attempt < retrying::attempts_max(task) => {
             return retrying::retry(context, in_hand, task, slot, error).await;
         }
-        Attempt::Failed(error) | Attempt::FailedForGood(error) => end(Outcome::Failed, serde_json::Value::Null, Some(error)),
+        // Too little memory is no fault of the GPU.
+        Attempt::OutOfMemory(error, wanted_mb) if task.attempt < retrying::attempts_max(task) => {
+            match memory::next(context, task, error, wanted_mb).await {
+                Next::Retry(task, error) => return retrying::retry(context, in_hand, &task, slot, error).await,
+                Next::End(error) => end(Outcome::Failed, serde_json::Value::Null, Some(error)),
+            }
+        }
+        Attempt::Failed(error) | Attempt::FailedForGood(error) | Attempt::OutOfMemory(error, _) => {
+            end(Outcome::Failed, serde_json::Value::Null, Some(error))
+        }
         Attempt::Cancelled => {
             let error = TaskError::new("cancelled", "the task was cancelled while it ran");
             end(Outcome::Cancelled, serde_json::Value::Null, Some(error))
@@ -160,8 +174,13 @@ async fn run_and_end(context: &Arc<Context>, in_hand: InHand, task: &Task, mut s
 
 /// Runs the attempt. One that takes long does not keep its delivery for so long that the broker loses patience: a copy goes round through a retry queue (where
 /// every worker finds the task held) and is there if this worker dies.
-async fn run_and_stay_acked(context: &Context, in_hand: &InHand, task: &Task, slot: &Slot) -> Result<Attempt, Abandoned> {
-    let mut running = std::pin::pin!(running::run(context, task, in_hand, slot));
+async fn run_and_stay_acked(
+    context: &Context,
+    in_hand: &InHand,
+    (task, usage): (&Task, &Usage),
+    slot: &Slot,
+) -> Result<Attempt, Abandoned> {
+    let mut running = std::pin::pin!(running::run(context, task, in_hand, slot, usage));
     tokio::select! {
         biased;
         attempt = &mut running => return attempt,

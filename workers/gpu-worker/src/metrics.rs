@@ -30,6 +30,8 @@ pub struct WorkerMetrics {
     crashes_total: CounterVec,
     quarantined_total: CounterVec,
     gpu_quarantines_total: CounterVec,
+    xid_errors_total: CounterVec,
+    memory_relief_total: CounterVec,
     progress_total: CounterVec,
     moved_total: Counter,
 }
@@ -52,6 +54,8 @@ pub(crate) struct GpuMetrics {
     claims_total: CounterVec,
     forwarded_total: CounterVec,
     progress_total: CounterVec,
+    xid_errors_total: CounterVec,
+    memory_relief_total: CounterVec,
     pub(crate) redelivered: Counter,
     pub(crate) replies_returned: Counter,
     pub(crate) late_outcomes: Counter,
@@ -135,6 +139,12 @@ impl WorkerMetrics {
             crashes_total: to.counters("gpufleet_crashes_total", "Attempts found unfinished because their worker was gone.", gpu)?,
             quarantined_total: to.counters("gpufleet_quarantined_total", "Tasks given up because their workers kept crashing.", gpu)?,
             gpu_quarantines_total: to.counters("gpufleet_gpu_quarantines_total", "Times that the GPU was taken out, or kept out.", gpu)?,
+            xid_errors_total: to.counters("xid_errors_total", "Xid events that the driver reported, by number.", &["gpu_id", "xid"])?,
+            memory_relief_total: to.counters(
+                "gpufleet_memory_relief_total",
+                "What was tried when the GPU had too little memory: evicted, split, bigger_gpu, gave_up.",
+                &["gpu_id", "what"],
+            )?,
             progress_total: to.counters(
                 "gpufleet_progress_total",
                 "Progress of running tasks: noted (in the store), refused (there, of a late holder), sent (to producers that asked), dropped (not sent).",
@@ -163,6 +173,8 @@ impl WorkerMetrics {
             claims_total: self.claims_total.clone(),
             forwarded_total: self.forwarded_total.clone(),
             progress_total: self.progress_total.clone(),
+            xid_errors_total: self.xid_errors_total.clone(),
+            memory_relief_total: self.memory_relief_total.clone(),
             redelivered: self.redelivered_total.with_label_values(gpu),
             replies_returned: self.replies_returned_total.with_label_values(gpu),
             late_outcomes: self.late_outcomes_total.with_label_values(gpu),
@@ -202,6 +214,14 @@ impl GpuMetrics {
 
     pub(crate) fn progress(&self, what: &str) {
         self.progress_total.with_label_values(&[self.gpu_id.as_str(), what]).inc();
+    }
+
+    pub(crate) fn xid(&self, number: u64) {
+        self.xid_errors_total.with_label_values(&[self.gpu_id.as_str(), &number.to_string()]).inc();
+    }
+
+    pub(crate) fn memory_relief(&self, what: &str) {
+        self.memory_relief_total.with_label_values(&[self.gpu_id.as_str(), what]).inc();
     }
 
     pub(crate) fn forwarded(&self, reason: &str) {

@@ -54,6 +54,7 @@ pub(crate) fn envelope(in_hand: &InHand, task: &Task, pool: &PoolName, now_ms: u
     let headers = &mut envelope.headers;
     headers.attempt = Some(task.attempt);
     headers.hops = Some(task.hops);
+    headers.memory_mb = task.memory_mb;
     headers.start_before_ms = task.start_before_ms;
     headers.end_before_ms = task.end_before_ms;
     envelope

@@ -10,6 +10,7 @@ use crate::{
     context::Context,
     credits::Waits,
     intake::InHand,
+    memory,
     onward::{self, Sent},
     persist::{Abandoned, Backoff, Transience, pause_or_abandon, persist},
     slots::{Handed, InLine, Permit},
@@ -141,7 +142,7 @@ impl Placing<'_> {
 
     /// Whether this GPU could ever run the task.
     fn fits_here(&self) -> bool {
-        let Needs { memory_mb, compute_capability, .. } = self.task.body.needs;
+        let Needs { memory_mb, compute_capability, .. } = memory::needs(self.context, self.task);
         let specific = self.task.body.gpu_options.specific_gpu_id.as_ref();
         let description = self.context.device.description();
         self.context.executors.get(&self.task.kind).is_some()
@@ -157,7 +158,7 @@ impl Placing<'_> {
             task_id: task.id.clone(),
             kind: task.kind.clone(),
             attempt: task.attempt,
-            needs: task.body.needs.clone(),
+            needs: memory::needs(context, task),
             specific_gpu_id: task.body.gpu_options.specific_gpu_id.clone(),
             strategy: task.body.gpu_options.strategy.clone(),
             offered_by: context.gpu_id.clone(),

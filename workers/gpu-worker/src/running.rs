@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
-use executors::{Failure, Run};
+use executors::{Failure, Usage};
 use futures::FutureExt;
 use protocol::{Task, TaskError};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use task_store::{Crash, Look};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{context::Context, intake::InHand, persist::Abandoned, placing::Slot, progress::Relay};
+use crate::{context::Context, intake::InHand, memory::Trying, persist::Abandoned, placing::Slot, progress::Relay};
 
 /// How long an executor whose time is up may take to notice.
 const NOTICE: Duration = Duration::from_secs(5);
@@ -23,6 +23,8 @@ pub(crate) enum Attempt {
     Succeeded(Value),
     /// It failed, or its attempt limit passed; another try may mend it.
     Failed(TaskError),
+    /// The GPU had too little memory for it, whatever was tried; what it needed, in MB, where that is known.
+    OutOfMemory(TaskError, Option<u64>),
     /// It failed, and no other try would mend it.
     FailedForGood(TaskError),
     /// A cancel was asked for while it ran.
@@ -42,7 +44,7 @@ pub(crate) enum Attempt {
 }
 
 /// Runs the attempt under the claim of `slot`, and hands on what it reports.
-pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: &Slot) -> Result<Attempt, Abandoned> {
+pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: &Slot, usage: &Usage) -> Result<Attempt, Abandoned> {
     let Some(executor) = context.executors.get(&task.kind) else {
         let message = format!("this worker runs no kind {:?}", task.kind.as_str());
         return Ok(Attempt::FailedForGood(TaskError::new("unknown_kind", message)));
@@ -52,8 +54,8 @@ pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: 
     let relay = Relay::new(context, task, in_hand, slot.claim.token);
     let (report, reports) = relay.reports();
     let mut relaying = pin!(relay.run(reports));
-    let run = Run { task, device: &context.device, cancel: cancel.clone(), report };
-    let mut running = pin!(AssertUnwindSafe(executor.run(run)).catch_unwind());
+    let trying = Trying { context, executor: executor.as_ref(), task, cancel: cancel.clone(), report, usage };
+    let mut running = pin!(AssertUnwindSafe(trying.with_what_memory_there_is()).catch_unwind());
     let started = Instant::now();
     let mut relayed = false;
     let ended = tokio::select! {
@@ -78,6 +80,15 @@ pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: 
     }
     match ended {
         Ended::ByItself(Ok(Ok(result))) => Ok(Attempt::Succeeded(result)),
+        // What it says of itself is worth nothing: any task on the GPU may have done it.
+        Ended::ByItself(_) if context.device.is_lost() => {
+            context.stop.now.cancelled().await;
+            Err(Abandoned)
+        }
+        Ended::ByItself(Ok(Err(failure))) if failure.code == Failure::OUT_OF_MEMORY && failure.retry => {
+            let wanted_mb = failure.memory_mb;
+            Ok(Attempt::OutOfMemory(error_of(failure), wanted_mb))
+        }
         Ended::ByItself(Ok(Err(failure))) if failure.retry => Ok(Attempt::Failed(error_of(failure))),
         Ended::ByItself(Ok(Err(failure))) => Ok(Attempt::FailedForGood(error_of(failure))),
         Ended::ByItself(Err(panic)) => {

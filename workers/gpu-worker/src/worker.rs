@@ -12,7 +12,7 @@ use crate::{
     heartbeat, intake, mover,
     persist::{Abandoned, Backoff, pause_or_abandon},
     pool::{self, PoolConsumer},
-    reaper,
+    reaper, trouble,
 };
 
 /// How a worker is asked to stop.
@@ -24,7 +24,7 @@ pub struct Stop {
     pub now: CancellationToken,
 }
 
-/// Why a worker could not start.
+/// Why a worker did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The broker refuses what the worker needs, and no retry would mend it.
@@ -34,6 +34,14 @@ pub enum WorkerError {
         gpu_id: GpuId,
         /// The refusal.
         source: QueueError,
+    },
+    /// This process can use its GPU no more. A new one may.
+    #[error("GPU {gpu_id} is lost to this process: {reason}")]
+    Lost {
+        /// The GPU.
+        gpu_id: GpuId,
+        /// What went wrong.
+        reason: String,
     },
 }
 
@@ -60,10 +68,12 @@ impl GpuWorker {
     /// Works until it is stopped. While the broker or Redis are away it waits for them.
     ///
     /// # Errors
-    /// [`WorkerError`] if the broker refuses the topology; the worker then never started.
+    /// [`WorkerError::Topology`] if the broker refuses it; the worker then never started. [`WorkerError::Lost`] if the GPU is of no more use to this process: what ran is
+    /// delivered again.
     pub async fn run(self) -> Result<(), WorkerError> {
         let context = self.context;
         context.environment.spawn("heartbeat", heartbeat::beat(Arc::clone(&context)));
+        context.environment.spawn("watch of the GPU", trouble::watch(Arc::clone(&context)));
         match start(&context).await {
             Ok(Some(consumers)) => work(&context, consumers).await,
             Ok(None) => {}
@@ -73,7 +83,10 @@ impl GpuWorker {
             }
         }
         leave(&context).await;
-        Ok(())
+        match context.lost.get() {
+            Some(lost) => Err(WorkerError::Lost { gpu_id: context.gpu_id.clone(), reason: lost.reason.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use gpu_table::Heartbeat;
-use protocol::{GpuDescription, GpuId, GpuRow, GpuSample, Health, Incarnation, PoolName, claim::Settings, task::ComputeCapability};
+use protocol::{
+    GpuDescription, GpuId, GpuRow, GpuSample, Health, Incarnation, PoolName, claim::Settings, gpu::Hardware, task::ComputeCapability,
+};
 use reqwest::StatusCode;
 use serde_json::json;
 use task_queue::TaskQueue;
@@ -20,6 +22,7 @@ fn row(id: &str) -> GpuRow {
             name: "Simulated".into(),
             memory_total_mb: 80_000,
             compute_capability: ComputeCapability { major: 9, minor: 0 },
+            hardware: Hardware::default(),
         },
         sample: GpuSample {
             memory_used_mb: 1_000,
@@ -28,6 +31,7 @@ fn row(id: &str) -> GpuRow {
             power_watts: 100.0,
             sm_clock_mhz: 1_500.0,
             age_ms: 5,
+            ..GpuSample::default()
         },
         pool: PoolName::default(),
         incarnation: Incarnation::new("i1").expect("valid"),

@@ -7,7 +7,7 @@ use super::{
     SimulatedKnobs, SimulatedOptions,
     state::{Shared, State, Taken},
 };
-use crate::{Device, OutOfMemory, Use, WorkOn};
+use crate::{Device, OutOfMemory, Trouble, Use, WorkOn};
 
 /// A GPU without hardware. Memory and utilisation follow the work on it at once, temperature and power with inertia, and the clock falls when
 /// it is hot. The clock is for show: it does not slow work down, [`SimulatedKnobs::set_speed`] does.
@@ -57,6 +57,14 @@ impl Device for SimulatedGpu {
 
     async fn probe(&self) -> Result<(), String> {
         self.take_fault().map_or(Ok(()), Err)
+    }
+
+    async fn trouble(&self) -> Trouble {
+        self.state.trouble().await
+    }
+
+    fn is_lost(&self) -> bool {
+        self.state.lock().lost
     }
 
     fn take_fault(&self) -> Option<String> {

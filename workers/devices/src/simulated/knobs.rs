@@ -4,7 +4,7 @@ use protocol::Health;
 use tokio::time::Instant;
 
 use super::state::Shared;
-use crate::Use;
+use crate::{Trouble, Use};
 
 /// Breaks and mends one simulated GPU. Clones turn the same knobs.
 #[derive(Debug, Clone)]
@@ -62,6 +62,11 @@ impl SimulatedKnobs {
     /// The next `count` attempts that want memory get none, however much is free.
     pub fn fail_next_allocations(&self, count: u32) {
         self.state.lock().allocations_to_fail = count;
+    }
+
+    /// Something goes wrong with the GPU by itself: a Xid event, a lost context.
+    pub fn trouble(&self, trouble: Trouble) {
+        self.state.befall(trouble);
     }
 
     /// This share of attempts (0 to 1) fails on the GPU, with this message, evenly spread: 0.25 fails every fourth. 0 mends it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{GpuDescription, GpuId, task::ComputeCapability};
+use protocol::{GpuDescription, GpuId, gpu::Hardware, task::ComputeCapability};
 
 /// What a simulated GPU is. Every field has a default: write `SimulatedOptions { memory_mb: 24_000, ..SimulatedOptions::new(gpu_id) }`.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +38,7 @@ impl SimulatedOptions {
             name: self.name.clone(),
             memory_total_mb: self.memory_mb,
             compute_capability: self.compute_capability,
+            hardware: Hardware::default(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use protocol::gpu::Throttle;
+
 use super::Thermals;
 
 /// Temperature and power, which have inertia.
@@ -25,6 +27,11 @@ impl Physics {
             power_watts: relaxed(self.power_watts, power_target, elapsed, thermals.power_relaxation),
             temperature_celsius: relaxed(self.temperature_celsius, temperature_target, elapsed, thermals.temperature_relaxation),
         }
+    }
+
+    /// What holds the clock down.
+    pub(super) fn throttled_by(self, thermals: &Thermals) -> Vec<Throttle> {
+        if self.temperature_celsius > thermals.throttle_celsius { vec![Throttle::ThermalSoftware] } else { Vec::new() }
     }
 
     /// The SM clock: idle without load, boost with any, less when hot.

@@ -1,12 +1,15 @@
 //! What changes in a simulated GPU: the work on it, its faults, and where its physics stand.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use protocol::{GpuSample, Health};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{SimulatedOptions, Thermals, physics::Physics};
-use crate::{OutOfMemory, Use};
+use crate::{Consequence, OutOfMemory, Trouble, Use};
 
 /// Compute shares are kept as whole millionths: sums of floats would drift with every begin and end.
 const WHOLE: f64 = 1e6;
@@ -41,6 +44,8 @@ pub(super) struct State {
     pub(super) fault_share: f64,
     pub(super) fault_debt: f64,
     pub(super) fault_message: String,
+    pub(super) troubles: VecDeque<Trouble>,
+    pub(super) lost: bool,
 }
 
 impl State {
@@ -61,6 +66,8 @@ impl State {
             fault_share: 0.0,
             fault_debt: 0.0,
             fault_message: String::new(),
+            troubles: VecDeque::new(),
+            lost: false,
         }
     }
 
@@ -83,7 +90,9 @@ impl State {
             temperature_celsius: self.physics.temperature_celsius,
             power_watts: self.physics.power_watts,
             sm_clock_mhz: self.physics.sm_clock_mhz(self.load(), &self.thermals),
+            throttled_by: self.physics.throttled_by(&self.thermals),
             age_ms: 0,
+            ..GpuSample::default()
         }
     }
 
@@ -132,15 +141,34 @@ impl State {
 
 /// The state as the GPU, its knobs and the work on it share it.
 #[derive(Debug, Clone)]
-pub(super) struct Shared(Arc<Mutex<State>>);
+pub(super) struct Shared(Arc<Mutex<State>>, Arc<Notify>);
 
 impl Shared {
     pub(super) fn new(state: State) -> Self {
-        Self(Arc::new(Mutex::new(state)))
+        Self(Arc::new(Mutex::new(state)), Arc::default())
     }
 
     /// Held for a few arithmetic operations at most. A panic under it leaves numbers that are still whole.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something goes wrong.
+    pub(super) fn befall(&self, trouble: Trouble) {
+        let mut state = self.lock();
+        state.lost |= matches!(trouble.what, Consequence::Lost { .. });
+        state.troubles.push_back(trouble);
+        drop(state);
+        self.1.notify_one();
+    }
+
+    /// The next thing that goes wrong.
+    pub(super) async fn trouble(&self) -> Trouble {
+        loop {
+            if let Some(trouble) = self.lock().troubles.pop_front() {
+                return trouble;
+            }
+            self.1.notified().await;
+        }
     }
 }

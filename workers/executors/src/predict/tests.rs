@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FinishReason, Generated, Model, Predict, PredictError, Request, Watch, fixture::Tiny, registry};
 use crate::{
     Executor, Report, Run,
-    fixture::{gpu, run_on, task},
+    fixture::{gpu, run_of, run_on, task},
 };
 
 fn scratch() -> TempDir {
@@ -197,7 +197,7 @@ async fn a_cancelled_run_answers_soon_with_what_it_has() {
     let executor = executor(&Tiny { context: 4_096, ..Tiny::default() }.gguf(scratch.path())).await;
     let (gpu, cancel) = (gpu(), CancellationToken::new());
     let task = task("predict", json!({"text": "hello", "max_length": 4_000}));
-    let run = executor.run(Run { task: &task, device: &gpu, cancel: cancel.clone(), report: Report::to_nobody() });
+    let run = executor.run(Run { task: &task, device: &gpu, cancel: cancel.clone(), ..run_of(&task, &gpu) });
     let (answer, ()) = tokio::join!(run, async { cancel.cancel() });
     let answer = answer.unwrap();
     assert_eq!(answer["finish_reason"], "cancelled");

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     Listening,
-    fixture::{gpu, run_on, run_reporting, task},
+    fixture::{gpu, run_of, run_on, run_reporting, task},
 };
 
 #[tokio::test(start_paused = true)]
@@ -72,7 +72,7 @@ async fn a_cancel_ends_it_at_once() {
     let (task, gpu, cancel) = (task("simulate", json!({"duration_ms": 60_000})), gpu(), CancellationToken::new());
     let executor = simulate();
     let before = Instant::now();
-    let run = executor.run(Run { task: &task, device: &gpu, cancel: cancel.clone(), report: Report::to_nobody() });
+    let run = executor.run(Run { task: &task, device: &gpu, cancel: cancel.clone(), ..run_of(&task, &gpu) });
     let (ended, ()) = tokio::join!(run, async { cancel.cancel() });
     assert_eq!(ended.unwrap_err().code, "cancelled");
     assert_eq!(before.elapsed().as_millis(), 0);
@@ -83,7 +83,7 @@ async fn it_fails_as_asked_after_its_time() {
     let before = Instant::now();
     let asked = json!({"duration_ms": 5, "fail": {"code": "oops", "message": "as asked", "retry": true}});
     let failure = run_on(&simulate(), &gpu(), asked).await.unwrap_err();
-    assert_eq!(failure, Failure { code: "oops".to_owned(), message: "as asked".to_owned(), field: None, retry: true });
+    assert_eq!(failure, Failure { code: "oops".to_owned(), message: "as asked".to_owned(), field: None, retry: true, memory_mb: None });
     assert_eq!(before.elapsed().as_millis(), 5);
     let plain = run_on(&simulate(), &gpu(), json!({"fail": {}})).await.unwrap_err();
     assert_eq!((plain.code.as_str(), plain.retry), ("executor_failed", false));

@@ -1,0 +1,170 @@
+//! Kernels: modules of machine code, their functions, and launching one.
+
+use std::sync::Arc;
+
+use cudarc::{
+    driver::{CudaFunction, CudaModule, LaunchConfig, PushKernelArg, sys},
+    nvrtc::Ptx,
+};
+use protocol::task::ComputeCapability;
+
+use super::{Buffer, Cuda, CudaError, Lane, Source, compile::compile};
+
+/// How many threads a kernel is launched with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks in x, y and z.
+    pub blocks: (u32, u32, u32),
+    /// Threads of a block in x, y and z.
+    pub threads: (u32, u32, u32),
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+}
+
+/// A number as a kernel takes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scalar {
+    /// `int`.
+    I32(i32),
+    /// `unsigned int`.
+    U32(u32),
+    /// `long long`.
+    I64(i64),
+    /// `unsigned long long`.
+    U64(u64),
+    /// `float`.
+    F32(f32),
+    /// `double`.
+    F64(f64),
+}
+
+impl Scalar {
+    const fn bytes(self) -> usize {
+        match self {
+            Self::I32(_) | Self::U32(_) | Self::F32(_) => 4,
+            Self::I64(_) | Self::U64(_) | Self::F64(_) => 8,
+        }
+    }
+}
+
+/// One argument of a kernel.
+pub enum Argument<'a, 'lane> {
+    /// A number.
+    Scalar(Scalar),
+    /// A pointer to memory of the GPU.
+    Buffer(&'a Buffer<'lane, u8>),
+}
+
+impl Argument<'_, '_> {
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Scalar(scalar) => scalar.bytes(),
+            Self::Buffer(_) => size_of::<sys::CUdeviceptr>(),
+        }
+    }
+}
+
+/// Machine code on the GPU. It stays until the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Module {
+    module: Arc<CudaModule>,
+}
+
+/// A kernel of a module.
+#[derive(Debug, Clone)]
+pub struct Function {
+    function: CudaFunction,
+    name: String,
+}
+
+impl Cuda {
+    /// Compiles a module and brings it to the GPU. Blocks, for seconds perhaps.
+    ///
+    /// # Errors
+    /// [`CudaError::Refused`] with the compiler's words; [`CudaError::Missing`] without NVRTC; what the driver answers.
+    pub fn compile(&self, source: &Source, capability: ComputeCapability) -> Result<Module, CudaError> {
+        self.load(Ptx::from_binary(compile(source, capability)?))
+    }
+
+    pub(super) fn load(&self, code: Ptx) -> Result<Module, CudaError> {
+        let shared = self.shared();
+        Ok(Module { module: shared.check("load a module", shared.context.load_module(code))? })
+    }
+}
+
+impl Module {
+    /// The kernel of this name.
+    ///
+    /// # Errors
+    /// [`CudaError::Refused`] if it has none.
+    pub fn function(&self, name: &str) -> Result<Function, CudaError> {
+        let unknown = |_| CudaError::Refused(format!("the module has no kernel {name:?}; is it declared as extern \"C\" __global__?"));
+        if name.contains('\0') {
+            return Err(CudaError::Refused("the name of a kernel contains a zero byte".to_owned()));
+        }
+        Ok(Function { function: self.module.load_function(name).map_err(unknown)?, name: name.to_owned() })
+    }
+}
+
+impl Function {
+    /// The sizes of its parameters, in bytes. `None`: this driver (older than CUDA 12.4) does not tell.
+    fn parameters(&self) -> Option<Vec<usize>> {
+        type ParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
+        // SAFETY: the driver is loaded; the name has had this signature since its first version.
+        let info = unsafe { sys::culib().get::<ParamInfo>(b"cuFuncGetParamInfo") }.ok()?;
+        let (mut offset, mut size, mut sizes) = (0, 0, Vec::new());
+        // SAFETY: the function is alive; past the last parameter the driver answers with an error and writes nothing.
+        while unsafe { info(self.function.cu_function(), sizes.len(), &raw mut offset, &raw mut size) }.result().is_ok() {
+            sizes.push(size);
+        }
+        Some(sizes)
+    }
+
+    /// Arguments of other sizes would be read from beyond their ends.
+    fn accept(&self, arguments: &[Argument<'_, '_>]) -> Result<(), CudaError> {
+        let Some(sizes) = self.parameters() else { return Ok(()) };
+        let given: Vec<usize> = arguments.iter().map(Argument::bytes).collect();
+        if sizes == given {
+            return Ok(());
+        }
+        let listed = |sizes: &[usize]| sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let name = &self.name;
+        Err(CudaError::Refused(match sizes.iter().zip(&given).position(|(wanted, given)| wanted != given) {
+            Some(at) => format!("kernel {name}: argument {at} has {} bytes where the kernel takes {}", given[at], sizes[at]),
+            None => format!("kernel {name} takes {} arguments (of {} bytes), {} were given", sizes.len(), listed(&sizes), given.len()),
+        }))
+    }
+}
+
+impl Lane {
+    /// Launches a kernel. What it does wrong shows at the next [`wait`](Lane::wait) or [`download`](Lane::download).
+    ///
+    /// # Errors
+    /// [`CudaError::Refused`] for arguments that are not its own or a grid that this GPU does not take.
+    pub fn launch(&self, function: &Function, grid: Grid, arguments: &[Argument<'_, '_>]) -> Result<(), CudaError> {
+        function.accept(arguments)?;
+        let mut launch = self.stream.launch_builder(&function.function);
+        for argument in arguments {
+            match argument {
+                Argument::Buffer(buffer) => launch.arg(&buffer.slice),
+                Argument::Scalar(Scalar::I32(number)) => launch.arg(number),
+                Argument::Scalar(Scalar::U32(number)) => launch.arg(number),
+                Argument::Scalar(Scalar::I64(number)) => launch.arg(number),
+                Argument::Scalar(Scalar::U64(number)) => launch.arg(number),
+                Argument::Scalar(Scalar::F32(number)) => launch.arg(number),
+                Argument::Scalar(Scalar::F64(number)) => launch.arg(number),
+            };
+        }
+        let config = LaunchConfig { grid_dim: grid.blocks, block_dim: grid.threads, shared_mem_bytes: grid.shared_bytes };
+        // SAFETY: the driver copies the arguments, which have the sizes that it expects (where it tells), before this returns. A kernel that reads or writes
+        // outside of its buffers faults on the GPU, in this process's own address space there, and takes the context with it; it cannot touch the host's memory.
+        // The buffers outlive the kernel: freeing them is put in the order of the same stream.
+        unsafe { launch.launch(config) }.map(|_| ()).map_err(|error| {
+            let refused = self.shared.noted(CudaError::of("launch a kernel", error));
+            match refused {
+                CudaError::Refused(why) => CudaError::Refused(format!("kernel {} with {grid:?}: {why}", function.name)),
+                other => other,
+            }
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! A lane: one thread with one stream, and what work on it can do.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
+    time::Duration,
+};
+
+use cudarc::{
+    cublas::CudaBlas,
+    driver::{CudaEvent, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, sys},
+};
+
+use super::{
+    CudaError,
+    context::{Shared, guarded},
+};
+
+/// What buffers are made of.
+pub trait Element: DeviceRepr + ValidAsZeroBits + Copy + Send + 'static {}
+
+impl Element for f32 {}
+impl Element for f64 {}
+impl Element for u8 {}
+impl Element for u32 {}
+
+/// Memory of the GPU. It lives and dies on its lane: what it holds is in the order of the lane's stream.
+pub struct Buffer<'lane, T> {
+    pub(super) slice: CudaSlice<T>,
+    lane: &'lane Lane,
+    bytes: u64,
+}
+
+impl<T> Buffer<'_, T> {
+    /// Elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slice.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> Drop for Buffer<'_, T> {
+    fn drop(&mut self) {
+        self.lane.holds.set(self.lane.holds.get() - self.bytes);
+        self.lane.shared.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What work on the GPU can do. One piece of work at a time has it.
+pub struct Lane {
+    pub(super) shared: Arc<Shared>,
+    pub(super) stream: Arc<CudaStream>,
+    pub(super) blas: OnceCell<CudaBlas>,
+    holds: Cell<u64>,
+    peak: Cell<u64>,
+    timed: Cell<Duration>,
+    marks: RefCell<Option<(CudaEvent, CudaEvent)>>,
+}
+
+impl Lane {
+    fn new(shared: Arc<Shared>) -> Result<Self, CudaError> {
+        let stream = shared.check("make a stream", shared.context.new_stream())?;
+        Ok(Self {
+            shared,
+            stream,
+            blas: OnceCell::new(),
+            holds: Cell::new(0),
+            peak: Cell::new(0),
+            timed: Cell::new(Duration::ZERO),
+            marks: RefCell::new(None),
+        })
+    }
+
+    /// A buffer with a copy of `data`.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`], or what else the driver answers.
+    pub fn upload<T: Element>(&self, data: &[T]) -> Result<Buffer<'_, T>, CudaError> {
+        let slice = self.shared.check("copy to the GPU", self.stream.clone_htod(data))?;
+        Ok(self.counted(slice))
+    }
+
+    /// A buffer of zeros.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`], or what else the driver answers.
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<'_, T>, CudaError> {
+        let slice = self.shared.check("allocate memory of the GPU", self.stream.alloc_zeros(len))?;
+        Ok(self.counted(slice))
+    }
+
+    /// A copy of a buffer's contents, once all work before it is done.
+    ///
+    /// # Errors
+    /// What the driver answers; also the late error of work before.
+    pub fn download<T: Element>(&self, buffer: &Buffer<'_, T>) -> Result<Vec<T>, CudaError> {
+        let data = self.shared.check("copy from the GPU", self.stream.clone_dtoh(&buffer.slice))?;
+        self.wait()?;
+        Ok(data)
+    }
+
+    /// Waits until all work so far is done.
+    ///
+    /// # Errors
+    /// The late error of work before.
+    pub fn wait(&self) -> Result<(), CudaError> {
+        self.shared.check("wait for the GPU", self.stream.synchronize())
+    }
+
+    /// Does `work`, and adds the time that the GPU took for it, by its own clock, to what the job took. Waits for its end.
+    ///
+    /// # Errors
+    /// What the work gave, or the driver answers.
+    pub fn timed<T>(&self, work: impl FnOnce() -> Result<T, CudaError>) -> Result<T, CudaError> {
+        let marks = self.marks.take();
+        let (start, end) = match marks {
+            Some(marks) => marks,
+            None => (self.mark()?, self.mark()?),
+        };
+        self.shared.check("note the time on the GPU", start.record(&self.stream))?;
+        let done = work()?;
+        self.shared.check("note the time on the GPU", end.record(&self.stream))?;
+        self.wait()?;
+        self.timed.set(self.timed.get() + self.between(&start, &end)?);
+        *self.marks.borrow_mut() = Some((start, end));
+        Ok(done)
+    }
+
+    fn mark(&self) -> Result<CudaEvent, CudaError> {
+        self.shared.check("make an event", self.shared.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)))
+    }
+
+    /// The bindings of CUDA 13 would call a function that drivers of CUDA 12.0 to 12.7 lack; the old name is in all of them.
+    fn between(&self, start: &CudaEvent, end: &CudaEvent) -> Result<Duration, CudaError> {
+        type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+        let mut milliseconds = 0.0_f32;
+        // SAFETY: the driver is loaded, the name has had this signature since its first version, both events are alive and recorded on this stream.
+        let answer = unsafe {
+            let elapsed = sys::culib().get::<Elapsed>(b"cuEventElapsedTime");
+            let elapsed = elapsed.map_err(|error| CudaError::Failed { operation: "find cuEventElapsedTime", cause: error.to_string() })?;
+            elapsed(&raw mut milliseconds, start.cu_event(), end.cu_event())
+        };
+        self.shared.check("read the time on the GPU", answer.result())?;
+        Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
+    }
+
+    fn counted<T>(&self, slice: CudaSlice<T>) -> Buffer<'_, T> {
+        let bytes = slice.num_bytes() as u64;
+        self.holds.set(self.holds.get() + bytes);
+        self.peak.set(self.peak.get().max(self.holds.get()));
+        self.shared.allocated.fetch_add(bytes, Ordering::Relaxed);
+        Buffer { slice, lane: self, bytes }
+    }
+
+    /// Before a job: nothing is counted yet.
+    pub(super) fn begin(&self) {
+        self.peak.set(0);
+        self.timed.set(Duration::ZERO);
+    }
+
+    /// After a job: what it took. Waits for what it left behind, so that a late error shows now and not in the next one.
+    pub(super) fn end(&self) -> Result<(Duration, u64), CudaError> {
+        self.wait()?;
+        self.shared.check("free memory of the GPU", self.shared.context.check_err())?;
+        Ok((self.timed.get(), self.peak.get()))
+    }
+}
+
+/// What a lane's thread is given to do; the lane may have failed to start.
+pub(super) type Work = Box<dyn FnOnce(Result<&Lane, CudaError>) + Send>;
+
+/// A lane's thread, waiting for work. It ends when this is dropped.
+pub(super) struct LaneThread {
+    work: mpsc::SyncSender<Work>,
+}
+
+impl LaneThread {
+    /// Starts one.
+    pub(super) fn start(shared: &Arc<Shared>, number: usize) -> Result<Self, CudaError> {
+        let (work, given) = mpsc::sync_channel::<Work>(1);
+        let shared = Arc::clone(shared);
+        let life = move || {
+            // A GPU that hangs must block this thread alone: even the stream is made here.
+            let lane = guarded("make a lane", || Lane::new(shared));
+            while let Ok(work) = given.recv() {
+                work(lane.as_ref().map_err(Clone::clone));
+            }
+        };
+        let started = thread::Builder::new().name(format!("cuda-{number}")).spawn(life);
+        started.map_err(|error| CudaError::Failed { operation: "start a thread", cause: error.to_string() })?;
+        Ok(Self { work })
+    }
+
+    /// Gives it work. It is idle, so there is room.
+    pub(super) fn give(&self, work: Work) -> Result<(), CudaError> {
+        let gone = |_| CudaError::Failed { operation: "give work to a lane", cause: "its thread is gone".to_owned() };
+        self.work.send(work).map_err(gone)
+    }
+}

@@ -1,0 +1,141 @@
+//! Products of matrices, by cuBLAS.
+
+use cudarc::cublas::{CudaBlas, Gemm, GemmConfig, result::CublasError, sys};
+
+use super::{Buffer, CudaError, Element, Lane, context::guarded};
+
+/// A number that cuBLAS multiplies.
+pub trait Matrix: Element {
+    /// 1.
+    const ONE: Self;
+    /// 0.
+    const ZERO: Self;
+
+    /// # Safety
+    /// The buffers must be as large as the configuration says.
+    #[doc(hidden)]
+    unsafe fn gemm(
+        blas: &CudaBlas,
+        config: GemmConfig<Self>,
+        factors: (&Buffer<'_, Self>, &Buffer<'_, Self>),
+        product: &mut Buffer<'_, Self>,
+    ) -> Result<(), CublasError>
+    where
+        Self: Sized;
+}
+
+macro_rules! matrix {
+    ($number:ty) => {
+        impl Matrix for $number {
+            const ONE: Self = 1.0;
+            const ZERO: Self = 0.0;
+
+            unsafe fn gemm(
+                blas: &CudaBlas,
+                config: GemmConfig<Self>,
+                factors: (&Buffer<'_, Self>, &Buffer<'_, Self>),
+                product: &mut Buffer<'_, Self>,
+            ) -> Result<(), CublasError> {
+                // SAFETY: the caller's promise.
+                unsafe { blas.gemm(config, &factors.0.slice, &factors.1.slice, &mut product.slice) }
+            }
+        }
+    };
+}
+
+matrix!(f32);
+matrix!(f64);
+
+/// cuBLAS's version, as `12.4.5`.
+///
+/// # Errors
+/// [`CudaError::Missing`] without the library. It needs no GPU.
+pub fn cublas_version() -> Result<String, CudaError> {
+    present()?;
+    guarded("ask for cuBLAS's version", || {
+        let part = |which| {
+            let mut value = 0;
+            // SAFETY: the pointer is to a number of the right type.
+            unsafe { sys::cublasGetProperty(which, &raw mut value) }
+                .result()
+                .map_err(|error| failed("ask for cuBLAS's version", &error))?;
+            Ok(value.to_string())
+        };
+        use sys::libraryPropertyType::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+        Ok([part(MAJOR_VERSION)?, part(MINOR_VERSION)?, part(PATCH_LEVEL)?].join("."))
+    })
+}
+
+fn present() -> Result<(), CudaError> {
+    // SAFETY: only loads a library, whose initialisers are cuBLAS's own.
+    if unsafe { sys::is_culib_present() } {
+        return Ok(());
+    }
+    Err(CudaError::Missing { library: "libcublas.so", package: "cuBLAS of CUDA 12 or 13" })
+}
+
+fn failed(operation: &'static str, error: &CublasError) -> CudaError {
+    match error.0 {
+        sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => CudaError::OutOfMemory { operation },
+        status => CudaError::Failed { operation, cause: format!("{status:?}") },
+    }
+}
+
+impl Lane {
+    /// The product of `a` (rows × inner) and `b` (inner × columns), all in row-major order.
+    ///
+    /// # Errors
+    /// [`CudaError::Refused`] if the buffers are not of these sizes, [`CudaError::OutOfMemory`], [`CudaError::Missing`] without cuBLAS.
+    pub fn multiply<T: Matrix>(
+        &self,
+        a: &Buffer<'_, T>,
+        b: &Buffer<'_, T>,
+        [rows, inner, columns]: [usize; 3],
+    ) -> Result<Buffer<'_, T>, CudaError> {
+        let sizes = [(a.len(), rows.checked_mul(inner)), (b.len(), inner.checked_mul(columns))];
+        if sizes.iter().any(|(has, wanted)| Some(*has) != *wanted) {
+            return Err(CudaError::Refused(format!(
+                "buffers of {} and {} numbers are no {rows}×{inner} and {inner}×{columns}",
+                a.len(),
+                b.len()
+            )));
+        }
+        let mut product = self.zeros(rows * columns)?;
+        let size = |number: usize| i32::try_from(number).map_err(|_| CudaError::Refused(format!("a side of {number} is too long")));
+        // cuBLAS counts by columns: there, our row-major matrices are their transposes, and C^T = B^T A^T.
+        let config = GemmConfig {
+            transa: sys::cublasOperation_t::CUBLAS_OP_N,
+            transb: sys::cublasOperation_t::CUBLAS_OP_N,
+            m: size(columns)?,
+            n: size(rows)?,
+            k: size(inner)?,
+            alpha: T::ONE,
+            lda: size(columns)?,
+            ldb: size(inner)?,
+            beta: T::ZERO,
+            ldc: size(columns)?,
+        };
+        let blas = self.blas()?;
+        // SAFETY: the buffers have the sizes that the configuration says: checked above.
+        unsafe { T::gemm(blas, config, (b, a), &mut product) }.map_err(|error| self.late(&error))?;
+        Ok(product)
+    }
+
+    /// The handle, made at the first use: it takes memory of the GPU and time.
+    fn blas(&self) -> Result<&CudaBlas, CudaError> {
+        if let Some(blas) = self.blas.get() {
+            return Ok(blas);
+        }
+        present()?;
+        let blas = CudaBlas::new(self.stream.clone()).map_err(|error| self.late(&error))?;
+        Ok(self.blas.get_or_init(|| blas))
+    }
+
+    /// cuBLAS only says that execution failed; the stream knows why.
+    fn late(&self, error: &CublasError) -> CudaError {
+        match self.wait() {
+            Err(lost) if lost.is_lost() => lost,
+            _ => failed("multiply by cuBLAS", error),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Work on one GPU through the CUDA driver: lanes with a stream each, buffers, matrix products, kernels.
+//!
+//! [`Cuda`] owns this process's context on the GPU. A piece of work runs on a [`Lane`], which has its own thread and its own stream: CUDA calls block, and a blocked
+//! runtime would stop heartbeats. All of `unsafe` is in this folder, each with the reason why it is sound.
+//!
+//! **A poisoned context.** After a fault such as an access outside of memory, CUDA answers every later call with the same error, for all streams, until the process
+//! ends. Nothing here tries to go on: [`Cuda::lost`] says so, and the worker ends.
+
+mod canary;
+mod compile;
+mod context;
+mod error;
+mod job;
+mod kernel;
+mod lane;
+mod matmul;
+
+pub use canary::Canary;
+pub use compile::{Source, nvrtc_version};
+pub use context::{Cuda, Memory};
+pub use error::CudaError;
+pub use job::Ran;
+pub use kernel::{Argument, Function, Grid, Module, Scalar};
+pub use lane::{Buffer, Element, Lane};
+pub use matmul::{Matrix, cublas_version};

@@ -1,0 +1,158 @@
+//! The GPUs of this host, as NVML lists them.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use nvml_wrapper::{Device, Nvml, error::NvmlError};
+use protocol::{
+    GpuDescription, GpuId,
+    gpu::{Hardware, Pcie},
+    task::ComputeCapability,
+};
+
+use super::{NvidiaError, topology};
+
+/// The longest that NVML may take for an answer at a start.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// One GPU, or one MIG instance, of this host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// NVML's index of the GPU. Instances of one GPU share it. CUDA's order may differ: never use it there.
+    pub index: u32,
+    /// What it is.
+    pub description: GpuDescription,
+}
+
+/// The NVIDIA driver of this host, through NVML.
+#[derive(Clone)]
+pub struct Host {
+    nvml: Arc<Nvml>,
+}
+
+/// Versions of what the driver brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versions {
+    /// The driver, such as `550.54.15`.
+    pub driver: String,
+    /// NVML.
+    pub nvml: String,
+    /// The highest CUDA that the driver serves, such as `12.4`.
+    pub cuda: String,
+}
+
+impl Host {
+    /// Loads NVML.
+    ///
+    /// # Errors
+    /// [`NvidiaError`]: no library, no driver, or no answer in time.
+    pub fn open() -> Result<Self, NvidiaError> {
+        let opened = in_time("its start", || {
+            Nvml::init().map_err(|error| match error {
+                NvmlError::LibloadingError(cause) => NvidiaError::NoNvml(cause.to_string()),
+                refused => NvidiaError::Nvml(refused.to_string()),
+            })
+        })?;
+        Ok(Self { nvml: Arc::new(opened) })
+    }
+
+    pub(super) fn nvml(&self) -> Arc<Nvml> {
+        Arc::clone(&self.nvml)
+    }
+
+    /// The versions.
+    ///
+    /// # Errors
+    /// [`NvidiaError`] if NVML refuses or hangs.
+    pub fn versions(&self) -> Result<Versions, NvidiaError> {
+        let nvml = self.nvml();
+        in_time("its versions", move || {
+            let asked = |cause: NvmlError| NvidiaError::asked("its versions", cause);
+            let cuda = nvml.sys_cuda_driver_version().map_err(asked)?;
+            Ok(Versions {
+                driver: nvml.sys_driver_version().map_err(asked)?,
+                nvml: nvml.sys_nvml_version().map_err(asked)?,
+                cuda: format!("{}.{}", cuda / 1000, cuda % 1000 / 10),
+            })
+        })
+    }
+
+    /// Every GPU that can run tasks, in NVML's order. A GPU in MIG mode is replaced by its instances. One that does not answer is in the second list, with the reason.
+    ///
+    /// # Errors
+    /// [`NvidiaError`] if NVML cannot even count them, or hangs.
+    pub fn gpus(&self) -> Result<(Vec<Found>, Vec<NvidiaError>), NvidiaError> {
+        let nvml = self.nvml();
+        in_time("the GPUs of this host", move || {
+            let count = nvml.device_count().map_err(|cause| NvidiaError::asked("the number of GPUs", cause))?;
+            let (mut found, mut lost) = (Vec::new(), Vec::new());
+            for index in 0..count {
+                match describe(&nvml, index) {
+                    Ok(these) => found.extend(these),
+                    Err(cause) => lost.push(NvidiaError::asked(format!("GPU {index}"), cause)),
+                }
+            }
+            topology::link(&nvml, &mut found);
+            Ok((found, lost))
+        })
+    }
+}
+
+/// The GPU of an index, or its MIG instances.
+fn describe(nvml: &Nvml, index: u32) -> Result<Vec<Found>, NvmlError> {
+    let device = nvml.device_by_index(index)?;
+    let whole = description(&device, &device)?;
+    if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
+        let instances = (0..device.mig_device_count()?).filter_map(|number| device.mig_device_by_index(number).ok());
+        return instances
+            .map(|instance| {
+                let mut description = description(&instance, &device)?;
+                description.hardware.mig_of = Some(whole.gpu_id.clone());
+                Ok(Found { index, description })
+            })
+            .collect();
+    }
+    Ok(vec![Found { index, description: whole }])
+}
+
+/// `device` is the GPU or an instance of `parent`, which knows what an instance does not.
+fn description(device: &Device<'_>, parent: &Device<'_>) -> Result<GpuDescription, NvmlError> {
+    let uuid = device.uuid()?;
+    let capability = parent.cuda_compute_capability()?;
+    let version = |number: i32| u8::try_from(number).unwrap_or(0);
+    Ok(GpuDescription {
+        gpu_id: GpuId::new(uuid).map_err(|_| NvmlError::InvalidArg)?,
+        name: device.name().or_else(|_| parent.name())?,
+        memory_total_mb: megabytes(device.memory_info()?.total),
+        compute_capability: ComputeCapability { major: version(capability.major), minor: version(capability.minor) },
+        hardware: Hardware { pcie: pcie(parent), numa_node: parent.numa_node_id().ok(), ..Hardware::default() },
+    })
+}
+
+fn pcie(device: &Device<'_>) -> Option<Pcie> {
+    let bus_id = device.pci_info().ok()?.bus_id;
+    Some(Pcie { bus_id, generation: device.max_pcie_link_gen().ok(), width: device.max_pcie_link_width().ok() })
+}
+
+/// MB (10^6 bytes), as everywhere in the fleet.
+pub(super) const fn megabytes(bytes: u64) -> u64 {
+    bytes / 1_000_000
+}
+
+/// Asks on a thread of its own: NVML can hang for ever, and with it whoever asks.
+pub(super) fn in_time<T: Send + 'static>(
+    what: &str,
+    ask: impl FnOnce() -> Result<T, NvidiaError> + Send + 'static,
+) -> Result<T, NvidiaError> {
+    let (answer, answered) = mpsc::sync_channel(1);
+    let hangs = || NvidiaError::Hangs { what: what.to_owned(), seconds: LIMIT.as_secs() };
+    let asking = thread::Builder::new().name("nvml-start".to_owned()).spawn(move || {
+        // Nobody waits any more: the answer came too late.
+        let _ = answer.send(ask());
+    });
+    asking.map_err(|error| NvidiaError::asked(what, error))?;
+    answered.recv_timeout(LIMIT).map_err(|_| hangs())?
+}

@@ -1,0 +1,78 @@
+//! `kernel`: a CUDA C++ kernel from the operator's directory of modules, compiled for the GPU at hand and kept.
+//!
+//! ```json
+//! {"module": "saxpy", "kernel": "saxpy", "blocks": 4, "threads": 256,
+//!  "arguments": [{"u32": 1000}, {"f32": 2.0}, {"in": {"f32": [1, 2, 3]}}, {"inout": {"f32": [4, 5, 6]}}, {"out": {"f64": 10}}]}
+//! ```
+//! `module` is a file `<module>.cu` of `kernel.directory`; `kernel` (default: the module's name) a function in it that is declared `extern "C" __global__`. Numbers are `i32`, `u32`,
+//! `i64`, `u64`, `f32` or `f64`; `in` is a pointer to a copy of the numbers, `inout` also gives them back, `out` is a pointer to that many zeros and gives them back. Gives `{"outputs": [...]}`, one
+//! list for each `inout` and `out`, in order; infinities and NaN are `null`. `blocks` and `threads` are numbers or lists of up to three.
+//!
+//! The operator allows the modules, and trusts them as far as a kernel can go: it shares the GPU's memory with the other tasks of the same worker, and one that faults takes them all down with it
+//! (each is then tried again alone).
+
+mod arguments;
+mod modules;
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use devices::{
+    Device, Use,
+    nvidia::cuda::{Argument, Lane},
+};
+use protocol::Kind;
+use serde_json::{Value, json};
+
+use self::{
+    arguments::{Asked, Given},
+    modules::Modules,
+};
+use crate::{
+    Executor, Failure, Run,
+    cuda::{cuda_of, failure},
+    occupy::occupy,
+};
+
+struct Kernel {
+    modules: Modules,
+}
+
+/// The executor of the kind `kernel`, with the modules of `directory`. It needs a GPU with CUDA, and NVRTC.
+#[must_use]
+pub fn kernel(directory: PathBuf) -> Arc<dyn Executor> {
+    Arc::new(Kernel { modules: Modules::of(directory) })
+}
+
+#[async_trait]
+impl Executor for Kernel {
+    fn kind(&self) -> Kind {
+        Kind::new("kernel").expect("a literal that keeps the rule")
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+        let Asked { module, kernel, grid, arguments } = Asked::read(&run.task.body.payload)?;
+        let cuda = cuda_of(run.device.as_ref())?;
+        let memory_mb = arguments.iter().map(Given::bytes).sum::<u64>().div_ceil(1_000_000);
+        let _memory = occupy(run.device.as_ref(), Use { memory_mb, compute_share: 1.0 })?;
+        let module = self.modules.get(cuda, run.device.description(), &module).await?;
+        let work = move |lane: &Lane| {
+            let function = module.function(&kernel)?;
+            let buffers = arguments.iter().map(|given| given.on(lane)).collect::<Result<Vec<_>, _>>()?;
+            let passed: Vec<Argument<'_, '_>> =
+                arguments.iter().zip(&buffers).map(|(given, buffer)| given.passed(buffer.as_ref())).collect();
+            lane.timed(|| lane.launch(&function, grid, &passed))?;
+            arguments
+                .iter()
+                .zip(&buffers)
+                .filter_map(|(given, buffer)| given.read_back(lane, buffer.as_ref()?))
+                .collect::<Result<Vec<Value>, _>>()
+        };
+        let ran = cuda.run(work).await.map_err(|error| failure(&error, Some(memory_mb)))?;
+        Ok(json!({ "outputs": run.usage.add(ran) }))
+    }
+
+    async fn evict(&self, _device: &dyn Device) -> bool {
+        self.modules.forget().await
+    }
+}

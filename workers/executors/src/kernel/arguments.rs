@@ -1,0 +1,257 @@
+//! A kernel's arguments, from the payload to the GPU and back.
+
+use devices::nvidia::cuda::{Argument, Buffer, CudaError, Grid, Lane, Scalar};
+use serde_json::{Value, json};
+
+use crate::{
+    Failure,
+    cuda::{number, short_number},
+    payload::Fields,
+};
+
+/// The most arguments that are read.
+const ARGUMENTS_MAX: usize = 64;
+/// The longest list that `out` may ask for, in bytes: it comes back as JSON.
+const OUT_BYTES_MAX: u64 = 64 << 20;
+
+/// What a payload asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) module: String,
+    pub(super) kernel: String,
+    pub(super) grid: Grid,
+    pub(super) arguments: Vec<Given>,
+}
+
+/// The type of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Number {
+    I32,
+    U32,
+    I64,
+    U64,
+    F32,
+    F64,
+}
+
+const NUMBERS: [(&str, Number); 6] =
+    [("i32", Number::I32), ("u32", Number::U32), ("i64", Number::I64), ("u64", Number::U64), ("f32", Number::F32), ("f64", Number::F64)];
+
+/// One argument.
+#[derive(Debug)]
+pub(super) enum Given {
+    /// A number.
+    Scalar(Scalar),
+    /// A list that the kernel reads, as bytes; with its type, if it is given back.
+    Filled(Vec<u8>, Option<Number>),
+    /// A list of zeros that the kernel writes: its length.
+    Zeros(usize, Number),
+}
+
+impl Asked {
+    pub(super) fn read(payload: &Value) -> Result<Self, Failure> {
+        let mut fields = Fields::of_payload(payload)?;
+        let module = fields.text("module")?.ok_or_else(|| Failure::invalid("payload.module", "is missing"))?;
+        let kernel = fields.text("kernel")?.unwrap_or_else(|| module.clone());
+        let blocks = sizes(&mut fields, "blocks", 2_147_483_647)?;
+        let threads = sizes(&mut fields, "threads", 1_024)?;
+        let shared_bytes = fields.whole("shared_bytes", 0, 1 << 20)?.unwrap_or(0) as u32;
+        let arguments = match fields.value("arguments") {
+            None => Vec::new(),
+            Some(Value::Array(given)) if given.len() <= ARGUMENTS_MAX => {
+                given.iter().enumerate().map(|(at, value)| Given::read(at, value)).collect::<Result<_, _>>()?
+            }
+            Some(_) => return Err(Failure::invalid("payload.arguments", format!("must be a list of at most {ARGUMENTS_MAX} arguments"))),
+        };
+        fields.finish()?;
+        Ok(Self { module, kernel, grid: Grid { blocks, threads, shared_bytes }, arguments })
+    }
+}
+
+/// One to three sizes; the missing ones are 1.
+fn sizes(fields: &mut Fields, name: &'static str, max: u64) -> Result<(u32, u32, u32), Failure> {
+    let wrong = || Failure::invalid(format!("payload.{name}"), format!("must be a whole number from 1 to {max}, or a list of up to three"));
+    let size = |value: &Value| value.as_u64().filter(|size| (1..=max).contains(size)).map(|size| size as u32).ok_or_else(wrong);
+    match fields.value(name).ok_or_else(wrong)? {
+        Value::Array(list) if (1..=3).contains(&list.len()) => {
+            let at = |index: usize| list.get(index).map_or(Ok(1), size);
+            Ok((at(0)?, at(1)?, at(2)?))
+        }
+        single => Ok((size(&single)?, 1, 1)),
+    }
+}
+
+impl Given {
+    fn read(at: usize, value: &Value) -> Result<Self, Failure> {
+        let wrong = |what: &str| Failure::invalid(format!("payload.arguments[{at}]"), what);
+        let Some((name, value)) = single(value) else {
+            return Err(wrong("must be an object with one field: a number type, in, inout or out"));
+        };
+        if let Some(number) = Number::named(name) {
+            return number.scalar(value).map(Self::Scalar).ok_or_else(|| wrong("is no number of its type"));
+        }
+        let typed = single(value).and_then(|(name, value)| Some((Number::named(name)?, value)));
+        let Some((number, value)) = typed else { return Err(wrong("must hold one list by its type, such as {\"f32\": [1, 2]}")) };
+        match (name, value) {
+            ("in" | "inout", Value::Array(list)) => {
+                let bytes = number.bytes_of(list).ok_or_else(|| wrong("holds something that is no number of its type"))?;
+                Ok(Self::Filled(bytes, (name == "inout").then_some(number)))
+            }
+            ("out", Value::Number(count)) => {
+                let count = count.as_u64().filter(|count| count.saturating_mul(number.size() as u64) <= OUT_BYTES_MAX);
+                let count =
+                    count.ok_or_else(|| wrong(&format!("asks for more than {OUT_BYTES_MAX} bytes back, or for no whole number")))?;
+                Ok(Self::Zeros(count as usize, number))
+            }
+            _ => Err(wrong("must be a number type, in or inout with a list, or out with a length")),
+        }
+    }
+
+    /// What it takes of the GPU's memory.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Scalar(_) => 0,
+            Self::Filled(bytes, _) => bytes.len() as u64,
+            Self::Zeros(count, number) => (*count * number.size()) as u64,
+        }
+    }
+
+    /// Its memory on the GPU, if it is a pointer. A pointer to an empty list still points somewhere.
+    pub(super) fn on<'lane>(&self, lane: &'lane Lane) -> Result<Option<Buffer<'lane, u8>>, CudaError> {
+        match self {
+            Self::Scalar(_) => Ok(None),
+            Self::Filled(bytes, _) if !bytes.is_empty() => lane.upload(bytes).map(Some),
+            Self::Filled(..) | Self::Zeros(..) => lane.zeros((self.bytes() as usize).max(8)).map(Some),
+        }
+    }
+
+    /// As the kernel takes it.
+    pub(super) const fn passed<'a, 'lane>(&self, buffer: Option<&'a Buffer<'lane, u8>>) -> Argument<'a, 'lane> {
+        match (self, buffer) {
+            (Self::Scalar(scalar), _) => Argument::Scalar(*scalar),
+            (_, Some(buffer)) => Argument::Buffer(buffer),
+            (_, None) => Argument::Scalar(Scalar::U64(0)),
+        }
+    }
+
+    /// What the kernel left in it, if it is to be given back.
+    pub(super) fn read_back(&self, lane: &Lane, buffer: &Buffer<'_, u8>) -> Option<Result<Value, CudaError>> {
+        let (number, bytes) = match self {
+            Self::Scalar(_) | Self::Filled(_, None) => return None,
+            Self::Filled(bytes, Some(number)) => (number, bytes.len()),
+            Self::Zeros(count, number) => (number, count * number.size()),
+        };
+        Some(lane.download(buffer).map(|read| number.values(&read[..bytes.min(read.len())])))
+    }
+}
+
+/// The only field of an object.
+fn single(value: &Value) -> Option<(&str, &Value)> {
+    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
+    fields.iter().next().map(|(name, value)| (name.as_str(), value))
+}
+
+impl Number {
+    fn named(name: &str) -> Option<Self> {
+        NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+    }
+
+    const fn size(self) -> usize {
+        match self {
+            Self::I32 | Self::U32 | Self::F32 => 4,
+            Self::I64 | Self::U64 | Self::F64 => 8,
+        }
+    }
+
+    fn scalar(self, value: &Value) -> Option<Scalar> {
+        match self {
+            Self::I32 => value.as_i64().and_then(|number| i32::try_from(number).ok()).map(Scalar::I32),
+            Self::U32 => value.as_u64().and_then(|number| u32::try_from(number).ok()).map(Scalar::U32),
+            Self::I64 => value.as_i64().map(Scalar::I64),
+            Self::U64 => value.as_u64().map(Scalar::U64),
+            Self::F32 => value.as_f64().map(|number| Scalar::F32(number as f32)),
+            Self::F64 => value.as_f64().map(Scalar::F64),
+        }
+    }
+
+    fn bytes_of(self, list: &[Value]) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(list.len() * self.size());
+        for value in list {
+            match self.scalar(value)? {
+                Scalar::I32(number) => bytes.extend(number.to_ne_bytes()),
+                Scalar::U32(number) => bytes.extend(number.to_ne_bytes()),
+                Scalar::I64(number) => bytes.extend(number.to_ne_bytes()),
+                Scalar::U64(number) => bytes.extend(number.to_ne_bytes()),
+                Scalar::F32(number) => bytes.extend(number.to_ne_bytes()),
+                Scalar::F64(number) => bytes.extend(number.to_ne_bytes()),
+            }
+        }
+        Some(bytes)
+    }
+
+    fn values(self, bytes: &[u8]) -> Value {
+        match self {
+            Self::I32 => words(bytes).map(|word| json!(i32::from_ne_bytes(word))).collect(),
+            Self::U32 => words(bytes).map(|word| json!(u32::from_ne_bytes(word))).collect(),
+            Self::F32 => words(bytes).map(|word| short_number(f32::from_ne_bytes(word))).collect(),
+            Self::I64 => words(bytes).map(|word| json!(i64::from_ne_bytes(word))).collect(),
+            Self::U64 => words(bytes).map(|word| json!(u64::from_ne_bytes(word))).collect(),
+            Self::F64 => words(bytes).map(|word| number(f64::from_ne_bytes(word))).collect(),
+        }
+    }
+}
+
+fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    bytes.as_chunks::<N>().0.iter().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(payload: &Value) -> String {
+        Asked::read(payload).unwrap_err().field.unwrap()
+    }
+
+    #[test]
+    fn a_payload_becomes_a_grid_and_arguments() {
+        let arguments = json!([{"u32": 3}, {"f32": 0.5}, {"in": {"f64": [1, 2]}}, {"inout": {"i32": [-1]}}, {"out": {"u64": 2}}]);
+        let asked = Asked::read(&json!({"module": "m", "blocks": [2, 3], "threads": 64, "arguments": arguments})).unwrap();
+        assert_eq!((asked.kernel.as_str(), asked.grid.blocks, asked.grid.threads), ("m", (2, 3, 1), (64, 1, 1)));
+        let bytes: Vec<u64> = asked.arguments.iter().map(Given::bytes).collect();
+        assert_eq!(bytes, [0, 0, 16, 4, 16]);
+    }
+
+    #[test]
+    fn a_refusal_names_the_argument() {
+        let with = |argument: Value| json!({"module": "m", "blocks": 1, "threads": 1, "arguments": [{"i32": 1}, argument]});
+        for wrong in [
+            json!(3),
+            json!({}),
+            json!({"f16": 1}),
+            json!({"u32": -1}),
+            json!({"i32": 1.5}),
+            json!({"in": [1]}),
+            json!({"out": {"f32": [1]}}),
+        ] {
+            assert_eq!(refused(&with(wrong.clone())), "payload.arguments[1]", "{wrong}");
+        }
+        assert_eq!(refused(&with(json!({"out": {"f64": 1_000_000_000}}))), "payload.arguments[1]");
+        assert_eq!(refused(&json!({"module": "m", "blocks": 0, "threads": 1})), "payload.blocks");
+        assert_eq!(refused(&json!({"module": "m", "blocks": 1, "threads": 2_000})), "payload.threads");
+        assert_eq!(refused(&json!({"blocks": 1, "threads": 1})), "payload.module");
+    }
+
+    #[test]
+    fn numbers_come_back_as_they_went() {
+        for (number, list) in [
+            (Number::I32, json!([-5, 7])),
+            (Number::U64, json!([u64::MAX])),
+            (Number::F32, json!([0.1, -3.5])),
+            (Number::F64, json!([1e300, 0.1])),
+        ] {
+            assert_eq!(number.values(&number.bytes_of(list.as_array().unwrap()).unwrap()), list);
+        }
+        assert_eq!(Number::F32.values(&f32::NAN.to_ne_bytes()), json!([null]));
+    }
+}

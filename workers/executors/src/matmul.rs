@@ -1,0 +1,248 @@
+//! `matmul`: the product of two matrices, by cuBLAS.
+//!
+//! ```json
+//! {"a": [[1, 2], [3, 4]], "b": [[5, 6], [7, 8]], "dtype": "f32", "check": true}
+//! ```
+//! Gives `{"product": [[19, 22], [43, 50]], "max_error": 0}`. `dtype` is `f32` (default) or `f64`. With `check` the product is also computed on the CPU in double precision; `max_error`
+//! is the largest difference, relative to the largest number of the product. A product that the GPU has no memory for is computed in pieces, by rows of `a`.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use devices::{
+    Use,
+    nvidia::cuda::{Lane, Matrix},
+};
+use protocol::{Kind, Task};
+use serde_json::{Map, Value};
+
+use crate::{
+    Executor, Failure, Run,
+    cuda::{cuda_of, failure, number, short_number},
+    occupy::occupy,
+    payload::Fields,
+};
+
+/// The longest side of a matrix.
+const SIDE_MAX: usize = 16_384;
+/// The most multiplications that `check` does on the CPU: a second or so.
+const CHECK_MAX: usize = 2_000_000_000;
+/// Into how many pieces a product may be cut.
+const PIECES_MAX: usize = 64;
+
+struct Matmul;
+
+/// The executor of the kind `matmul`. It needs a GPU with CUDA, and cuBLAS.
+#[must_use]
+pub fn matmul() -> Arc<dyn Executor> {
+    Arc::new(Matmul)
+}
+
+/// What a product's numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Precision {
+    Single,
+    Double,
+}
+
+#[derive(Debug)]
+struct Asked {
+    a: Arc<[f64]>,
+    b: Arc<[f64]>,
+    sizes: [usize; 3],
+    precision: Precision,
+    check: bool,
+}
+
+#[async_trait]
+impl Executor for Matmul {
+    fn kind(&self) -> Kind {
+        Kind::new("matmul").expect("a literal that keeps the rule")
+    }
+
+    fn pieces_max(&self, task: &Task) -> u32 {
+        let rows = task.body.payload.get("a").and_then(Value::as_array).map_or(1, Vec::len);
+        u32::try_from(rows.min(PIECES_MAX)).unwrap_or(1)
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+        let asked = Asked::read(&run.task.body.payload)?;
+        let product = match asked.precision {
+            Precision::Single => asked.multiply::<f32>(&run).await?,
+            Precision::Double => asked.multiply::<f64>(&run).await?,
+        };
+        let mut result = Map::new();
+        if asked.check {
+            let (a, b, sizes, product) = (Arc::clone(&asked.a), Arc::clone(&asked.b), asked.sizes, Arc::clone(&product));
+            let checking = tokio::task::spawn_blocking(move || max_error(&a, &b, &product, sizes));
+            let error = checking.await.map_err(|error| Failure::transient(format!("check the product: {error}")))?;
+            result.insert("max_error".to_owned(), number(error));
+        }
+        let shown = |value: &f64| if asked.precision == Precision::Single { short_number(*value as f32) } else { number(*value) };
+        let rows = product.chunks_exact(asked.sizes[2]).map(|row| row.iter().map(shown).collect::<Value>());
+        result.insert("product".to_owned(), rows.collect());
+        Ok(Value::Object(result))
+    }
+}
+
+/// A number of either precision.
+trait Convert: Matrix {
+    fn from_double(value: f64) -> Self;
+    fn to_double(self) -> f64;
+}
+
+impl Convert for f32 {
+    fn from_double(value: f64) -> Self {
+        value as Self
+    }
+
+    fn to_double(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Convert for f64 {
+    fn from_double(value: f64) -> Self {
+        value
+    }
+
+    fn to_double(self) -> f64 {
+        self
+    }
+}
+
+impl Asked {
+    fn read(payload: &Value) -> Result<Self, Failure> {
+        let mut fields = Fields::of_payload(payload)?;
+        let (a, rows, inner) = matrix(&mut fields, "a")?;
+        let (b, b_rows, columns) = matrix(&mut fields, "b")?;
+        let precision = match fields.text("dtype")?.as_deref() {
+            None | Some("f32") => Precision::Single,
+            Some("f64") => Precision::Double,
+            Some(other) => return Err(Failure::invalid(fields.path("dtype"), format!("must be \"f32\" or \"f64\", not {other:?}"))),
+        };
+        let check = fields.flag("check")?.unwrap_or(false);
+        fields.finish()?;
+        if b_rows != inner {
+            let message = format!("must have {inner} rows, as many as payload.a has columns; it has {b_rows}");
+            return Err(Failure::invalid("payload.b", message));
+        }
+        if check && rows * inner * columns > CHECK_MAX {
+            return Err(Failure::invalid("payload.check", format!("is only done for up to {CHECK_MAX} multiplications")));
+        }
+        Ok(Self { a, b, sizes: [rows, inner, columns], precision, check })
+    }
+
+    /// What one piece holds of the GPU at once, in MB.
+    fn memory_mb<T>(&self, rows: usize) -> u64 {
+        let [_, inner, columns] = self.sizes;
+        let numbers = rows * inner + inner * columns + rows * columns;
+        ((numbers * size_of::<T>()) as u64).div_ceil(1_000_000)
+    }
+
+    async fn multiply<T: Convert>(&self, run: &Run<'_>) -> Result<Arc<[f64]>, Failure> {
+        let cuda = cuda_of(run.device.as_ref())?;
+        let [rows, inner, columns] = self.sizes;
+        let step = rows.div_ceil(run.pieces as usize).max(1);
+        let memory_mb = self.memory_mb::<T>(step);
+        let _memory = occupy(run.device.as_ref(), Use { memory_mb, compute_share: 1.0 })?;
+        let mut product = Vec::with_capacity(rows * columns);
+        for first in (0..rows).step_by(step) {
+            if run.cancel.is_cancelled() {
+                return Err(Failure::cancelled());
+            }
+            let (a, b) = (Arc::clone(&self.a), Arc::clone(&self.b));
+            let count = step.min(rows - first);
+            let work = move |lane: &Lane| {
+                let converted = |numbers: &[f64]| numbers.iter().map(|value| T::from_double(*value)).collect::<Vec<T>>();
+                let a = lane.upload(&converted(&a[first * inner..(first + count) * inner]))?;
+                let b = lane.upload(&converted(&b))?;
+                let product = lane.timed(|| lane.multiply(&a, &b, [count, inner, columns]))?;
+                Ok(lane.download(&product)?.into_iter().map(T::to_double).collect::<Vec<f64>>())
+            };
+            let ran = cuda.run(work).await.map_err(|error| failure(&error, Some(memory_mb)))?;
+            product.extend(run.usage.add(ran));
+            run.report.progress((first + count) as f64 / rows as f64, "");
+        }
+        Ok(product.into())
+    }
+}
+
+/// A matrix by rows, with its sizes.
+fn matrix(fields: &mut Fields, name: &'static str) -> Result<(Arc<[f64]>, usize, usize), Failure> {
+    let wrong = |what: String| Failure::invalid(format!("payload.{name}"), what);
+    let Some(Value::Array(rows)) = fields.value(name) else {
+        return Err(wrong("must be a matrix: a list of rows, each a list of numbers".to_owned()));
+    };
+    let columns = rows.first().and_then(Value::as_array).map_or(0, Vec::len);
+    if columns == 0 || rows.len().max(columns) > SIDE_MAX {
+        return Err(wrong(format!("must have 1 to {SIDE_MAX} rows and columns")));
+    }
+    let mut numbers = Vec::with_capacity(rows.len() * columns);
+    for (at, row) in rows.iter().enumerate() {
+        let row = row.as_array().filter(|row| row.len() == columns);
+        let row = row.ok_or_else(|| wrong(format!("row {at} must have {columns} numbers, as the first one has")))?;
+        for value in row {
+            numbers.push(value.as_f64().ok_or_else(|| wrong(format!("row {at} holds something that is no number")))?);
+        }
+    }
+    Ok((numbers.into(), rows.len(), columns))
+}
+
+/// The largest difference to the product in double precision, relative to its largest number.
+fn max_error(a: &[f64], b: &[f64], product: &[f64], [rows, inner, columns]: [usize; 3]) -> f64 {
+    let (mut worst, mut largest) = (0.0_f64, f64::MIN_POSITIVE);
+    let mut exact = vec![0.0; columns];
+    for row in 0..rows {
+        exact.fill(0.0);
+        for (k, left) in a[row * inner..(row + 1) * inner].iter().enumerate() {
+            let right = &b[k * columns..(k + 1) * columns];
+            exact.iter_mut().zip(right).for_each(|(sum, right)| *sum += left * right);
+        }
+        for (exact, given) in exact.iter().zip(&product[row * columns..]) {
+            largest = largest.max(exact.abs());
+            let difference = (exact - given).abs();
+            worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
+        }
+    }
+    worst / largest
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixture::{gpu, run_on};
+
+    #[test]
+    fn the_error_is_relative_and_a_wrong_number_shows() {
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]);
+        assert_eq!(max_error(&a, &b, &[19.0, 22.0, 43.0, 50.0], [2, 2, 2]), 0.0);
+        assert_eq!(max_error(&a, &b, &[19.0, 22.0, 43.0, 45.0], [2, 2, 2]), 0.1);
+        assert_eq!(max_error(&a, &b, &[19.0, f64::NAN, 43.0, 50.0], [2, 2, 2]), f64::INFINITY);
+    }
+
+    #[tokio::test]
+    async fn a_payload_that_is_no_product_is_refused_with_its_field() {
+        let ones = json!([[1, 1], [1, 1]]);
+        for (payload, field) in [
+            (json!({"b": ones}), "payload.a"),
+            (json!({"a": [], "b": ones}), "payload.a"),
+            (json!({"a": [[1], [1, 2]], "b": ones}), "payload.a"),
+            (json!({"a": [["x", 1]], "b": ones}), "payload.a"),
+            (json!({"a": [[1, 2, 3]], "b": ones}), "payload.b"),
+            (json!({"a": ones, "b": ones, "dtype": "f16"}), "payload.dtype"),
+            (json!({"a": ones, "b": ones, "c": 1}), "payload.c"),
+        ] {
+            let refused = run_on(&matmul(), &gpu(), payload.clone()).await.unwrap_err();
+            assert_eq!((refused.field.as_deref(), refused.retry), (Some(field), false), "{payload}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gpu_without_cuda_lets_another_one_try() {
+        let refused = run_on(&matmul(), &gpu(), json!({"a": [[1]], "b": [[1]]})).await.unwrap_err();
+        assert!(refused.retry && refused.message.contains("has no CUDA"), "{refused:?}");
+    }
+}
