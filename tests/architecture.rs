@@ -7,7 +7,7 @@ use std::{
 };
 
 /// crate → the crates of ours it may depend on. Programs → libraries → devices and ports → words; nothing sideways or upwards.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("protocol", &[]),
     ("task-queue", &["protocol"]),
     ("gpu-table", &["protocol"]),
@@ -19,9 +19,22 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("gateway", &["gpu-table", "producer", "protocol", "task-queue", "task-store"]),
     ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "task-queue", "task-store"]),
     ("cli", &["devices", "executors", "gateway", "gpu-table", "gpu-worker", "producer", "protocol", "service", "task-queue", "task-store"]),
+    ("fake-nvidia", &[]),
     (
         "tests",
-        &["devices", "executors", "gateway", "gpu-table", "gpu-worker", "producer", "protocol", "service", "task-queue", "task-store"],
+        &[
+            "devices",
+            "executors",
+            "fake-nvidia",
+            "gateway",
+            "gpu-table",
+            "gpu-worker",
+            "producer",
+            "protocol",
+            "service",
+            "task-queue",
+            "task-store",
+        ],
     ),
 ];
 
@@ -32,8 +45,8 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("lapin", &["task-queue"]),
     ("async-rs", &["task-queue"]),
     ("axum", &["gateway"]),
-    ("cudarc", &["devices"]),
-    ("nvml-wrapper", &["devices"]),
+    ("cudarc", &["devices", "fake-nvidia"]),
+    ("nvml-wrapper", &["devices", "fake-nvidia"]),
     ("candle-core", &["executors"]),
     ("clap", &["cli"]),
 ];
@@ -46,7 +59,7 @@ fn root() -> PathBuf {
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let manifests = ["src", "workers"].iter().flat_map(|folder| fs::read_dir(root().join(folder)).expect("a folder").flatten());
     let mut folders: Vec<PathBuf> = manifests.map(|entry| entry.path()).collect();
-    folders.push(root().join("tests"));
+    folders.extend([root().join("tests"), root().join("tests/fake-nvidia")]);
     folders.iter().map(|folder| (name_of(folder), dependencies_of(folder))).collect()
 }
 

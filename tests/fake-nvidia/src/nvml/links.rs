@@ -1,0 +1,115 @@
+//! How GPUs reach one another: PCIe, peer access, NVLink.
+
+use std::ffi::c_uint;
+
+use nvml_wrapper_sys::bindings::{
+    nvmlDevice_t, nvmlEnableState_t, nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK as OVER_NVLINK,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_UNKNOWN as CAPABILITIES, nvmlGpuP2PCapsIndex_t, nvmlGpuP2PStatus_t,
+    nvmlGpuTopologyLevel_t, nvmlPciInfo_t, nvmlReturn_t,
+};
+
+use super::{About, Code, INVALID_ARGUMENT, NOT_SUPPORTED, answer, ask_gpu, handles, identity::pci_info, put, reached};
+use crate::state::FakeGpu;
+
+/// The links of one GPU of the newest kind.
+const NVLINKS: usize = 18;
+const P2P_OK: nvmlGpuP2PStatus_t = 0;
+const P2P_NOT_SUPPORTED: nvmlGpuP2PStatus_t = 5;
+const SAME_BOARD: nvmlGpuTopologyLevel_t = 0;
+const SAME_NODE: nvmlGpuTopologyLevel_t = 40;
+const SAME_SYSTEM: nvmlGpuTopologyLevel_t = 50;
+
+/// The GPU behind another handle, as a copy: two GPUs may be asked about in one call.
+fn other(function: &str, device: nvmlDevice_t) -> Result<FakeGpu, Code> {
+    let uuid = handles::uuid(device)?;
+    let script = reached(function, &uuid, About::State)?;
+    script.part(&uuid).map(|part| part.gpu.clone()).ok_or(INVALID_ARGUMENT)
+}
+
+/// Within one NUMA node, or across nodes; other distances are not scripted.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTopologyCommonAncestor(
+    device: nvmlDevice_t,
+    device2: nvmlDevice_t,
+    level: *mut nvmlGpuTopologyLevel_t,
+) -> nvmlReturn_t {
+    const NAME: &str = "nvmlDeviceGetTopologyCommonAncestor";
+    ask_gpu(NAME, device, |gpu| {
+        let other = other(NAME, device2)?;
+        let distance = match () {
+            () if other.uuid == gpu.uuid => SAME_BOARD,
+            () if other.numa_node == gpu.numa_node => SAME_NODE,
+            () => SAME_SYSTEM,
+        };
+        // SAFETY: the caller gives a place for the level, or null.
+        unsafe { put(level, distance) }
+    })
+}
+
+/// Whether the first GPU can do this with the second one's memory.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetP2PStatus(
+    device: nvmlDevice_t,
+    device2: nvmlDevice_t,
+    capability: nvmlGpuP2PCapsIndex_t,
+    status: *mut nvmlGpuP2PStatus_t,
+) -> nvmlReturn_t {
+    const NAME: &str = "nvmlDeviceGetP2PStatus";
+    ask_gpu(NAME, device, |gpu| {
+        if capability >= CAPABILITIES {
+            return Err(INVALID_ARGUMENT);
+        }
+        let reachable = if capability == OVER_NVLINK { &gpu.nvlinks } else { &gpu.peers };
+        let can = reachable.contains(&other(NAME, device2)?.uuid);
+        // SAFETY: the caller gives a place for the status, or null.
+        unsafe { put(status, if can { P2P_OK } else { P2P_NOT_SUPPORTED }) }
+    })
+}
+
+/// The UUID at the other end of a link, or none when the link is not in use. A GPU with no link at all does not support the question.
+fn far_end(gpu: &FakeGpu, link: c_uint) -> Result<Option<&String>, Code> {
+    match link as usize {
+        NVLINKS.. => Err(INVALID_ARGUMENT),
+        _ if gpu.nvlinks.is_empty() => Err(NOT_SUPPORTED),
+        link => Ok(gpu.nvlinks.get(link)),
+    }
+}
+
+/// Whether a link is active.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetNvLinkState(device: nvmlDevice_t, link: c_uint, active: *mut nvmlEnableState_t) -> nvmlReturn_t {
+    ask_gpu("nvmlDeviceGetNvLinkState", device, |gpu| {
+        let state = nvmlEnableState_t::from(far_end(gpu, link)?.is_some());
+        // SAFETY: the caller gives a place for the state, or null.
+        unsafe { put(active, state) }
+    })
+}
+
+/// The bus id of the GPU at the other end of an active link.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetNvLinkRemotePciInfo_v2(device: nvmlDevice_t, link: c_uint, info: *mut nvmlPciInfo_t) -> nvmlReturn_t {
+    answer(|| {
+        let mut far = None;
+        let code = ask_gpu("nvmlDeviceGetNvLinkRemotePciInfo_v2", device, |gpu| {
+            far = far_end(gpu, link)?.cloned();
+            Ok(())
+        });
+        if code != 0 {
+            return Err(code);
+        }
+        let script = super::script()?;
+        let gpu = far.as_deref().and_then(|uuid| script.part(uuid)).ok_or(NOT_SUPPORTED)?.gpu;
+        // SAFETY: the caller gives a place for the struct, or null.
+        unsafe { put(info, pci_info(gpu)) }
+    })
+}
+
+/// NVLink 4 for all active links.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetNvLinkVersion(device: nvmlDevice_t, link: c_uint, version: *mut c_uint) -> nvmlReturn_t {
+    ask_gpu("nvmlDeviceGetNvLinkVersion", device, |gpu| {
+        far_end(gpu, link)?.ok_or(NOT_SUPPORTED)?;
+        // SAFETY: the caller gives a place for the number, or null.
+        unsafe { put(version, 4) }
+    })
+}

@@ -1,0 +1,52 @@
+//! Runs a test's body in a process of its own: the libraries are loaded once per process, and what they see comes from its environment.
+
+use std::{any, env, process::Command};
+
+use fake_nvidia::{FakeMachine, VARIABLE};
+
+/// Set in the processes that run a body.
+const INNER: &str = "FAKE_NVIDIA_TEST";
+
+/// Runs the body on a machine with so many GPUs. The body must be a closure written in the test itself.
+pub fn on_a_machine<F: FnOnce(&FakeMachine)>(gpus: u8, body: F) {
+    on_a_machine_with(gpus, &[], body);
+}
+
+/// As [`on_a_machine`], with more variables in the environment.
+pub fn on_a_machine_with<F: FnOnce(&FakeMachine)>(gpus: u8, variables: &[(&str, &str)], body: F) {
+    if env::var_os(INNER).is_some() {
+        return body(&FakeMachine::of_environment().expect("the machine of the outer process"));
+    }
+    let machine = FakeMachine::new(gpus);
+    let mut inner = inner::<F>();
+    inner.envs(machine.environment()).envs(variables.iter().copied());
+    succeed(inner);
+}
+
+/// Runs the body without a driver: the libraries are there, the script is not.
+pub fn without_a_driver<F: FnOnce()>(body: F) {
+    if env::var_os(INNER).is_some() {
+        return body();
+    }
+    let machine = FakeMachine::new(1);
+    let mut inner = inner::<F>();
+    inner.envs(machine.environment()).env_remove(VARIABLE);
+    succeed(inner);
+}
+
+/// This executable, told to run the test in which a closure was written.
+pub fn inner<F>() -> Command {
+    let closure = any::type_name::<F>();
+    let (_, path) = closure.split_once("::").expect("a path");
+    let test = path.strip_suffix("::{{closure}}").expect("a closure written in a test");
+    let mut command = Command::new(env::current_exe().expect("this executable"));
+    command.args(["--exact", test, "--nocapture"]).env(INNER, "1");
+    command
+}
+
+pub fn succeed(mut command: Command) {
+    let output = command.output().expect("a process");
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success() && text.contains("1 passed"), "the inner process: {}\n{text}", output.status);
+}
