@@ -11,6 +11,7 @@
 //! The Rust library writes the file and makes a folder in which programs find the shared library under NVIDIA's names: [`FakeMachine`].
 
 mod c_interface;
+mod cuda;
 mod machine;
 mod nvml;
 mod state;

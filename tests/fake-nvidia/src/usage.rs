@@ -4,8 +4,9 @@
 //! have taken its memory back.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
+    process,
 };
 
 use crate::state::{Part, Script};
@@ -46,6 +47,36 @@ fn entry(folder: &Path, name: &str, prefix: &str, counts: impl Fn(&str) -> bool)
     let pid: u32 = pid.parse().ok()?;
     let bytes = fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()?;
     (counts(uuid) && is_alive(pid)).then_some(Held { pid, bytes })
+}
+
+/// Takes more of the device for this process, which holds `held` bytes of it, unless so much is not free. Processes that reserve take turns.
+pub(crate) fn reserve(script: &Script, part: &Part<'_>, held: u64, more: u64) -> bool {
+    let turn = place(&script.path).and_then(|(folder, prefix)| File::create(folder.join(format!("{prefix}lock"))).ok());
+    // Without the turn two processes may together take more than there is: nothing worse.
+    let _held = turn.as_ref().map(File::lock);
+    let fits = more <= memory(script, part).free;
+    if fits {
+        record(script, part.uuid(), Some(held + more));
+    }
+    fits
+}
+
+/// Says that this process now holds so many bytes of the device; `None` says that it no longer uses it.
+pub(crate) fn record(script: &Script, uuid: &str, bytes: Option<u64>) {
+    let Some((folder, prefix)) = place(&script.path) else { return };
+    let pid = process::id();
+    let file = folder.join(format!("{prefix}{pid}.{uuid}"));
+    match bytes {
+        Some(bytes) => replace(&file, &folder.join(format!(".{prefix}{pid}.{uuid}")), bytes),
+        // Nothing to remove is as good.
+        None => drop(fs::remove_file(&file)),
+    }
+}
+
+/// A reader sees the old number or the new one. A folder that cannot be written loses the number, which is all that can be done here.
+fn replace(file: &Path, draft: &Path, bytes: u64) {
+    let written = fs::write(draft, bytes.to_string());
+    let _ = written.and_then(|()| fs::rename(draft, file));
 }
 
 fn place(script: &Path) -> Option<(&Path, String)> {

@@ -4,8 +4,8 @@ use std::{any, env, process::Command};
 
 use fake_nvidia::{FakeMachine, VARIABLE};
 
-/// Set in the processes that run a body.
-const INNER: &str = "FAKE_NVIDIA_TEST";
+/// Set in the processes that run a body, to the name of the test.
+pub const INNER: &str = "FAKE_NVIDIA_TEST";
 
 /// Runs the body on a machine with so many GPUs. The body must be a closure written in the test itself.
 pub fn on_a_machine<F: FnOnce(&FakeMachine)>(gpus: u8, body: F) {
@@ -38,9 +38,13 @@ pub fn without_a_driver<F: FnOnce()>(body: F) {
 pub fn inner<F>() -> Command {
     let closure = any::type_name::<F>();
     let (_, path) = closure.split_once("::").expect("a path");
-    let test = path.strip_suffix("::{{closure}}").expect("a closure written in a test");
+    of_test(path.strip_suffix("::{{closure}}").expect("a closure written in a test"))
+}
+
+/// This executable, told to run one test's body.
+pub fn of_test(test: &str) -> Command {
     let mut command = Command::new(env::current_exe().expect("this executable"));
-    command.args(["--exact", test, "--nocapture"]).env(INNER, "1");
+    command.args(["--exact", test, "--nocapture"]).env(INNER, test);
     command
 }
 
