@@ -27,6 +27,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+pub(crate) use image::{CUBIN_MARK, Parameter};
+pub(crate) use kernels::{Array, Device, Value};
+pub(crate) use memory::{allocate, release};
+
 use crate::{
     c_interface::{self, Code, lock},
     state::{Part, Script},
@@ -146,6 +150,17 @@ pub(crate) fn current(sees: Sees) -> Result<Handle, Code> {
 /// The body of an exported function that works in the calling thread's context.
 fn in_context(sees: Sees, body: impl FnOnce(Handle) -> Result<(), Code>) -> Code {
     answer(|| body(current(sees)?))
+}
+
+/// Puts the work of a library into a stream of a context.
+pub(crate) fn submit(
+    context: Handle,
+    stream: Handle,
+    run: impl FnOnce(&Device<'_>) -> Result<(), Code> + Send + 'static,
+) -> Result<(), Code> {
+    let mut process = process();
+    let stream = process.stream(context, stream)?;
+    process.submit(stream, stream::Work::Run(Box::new(move |process| run(&Device { process, context }))))
 }
 
 fn script() -> Result<Arc<Script>, Code> {

@@ -11,9 +11,11 @@
 //! The Rust library writes the file and makes a folder in which programs find the shared library under NVIDIA's names: [`FakeMachine`].
 
 mod c_interface;
+mod cublas;
 mod cuda;
 mod machine;
 mod nvml;
+mod nvrtc;
 mod state;
 mod usage;
 

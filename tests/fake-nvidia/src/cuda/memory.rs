@@ -106,7 +106,8 @@ pub(super) fn reserve_context(process: &Process, device: usize) -> Result<(), Co
     if process.has_context_on(device) { Ok(()) } else { reserve(process, device, CONTEXT_BYTES) }
 }
 
-fn allocate(context: Handle, bytes: usize) -> Result<u64, Code> {
+/// Maps memory of a context's device, as far as the script and other processes leave it.
+pub(crate) fn allocate(context: Handle, bytes: usize) -> Result<u64, Code> {
     let is_fragmented = with_part(context, |_, part| part.gpu.fragmented)?;
     if is_fragmented && bytes as u64 > FRAGMENT_BYTES {
         return Err(OUT_OF_MEMORY);
@@ -122,6 +123,12 @@ fn allocate(context: Handle, bytes: usize) -> Result<u64, Code> {
     let address = mapping.address;
     process.memory.device.insert(address, Allocation { mapping, context, device, is_going: false });
     Ok(address as u64)
+}
+
+/// Frees memory that a library took for itself. Its context may have taken it along.
+pub(crate) fn release(pointer: u64) {
+    // Gone is gone.
+    let _ = usize::try_from(pointer).map(|address| process().free(address));
 }
 
 /// Zeros, or `OUT_OF_MEMORY`.
