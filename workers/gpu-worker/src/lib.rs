@@ -3,6 +3,8 @@
 //! [`GpuWorker::run`] is a worker's whole life. The life of one task is in `life.rs`, step by step; the rule for when tasks wait and when
 //! slots wait is in `credits.rs`; what a worker holds in hand is in `slots.rs`. Nothing here knows which back ends it has, and clock, randomness
 //! and spawning come from outside, so that whole fleets run deterministically on a paused clock.
+//!
+//! Around it, for hosts with real GPUs: [`GpuLock`] sees to it that a GPU has only one worker. It deals with files, and takes no part in simulations.
 
 mod beginning;
 mod context;
@@ -13,6 +15,7 @@ mod heartbeat;
 mod held;
 mod intake;
 mod life;
+mod lock;
 mod memory;
 mod metrics;
 mod mover;
@@ -29,5 +32,6 @@ mod trouble;
 mod worker;
 
 pub use context::{WorkerOptions, WorkerParts};
+pub use lock::{GpuLock, Holder, LockError};
 pub use metrics::WorkerMetrics;
 pub use worker::{GpuWorker, Stop, WorkerError};
