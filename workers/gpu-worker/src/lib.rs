@@ -4,7 +4,8 @@
 //! slots wait is in `credits.rs`; what a worker holds in hand is in `slots.rs`. Nothing here knows which back ends it has, and clock, randomness
 //! and spawning come from outside, so that whole fleets run deterministically on a paused clock.
 //!
-//! Around it, for hosts with real GPUs: [`GpuLock`] sees to it that a GPU has only one worker. It deals with files, and takes no part in simulations.
+//! Around it, for hosts with real GPUs: [`supervise`] keeps one worker's process per GPU alive, and [`GpuLock`] sees to it that a GPU has only one.
+//! These deal with processes and files, and take no part in simulations.
 
 mod beginning;
 mod context;
@@ -28,10 +29,12 @@ mod reaper;
 mod retrying;
 mod running;
 mod slots;
+mod supervisor;
 mod trouble;
 mod worker;
 
 pub use context::{WorkerOptions, WorkerParts};
 pub use lock::{GpuLock, Holder, LockError};
 pub use metrics::WorkerMetrics;
+pub use supervisor::{ChildPlan, LogSink, SUPERVISED, SupervisorError, SupervisorOptions, supervise, supervised, supervisor_gone};
 pub use worker::{GpuWorker, Stop, WorkerError};
