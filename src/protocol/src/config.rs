@@ -29,6 +29,8 @@ pub struct Configuration {
     pub gateway: GatewaySection,
     /// The `predict` kind.
     pub predict: PredictSection,
+    /// The `kernel` kind.
+    pub kernel: KernelSection,
     /// Simulated GPUs.
     pub simulated: SimulatedSection,
     /// Logs.
@@ -43,11 +45,14 @@ pub struct GpuSection {
     pub enabled: bool,
     /// Several GPUs.
     pub multi_gpu: MultiGpuSection,
+    /// Where workers of this host keep the lock of each real GPU: one folder for all users and services of the host (mind systemd's `PrivateTmp`, and mount it into
+    /// containers that share a GPU). Default: `/tmp/gpufleet-locks`.
+    pub lock_folder: PathBuf,
 }
 
 impl Default for GpuSection {
     fn default() -> Self {
-        Self { enabled: true, multi_gpu: MultiGpuSection::default() }
+        Self { enabled: true, multi_gpu: MultiGpuSection::default(), lock_folder: PathBuf::from("/tmp/gpufleet-locks") }
     }
 }
 
@@ -257,7 +262,8 @@ pub struct WorkerSection {
     pub body_bytes_max: usize,
     /// How long running tasks may go on after a stop was asked for, in ms. Default: 30,000.
     pub drain_grace_ms: u64,
-    /// Where `/metrics` and `/healthz` of a stand-alone worker listen, `host:port`. Default: none.
+    /// Where `/metrics` and `/healthz` of a stand-alone worker listen, `host:port`. With one process per GPU the first takes this port, the next ones those that follow;
+    /// port 0 gives each a free one. Default: none.
     pub metrics_listen: Option<String>,
 }
 
@@ -337,6 +343,14 @@ impl Default for PredictSection {
     fn default() -> Self {
         Self { model: None, max_length: 128, max_length_max: 2_048 }
     }
+}
+
+/// `kernel:`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KernelSection {
+    /// The folder of the CUDA C++ modules (`<name>.cu`) that tasks may use. Default: none; workers then do not offer `kernel`.
+    pub directory: Option<PathBuf>,
 }
 
 /// `simulated:`.

@@ -16,6 +16,7 @@ mod cuda;
 mod machine;
 mod nvml;
 mod nvrtc;
+pub mod process;
 mod state;
 mod usage;
 

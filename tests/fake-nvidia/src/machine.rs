@@ -41,7 +41,7 @@ impl FakeMachine {
     /// # Panics
     ///
     /// When the folder cannot be made, or the shared library has not been built.
-    pub fn new(gpus: u8) -> Self {
+    pub fn new(gpus: usize) -> Self {
         let folder = TempDir::with_prefix("fake-nvidia-").expect("a temporary folder");
         let libraries = folder.path().join("lib");
         link(&shared_library(&env::current_exe().expect("this executable's path")), &libraries);
@@ -109,6 +109,9 @@ impl FakeMachine {
 
 /// Makes the folder `fake-nvidia` beside an executable, with the libraries under NVIDIA's names, and returns it. An executable that was linked with
 /// the run path `$ORIGIN/fake-nvidia` finds them there. It may be called by many processes at once.
+///
+/// A process finds them if the folder, even an empty one, was there when it started: the loader looks only then. Building this crate makes the
+/// folder where cargo puts executables.
 ///
 /// # Panics
 ///

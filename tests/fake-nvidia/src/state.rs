@@ -77,7 +77,7 @@ pub struct FakeGpu {
     pub nvml_error: Option<NvmlFault>,
     /// The names of NVML functions that this GPU does not support.
     pub unsupported: Vec<String>,
-    /// The code with which CUDA refuses to open the GPU (`cuDevicePrimaryCtxRetain`); default none.
+    /// The code with which CUDA refuses to open the GPU (`cuDevicePrimaryCtxRetain`), one that CUDA has; default none.
     pub cuda_init_error: Option<u32>,
     /// While true, every word that a kernel writes has one bit flipped.
     pub wrong_results: bool,
@@ -168,10 +168,10 @@ impl Default for FakeMig {
 
 impl FakeGpu {
     /// A GPU whose UUID and bus id are those of this number: the same at every call, and other ones for other numbers.
-    pub fn numbered(number: u8) -> Self {
+    pub fn numbered(number: usize) -> Self {
         Self {
             uuid: format!("GPU-00000000-0000-4000-8000-{number:012x}"),
-            pci_bus_id: format!("00000000:{:02x}:00.0", number.wrapping_add(0x17)),
+            pci_bus_id: format!("{:08x}:{:02x}:00.0", number >> 8, (number + 0x17) & 0xff),
             ..Self::default()
         }
     }
@@ -179,7 +179,7 @@ impl FakeGpu {
 
 impl FakeMig {
     /// An instance whose UUID is that of these two numbers: the GPU's and its own.
-    pub fn numbered(gpu: u8, instance: u8) -> Self {
+    pub fn numbered(gpu: usize, instance: usize) -> Self {
         Self { uuid: format!("MIG-00000000-0000-4000-9000-{gpu:06x}{instance:06x}"), ..Self::default() }
     }
 }

@@ -4,7 +4,7 @@
 mod devices;
 #[path = "cuda/errors.rs"]
 mod errors;
-mod harness;
+use fake_nvidia::process as harness;
 #[path = "cuda/kernels.rs"]
 mod kernels;
 #[path = "cuda/memory.rs"]

@@ -1,6 +1,6 @@
 //! The real `nvml-wrapper` against the fake NVML.
 
-mod harness;
+use fake_nvidia::process as harness;
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -43,15 +43,16 @@ fn every_gpu_says_who_it_is() {
         assert_eq!(nvml.sys_nvml_version().unwrap(), "12.550.54.15");
         assert_eq!(nvml.sys_cuda_driver_version().unwrap(), 12_040);
         assert_eq!(nvml.device_count().unwrap(), 3);
-        for number in 0..3_u8 {
-            let device = nvml.device_by_index(number.into()).unwrap();
+        for index in 0..3 {
+            let number = index as usize;
+            let device = nvml.device_by_index(index).unwrap();
             let expected = FakeGpu::numbered(number);
             assert_eq!(device.uuid().unwrap(), expected.uuid);
             assert_eq!(device.name().unwrap(), expected.name);
             assert_eq!(device.pci_info().unwrap().bus_id, expected.pci_bus_id);
-            assert_eq!(device.pci_info().unwrap().bus, 0x17 + u32::from(number));
-            assert_eq!(nvml.device_by_uuid(expected.uuid).unwrap().index().unwrap(), u32::from(number));
-            assert_eq!(nvml.device_by_pci_bus_id(expected.pci_bus_id).unwrap().index().unwrap(), u32::from(number));
+            assert_eq!(device.pci_info().unwrap().bus, 0x17 + index);
+            assert_eq!(nvml.device_by_uuid(expected.uuid).unwrap().index().unwrap(), index);
+            assert_eq!(nvml.device_by_pci_bus_id(expected.pci_bus_id).unwrap().index().unwrap(), index);
             let capability = device.cuda_compute_capability().unwrap();
             assert_eq!((capability.major, capability.minor), (9, 0));
             assert_eq!((device.max_pcie_link_gen().unwrap(), device.current_pcie_link_width().unwrap()), (5, 16));

@@ -209,6 +209,19 @@ pub extern "C" fn cuFuncSetCacheConfig(function: Handle, _cache: c_uint) -> Code
     in_context(Sees::OldErrors, |_| process().function(function).map(drop))
 }
 
+/// As the other; the flags have no effect.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    blocks: *mut c_int,
+    function: Handle,
+    threads: c_int,
+    shared: usize,
+    _flags: c_uint,
+) -> Code {
+    // SAFETY: the caller's word.
+    unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, shared) }
+}
+
 /// Two blocks of any kernel fit on a multiprocessor.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(

@@ -29,9 +29,9 @@ fn nvml_and_cuda_see_the_same_gpus() {
     on_a_machine(3, |_| {
         let nvml = Nvml::init().unwrap();
         assert_eq!(CudaContext::device_count().unwrap(), 3);
-        for number in 0..3_u8 {
-            let context = CudaContext::new(number.into()).unwrap();
-            let device = nvml.device_by_index(number.into()).unwrap();
+        for index in 0..3 {
+            let context = CudaContext::new(index as usize).unwrap();
+            let device = nvml.device_by_index(index).unwrap();
             assert_eq!(text(context.uuid().unwrap(), "GPU"), device.uuid().unwrap());
             assert_eq!(context.name().unwrap(), device.name().unwrap());
             assert_eq!(context.compute_capability().unwrap(), (9, 0));

@@ -24,16 +24,13 @@ fn work_behind_a_long_kernel_waits_and_the_caller_does_not() {
         let stream = context.new_stream().unwrap();
         let mut data = stream.alloc_zeros::<i32>(2).unwrap();
         let fill = function(&context, "fill_i32");
-        let begin = Instant::now();
-        sleep(&stream, 200);
+        sleep(&stream, 600);
         // SAFETY: the arguments are those of the kernel.
         unsafe { stream.launch_builder(&fill).arg(&mut data).arg(&7_i32).arg(&2_u32).launch(LaunchConfig::for_num_elems(2)) }.unwrap();
         stream.memcpy_htod(&[9], &mut data.slice_mut(1..2)).unwrap();
         let after = stream.record_event(None).unwrap();
-        assert!(!after.is_complete());
-        assert!(begin.elapsed() < Duration::from_millis(200), "nothing has waited so far");
+        assert!(!after.is_complete(), "nothing has waited so far");
         assert_eq!(stream.clone_dtoh(&data).unwrap(), [7, 9]);
-        assert!(begin.elapsed() >= Duration::from_millis(200));
         assert!(after.is_complete());
     });
 }
@@ -57,11 +54,13 @@ fn events_measure_the_time_between_them() {
         let context = CudaContext::new(0).unwrap();
         let stream = context.new_stream().unwrap();
         let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
+        let begin = Instant::now();
         let start = stream.record_event(timed).unwrap();
         sleep(&stream, 50);
         let end = stream.record_event(timed).unwrap();
+        let between = begin.elapsed().as_secs_f32() * 1e3;
         let elapsed = start.elapsed_ms(&end).unwrap();
-        assert!((50.0..51.0).contains(&elapsed), "{elapsed} ms: the time of the work, not that of the waiting");
+        assert!((50.0..50.1 + between).contains(&elapsed), "{elapsed} ms: the time of the work, whenever it was asked for");
         let untimed = stream.record_event(None).unwrap();
         assert!(start.elapsed_ms(&untimed).is_err());
     });

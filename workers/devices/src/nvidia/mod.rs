@@ -9,11 +9,9 @@ mod gpu;
 pub mod host;
 pub mod libraries;
 mod sampler;
-mod selecting;
 mod topology;
 pub mod xid;
 
 pub use error::NvidiaError;
 pub use gpu::{NvidiaGpu, NvidiaOptions};
 pub use host::{Found, Host};
-pub use selecting::{SelectError, select};

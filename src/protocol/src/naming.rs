@@ -1,10 +1,10 @@
 //! Naming a GPU: by its UUID, the beginning of it, or its number.
 
-use protocol::GpuId;
+use crate::GpuId;
 
 /// Why a name names no GPU.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SelectError {
+pub enum NamingError {
     /// None fits.
     #[error("no GPU is called {name:?}; there are {there}")]
     None {
@@ -26,8 +26,8 @@ pub enum SelectError {
 /// The GPU among `ids` that `name` means: its whole id, its number in the list, or the beginning of its id (with or without `GPU-` or `MIG-`; letters of any case).
 ///
 /// # Errors
-/// [`SelectError`] if none fits, or several.
-pub fn select<'a>(name: &str, ids: &'a [GpuId]) -> Result<&'a GpuId, SelectError> {
+/// [`NamingError`] if none fits, or several.
+pub fn gpu_named<'a>(name: &str, ids: &'a [GpuId]) -> Result<&'a GpuId, NamingError> {
     let wanted = name.to_ascii_lowercase();
     if let Some(whole) = ids.iter().find(|id| id.as_str().to_ascii_lowercase() == wanted) {
         return Ok(whole);
@@ -43,8 +43,8 @@ pub fn select<'a>(name: &str, ids: &'a [GpuId]) -> Result<&'a GpuId, SelectError
     let fitting: Vec<&GpuId> = ids.iter().filter(begins).collect();
     match fitting.as_slice() {
         [one] => Ok(one),
-        [] => Err(SelectError::None { name: name.to_owned(), there: listed(ids.iter()) }),
-        several => Err(SelectError::Several { name: name.to_owned(), fitting: listed(several.iter().copied()) }),
+        [] => Err(NamingError::None { name: name.to_owned(), there: listed(ids.iter()) }),
+        several => Err(NamingError::Several { name: name.to_owned(), fitting: listed(several.iter().copied()) }),
     }
 }
 
@@ -65,18 +65,18 @@ mod tests {
     fn a_gpu_is_named_by_its_id_by_the_beginning_of_it_or_by_its_number() {
         let ids = ids();
         for name in ["GPU-1a2b3c4d-0000", "gpu-1A2B", "1a2b", "0"] {
-            assert_eq!(select(name, &ids).unwrap(), &ids[0], "{name}");
+            assert_eq!(gpu_named(name, &ids).unwrap(), &ids[0], "{name}");
         }
-        assert_eq!(select("77", &ids).unwrap(), &ids[2], "no GPU has that number");
-        assert_eq!(select("2", &ids).unwrap(), &ids[2]);
+        assert_eq!(gpu_named("77", &ids).unwrap(), &ids[2], "no GPU has that number");
+        assert_eq!(gpu_named("2", &ids).unwrap(), &ids[2]);
     }
 
     #[test]
     fn a_name_that_fits_none_or_several_says_which_there_are() {
-        let several = select("GPU-1a", &ids()).unwrap_err().to_string();
+        let several = gpu_named("GPU-1a", &ids()).unwrap_err().to_string();
         assert!(several.contains("GPU-1a2b3c4d-0000, GPU-1a99-0000") && !several.contains("MIG"), "{several}");
-        let none = select("GPU-ff", &ids()).unwrap_err().to_string();
+        let none = gpu_named("GPU-ff", &ids()).unwrap_err().to_string();
         assert!(none.contains("\"GPU-ff\"") && none.contains("MIG-77aa-0000"), "{none}");
-        assert!(select("", &ids()).is_err() && select("0", &[]).unwrap_err().to_string().contains("there are none"));
+        assert!(gpu_named("", &ids()).is_err() && gpu_named("0", &[]).unwrap_err().to_string().contains("there are none"));
     }
 }
