@@ -8,6 +8,7 @@ mod crashing;
 mod health;
 mod hostile;
 mod life;
+mod memory;
 mod progress;
 mod retrying;
 mod scaling;

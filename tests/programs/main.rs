@@ -7,6 +7,7 @@ mod doctor;
 mod foreign;
 mod http;
 mod model;
+mod nvidia;
 mod servers;
 mod signals;
 mod streams;

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use protocol::{GpuId, Kind, Strategy, TaskId};
+use protocol::{Kind, Strategy, TaskId};
 use service::config::Sources;
 
 /// A fleet of GPU workers on RabbitMQ and Redis.
@@ -19,7 +19,8 @@ pub(crate) struct Arguments {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration;
-3 a server is away, blocked or full; 4 not found; 5 a time limit passed.";
+3 a server is away, blocked or full, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can use its GPU no
+more, a new one may.";
 
 /// What every command takes.
 #[derive(Debug, Args)]
@@ -58,7 +59,7 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Gateway and workers in one process: embedded, or on RabbitMQ and Redis with their URLs
     Up(Up),
-    /// Workers, on RabbitMQ and Redis
+    /// Workers, on RabbitMQ and Redis: a process for each NVIDIA GPU of this host, kept alive; or for one of them; or simulated ones
     Worker(Worker),
     /// The HTTP gateway alone, on RabbitMQ and Redis
     Gateway(Gateway),
@@ -76,13 +77,13 @@ pub(crate) enum Command {
     },
     /// Lets a GPU take no new tasks; what runs there ends, what waits there goes elsewhere
     Drain {
-        /// The GPU's id
-        gpu_id: GpuId,
+        /// The GPU: its id, the beginning of it, or its number in `gpufleet gpus`
+        gpu: String,
     },
     /// Lets a drained GPU take tasks again
     Undrain {
-        /// The GPU's id
-        gpu_id: GpuId,
+        /// The GPU: its id, the beginning of it, or its number in `gpufleet gpus`
+        gpu: String,
     },
     /// Shows, requeues or purges dead letters: messages that could not be tasks, in their original bytes
     #[command(subcommand)]
@@ -135,11 +136,14 @@ pub(crate) struct Up {
 /// `gpufleet worker`.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
+    /// Serves this NVIDIA GPU of this host alone, from this one process: its UUID, the beginning of it, or its number in NVML's order
+    #[arg(long, value_name = "GPU", conflicts_with = "simulated")]
+    pub(crate) gpu: Option<String>,
     /// Serves this many simulated GPUs from this one process
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) simulated: u32,
+    pub(crate) simulated: Option<u32>,
     /// First part of the simulated GPUs' ids. Default: one of this process alone
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", requires = "simulated")]
     pub(crate) id_prefix: Option<String>,
     /// Model for `predict`: a GGUF file or a directory. Default: the configuration's `predict.model`
     #[arg(long, value_name = "PATH")]
@@ -168,9 +172,9 @@ pub(crate) struct Submit {
     /// round_robin, least_loaded or task_specific. Default: the fleet's
     #[arg(long)]
     pub(crate) strategy: Option<String>,
-    /// Run on this GPU and no other
-    #[arg(long, value_name = "ID")]
-    pub(crate) gpu: Option<GpuId>,
+    /// Run on this GPU and no other: its id, the beginning of it, or its number in `gpufleet gpus`
+    #[arg(long, value_name = "GPU")]
+    pub(crate) gpu: Option<String>,
     /// Waits for the reply and prints its result; exit code 1 if the task does not succeed
     #[arg(long)]
     pub(crate) wait: bool,

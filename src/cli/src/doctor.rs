@@ -3,6 +3,7 @@
 //! Changes nothing. Every finding says what is so; a bad one also says what to do.
 
 mod broker;
+mod gpus;
 mod redis;
 
 use std::process::ExitCode;
@@ -49,10 +50,11 @@ impl Finding {
 pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
     let configuration = configuration::load(common, &[])?;
     let mut findings = vec![Finding::good("configuration", "right")];
+    findings.extend(gpus::look(&configuration).await);
     findings.extend(broker::look(&configuration).await);
     findings.extend(redis::look(&configuration).await);
     if configuration.redis.url.is_some() {
-        findings.push(gpus(Servers::redis_of_a_running_fleet(configuration)?).await);
+        findings.push(pool(Servers::redis_of_a_running_fleet(configuration)?).await);
     }
     if common.json {
         output::json(&findings);
@@ -63,7 +65,7 @@ pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn gpus(servers: Servers) -> Finding {
+async fn pool(servers: Servers) -> Finding {
     let pool = &servers.configuration().worker.pool;
     let rows = match servers.table().await {
         Ok(table) => table.rows(pool).await.map_err(|error| error.to_string()),

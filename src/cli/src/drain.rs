@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use protocol::{GpuId, claim::Settings};
 
-use crate::{arguments::Common, configuration, fault::Fault, output, servers::Servers, settings};
+use crate::{arguments::Common, configuration, fault::Fault, gpus, output, servers::Servers, settings};
 
 /// What to do with a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +16,15 @@ pub(crate) enum Drain {
 }
 
 /// Sets or clears a GPU's flag. The flag outlives the GPU's worker and a loss of the table.
-pub(crate) async fn run(common: &Common, gpu_id: &GpuId, drain: Drain) -> Result<ExitCode, Fault> {
+pub(crate) async fn run(common: &Common, gpu: &str, drain: Drain) -> Result<ExitCode, Fault> {
     let servers = Servers::redis_of_a_running_fleet(configuration::load(common, &[])?)?;
     let pool = servers.configuration().worker.pool.clone();
+    let gpu_id = gpus::named(&servers, gpu).await?;
     let known = servers.table().await?.known(&pool).await?;
-    if !known.contains(gpu_id) {
+    if !known.contains(&gpu_id) {
         return Err(Fault::NotFound(format!("the pool {pool} never had a GPU {gpu_id}; `gpufleet gpus` lists those that live")));
     }
-    let settings = settings::change(&servers, |settings| flagged(settings, gpu_id, drain)).await?;
+    let settings = settings::change(&servers, |settings| flagged(settings, &gpu_id, drain)).await?;
     if common.json {
         output::json(&settings);
     } else {

@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     NotFound(String),
     /// A time limit passed. Exit code 5.
     TimeLimit(String),
+    /// This process can use its GPU no more; a new one may. Exit code 6.
+    GpuLost(String),
 }
 
 impl Fault {
@@ -33,6 +35,7 @@ impl Fault {
             Self::Unavailable(message) => (3, message),
             Self::NotFound(message) => (4, message),
             Self::TimeLimit(message) => (5, message),
+            Self::GpuLost(message) => (6, message),
         };
         output::error_line(message);
         ExitCode::from(code)

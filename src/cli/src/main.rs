@@ -1,7 +1,7 @@
 //! The `gpufleet` command: every role and every operator's command.
 //!
 //! Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration; 3 a server is away, blocked or
-//! full; 4 not found; 5 a time limit passed.
+//! full, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can use its GPU no more, a new one may.
 
 mod arguments;
 mod cancel;
@@ -10,8 +10,10 @@ mod dead;
 mod demo;
 mod doctor;
 mod drain;
+mod executing;
 mod fault;
 mod gpus;
+mod nvidia;
 mod output;
 mod requeue;
 mod roles;
@@ -54,8 +56,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Submit(submit) => submit::run(&common, &submit).await,
         Command::Status { task_id } => status::run(&common, &task_id).await,
         Command::Cancel { task_id } => cancel::run(&common, &task_id).await,
-        Command::Drain { gpu_id } => drain::run(&common, &gpu_id, Drain::On).await,
-        Command::Undrain { gpu_id } => drain::run(&common, &gpu_id, Drain::Off).await,
+        Command::Drain { gpu } => drain::run(&common, &gpu, Drain::On).await,
+        Command::Undrain { gpu } => drain::run(&common, &gpu, Drain::Off).await,
         Command::Dead(command) => dead::run(&common, command).await,
         Command::Gpus => gpus::run(&common).await,
         Command::Strategy(command) => strategy::run(&common, command).await,

@@ -13,7 +13,7 @@ use crate::{
     arguments::{self, Common},
     configuration,
     fault::Fault,
-    output,
+    nvidia, output,
     servers::Servers,
     simulated,
 };
@@ -38,30 +38,28 @@ pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, 
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// Workers alone.
+/// Workers alone: of NVIDIA GPUs, or simulated ones.
 pub(crate) async fn worker(common: &Common, worker: &arguments::Worker) -> Result<ExitCode, Fault> {
+    match (&worker.gpu, worker.simulated) {
+        (Some(gpu), _) => nvidia::one(common, worker, gpu).await,
+        (None, Some(gpus)) => simulated_workers(common, worker, gpus).await,
+        (None, None) => nvidia::all(common, worker).await,
+    }
+}
+
+async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u32) -> Result<ExitCode, Fault> {
     let prefix = worker.id_prefix.clone().unwrap_or_else(own_prefix);
     let model = worker.model.as_ref().map(|path| format!("predict.model={}", path.display()));
-    let mut more = vec![format!("simulated.gpus={}", worker.simulated), format!("simulated.id_prefix={prefix}")];
+    let mut more = vec![format!("simulated.gpus={gpus}"), format!("simulated.id_prefix={prefix}")];
     more.extend(model);
     let program = Program::start(configuration::load(common, &more)?)?;
-    let metrics = match &program.configuration.worker.metrics_listen {
-        Some(address) => Some(listen_on(address, "worker.metrics_listen").await?),
-        None => None,
-    };
+    let metrics = Metrics::serve(&program).await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
     let starting = simulated::start(&servers, &program.registry, &program.stop);
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
-    if let Some(listener) = &metrics {
-        output::note(&format!("metrics are at http://{}/metrics", address_of(listener)?));
-    }
-    let metrics =
-        metrics.map(|listener| tokio::spawn(gateway::serve_metrics(listener, program.registry.clone(), program.stop.gently.clone())));
     let ended = workers.ended(&program.stop).await;
     program.stop.gently.cancel();
-    if let Some(metrics) = metrics {
-        finish(&program.stop, metrics).await?;
-    }
+    metrics.finish(&program.stop).await?;
     servers.close().await;
     ended.map(|()| ExitCode::SUCCESS)
 }
@@ -80,16 +78,37 @@ pub(crate) async fn gateway(common: &Common, gateway: &arguments::Gateway) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
+/// The metrics of a stand-alone worker, served where the configuration says, if it does.
+pub(crate) struct Metrics(Option<Serving>);
+
+impl Metrics {
+    /// Listens, says where, and serves.
+    pub(crate) async fn serve(program: &Program) -> Result<Self, Fault> {
+        let Some(address) = &program.configuration.worker.metrics_listen else { return Ok(Self(None)) };
+        let listener = listen_on(address, "worker.metrics_listen").await?;
+        output::note(&format!("metrics are at http://{}/metrics", address_of(&listener)?));
+        Ok(Self(Some(tokio::spawn(gateway::serve_metrics(listener, program.registry.clone(), program.stop.gently.clone())))))
+    }
+
+    /// Waits until serving has ended.
+    pub(crate) async fn finish(self, stop: &Stop) -> Result<(), Fault> {
+        match self.0 {
+            Some(serving) => finish(stop, serving).await,
+            None => Ok(()),
+        }
+    }
+}
+
 /// What every serving program has.
-struct Program {
-    configuration: Configuration,
-    registry: Registry,
-    stop: Stop,
+pub(crate) struct Program {
+    pub(crate) configuration: Configuration,
+    pub(crate) registry: Registry,
+    pub(crate) stop: Stop,
 }
 
 impl Program {
     /// Starts the log and listens to signals.
-    fn start(configuration: Configuration) -> Result<Self, Fault> {
+    pub(crate) fn start(configuration: Configuration) -> Result<Self, Fault> {
         service::telemetry::start_log(&configuration.log);
         let signals = service::Stop::on_signals().map_err(|error| Fault::Failed(format!("listen to signals: {error}")))?;
         let stop = Stop { gently: signals.graceful().clone(), now: signals.at_once().clone() };
@@ -97,7 +116,7 @@ impl Program {
     }
 
     /// Does a step of the start, which may wait long for servers or read a large model; `None` if a signal came first.
-    async fn unless_stopped<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn unless_stopped<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             done = step => Some(done),

@@ -6,16 +6,12 @@
 use std::sync::Arc;
 
 use devices::simulated::{SimulatedGpu, SimulatedOptions};
-use executors::{Executors, Predict};
-use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
+use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
 use prometheus::Registry;
-use protocol::{
-    GpuId,
-    config::{PredictSection, SimulatedSection},
-};
+use protocol::{GpuId, config::SimulatedSection};
 use tokio::task::JoinSet;
 
-use crate::{fault::Fault, servers::Servers};
+use crate::{executing, fault::Fault, servers::Servers};
 
 /// The workers of this process.
 pub(crate) struct Workers {
@@ -36,8 +32,8 @@ fn devices(section: &SimulatedSection) -> Result<Vec<SimulatedGpu>, Fault> {
 /// Starts a worker for each simulated GPU of the configuration; with `gpu.multi_gpu.enabled: false`, for the first alone.
 pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -> Result<Workers, Fault> {
     let configuration = servers.configuration();
-    let metrics = Arc::new(WorkerMetrics::new(registry).map_err(|error| Fault::Failed(format!("register metrics: {error}")))?);
-    let executors = executors(&configuration.predict).await?;
+    let metrics = Arc::new(executing::worker_metrics(registry)?);
+    let executors = executing::on_simulated(configuration).await?;
     let mut devices = devices(&configuration.simulated)?;
     if !configuration.gpu.multi_gpu.enabled {
         devices.truncate(1);
@@ -60,16 +56,6 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
         running.spawn(GpuWorker::new(parts, own_stop).run());
     }
     Ok(Workers { running })
-}
-
-/// What the workers offer: `predict` only where there is a model.
-async fn executors(section: &PredictSection) -> Result<Executors, Fault> {
-    let executors = Executors::new().with(executors::echo()).with(executors::simulate());
-    if section.model.is_none() {
-        return Ok(executors);
-    }
-    let predict = Predict::load(section).await.map_err(|error| Fault::Usage(error.to_string()))?;
-    Ok(executors.with(predict))
 }
 
 /// This host's name, for operators.

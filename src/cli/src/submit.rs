@@ -11,7 +11,7 @@ use crate::{
     arguments::{Common, Submit},
     configuration,
     fault::Fault,
-    output,
+    gpus, output,
     servers::Servers,
 };
 
@@ -20,9 +20,12 @@ const IN_FLIGHT: std::num::NonZeroUsize = std::num::NonZeroUsize::new(256).expec
 
 /// Submits tasks, and waits for them if asked.
 pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fault> {
-    let task = task(submit)?;
     let configuration = configuration::load(common, &[])?;
+    let mut task = task(submit)?;
     let servers = Servers::of_a_running_fleet(configuration)?.impatient();
+    if let Some(gpu) = &submit.gpu {
+        task.body.gpu_options.specific_gpu_id = Some(gpus::named(&servers, gpu).await?);
+    }
     let configuration = servers.configuration();
     let options = ProducerOptions {
         pool: configuration.worker.pool.clone(),
@@ -40,7 +43,7 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
 fn task(submit: &Submit) -> Result<NewTask, Fault> {
     let body = TaskBody {
         payload: payload(&submit.payload)?,
-        gpu_options: GpuOptions { strategy: submit.strategy.clone(), specific_gpu_id: submit.gpu.clone(), batch_split: None },
+        gpu_options: GpuOptions { strategy: submit.strategy.clone(), ..GpuOptions::default() },
         ..TaskBody::default()
     };
     Ok(NewTask {

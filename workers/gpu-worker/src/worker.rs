@@ -167,8 +167,13 @@ async fn work(context: &Arc<Context>, consumers: Consumers) {
     context.environment.spawn("reaper", context.lives.track_future(reaper::run(Arc::clone(context))));
     tracing::info!(gpu_id = %context.gpu_id, pool = %context.options.pool, slots, "works");
 
-    context.stop.gently.cancelled().await;
-    tracing::info!(gpu_id = %context.gpu_id, running = context.slots.busy(), "drains");
+    tokio::select! {
+        biased;
+        () = context.stop.now.cancelled() => {}
+        () = context.stop.gently.cancelled() => {
+            tracing::info!(gpu_id = %context.gpu_id, running = context.slots.busy(), "drains");
+        }
+    }
     context.nudge.notify_one();
     for stopper in stoppers {
         stopper.stop();

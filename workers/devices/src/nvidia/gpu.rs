@@ -20,7 +20,7 @@ use super::{
 use crate::{Consequence, Device, OutOfMemory, Trouble, Use, WorkOn};
 
 /// How long a GPU that CUDA cannot use shows in the table, with the reason, before a new process tries again.
-const BROKEN_PAUSE: Duration = Duration::from_secs(30);
+const BROKEN_PAUSE: Duration = Duration::from_secs(10);
 /// Troubles that wait to be told.
 const TROUBLES_MAX: usize = 64;
 

@@ -1,0 +1,263 @@
+//! `gpufleet worker` on a host with NVIDIA GPUs, whose libraries are fakes: one process per GPU, kept alive, locked, and isolated from the others.
+
+use std::{fs, path::Path};
+
+use fake_nvidia::{FakeMachine, FakeNvidia};
+use producer::{NewTask, Producer};
+use protocol::{GpuId, Health, Outcome, Reply, gpu::GpuView};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::{
+    program::{Ended, Program, gpufleet},
+    tasks::{PATIENCE, on, reply, result, simulate, task},
+    until::until,
+};
+
+use crate::{http::get_text, servers::Servers};
+
+/// The modules that its operator allows. The fakes know these kernels by name.
+const MODULES: [(&str, &str); 4] = [
+    ("saxpy", r#"extern "C" __global__ void saxpy(unsigned int n, float a, const float *x, float *y) {}"#),
+    ("fault", r#"extern "C" __global__ void fault() {}"#),
+    ("sleep", r#"extern "C" __global__ void sleep_ms(unsigned int ms) {}"#),
+    ("broken", "#error out of order"),
+];
+
+/// A host with GPUs, and the servers of its fleet.
+struct Host {
+    machine: FakeMachine,
+    servers: Servers,
+    folder: TempDir,
+}
+
+impl Host {
+    async fn with(gpus: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("modules")).unwrap();
+        for (name, text) in MODULES {
+            fs::write(folder.path().join("modules").join(format!("{name}.cu")), text).unwrap();
+        }
+        Self { machine: FakeMachine::new(gpus), servers: Servers::fresh().await, folder }
+    }
+
+    fn uuid(&self, number: usize) -> String {
+        self.machine.state().gpus[number].uuid.clone()
+    }
+
+    fn line(&self, arguments: &[&str]) -> Vec<String> {
+        let mut line = self.servers.command_line(arguments);
+        let (locks, modules) = (self.folder.path().join("locks"), self.folder.path().join("modules"));
+        let settings = [
+            format!("gpu.lock_folder={}", locks.display()),
+            format!("kernel.directory={}", modules.display()),
+            "worker.lease_ms=1500".to_owned(),
+            "worker.offer_ms=1000".to_owned(),
+            "redis.response_timeout_ms=1000".to_owned(),
+        ];
+        line.extend(settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]));
+        line
+    }
+
+    fn start(&self, arguments: &[&str]) -> Program {
+        let environment = self.machine.environment();
+        let variables: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Program::start(self.line(arguments), &variables)
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Ended {
+        let environment = self.machine.environment();
+        let variables: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        gpufleet(Path::new("/"), self.line(arguments), &variables).await
+    }
+
+    fn change(&self, change: impl FnOnce(&mut FakeNvidia)) {
+        self.machine.change(change);
+    }
+
+    /// The process that has the lock of a GPU.
+    fn holder(&self, gpu: &str) -> Option<u32> {
+        let note = fs::read(self.folder.path().join("locks").join(format!("{gpu}.lock"))).ok()?;
+        let note: Value = serde_json::from_slice(&note).ok()?;
+        u32::try_from(note["pid"].as_u64()?).ok()
+    }
+
+    async fn row(&self, gpu: &str) -> Option<GpuView> {
+        let gpu_id: GpuId = gpu.parse().unwrap();
+        self.servers.rows().await.into_iter().find(|view| view.row.gpu.gpu_id == gpu_id)
+    }
+}
+
+fn saxpy(a: f32, x: &[f32], y: &[f32]) -> NewTask {
+    let arguments = json!([{"u32": x.len()}, {"f32": a}, {"in": {"f32": x}}, {"inout": {"f32": y}}]);
+    task("kernel", json!({"module": "saxpy", "blocks": 1, "threads": 64, "arguments": arguments}))
+}
+
+fn sleeps(ms: u32) -> NewTask {
+    task("kernel", json!({"module": "sleep", "kernel": "sleep_ms", "blocks": 1, "threads": 1, "arguments": [{"u32": ms}]}))
+}
+
+async fn adds(producer: &Producer, gpu: &str) -> Reply {
+    let answered = reply(producer, on(gpu, saxpy(2.0, &[1.0, 2.0], &[10.0, 20.0]))).await;
+    assert_eq!(result(&answered), &json!({"outputs": [[12.0, 24.0]]}));
+    assert_eq!(answered.gpu_id.as_ref().unwrap().as_str(), gpu);
+    answered
+}
+
+fn kill(pid: u32) {
+    assert!(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_gpu_of_a_host_gets_a_process_of_its_own_and_runs_products_and_kernels() {
+    let host = Host::with(2).await;
+    let supervisor = host.start(&["worker"]);
+    host.servers.eligible(2).await;
+    let producer = host.servers.producer().await;
+    for gpu in [host.uuid(0), host.uuid(1)] {
+        let answered = adds(&producer, &gpu).await;
+        assert!(answered.timings.device_ms.is_some(), "{:?}", answered.timings);
+        let variables = fs::read(format!("/proc/{}/environ", host.holder(&gpu).unwrap())).unwrap();
+        assert!(String::from_utf8_lossy(&variables).contains(&format!("CUDA_VISIBLE_DEVICES={gpu}\0")));
+    }
+    let factors = json!({"a": [[1, 2, 3], [4, 5, 6]], "b": [[1, 0], [0, 1], [1, 1]], "dtype": "f64", "check": true});
+    let product = reply(&producer, task("matmul", factors)).await;
+    assert_eq!(result(&product), &json!({"product": [[4.0, 5.0], [10.0, 11.0]], "max_error": 0.0}));
+    let refused = reply(&producer, task("kernel", json!({"module": "broken", "blocks": 1, "threads": 1}))).await;
+    let error = refused.error.unwrap();
+    assert_eq!((error.code.as_str(), error.field.as_deref()), ("invalid_payload", Some("payload.module")));
+    assert!(error.message.contains("out of order"), "{}", error.message);
+
+    supervisor.signal("TERM");
+    assert_eq!(supervisor.exit_code().await, 0, "{}", supervisor.log());
+    assert!(host.servers.rows().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_see_the_gpus_name_them_shortly_and_get_clear_refusals() {
+    let host = Host::with(2).await;
+    let _supervisor = host.start(&["worker"]);
+    host.servers.eligible(2).await;
+    let (first, second) = (host.uuid(0), host.uuid(1));
+
+    let again = host.run(&["worker"]).await;
+    assert_eq!(again.code, Some(2), "{again:?}");
+    assert!(again.errors.contains("every GPU of this host has a worker already") && again.errors.contains(&first), "{again:?}");
+    let one = host.run(&["worker", "--gpu", "1"]).await;
+    assert_eq!(one.code, Some(3), "{one:?}");
+    assert!(one.errors.contains(&format!("GPU {second} already has a worker on this host (process ")), "{one:?}");
+    let unknown = host.run(&["worker", "--gpu", "GPU-ff"]).await;
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+    assert!(unknown.errors.contains("no GPU is called \"GPU-ff\"") && unknown.errors.contains(&second), "{unknown:?}");
+
+    let doctor = host.run(&["doctor"]).await;
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+    for shown in ["NVML: ", "CUDA driver: 12.4", "NVRTC: 12.4", "cuBLAS: ", first.as_str(), "served by process", "peer access"] {
+        assert!(doctor.output.contains(shown), "{shown}: {}", doctor.output);
+    }
+    let drained = host.run(&["drain", "1"]).await;
+    assert_eq!(drained.code, Some(0), "{drained:?}");
+    until("the second one drains", async || host.row(&second).await.is_some_and(|view| view.draining)).await;
+    let undrained = host.run(&["undrain", &second.to_lowercase()]).await;
+    assert_eq!(undrained.code, Some(0), "{undrained:?}");
+    let submitted = host.run(&["submit", "echo", "--payload", "7", "--gpu", "0", "--wait"]).await;
+    assert_eq!((submitted.code, submitted.output.trim()), (Some(0), "7"), "{submitted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_is_started_again_and_ends_with_its_supervisor() {
+    let host = Host::with(2).await;
+    let supervisor = host.start(&["worker"]);
+    host.servers.eligible(2).await;
+    let gpu = host.uuid(0);
+    let (first, other) = (host.holder(&gpu).unwrap(), host.holder(&host.uuid(1)).unwrap());
+    let producer = host.servers.producer().await;
+    let pending = producer.pending(on(&gpu, simulate(2_000, "kept")), PATIENCE).await.unwrap();
+    until("the task runs", async || host.row(&gpu).await.is_some_and(|view| view.held == 1)).await;
+    kill(first);
+    assert_eq!(result(&pending.await.unwrap()), "kept");
+    assert_ne!(host.holder(&gpu).unwrap(), first);
+    assert_eq!(host.holder(&host.uuid(1)).unwrap(), other, "the other GPU's process was not touched");
+    adds(&producer, &gpu).await;
+
+    supervisor.signal("KILL");
+    assert_eq!(supervisor.exit_code().await, 137);
+    until("the processes leave", async || host.servers.rows().await.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kernel_that_poisons_the_context_is_found_alone_and_its_neighbours_succeed() {
+    let host = Host::with(1).await;
+    let supervisor = host.start(&["worker", "--set", "worker.crashes_max=2"]);
+    host.servers.eligible(1).await;
+    let producer = host.servers.producer().await;
+    let mut neighbours = Vec::new();
+    for _ in 0..3 {
+        neighbours.push(producer.pending(sleeps(1_500), PATIENCE).await.unwrap());
+    }
+    until("the neighbours run", async || host.servers.rows().await[0].held == 3).await;
+    let poison = task("kernel", json!({"module": "fault", "blocks": 1, "threads": 1}));
+    let poisoned = reply(&producer, poison).await;
+    assert_eq!(poisoned.outcome, Outcome::Failed);
+    assert_eq!(poisoned.error.unwrap().code, "quarantined");
+    for neighbour in neighbours {
+        result(&neighbour.await.unwrap());
+    }
+    let log = supervisor.log();
+    assert!(log.contains("CUDA_ERROR_ILLEGAL_ADDRESS (700)"), "the log says why: {log}");
+    adds(&producer, &host.uuid(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn xid_events_are_counted_and_one_that_asks_for_a_reset_costs_the_process_but_no_task() {
+    let host = Host::with(1).await;
+    let supervisor = host.start(&["worker", "--set", "worker.metrics_listen=127.0.0.1:0"]);
+    let metrics = supervisor.logged("metrics are at ").await;
+    host.servers.eligible(1).await;
+    let gpu = host.uuid(0);
+    host.change(|state| state.gpus[0].xids.push(63));
+    until("it is counted", async || get_text(&metrics).await.contains(&format!("xid_errors_total{{gpu_id=\"{gpu}\",xid=\"63\"}} 1"))).await;
+
+    let producer = host.servers.producer().await;
+    let pending = producer.pending(sleeps(1_500), PATIENCE).await.unwrap();
+    until("the task runs", async || host.servers.rows().await[0].held == 1).await;
+    let before = host.row(&gpu).await.unwrap().row.incarnation;
+    host.change(|state| state.gpus[0].xids.push(79));
+    until("a new process proves the GPU", async || {
+        host.row(&gpu).await.is_some_and(|view| view.row.incarnation != before && view.row.health_reason.contains("re-admitted after"))
+    })
+    .await;
+    let answered = pending.await.unwrap();
+    result(&answered);
+    assert_eq!(answered.attempt, 1, "the GPU's fault is not the task's");
+    let log = supervisor.log();
+    assert!(log.contains("Xid 79: the GPU has fallen off the bus"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gpu_that_cannot_be_used_shows_why_and_comes_back() {
+    let host = Host::with(2).await;
+    host.change(|state| state.gpus[1].wrong_results = true);
+    let _supervisor = host.start(&["worker"]);
+    until("it is quarantined", async || {
+        host.row(&host.uuid(1)).await.is_some_and(|view| view.row.health == Health::Quarantined && view.row.consuming)
+    })
+    .await;
+    let listed = host.run(&["gpus"]).await;
+    assert!(listed.output.contains("quarantined") && listed.output.contains("computes wrongly"), "{listed:?}");
+    let producer = host.servers.producer().await;
+    adds(&producer, &host.uuid(0)).await;
+    host.change(|state| state.gpus[1].wrong_results = false);
+    host.servers.eligible(2).await;
+    adds(&producer, &host.uuid(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_without_a_gpu_says_what_else_there_is() {
+    let host = Host::with(0).await;
+    let none = host.run(&["worker"]).await;
+    assert_eq!(none.code, Some(1), "{none:?}");
+    assert!(none.errors.contains("no NVIDIA GPU") && none.errors.contains("--simulated"), "{none:?}");
+    let off = host.run(&["worker", "--set", "gpu.enabled=false"]).await;
+    assert_eq!(off.code, Some(2), "{off:?}");
+    assert!(off.errors.contains("gpu.enabled is false"), "{off:?}");
+}
