@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check ci fmt lint docs bench model needs
+.PHONY: help demo test check ci fmt lint docs bench gpu-check model needs
 
 help: ## Shows the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +32,10 @@ ci: lint docs test ## Format, clippy, docs, tests
 
 bench: needs ## Throughput, latency, claims and scaling against yardsticks of the same run; writes bench.json
 	$(CARGO) run --release --quiet -p tests --bin bench
+
+gpu-check: ## On a machine with an NVIDIA GPU: what fake libraries cannot show; writes docs/gpu-check.md
+	$(CARGO) build --release --quiet -p cli -p gpu-check
+	scripts/gpu-check
 
 model: ## Fetches a small real model (SmolLM2-135M, Apache-2.0) for `predict` into models/
 	scripts/fetch-model

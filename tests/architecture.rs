@@ -7,7 +7,7 @@ use std::{
 };
 
 /// crate → the crates of ours it may depend on. Programs → libraries → devices and ports → words; nothing sideways or upwards.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("protocol", &[]),
     ("task-queue", &["protocol"]),
     ("gpu-table", &["protocol"]),
@@ -20,6 +20,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "task-queue", "task-store"]),
     ("cli", &["devices", "executors", "gateway", "gpu-table", "gpu-worker", "producer", "protocol", "service", "task-queue", "task-store"]),
     ("fake-nvidia", &[]),
+    ("gpu-check", &["devices", "executors", "gpu-worker", "producer", "protocol", "service"]),
     (
         "tests",
         &[
@@ -45,7 +46,7 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("lapin", &["task-queue"]),
     ("async-rs", &["task-queue"]),
     ("axum", &["gateway"]),
-    ("cudarc", &["devices", "fake-nvidia"]),
+    ("cudarc", &["devices", "fake-nvidia", "gpu-check"]),
     ("nvml-wrapper", &["devices", "fake-nvidia"]),
     ("candle-core", &["executors"]),
     ("clap", &["cli"]),
@@ -59,7 +60,7 @@ fn root() -> PathBuf {
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let manifests = ["src", "workers"].iter().flat_map(|folder| fs::read_dir(root().join(folder)).expect("a folder").flatten());
     let mut folders: Vec<PathBuf> = manifests.map(|entry| entry.path()).collect();
-    folders.extend([root().join("tests"), root().join("tests/fake-nvidia")]);
+    folders.extend(["tests", "tests/fake-nvidia", "tests/gpu-check"].map(|folder| root().join(folder)));
     folders.iter().map(|folder| (name_of(folder), dependencies_of(folder))).collect()
 }
 

@@ -44,11 +44,20 @@ cd /; rm -rf "$folder"
 /// If it does not build.
 pub fn binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(build)
+    BUILT.get_or_init(|| build("cli", "gpufleet"))
+}
+
+/// The path of the `gpu-check` binary. The first call builds it.
+///
+/// # Panics
+/// If it does not build.
+pub fn gpu_check() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("gpu-check", "gpu-check"))
 }
 
 /// Beside this test's own binary: `<target>/<profile>/deps/<test>`.
-fn build() -> PathBuf {
+fn build(package: &str, program: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a running binary");
     let folder = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
     let target = folder.parent().expect("target/<profile>");
@@ -57,10 +66,10 @@ fn build() -> PathBuf {
         Some(name) => name,
     };
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "-p", "cli", "--bin", "gpufleet", "--profile", profile]);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "-p", package, "--bin", program, "--profile", profile]);
     let built = cargo.arg("--target-dir").arg(target).output().expect("cargo can be started");
-    assert!(built.status.success(), "gpufleet does not build:\n{}", String::from_utf8_lossy(&built.stderr));
-    folder.join("gpufleet")
+    assert!(built.status.success(), "{program} does not build:\n{}", String::from_utf8_lossy(&built.stderr));
+    folder.join(program)
 }
 
 /// How a command ended.

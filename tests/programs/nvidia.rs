@@ -1,5 +1,7 @@
 //! `gpufleet worker` on a host with NVIDIA GPUs, whose libraries are fakes: one process per GPU, kept alive, locked, and isolated from the others.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests; their unwraps are a test's")]
+
 use std::{fs, path::Path};
 
 use fake_nvidia::{FakeMachine, FakeNvidia};
@@ -8,7 +10,7 @@ use protocol::{GpuId, Health, Outcome, Reply, gpu::GpuView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
-    program::{Ended, Program, gpufleet},
+    program::{Ended, Program, gpu_check, gpufleet},
     tasks::{PATIENCE, on, reply, result, simulate, task},
     until::until,
 };
@@ -249,6 +251,28 @@ async fn a_gpu_that_cannot_be_used_shows_why_and_comes_back() {
     host.change(|state| state.gpus[1].wrong_results = false);
     host.servers.eligible(2).await;
     adds(&producer, &host.uuid(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checks_for_a_machine_with_a_gpu_pass_on_the_fakes_and_fail_where_it_computes_wrongly() {
+    let host = Host::with(1).await;
+    let report = host.folder.path().join("gpu-check.md");
+    let check = async || {
+        let mut command = tokio::process::Command::new(gpu_check());
+        command.arg(&report).envs(host.machine.environment()).kill_on_drop(true);
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(300), command.output()).await.unwrap().unwrap();
+        (ended.status.code(), String::from_utf8(ended.stdout).unwrap())
+    };
+    let (code, output) = check().await;
+    assert_eq!(code, Some(0), "{output}");
+    let written = fs::read_to_string(&report).unwrap();
+    assert!(!written.contains("FAILED") && written.matches("| passed |").count() >= 10, "{written}");
+    assert!(written.contains("Whatever needs two GPUs"), "{written}");
+
+    host.change(|state| state.gpus[0].wrong_results = true);
+    let (code, output) = check().await;
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("FAILED    matmul") && output.contains("computes wrongly"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

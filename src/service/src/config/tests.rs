@@ -193,7 +193,7 @@ fn an_unknown_key_is_answered_with_what_was_meant() {
         ("lease_ms=1", "did you mean worker.lease_ms?"),
         ("gpu.max_concurrent_tasks_per_gpu=1", "did you mean gpu.multi_gpu.max_concurrent_tasks_per_gpu?"),
         ("store.zzz=1", "known here are outcome_retention_ms, reply_bytes_max, reply_retention_ms"),
-        ("zzz=1", "known here are amqp, gateway, gpu, log"),
+        ("zzz=1", "known here are amqp, gateway, gpu, kernel, log"),
         ("log=info", "is a section, not a value; its keys are json, level"),
         ("worker.lease_ms.x=1", "did you mean worker.lease_ms?"),
     ];

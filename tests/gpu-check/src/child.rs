@@ -1,0 +1,89 @@
+//! The processes that checks take down: this program, in a role.
+
+use std::{process::ExitCode, time::Duration};
+
+use devices::{
+    Consequence, Device, NvidiaGpu,
+    nvidia::{
+        Host, NvidiaOptions,
+        cuda::{Grid, Lane, Source},
+    },
+};
+
+use crate::{Fault, report};
+
+/// Memory that the holder keeps, in bytes.
+pub const HELD: usize = 2 << 30;
+/// A kernel that writes where it has no memory.
+pub const FAULT: &str = "extern \"C\" __global__ void fault() { *(volatile unsigned long long *)64 = 1; }\n";
+/// A kernel that never ends.
+const SPIN: &str = "extern \"C\" __global__ void spin() { volatile int go = 1; while (go) { } }\n";
+/// What a child says first when it noticed that the GPU is lost to it.
+pub const NOTICED: &str = "noticed: ";
+
+/// Plays a role on the first GPU.
+pub async fn play(role: &str) -> ExitCode {
+    let played = match role {
+        "hold" => hold().await,
+        "fault" => lose(FAULT, "fault").await,
+        "spin" => lose(SPIN, "spin").await,
+        other => Err(format!("there is no role {other:?}").into()),
+    };
+    match played {
+        Ok(code) => code,
+        Err(fault) => {
+            report::line(&format!("{role}: {fault}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn open() -> Result<NvidiaGpu, Fault> {
+    let opening = || -> Result<NvidiaGpu, Fault> {
+        let host = Host::open()?;
+        let gpu = host.gpus()?.0.into_iter().next().ok_or("no GPU")?;
+        Ok(NvidiaGpu::open(&host, gpu, NvidiaOptions { memory_threshold: 0.9 })?)
+    };
+    tokio::task::spawn_blocking(opening).await?
+}
+
+/// Keeps memory until it is killed, or its supervisor is gone.
+async fn hold() -> Result<ExitCode, Fault> {
+    let gpu = open().await?;
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let holding = gpu.cuda().ok_or("no CUDA")?.run(move |lane: &Lane| {
+        let _held = lane.zeros::<u8>(HELD)?;
+        lane.wait()?;
+        report::line("holds");
+        let _until = released.recv();
+        Ok(())
+    });
+    tokio::select! {
+        held = holding => held.map(|_| ExitCode::SUCCESS).map_err(Into::into),
+        () = gpu_worker::supervisor_gone() => {
+            drop(release);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Launches a kernel that costs this process its GPU, and waits until the device says so.
+async fn lose(text: &str, name: &'static str) -> Result<ExitCode, Fault> {
+    let gpu = open().await?;
+    let cuda = gpu.cuda().ok_or("no CUDA")?;
+    let module = cuda.compile(&Source { name: format!("{name}.cu"), text: text.to_owned() }, gpu.description().compute_capability)?;
+    let launching = cuda.run(move |lane: &Lane| {
+        let grid = Grid { blocks: (1, 1, 1), threads: (1, 1, 1), shared_bytes: 0 };
+        lane.launch(&module.function(name)?, grid, &[])
+    });
+    let _cancelled = tokio::time::timeout(Duration::from_secs(2), launching).await;
+    let trouble = tokio::time::timeout(Duration::from_secs(60), gpu.trouble()).await?;
+    let noticed = matches!(trouble.what, Consequence::Lost { .. }) && gpu.is_lost();
+    report::line(&format!("{}{}", if noticed { NOTICED } else { "" }, trouble.reason));
+    // As a worker: the driver may wait for the kernel at the end of an orderly exit, and for ever.
+    std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_secs(15));
+        std::process::abort();
+    });
+    Ok(ExitCode::SUCCESS)
+}
