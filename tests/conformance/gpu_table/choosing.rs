@@ -169,12 +169,12 @@ pub async fn a_gpu_without_the_memory_now_is_passed_over(world: World) {
     world.occupy("roomy", 3).await;
     for strategy in ["least_loaded", "round_robin", "task_specific"] {
         let mut request = by(strategy, strategy, "crowded-00");
-        request.needs.memory_mb = Some(40_001);
+        request.needs.memory_mb = Some(32_001);
         assert_eq!(world.placed(&request).await, "roomy", "{strategy}");
     }
     let mut request = ask("large", "crowded-00");
-    request.needs.memory_mb = Some(40_000);
-    assert_eq!(world.placed(&request).await, "crowded-00", "just enough");
+    request.needs.memory_mb = Some(32_000);
+    assert_eq!(world.placed(&request).await, "crowded-00", "just enough: up to the threshold, 72 of 80 GB");
 }
 
 pub async fn a_task_that_fits_here_waits_here(world: World) {

@@ -42,12 +42,16 @@ impl Learnt {
 }
 
 /// What a claim for the task asks for: what it states, and what an earlier attempt found; where both are silent, what its kind took here. That is a guess: it never asks
-/// for more than this GPU has.
+/// for more than this GPU has free right now, so that it keeps no task from running here.
 pub(crate) fn needs(context: &Context, task: &Task) -> Needs {
     let mut needs = task.body.needs.clone();
     let known = needs.memory_mb.max(task.memory_mb);
-    needs.memory_mb = known.or_else(|| Some(context.learnt.of(&task.kind)?.min(usable_here_mb(context))));
+    needs.memory_mb = known.or_else(|| Some(context.learnt.of(&task.kind)?.min(free_here_mb(context))));
     needs
+}
+
+fn free_here_mb(context: &Context) -> u64 {
+    usable_here_mb(context).saturating_sub(context.device.sample().memory_used_mb)
 }
 
 fn usable_here_mb(context: &Context) -> u64 {

@@ -48,7 +48,7 @@ impl Pool {
             return ClaimAnswer::NotHere;
         }
         let has_slot = self.load(&request.offered_by) < u64::from(entry.row.slots);
-        if has_slot && is_within_thresholds(&entry.row, &settings) && has_memory_now(&entry.row, &request.needs) {
+        if has_slot && is_within_thresholds(&entry.row, &settings) && has_memory_now(&entry.row, &request.needs, &settings) {
             return self.take(request, &request.offered_by);
         }
         ClaimAnswer::Full { fits_here: true, elsewhere: None }
@@ -98,7 +98,7 @@ impl Pool {
         self.rows.get(gpu_id).is_some_and(|entry| {
             is_open(&entry.row, &settings)
                 && fits(&entry.row, &settings, request)
-                && has_memory_now(&entry.row, &request.needs)
+                && has_memory_now(&entry.row, &request.needs, &settings)
                 && self.load(gpu_id) < u64::from(entry.row.slots)
         })
     }

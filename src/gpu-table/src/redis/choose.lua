@@ -8,8 +8,9 @@ local LOOKS = 64 -- how many GPUs of one class are looked at for one that has th
 local function fits(class, wanted, pool)
   local capability, total, kinds = read_class(class)
   if not string.find(kinds, ',' .. wanted.kind .. ',', 1, true) or capability < wanted.capability then return nil end
-  if wanted.memory and total * pool.memory < wanted.memory then return nil end
-  return { name = class, total = total, capability = capability }
+  local usable = total * pool.memory
+  if wanted.memory and usable < wanted.memory then return nil end
+  return { name = class, total = total, usable = usable, capability = capability }
 end
 
 local function fitting_classes(wanted, pool)
@@ -21,8 +22,9 @@ local function fitting_classes(wanted, pool)
   return found
 end
 
-local function has_memory(used, total, wanted)
-  return not wanted.memory or used + wanted.memory <= total
+-- `usable`: the memory up to which tasks may use a GPU, whoever uses it.
+local function has_memory(used, usable, wanted)
+  return not wanted.memory or used + wanted.memory <= usable
 end
 
 -- Byte order, which `<` on strings is not in every locale.
@@ -44,7 +46,7 @@ local function is_better(a, b)
 end
 
 -- The first GPU of an index that has the memory now, and its score.
-local function head(key, total, wanted)
+local function head(key, usable, wanted)
   if not wanted.memory then
     local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')
     return first[1], tonumber(first[2])
@@ -53,7 +55,7 @@ local function head(key, total, wanted)
     local page = call('ZRANGE', key, from, from + 15, 'WITHSCORES')
     for i = 1, #page, 2 do
       local used = tonumber(call('HGET', ROW .. page[i], 'used'))
-      if has_memory(used, total, wanted) then return page[i], tonumber(page[i + 1]) end
+      if has_memory(used, usable, wanted) then return page[i], tonumber(page[i + 1]) end
     end
     if #page < 32 then return nil end
   end
@@ -74,21 +76,21 @@ end
 -- The first of one class.
 local function first_of(class, strategy, wanted)
   if strategy == 'round_robin' then
-    local id, score = head(TURN .. class.name, class.total, wanted)
+    local id, score = head(TURN .. class.name, class.usable, wanted)
     return id and { id = id, rank = { score } }
   end
   if strategy == 'task_specific' and wanted.model then
-    local id, score = head(MODEL .. class.name .. ':' .. wanted.model, class.total, wanted)
+    local id, score = head(MODEL .. class.name .. ':' .. wanted.model, class.usable, wanted)
     if id then return load_rank(strategy, wanted, class, id, score, true) end
   end
-  local id, score = head(LOAD .. class.name, class.total, wanted)
+  local id, score = head(LOAD .. class.name, class.usable, wanted)
   return id and load_rank(strategy, wanted, class, id, score, false)
 end
 
 -- The asking GPU as a candidate: it need not be the head of its class to be among those with the lowest share. nil unless it is free.
 local function asker(strategy, wanted, pool, own)
   local class = own and own.alive and fits(own.class, wanted, pool)
-  if not class or not has_memory(own.used, class.total, wanted) then return nil end
+  if not class or not has_memory(own.used, class.usable, wanted) then return nil end
   local score = tonumber(call('ZSCORE', LOAD .. own.class, own.id) or nil)
   if not score then return nil end
   local loaded = wanted.model and call('ZSCORE', MODEL .. own.class .. ':' .. wanted.model, own.id)

@@ -73,7 +73,7 @@ end
 
 -- Whether a living, ready row that fits has slot and memory now, and is under the thresholds.
 local function has_room(row, class)
-  return row.within and has_memory(row.used, class.total, wanted) and call('SCARD', TASKS .. row.id) < row.slots
+  return row.within and has_memory(row.used, class.usable, wanted) and call('SCARD', TASKS .. row.id) < row.slots
 end
 
 local function claim_here(own, pool)
