@@ -25,6 +25,8 @@ use crate::{
 
 /// The longest side of a matrix.
 const SIDE_MAX: usize = 16_384;
+/// The most numbers of a product: it comes back as JSON.
+const PRODUCT_MAX: usize = 4_000_000;
 /// The most multiplications that `check` does on the CPU: a second or so.
 const CHECK_MAX: usize = 2_000_000_000;
 /// Into how many pieces a product may be cut.
@@ -125,6 +127,10 @@ impl Asked {
         fields.finish()?;
         if b_rows != inner {
             let message = format!("must have {inner} rows, as many as payload.a has columns; it has {b_rows}");
+            return Err(Failure::invalid("payload.b", message));
+        }
+        if rows * columns > PRODUCT_MAX {
+            let message = format!("a product of {rows}x{columns} is too large for a reply: at most {PRODUCT_MAX} numbers");
             return Err(Failure::invalid("payload.b", message));
         }
         if check && rows * inner * columns > CHECK_MAX {
@@ -234,6 +240,7 @@ mod tests {
             (json!({"a": [[1, 2, 3]], "b": ones}), "payload.b"),
             (json!({"a": ones, "b": ones, "dtype": "f16"}), "payload.dtype"),
             (json!({"a": ones, "b": ones, "c": 1}), "payload.c"),
+            (json!({"a": vec![[1]; 3_000], "b": [vec![1; 3_000]]}), "payload.b"),
         ] {
             let refused = run_on(&matmul(), &gpu(), payload.clone()).await.unwrap_err();
             assert_eq!((refused.field.as_deref(), refused.retry), (Some(field), false), "{payload}");

@@ -11,8 +11,8 @@ use crate::{
 
 /// The most arguments that are read.
 const ARGUMENTS_MAX: usize = 64;
-/// The longest list that `out` may ask for, in bytes: it comes back as JSON.
-const OUT_BYTES_MAX: u64 = 64 << 20;
+/// The most bytes that all `out` and `inout` together may give back: they come back as JSON.
+const OUT_BYTES_MAX: u64 = 32 << 20;
 
 /// What a payload asks for.
 #[derive(Debug)]
@@ -64,6 +64,9 @@ impl Asked {
             Some(_) => return Err(Failure::invalid("payload.arguments", format!("must be a list of at most {ARGUMENTS_MAX} arguments"))),
         };
         fields.finish()?;
+        if arguments.iter().map(Given::bytes_back).fold(0, u64::saturating_add) > OUT_BYTES_MAX {
+            return Err(Failure::invalid("payload.arguments", format!("ask for more than {OUT_BYTES_MAX} bytes back")));
+        }
         Ok(Self { module, kernel, grid: Grid { blocks, threads, shared_bytes }, arguments })
     }
 }
@@ -113,6 +116,14 @@ impl Given {
             Self::Scalar(_) => 0,
             Self::Filled(bytes, _) => bytes.len() as u64,
             Self::Zeros(count, number) => (*count * number.size()) as u64,
+        }
+    }
+
+    /// What of it is given back.
+    fn bytes_back(&self) -> u64 {
+        match self {
+            Self::Scalar(_) | Self::Filled(_, None) => 0,
+            Self::Filled(_, Some(_)) | Self::Zeros(..) => self.bytes(),
         }
     }
 
@@ -237,6 +248,8 @@ mod tests {
             assert_eq!(refused(&with(wrong.clone())), "payload.arguments[1]", "{wrong}");
         }
         assert_eq!(refused(&with(json!({"out": {"f64": 1_000_000_000}}))), "payload.arguments[1]");
+        let many = vec![json!({"out": {"f64": 1_000_000}}); 5];
+        assert_eq!(refused(&json!({"module": "m", "blocks": 1, "threads": 1, "arguments": many})), "payload.arguments");
         assert_eq!(refused(&json!({"module": "m", "blocks": 0, "threads": 1})), "payload.blocks");
         assert_eq!(refused(&json!({"module": "m", "blocks": 1, "threads": 2_000})), "payload.threads");
         assert_eq!(refused(&json!({"blocks": 1, "threads": 1})), "payload.module");

@@ -22,6 +22,9 @@ pub(super) struct Modules {
     kept: Mutex<HashMap<(GpuId, String), Kept>>,
 }
 
+/// The longest name of a module.
+const NAME_MAX: usize = 64;
+
 struct Kept {
     text: String,
     module: Module,
@@ -63,8 +66,8 @@ impl Modules {
 
     async fn read(&self, name: &str) -> Result<String, Failure> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        if name.is_empty() || !name.chars().all(plain) {
-            return Err(Failure::invalid("payload.module", "must be a name of letters, digits, '-' and '_', without .cu"));
+        if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(plain) {
+            return Err(Failure::invalid("payload.module", "must be a name of at most 64 letters, digits, '-' and '_', without .cu"));
         }
         let path = self.directory.join(format!("{name}.cu"));
         match tokio::fs::read_to_string(&path).await {
