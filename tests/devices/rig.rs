@@ -9,6 +9,9 @@ use devices::{
 };
 use fake_nvidia::{FakeGpu, FakeMachine};
 
+/// Bounds a hang.
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(180);
+
 /// A GPU that a case can break.
 #[async_trait]
 pub trait Rig: Sync {
@@ -86,9 +89,10 @@ pub async fn first_gpu() -> NvidiaGpu {
     opened.unwrap().proved().await
 }
 
-/// Runs a body that waits.
+/// Runs a body that waits, and not for ever.
 pub fn block_on<F: Future>(body: F) -> F::Output {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(body)
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(LONGEST, body).await.expect("the case ends") })
 }
 
 impl Nvidia {

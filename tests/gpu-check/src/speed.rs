@@ -78,7 +78,7 @@ async fn fleet_per_second(bench: &Bench) -> Result<f64, Fault> {
     let tasks = (0..TASKS).map(|_| task("kernel", small())).collect::<Result<Vec<_>, _>>()?;
     let many = Many { in_flight: std::num::NonZeroUsize::new(64).ok_or("64 is not 0")?, timeout: Duration::from_secs(120) };
     let started = Instant::now();
-    let replies: Vec<_> = fleet.producer.submit_and_wait_many(tasks.into_iter(), many).collect().await;
+    let replies: Vec<_> = fleet.producer.submit_and_wait_many(tasks, many).collect().await;
     let rate = TASKS as f64 / started.elapsed().as_secs_f64();
     for (_, reply) in replies {
         reply?;

@@ -142,7 +142,7 @@ pub async fn refusals(bench: &Bench) -> Finding {
 pub async fn out_of_memory(bench: &Bench) -> Finding {
     let gpu = bench.open().await?;
     let cuda = gpu.cuda().ok_or("no CUDA")?;
-    let memory = cuda.memory()?;
+    let memory = cuda.memory().await?;
     let too_much = memory.free as usize + (64 << 20);
     let refused = cuda.run(move |lane: &Lane| lane.zeros::<u8>(too_much).map(|_| ())).await;
     if !refused.as_ref().is_err_and(devices::CudaError::is_out_of_memory) {
@@ -153,7 +153,7 @@ pub async fn out_of_memory(bench: &Bench) -> Finding {
     let wanted = Use { memory_mb: gpu.description().memory_total_mb * 95 / 100, compute_share: 1.0 };
     let accounted = gpu.begin(wanted).err().ok_or("a reservation above memory_threshold was taken")?;
     gpu.probe().await?;
-    let after = cuda.memory()?;
+    let after = cuda.memory().await?;
     Ok(Checked::Passed(format!(
         "asking for 64 MiB more than is free is refused, 90 % of it is given; {accounted}; afterwards {} of {} MB are free",
         after.free / 1_000_000,

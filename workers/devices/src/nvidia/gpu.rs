@@ -21,6 +21,10 @@ use crate::{Consequence, Device, OutOfMemory, Trouble, Use, WorkOn};
 
 /// How long a GPU that CUDA cannot use shows in the table, with the reason, before a new process tries again.
 const BROKEN_PAUSE: Duration = Duration::from_secs(10);
+/// How long a look at our own context may take.
+const LOOK: Duration = Duration::from_secs(5);
+/// How soon after an error in CUDA its Xid event comes.
+const XID_FOLLOWS: Duration = Duration::from_secs(1);
 /// Troubles that wait to be told.
 const TROUBLES_MAX: usize = 64;
 
@@ -56,8 +60,9 @@ impl NvidiaGpu {
     pub fn open(host: &Host, found: Found, options: NvidiaOptions) -> Result<Self, NvidiaError> {
         let (tell, troubles) = mpsc::channel(TROUBLES_MAX);
         let description = found.description;
-        let sampler = Sampler::start(host, &description.gpu_id, tell)?;
-        let work = working(&description.gpu_id).map_err(|error| error.to_string());
+        let allocated = Arc::default();
+        let sampler = Sampler::start(host, &description.gpu_id, Arc::clone(&allocated), tell)?;
+        let work = working(&description.gpu_id, allocated).map_err(|error| error.to_string());
         if let Err(reason) = &work {
             tracing::error!(gpu_id = %description.gpu_id, reason, "CUDA cannot use this GPU");
         }
@@ -90,14 +95,34 @@ impl NvidiaGpu {
         if trouble.what != Consequence::Suspected {
             return trouble;
         }
-        match working.cuda.run(|lane| lane.wait()).await {
-            Err(CudaError::Lost { by_a_task, .. }) => Trouble { what: Consequence::Lost { by_a_task }, ..trouble },
+        // A driver that hangs must not keep us from hearing of worse.
+        match tokio::time::timeout(LOOK, working.cuda.run(|lane| lane.wait())).await {
+            Ok(Err(CudaError::Lost { by_a_task, .. })) => Trouble { what: Consequence::Lost { by_a_task }, ..trouble },
             _ => trouble,
         }
     }
 
-    fn enough_memory(&self, working: &Working) -> Result<(), String> {
-        let memory = working.cuda.memory().map_err(|error| error.to_string())?;
+    /// What a lost context means: a fault of the hardware shows in CUDA first, and its Xid says a moment later that it was no task.
+    async fn blamed(lost: &CudaError, troubles: &mut mpsc::Receiver<Trouble>) -> Trouble {
+        let by_a_task = !matches!(lost, CudaError::Lost { by_a_task: false, .. });
+        let own = Trouble { what: Consequence::Lost { by_a_task }, reason: lost.to_string(), xid: None };
+        let innocent = async {
+            loop {
+                match troubles.recv().await {
+                    Some(trouble) if trouble.what == (Consequence::Lost { by_a_task: false }) => return trouble,
+                    Some(_) => {}
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        if !by_a_task {
+            return own;
+        }
+        tokio::time::timeout(XID_FOLLOWS, innocent).await.unwrap_or(own)
+    }
+
+    async fn enough_memory(&self, working: &Working) -> Result<(), String> {
+        let memory = working.cuda.memory().await.map_err(|error| error.to_string())?;
         let wanted = memory.total as f64 * (1.0 - self.options.memory_threshold);
         if memory.free as f64 >= wanted {
             return Ok(());
@@ -111,8 +136,8 @@ impl NvidiaGpu {
     }
 }
 
-fn working(gpu_id: &GpuId) -> Result<Working, CudaError> {
-    let cuda = Cuda::open(gpu_id)?;
+fn working(gpu_id: &GpuId, allocated: Arc<AtomicU64>) -> Result<Working, CudaError> {
+    let cuda = Cuda::open_counting(gpu_id, allocated)?;
     let canary = Canary::load(&cuda)?;
     Ok(Working { cuda, canary })
 }
@@ -138,13 +163,13 @@ impl Device for NvidiaGpu {
         }
     }
 
-    /// Memory is in use as far as NVML saw it last, or as tasks have reserved it: whichever is more, for what a task reserved may not be allocated yet.
+    /// In use is what others held when NVML looked last, and what tasks have reserved, allocated or not.
     fn begin(&self, wanted: Use) -> Result<WorkOn, OutOfMemory> {
         let total_mb = self.description.memory_total_mb;
         let bound_mb = (total_mb as f64 * self.options.memory_threshold) as u64;
-        let sampled_mb = self.sampler.sample().memory_used_mb;
+        let others_mb = self.sampler.others_mb();
         let refused = |reserved_mb: u64| {
-            let in_use_mb = sampled_mb.max(reserved_mb);
+            let in_use_mb = others_mb.saturating_add(reserved_mb);
             (wanted.memory_mb > 0 && in_use_mb.saturating_add(wanted.memory_mb) > bound_mb).then(|| OutOfMemory {
                 wanted_mb: wanted.memory_mb,
                 free_mb: bound_mb.saturating_sub(in_use_mb),
@@ -160,7 +185,7 @@ impl Device for NvidiaGpu {
 
     async fn probe(&self) -> Result<(), String> {
         let working = self.work.as_ref().map_err(Clone::clone)?;
-        self.enough_memory(working)?;
+        self.enough_memory(working).await?;
         let seed = self.probes.fetch_add(1, Ordering::Relaxed) as u32;
         working.canary.run(&working.cuda, seed.wrapping_mul(2_654_435_761)).await
     }
@@ -177,10 +202,7 @@ impl Device for NvidiaGpu {
         tokio::select! {
             biased;
             Some(trouble) = troubles.recv() => self.looked_into(trouble).await,
-            lost = working.cuda.lost() => {
-                let by_a_task = !matches!(lost, CudaError::Lost { by_a_task: false, .. });
-                Trouble { what: Consequence::Lost { by_a_task }, reason: lost.to_string(), xid: None }
-            }
+            lost = working.cuda.lost() => Self::blamed(&lost, &mut troubles).await,
         }
     }
 

@@ -80,6 +80,19 @@ impl Host {
         })
     }
 
+    /// The GPU with this UUID, whatever the others do. `None`: it does not answer, or is none of this host.
+    ///
+    /// # Errors
+    /// [`NvidiaError::Hangs`] if NVML gives no answer.
+    pub fn gpu(&self, gpu_id: &GpuId) -> Result<Option<Found>, NvidiaError> {
+        let (nvml, id) = (self.nvml(), gpu_id.clone());
+        let found = in_time("the GPU", move || Ok(by_uuid(&nvml, &id).ok()))?;
+        // The ways to its neighbours are worth having, and not worth failing for.
+        let (nvml, one) = (self.nvml(), found.clone());
+        let linked = in_time("the ways between GPUs", move || Ok(one.map(|one| topology::linked(&nvml, one))));
+        Ok(linked.unwrap_or(found))
+    }
+
     /// Every GPU that can run tasks, in NVML's order. A GPU in MIG mode is replaced by its instances. One that does not answer is in the second list, with the reason.
     ///
     /// # Errors
@@ -101,8 +114,19 @@ impl Host {
     }
 }
 
+fn by_uuid(nvml: &Nvml, gpu_id: &GpuId) -> Result<Found, NvmlError> {
+    let device = nvml.device_by_uuid(gpu_id.as_str())?;
+    if !gpu_id.as_str().starts_with("MIG-") {
+        return Ok(Found { index: device.index()?, description: description(&device, &device)? });
+    }
+    let parent = device.mig_parent_device()?;
+    let mut found = Found { index: parent.index()?, description: description(&device, &parent)? };
+    found.description.hardware.mig_of = GpuId::new(parent.uuid()?).ok();
+    Ok(found)
+}
+
 /// The GPU of an index, or its MIG instances.
-fn describe(nvml: &Nvml, index: u32) -> Result<Vec<Found>, NvmlError> {
+pub(super) fn describe(nvml: &Nvml, index: u32) -> Result<Vec<Found>, NvmlError> {
     let device = nvml.device_by_index(index)?;
     let whole = description(&device, &device)?;
     if device.mig_mode().is_ok_and(|mode| mode.current != 0) {

@@ -1,7 +1,11 @@
 //! What a GPU does right now, from NVML, on threads of their own: NVML can hang for ever, and then the last good sample is served with its age.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as threads},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc as threads,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -38,19 +42,26 @@ pub(super) struct Sampler {
 
 struct Latest {
     sample: GpuSample,
+    /// Of the memory in use, what buffers of this process held, in MB.
+    own_mb: u64,
     at: Instant,
     problem: Option<String>,
 }
 
 impl Sampler {
     /// Takes the first sample, and goes on taking them; tells `troubles` what it sees go wrong.
-    pub(super) fn start(host: &Host, gpu_id: &GpuId, troubles: mpsc::Sender<Trouble>) -> Result<Self, NvidiaError> {
+    pub(super) fn start(
+        host: &Host,
+        gpu_id: &GpuId,
+        allocated: Arc<AtomicU64>,
+        troubles: mpsc::Sender<Trouble>,
+    ) -> Result<Self, NvidiaError> {
         let (nvml, id) = (host.nvml(), gpu_id.clone());
         let first = in_time("a first sample", move || Source::new(&nvml, &id).and_then(|source| source.sample()).map_err(sampling))?;
         let ecc_errors = first.ecc_errors;
-        let latest = Arc::new(Mutex::new(Latest { sample: first, at: Instant::now(), problem: None }));
+        let latest = Arc::new(Mutex::new(Latest { sample: first, own_mb: 0, at: Instant::now(), problem: None }));
         let (until_dropped, dropped) = threads::channel();
-        let watch = Watch { latest: Arc::clone(&latest), troubles: troubles.clone(), ecc_errors, lost: false };
+        let watch = Watch { latest: Arc::clone(&latest), troubles: troubles.clone(), allocated, ecc_errors, lost: false };
         let (nvml, id) = (host.nvml(), gpu_id.clone());
         spawn("nvml-samples", move || watch.run(&nvml, &id, &dropped))?;
         let (nvml, id, known) = (host.nvml(), gpu_id.clone(), Arc::downgrade(&latest));
@@ -66,6 +77,12 @@ impl Sampler {
     pub(super) fn sample(&self) -> GpuSample {
         let latest = self.lock();
         GpuSample { age_ms: u64::try_from(latest.at.elapsed().as_millis()).unwrap_or(u64::MAX), ..latest.sample.clone() }
+    }
+
+    /// Memory that was in use by others than this process's buffers, in MB.
+    pub(super) fn others_mb(&self) -> u64 {
+        let latest = self.lock();
+        latest.sample.memory_used_mb.saturating_sub(latest.own_mb)
     }
 
     /// Why there has been no sample for long, if there has been none.
@@ -145,21 +162,29 @@ fn throttled_by(reasons: ThrottleReasons) -> Vec<Throttle> {
 struct Watch {
     latest: Arc<Mutex<Latest>>,
     troubles: mpsc::Sender<Trouble>,
+    allocated: Arc<AtomicU64>,
     ecc_errors: Option<u64>,
     lost: bool,
 }
 
 impl Watch {
     fn run(mut self, nvml: &Nvml, gpu_id: &GpuId, dropped: &threads::Receiver<()>) {
+        // The handle is looked up once: looking one up fails as soon as *any* GPU of the host is lost.
+        let mut source = Source::new(nvml, gpu_id).ok();
         while dropped.recv_timeout(PERIOD) == Err(threads::RecvTimeoutError::Timeout) {
-            match Source::new(nvml, gpu_id).and_then(|source| source.sample()) {
-                Ok(sample) => self.took(sample),
+            if source.is_none() {
+                source = Source::new(nvml, gpu_id).map_err(|error| self.unknown(&error)).ok();
+            }
+            let Some(source) = &source else { continue };
+            let own_mb = megabytes(self.allocated.load(Ordering::Relaxed));
+            match source.sample() {
+                Ok(sample) => self.took(sample, own_mb),
                 Err(error) => self.missed(&error),
             }
         }
     }
 
-    fn took(&mut self, sample: GpuSample) {
+    fn took(&mut self, sample: GpuSample, own_mb: u64) {
         if let (Some(before), Some(now)) = (self.ecc_errors, sample.ecc_errors)
             && now > before
         {
@@ -169,11 +194,15 @@ impl Watch {
         self.ecc_errors = sample.ecc_errors;
         self.lost = false;
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        *latest = Latest { sample, at: Instant::now(), problem: None };
+        *latest = Latest { sample, own_mb, at: Instant::now(), problem: None };
+    }
+
+    fn unknown(&self, error: &NvmlError) {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).problem = Some(error.to_string());
     }
 
     fn missed(&mut self, error: &NvmlError) {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner).problem = Some(error.to_string());
+        self.unknown(error);
         if matches!(error, NvmlError::GpuLost | NvmlError::ResetRequired) && !std::mem::replace(&mut self.lost, true) {
             self.tell(Consequence::Lost { by_a_task: false }, format!("NVML: {error}"));
         }

@@ -13,6 +13,14 @@ use super::host::Found;
 /// More than any GPU has.
 const NVLINKS_MAX: u32 = 36;
 
+/// The GPU with its ways to the others.
+pub(super) fn linked(nvml: &Nvml, one: Found) -> Found {
+    let indices = 0..nvml.device_count().unwrap_or(0);
+    let mut all: Vec<Found> = indices.filter_map(|index| super::host::describe(nvml, index).ok()).flatten().collect();
+    link(nvml, &mut all);
+    all.into_iter().find(|found| found.description.gpu_id == one.description.gpu_id).unwrap_or(one)
+}
+
 /// Gives every whole GPU its ways to the others. Instances of a GPU in MIG mode have none: they cannot reach each other.
 pub(super) fn link(nvml: &Nvml, found: &mut [Found]) {
     let whole: Vec<Found> = found.iter().filter(|one| one.description.hardware.mig_of.is_none()).cloned().collect();

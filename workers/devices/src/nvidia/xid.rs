@@ -7,7 +7,7 @@ pub enum Action {
     Ignore,
     /// A process on the GPU has to start anew. Which one, the event does not say: it may be a stranger's.
     RestartApplication,
-    /// The GPU must be reset, or the host restarted, before it can be trusted.
+    /// The GPU is to be reset, or the host restarted. A new process probes it: what its canary shows to work is used.
     ResetGpu,
     /// Not in our list: the GPU is taken out until its canary passes.
     Unknown,
@@ -67,7 +67,11 @@ impl Xid {
     /// For operators.
     #[must_use]
     pub fn describe(&self) -> String {
-        format!("Xid {}: {}", self.number, self.meaning)
+        let advice = match self.action {
+            Action::ResetGpu => "; if it does not come back by itself, reset the GPU (`nvidia-smi --gpu-reset`) or restart its host",
+            _ => "",
+        };
+        format!("Xid {}: {}{advice}", self.number, self.meaning)
     }
 }
 
@@ -82,7 +86,8 @@ mod tests {
         assert_eq!(action(31), Action::RestartApplication);
         assert_eq!(action(79), Action::ResetGpu);
         assert_eq!(action(4_711), Action::Unknown);
-        assert_eq!(Xid::of(79).describe(), "Xid 79: the GPU has fallen off the bus");
+        assert_eq!(Xid::of(63).describe(), "Xid 63: a faulty memory row was retired or remapped");
+        assert!(Xid::of(79).describe().starts_with("Xid 79: the GPU has fallen off the bus; if it does not come back"));
     }
 
     #[test]

@@ -34,8 +34,9 @@ impl Canary {
     /// # Errors
     /// What it found wrong, for operators.
     pub async fn run(&self, cuda: &Cuda, seed: u32) -> Result<(), String> {
-        let function = self.module.function("canary").map_err(|error| error.to_string())?;
+        let module = self.module.clone();
         let work = move |lane: &Lane| {
+            let function = module.function("canary")?;
             let pattern: Arc<[u8]> = (0..SCRATCH).map(|at| (at as u32 ^ seed) as u8).collect();
             let scratch = lane.upload(&pattern)?;
             let out = lane.zeros::<u8>(COUNT as usize * 4)?;

@@ -44,7 +44,10 @@ pub(super) fn compile(source: &Source, capability: ComputeCapability) -> Result<
         let program = Program(program);
         let options = [format!("--gpu-architecture=sm_{}{}", capability.major, capability.minor)];
         // SAFETY: the program is alive until the end of this scope.
-        unsafe { result::compile_program(program.0, &options) }.map_err(|_| program.complaint(&source.name))?;
+        unsafe { result::compile_program(program.0, &options) }.map_err(|error| match error.0 {
+            sys::nvrtcResult::NVRTC_ERROR_COMPILATION => program.complaint(&source.name),
+            _ => refused("compile a module", &error),
+        })?;
         program.machine_code()
     })
 }

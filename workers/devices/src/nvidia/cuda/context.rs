@@ -27,16 +27,26 @@ pub struct Memory {
     pub total: u64,
 }
 
-/// One GPU in this process. Clones share it.
+/// One GPU in this process. Clones share it; after the last one its lanes end.
 #[derive(Clone)]
 pub struct Cuda {
     shared: Arc<Shared>,
+    _until_the_last: Arc<LanesEnd>,
+}
+
+/// Lanes hold what they share, and that holds the idle ones: somebody outside must end them.
+struct LanesEnd(Arc<Shared>);
+
+impl Drop for LanesEnd {
+    fn drop(&mut self) {
+        self.0.lanes().clear();
+    }
 }
 
 /// What the lanes share.
 pub(super) struct Shared {
     pub(super) context: Arc<CudaContext>,
-    pub(super) allocated: AtomicU64,
+    pub(super) allocated: Arc<AtomicU64>,
     lanes: Mutex<Vec<LaneThread>>,
     started: AtomicUsize,
     lost: watch::Sender<Option<CudaError>>,
@@ -54,6 +64,11 @@ impl Cuda {
     /// # Errors
     /// [`CudaError`]: no driver, no such GPU in `CUDA_VISIBLE_DEVICES`, or the driver refuses.
     pub fn open(gpu_id: &GpuId) -> Result<Self, CudaError> {
+        Self::open_counting(gpu_id, Arc::default())
+    }
+
+    /// As [`open`](Self::open); `allocated` always holds the bytes that buffers hold.
+    pub(crate) fn open_counting(gpu_id: &GpuId, allocated: Arc<AtomicU64>) -> Result<Self, CudaError> {
         // SAFETY: only loads a library, whose initialisers are the driver's own.
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::Missing { library: "libcuda.so.1", package: "the NVIDIA driver" });
@@ -65,14 +80,10 @@ impl Cuda {
             let context = CudaContext::new(ordinal).map_err(|error| CudaError::of("make a CUDA context", error))?;
             // SAFETY: buffers never leave the lane, and so the stream, that made them (see `Buffer`): there is nothing to synchronise between streams.
             unsafe { context.disable_event_tracking() };
-            let shared = Shared {
-                context,
-                allocated: AtomicU64::new(0),
-                lanes: Mutex::default(),
-                started: AtomicUsize::new(0),
-                lost: watch::Sender::new(None),
-            };
-            Ok(Self { shared: Arc::new(shared) })
+            let shared =
+                Shared { context, allocated, lanes: Mutex::default(), started: AtomicUsize::new(0), lost: watch::Sender::new(None) };
+            let shared = Arc::new(shared);
+            Ok(Self { _until_the_last: Arc::new(LanesEnd(Arc::clone(&shared))), shared })
         })
     }
 
@@ -96,12 +107,13 @@ impl Cuda {
         job::run(&self.shared, lane, work, OVERTIME).await
     }
 
-    /// Free and total memory, over all processes. A round trip to the driver.
+    /// Free and total memory, over all processes. A round trip to the driver, on a lane.
     ///
     /// # Errors
     /// [`CudaError`] if the driver refuses.
-    pub fn memory(&self) -> Result<Memory, CudaError> {
-        let (free, total) = self.shared.check("ask for free memory", self.shared.context.mem_get_info())?;
+    pub async fn memory(&self) -> Result<Memory, CudaError> {
+        let ask = |lane: &Lane| lane.shared.check("ask for free memory", lane.shared.context.mem_get_info());
+        let (free, total) = self.run(ask).await?.value;
         Ok(Memory { free: free as u64, total: total as u64 })
     }
 

@@ -49,14 +49,8 @@ impl CudaError {
         let DriverError(code) = error;
         match code {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => Self::OutOfMemory { operation },
-            CUresult::CUDA_ERROR_ECC_UNCORRECTABLE | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE | CUresult::CUDA_ERROR_EXTERNAL_DEVICE => {
-                Self::Lost { operation, cause: name(code), by_a_task: false }
-            }
+            code if is_broken(code) => Self::Lost { operation, cause: name(code), by_a_task: false },
             code if is_poisoned(code) => Self::Lost { operation, cause: name(code), by_a_task: true },
-            CUresult::CUDA_ERROR_INVALID_VALUE
-            | CUresult::CUDA_ERROR_NOT_FOUND
-            | CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
-            | CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE => Self::Refused(format!("{operation}: {}", name(code))),
             code => Self::Failed { operation, cause: name(code) },
         }
     }
@@ -74,7 +68,19 @@ impl CudaError {
     }
 }
 
-/// The errors after which a context answers nothing else.
+/// Errors of the hardware after which a context answers nothing else.
+const fn is_broken(code: CUresult) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_CONTAINED
+            | CUresult::CUDA_ERROR_EXTERNAL_DEVICE
+            | CUresult::CUDA_ERROR_MPS_CLIENT_TERMINATED
+    )
+}
+
+/// Errors of what ran after which a context answers nothing else.
 const fn is_poisoned(code: CUresult) -> bool {
     matches!(
         code,
@@ -88,6 +94,7 @@ const fn is_poisoned(code: CUresult) -> bool {
             | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
             | CUresult::CUDA_ERROR_INVALID_PC
             | CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_TENSOR_MEMORY_LEAK
             | CUresult::CUDA_ERROR_DEINITIALIZED
             | CUresult::CUDA_ERROR_UNKNOWN
     )
@@ -107,7 +114,7 @@ mod tests {
         let of = |code| CudaError::of("launch a kernel", DriverError(code));
         assert!(of(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS).is_lost());
         assert!(of(CUresult::CUDA_ERROR_OUT_OF_MEMORY).is_out_of_memory());
-        assert!(matches!(of(CUresult::CUDA_ERROR_INVALID_VALUE), CudaError::Refused(_)));
+        assert!(matches!(of(CUresult::CUDA_ERROR_CONTAINED), CudaError::Lost { by_a_task: false, .. }));
         let failed = of(CUresult::CUDA_ERROR_NOT_READY);
         assert_eq!(failed.to_string(), "launch a kernel: CUDA_ERROR_NOT_READY (600)");
     }

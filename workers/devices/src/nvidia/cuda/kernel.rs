@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::{
-    driver::{CudaFunction, CudaModule, LaunchConfig, PushKernelArg, sys},
+    driver::{CudaFunction, CudaModule, DriverError, LaunchConfig, PushKernelArg, sys},
     nvrtc::Ptx,
 };
 use protocol::task::ComputeCapability;
@@ -98,31 +98,41 @@ impl Module {
     /// # Errors
     /// [`CudaError::Refused`] if it has none.
     pub fn function(&self, name: &str) -> Result<Function, CudaError> {
-        let unknown = |_| CudaError::Refused(format!("the module has no kernel {name:?}; is it declared as extern \"C\" __global__?"));
+        let failed = |error: DriverError| match error.0 {
+            sys::CUresult::CUDA_ERROR_NOT_FOUND => {
+                CudaError::Refused(format!("the module has no kernel {name:?}; is it declared as extern \"C\" __global__?"))
+            }
+            _ => CudaError::of("find a kernel", error),
+        };
         if name.contains('\0') {
             return Err(CudaError::Refused("the name of a kernel contains a zero byte".to_owned()));
         }
-        Ok(Function { function: self.module.load_function(name).map_err(unknown)?, name: name.to_owned() })
+        Ok(Function { function: self.module.load_function(name).map_err(failed)?, name: name.to_owned() })
     }
 }
 
 impl Function {
-    /// The sizes of its parameters, in bytes. `None`: this driver (older than CUDA 12.4) does not tell.
-    fn parameters(&self) -> Option<Vec<usize>> {
+    /// The sizes of its parameters, in bytes.
+    fn parameters(&self) -> Result<Vec<usize>, CudaError> {
         type ParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
         // SAFETY: the driver is loaded; the name has had this signature since its first version.
-        let info = unsafe { sys::culib().get::<ParamInfo>(b"cuFuncGetParamInfo") }.ok()?;
+        let info = unsafe { sys::culib().get::<ParamInfo>(b"cuFuncGetParamInfo") };
+        let too_old = "this driver does not tell a kernel's parameters, so arguments cannot be checked: it must serve CUDA 12.4 or newer";
+        let info = info.map_err(|_| CudaError::Failed { operation: "launch a kernel", cause: too_old.to_owned() })?;
         let (mut offset, mut size, mut sizes) = (0, 0, Vec::new());
-        // SAFETY: the function is alive; past the last parameter the driver answers with an error and writes nothing.
-        while unsafe { info(self.function.cu_function(), sizes.len(), &raw mut offset, &raw mut size) }.result().is_ok() {
-            sizes.push(size);
+        loop {
+            // SAFETY: the function is alive; past the last parameter the driver answers with an error and writes nothing.
+            match unsafe { info(self.function.cu_function(), sizes.len(), &raw mut offset, &raw mut size) } {
+                sys::CUresult::CUDA_SUCCESS => sizes.push(size),
+                sys::CUresult::CUDA_ERROR_INVALID_VALUE => return Ok(sizes),
+                failed => return Err(CudaError::of("ask for a kernel's parameters", DriverError(failed))),
+            }
         }
-        Some(sizes)
     }
 
     /// Arguments of other sizes would be read from beyond their ends.
     fn accept(&self, arguments: &[Argument<'_, '_>]) -> Result<(), CudaError> {
-        let Some(sizes) = self.parameters() else { return Ok(()) };
+        let sizes = self.parameters()?;
         let given: Vec<usize> = arguments.iter().map(Argument::bytes).collect();
         if sizes == given {
             return Ok(());
@@ -156,15 +166,15 @@ impl Lane {
             };
         }
         let config = LaunchConfig { grid_dim: grid.blocks, block_dim: grid.threads, shared_mem_bytes: grid.shared_bytes };
-        // SAFETY: the driver copies the arguments, which have the sizes that it expects (where it tells), before this returns. A kernel that reads or writes
+        // SAFETY: the driver copies the arguments, which are as many and as large as it expects, before this returns. A kernel that reads or writes
         // outside of its buffers faults on the GPU, in this process's own address space there, and takes the context with it; it cannot touch the host's memory.
         // The buffers outlive the kernel: freeing them is put in the order of the same stream.
         unsafe { launch.launch(config) }.map(|_| ()).map_err(|error| {
-            let refused = self.shared.noted(CudaError::of("launch a kernel", error));
-            match refused {
-                CudaError::Refused(why) => CudaError::Refused(format!("kernel {} with {grid:?}: {why}", function.name)),
-                other => other,
+            let failed = self.shared.noted(CudaError::of("launch a kernel", error));
+            if matches!(error.0, sys::CUresult::CUDA_ERROR_INVALID_VALUE | sys::CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES) {
+                return CudaError::Refused(format!("kernel {} with {grid:?}: {failed}", function.name));
             }
+            failed
         })
     }
 }

@@ -65,10 +65,10 @@ pub struct Lane {
 }
 
 impl Lane {
-    fn new(shared: Arc<Shared>) -> Result<Self, CudaError> {
+    fn new(shared: &Arc<Shared>) -> Result<Self, CudaError> {
         let stream = shared.check("make a stream", shared.context.new_stream())?;
         Ok(Self {
-            shared,
+            shared: Arc::clone(shared),
             stream,
             blas: OnceCell::new(),
             holds: Cell::new(0),
@@ -188,8 +188,12 @@ impl LaneThread {
         let shared = Arc::clone(shared);
         let life = move || {
             // A GPU that hangs must block this thread alone: even the stream is made here.
-            let lane = guarded("make a lane", || Lane::new(shared));
+            let make = || guarded("make a lane", || Lane::new(&shared));
+            let mut lane = Err(CudaError::Failed { operation: "make a lane", cause: "nothing was tried yet".to_owned() });
             while let Ok(work) = given.recv() {
+                if lane.is_err() {
+                    lane = make();
+                }
                 work(lane.as_ref().map_err(Clone::clone));
             }
         };
