@@ -219,10 +219,11 @@ async fn shown_and_still_right(context: &Context) -> bool {
 async fn quarantine(context: Arc<Context>, reason: String, cause: Cause) {
     let mut reason = reason;
     let mut sure = cause == Cause::Trouble;
+    if !context.health.takes_tasks() {
+        // It is out already: the canary of that time decides.
+        return;
+    }
     loop {
-        if !context.health.takes_tasks() && context.health.lock().standing == Health::Quarantined {
-            return;
-        }
         let pause = context.health.quarantine(&reason, context.options.quarantine);
         context.metrics.gpu_quarantines.inc();
         tracing::error!(gpu_id = %context.gpu_id, reason, pause_ms = pause.as_millis(), "GPU quarantined: it takes no tasks until its canary passes");

@@ -14,6 +14,8 @@ use crate::{context::Context, intake::InHand, memory::Trying, persist::Abandoned
 
 /// How long an executor whose time is up may take to notice.
 const NOTICE: Duration = Duration::from_secs(5);
+/// How soon the loss of a GPU is told.
+const LOSS_TOLD: Duration = Duration::from_secs(15);
 /// How often a running task is looked up for a cancel.
 const CANCEL_LOOK: Duration = Duration::from_millis(500);
 
@@ -82,7 +84,9 @@ pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, slot: 
         Ended::ByItself(Ok(Ok(result))) => Ok(Attempt::Succeeded(result)),
         // What it says of itself is worth nothing: any task on the GPU may have done it.
         Ended::ByItself(_) if context.device.is_lost() => {
-            context.stop.now.cancelled().await;
+            // The watch of the GPU tells why, and ends this worker. Where it does not, this attempt's delivery still goes back.
+            let _ = tokio::time::timeout(LOSS_TOLD, context.stop.now.cancelled()).await;
+            context.stop.now.cancel();
             Err(Abandoned)
         }
         Ended::ByItself(Ok(Err(failure))) if failure.code == Failure::OUT_OF_MEMORY && failure.retry => {

@@ -84,7 +84,11 @@ impl GpuWorker {
         }
         leave(&context).await;
         match context.lost.get() {
-            Some(lost) => Err(WorkerError::Lost { gpu_id: context.gpu_id.clone(), reason: lost.reason.clone() }),
+            Some(lost) => {
+                // Never dropped: giving back what a lost context holds asks a driver that may not answer. The process is about to end.
+                std::mem::forget((Arc::clone(&context.device), context.executors.clone()));
+                Err(WorkerError::Lost { gpu_id: context.gpu_id.clone(), reason: lost.reason.clone() })
+            }
             None => Ok(()),
         }
     }

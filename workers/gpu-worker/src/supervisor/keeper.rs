@@ -157,7 +157,8 @@ impl Keeper<'_> {
 /// Whether another start may go better. `lives`: how often it was started before.
 fn mends(end: &End, lives: u32) -> bool {
     match end {
-        End::Exit(exit) => *exit != Exit::LEFT && *exit != Exit::MISCONFIGURED,
+        // What it refuses after it ran well may be there again soon: a port, a file, the GPU itself.
+        End::Exit(exit) => *exit != Exit::LEFT && (lives > 0 || *exit != Exit::MISCONFIGURED),
         // A program that was there before is being replaced, or the system is short of something.
         End::NotStarted(error) => lives > 0 || !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied),
         // A second process on that GPU would meet the first.
