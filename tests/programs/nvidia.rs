@@ -142,7 +142,7 @@ async fn operators_see_the_gpus_name_them_shortly_and_get_clear_refusals() {
     let (first, second) = (host.uuid(0), host.uuid(1));
 
     let again = host.run(&["worker"]).await;
-    assert_eq!(again.code, Some(2), "{again:?}");
+    assert_eq!(again.code, Some(3), "{again:?}");
     assert!(again.errors.contains("every GPU of this host has a worker already") && again.errors.contains(&first), "{again:?}");
     let one = host.run(&["worker", "--gpu", "1"]).await;
     assert_eq!(one.code, Some(3), "{one:?}");

@@ -1,5 +1,6 @@
 //! What a process's workers offer, and where they count.
 
+use devices::{CudaError, nvidia::cuda};
 use executors::{Executors, Predict};
 use gpu_worker::WorkerMetrics;
 use prometheus::Registry;
@@ -12,12 +13,23 @@ pub(crate) async fn on_simulated(configuration: &Configuration) -> Result<Execut
     with_model(Executors::new().with(executors::echo()).with(executors::simulate()), &configuration.predict).await
 }
 
-/// What workers of NVIDIA GPUs offer: also `matmul`, and `kernel` where there are modules.
+/// What workers of NVIDIA GPUs offer: also `matmul`, and `kernel` where there are modules; each where its library is.
 pub(crate) async fn on_nvidia(configuration: &Configuration) -> Result<Executors, Fault> {
-    let executors = on_simulated(configuration).await?.with(executors::matmul());
+    let mut executors = on_simulated(configuration).await?;
+    if is_there("matmul", cuda::cublas_version()) {
+        executors = executors.with(executors::matmul());
+    }
     let Some(directory) = &configuration.kernel.directory else { return Ok(executors) };
     nvidia::modules(directory)?;
-    Ok(executors.with(executors::kernel(directory.clone())))
+    if is_there("kernel", cuda::nvrtc_version()) {
+        executors = executors.with(executors::kernel(directory.clone()));
+    }
+    Ok(executors)
+}
+
+/// A kind without its library would fail every task, and the GPU be blamed for it.
+fn is_there(kind: &str, version: Result<String, CudaError>) -> bool {
+    version.map_err(|error| tracing::warn!(kind, %error, "this kind is not offered here")).is_ok()
 }
 
 async fn with_model(executors: Executors, section: &PredictSection) -> Result<Executors, Fault> {

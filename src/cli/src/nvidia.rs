@@ -14,7 +14,7 @@ use std::{
 
 use devices::{
     NvidiaGpu,
-    nvidia::{Found, Host, NvidiaOptions},
+    nvidia::{Found, Host, NvidiaError, NvidiaOptions},
 };
 use gpu_worker::{
     ChildPlan, GpuLock, GpuWorker, LogSink, Stop, SupervisorError, SupervisorOptions, WorkerError, WorkerOptions, WorkerParts,
@@ -33,6 +33,10 @@ use crate::{
 
 /// The variable that hides the other GPUs from CUDA.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+/// Longest time for opening a GPU and its first probe. A cold one takes seconds.
+const OPENED_IN: Duration = Duration::from_secs(90);
+/// A UUID is no shorter.
+const UUID_CHARACTERS: usize = 36;
 /// How long a process that lost its GPU may take to end: the driver may hang in what it does at a process's end.
 const LAST_BREATH: Duration = Duration::from_secs(15);
 
@@ -59,17 +63,14 @@ pub(crate) async fn all(common: &Common, worker: &Worker) -> Result<ExitCode, Fa
 /// The worker of one GPU: this process.
 pub(crate) async fn one(common: &Common, worker: &Worker, gpu: &str) -> Result<ExitCode, Fault> {
     let configuration = configuration::load(common, &more(worker))?;
-    let gpus = found(&configuration).await?;
-    let ids: Vec<GpuId> = gpus.iter().map(|found| found.description.gpu_id.clone()).collect();
-    let gpu_id = gpu_named(gpu, &ids).map_err(|error| Fault::Usage(format!("--gpu: {error}")))?.clone();
-    let found = gpus.into_iter().find(|found| found.description.gpu_id == gpu_id);
-    let found = found.ok_or_else(|| Fault::NotFound(format!("GPU {gpu_id} is gone")))?;
+    let found = found_one(&configuration, gpu).await?;
+    let gpu_id = found.description.gpu_id.clone();
     see_only(&gpu_id)?;
     let program = Program::start(configuration)?;
     // Not exit code 2: a child whose predecessor still drains is started again.
     let lock = GpuLock::take(&program.configuration.gpu.lock_folder, &gpu_id).map_err(|refused| Fault::Unavailable(refused.to_string()))?;
     let after_trouble = lock.trouble().map(ToOwned::to_owned);
-    let device = open(&program.configuration, found).await?;
+    let Some(device) = open(&program, found).await? else { return Ok(ExitCode::SUCCESS) };
     let ended = serve(&program, device, after_trouble).await?;
     match ended {
         Err(WorkerError::Lost { gpu_id, reason }) => {
@@ -102,13 +103,52 @@ async fn found(configuration: &Configuration) -> Result<Vec<Found>, Fault> {
     if gpus.is_empty() {
         return Err(Fault::Failed("this host has no NVIDIA GPU that answers; `--simulated N` serves simulated ones".to_owned()));
     }
+    if let Ok(visible) = std::env::var(VISIBLE) {
+        gpus = only_visible(gpus, &visible)?;
+    }
     if !configuration.gpu.multi_gpu.enabled {
         gpus.truncate(1);
     }
     Ok(gpus)
 }
 
-/// A child for each GPU that has no worker yet.
+/// Those that the caller's `CUDA_VISIBLE_DEVICES` names: on a shared host the others belong to somebody else.
+fn only_visible(gpus: Vec<Found>, visible: &str) -> Result<Vec<Found>, Fault> {
+    let ids: Vec<GpuId> = gpus.iter().map(|found| found.description.gpu_id.clone()).collect();
+    let names = visible.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let wanted: Result<Vec<&GpuId>, _> = names.map(|name| gpu_named(name, &ids)).collect();
+    let wanted = wanted.map_err(|error| Fault::Usage(format!("{VISIBLE}={visible}: {error}")))?;
+    if wanted.is_empty() {
+        return Err(Fault::Usage(format!("{VISIBLE} is set and names no GPU: take it away, or name the GPUs to serve")));
+    }
+    Ok(gpus.into_iter().filter(|found| wanted.contains(&&found.description.gpu_id)).collect())
+}
+
+/// The GPU of this name. One that answers is found whatever its neighbours do; one that does not may come back.
+async fn found_one(configuration: &Configuration, gpu: &str) -> Result<Found, Fault> {
+    if !configuration.gpu.enabled {
+        return Err(Fault::Usage("gpu.enabled is false: no NVIDIA GPU is looked for".to_owned()));
+    }
+    let name = gpu.to_owned();
+    let asking = tokio::task::spawn_blocking(move || {
+        let host = Host::open()?;
+        match GpuId::new(name) {
+            Ok(gpu_id) => Ok(host.gpu(&gpu_id)?.map_or_else(|| host.gpus().map(|(gpus, _)| gpus), |found| Ok(vec![found]))?),
+            Err(_) => host.gpus().map(|(gpus, _)| gpus),
+        }
+    });
+    let asked = asking.await.map_err(|error| Fault::Failed(format!("look for the GPU: {error}")))?;
+    let gpus = asked.map_err(|error: NvidiaError| Fault::Failed(error.to_string()))?;
+    let ids: Vec<GpuId> = gpus.iter().map(|found| found.description.gpu_id.clone()).collect();
+    let gpu_id = gpu_named(gpu, &ids).map_err(|error| {
+        // A whole id was right once: its GPU does not answer now.
+        let whole = gpu.len() >= UUID_CHARACTERS;
+        if whole { Fault::Unavailable(format!("GPU {gpu} does not answer: {error}")) } else { Fault::Usage(format!("--gpu: {error}")) }
+    })?;
+    gpus.iter().find(|found| found.description.gpu_id == *gpu_id).cloned().ok_or_else(|| Fault::NotFound(format!("GPU {gpu_id} is gone")))
+}
+
+/// A child for each GPU. One that has a worker now may only be waiting for a predecessor to drain: its child tries again.
 fn plans(configuration: &Configuration, gpus: &[Found]) -> Result<Vec<ChildPlan>, Fault> {
     let program = std::env::current_exe().map_err(|error| Fault::Failed(format!("find this program: {error}")))?;
     let (mut plans, mut held) = (Vec::new(), Vec::new());
@@ -116,7 +156,6 @@ fn plans(configuration: &Configuration, gpus: &[Found]) -> Result<Vec<ChildPlan>
         let gpu_id = &gpu.description.gpu_id;
         if let Some(holder) = GpuLock::holder(&configuration.gpu.lock_folder, gpu_id) {
             held.push(format!("{gpu_id} ({holder})"));
-            continue;
         }
         let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         arguments.extend(["--gpu".into(), gpu_id.as_str().into()]);
@@ -126,12 +165,12 @@ fn plans(configuration: &Configuration, gpus: &[Found]) -> Result<Vec<ChildPlan>
         let variables = vec![(VISIBLE.into(), gpu_id.as_str().into())];
         plans.push(ChildPlan { gpu_id: gpu_id.clone(), program: program.clone(), arguments, variables });
     }
-    let held = held.join(", ");
-    if plans.is_empty() {
-        return Err(Fault::Usage(format!("every GPU of this host has a worker already: {held}; stop it first")));
+    let (taken, held) = (held.len(), held.join(", "));
+    if taken == plans.len() {
+        return Err(Fault::Unavailable(format!("every GPU of this host has a worker already: {held}; stop it first")));
     }
-    if !held.is_empty() {
-        output::note(&format!("left to the workers that they have already: {held}"));
+    if taken > 0 {
+        output::note(&format!("these have a worker already, and are served once it has ended: {held}"));
     }
     Ok(plans)
 }
@@ -153,11 +192,29 @@ fn see_only(gpu_id: &GpuId) -> Result<(), Fault> {
     Err(Fault::Failed(format!("start again with {VISIBLE}={gpu_id}: {error}")))
 }
 
-async fn open(configuration: &Configuration, found: Found) -> Result<NvidiaGpu, Fault> {
-    let options = NvidiaOptions { memory_threshold: configuration.gpu.multi_gpu.memory_threshold };
-    let opening = tokio::task::spawn_blocking(move || NvidiaGpu::open(&Host::open()?, found, options)).await;
-    let opened = opening.map_err(|error| Fault::Failed(format!("open the GPU: {error}")))?;
-    Ok(opened.map_err(|error| Fault::Failed(error.to_string()))?.proved().await)
+/// Takes the GPU and probes it. `None`: a signal came first.
+async fn open(program: &Program, found: Found) -> Result<Option<NvidiaGpu>, Fault> {
+    let gpu_id = found.description.gpu_id.clone();
+    let options = NvidiaOptions { memory_threshold: program.configuration.gpu.multi_gpu.memory_threshold };
+    let opening = async {
+        let opened = tokio::task::spawn_blocking(move || NvidiaGpu::open(&Host::open()?, found, options)).await;
+        let opened = opened.map_err(|error| Fault::Failed(format!("open the GPU: {error}")))?;
+        Ok(opened.map_err(|error| Fault::Failed(error.to_string()))?.proved().await)
+    };
+    match program.unless_stopped(tokio::time::timeout(OPENED_IN, opening)).await {
+        Some(Ok(opened)) => opened.map(Some),
+        Some(Err(_)) => {
+            end_soon();
+            let seconds = OPENED_IN.as_secs();
+            Err(Fault::GpuLost(format!(
+                "GPU {gpu_id} was not opened and probed within {seconds} s: see the kernel's log (`dmesg`) for Xid messages"
+            )))
+        }
+        None => {
+            end_soon();
+            Ok(None)
+        }
+    }
 }
 
 /// Works until it is stopped, its supervisor is gone, or the GPU is lost.

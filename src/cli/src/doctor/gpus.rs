@@ -1,6 +1,6 @@
 //! The NVIDIA GPUs of this host, and the libraries that work on them needs.
 
-use devices::nvidia::{Found, Host, libraries};
+use devices::nvidia::{Found, Host, NvidiaError, libraries};
 use gpu_worker::GpuLock;
 use protocol::{config::Configuration, gpu::GpuLink};
 
@@ -18,9 +18,8 @@ pub(super) async fn look(configuration: &Configuration) -> Vec<Finding> {
 
 fn look_here(configuration: &Configuration) -> Vec<Finding> {
     let libraries = libraries::look();
-    if libraries.iter().take(2).all(|library| library.state.is_err()) {
-        let why = libraries.into_iter().find_map(|library| library.state.err()).unwrap_or_default();
-        return vec![Finding::good("GPUs of this host", format!("none by NVIDIA: workers here can only serve simulated ones ({why})"))];
+    if let Err(NvidiaError::NoNvml(why)) = Host::open() {
+        return vec![Finding::good("GPUs of this host", format!("no NVIDIA driver: workers here can only serve simulated ones ({why})"))];
     }
     let mut findings: Vec<Finding> = libraries.into_iter().map(library).collect();
     match Host::open().and_then(|host| host.gpus()) {
