@@ -21,7 +21,7 @@ pub(crate) async fn on_nvidia(configuration: &Configuration) -> Result<Executors
     }
     let Some(directory) = &configuration.kernel.directory else { return Ok(executors) };
     nvidia::modules(directory)?;
-    if is_there("kernel", cuda::nvrtc_version()) {
+    if is_there("kernel", cuda::kernels_here()) {
         executors = executors.with(executors::kernel(directory.clone()));
     }
     Ok(executors)

@@ -20,7 +20,7 @@ pub struct Source {
 ///
 /// # Errors
 /// [`CudaError::Missing`] without the library.
-pub fn nvrtc_version() -> Result<String, CudaError> {
+pub(super) fn nvrtc_version() -> Result<String, CudaError> {
     present()?;
     guarded("ask for NVRTC's version", || {
         let (mut major, mut minor) = (0, 0);

@@ -69,10 +69,7 @@ impl Cuda {
 
     /// As [`open`](Self::open); `allocated` always holds the bytes that buffers hold.
     pub(crate) fn open_counting(gpu_id: &GpuId, allocated: Arc<AtomicU64>) -> Result<Self, CudaError> {
-        // SAFETY: only loads a library, whose initialisers are the driver's own.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(CudaError::Missing { library: "libcuda.so.1", package: "the NVIDIA driver" });
-        }
+        driver_present()?;
         guarded("open the GPU", || {
             result::init().map_err(|error| CudaError::of("initialise CUDA", error))?;
             let ordinal = ordinal_of(gpu_id)?;
@@ -167,6 +164,30 @@ impl Shared {
         }
         error
     }
+}
+
+/// Whether there is a driver: without one every call of cudarc panics.
+pub(super) fn driver_present() -> Result<(), CudaError> {
+    // SAFETY: only loads a library, whose initialisers are the driver's own.
+    if unsafe { sys::is_culib_present() } {
+        return Ok(());
+    }
+    Err(CudaError::Missing { library: "libcuda.so.1", package: "the NVIDIA driver" })
+}
+
+/// The CUDA version that the driver serves, as `12.4`.
+///
+/// # Errors
+/// [`CudaError::Missing`] without a driver. It needs no GPU.
+pub fn driver_version() -> Result<String, CudaError> {
+    const ASK: &str = "ask for the version of CUDA";
+    driver_present()?;
+    guarded(ASK, || {
+        let mut version = 0;
+        // SAFETY: the pointer is to a number of the right type; the call needs no initialised driver.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(|error| CudaError::of(ASK, error))?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    })
 }
 
 /// cudarc panics where the driver lacks a function that it was built for: that must not end the worker without a word.

@@ -1,6 +1,6 @@
 //! Kernels: modules of machine code, their functions, and launching one.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cudarc::{
     driver::{CudaFunction, CudaModule, DriverError, LaunchConfig, PushKernelArg, sys},
@@ -8,7 +8,11 @@ use cudarc::{
 };
 use protocol::task::ComputeCapability;
 
-use super::{Buffer, Cuda, CudaError, Lane, Source, compile::compile};
+use super::{
+    Buffer, Cuda, CudaError, Lane, Source,
+    compile::{compile, nvrtc_version},
+    context::driver_present,
+};
 
 /// How many threads a kernel is launched with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +81,33 @@ pub struct Function {
     name: String,
 }
 
+type ParameterInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
+
+/// The driver's function that tells the place and size of a kernel's nth parameter.
+fn parameter_info() -> Result<ParameterInfo, CudaError> {
+    // Looked up once: it is asked for before every launch.
+    static INFO: OnceLock<Option<ParameterInfo>> = OnceLock::new();
+    if INFO.get().is_none() {
+        driver_present()?;
+    }
+    // SAFETY: the driver is there; the name has had this signature since its first version.
+    let info = INFO.get_or_init(|| unsafe { sys::culib().get::<ParameterInfo>(b"cuFuncGetParamInfo") }.ok().map(|info| *info));
+    info.ok_or_else(|| {
+        let cause =
+            "this driver does not tell a kernel's parameters, so no argument can be checked; install one that serves CUDA 12.4 or newer";
+        CudaError::Failed { operation: "look for cuFuncGetParamInfo", cause: cause.to_owned() }
+    })
+}
+
+/// Whether kernels with arguments of strangers can run here; NVRTC's version, as `12.4`.
+///
+/// # Errors
+/// [`CudaError`], with what lacks: the driver, NVRTC, or a driver that is new enough. It needs no GPU.
+pub fn kernels_here() -> Result<String, CudaError> {
+    parameter_info()?;
+    nvrtc_version()
+}
+
 impl Cuda {
     /// Compiles a module and brings it to the GPU. Blocks, for seconds perhaps.
     ///
@@ -114,11 +145,7 @@ impl Module {
 impl Function {
     /// The sizes of its parameters, in bytes.
     fn parameters(&self) -> Result<Vec<usize>, CudaError> {
-        type ParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
-        // SAFETY: the driver is loaded; the name has had this signature since its first version.
-        let info = unsafe { sys::culib().get::<ParamInfo>(b"cuFuncGetParamInfo") };
-        let too_old = "this driver does not tell a kernel's parameters, so arguments cannot be checked: it must serve CUDA 12.4 or newer";
-        let info = info.map_err(|_| CudaError::Failed { operation: "launch a kernel", cause: too_old.to_owned() })?;
+        let info = parameter_info()?;
         let (mut offset, mut size, mut sizes) = (0, 0, Vec::new());
         loop {
             // SAFETY: the function is alive; past the last parameter the driver answers with an error and writes nothing.

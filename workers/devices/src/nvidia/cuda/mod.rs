@@ -16,10 +16,10 @@ mod lane;
 mod matmul;
 
 pub use canary::Canary;
-pub use compile::{Source, nvrtc_version};
-pub use context::{Cuda, Memory};
+pub use compile::Source;
+pub use context::{Cuda, Memory, driver_version};
 pub use error::CudaError;
 pub use job::Ran;
-pub use kernel::{Argument, Function, Grid, Module, Scalar};
+pub use kernel::{Argument, Function, Grid, Module, Scalar, kernels_here};
 pub use lane::{Buffer, Element, Lane};
 pub use matmul::{Matrix, cublas_version};
