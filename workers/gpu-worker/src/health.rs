@@ -40,6 +40,8 @@ struct State {
     successes: Option<u32>,
     /// Quarantines since it was last healthy.
     quarantines: u32,
+    /// Out because the GPU itself said so, or its canary: it stays out whatever the others do.
+    certain: bool,
 }
 
 /// The health of a worker's GPU.
@@ -138,14 +140,33 @@ impl HealthWatch {
         state.failed.clear();
     }
 
-    /// For how long.
-    fn quarantine(&self, reason: &str, first_pause: Duration) -> Duration {
+    /// Takes it out, and says for how long. `None`: it is out already, and the canary of that time decides.
+    fn take_out(&self, reason: &str, cause: Cause, first_pause: Duration) -> Option<Duration> {
         let mut state = self.lock();
+        let certain = cause == Cause::Trouble;
+        if !state.standing.takes_tasks() {
+            state.certain |= certain;
+            return None;
+        }
+        Some(self.out(state, reason, certain, first_pause))
+    }
+
+    /// Its canary failed: it stays out.
+    fn keep_out(&self, reason: &str, first_pause: Duration) -> Duration {
+        self.out(self.lock(), reason, true, first_pause)
+    }
+
+    fn out(&self, mut state: MutexGuard<'_, State>, reason: &str, certain: bool, first_pause: Duration) -> Duration {
         let pause = first_pause.saturating_mul(1 << state.quarantines.min(16)).min(LONGEST_PAUSE.max(first_pause));
-        *state = State { standing: Health::Quarantined, reason: reason.to_owned(), quarantines: state.quarantines + 1, ..State::default() };
+        let quarantines = state.quarantines + 1;
+        *state = State { standing: Health::Quarantined, reason: reason.to_owned(), quarantines, certain, ..State::default() };
         drop(state);
         self.taking.send_replace(false);
         pause
+    }
+
+    fn is_certain(&self) -> bool {
+        self.lock().certain
     }
 
     fn probation(&self) {
@@ -177,7 +198,7 @@ pub(crate) async fn failed(context: &Arc<Context>, task_id: &TaskId, error: &str
 /// Why a GPU is taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// Tasks failed, here and not elsewhere as far as is known: it stays where too few others take tasks.
+    /// Tasks failed, here and not elsewhere as far as is known: it goes on where too few others take tasks.
     Failures,
     /// The GPU itself says so.
     Trouble,
@@ -217,17 +238,12 @@ async fn shown_and_still_right(context: &Context) -> bool {
 
 /// Takes the GPU out, and back in once its canary passes.
 async fn quarantine(context: Arc<Context>, reason: String, cause: Cause) {
+    let Some(mut pause) = context.health.take_out(&reason, cause, context.options.quarantine) else { return };
     let mut reason = reason;
-    let mut sure = cause == Cause::Trouble;
-    if !context.health.takes_tasks() {
-        // It is out already: the canary of that time decides.
-        return;
-    }
     loop {
-        let pause = context.health.quarantine(&reason, context.options.quarantine);
         context.metrics.gpu_quarantines.inc();
         tracing::error!(gpu_id = %context.gpu_id, reason, pause_ms = pause.as_millis(), "GPU quarantined: it takes no tasks until its canary passes");
-        if !shown_and_still_right(&context).await && !sure {
+        if !shown_and_still_right(&context).await && !context.health.is_certain() {
             tracing::warn!(gpu_id = %context.gpu_id, "not quarantined after all: too few of the other GPUs take tasks");
             break;
         }
@@ -238,14 +254,37 @@ async fn quarantine(context: Arc<Context>, reason: String, cause: Cause) {
         }
         context.health.probation();
         context.nudge.notify_one();
-        sure = true;
         match tokio::time::timeout(CANARY_LIMIT, context.device.probe()).await {
             Ok(Ok(())) => break,
             Ok(Err(problem)) => reason = format!("its canary failed: {problem}"),
             Err(_) => reason = format!("its canary gave no answer within {} s", CANARY_LIMIT.as_secs()),
         }
+        pause = context.health.keep_out(&reason, context.options.quarantine);
     }
     context.health.readmit();
     tracing::info!(gpu_id = %context.gpu_id, "GPU re-admitted with one slot");
     context.nudge.notify_one();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_gpu_that_is_out_is_not_taken_out_again_and_its_own_word_is_kept() {
+        let watch = HealthWatch::default();
+        assert_eq!(watch.take_out("tasks fail", Cause::Failures, PAUSE), Some(PAUSE));
+        assert!(!watch.is_certain() && !watch.takes_tasks());
+        assert_eq!(watch.take_out("memory errors", Cause::Trouble, PAUSE), None);
+        assert!(watch.is_certain(), "it stays out, even if the other GPUs fail too");
+        watch.probation();
+        assert_eq!(watch.take_out("memory errors", Cause::Trouble, PAUSE), None);
+        assert_eq!(watch.keep_out("its canary failed", PAUSE), PAUSE * 2, "the pauses double");
+        watch.readmit();
+        assert!(watch.takes_tasks() && !watch.is_certain() && watch.limit(8) == 1);
+        assert_eq!(watch.take_out("tasks fail", Cause::Failures, PAUSE), Some(PAUSE * 4));
+        assert!(!watch.is_certain());
+    }
 }
