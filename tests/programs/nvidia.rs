@@ -61,8 +61,13 @@ impl Host {
     }
 
     fn start(&self, arguments: &[&str]) -> Program {
+        self.start_with(arguments, &[])
+    }
+
+    fn start_with(&self, arguments: &[&str], more: &[(&str, &str)]) -> Program {
         let environment = self.machine.environment();
-        let variables: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let variables = environment.iter().map(|(name, value)| (*name, value.as_str()));
+        let variables: Vec<(&str, &str)> = variables.chain(more.iter().copied()).collect();
         Program::start(self.line(arguments), &variables)
     }
 
@@ -163,6 +168,16 @@ async fn operators_see_the_gpus_name_them_shortly_and_get_clear_refusals() {
     assert_eq!(undrained.code, Some(0), "{undrained:?}");
     let submitted = host.run(&["submit", "echo", "--payload", "7", "--gpu", "0", "--wait"]).await;
     assert_eq!((submitted.code, submitted.output.trim()), (Some(0), "7"), "{submitted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gpus_that_the_caller_may_not_use_are_left_alone() {
+    let host = Host::with(2).await;
+    let second = host.uuid(1);
+    let supervisor = host.start_with(&["worker"], &[("CUDA_VISIBLE_DEVICES", &second)]);
+    host.servers.eligible(1).await;
+    adds(&host.servers.producer().await, &second).await;
+    assert!(host.row(&host.uuid(0)).await.is_none() && host.holder(&host.uuid(0)).is_none(), "{}", supervisor.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
