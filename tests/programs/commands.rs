@@ -1,9 +1,13 @@
 //! Every command's output and exit code.
 
-use std::{collections::BTreeSet, net::TcpListener, path::Path};
+use std::{collections::BTreeSet, net::TcpListener, path::Path, process::Stdio};
 
 use serde_json::{Value, json};
-use tests::program::{Ended, gpufleet};
+use tests::{
+    program::{Ended, binary, gpufleet},
+    tasks::PATIENCE,
+};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::servers::Servers;
 
@@ -93,6 +97,13 @@ async fn gpus_and_the_strategy_are_shown_and_changed_while_the_fleet_runs() {
     assert_eq!((gpus.code, ids), (Some(0), vec![&json!("sim-0"), &json!("sim-1")]));
     let table = servers.run(&["gpus"]).await;
     assert!(table.output.contains("sim-0") && table.output.contains("healthy"), "{table:?}");
+    let one = servers.run(&["gpus", "1"]).await;
+    assert_eq!(one.code, Some(0), "{one:?}");
+    for shown in ["sim-1 (number 1)", "0 of 8 held", "echo, simulate", "eligible: yes", "ECC"] {
+        assert!(one.output.contains(shown), "{shown}: {}", one.output);
+    }
+    let none = servers.run(&["gpus", "7"]).await;
+    assert_eq!((none.code, none.errors.contains("\"7\"")), (Some(4), true), "{none:?}");
 
     let shown = async || servers.run(&["strategy", "get"]).await.output.split(' ').next().unwrap_or_default().to_owned();
     assert_eq!(shown().await, "least_loaded");
@@ -101,6 +112,23 @@ async fn gpus_and_the_strategy_are_shown_and_changed_while_the_fleet_runs() {
     let ran = servers.run(&["submit", "echo", "--wait", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&ran.output).unwrap()["strategy"]["used"], "round_robin", "{ran:?}");
     assert_eq!(servers.run(&["strategy", "set", "fastest"]).await.code, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gpus_are_watched_until_nobody_reads_any_more() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(1, &[]).await;
+    let mut command = tokio::process::Command::new(binary());
+    let mut watching = command.args(servers.command_line(&["gpus", "--watch"])).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut shown = 0;
+    while shown < 2 {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        shown += usize::from(line.contains("sim-0"));
+    }
+    drop(lines);
+    let ended = tokio::time::timeout(PATIENCE, watching.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -88,8 +88,8 @@ pub(crate) enum Command {
     /// Shows, requeues or purges dead letters: messages that could not be tasks, in their original bytes
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Shows the GPUs of the pool, live
-    Gpus,
+    /// Shows the GPUs of the pool, or all that is known of one
+    Gpus(Gpus),
     /// Shows or changes the fleet's default strategy while it runs
     #[command(subcommand)]
     Strategy(StrategyCommand),
@@ -148,6 +148,16 @@ pub(crate) struct Worker {
     /// Model for `predict`: a GGUF file or a directory. Default: the configuration's `predict.model`
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
+}
+
+/// `gpufleet gpus`.
+#[derive(Debug, Args)]
+pub(crate) struct Gpus {
+    /// All that is known of this GPU: its id, the beginning of it, or its number in the list
+    pub(crate) gpu: Option<String>,
+    /// Shows them again every second, until it is interrupted
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 /// `gpufleet gateway`.

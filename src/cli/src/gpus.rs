@@ -1,41 +1,64 @@
-//! `gpufleet gpus`.
+//! `gpufleet gpus`: the GPUs of the pool, or one of them.
 
-use std::process::ExitCode;
+mod one;
+
+use std::{process::ExitCode, time::Duration};
 
 use protocol::{GpuId, NamingError, gpu::GpuView, gpu_named, task::ComputeCapability};
 
-use crate::{arguments::Common, configuration, fault::Fault, output, servers::Servers};
+pub(crate) use self::one::way;
+use crate::{
+    arguments::{Common, Gpus},
+    configuration,
+    fault::Fault,
+    output,
+    servers::Servers,
+};
 
-/// Shows the GPUs of the pool.
-pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
-    let configuration = configuration::load(common, &[])?;
-    let pool = configuration.worker.pool.clone();
-    let servers = Servers::redis_of_a_running_fleet(configuration)?;
-    let rows = servers.table().await?.rows(&pool).await?;
-    if common.json {
-        output::json(&rows);
-    } else if rows.is_empty() {
-        output::line(&format!("no GPU serves the pool {pool}; start one with `gpufleet worker`"));
-    } else {
-        let header = [
-            "#",
-            "GPU",
-            "NAME",
-            "CC",
-            "HOST",
-            "STATE",
-            "SLOTS",
-            "WAITING",
-            "MEMORY MB",
-            "UTIL %",
-            "TEMP °C",
-            "POWER W",
-            "CLOCK MHZ",
-            "AGE MS",
-        ];
-        output::table(&header, &rows.iter().enumerate().map(row).collect::<Vec<_>>());
+/// Between two looks of `--watch`.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+const HEADER: [&str; 14] =
+    ["#", "GPU", "NAME", "CC", "HOST", "STATE", "SLOTS", "WAITING", "MEMORY MB", "UTIL %", "TEMP °C", "POWER W", "CLOCK MHZ", "AGE MS"];
+
+/// Shows the GPUs of the pool, once or until it is interrupted.
+pub(crate) async fn run(common: &Common, gpus: &Gpus) -> Result<ExitCode, Fault> {
+    let servers = Servers::redis_of_a_running_fleet(configuration::load(common, &[])?)?;
+    if !gpus.watch {
+        output::line(&look(common, &servers, gpus.gpu.as_deref()).await?);
+        return Ok(ExitCode::SUCCESS);
     }
-    Ok(ExitCode::SUCCESS)
+    loop {
+        // A server that is away for a while is shown, and ends nothing.
+        let text = match look(common, &servers, gpus.gpu.as_deref()).await {
+            Err(Fault::Unavailable(error)) => error,
+            looked => looked?,
+        };
+        if output::page(&text).is_err() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn look(common: &Common, servers: &Servers, name: Option<&str>) -> Result<String, Fault> {
+    let pool = &servers.configuration().worker.pool;
+    let rows = servers.table().await?.rows(pool).await?;
+    if let Some(name) = name {
+        let ids: Vec<GpuId> = rows.iter().map(|view| view.row.gpu.gpu_id.clone()).collect();
+        let wanted = gpu_named(name, &ids).map_err(|error| match error {
+            several @ NamingError::Several { .. } => Fault::Usage(several.to_string()),
+            none => Fault::NotFound(none.to_string()),
+        })?;
+        let found = rows.iter().enumerate().find(|(_, view)| view.row.gpu.gpu_id == *wanted);
+        let (number, view) = found.ok_or_else(|| Fault::NotFound(format!("GPU {wanted} is gone")))?;
+        return Ok(if common.json { output::json_text(view) } else { one::described(number, view) });
+    }
+    Ok(match rows.as_slice() {
+        rows if common.json => output::json_text(&rows),
+        [] => format!("no GPU serves the pool {pool}; start one with `gpufleet worker`"),
+        rows => output::table_text(&HEADER, &rows.iter().enumerate().map(row).collect::<Vec<_>>()),
+    })
 }
 
 fn row((number, view): (usize, &GpuView)) -> Vec<String> {

@@ -59,7 +59,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Drain { gpu } => drain::run(&common, &gpu, Drain::On).await,
         Command::Undrain { gpu } => drain::run(&common, &gpu, Drain::Off).await,
         Command::Dead(command) => dead::run(&common, command).await,
-        Command::Gpus => gpus::run(&common).await,
+        Command::Gpus(gpus) => gpus::run(&common, &gpus).await,
         Command::Strategy(command) => strategy::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),
         Command::Doctor => doctor::run(&common).await,

@@ -10,9 +10,27 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Prints a text that is shown anew again and again: in a terminal it takes the place of what was there.
+///
+/// # Errors
+/// The reader went away: there is nobody to show more to.
+pub(crate) fn page(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        write!(out, "\x1b[H\x1b[2J")?;
+    }
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
 /// Prints a value as one line of JSON.
 pub(crate) fn json(value: &impl Serialize) {
-    line(&serde_json::to_string(value).expect("our own types have string keys only"));
+    line(&json_text(value));
+}
+
+/// The text of such a line.
+pub(crate) fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("our own types have string keys only")
 }
 
 /// Prints a value as indented JSON.
@@ -37,6 +55,11 @@ pub(crate) fn is_terminal() -> bool {
 
 /// Prints a table: the first column to the left, all others to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
+    line(&table_text(header, rows));
+}
+
+/// The text of such a table.
+pub(crate) fn table_text(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     for row in rows {
@@ -45,5 +68,5 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
         };
         table.add_row(row.iter().enumerate().map(aligned));
     }
-    line(&table.to_string());
+    table.to_string()
 }

@@ -2,9 +2,10 @@
 
 use devices::nvidia::{Found, Host, NvidiaError, libraries};
 use gpu_worker::GpuLock;
-use protocol::{config::Configuration, gpu::GpuLink};
+use protocol::config::Configuration;
 
 use super::Finding;
+use crate::gpus::way;
 
 /// Looks at this host. One without NVIDIA's driver is in order: gateways and simulated GPUs need none.
 pub(super) async fn look(configuration: &Configuration) -> Vec<Finding> {
@@ -57,11 +58,4 @@ fn described(configuration: &Configuration, gpu: &Found) -> Finding {
         parts.push(format!("served by {holder}"));
     }
     Finding::good(format!("GPU {} {}", gpu.index, description.gpu_id), parts.join(", "))
-}
-
-fn way(link: &GpuLink) -> String {
-    let path = serde_json::to_value(link.path).ok().and_then(|name| name.as_str().map(ToOwned::to_owned)).unwrap_or_default();
-    let nvlinks = if link.nvlinks > 0 { format!(" x{}", link.nvlinks) } else { String::new() };
-    let access = if link.peer_access { "peer access" } else { "no peer access" };
-    format!("to {}: {path}{nvlinks}, {access}", link.gpu_id)
 }
