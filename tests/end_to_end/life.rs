@@ -24,6 +24,8 @@ crate::on_both!(
     a_full_queue_refuses_the_publish_and_nothing_that_was_taken_is_lost,
     a_task_without_a_reply_queue_leaves_its_reply_in_the_store,
     a_task_that_began_on_a_killed_worker_and_then_expired_is_answered,
+    a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_again,
+    a_total_deadline_ends_a_running_task,
     a_malformed_message_under_a_used_id_leaves_the_first_task_alone,
 );
 
@@ -222,6 +224,39 @@ async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(on: f
     fleet.add_gpu().await;
     let reply = pending.await.unwrap();
     assert_eq!(reply.outcome, Outcome::Expired, "{reply:?}");
+}
+
+async fn a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_again(on: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(1).slots(1).configured(|configuration| configuration.worker.lease_ms = 2_500);
+    let mut fleet = on(plan).start().await;
+    let mut begun = simulate(600_000, "never");
+    begun.expiration = Some(Duration::from_millis(500));
+    let pending = fleet.producer.pending(begun, tests::tasks::PATIENCE).await.unwrap();
+    until("it runs", async || {
+        let status = fleet.producer.status(pending.task_id()).await.unwrap();
+        status.is_some_and(|status| status.state == TaskState::Running)
+    })
+    .await;
+    let first = fleet.gpus().remove(0);
+    fleet.add_gpu().await;
+    fleet.eligible(2).await;
+    fleet.kill(&first).await;
+    let reply = pending.await.unwrap();
+    assert_eq!(reply.outcome, Outcome::Expired, "{reply:?}");
+    assert_eq!(fleet.counted("gpufleet_run_seconds_count", "simulate"), 0.0, "nobody ran it to its end");
+    assert_eq!(fleet.counted("gpufleet_late_outcomes_refused_total", ""), 0.0, "no outcome came late");
+    fleet.idle().await;
+}
+
+async fn a_total_deadline_ends_a_running_task(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let mut long = simulate(600_000, "never");
+    long.body.limits.total_deadline_ms = Some(1_500);
+    let ended = reply(&fleet.producer, long).await;
+    let error = ended.error.unwrap();
+    assert_eq!((ended.outcome, error.code.as_str()), (Outcome::Expired, "deadline"));
+    assert!(error.message.contains("while it ran"), "{}", error.message);
+    fleet.idle().await;
 }
 
 async fn a_malformed_message_under_a_used_id_leaves_the_first_task_alone(on: fn(FleetPlan) -> FleetPlan) {

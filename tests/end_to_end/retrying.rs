@@ -12,6 +12,8 @@ crate::on_both!(
     a_failure_that_may_be_mended_is_tried_again_until_the_attempts_are_used_up,
     a_failure_for_good_is_not_tried_again,
     a_task_that_fails_once_succeeds_in_its_second_attempt,
+    a_task_that_started_in_time_is_tried_again_after_its_queue_deadline,
+    attempts_end_with_the_total_deadline,
 );
 
 fn failing(retry: bool) -> producer::NewTask {
@@ -49,4 +51,25 @@ async fn a_task_that_fails_once_succeeds_in_its_second_attempt(on: fn(FleetPlan)
     let reply = reply(&fleet.producer, task("simulate", json!({"memory_mb": 10, "result": "in the end"}))).await;
     assert_eq!(result(&reply), &json!("in the end"));
     assert_eq!(reply.attempt, 2);
+}
+
+async fn a_task_that_started_in_time_is_tried_again_after_its_queue_deadline(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    // The first attempt outlasts the deadline of the start, and fails.
+    let mut slow = task("simulate", json!({"duration_ms": 2_500, "fail": {"code": "flaky", "message": "as asked", "retry": true}}));
+    slow.body.limits.queue_deadline_ms = Some(2_000);
+    slow.body.limits.max_attempts = Some(2);
+    let reply = reply(&fleet.producer, slow).await;
+    assert_eq!((reply.outcome, reply.attempt), (Outcome::Failed, 2), "{reply:?}");
+    assert_eq!(reply.error.unwrap().code, "flaky");
+}
+
+async fn attempts_end_with_the_total_deadline(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let mut flaky = failing(true);
+    flaky.body.limits.max_attempts = Some(100);
+    flaky.body.limits.total_deadline_ms = Some(3_000);
+    let reply = reply(&fleet.producer, flaky).await;
+    assert_eq!((reply.outcome, reply.error.unwrap().code.as_str()), (Outcome::Expired, "deadline"));
+    assert!(reply.attempt > 1, "attempt {}", reply.attempt);
 }

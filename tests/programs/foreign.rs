@@ -51,7 +51,6 @@ fn to_the_queue(queue: &str, properties: Value, body: Value) -> Publish<'_> {
 async fn waiting_tasks_run_by_priority_from_the_exchange_and_from_the_default_exchange(client: Client) {
     let servers = Servers::fresh().await;
     let (queue, pool) = (servers.queue().await, Queue::Pool(servers.configuration.worker.pool.clone()));
-    queue.declare(&Queue::Expired).await.expect("declared");
     queue.declare(&pool).await.expect("declared");
     let (exchange, queue_name) = (format!("{}.tasks", servers.prefix()), servers.pool_queue());
     let mut plan = Plan::at(servers.amqp());

@@ -165,18 +165,26 @@ impl Deadlines {
     const AHEAD_MS: u64 = 5_000;
 
     fn of(envelope: &Envelope, limits: &Limits, now_ms: u64) -> Self {
+        // AMQP's timestamp is in whole seconds, rounded down: no deadline may come early by that.
         let published = envelope
             .timestamp
-            .map(|s| s.saturating_mul(1_000))
-            .filter(|ms| *ms <= now_ms + Self::AHEAD_MS && *ms + Limits::LONGEST_MS > now_ms);
+            .map(|s| s.saturating_mul(1_000).saturating_add(999))
+            .filter(|ms| *ms <= now_ms + Self::AHEAD_MS && *ms + Limits::LONGEST_MS > now_ms)
+            .map(|ms| ms.min(now_ms));
         let base = published.unwrap_or(now_ms);
-        // `expiration` is counted by the broker, which has just delivered the message: from now it is an upper bound.
-        let expiration = expiration_ms(envelope).ok().flatten().map(|ms| now_ms.saturating_add(ms));
+        let expiration = expiration_ms(envelope).ok().flatten().map(|ms| Self::expires(published, now_ms, ms));
         let queue = limits.queue_deadline_ms.map(|ms| base.saturating_add(ms));
         let total = limits.total_deadline_ms.map(|ms| base.saturating_add(ms));
         let end = envelope.headers.end_before_ms.or(total);
         let start = envelope.headers.start_before_ms.or_else(|| earliest([expiration, queue]));
         Self { start: earliest([start, end]), end }
+    }
+
+    /// When a message of this `expiration` expires. It waited in its queue already; but the broker would not have delivered one whose time was over, so a timestamp that says so
+    /// is of a clock that runs behind, and tells nothing.
+    fn expires(published: Option<u64>, now_ms: u64, expiration_ms: u64) -> u64 {
+        let since_publish = published.map(|published| published.saturating_add(expiration_ms)).filter(|expires| *expires > now_ms);
+        since_publish.unwrap_or_else(|| now_ms.saturating_add(expiration_ms))
     }
 }
 
@@ -292,11 +300,26 @@ mod tests {
     }
 
     #[test]
+    fn an_expiration_counts_from_the_publish_where_the_timestamp_can_be_believed() {
+        let start = |seconds_ago: u64| {
+            let envelope = Envelope { timestamp: Some(NOW / 1_000 - seconds_ago), expiration: Some("10000".into()), ..echo() };
+            reading(&envelope, b"{}").task.expect("valid").start_before_ms
+        };
+        assert_eq!(start(9), Some(NOW - 9_000 + 999 + 10_000), "it has waited nine of its ten seconds");
+        assert_eq!(start(60), Some(NOW + 10_000), "the broker would not have delivered it: the producer's clock is behind");
+    }
+
+    #[test]
     fn a_timestamp_from_the_future_is_not_believed() {
         let stamped = |seconds| Envelope { timestamp: Some(seconds), ..echo() };
         let body = br#"{"limits":{"queue_deadline_ms":60000}}"#;
         let start = |envelope| reading(&envelope, body).task.expect("valid").start_before_ms;
-        assert_eq!(start(stamped(NOW / 1_000 - 10)), Some(NOW - 10_000 + 60_000));
+        assert_eq!(
+            start(stamped(NOW / 1_000 - 10)),
+            Some(NOW - 10_000 + 999 + 60_000),
+            "whole seconds, rounded down, are no reason to be early"
+        );
+        assert_eq!(start(stamped(NOW / 1_000)), Some(NOW + 60_000));
         assert_eq!(start(stamped(NOW / 1_000 + 3_600)), Some(NOW + 60_000));
         assert_eq!(start(stamped(u64::MAX)), Some(NOW + 60_000));
     }

@@ -129,8 +129,8 @@ pub trait TaskQueue: Send + Sync + 'static {
     /// The names in use.
     fn names(&self) -> &Names;
 
-    /// Declares a queue (and, for a pool, its exchange and binding) with the arguments of the topology. Idempotent. Declared queues are declared
-    /// again after each reconnection.
+    /// Declares a queue (and, for a pool, its exchange and binding) with the arguments of the topology, after the queue that takes its dead letters. Idempotent.
+    /// Declared queues are declared again after each reconnection.
     ///
     /// # Errors
     /// [`QueueError::Mismatch`] if it exists with other arguments; transient ones while the broker is away.

@@ -30,6 +30,18 @@ pub(crate) struct Plan {
     pub routing_key: Option<String>,
 }
 
+impl Queue {
+    /// Where what expires in it goes; `None`: nowhere. Whoever declares a queue declares this one before it: a broker drops what it should dead-letter to a
+    /// queue that is not there.
+    pub(crate) const fn dead_letters_to(&self) -> Option<Self> {
+        match self {
+            Self::Pool(_) | Self::Gpu(_) => Some(Self::Expired),
+            Self::Unplaceable | Self::Retry(_) => Some(Self::Returned),
+            Self::Expired | Self::Returned | Self::Dead | Self::Parked | Self::Reply(_) => None,
+        }
+    }
+}
+
 impl QueueOptions {
     /// The contract of `queue`.
     pub(crate) fn plan(&self, queue: &Queue) -> Plan {
@@ -43,19 +55,12 @@ impl QueueOptions {
             queue_type: self.queue_type,
             routing_key: None,
         };
-        let expired = Some(self.names.queue(&Queue::Expired));
-        let returned = Some(self.names.queue(&Queue::Returned));
+        let plain = Plan { dead_letters_to: queue.dead_letters_to().map(|target| self.names.queue(&target)), ..plain };
         match queue {
-            Queue::Pool(pool) => Plan {
-                by_priority: true,
-                dead_letters_to: expired,
-                length_max: self.length_max,
-                routing_key: Some(pool.to_string()),
-                ..plain
-            },
-            Queue::Gpu(_) => Plan { by_priority: true, dead_letters_to: expired, ..plain },
-            Queue::Unplaceable => Plan { dead_letters_to: returned, ttl: Some(self.unplaceable_ttl), ..plain },
-            Queue::Retry(delay) => Plan { dead_letters_to: returned, ttl: Some(*delay), ..plain },
+            Queue::Pool(pool) => Plan { by_priority: true, length_max: self.length_max, routing_key: Some(pool.to_string()), ..plain },
+            Queue::Gpu(_) => Plan { by_priority: true, ..plain },
+            Queue::Unplaceable => Plan { ttl: Some(self.unplaceable_ttl), ..plain },
+            Queue::Retry(delay) => Plan { ttl: Some(*delay), ..plain },
             Queue::Parked => Plan { ttl: Some(self.parked_ttl), ..plain },
             Queue::Expired | Queue::Returned | Queue::Dead => plain,
             Queue::Reply(_) => Plan { exclusive: true, queue_type: QueueType::Classic, ..plain },

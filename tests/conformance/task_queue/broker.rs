@@ -49,11 +49,17 @@ pub enum Fleet {
 }
 
 impl Fleet {
-    pub async fn connect(&self) -> Arc<dyn TaskQueue> {
-        let queue: Arc<dyn TaskQueue> = match self {
+    /// One connection, with nothing declared.
+    pub async fn bare(&self) -> Arc<dyn TaskQueue> {
+        match self {
             Self::Memory(broker) => Arc::new(broker.connect()),
             Self::RabbitMq { url, options } => Arc::new(RabbitMq::connect(url, options.clone()).await.expect("connected")),
-        };
+        }
+    }
+
+    /// One connection, with the default pool and all dead-letter targets declared.
+    pub async fn connect(&self) -> Arc<dyn TaskQueue> {
+        let queue = self.bare().await;
         for declared in [Queue::Expired, Queue::Returned, pool()] {
             queue.declare(&declared).await.expect("declared");
         }

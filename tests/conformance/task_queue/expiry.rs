@@ -26,6 +26,13 @@ pub async fn what_expires_in_the_queue_of_a_gpu_goes_to_the_expired_queue(broker
     until_ready(&*queue, &gpu(), 0).await;
 }
 
+pub async fn what_expires_before_anybody_else_has_declared_a_queue_is_kept(broker: &Broker) {
+    let queue = broker.fleet(|_| ()).bare().await;
+    queue.declare(&pool()).await.expect("declared");
+    queue.publish(with_expiration(&pool(), "early", "20")).await.expect("published");
+    assert_eq!(id_of(&next_of(&*queue, &Queue::Expired).await), "early");
+}
+
 pub async fn what_waits_for_a_retry_returns(broker: &Broker) {
     let queue = broker.connect().await;
     let retry = Queue::retry_after(Duration::from_millis(1));

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long a stopping worker may take to note that an attempt was handed back.
-const HAND_BACK: Duration = Duration::from_secs(2);
+pub(crate) const HAND_BACK: Duration = Duration::from_secs(2);
 
 /// Begins the attempt in the store. `None`: run it.
 pub(crate) async fn begin(context: &Context, task: &Task, slot: &mut Slot, received: Instant) -> Result<Option<Attempt>, Abandoned> {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     context::Context,
-    intake::InHand,
+    intake::{Deadlines, InHand},
     life, onward,
     persist::{Abandoned, persist},
     placing::Slot,
@@ -85,9 +85,10 @@ pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, 
         }
         Ok(Record::EndedBefore(stored)) => kept(context, &identity.task_id, identity.kind.clone(), stored),
         Ok(Record::Superseded) => {
-            return match (fenced, fence(context, &in_hand, &identity, slot.is_some()).await) {
-                (Some(end), Some(slot)) => Box::pin(self::end(context, in_hand, identity, end, Some(slot))).await,
-                _ => superseded(context, in_hand, &identity, slot).await,
+            let Some(end) = fenced else { return superseded(context, in_hand, &identity, slot).await };
+            return match fence(context, &in_hand, &identity).await {
+                Some(slot) => Box::pin(self::end(context, in_hand, identity, end, Some(slot))).await,
+                None => park(context, in_hand, &identity.task_id).await,
             };
         }
         Err(error) => {
@@ -213,15 +214,17 @@ pub(crate) async fn leave_copy(context: &Context, in_hand: &InHand, task_id: &Ta
     rest(context, in_hand, task_id, true).await
 }
 
-/// A copy of a delivery whose task has begun: it began in time, so its copy must not expire.
+/// Long enough for whatever goes round of a task that has begun.
 const BEGAN_IN_TIME: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 async fn rest(context: &Context, in_hand: &InHand, task_id: &TaskId, copy: bool) -> Result<(), Abandoned> {
     let mut envelope = in_hand.envelope.clone();
     envelope.headers.copy = copy;
-    if copy {
-        envelope.headers.start_before_ms = Some(context.now_ms() + BEGAN_IN_TIME.as_millis() as u64);
-    }
+    // Every hop restarts the broker's clock: deadlines travel as headers.
+    let Deadlines { start_before_ms, end_before_ms } = in_hand.deadlines;
+    let began = copy && in_hand.queue != Queue::Expired;
+    envelope.headers.start_before_ms = if began { Some(began_in_time(context)) } else { start_before_ms };
+    envelope.headers.end_before_ms = end_before_ms;
     envelope.headers.pool = Some(context.options.pool.to_string());
     let mut outgoing = onward::returned(envelope, in_hand.body.clone(), &context.options.pool, task_id.clone(), context.now_ms());
     outgoing.target = Target::Queue(Queue::retry_after(context.options.lease));
@@ -229,10 +232,15 @@ async fn rest(context: &Context, in_hand: &InHand, task_id: &TaskId, copy: bool)
     onward::send_surely(context, outgoing).await
 }
 
+/// Until when a task that has begun once must start: it began in time, so that neither a copy of it nor another attempt may expire for that.
+pub(crate) fn began_in_time(context: &Context) -> u64 {
+    context.now_ms() + BEGAN_IN_TIME.as_millis() as u64
+}
+
 /// An attempt of a task that is to end without a run began once, and its holder may live or be gone. A claim tells: a living holder's stands against it;
 /// otherwise its token lets the store take the outcome.
-async fn fence(context: &Context, in_hand: &InHand, identity: &Identity, has_claim: bool) -> Option<Slot> {
-    let permit = (!has_claim).then(|| context.slots.take()).flatten()?;
+async fn fence(context: &Context, in_hand: &InHand, identity: &Identity) -> Option<Slot> {
+    let permit = context.slots.take()?;
     let request = ClaimRequest {
         pool: context.options.pool.clone(),
         task_id: identity.task_id.clone(),

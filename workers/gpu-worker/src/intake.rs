@@ -26,8 +26,17 @@ pub(crate) struct InHand {
     pub(crate) redelivered: bool,
     pub(crate) received: Instant,
     pub(crate) waits: Waits,
+    /// Until when its task must have started and ended, in Unix ms: known once it was read.
+    pub(crate) deadlines: Deadlines,
     /// `None` once it was settled before its end.
     settle: Mutex<Option<Settle>>,
+}
+
+/// Until when a task must have started and ended, in Unix ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Deadlines {
+    pub(crate) start_before_ms: Option<u64>,
+    pub(crate) end_before_ms: Option<u64>,
 }
 
 /// What is needed to settle a delivery once.
@@ -49,6 +58,7 @@ impl InHand {
             redelivered: delivery.redelivered,
             received,
             waits,
+            deadlines: Deadlines::default(),
             settle: Mutex::new(Some(Settle { receipt: delivery.receipt, credits, within })),
         }
     }

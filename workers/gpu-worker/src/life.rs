@@ -19,7 +19,7 @@ use crate::{
     context::Context,
     ending::{self, End, Identity},
     health,
-    intake::InHand,
+    intake::{Deadlines, InHand},
     memory::{self, Next},
     persist::Abandoned,
     placing::{self, Placed, Slot},
@@ -28,8 +28,9 @@ use crate::{
 };
 
 /// Lives the life of one delivery. Whatever happens, the delivery is acked only when what must follow it is safe.
-pub(crate) async fn live(context: Arc<Context>, in_hand: InHand) {
+pub(crate) async fn live(context: Arc<Context>, mut in_hand: InHand) {
     let reading = read(&context, &in_hand);
+    in_hand.deadlines = deadlines(&context, &in_hand, &reading);
     let span = tracing::debug_span!("task", task_id = %reading.task_id, gpu_id = %context.gpu_id);
     let lived = async {
         match reading.task {
@@ -51,6 +52,13 @@ fn read(context: &Context, in_hand: &InHand) -> Reading {
     let fresh_id = || context.environment.fresh_task_id();
     let message = Message { envelope: &in_hand.envelope, body: &in_hand.body, delivery: in_hand.id };
     read_task(message, context.options.intake, context.now_ms(), fresh_id)
+}
+
+/// What the broker took out of a queue because its time had run out has lost the property that said so, and must never start.
+fn deadlines(context: &Context, in_hand: &InHand, reading: &Reading) -> Deadlines {
+    let Ok(task) = &reading.task else { return Deadlines::default() };
+    let start_before_ms = if in_hand.queue == Queue::Expired { Some(context.now_ms()) } else { task.start_before_ms };
+    Deadlines { start_before_ms, end_before_ms: task.end_before_ms }
 }
 
 async fn steps(context: &Arc<Context>, in_hand: InHand, task: &Task) -> Result<(), Abandoned> {

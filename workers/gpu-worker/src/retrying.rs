@@ -67,6 +67,8 @@ pub(crate) async fn publish(context: &Context, in_hand: InHand, task: &Task, due
     let mut next = task.clone();
     next.attempt = due.attempt;
     next.hops = 0;
+    // The task started in time: from now on its total deadline counts alone.
+    next.start_before_ms = Some(next.end_before_ms.unwrap_or_else(|| ending::began_in_time(context)));
     let mut envelope = onward::envelope(&in_hand, &next, &context.options.pool, context.now_ms());
     envelope.headers.returned = true;
     envelope.expiration = Some(due.after_ms.max(1).to_string());

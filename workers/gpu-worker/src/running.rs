@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{context::Context, intake::InHand, memory::Trying, persist::Abandoned, placing::Slot, progress::Relay};
 
 /// How long an executor whose time is up may take to notice.
-const NOTICE: Duration = Duration::from_secs(5);
+pub(crate) const NOTICE: Duration = Duration::from_secs(5);
 /// How soon the loss of a GPU is told.
 const LOSS_TOLD: Duration = Duration::from_secs(15);
 /// How often a running task is looked up for a cancel.

@@ -8,12 +8,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    beginning,
     context::{Context, WorkerParts},
     heartbeat, intake, mover,
     persist::{Abandoned, Backoff, pause_or_abandon},
     pool::{self, PoolConsumer},
-    reaper, trouble,
+    reaper, running, trouble,
 };
+
+/// How long lives that are cut off may take: an executor to notice, and the store to hear that its attempt was handed back.
+const LAST_WORDS: Duration = running::NOTICE.saturating_add(beginning::HAND_BACK).saturating_add(Duration::from_secs(1));
 
 /// How a worker is asked to stop.
 #[derive(Debug, Clone, Default)]
@@ -228,7 +232,7 @@ async fn leave(context: &Arc<Context>) {
     }
     context.stop.now.cancel();
     // What is left of the lives ends now, so that nothing writes after the row is gone.
-    let _ = tokio::time::timeout(context.options.lease, context.lives.wait()).await;
+    let _ = tokio::time::timeout(context.options.lease.max(LAST_WORDS), context.lives.wait()).await;
     let leaving = context.table.leave(&context.options.pool, &context.gpu_id, &context.incarnation);
     match tokio::time::timeout(context.options.lease, leaving).await {
         Ok(Ok(())) => tracing::info!(gpu_id = %context.gpu_id, "left"),

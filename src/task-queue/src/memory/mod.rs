@@ -203,7 +203,8 @@ impl TaskQueue for MemoryQueue {
     }
 
     async fn declare(&self, queue: &Queue) -> Result<(), QueueError> {
-        self.open_for("declare", &self.names.queue(queue))?.declare(self.connection, queue);
+        let mut state = self.open_for("declare", &self.names.queue(queue))?;
+        queue.dead_letters_to().iter().chain([queue]).for_each(|queue| state.declare(self.connection, queue));
         Ok(())
     }
 

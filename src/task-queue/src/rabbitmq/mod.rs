@@ -129,9 +129,12 @@ impl TaskQueue for RabbitMq {
     }
 
     async fn declare(&self, queue: &Queue) -> Result<(), QueueError> {
-        let declared = self.on_a_channel(async |channel| self.topology.declare_on(channel, queue).await).await?;
-        declared.map_err(|failure| failure.into_declare_error(self.url(), &self.names().queue(queue)))?;
-        self.topology.remember(queue);
+        let target = queue.dead_letters_to().filter(|target| !self.topology.has(target));
+        for queue in target.iter().chain([queue]) {
+            let declared = self.on_a_channel(async |channel| self.topology.declare_on(channel, queue).await).await?;
+            declared.map_err(|failure| failure.into_declare_error(self.url(), &self.names().queue(queue)))?;
+            self.topology.remember(queue);
+        }
         Ok(())
     }
 

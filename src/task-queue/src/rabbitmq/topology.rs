@@ -46,9 +46,10 @@ impl Topology {
         self.declared().contains(queue)
     }
 
-    /// Every declared queue.
+    /// Every declared queue, each behind the one that takes its dead letters.
     pub(super) fn all(&self) -> Vec<Queue> {
-        self.declared().iter().cloned().collect()
+        let (plain, behind): (Vec<_>, Vec<_>) = self.declared().iter().cloned().partition(|queue| queue.dead_letters_to().is_none());
+        plain.into_iter().chain(behind).collect()
     }
 
     fn declared(&self) -> MutexGuard<'_, BTreeSet<Queue>> {
