@@ -1,12 +1,16 @@
 //! Operators scale workers up and down while work flows: nothing is lost.
 
+use std::time::Duration;
+
+use devices::simulated::SimulatedOptions;
 use protocol::{GpuId, Reply, claim::Settings};
+use task_queue::Queue;
 use tests::{
     fleet::{Fleet, FleetPlan},
-    tasks::{replies, result, simulate},
+    tasks::{PATIENCE, replies, result, simulate},
     until::until,
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 crate::on_both!(
     workers_come_and_go_while_work_flows_and_nothing_is_lost,
@@ -14,6 +18,7 @@ crate::on_both!(
     a_drained_workers_running_tasks_end_there_and_are_delivered_to_nobody_else,
     an_emptied_table_is_rebuilt_by_the_heartbeats,
     a_drained_gpu_takes_nothing_new_until_it_is_undrained,
+    what_waits_for_a_gpu_that_stays_away_runs_elsewhere_though_the_store_was_emptied,
 );
 
 fn flow(fleet: &Fleet, count: u64) -> JoinHandle<Vec<Reply>> {
@@ -98,4 +103,35 @@ async fn a_drained_gpu_takes_nothing_new_until_it_is_undrained(here: fn(FleetPla
     settings.draining.clear();
     table.change_settings(&pool, &settings).await.unwrap();
     assert!(flow_on(60).await, "an undrained GPU ran none");
+}
+
+async fn what_waits_for_a_gpu_that_stays_away_runs_elsewhere_though_the_store_was_emptied(here: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(1).slots(1).configured(|configuration| configuration.worker.lease_ms = 1_000);
+    let mut fleet = here(plan).start().await;
+    let large = |name: &str| SimulatedOptions { memory_mb: 160_000, ..SimulatedOptions::new(GpuId::new(name).unwrap()) };
+    fleet.add(large("large")).await;
+    fleet.eligible(2).await;
+    let needs_the_large_one = |duration_ms, result: &str| {
+        let mut task = simulate(duration_ms, result);
+        task.body.needs.memory_mb = Some(120_000);
+        task
+    };
+    let mut pending = vec![fleet.producer.pending(needs_the_large_one(5_000, "runs"), PATIENCE).await.unwrap()];
+    until("it runs", async || fleet.rows().await.iter().any(|view| view.held == 1)).await;
+    let since = Instant::now();
+    for result in ["a", "b", "c"] {
+        pending.push(fleet.producer.pending(needs_the_large_one(1, result), PATIENCE).await.unwrap());
+    }
+    let own = Queue::Gpu(GpuId::new("large").unwrap());
+    let waiting = async || fleet.ports.queue.depth(&own).await.unwrap().map_or(0, |depth| depth.ready);
+    until("some wait in the queue of the large one", async || waiting().await > 0).await;
+    // Its rounds are at most 1.25 leases apart.
+    until("the other worker has looked around", async || since.elapsed() > Duration::from_millis(1_300)).await;
+    fleet.empty_the_store().await;
+    fleet.kill(&GpuId::new("large").unwrap()).await;
+    fleet.add(large("larger")).await;
+    for (pending, wanted) in pending.into_iter().zip(["runs", "a", "b", "c"]) {
+        assert_eq!(result(&pending.await.unwrap()), wanted);
+    }
+    assert_eq!(fleet.ports.queue.depth(&own).await.unwrap().map_or(0, |depth| depth.ready), 0);
 }

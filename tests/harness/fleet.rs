@@ -316,6 +316,19 @@ impl Fleet {
         }
     }
 
+    /// Empties the store, as no server should. The table stays.
+    pub async fn empty_the_store(&self) {
+        match &self.servers {
+            Servers::Memory { store, .. } => store.clear(),
+            Servers::Real(_) => {
+                let (redis, prefix) = (PrivateRedis::shared().await, &self.plan.configuration.redis.prefix);
+                for pattern in ["{task:*", "store:*"] {
+                    redis.delete(&format!("{prefix}:{pattern}")).await;
+                }
+            }
+        }
+    }
+
     /// The broker of a fleet in memory.
     ///
     /// # Panics

@@ -1,9 +1,14 @@
 //! The reaper: empties the queues of GPUs that are gone back into their pools, and deletes them after an hour.
 //!
 //! A queue is emptied when its GPU's row has been missing for two leases *and* nobody consumes it. Every worker reaps; taking a message is
-//! atomic, so they share the work. Which GPUs ever had a queue is in the store, because the table may be emptied.
+//! atomic, so they share the work. Which GPUs ever had a queue is in the store, because the table may be emptied; and every worker remembers those that it has
+//! seen, because the store may be emptied too: what it finds lost there it announces again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use protocol::GpuId;
 use task_queue::Queue;
@@ -21,7 +26,7 @@ const KEPT: Duration = Duration::from_secs(3_600);
 
 /// Reaps once a lease, until the worker stops.
 pub(crate) async fn run(context: Arc<Context>) {
-    let mut missing = BTreeMap::new();
+    let mut seen = Seen::default();
     loop {
         // Spread over the lease, so that a fleet's workers do not look all at once.
         let pause = context.options.lease.mul_f64(0.75 + context.environment.random.unit() / 2.0);
@@ -30,44 +35,74 @@ pub(crate) async fn run(context: Arc<Context>) {
             () = context.stop.gently.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        if look_around(&context, &mut missing).await.is_err() {
+        if seen.look_around(&context).await.is_err() {
             return;
         }
     }
 }
 
-async fn look_around(context: &Context, missing: &mut BTreeMap<GpuId, Instant>) -> Result<(), Abandoned> {
-    let (Ok(announced), Ok(rows)) = tokio::join!(context.store.announced(), context.table.rows(&context.options.pool)) else {
-        return Ok(());
-    };
-    let now = Instant::now();
-    let gone = |gpu: &KnownGpu| gpu.pool == context.options.pool && !rows.iter().any(|view| view.row.gpu.gpu_id == gpu.gpu_id);
-    let gone: Vec<KnownGpu> = announced.into_iter().filter(gone).collect();
-    missing.retain(|gpu_id, _| gone.iter().any(|gpu| gpu.gpu_id == *gpu_id));
-    for gpu in gone {
-        let since = *missing.entry(gpu.gpu_id.clone()).or_insert(now);
-        if now.saturating_duration_since(since) >= context.options.lease * 2 {
-            reap(context, &gpu).await?;
-        }
-    }
-    Ok(())
+/// The GPUs of the pool that this worker has seen, alive or announced.
+#[derive(Default)]
+struct Seen {
+    gpus: BTreeSet<GpuId>,
+    missing: BTreeMap<GpuId, Instant>,
 }
 
-async fn reap(context: &Context, gpu: &KnownGpu) -> Result<(), Abandoned> {
-    let queue = Queue::Gpu(gpu.gpu_id.clone());
-    match context.queue.depth(&queue).await {
-        Ok(Some(depth)) if depth.consumers == 0 => {
-            let moved = empty(context, &queue).await?;
-            if moved > 0 {
-                tracing::warn!(gpu_id = %gpu.gpu_id, moved, "the GPU is gone; its queue was emptied back to the pool");
+impl Seen {
+    async fn look_around(&mut self, context: &Context) -> Result<(), Abandoned> {
+        let pool = &context.options.pool;
+        let (Ok(announced), Ok(rows)) = tokio::join!(context.store.announced(), context.table.rows(pool)) else { return Ok(()) };
+        let announced: Vec<KnownGpu> = announced.into_iter().filter(|gpu| gpu.pool == *pool).collect();
+        let alive: BTreeSet<GpuId> = rows.into_iter().map(|view| view.row.gpu.gpu_id).collect();
+        self.gpus.extend(announced.iter().map(|gpu| gpu.gpu_id.clone()).chain(alive.iter().cloned()));
+        self.missing.retain(|gpu_id, _| !alive.contains(gpu_id));
+        let gone: Vec<GpuId> = self.gpus.difference(&alive).cloned().collect();
+        for gpu_id in gone {
+            let since = *self.missing.entry(gpu_id.clone()).or_insert_with(Instant::now);
+            if since.elapsed() >= context.options.lease * 2 {
+                let announced = announced.iter().find(|gpu| gpu.gpu_id == gpu_id);
+                self.reap(context, &gpu_id, announced).await?;
             }
-            delete_when_old(context, gpu, &queue).await;
         }
-        Ok(None) => delete_when_old(context, gpu, &queue).await,
-        Ok(Some(_)) => {}
-        Err(error) => tracing::debug!(gpu_id = %gpu.gpu_id, %error, "not reaped this time"),
+        Ok(())
     }
-    Ok(())
+
+    async fn reap(&mut self, context: &Context, gpu_id: &GpuId, announced: Option<&KnownGpu>) -> Result<(), Abandoned> {
+        let queue = Queue::Gpu(gpu_id.clone());
+        let depth = match context.queue.depth(&queue).await {
+            Ok(depth) => depth,
+            Err(error) => {
+                tracing::debug!(%gpu_id, %error, "not reaped this time");
+                return Ok(());
+            }
+        };
+        match (depth, announced) {
+            (Some(depth), _) if depth.consumers > 0 => {}
+            (Some(_), announced) => {
+                let moved = empty(context, &queue).await?;
+                if moved > 0 {
+                    tracing::warn!(%gpu_id, moved, "the GPU is gone; its queue was emptied back to the pool");
+                }
+                match announced {
+                    Some(announced) => delete_when_old(context, announced, &queue).await,
+                    None => announce_again(context, gpu_id).await,
+                }
+            }
+            (None, Some(announced)) => delete_when_old(context, announced, &queue).await,
+            (None, None) => {
+                self.gpus.remove(gpu_id);
+                self.missing.remove(gpu_id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The store has lost it, and no other worker may have seen the GPU.
+async fn announce_again(context: &Context, gpu_id: &GpuId) {
+    if let Err(error) = context.store.announce(gpu_id, &context.options.pool).await {
+        tracing::debug!(%gpu_id, %error, "not announced again this time");
+    }
 }
 
 /// Moves everything that waits in `queue` back to its pool. How many messages that were.
