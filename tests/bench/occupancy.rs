@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -77,6 +78,10 @@ impl GpuTable for WatchedTable {
 
     async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError> {
         self.table.rows(pool).await
+    }
+
+    async fn steady(&self, pool: &PoolName) -> Result<Duration, TableError> {
+        self.table.steady(pool).await
     }
 
     async fn known(&self, pool: &PoolName) -> Result<Vec<GpuId>, TableError> {

@@ -71,6 +71,7 @@ cases! {
         a_gpu_that_leaves_takes_its_claims_along,
         a_stale_incarnation_cannot_remove_its_successors_row,
         a_gpu_stays_known_for_a_week,
+        the_table_is_steady_while_workers_are_heard_of_without_a_gap,
         rows_say_what_is_held_and_who_is_eligible,
         heartbeats_rebuild_a_lost_table,
         restored_claims_count_even_beyond_the_slots,

@@ -11,6 +11,7 @@ mod pool;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -111,6 +112,10 @@ impl GpuTable for MemoryTable {
 
     async fn known(&self, pool: &PoolName) -> Result<Vec<GpuId>, TableError> {
         Ok(self.on(pool, |pool| pool.known()))
+    }
+
+    async fn steady(&self, pool: &PoolName) -> Result<Duration, TableError> {
+        Ok(self.on(pool, |pool| pool.steady()))
     }
 
     async fn leave(&self, pool: &PoolName, gpu_id: &GpuId, incarnation: &Incarnation) -> Result<(), TableError> {

@@ -112,6 +112,11 @@ impl GpuTable for RedisTable {
         answers::gpu_ids(operation, ids)
     }
 
+    async fn steady(&self, pool: &PoolName) -> Result<Duration, TableError> {
+        let arguments = vec![arguments::milliseconds(self.leases.held)];
+        self.run("read how long the table is steady", pool, &self.scripts.steady, arguments).await.map(Duration::from_millis)
+    }
+
     async fn leave(&self, pool: &PoolName, gpu_id: &GpuId, incarnation: &Incarnation) -> Result<(), TableError> {
         let arguments = vec![gpu_id.to_string(), incarnation.to_string()];
         self.run("remove a row", pool, &self.scripts.leave, arguments).await

@@ -72,6 +72,10 @@ pub trait GpuTable: Send + Sync + 'static {
     /// Every GPU id that the table knows in this pool, living or gone (kept a week after its last heartbeat), sorted.
     async fn known(&self, pool: &PoolName) -> Result<Vec<GpuId>, TableError>;
 
+    /// For how long workers have been heard of without a gap of a lease. While this is less than a lease, a row that is missing may be of a worker that lives: the table was
+    /// emptied, or nobody could reach it. Zero: nobody was heard of lately.
+    async fn steady(&self, pool: &PoolName) -> Result<Duration, TableError>;
+
     /// Removes the row at a clean stop; its claims end. Does nothing if another incarnation has the GPU.
     async fn leave(&self, pool: &PoolName, gpu_id: &GpuId, incarnation: &Incarnation) -> Result<(), TableError>;
 

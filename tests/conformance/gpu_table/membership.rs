@@ -73,6 +73,24 @@ pub async fn a_gpu_stays_known_for_a_week(world: World) {
     assert_eq!(known().await, [gpu_id("b")], "a week after its last heartbeat");
 }
 
+pub async fn the_table_is_steady_while_workers_are_heard_of_without_a_gap(world: World) {
+    let steady = async || world.table.steady(&pool()).await.expect("a time").as_secs();
+    assert_eq!(steady().await, 0, "nobody was heard of");
+    for _ in 0..3 {
+        world.join(row("a")).await;
+        world.pass(HELD_SECONDS / 2).await;
+    }
+    assert_eq!(steady().await, HELD_SECONDS / 2 * 3);
+    world.join(row("b")).await;
+    world.pass(HELD_SECONDS / 2).await;
+    assert_eq!(steady().await, HELD_SECONDS / 2 * 4, "whoever it is");
+    world.pass(HELD_SECONDS).await;
+    assert_eq!(steady().await, 0, "no heartbeat for longer than a lease");
+    world.join(row("a")).await;
+    world.pass(10).await;
+    assert_eq!(steady().await, 10);
+}
+
 pub async fn rows_say_what_is_held_and_who_is_eligible(world: World) {
     let full = row_with("a", |row| {
         row.models = vec!["llama".to_owned()];

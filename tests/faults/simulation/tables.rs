@@ -1,6 +1,6 @@
 //! Table and store as one worker of a simulated fleet has them. What passes is told to the [`World`], which judges it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use gpu_table::{Beat, GpuTable, Heartbeat, TableError};
@@ -83,6 +83,10 @@ impl GpuTable for ChaosTable {
 
     async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError> {
         self.call("rows", self.inner.rows(pool)).await
+    }
+
+    async fn steady(&self, pool: &PoolName) -> Result<Duration, TableError> {
+        self.call("steady", self.inner.steady(pool)).await
     }
 
     async fn known(&self, pool: &PoolName) -> Result<Vec<GpuId>, TableError> {

@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
-use protocol::{Task, Token};
+use gpu_table::TableError;
+use protocol::{ClaimAnswer, Task, Token};
 use task_store::{Begin, BeginRequest, Holder, Verdict};
 use tokio::time::Instant;
 
 use crate::{
     context::Context,
+    intake::InHand,
     persist::{Abandoned, Backoff, pause_or_abandon, persist},
     placing::{self, Slot},
     running::Attempt,
@@ -21,7 +23,8 @@ use crate::{
 pub(crate) const HAND_BACK: Duration = Duration::from_secs(2);
 
 /// Begins the attempt in the store. `None`: run it.
-pub(crate) async fn begin(context: &Context, task: &Task, slot: &mut Slot, received: Instant) -> Result<Option<Attempt>, Abandoned> {
+pub(crate) async fn begin(context: &Context, task: &Task, in_hand: &InHand, slot: &mut Slot) -> Result<Option<Attempt>, Abandoned> {
+    let mut gave_way = false;
     let mut request = BeginRequest {
         task_id: task.id.clone(),
         body_hash: task.body_hash.clone(),
@@ -39,9 +42,19 @@ pub(crate) async fn begin(context: &Context, task: &Task, slot: &mut Slot, recei
             Ok(Begin::Begun) => return Ok(None),
             Ok(Begin::Not(look)) => return Ok(Some(Attempt::NotBegun(look))),
             Ok(Begin::Superseded) => return Ok(Some(Attempt::Superseded)),
-            Ok(Begin::Unfinished(holder)) => request.verdict = Some(judge(context, task, &holder).await?),
+            Ok(Begin::Unfinished(holder)) => {
+                let gone = is_gone(context, task, &holder).await?;
+                if !gone && !std::mem::replace(&mut gave_way, true) {
+                    if !give_way(context, task, in_hand, slot).await? {
+                        return Ok(Some(Attempt::Superseded));
+                    }
+                    request.token = slot.claim.token;
+                    continue;
+                }
+                request.verdict = Some(Verdict { token: holder.token, gone });
+            }
             Ok(Begin::Suspect) => {
-                if let Some(instead) = take_all(context, task, slot, received).await? {
+                if let Some(instead) = take_all(context, task, slot, in_hand.received).await? {
                     return Ok(Some(instead));
                 }
                 request.alone = true;
@@ -55,24 +68,65 @@ pub(crate) async fn begin(context: &Context, task: &Task, slot: &mut Slot, recei
     }
 }
 
-/// Whether the worker of an attempt without an end is gone. Its claim is: otherwise this worker would not hold one.
-async fn judge(context: &Context, task: &Task, holder: &Holder) -> Result<Verdict, Abandoned> {
+/// What became of the holder of an attempt without an end. Its claim is gone: otherwise this worker would not hold one.
+enum Former {
+    Lives,
+    Gone,
+    /// Not known before this has passed.
+    NotSure(Duration),
+}
+
+async fn is_gone(context: &Context, task: &Task, holder: &Holder) -> Result<bool, Abandoned> {
     let mut backoff = Backoff::default();
-    let rows = loop {
-        match context.table.rows(&context.options.pool).await {
-            Ok(rows) => break rows,
+    loop {
+        let pause = match look_for(context, holder).await {
+            Ok(Former::Lives) => return Ok(false),
+            Ok(Former::Gone) => break,
+            Ok(Former::NotSure(pause)) => pause,
             Err(error) => {
                 tracing::debug!(task_id = %task.id, %error, "not known whether its last holder lives");
-                pause_or_abandon(&context.stop.now, backoff.next(&context.environment)).await?;
+                backoff.next(&context.environment)
             }
-        }
-    };
-    let gone = !rows.iter().any(|view| view.row.incarnation == holder.incarnation);
-    if gone {
-        context.metrics.crashes.inc();
-        tracing::warn!(task_id = %task.id, kind = %task.kind, attempt = task.attempt, crashed_on = %holder.gpu_id, "its worker crashed; it runs alone from now on");
+        };
+        pause_or_abandon(&context.stop.now, pause).await?;
     }
-    Ok(Verdict { token: holder.token, gone })
+    context.metrics.crashes.inc();
+    tracing::warn!(task_id = %task.id, kind = %task.kind, attempt = task.attempt, crashed_on = %holder.gpu_id, "its worker crashed; it runs alone from now on");
+    Ok(true)
+}
+
+/// A row that is missing proves nothing while the table is not steady: after its loss, or a time when nobody reached it, living workers have yet to be heard of.
+async fn look_for(context: &Context, holder: &Holder) -> Result<Former, TableError> {
+    let (pool, lease) = (&context.options.pool, context.options.lease);
+    let rows = context.table.rows(pool).await?;
+    if rows.iter().any(|view| view.row.incarnation == holder.incarnation) {
+        return Ok(Former::Lives);
+    }
+    // A GPU has one worker: this one has taken that one's place.
+    if holder.gpu_id == context.gpu_id || rows.iter().any(|view| view.row.gpu.gpu_id == holder.gpu_id) {
+        return Ok(Former::Gone);
+    }
+    let steady = context.table.steady(pool).await?;
+    Ok(if steady >= lease { Former::Gone } else { Former::NotSure(lease - steady) })
+}
+
+/// The holder of an attempt without an end lives, and has no claim: the table may have lost it, and this worker was faster than the holder's next heartbeat. Gives the task
+/// back to it, and waits for that. Whether the task is this worker's after all: then the holder does not run it.
+async fn give_way(context: &Context, task: &Task, in_hand: &InHand, slot: &mut Slot) -> Result<bool, Abandoned> {
+    context.held.remove(&slot.claim);
+    if let Err(error) = context.table.release(&slot.claim).await {
+        tracing::debug!(task_id = %task.id, %error, "not released; the claim lapses with its lease");
+    }
+    pause_or_abandon(&context.stop.now, context.options.lease).await?;
+    let request = placing::request_here(context, (&task.id, &task.kind, task.attempt), in_hand);
+    match persist(&context.environment, &context.stop.now, || context.table.claim(&request)).await? {
+        Ok(ClaimAnswer::Own(claim)) => {
+            context.held.insert(&claim, in_hand.id);
+            slot.claim = claim;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
 }
 
 /// Waits until nothing else runs here, and takes all slots. `Some`: what happens instead.

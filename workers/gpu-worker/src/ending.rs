@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gpu_table::TableError;
 use protocol::{
-    BodyHash, Choice, ClaimAnswer, ClaimMode, ClaimRequest, Envelope, Kind, Needs, Outcome, Refusal, Reply, Task, TaskError, TaskId, Token,
+    BodyHash, Choice, ClaimAnswer, Envelope, Kind, Outcome, Refusal, Reply, Task, TaskError, TaskId, Token,
     envelope::{Headers, PRIORITY_MAX},
     reply::Timings,
 };
@@ -20,7 +20,7 @@ use crate::{
     intake::{Deadlines, InHand},
     life, onward,
     persist::{Abandoned, persist},
-    placing::Slot,
+    placing::{self, Slot},
     slots::{Handed, NextInLine},
 };
 
@@ -241,19 +241,7 @@ pub(crate) fn began_in_time(context: &Context) -> u64 {
 /// otherwise its token lets the store take the outcome.
 async fn fence(context: &Context, in_hand: &InHand, identity: &Identity) -> Option<Slot> {
     let permit = context.slots.take()?;
-    let request = ClaimRequest {
-        pool: context.options.pool.clone(),
-        task_id: identity.task_id.clone(),
-        kind: identity.kind.clone()?,
-        attempt: identity.attempt,
-        needs: Needs::default(),
-        specific_gpu_id: None,
-        strategy: None,
-        offered_by: context.gpu_id.clone(),
-        incarnation: context.incarnation.clone(),
-        delivery: in_hand.id,
-        mode: ClaimMode::Here,
-    };
+    let request = placing::request_here(context, (&identity.task_id, identity.kind.as_ref()?, identity.attempt), in_hand);
     match context.table.claim(&request).await {
         Ok(ClaimAnswer::Own(claim)) => Some(Slot { claim, permit: Some(permit) }),
         _ => None,

@@ -134,12 +134,13 @@ fn note(settled: Result<(), QueueError>) {
 
 /// Starts a life for every delivery of `consumer`, until it is stopped and the last of them has ended: a consumer that is dropped gives back what is in hand.
 pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefetch: u16) {
-    let credits = Arc::new(Mutex::new(Credits::new(prefetch)));
+    let fresh = || Arc::new(Mutex::new(Credits::new(prefetch)));
+    let mut credits = fresh();
     let (mut live, lives) = (consumer.live(), TaskTracker::new());
     while let Some(delivery) = consumer.next().await {
         if live.has_changed().unwrap_or(false) && *live.borrow_and_update() {
-            // After a reconnection all credits are new; acks of the old channel's deliveries open none.
-            *lock(&credits) = Credits::new(prefetch);
+            // After a reconnection all credits are new; those that the old channel's deliveries open count for nothing.
+            credits = fresh();
         }
         if delivery.redelivered {
             context.metrics.redelivered.inc();

@@ -121,7 +121,7 @@ async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, slot: Sl
 
 async fn run_and_end(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
     let waited = in_hand.received.elapsed();
-    let not_begun = beginning::begin(context, task, &mut slot, in_hand.received).await?;
+    let not_begun = beginning::begin(context, task, &in_hand, &mut slot).await?;
     observe_waits(context, &in_hand, waited.as_secs_f64());
     let (started, usage) = (Instant::now(), Usage::default());
     let attempt = match not_begun {

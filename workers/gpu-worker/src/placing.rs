@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{Claim, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Needs, Task, TaskError, Unplaceable};
+use protocol::{Claim, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Kind, Needs, Task, TaskError, TaskId, Unplaceable};
 use task_queue::{Outgoing, Queue};
 use tokio::time::Instant;
 
@@ -35,6 +35,23 @@ pub(crate) enum Placed {
     Ends(Option<TaskError>),
     /// The worker drains, or it waited in hand for too long: give the delivery back.
     GiveBack,
+}
+
+/// A claim of this GPU's slot for an attempt that is to have it whatever the task needs: it began once.
+pub(crate) fn request_here(context: &Context, (task_id, kind, attempt): (&TaskId, &Kind, u32), in_hand: &InHand) -> ClaimRequest {
+    ClaimRequest {
+        pool: context.options.pool.clone(),
+        task_id: task_id.clone(),
+        kind: kind.clone(),
+        attempt,
+        needs: Needs::default(),
+        specific_gpu_id: None,
+        strategy: None,
+        offered_by: context.gpu_id.clone(),
+        incarnation: context.incarnation.clone(),
+        delivery: in_hand.id,
+        mode: ClaimMode::Here,
+    }
 }
 
 /// Places one task.
@@ -273,7 +290,7 @@ impl Placing<'_> {
         let reason = match &why {
             Unplaceable::NothingFits { wanted } => format!("no living GPU fits: {wanted}"),
             Unplaceable::GpuAway { gpu_id } => format!("GPU {gpu_id} is away or takes no tasks"),
-            Unplaceable::GpuUnknown { gpu_id } if self.was_announced(gpu_id).await? => format!("GPU {gpu_id} is away"),
+            Unplaceable::GpuUnknown { gpu_id } if self.may_be_away(gpu_id).await? => format!("GPU {gpu_id} is away"),
             Unplaceable::GpuUnknown { gpu_id } => return Ok(Step::Done(Placed::Ends(Some(unknown_gpu(gpu_id))))),
         };
         tracing::info!(task_id = %self.task.id, kind = %self.task.kind, reason, "unplaceable");
@@ -283,11 +300,15 @@ impl Placing<'_> {
         self.send_away(Queue::Unplaceable, "unplaceable").await
     }
 
-    /// The table may have been emptied; the store remembers every GPU that ever announced itself.
-    async fn was_announced(&self, gpu_id: &GpuId) -> Result<bool, Abandoned> {
-        let context = self.context;
+    /// The table may have been emptied; the store remembers every GPU that ever announced itself. Where both were emptied, living GPUs are known again within a lease.
+    async fn may_be_away(&self, gpu_id: &GpuId) -> Result<bool, Abandoned> {
+        let (context, pool) = (self.context, &self.context.options.pool);
         let announced = persist(&context.environment, &context.stop.now, || context.store.announced()).await?;
-        Ok(announced.is_ok_and(|all| all.iter().any(|known| known.gpu_id == *gpu_id)))
+        if announced.is_ok_and(|all| all.iter().any(|known| known.gpu_id == *gpu_id)) {
+            return Ok(true);
+        }
+        let steady = persist(&context.environment, &context.stop.now, || context.table.steady(pool)).await?;
+        Ok(steady.is_ok_and(|steady| steady < context.options.lease))
     }
 
     async fn send_away(&mut self, queue: Queue, reason: &str) -> Result<Step, Abandoned> {
@@ -338,7 +359,10 @@ impl Placing<'_> {
         request.mode = ClaimMode::Here;
         let mut line = self.context.slots.wait_for_claim(self.task.priority, request);
         let handed = self.stand(&mut line).await?;
-        let handed = handed.or_else(|| line.leave());
+        let handed = match handed {
+            Some(handed) => Some(handed),
+            None => line.leave().await,
+        };
         Ok(match handed {
             Some(Handed::Slot(permit, answer)) => {
                 self.permit = Some(permit);

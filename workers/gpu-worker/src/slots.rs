@@ -101,19 +101,22 @@ pub(crate) struct Slots {
 pub(crate) struct InLine {
     slots: Arc<Slots>,
     place: Place,
-    receiver: oneshot::Receiver<Handed>,
+    /// `None` once it has told what there was to tell.
+    receiver: Option<oneshot::Receiver<Handed>>,
 }
 
 impl InLine {
-    /// Waits until handed something. Cancel safe: what arrives later is still received by the next call.
+    /// Waits until handed something; `None` if whoever was to hand it over gave up. Cancel safe: what arrives later is still received by the next call.
     pub(crate) async fn handed(&mut self) -> Option<Handed> {
-        (&mut self.receiver).await.ok()
+        let handed = self.receiver.as_mut()?.await.ok();
+        self.receiver = None;
+        handed
     }
 
-    /// Leaves the line. If something was handed over at that moment, it is returned and must be used.
-    pub(crate) fn leave(mut self) -> Option<Handed> {
-        self.slots.leave(self.place);
-        self.receiver.try_recv().ok()
+    /// Leaves the line. If somebody is handing something over at that moment, it is waited for and must be used: the claim was made in this delivery's name, and asking for
+    /// another would be answered with the same one, which the other is about to release.
+    pub(crate) async fn leave(mut self) -> Option<Handed> {
+        if self.slots.leave(self.place) { None } else { self.handed().await }
     }
 }
 
@@ -186,11 +189,11 @@ impl Slots {
         if class != Class::Claim {
             self.serve_claim_holders();
         }
-        InLine { slots: Arc::clone(self), place, receiver }
+        InLine { slots: Arc::clone(self), place, receiver: Some(receiver) }
     }
 
-    /// Takes a waiter out. Those behind it may have waited for nothing else.
-    fn leave(self: &Arc<Self>, place: Place) {
+    /// Takes a waiter out, and says whether it was there. Those behind it may have waited for nothing else.
+    fn leave(self: &Arc<Self>, place: Place) -> bool {
         let left = self.lock().line.remove(&place).is_some();
         if left && place.0 == Class::All {
             self.alone_changed.notify_one();
@@ -198,6 +201,7 @@ impl Slots {
         if left {
             self.serve_claim_holders();
         }
+        left
     }
 
     /// The delivery that the slot of an ending attempt should go to: the first in line that needs a claim, unless somebody who has one
@@ -308,12 +312,30 @@ mod tests {
         drop(places);
     }
 
-    #[test]
-    fn whoever_leaves_the_line_is_not_served() {
+    #[tokio::test]
+    async fn whoever_leaves_the_line_is_not_served() {
         let slots = slots(1);
         drop(slots.wait_for_claim(9, request("gone")));
-        assert!(slots.wait_for_claim(9, request("left")).leave().is_none());
+        assert!(slots.wait_for_claim(9, request("left")).leave().await.is_none());
         assert_eq!((next(&slots), slots.waiting()), (None, 0));
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_the_line_while_a_slot_is_handed_over_takes_it() {
+        let slots = slots(1);
+        let line = slots.wait_for_claim(9, request("served"));
+        let served = slots.next_in_line().unwrap();
+        let mut leaving = Box::pin(line.leave());
+        assert!((&mut leaving).now_or_never().is_none(), "the answer is on its way");
+        let permit = slots.take().unwrap();
+        served.handed.send(Handed::Slot(permit, None)).unwrap();
+        assert!(matches!(leaving.await, Some(Handed::Slot(..))));
+        let line = slots.wait_for_claim(9, request("unserved"));
+        drop(slots.next_in_line());
+        assert!(line.leave().await.is_none(), "whoever was to hand it over gave up");
+        let mut line = slots.wait_for_claim(9, request("unserved"));
+        drop(slots.next_in_line());
+        assert!(line.handed().await.is_none() && line.leave().await.is_none(), "and that is told once");
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! A table and a store that do not answer.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use gpu_table::{Beat, GpuTable, Heartbeat, TableError};
 use protocol::{
@@ -38,6 +40,9 @@ impl GpuTable for DownTable {
         no_table()
     }
     async fn known(&self, _: &PoolName) -> Result<Vec<GpuId>, TableError> {
+        no_table()
+    }
+    async fn steady(&self, _: &PoolName) -> Result<Duration, TableError> {
         no_table()
     }
     async fn leave(&self, _: &PoolName, _: &GpuId, _: &Incarnation) -> Result<(), TableError> {

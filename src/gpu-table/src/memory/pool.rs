@@ -1,6 +1,6 @@
 //! What one pool's table holds: rows, claims, settings, known GPUs; and everything about them but choosing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use protocol::{
     Choice, DeliveryId, GpuId, GpuRow, Incarnation, TaskId, Token,
@@ -53,6 +53,15 @@ pub(super) struct Pool {
     pub settings: Option<Settings>,
     pub last_token: u64,
     pub sequence: u64,
+    pub beats: Option<Beats>,
+}
+
+/// When workers were heard of, in ms.
+#[derive(Clone, Copy)]
+pub(super) struct Beats {
+    /// Without a gap of a lease since.
+    since_ms: u64,
+    last_ms: u64,
 }
 
 impl Pool {
@@ -66,6 +75,7 @@ impl Pool {
             settings: None,
             last_token: 0,
             sequence: 0,
+            beats: None,
         }
     }
 
@@ -101,10 +111,25 @@ impl Pool {
         if self.settings.as_ref().is_none_or(|settings| settings.version < heartbeat.settings.version) {
             self.settings = Some(heartbeat.settings.clone());
         }
+        self.note_beat();
         self.write_row(&heartbeat.row);
         let lost = heartbeat.held.iter().filter(|held| !self.keep(&heartbeat.row, held)).map(|held| held.task_id.clone()).collect();
         let settings = self.settings();
         Beat { draining: settings.draining.contains(&heartbeat.row.gpu.gpu_id), settings, lost }
+    }
+
+    fn note_beat(&mut self) {
+        let since_ms = self.beats.filter(|beats| !self.is_gap(*beats)).map_or(self.now_ms(), |beats| beats.since_ms);
+        self.beats = Some(Beats { since_ms, last_ms: self.now_ms() });
+    }
+
+    fn is_gap(&self, beats: Beats) -> bool {
+        self.now_ms() > beats.last_ms + self.leases.held.as_millis() as u64
+    }
+
+    pub(super) fn steady(&self) -> Duration {
+        let beats = self.beats.filter(|beats| !self.is_gap(*beats));
+        beats.map_or(Duration::ZERO, |beats| Duration::from_millis(self.now_ms().saturating_sub(beats.since_ms)))
     }
 
     fn write_row(&mut self, row: &GpuRow) {

@@ -11,6 +11,13 @@ local models_end = 14 + ARGV[13]
 local settings_end = models_end + ARGV[14]
 local held_until = now_ms + ARGV[1]
 
+-- A gap of a lease, or an emptied table: rows may be missing whose workers live.
+local function note_beat()
+  local last = tonumber(call('HGET', POOL, 'beat') or -math.huge)
+  if now_ms > last + ARGV[1] then call('HSET', POOL, 'steady', now_ms) end
+  call('HSET', POOL, 'beat', now_ms)
+end
+
 local function restore_settings()
   local given = {}
   for i = models_end + 1, settings_end do given[#given + 1] = ARGV[i] end
@@ -80,6 +87,7 @@ end
 
 sweep()
 call('ZREMRANGEBYSCORE', KNOWN, '-inf', now_ms)
+note_beat()
 restore_settings()
 write_row()
 local lost = keep_all()

@@ -2,7 +2,7 @@
 //!
 //! | key, after `<prefix>:{<pool>}:` | type | holds |
 //! | --- | --- | --- |
-//! | `pool` | hash | `token`, `sequence`: the last ones given; the settings, as `json` and as the fields that scripts compare |
+//! | `pool` | hash | `token`, `sequence`: the last ones given; `beat`, `steady`: the last heartbeat, and since when there was no gap, ms; the settings, as `json` and as the fields that scripts compare |
 //! | `draining` | set | GPUs that an operator drains |
 //! | `rows` | sorted set | living GPU → when its row expires, ms |
 //! | `row:<gpu>` | hash | what its worker last wrote, and what scripts compare |

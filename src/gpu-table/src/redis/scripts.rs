@@ -18,6 +18,7 @@ pub(super) struct Scripts {
     pub leave: Script,
     pub rows: Script,
     pub known: Script,
+    pub steady: Script,
     pub initial_settings: Script,
     pub change_settings: Script,
 }
@@ -32,6 +33,7 @@ impl Scripts {
             leave: script(&[ROW, include_str!("leave.lua")]),
             rows: script(&[ROW, CLAIMS, include_str!("rows.lua")]),
             known: script(&[include_str!("known.lua")]),
+            steady: script(&[include_str!("steady.lua")]),
             initial_settings: script(&[ROW, SETTINGS, include_str!("initial_settings.lua")]),
             change_settings: script(&[ROW, CLAIMS, SETTINGS, include_str!("change_settings.lua")]),
         }
