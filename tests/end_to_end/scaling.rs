@@ -18,6 +18,7 @@ crate::on_both!(
     a_drained_workers_running_tasks_end_there_and_are_delivered_to_nobody_else,
     an_emptied_table_is_rebuilt_by_the_heartbeats,
     a_drained_gpu_takes_nothing_new_until_it_is_undrained,
+    losing_the_table_again_and_again_costs_no_running_task_anything,
     what_waits_for_a_gpu_that_stays_away_runs_elsewhere_though_the_store_was_emptied,
 );
 
@@ -103,6 +104,34 @@ async fn a_drained_gpu_takes_nothing_new_until_it_is_undrained(here: fn(FleetPla
     settings.draining.clear();
     table.change_settings(&pool, &settings).await.unwrap();
     assert!(flow_on(60).await, "an undrained GPU ran none");
+}
+
+async fn losing_the_table_again_and_again_costs_no_running_task_anything(here: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(4).slots(2).configured(|configuration| {
+        configuration.worker.lease_ms = 900;
+        configuration.worker.offer_ms = 600;
+        // Copies of the running tasks go round, so that other workers ask for them all the time.
+        configuration.worker.unacked_ms = 100;
+        configuration.worker.crashes_max = 1;
+    });
+    let fleet = here(plan).start().await;
+    let mut pending = Vec::new();
+    for n in 0..6 {
+        pending.push(fleet.producer.pending(simulate(9_000, n), PATIENCE).await.unwrap());
+    }
+    until("all run", async || fleet.rows().await.iter().map(|view| view.held).sum::<u32>() == 6).await;
+    for n in 0..12 {
+        let since = Instant::now();
+        fleet.empty_the_table().await;
+        until("some time passes", async || since.elapsed() > Duration::from_millis(200 + n * 70)).await;
+    }
+    for (n, pending) in (0..).zip(pending) {
+        let reply = pending.await.unwrap();
+        assert_eq!((result(&reply), reply.attempt), (&serde_json::json!(n), 1));
+    }
+    assert_eq!(fleet.counted("gpufleet_crashes_total", ""), 0.0);
+    assert_eq!(fleet.counted("gpufleet_late_outcomes_refused_total", ""), 0.0);
+    assert_eq!(fleet.counted("gpufleet_run_seconds_count", "simulate"), 6.0, "each ran once");
 }
 
 async fn what_waits_for_a_gpu_that_stays_away_runs_elsewhere_though_the_store_was_emptied(here: fn(FleetPlan) -> FleetPlan) {
