@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use gpu_table::{GpuTable, RedisTable, TableError};
-use protocol::config::SecretUrl;
+use protocol::{ClaimAnswer, config::SecretUrl};
 use tests::redis::{Persistence, PrivateRedis};
 
-use super::world::{LEASES, World, ask, claim_of, heartbeat, is_own, row};
+use super::world::{LEASES, World, ask, claim_of, gpu_id, heartbeat, here, is_own, row, row_with};
 
 async fn table_on(redis: &PrivateRedis, timeout: Duration) -> RedisTable {
     RedisTable::connect(&redis.url(), &PrivateRedis::fresh_prefix(), LEASES, timeout).expect("a valid URL")
@@ -91,5 +91,27 @@ async fn a_flood_of_dead_claims_and_rows_is_swept_in_bounded_steps() {
     for n in 0..3 {
         world.claim(&ask(&format!("u{n}"), "alive")).await;
     }
-    assert_eq!(world.table.rows(&super::world::pool()).await.expect("rows").len(), 1);
+    let rows = world.table.rows(&super::world::pool()).await.expect("rows");
+    assert_eq!((rows.len(), rows[0].held), (1, rows[0].row.slots), "and what was claimed anew stays claimed");
+    assert!(matches!(world.claim(&ask("t299", "elsewhere")).await, ClaimAnswer::Held { .. }));
+}
+
+/// More than one call sweeps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_claim_that_is_replaced_gives_its_slot_back() {
+    let world = World::redis().await.with_gpus(&["old", "new"]).await;
+    world.join(row_with("busy", |row| row.slots = 400)).await;
+    for n in 0..300 {
+        world.claim(&here(&format!("b{n:03}"), "busy")).await;
+    }
+    world.claim(&here("t", "old")).await;
+    world.pass(super::world::HELD_SECONDS - 50).await;
+    for name in ["old", "new", "busy"] {
+        world.join(row(name)).await;
+    }
+    world.pass(100).await;
+    assert!(is_own(&world.claim(&here("t", "new")).await), "its first claim is dead");
+    let rows = world.table.rows(&super::world::pool()).await.expect("rows");
+    let held = |name: &str| rows.iter().find(|view| view.row.gpu.gpu_id == gpu_id(name)).expect("a row").held;
+    assert_eq!((held("old"), held("new")), (0, 1));
 }

@@ -1,6 +1,6 @@
 //! Crashes: an attempt that began and never ended, because its worker is gone.
 
-use protocol::Token;
+use protocol::{TaskState, Token};
 use task_store::{Crash, Holder};
 
 use super::*;
@@ -47,7 +47,10 @@ pub async fn a_holder_that_lives_or_handed_back_is_no_crash(back_end: BackEnd) {
     assert_eq!(begin(&subject, finding(attempt_by_another(1, 8), 7, false)).await, Begin::Begun);
     subject.store.hand_back(&task(), Token(7)).await.expect("an answer");
     assert_eq!(begin(&subject, attempt_by_another(1, 9)).await, unfinished(8), "a late holder hands nothing back");
+    let state = async || subject.store.status(&task()).await.expect("an answer").expect("a status").state;
+    assert_eq!(state().await, TaskState::Running);
     subject.store.hand_back(&task(), Token(8)).await.expect("an answer");
+    assert_eq!(state().await, TaskState::Waiting, "nobody runs it");
     assert_eq!(begin(&subject, attempt_by_another(1, 9)).await, Begin::Begun);
     assert_eq!(crashes(&subject).await, 0);
 }

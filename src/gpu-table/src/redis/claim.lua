@@ -109,8 +109,9 @@ end
 
 sweep()
 if ARGV[15] ~= '' then release(ARGV[15], ARGV[16]) end
-local standing = read_claim(task)
+local standing, dead_on = read_claim(task)
 if standing then return standing_answer(standing) end
+if dead_on then end_claim(task, dead_on) end
 local pool = read_pool()
 if mode ~= 'here' and only ~= '' then return claim_specific(pool) end
 local own = read_row(wanted.asker)

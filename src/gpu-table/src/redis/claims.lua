@@ -4,14 +4,14 @@
 -- where there was none, requested (any text, hence last) what the task asked for if there was one. Its deadline is its score in `deadlines`.
 local SWEEP = 128 -- how many dead rows, and how many dead claims, one call sweeps at most
 
--- The live claim for a task; nil if there is none.
+-- The live claim for a task; nil if there is none, and then the GPU of a dead one that nobody has swept, if there is one.
 local function read_claim(task)
   local packed = call('HGET', CLAIMS, task)
   if not packed then return nil end
   local gpu, token, state, attempt, incarnation, delivery, strategy, fallback, requested =
     string.match(packed, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (.*)$')
   local deadline, expires = tonumber(call('ZSCORE', DEADLINES, task) or 0), tonumber(call('ZSCORE', ROWS, gpu) or 0)
-  if deadline <= now_ms or expires <= now_ms then return nil end
+  if deadline <= now_ms or expires <= now_ms then return nil, gpu end
   return { gpu = gpu, token = token, state = state, attempt = attempt, incarnation = incarnation, delivery = delivery,
     strategy = strategy, fallback = fallback, requested = requested, deadline = deadline }
 end

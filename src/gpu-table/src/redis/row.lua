@@ -56,13 +56,16 @@ local function index_anew(row)
   index(row)
 end
 
--- Removes a row; its claims end.
+-- Removes a row; its claims end. A task whose dead claim nobody has swept may have a new one on another GPU by now, which stays.
 local function remove_row(row)
   unindex(row)
   local tasks = call('SMEMBERS', TASKS .. row.id)
   for _, task in ipairs(tasks) do
-    call('HDEL', CLAIMS, task)
-    call('ZREM', DEADLINES, task)
+    local packed = call('HGET', CLAIMS, task)
+    if packed and string.match(packed, '^%S+') == row.id then
+      call('HDEL', CLAIMS, task)
+      call('ZREM', DEADLINES, task)
+    end
   end
   call('DEL', ROW .. row.id, TASKS .. row.id)
   call('ZREM', ROWS, row.id)

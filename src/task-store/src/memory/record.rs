@@ -120,10 +120,10 @@ impl TaskRecord {
         }
     }
 
-    /// Whether an attempt runs, as far as the store knows.
+    /// Whether an attempt runs, as far as the store knows: it began, has no end, and was neither handed back nor judged.
     pub fn runs(&self) -> bool {
         let retried = self.retried.as_ref().map_or(0, |retried| retried.due.attempt);
-        self.ended.is_none() && self.begun.as_ref().is_some_and(|begun| begun.attempt >= retried)
+        self.ended.is_none() && self.begun.as_ref().is_some_and(|begun| begun.attempt >= retried && !begun.settled)
     }
 
     /// Whether the attempt of this token runs, as far as the store knows.
@@ -152,7 +152,7 @@ impl TaskRecord {
 
     /// The holder of an attempt that runs as far as the store knows, unless it is the caller's own or the caller says what became of it.
     fn unfinished(&self, request: &BeginRequest) -> Option<Holder> {
-        let begun = self.begun.as_ref().filter(|begun| self.runs() && !begun.settled && begun.incarnation != request.incarnation)?;
+        let begun = self.begun.as_ref().filter(|begun| self.runs() && begun.incarnation != request.incarnation)?;
         let judged = request.verdict.is_some_and(|verdict| verdict.token == begun.token);
         (!judged).then(|| Holder { token: begun.token, gpu_id: begun.gpu_id.clone(), incarnation: begun.incarnation.clone() })
     }
@@ -161,7 +161,7 @@ impl TaskRecord {
     pub fn take_verdict(&mut self, request: &BeginRequest, now_ms: u64) -> bool {
         let open = self.expires_ms > now_ms && self.runs();
         let (Some(begun), Some(verdict)) = (&mut self.begun, request.verdict) else { return false };
-        if !open || begun.settled || begun.token != verdict.token {
+        if !open || begun.token != verdict.token {
             return false;
         }
         begun.settled = true;

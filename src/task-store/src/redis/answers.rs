@@ -121,7 +121,7 @@ impl Answer {
         }
         let begun_attempt: Option<u32> = self.optional(4)?;
         let due: Option<u32> = self.optional(11)?;
-        let runs = begun_attempt.is_some_and(|attempt| attempt >= due.unwrap_or(0));
+        let runs = self.optional::<u32>(18)?.is_some();
         let waiting_for: Option<String> = self.optional(5)?;
         let cancelled = self.optional::<u64>(6)?.is_some();
         let outcome = self.optional::<String>(7)?.map(|name| self.outcome(&name)).transpose()?;

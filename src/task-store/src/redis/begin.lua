@@ -18,16 +18,17 @@ if record.token and tonumber(record.token) > tonumber(ARGV[6]) then
 end
 
 local crashes = record.crashes or ''
-if runs(record) and record.settled ~= record.token and record.incarnation ~= ARGV[8] and record.token ~= ARGV[11] then
+if runs(record) and record.incarnation ~= ARGV[8] and record.token ~= ARGV[11] then
   return {'unfinished', record.token, record.gpu, record.incarnation}
 end
-if runs(record) and record.settled ~= record.token and record.token == ARGV[11] then
+if runs(record) and record.token == ARGV[11] then
   local judged = {'settled', record.token}
   if ARGV[12] == '1' then
     crashes = crashes .. record.attempt .. ' ' .. record.gpu .. ' ' .. text(now) .. ' ' .. (record.alone or '0') .. '\n'
     judged[3], judged[4] = 'crashes', crashes
   end
   write(KEYS[1], record, now, ARGV[3], judged)
+  record.settled = record.token
 end
 if crashes ~= '' then
   local _, count = string.gsub(crashes, '\n', '')
@@ -42,7 +43,7 @@ end
 write(KEYS[1], record, now, ARGV[3], {
   'hash', ARGV[2], 'kind', ARGV[4], 'attempt', ARGV[5], 'token', ARGV[6], 'gpu', ARGV[7], 'incarnation', ARGV[8], 'alone', ARGV[9],
 })
-if record.waiting then
-  redis.call('HDEL', KEYS[1], 'waiting')
+if record.waiting or record.settled == ARGV[6] then
+  redis.call('HDEL', KEYS[1], 'waiting', 'settled')
 end
 return {'begun'}

@@ -86,7 +86,7 @@ local function stands_against(record, reply_key, hash, attempt, now)
   return nil
 end
 
--- Whether an attempt runs, as far as the store knows.
+-- Whether an attempt runs, as far as the store knows: it began, has no end, and was neither handed back nor judged.
 local function runs(record)
-  return record.attempt and not record.outcome and tonumber(record.attempt) >= tonumber(record.due or 0)
+  return record.attempt and not record.outcome and tonumber(record.attempt) >= tonumber(record.due or 0) and record.settled ~= record.token
 end

@@ -3,7 +3,7 @@
 -- ARGV    offset ms
 -- Returns {} if nothing is known, else
 --   {first_seen, changed, kind, gpu, attempt, waiting, cancelled, outcome, ended_attempt, ended_token, reply, due, due_after, retry_error, progress,
---   progress_message, progress_at, crashes}, nil for each that is absent. Progress only of the attempt that runs.
+--   progress_message, progress_at, crashes, runs}, nil for each that is absent. Progress only of the attempt that runs; `runs` is 1 if one does.
 
 local now = now_ms(ARGV[1])
 local record = read(KEYS[1], now)
@@ -16,5 +16,5 @@ return {
   record.cancelled or false, record.outcome or false, record.ended_attempt or false, record.ended_token or false,
   kept_reply(record, KEYS[2], now), record.due or false, record.due_after or false, record.retry_error or false,
   progress or false, progress and record.progress_message or false, progress and record.progress_at or false,
-  record.crashes or false,
+  record.crashes or false, runs(record) and '1' or false,
 }
