@@ -255,6 +255,7 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         outcome: text(),
         token: Some(1),
         reason: text(),
+        history: text(),
         unreadable: text(),
         properties: Some(Vec::new()),
         invalid: Vec::new(),

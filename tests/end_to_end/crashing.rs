@@ -22,6 +22,7 @@ crate::on_both!(
     a_suspect_that_does_no_harm_ends_well,
     two_poisons_on_one_gpu_are_both_found,
     a_drain_is_no_crash,
+    the_dead_letter_of_a_poison_tells_what_became_of_every_attempt,
 );
 
 /// Runs `poison` and `bystander`: both say where they begin; the poison never ends, and neither does a bystander until the poison is gone.
@@ -37,7 +38,10 @@ impl Executor for Saying {
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
-        let poison = run.task.body.payload == json!("poison");
+        if run.task.body.payload == json!("flaky poison") && run.task.attempt == 1 {
+            return Err(Failure::transient("not today"));
+        }
+        let poison = run.task.body.payload.as_str().is_some_and(|payload| payload.ends_with("poison"));
         let _ = self.began.send((run.device.description().gpu_id.clone(), poison));
         if poison {
             std::future::pending::<()>().await;
@@ -160,4 +164,20 @@ async fn a_drain_is_no_crash(on: fn(FleetPlan) -> FleetPlan) {
     assert_eq!((result(&reply), reply.attempt), (&json!("in the end"), 1));
     let status = fleet.producer.status(&reply.task_id).await.unwrap().unwrap();
     assert_eq!(status.crashes, 0, "its worker handed it back");
+}
+
+async fn the_dead_letter_of_a_poison_tells_what_became_of_every_attempt(on: fn(FleetPlan) -> FleetPlan) {
+    let (plan, mut begins) = plan(1, 2);
+    let mut fleet = on(plan).start().await;
+    let flow = submit(&fleet, &["flaky poison"]);
+    let (kills, replies) = kill_the_poisoned(&mut fleet, &mut begins, flow).await;
+    assert_eq!((kills, replies[0].error.as_ref().unwrap().code.as_str()), (3, "quarantined"));
+    let dead = fleet.ports.queue.take(&Queue::Dead).await.unwrap().unwrap();
+    assert_eq!(dead.envelope.headers.attempt, Some(2));
+    let history = dead.envelope.headers.history.unwrap();
+    let lines: Vec<&str> = history.lines().collect();
+    assert!(lines[0].starts_with("attempt 1 on gpu-0 failed at ") && lines[0].ends_with(": executor_failed: not today"), "{history}");
+    assert!(lines.len() == 4 && lines[1..].iter().all(|line| line.starts_with("attempt 2 on gpu-0")), "{history}");
+    assert!(lines[1].contains(" crashed, found at ") && lines[3].contains("alone"), "{history}");
+    dead.receipt.ack().await.unwrap();
 }

@@ -98,6 +98,7 @@ fn describe(letter: &Delivery) -> Value {
         "correlation_id": letter.envelope.correlation_id,
         "reason": letter.envelope.headers.reason,
         "attempt": letter.envelope.headers.attempt,
+        "history": letter.envelope.headers.history.as_deref().map(|history| history.lines().collect::<Vec<_>>()),
         "unreadable": letter.envelope.headers.unreadable,
         "properties_hex": letter.envelope.headers.properties.as_deref().map(hexadecimal),
         "body": String::from_utf8_lossy(&letter.body),

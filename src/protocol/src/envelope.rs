@@ -36,6 +36,8 @@ pub const OUTCOME: &str = "x-gpufleet-outcome";
 pub const TOKEN: &str = "x-gpufleet-token";
 /// Header of a dead letter: why it is there.
 pub const REASON: &str = "x-gpufleet-reason";
+/// Header: what became of the task's attempts so far, one line each, oldest first. It travels with every retry, and ends with the dead letter.
+pub const HISTORY: &str = "x-gpufleet-history";
 /// Header of a message whose properties cannot be read: the property and what is wrong with it, as `type: is not UTF-8 text`.
 pub const UNREADABLE: &str = "x-gpufleet-unreadable";
 /// Header of a message whose properties cannot be read: their original bytes, as AMQP has them, from the flags on.
@@ -102,6 +104,8 @@ pub struct Headers {
     pub token: Option<u64>,
     /// See [`REASON`].
     pub reason: Option<String>,
+    /// See [`HISTORY`].
+    pub history: Option<String>,
     /// See [`UNREADABLE`].
     pub unreadable: Option<String>,
     /// See [`PROPERTIES`].
@@ -128,6 +132,8 @@ pub enum HeaderValue {
 impl Headers {
     /// The longest accepted text of a header, in bytes.
     pub const TEXT_MAX: usize = 512;
+    /// The longest accepted history, in bytes. Whoever adds a line to a full one takes out the oldest.
+    pub const HISTORY_MAX: usize = 4 * 1024;
     /// Most bytes of a header that holds bytes.
     pub const BYTES_MAX: usize = 16 * 1024;
 
@@ -157,6 +163,7 @@ impl Headers {
             OUTCOME => take(&mut self.outcome, text(value)),
             TOKEN => take(&mut self.token, integer(&value)),
             REASON => take(&mut self.reason, text(value)),
+            HISTORY => take(&mut self.history, text_up_to(Self::HISTORY_MAX, value)),
             UNREADABLE => take(&mut self.unreadable, text(value)),
             PROPERTIES => take(&mut self.properties, bytes(value)),
             RETURNED => flag(&mut self.returned, &value),
@@ -175,6 +182,7 @@ impl Headers {
             (POOL, &self.pool),
             (OUTCOME, &self.outcome),
             (REASON, &self.reason),
+            (HISTORY, &self.history),
             (UNREADABLE, &self.unreadable),
         ];
         let integers = [
@@ -206,8 +214,12 @@ fn flag(slot: &mut bool, value: &HeaderValue) -> bool {
 }
 
 fn text(value: HeaderValue) -> Option<String> {
+    text_up_to(Headers::TEXT_MAX, value)
+}
+
+fn text_up_to(bytes_max: usize, value: HeaderValue) -> Option<String> {
     match value {
-        HeaderValue::Text(text) if text.len() <= Headers::TEXT_MAX => Some(text),
+        HeaderValue::Text(text) if text.len() <= bytes_max => Some(text),
         _ => None,
     }
 }
@@ -249,6 +261,7 @@ mod tests {
             returned: true,
             progress: true,
             copy: true,
+            history: Some("attempt 1 on gpu-0: flaky\n".repeat(100)),
             ..Headers::default()
         };
         let pairs = headers.pairs().into_iter().map(|(name, value)| (name.to_owned(), value));

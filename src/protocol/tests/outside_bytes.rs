@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, option, prelude::*};
 use protocol::{
-    BodyHash, DeliveryId, Envelope, Reply, TaskBody, TaskId, check_body,
+    BodyHash, DeliveryId, Envelope, ProgressMessage, Reply, TaskBody, TaskId, check_body,
     envelope::{self, HeaderValue, Headers},
     identify,
     intake::{IntakeLimits, Message, read_body, read_task},
@@ -65,7 +65,7 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 17] = [
     envelope::TRACEPARENT,
     envelope::ATTEMPT,
     envelope::HOPS,
@@ -77,6 +77,10 @@ const NAMES: [&str; 13] = [
     envelope::OUTCOME,
     envelope::TOKEN,
     envelope::REASON,
+    envelope::HISTORY,
+    envelope::MEMORY,
+    envelope::COPY,
+    envelope::PROGRESS,
     envelope::UNREADABLE,
     envelope::PROPERTIES,
 ];
@@ -171,6 +175,7 @@ proptest! {
     #[test]
     fn a_reply_is_read_or_refused_and_what_was_read_is_written_the_same(body in body(), result in document(), error in option::of(text())) {
         let _either = serde_json::from_slice::<Reply>(&body);
+        let _either = serde_json::from_slice::<ProgressMessage>(&body);
         let error = error.map(|code| json!({"code": code.unwrap_or_default(), "message": "m", "field": "f"}));
         let timings = json!({"waited_ms": 0.5, "run_ms": 1});
         let given = json!({"task_id": "t", "outcome": "failed", "result": result, "error": error, "attempt": 1, "timings": timings, "ended_at_ms": 1});

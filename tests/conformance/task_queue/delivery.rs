@@ -138,6 +138,7 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         outcome: Some("succeeded".into()),
         token: Some(1_700_000_000_000_000),
         reason: Some("ü".into()),
+        history: Some("attempt 1 on gpu-0 failed: ü\n".repeat(80)),
         unreadable: Some("type: is not UTF-8 text".into()),
         properties: Some(vec![0, 0xff]),
         invalid: Vec::new(),

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     context::Context,
+    history,
     intake::{Deadlines, InHand},
     life, onward,
     persist::{Abandoned, persist},
@@ -141,21 +142,21 @@ pub(crate) async fn refuse(context: &Context, in_hand: InHand, identity: Identit
 }
 
 /// Gives up a task whose worker crashed too often: its history goes to its producer, and with its original bytes to the dead letters.
-pub(crate) async fn quarantine(context: &Context, in_hand: InHand, task: &Task, crashes: &[Crash], slot: Slot) -> Result<(), Abandoned> {
-    let message = format!("its worker crashed {} times while it ran: {}", crashes.len(), history(crashes));
+pub(crate) async fn quarantine(
+    context: &Context,
+    mut in_hand: InHand,
+    task: &Task,
+    crashes: &[Crash],
+    slot: Slot,
+) -> Result<(), Abandoned> {
+    let crashed: Vec<String> = crashes.iter().map(history::crashed).collect();
+    let message = format!("its worker crashed {} times while it ran: {}", crashes.len(), crashed.join("; "));
     tracing::error!(task_id = %task.id, kind = %task.kind, message, "quarantined");
     context.metrics.quarantined.inc();
-    bury(context, &in_hand, &task.id, &format!("quarantined: {message}")).await?;
+    in_hand.envelope.headers.history = Some(history::with(in_hand.envelope.headers.history.as_deref(), crashed));
+    bury(context, &in_hand, &task.id, &format!("quarantined: its worker crashed {} times while it ran", crashes.len())).await?;
     let end = End::without_run(Outcome::Failed, TaskError::new("quarantined", message));
     self::end(context, in_hand, life::identity(task), end, Some(slot)).await
-}
-
-fn history(crashes: &[Crash]) -> String {
-    let one = |crash: &Crash| {
-        let Crash { attempt, gpu_id, found_ms, alone } = crash;
-        format!("attempt {attempt} on {gpu_id}{}, found at {found_ms} ms", if *alone { " alone" } else { "" })
-    };
-    crashes.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// Refuses a task whose id is in use for another body. The id's record belongs to the other task and is left alone.
@@ -185,6 +186,7 @@ pub(crate) async fn look(context: &Context, identity: &Identity) -> Result<Look,
 async fn bury(context: &Context, in_hand: &InHand, task_id: &TaskId, reason: &str) -> Result<(), Abandoned> {
     let mut envelope = onward::bare(&in_hand.envelope, task_id, &context.options.pool);
     envelope.priority = in_hand.envelope.priority.filter(|priority| *priority <= PRIORITY_MAX);
+    envelope.headers.attempt = in_hand.envelope.headers.attempt;
     envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
     onward::send_surely(context, onward::to(Queue::Dead, envelope, in_hand.body.clone())).await
 }

@@ -14,6 +14,7 @@ mod ending;
 mod health;
 mod heartbeat;
 mod held;
+mod history;
 mod intake;
 mod life;
 mod lock;

@@ -13,7 +13,9 @@ use std::{
 
 use protocol::GpuId;
 use serde::{Deserialize, Serialize};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
+
+use crate::history;
 
 mod opening;
 #[cfg(test)]
@@ -67,7 +69,7 @@ pub struct Holder {
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.pid, self.since_ms.and_then(time_of_day)) {
+        match (self.pid, self.since_ms.map(history::date)) {
             (Some(pid), Some(since)) => write!(formatter, "process {pid}, since {since}"),
             (Some(pid), None) => write!(formatter, "process {pid}"),
             (None, _) => formatter.write_str("its process is not known here"),
@@ -214,10 +216,4 @@ fn lives(pid: u32) -> bool {
 
 fn now_ms() -> Option<u64> {
     u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).ok()
-}
-
-/// RFC 3339 in UTC, to the second.
-fn time_of_day(unix_ms: u64) -> Option<String> {
-    let seconds = i64::try_from(unix_ms / 1_000).ok()?;
-    OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
 }

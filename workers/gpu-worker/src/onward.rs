@@ -82,6 +82,7 @@ pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> En
     envelope.headers.properties.clone_from(&original.headers.properties);
     envelope.headers.progress = original.headers.progress;
     envelope.headers.copy = original.headers.copy;
+    envelope.headers.history.clone_from(&original.headers.history);
     envelope.headers.user = original.user_id.clone().or_else(|| original.headers.user.clone());
     envelope.headers.pool = Some(pool.to_string());
     envelope

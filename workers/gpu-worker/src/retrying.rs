@@ -11,6 +11,7 @@ use task_store::{Retry, RetryAnswer, RetryRequest};
 use crate::{
     context::Context,
     ending::{self, End},
+    history,
     intake::InHand,
     life,
     onward::{self, Sent},
@@ -31,7 +32,7 @@ pub(crate) fn attempts_max(task: &Task) -> u32 {
 }
 
 /// Records that the attempt failed and the next one is due, publishes that one, and gives the slot away.
-pub(crate) async fn retry(context: &Context, in_hand: InHand, task: &Task, slot: Slot, error: TaskError) -> Result<(), Abandoned> {
+pub(crate) async fn retry(context: &Context, mut in_hand: InHand, task: &Task, slot: Slot, error: TaskError) -> Result<(), Abandoned> {
     tracing::info!(task_id = %task.id, attempt = task.attempt, code = error.code, message = error.message, "will be tried again");
     let request = RetryRequest {
         task_id: task.id.clone(),
@@ -47,6 +48,8 @@ pub(crate) async fn retry(context: &Context, in_hand: InHand, task: &Task, slot:
     match answer {
         Ok(RetryAnswer::Due(due)) => {
             context.metrics.retries.inc();
+            let line = history::failed(task.attempt, &context.gpu_id, &error, context.now_ms());
+            in_hand.envelope.headers.history = Some(history::with(in_hand.envelope.headers.history.as_deref(), [line]));
             publish(context, in_hand, task, due).await
         }
         Ok(RetryAnswer::Not(look)) => life::no_run(context, in_hand, task, look).await,

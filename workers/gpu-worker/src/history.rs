@@ -1,0 +1,54 @@
+//! What became of a task's attempts, for people: lines that travel with its retries and end with its dead letter.
+
+use protocol::{GpuId, TaskError, envelope::Headers};
+use task_store::Crash;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// The longest error of a line, in characters.
+const ERROR_CHARACTERS: usize = 400;
+
+/// An attempt that failed.
+pub(crate) fn failed(attempt: u32, gpu_id: &GpuId, error: &TaskError, now_ms: u64) -> String {
+    let message: String = error.message.chars().take(ERROR_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("attempt {attempt} on {gpu_id} failed at {}: {}: {message}", date(now_ms), error.code)
+}
+
+/// An attempt whose worker was gone.
+pub(crate) fn crashed(crash: &Crash) -> String {
+    let Crash { attempt, gpu_id, found_ms, alone } = crash;
+    format!("attempt {attempt} on {gpu_id}{} crashed, found at {}", if *alone { " alone" } else { "" }, date(*found_ms))
+}
+
+/// The history with more lines. The oldest make room where there is too little.
+pub(crate) fn with(history: Option<&str>, more: impl IntoIterator<Item = String>) -> String {
+    let mut lines: Vec<String> = history.unwrap_or_default().lines().map(ToOwned::to_owned).chain(more).collect();
+    let bytes = |lines: &[String]| lines.iter().map(|line| line.len() + 1).sum::<usize>();
+    while bytes(&lines) > Headers::HISTORY_MAX && !lines.is_empty() {
+        lines.remove(0);
+    }
+    lines.join("\n")
+}
+
+/// RFC 3339 in UTC, to the second; what no calendar knows stays a number of milliseconds.
+pub(crate) fn date(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1_000).ok();
+    let date = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok());
+    date.unwrap_or_else(|| format!("{unix_ms} ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_has_a_line_an_attempt_and_forgets_the_oldest() {
+        let error = TaskError::new("flaky", "line one\nline two");
+        let line = failed(2, &GpuId::new("gpu-0").unwrap(), &error, 1_700_000_000_000);
+        assert_eq!(line, "attempt 2 on gpu-0 failed at 2023-11-14T22:13:20Z: flaky: line one line two");
+        assert_eq!(with(Some("first"), [line.clone()]), format!("first\n{line}"));
+        let long = (0..100).fold(String::new(), |history, n| with(Some(&history), [format!("{n} {}", "x".repeat(100))]));
+        assert!(long.len() <= Headers::HISTORY_MAX && long.lines().count() > 30, "{}", long.len());
+        assert!(long.lines().last().unwrap().starts_with("99 ") && !long.starts_with("0 "));
+        assert_eq!(with(None, ["x".repeat(Headers::HISTORY_MAX + 1)]), "");
+    }
+}
