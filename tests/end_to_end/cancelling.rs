@@ -1,10 +1,15 @@
 //! Cancelling: waiting, running, ended, and not seen yet.
 
-use protocol::{Outcome, TaskId, TaskState};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use executors::{Executor, Executors, Failure, Run};
+use protocol::{Kind, Outcome, TaskId, TaskState};
+use serde_json::{Value, json};
 use task_store::Cancel;
 use tests::{
     fleet::{Fleet, FleetPlan},
-    tasks::{PATIENCE, echo, reply, result, simulate},
+    tasks::{PATIENCE, echo, reply, result, simulate, task},
     until::until,
 };
 
@@ -13,6 +18,7 @@ crate::on_both!(
     a_waiting_task_is_skipped,
     a_task_cancelled_before_it_was_published_never_runs,
     cancelling_an_ended_task_says_so,
+    an_executor_that_ignores_a_cancel_is_reported_and_its_slot_is_not_lost,
 );
 
 async fn a_running_task_ends_as_cancelled_and_its_slot_is_free(on: fn(FleetPlan) -> FleetPlan) {
@@ -53,4 +59,33 @@ async fn cancelling_an_ended_task_says_so(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = on(Fleet::of(1)).start().await;
     let ended = reply(&fleet.producer, echo(1)).await;
     assert_eq!(fleet.producer.cancel(&ended.task_id).await.unwrap(), Cancel::Ended(Outcome::Succeeded));
+}
+
+/// Runs for ever, whatever it is asked.
+struct Stubborn;
+
+#[async_trait]
+impl Executor for Stubborn {
+    fn kind(&self) -> Kind {
+        Kind::new("stubborn").unwrap()
+    }
+
+    async fn run(&self, _: Run<'_>) -> Result<Value, Failure> {
+        std::future::pending().await
+    }
+}
+
+async fn an_executor_that_ignores_a_cancel_is_reported_and_its_slot_is_not_lost(on: fn(FleetPlan) -> FleetPlan) {
+    let executors = Executors::new().with(executors::echo()).with(Arc::new(Stubborn));
+    let fleet = on(Fleet::of(1).slots(1).executors(executors)).start().await;
+    let stubborn = fleet.producer.pending(task("stubborn", json!(null)), PATIENCE).await.unwrap();
+    until("it runs", async || {
+        fleet.producer.status(stubborn.task_id()).await.unwrap().is_some_and(|status| status.state == TaskState::Running)
+    })
+    .await;
+    fleet.producer.cancel(stubborn.task_id()).await.unwrap();
+    assert_eq!(stubborn.await.unwrap().outcome, Outcome::Cancelled);
+    assert_eq!(fleet.counted("gpufleet_cancel_ignored_total", ""), 1.0);
+    result(&reply(&fleet.producer, echo("next")).await);
+    fleet.idle().await;
 }

@@ -148,6 +148,27 @@ async fn the_tables_redis_may_hang_forget_its_scripts_and_restart_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_of_the_table_that_loses_its_last_writes_loses_no_task() {
+    let mut table = PrivateRedis::start(Persistence::Nothing).await;
+    let urls = redis_urls(PrivateRabbitMq::shared().await.url()).await;
+    let fleet = plan(3).on_servers(ServerUrls { table: table.url(), ..urls.clone() }).start().await;
+    let mut ledger = Ledger::open(urls.amqp).await;
+    ledger.publish_simulated(&fleet, 600, 20).await;
+    ended(&fleet, 50.0).await;
+    // What a replica had when its master died: claims of tasks that have ended since, and no token of those that run.
+    redis::cmd("SAVE").exec_async(&mut table.connection().await).await.unwrap();
+    let more = succeeded(&fleet) + 100.0;
+    ended(&fleet, more).await;
+    table.kill();
+    table.restart().await;
+    let rows = fleet.rows().await;
+    assert!(!rows.is_empty(), "the old rows are there: the table did not just restart empty");
+    let recovered = recovers(&fleet).await;
+    settle("table fails over, and loses the writes of the last 100 tasks", &fleet, &ledger, recovered).await;
+    fleet.eligible(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_stores_redis_may_hang_and_restart_and_every_task_still_has_one_outcome() {
     let mut store = PrivateRedis::start(Persistence::AppendOnly).await;
     let urls = redis_urls(PrivateRabbitMq::shared().await.url()).await;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tests::{
     program::{Ended, binary, gpufleet},
     tasks::PATIENCE,
+    until::until,
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -112,6 +113,33 @@ async fn gpus_and_the_strategy_are_shown_and_changed_while_the_fleet_runs() {
     let ran = servers.run(&["submit", "echo", "--wait", "--json"]).await;
     assert_eq!(serde_json::from_str::<Value>(&ran.output).unwrap()["strategy"]["used"], "round_robin", "{ran:?}");
     assert_eq!(servers.run(&["strategy", "set", "fastest"]).await.code, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_task_is_cancelled_from_the_command_line_and_over_http_and_an_ended_one_says_so() {
+    let servers = Servers::fresh().await;
+    let fleet = servers.up(1, &[]).await;
+    let url = fleet.url().await;
+    for id in ["by-command", "by-http"] {
+        let submitted = servers.run(&["submit", "simulate", "--payload", "{\"duration_ms\": 600000}", "--task-id", id]).await;
+        assert_eq!(submitted.code, Some(0), "{submitted:?}");
+    }
+    let state = async |id: &str| {
+        let status = servers.run(&["status", id, "--json"]).await;
+        serde_json::from_str::<Value>(&status.output).ok().map(|status| status["state"].clone())
+    };
+    until("both run", async || state("by-command").await == Some(json!("running")) && state("by-http").await == Some(json!("running")))
+        .await;
+    let cancelled = servers.run(&["cancel", "by-command"]).await;
+    assert_eq!(cancelled.code, Some(0), "{cancelled:?}");
+    let deleted = reqwest::Client::new().delete(format!("{url}/api/v1/tasks/by-http")).send().await.unwrap();
+    assert_eq!(deleted.status(), 202);
+    until("both are cancelled", async || {
+        state("by-command").await == Some(json!("cancelled")) && state("by-http").await == Some(json!("cancelled"))
+    })
+    .await;
+    let again = servers.run(&["cancel", "by-command"]).await;
+    assert_eq!((again.code, again.output.contains("ended already: cancelled")), (Some(1), true), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

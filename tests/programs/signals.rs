@@ -103,6 +103,25 @@ async fn a_program_that_waits_for_its_servers_stops_when_it_is_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_stops_a_worker_at_once_and_its_task_runs_elsewhere() {
+    let servers = Servers::fresh().await;
+    let producer = servers.producer().await;
+    let first = servers.start(&["worker", "--simulated", "1", "--id-prefix", "first"]);
+    servers.eligible(1).await;
+    let pending = submit(&producer, std::iter::once(simulate(4_000, "kept"))).await.remove(0);
+    until("it runs", async || servers.rows().await.iter().any(|view| view.held == 1)).await;
+    let _second = servers.start(&["worker", "--simulated", "1", "--id-prefix", "second"]);
+    servers.eligible(2).await;
+    first.signal("TERM");
+    first.logged("a second signal stops at once").await;
+    first.signal("TERM");
+    assert_eq!(first.exit_code().await, 0, "{}", first.log());
+    let reply = pending.await.expect("a reply");
+    assert_eq!((result(&reply), reply.attempt), (&json!("kept"), 1), "it was handed back, at no cost to it");
+    assert_eq!(reply.gpu_id.expect("a GPU").as_str(), "second-0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_signal_stops_a_gateway_that_still_waits_for_a_result() {
     let servers = Servers::fresh().await;
     let gateway = servers.start(&["gateway", "--listen", "127.0.0.1:0"]);

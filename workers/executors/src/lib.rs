@@ -11,6 +11,8 @@ mod fixture;
 mod kernel;
 mod matmul;
 mod occupy;
+#[cfg(test)]
+mod outside;
 mod payload;
 pub mod predict;
 mod report;
