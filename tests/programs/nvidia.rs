@@ -270,24 +270,26 @@ async fn a_gpu_that_cannot_be_used_shows_why_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_checks_for_a_machine_with_a_gpu_pass_on_the_fakes_and_fail_where_it_computes_wrongly() {
-    let host = Host::with(1).await;
-    let report = host.folder.path().join("gpu-check.md");
-    let check = async || {
+    let host = Host::with(2).await;
+    let (report, second) = (host.folder.path().join("gpu-check.md"), host.uuid(1));
+    let check = async |more: &[&str]| {
         let mut command = tokio::process::Command::new(gpu_check());
-        command.arg(&report).envs(host.machine.environment()).kill_on_drop(true);
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(300), command.output()).await.unwrap().unwrap();
-        (ended.status.code(), String::from_utf8(ended.stdout).unwrap())
+        command.arg("--quick").args(more).arg(&report).envs(host.machine.environment()).env("CUDA_VISIBLE_DEVICES", &second[..]);
+        let running = command.kill_on_drop(true).output();
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(300), running).await.unwrap().unwrap();
+        (ended.status.code(), String::from_utf8(ended.stdout).unwrap(), fs::read_to_string(&report).unwrap())
     };
-    let (code, output) = check().await;
+    let (code, output, written) = check(&[]).await;
     assert_eq!(code, Some(0), "{output}");
-    let written = fs::read_to_string(&report).unwrap();
     assert!(!written.contains("FAILED") && written.matches("| passed |").count() >= 10, "{written}");
-    assert!(written.contains("Whatever needs two GPUs"), "{written}");
+    assert!(written.contains(&format!("compute capability 9.0, {second}")) && !written.contains("did not come to it"), "{written}");
 
-    host.change(|state| state.gpus[0].wrong_results = true);
-    let (code, output) = check().await;
+    host.change(|state| state.gpus[1].wrong_results = true);
+    let (code, output, written) = check(&["--limit=5"]).await;
     assert_eq!(code, Some(1), "{output}");
     assert!(output.contains("FAILED    matmul") && output.contains("computes wrongly"), "{output}");
+    let late = "| a killed process is started again, and memory is given back | FAILED | no answer within 5 s";
+    assert!(written.contains(late) && !written.contains("did not come to it"), "{written}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

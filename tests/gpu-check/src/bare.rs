@@ -7,7 +7,7 @@ use cudarc::{
     nvrtc::compile_ptx,
 };
 
-use crate::{Bench, Fault, speed::COUNT};
+use crate::{Fault, bench::Bench, speed::COUNT};
 
 const CODE: &str = r#"extern "C" __global__ void saxpy(unsigned int n, float a, const float *x, float *y)
 {

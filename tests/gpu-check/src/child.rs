@@ -3,17 +3,16 @@
 use std::{process::ExitCode, time::Duration};
 
 use devices::{
-    Consequence, Device, NvidiaGpu,
-    nvidia::{
-        Host, NvidiaOptions,
-        cuda::{Grid, Lane, Source},
-    },
+    Consequence, Device,
+    nvidia::cuda::{Grid, Lane, Source},
 };
 
-use crate::{Fault, report};
+use crate::{Fault, bench::Bench, report};
 
 /// Memory that the holder keeps, in bytes.
 pub const HELD: usize = 2 << 30;
+/// Longer than between two samples: that the process before gave its memory back must show.
+const SEEN: Duration = Duration::from_millis(800);
 /// A kernel that writes where it has no memory.
 pub const FAULT: &str = "extern \"C\" __global__ void fault() { *(volatile unsigned long long *)64 = 1; }\n";
 /// A kernel that never ends.
@@ -21,12 +20,12 @@ const SPIN: &str = "extern \"C\" __global__ void spin() { volatile int go = 1; w
 /// What a child says first when it noticed that the GPU is lost to it.
 pub const NOTICED: &str = "noticed: ";
 
-/// Plays a role on the first GPU.
-pub async fn play(role: &str) -> ExitCode {
+/// Plays a role on the GPU.
+pub async fn play(role: &str, bench: &Bench) -> ExitCode {
     let played = match role {
-        "hold" => hold().await,
-        "fault" => lose(FAULT, "fault").await,
-        "spin" => lose(SPIN, "spin").await,
+        "hold" => hold(bench).await,
+        "fault" => lose(bench, FAULT, "fault").await,
+        "spin" => lose(bench, SPIN, "spin").await,
         other => Err(format!("there is no role {other:?}").into()),
     };
     match played {
@@ -38,18 +37,10 @@ pub async fn play(role: &str) -> ExitCode {
     }
 }
 
-async fn open() -> Result<NvidiaGpu, Fault> {
-    let opening = || -> Result<NvidiaGpu, Fault> {
-        let host = Host::open()?;
-        let gpu = host.gpus()?.0.into_iter().next().ok_or("no GPU")?;
-        Ok(NvidiaGpu::open(&host, gpu, NvidiaOptions { memory_threshold: 0.9 })?)
-    };
-    tokio::task::spawn_blocking(opening).await?
-}
-
 /// Keeps memory until it is killed, or its supervisor is gone.
-async fn hold() -> Result<ExitCode, Fault> {
-    let gpu = open().await?;
+async fn hold(bench: &Bench) -> Result<ExitCode, Fault> {
+    let gpu = bench.open().await?;
+    tokio::time::sleep(SEEN).await;
     let (release, released) = std::sync::mpsc::channel::<()>();
     let holding = gpu.cuda().ok_or("no CUDA")?.run(move |lane: &Lane| {
         let _held = lane.zeros::<u8>(HELD)?;
@@ -68,8 +59,8 @@ async fn hold() -> Result<ExitCode, Fault> {
 }
 
 /// Launches a kernel that costs this process its GPU, and waits until the device says so.
-async fn lose(text: &str, name: &'static str) -> Result<ExitCode, Fault> {
-    let gpu = open().await?;
+async fn lose(bench: &Bench, text: &str, name: &'static str) -> Result<ExitCode, Fault> {
+    let gpu = bench.open().await?;
     let cuda = gpu.cuda().ok_or("no CUDA")?;
     let module = cuda.compile(&Source { name: format!("{name}.cu"), text: text.to_owned() }, gpu.description().compute_capability)?;
     let launching = cuda.run(move |lane: &Lane| {

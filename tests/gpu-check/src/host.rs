@@ -3,27 +3,20 @@
 use std::time::Duration;
 
 use devices::{
-    Device, NvidiaGpu,
-    nvidia::{NvidiaOptions, libraries as installed},
+    Device,
+    nvidia::{Host, libraries as installed},
 };
 use tokio::process::Command;
 
-use crate::{Bench, Fault, Finding, report::Checked};
+use crate::{
+    Fault,
+    bench::Bench,
+    finding::{Checked, Finding},
+};
 
-/// How far memory in use may lie apart, in MB: another process may begin or end between the two looks.
-const MEMORY_MB: f64 = 600.0;
+/// How far memory may lie apart, in MB: newer `nvidia-smi` leave out what the driver reserves, and another process may begin or end between the two looks.
+const MEMORY_MB: f64 = 1_000.0;
 const CELSIUS: f64 = 6.0;
-
-impl Bench {
-    /// The GPU, opened as a worker opens it.
-    pub async fn open(&self) -> Result<NvidiaGpu, Fault> {
-        let (host, found) = (self.host.clone(), self.gpu.clone());
-        let opened = tokio::task::spawn_blocking(move || NvidiaGpu::open(&host, found, NvidiaOptions { memory_threshold: 0.9 })).await??;
-        let opened = opened.proved().await;
-        let (health, reason) = opened.health();
-        if health.takes_tasks() { Ok(opened) } else { Err(reason.into()) }
-    }
-}
 
 pub async fn libraries(_: &Bench) -> Finding {
     let mut found = Vec::new();
@@ -35,9 +28,9 @@ pub async fn libraries(_: &Bench) -> Finding {
 }
 
 /// Lines of values, or none without the program.
-async fn nvidia_smi(query: &str) -> Result<Option<Vec<Vec<String>>>, Fault> {
+pub async fn nvidia_smi(query: &str) -> Result<Option<Vec<Vec<String>>>, Fault> {
     let arguments = [format!("--query-gpu={query}"), "--format=csv,noheader,nounits".to_owned()];
-    let Ok(output) = Command::new("nvidia-smi").args(arguments).output().await else { return Ok(None) };
+    let Ok(output) = Command::new("nvidia-smi").args(arguments).kill_on_drop(true).output().await else { return Ok(None) };
     if !output.status.success() {
         return Err(format!("nvidia-smi: {}", String::from_utf8_lossy(&output.stdout)).into());
     }
@@ -50,27 +43,39 @@ fn without_it() -> Finding {
     Ok(Checked::Unchecked("there is no `nvidia-smi` here".to_owned()))
 }
 
-pub async fn discovery(bench: &Bench) -> Finding {
+pub async fn discovery(_: &Bench) -> Finding {
     let Some(listed) = nvidia_smi("uuid,name,memory.total,compute_cap").await? else { return without_it() };
-    let (found, lost) = bench.host.gpus()?;
+    let (found, lost) = tokio::task::spawn_blocking(|| Host::open()?.gpus()).await??;
     if let Some(error) = lost.first() {
         return Err(format!("one does not answer: {error}").into());
     }
-    let whole: Vec<_> = found.iter().map(|found| &found.description).filter(|gpu| gpu.hardware.mig_of.is_none()).collect();
-    for (gpu, listed) in whole.iter().zip(&listed) {
-        let total_mb: f64 = listed[2].parse::<f64>()? * 1.048_576;
-        let same = gpu.gpu_id.as_str() == listed[0] && gpu.name == listed[1] && String::from(gpu.compute_capability) == listed[3];
+    if found.iter().any(|found| found.description.hardware.mig_of.is_some()) {
+        return Ok(Checked::Unchecked(format!("with MIG, `nvidia-smi` lists GPUs and not their instances; {} found", found.len())));
+    }
+    if found.len() != listed.len() {
+        return Err(format!("{} GPUs were found, and {} are listed", found.len(), listed.len()).into());
+    }
+    for found in &found {
+        let gpu = &found.description;
+        let listed = listed.iter().find(|listed| listed[0] == gpu.gpu_id.as_str());
+        let listed = listed.ok_or_else(|| format!("{} is not listed", gpu.gpu_id))?;
+        let [_, name, total_mib, capability] = listed.as_slice() else { return Err(format!("not understood: {listed:?}").into()) };
+        let total_mb = total_mib.parse::<f64>()? * 1.048_576;
+        let same = gpu.name == *name && String::from(gpu.compute_capability) == *capability;
         if !same || (gpu.memory_total_mb as f64 - total_mb).abs() > MEMORY_MB {
             return Err(format!("{gpu:?} is listed as {listed:?}").into());
         }
     }
-    Ok(Checked::Passed(format!("{} GPUs, {} listed", found.len(), listed.len())))
+    Ok(Checked::Passed(format!("{} found and listed, the same by UUID", found.len())))
 }
 
 pub async fn samples(bench: &Bench) -> Finding {
+    if bench.gpu_id.as_str().starts_with("MIG-") {
+        return Ok(Checked::Unchecked("`nvidia-smi` has no samples of a MIG instance".to_owned()));
+    }
     let gpu = bench.open().await?;
     let Some(listed) = nvidia_smi("uuid,memory.used,temperature.gpu,power.draw,clocks.sm").await? else { return without_it() };
-    let ours = listed.iter().find(|line| line[0] == gpu.description().gpu_id.as_str()).ok_or("nvidia-smi does not list it")?;
+    let ours = listed.iter().find(|line| line[0] == bench.gpu_id.as_str()).ok_or("nvidia-smi does not list it")?;
     tokio::time::sleep(Duration::from_millis(600)).await;
     let sample = gpu.sample();
     let (memory_mb, celsius): (f64, f64) = (ours[1].parse::<f64>()? * 1.048_576, ours[2].parse()?);
@@ -91,9 +96,9 @@ pub async fn doctor(bench: &Bench) -> Finding {
     if !program.exists() {
         return Ok(Checked::Unchecked(format!("{} is not there", program.display())));
     }
-    let output = Command::new(program).arg("doctor").output().await?;
+    let output = Command::new(program).arg("doctor").kill_on_drop(true).output().await?;
     let text = String::from_utf8(output.stdout)?;
-    let id = bench.gpu.description.gpu_id.as_str();
+    let id = bench.gpu_id.as_str();
     let line = text.lines().find(|line| line.contains(id)).ok_or_else(|| format!("{id} is not in: {text}"))?;
     Ok(Checked::Passed(line.trim().to_owned()))
 }

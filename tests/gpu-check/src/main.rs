@@ -1,73 +1,74 @@
 //! The checks for a machine with an NVIDIA GPU: everything that fake libraries cannot show.
 //!
-//! It needs this program (and `gpufleet` beside it), the driver, NVRTC and cuBLAS; no broker, no Redis, no compiler. It takes the first GPU, for a minute or two, and writes what it found as a
-//! table. One list, [`CHECKS`]: what is added later is added there.
+//! It needs this program (and `gpufleet` beside it), the driver, NVRTC and cuBLAS; no broker, no Redis, no compiler. It takes one GPU, for a few minutes, and writes what it found as a
+//! table, anew after each check. One list, [`checks::CHECKS`]: what is added later is added there.
+//!
+//! Whatever a GPU does, the report is there: every check runs in a [process of its own](own), which is killed when its time is up, and the process that writes the report loads neither NVML nor
+//! CUDA.
 
+mod arguments;
 mod bare;
+mod bench;
+mod checks;
 mod child;
+mod finding;
 mod fleet;
 mod host;
+mod look;
+mod memory;
 mod numbers;
+mod own;
 mod processes;
 mod report;
 mod speed;
 mod work;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use devices::nvidia::{Found, Host};
-use futures::{FutureExt, future::BoxFuture};
-
-use crate::report::{Checked, Report};
+use crate::{
+    arguments::{Asked, Run, USAGE},
+    look::Looked,
+    report::Report,
+};
 
 /// Why a check did not pass.
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-/// What every check is given.
-pub struct Bench {
-    host: Host,
-    gpu: Found,
-    gpus: usize,
-    seed: u64,
-}
-
-/// What a check found, in a sentence with its figures.
-type Finding = Result<Checked, Fault>;
-type Check = fn(&Bench) -> BoxFuture<'_, Finding>;
-
-/// Every check, in the order in which they run. The last ones take processes down.
-const CHECKS: [(&str, Check); 14] = [
-    ("libraries are found, with versions", |bench| host::libraries(bench).boxed()),
-    ("GPUs are those that `nvidia-smi` lists", |bench| host::discovery(bench).boxed()),
-    ("samples agree with `nvidia-smi`", |bench| host::samples(bench).boxed()),
-    ("`gpufleet doctor` describes the GPUs", |bench| host::doctor(bench).boxed()),
-    ("canary passes, with many seeds", |bench| work::canary(bench).boxed()),
-    ("matmul agrees with double precision on the CPU", |bench| work::products(bench).boxed()),
-    ("kernel is compiled, launched, and right", |bench| work::kernels(bench).boxed()),
-    ("compile errors and wrong arguments are refused", |bench| work::refusals(bench).boxed()),
-    ("out of memory is an answer, and work goes on in pieces", |bench| work::out_of_memory(bench).boxed()),
-    ("fleet overhead per task, one at a time", |bench| speed::overhead(bench).boxed()),
-    ("fleet throughput of a small kernel against a bare loop", |bench| speed::throughput(bench).boxed()),
-    ("a fault on the GPU is noticed and ends its process alone", |bench| processes::fault(bench).boxed()),
-    ("a kernel that never ends is noticed", |bench| processes::hang(bench).boxed()),
-    ("a killed process is started again, and memory is given back", |bench| processes::killed(bench).boxed()),
-];
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    let mut arguments = std::env::args().skip(1);
-    let first = arguments.next();
-    if let Some(role) = first.as_deref().and_then(|first| first.strip_prefix("--child=")) {
-        return child::play(role).await;
+    match Asked::read(std::env::args().skip(1)) {
+        Ok(Asked::Report(run)) => written(every_check(&run).await),
+        Ok(Asked::Look) => own::answer(look::look()).await,
+        Ok(Asked::Check { place, bench }) => own::answer(checks::one(place, &bench)).await,
+        Ok(Asked::Role { role, bench }) => child::play(&role, &bench).await,
+        Err(wrong) => {
+            report::line(&format!("gpu-check: {wrong}\n{USAGE}"));
+            ExitCode::from(2)
+        }
     }
-    let usage =
-        "usage: gpu-check [REPORT.md]   checks this machine's first NVIDIA GPU, and writes the report there (default: docs/gpu-check.md)";
-    if arguments.next().is_some() || first.as_deref().is_some_and(|first| first.starts_with('-')) {
-        report::line(usage);
-        return ExitCode::from(2);
+}
+
+/// Runs them all, one after the other, each in a process of its own.
+async fn every_check(run: &Run) -> Result<Report, Fault> {
+    let Run { path, scale, limit } = run;
+    let seed = numbers::fresh_seed();
+    let looked = Looked::of(own::run(&[look::ARGUMENT.to_owned()], None, look::LIMIT).await);
+    let mut report = Report::of(&looked, seed, *scale);
+    let Ok(gpu_id) = &looked.gpu_id else {
+        report.write(path)?;
+        return Ok(report);
+    };
+    for (place, check) in checks::CHECKS.iter().enumerate() {
+        let ran = check.in_its_process(&arguments::of_check(place, gpu_id, seed, *scale), gpu_id, *limit).await;
+        report.add(check.name, ran);
+        report.write(path)?;
     }
-    let path = PathBuf::from(first.unwrap_or_else(|| "docs/gpu-check.md".to_owned()));
-    match run().await.and_then(|report| report.write(&path).map(|()| report)) {
+    report::line(&format!("written to {}", path.display()));
+    Ok(report)
+}
+
+fn written(report: Result<Report, Fault>) -> ExitCode {
+    match report {
         Ok(report) if report.all_passed() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(fault) => {
@@ -75,18 +76,4 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-async fn run() -> Result<Report, Fault> {
-    let host = tokio::task::spawn_blocking(Host::open).await??;
-    let (gpus, lost) = host.gpus()?;
-    lost.iter().for_each(|error| report::line(&format!("left out: {error}")));
-    let gpu = gpus.first().cloned().ok_or("no GPU answers: these checks need one")?;
-    let bench = Bench { host, gpu, gpus: gpus.len(), seed: u64::from(std::process::id()) << 32 | u64::from(numbers::now_ms() as u32) };
-    let mut report = Report::of(&bench);
-    for (name, check) in CHECKS {
-        let finding = check(&bench).await;
-        report.add(name, finding);
-    }
-    Ok(report)
 }

@@ -5,9 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-pub fn now_ms() -> u64 {
+/// Another one for each run.
+pub fn fresh_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    u64::from(std::process::id()) << 32 | u64::from(now.as_millis() as u32)
 }
 
 /// So many numbers from -1 to 1. The seed is in the report: a run can be repeated.

@@ -7,16 +7,13 @@ use producer::Many;
 use serde_json::{Value, json};
 
 use crate::{
-    Bench, Fault, Finding, bare,
+    Fault, bare,
+    bench::Bench,
+    finding::{Checked, Finding},
     fleet::{Fleet, task},
     numbers::quantile,
-    report::Checked,
     work::modules,
 };
-
-/// Tasks of a measurement.
-const TASKS: usize = 2_000;
-const ROUNDS: usize = 3;
 
 /// A small kernel: a thousand numbers there and back.
 pub const COUNT: usize = 1_000;
@@ -28,10 +25,10 @@ fn small() -> Value {
 }
 
 pub async fn overhead(bench: &Bench) -> Finding {
-    let modules = modules()?;
+    let (modules, count) = (modules()?, bench.scale.of(300, 10));
     let fleet = Fleet::start(bench.open().await?, modules.path()).await?;
     let (mut round_trip_ms, mut device_ms, mut run_ms) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..300 {
+    for _ in 0..count {
         let started = Instant::now();
         let reply = fleet.reply("kernel", small()).await?;
         round_trip_ms.push(started.elapsed().as_secs_f64() * 1e3);
@@ -39,7 +36,7 @@ pub async fn overhead(bench: &Bench) -> Finding {
         device_ms.push(reply.timings.device_ms.ok_or("the reply has no device time")?);
     }
     fleet.end().await?;
-    let bare_ms = bare::each_ms(bench, 300).await?;
+    let bare_ms = bare::each_ms(bench, count).await?;
     let before_ms: Vec<f64> = round_trip_ms.iter().zip(&run_ms).map(|(all, run)| all - run).collect();
     let p = |values: &[f64]| format!("{:.3} / {:.3}", quantile(values, 0.5), quantile(values, 0.99));
     Ok(Checked::Passed(format!(
@@ -52,17 +49,18 @@ pub async fn overhead(bench: &Bench) -> Finding {
 }
 
 pub async fn throughput(bench: &Bench) -> Finding {
+    let (rounds, tasks) = (bench.scale.of(3, 1), bench.scale.of(2_000, 40));
     let mut ratios = Vec::new();
     let mut rates = Vec::new();
-    for _ in 0..ROUNDS {
-        let bare = bare::per_second(bench, TASKS).await?;
-        let fleet = fleet_per_second(bench).await?;
+    for _ in 0..rounds {
+        let bare = bare::per_second(bench, tasks).await?;
+        let fleet = fleet_per_second(bench, tasks).await?;
         ratios.push(fleet / bare);
         rates.push((fleet, bare));
     }
     let (fleet, bare): (Vec<f64>, Vec<f64>) = rates.into_iter().unzip();
     Ok(Checked::Passed(format!(
-        "{:.0} tasks/s by the fleet (8 slots, JSON in and out), {:.0}/s by a bare loop on one stream: ratio {:.2} [{:.2}..{:.2}] in {ROUNDS} interleaved rounds of {TASKS}",
+        "{:.0} tasks/s by the fleet (8 slots, JSON in and out), {:.0}/s by a bare loop on one stream: ratio {:.2} [{:.2}..{:.2}] in {rounds} interleaved rounds of {tasks}",
         quantile(&fleet, 0.5),
         quantile(&bare, 0.5),
         quantile(&ratios, 0.5),
@@ -71,15 +69,15 @@ pub async fn throughput(bench: &Bench) -> Finding {
     )))
 }
 
-async fn fleet_per_second(bench: &Bench) -> Result<f64, Fault> {
+async fn fleet_per_second(bench: &Bench, count: usize) -> Result<f64, Fault> {
     let modules = modules()?;
     let fleet = Fleet::start(bench.open().await?, modules.path()).await?;
     fleet.result("kernel", small()).await?;
-    let tasks = (0..TASKS).map(|_| task("kernel", small())).collect::<Result<Vec<_>, _>>()?;
+    let tasks = (0..count).map(|_| task("kernel", small())).collect::<Result<Vec<_>, _>>()?;
     let many = Many { in_flight: std::num::NonZeroUsize::new(64).ok_or("64 is not 0")?, timeout: Duration::from_secs(120) };
     let started = Instant::now();
     let replies: Vec<_> = fleet.producer.submit_and_wait_many(tasks, many).collect().await;
-    let rate = TASKS as f64 / started.elapsed().as_secs_f64();
+    let rate = count as f64 / started.elapsed().as_secs_f64();
     for (_, reply) in replies {
         reply?;
     }

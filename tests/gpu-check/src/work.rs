@@ -2,25 +2,24 @@
 
 use std::fs;
 
-use devices::{
-    Device, Use,
-    nvidia::cuda::{Canary, Lane},
-};
+use devices::{Device, nvidia::cuda::Canary};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    Bench, Fault, Finding, child,
+    Fault,
+    bench::Bench,
+    child,
+    finding::{Checked, Finding},
     fleet::Fleet,
     numbers::{quantile, random},
-    report::Checked,
 };
 
 /// The largest error of a product in single precision, relative to its largest number: 24 bits, over sums of some hundred terms.
 const SINGLE: f64 = 1e-5;
 const DOUBLE: f64 = 1e-13;
 
-const SAXPY: &str = r#"extern "C" __global__ void saxpy(unsigned int n, float a, const float *x, float *y)
+pub const SAXPY: &str = r#"extern "C" __global__ void saxpy(unsigned int n, float a, const float *x, float *y)
 {
     unsigned int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = a * x[i] + y[i];
@@ -52,13 +51,14 @@ pub async fn canary(bench: &Bench) -> Finding {
     let gpu = bench.open().await?;
     let cuda = gpu.cuda().ok_or("no CUDA")?;
     let canary = Canary::load(cuda)?;
+    let count = bench.scale.of(50_u32, 5);
     let mut took_ms = Vec::new();
-    for run in 0..50_u32 {
+    for run in 0..count {
         let started = std::time::Instant::now();
         canary.run(cuda, (bench.seed as u32).wrapping_add(run)).await?;
         took_ms.push(started.elapsed().as_secs_f64() * 1e3);
     }
-    Ok(Checked::Passed(format!("50 of 50, {:.1} ms each (median)", quantile(&took_ms, 0.5))))
+    Ok(Checked::Passed(format!("{count} of {count}, {:.1} ms each (median)", quantile(&took_ms, 0.5))))
 }
 
 fn rows(numbers: &[f64], columns: usize) -> Value {
@@ -90,7 +90,7 @@ pub async fn products(bench: &Bench) -> Finding {
 pub async fn kernels(bench: &Bench) -> Finding {
     let modules = modules()?;
     let fleet = Fleet::start(bench.open().await?, modules.path()).await?;
-    let count = 10_000;
+    let count = bench.scale.of(10_000, 1_000);
     let (x, y) = (random(bench.seed, 7, count), random(bench.seed, 8, count));
     let arguments = json!([{"u32": count}, {"f32": 0.5}, {"in": {"f32": x}}, {"inout": {"f32": y}}]);
     let result = fleet.result("kernel", json!({"module": "saxpy", "blocks": 40, "threads": 256, "arguments": arguments})).await?;
@@ -137,26 +137,4 @@ pub async fn refusals(bench: &Bench) -> Finding {
     }
     fleet.end().await?;
     Ok(Checked::Passed(format!("{} refusals; the first: {}", seen.len(), seen[0])))
-}
-
-pub async fn out_of_memory(bench: &Bench) -> Finding {
-    let gpu = bench.open().await?;
-    let cuda = gpu.cuda().ok_or("no CUDA")?;
-    let memory = cuda.memory().await?;
-    let too_much = memory.free as usize + (64 << 20);
-    let refused = cuda.run(move |lane: &Lane| lane.zeros::<u8>(too_much).map(|_| ())).await;
-    if !refused.as_ref().is_err_and(devices::CudaError::is_out_of_memory) {
-        return Err(format!("an allocation of more than is free gave {refused:?}").into());
-    }
-    let most = memory.free as usize / 10 * 9;
-    cuda.run(move |lane: &Lane| lane.zeros::<u8>(most).map(|_| ())).await?;
-    let wanted = Use { memory_mb: gpu.description().memory_total_mb * 95 / 100, compute_share: 1.0 };
-    let accounted = gpu.begin(wanted).err().ok_or("a reservation above memory_threshold was taken")?;
-    gpu.probe().await?;
-    let after = cuda.memory().await?;
-    Ok(Checked::Passed(format!(
-        "asking for 64 MiB more than is free is refused, 90 % of it is given; {accounted}; afterwards {} of {} MB are free",
-        after.free / 1_000_000,
-        after.total / 1_000_000
-    )))
 }

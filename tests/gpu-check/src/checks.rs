@@ -1,0 +1,91 @@
+//! The list of checks, and how one is run.
+
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt, future::BoxFuture};
+use protocol::GpuId;
+use serde_json::Value;
+
+use crate::{
+    bench::Bench,
+    finding::{Finding, Verdict},
+    host, memory, own, processes, speed, work,
+};
+
+/// One check.
+pub struct Check {
+    pub name: &'static str,
+    run: fn(&Bench) -> BoxFuture<'_, Finding>,
+    limit: Duration,
+    sees: Sees,
+}
+
+/// What CUDA shows to a check's process.
+#[derive(Clone, Copy)]
+enum Sees {
+    Gpu,
+    /// Nothing: it uses NVML alone, and leaves the GPU to the processes that it starts, even one that takes a single process at a time.
+    Nothing,
+}
+
+/// What no CUDA device is called.
+const NO_GPU: &str = "-1";
+const LIMIT: Duration = Duration::from_secs(60);
+/// For what waits for kernels that never end, or moves a lot.
+const LONG: Duration = Duration::from_secs(120);
+
+const fn check(name: &'static str, run: fn(&Bench) -> BoxFuture<'_, Finding>) -> Check {
+    Check { name, run, limit: LIMIT, sees: Sees::Gpu }
+}
+
+impl Check {
+    const fn long(self) -> Self {
+        Self { limit: LONG, ..self }
+    }
+
+    const fn without_cuda(self) -> Self {
+        Self { sees: Sees::Nothing, ..self }
+    }
+
+    /// Runs it in a process of its own, for no longer than its limit and this one; also how long that took.
+    pub async fn in_its_process(&self, arguments: &[String], gpu_id: &GpuId, limit: Duration) -> (Verdict, Duration) {
+        let visible = match self.sees {
+            Sees::Gpu => gpu_id.as_str(),
+            Sees::Nothing => NO_GPU,
+        };
+        let started = Instant::now();
+        let verdict = match own::run(arguments, Some(visible), self.limit.min(limit)).await {
+            Ok(answer) => Verdict::of_json(&answer),
+            Err(fault) => Verdict::of(Err(fault)),
+        };
+        (verdict, started.elapsed())
+    }
+}
+
+/// Every check, in the order in which they run. The last ones take processes down.
+pub const CHECKS: [Check; 15] = [
+    check("libraries are found, with versions", |bench| host::libraries(bench).boxed()),
+    check("GPUs are those that `nvidia-smi` lists", |bench| host::discovery(bench).boxed()).without_cuda(),
+    check("samples agree with `nvidia-smi`", |bench| host::samples(bench).boxed()),
+    check("`gpufleet doctor` describes the GPU", |bench| host::doctor(bench).boxed()),
+    check("canary passes, with many seeds", |bench| work::canary(bench).boxed()),
+    check("matmul agrees with double precision on the CPU", |bench| work::products(bench).boxed()),
+    check("kernel is compiled, launched, and right", |bench| work::kernels(bench).boxed()),
+    check("compile errors and wrong arguments are refused", |bench| work::refusals(bench).boxed()),
+    check("out of memory is an answer", |bench| memory::out_of_memory(bench).boxed()),
+    check("fleet overhead per task, one at a time", |bench| speed::overhead(bench).boxed()),
+    check("fleet throughput of a small kernel against a bare loop", |bench| speed::throughput(bench).boxed()).long(),
+    check("a killed process is started again, and memory is given back", |bench| processes::killed(bench).boxed()).long().without_cuda(),
+    check("a fault on the GPU is noticed and ends its process alone", |bench| processes::fault(bench).boxed()).long(),
+    check("the driver tells of the fault by a Xid event", |bench| processes::xid(bench).boxed()).long(),
+    check("a kernel that never ends is noticed", |bench| processes::hang(bench).boxed()).long(),
+];
+
+/// Runs the check at this place in this process.
+pub async fn one(place: usize, bench: &Bench) -> Value {
+    let finding = match CHECKS.get(place) {
+        Some(check) => (check.run)(bench).await,
+        None => Err(format!("there is no check {place}").into()),
+    };
+    Verdict::of(finding).to_json()
+}
