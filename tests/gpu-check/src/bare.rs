@@ -1,24 +1,19 @@
 //! The yardstick: the same kernel in a loop of cudarc calls, with nothing of the fleet.
 
-use std::{sync::Arc, time::Instant};
+use std::{ffi::CString, sync::Arc, time::Instant};
 
 use cudarc::{
     driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg},
-    nvrtc::compile_ptx,
+    nvrtc::{Ptx, result, sys},
 };
+use protocol::task::ComputeCapability;
 
-use crate::{Fault, bench::Bench, speed::COUNT};
-
-const CODE: &str = r#"extern "C" __global__ void saxpy(unsigned int n, float a, const float *x, float *y)
-{
-    unsigned int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = a * x[i] + y[i];
-}
-"#;
+use crate::{Fault, bench::Bench, speed::COUNT, work::SAXPY};
 
 /// Milliseconds of each of `count` rounds.
-pub async fn each_ms(_: &Bench, count: usize) -> Result<Vec<f64>, Fault> {
-    tokio::task::spawn_blocking(move || rounds(count)).await?
+pub async fn each_ms(bench: &Bench, count: usize) -> Result<Vec<f64>, Fault> {
+    let capability = bench.found().await?.description.compute_capability;
+    tokio::task::spawn_blocking(move || rounds(count, capability)).await?
 }
 
 /// Rounds a second.
@@ -27,10 +22,14 @@ pub async fn per_second(bench: &Bench, count: usize) -> Result<f64, Fault> {
     Ok(count as f64 / took_ms * 1e3)
 }
 
-fn rounds(count: usize) -> Result<Vec<f64>, Fault> {
+/// The process sees one GPU: it is CUDA's first.
+#[expect(unsafe_code, reason = "the fleet, too, does without cudarc's tracking of events")]
+fn rounds(count: usize, capability: ComputeCapability) -> Result<Vec<f64>, Fault> {
     let context = CudaContext::new(0)?;
+    // SAFETY: there is one stream.
+    unsafe { context.disable_event_tracking() };
     let stream = context.new_stream()?;
-    let saxpy = context.load_module(compile_ptx(CODE)?)?.load_function("saxpy")?;
+    let saxpy = context.load_module(Ptx::from_binary(machine_code(capability)?))?.load_function("saxpy")?;
     let numbers = vec![1.0_f32; COUNT];
     one(&stream, &saxpy, &numbers)?;
     let mut took_ms = Vec::with_capacity(count);
@@ -42,6 +41,23 @@ fn rounds(count: usize) -> Result<Vec<f64>, Fault> {
     Ok(took_ms)
 }
 
+/// Not PTX: a driver that is older than the compiler refuses its PTX.
+#[expect(unsafe_code, reason = "cudarc has no safe way to machine code")]
+fn machine_code(capability: ComputeCapability) -> Result<Vec<u8>, Fault> {
+    let program = result::create_program(&CString::new(SAXPY)?, None)?;
+    let options = [format!("--gpu-architecture=sm_{}{}", capability.major, capability.minor)];
+    let mut bytes = 0;
+    // SAFETY: the program is alive until the end; the last call writes as many bytes as the one before said. A failure ends this process, and the program with it.
+    unsafe {
+        result::compile_program(program, &options)?;
+        sys::nvrtcGetCUBINSize(program, &raw mut bytes).result()?;
+        let mut code = vec![0_u8; bytes];
+        sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+        result::destroy_program(program)?;
+        Ok(code)
+    }
+}
+
 /// There, the kernel, and back.
 #[expect(unsafe_code, reason = "a kernel's launch is")]
 fn one(stream: &Arc<CudaStream>, saxpy: &CudaFunction, numbers: &[f32]) -> Result<(), Fault> {
@@ -49,7 +65,7 @@ fn one(stream: &Arc<CudaStream>, saxpy: &CudaFunction, numbers: &[f32]) -> Resul
     let count = COUNT as u32;
     let mut launch = stream.launch_builder(saxpy);
     launch.arg(&count).arg(&2.0_f32).arg(&x).arg(&mut y);
-    // SAFETY: the arguments are those of the kernel above, and the buffers have `count` numbers.
+    // SAFETY: the arguments are those of the kernel, and the buffers have `count` numbers.
     unsafe { launch.launch(LaunchConfig { grid_dim: (4, 1, 1), block_dim: (256, 1, 1), shared_mem_bytes: 0 }) }?;
     let back = stream.clone_dtoh(&y)?;
     stream.synchronize()?;

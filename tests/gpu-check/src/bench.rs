@@ -44,6 +44,12 @@ impl Bench {
         tokio::task::spawn_blocking(opening).await?
     }
 
+    /// What NVML says that it is.
+    pub async fn found(&self) -> Result<Found, Fault> {
+        let bench = self.clone();
+        tokio::task::spawn_blocking(move || bench.found_on(&Host::open()?)).await?
+    }
+
     fn found_on(&self, host: &Host) -> Result<Found, Fault> {
         Ok(host.gpu(&self.gpu_id)?.ok_or_else(|| format!("NVML gives no answer for {}", self.gpu_id))?)
     }
