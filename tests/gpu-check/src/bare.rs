@@ -22,6 +22,11 @@ pub async fn per_second(bench: &Bench, count: usize) -> Result<f64, Fault> {
     Ok(count as f64 / took_ms * 1e3)
 }
 
+/// The numbers of the small kernel, as the GPU has them.
+pub fn small_bytes() -> Vec<u8> {
+    [1.0_f32; COUNT].iter().flat_map(|number| number.to_ne_bytes()).collect()
+}
+
 /// The process sees one GPU: it is CUDA's first.
 #[expect(unsafe_code, reason = "the fleet, too, does without cudarc's tracking of events")]
 fn rounds(count: usize, capability: ComputeCapability) -> Result<Vec<f64>, Fault> {

@@ -2,65 +2,99 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use devices::NvidiaGpu;
+use devices::Device;
 use executors::Executors;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
 use producer::{NewTask, Producer, ProducerOptions};
-use protocol::{Kind, Outcome, Reply, TaskBody, config::Configuration};
+use prometheus::Registry;
+use protocol::{Kind, Outcome, Reply, TaskBody, config::Configuration, gpu::GpuView};
 use serde_json::Value;
 use service::{Backends, Embedded, system_environment};
 use tokio::task::JoinHandle;
 
 use crate::Fault;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(45);
 
 pub struct Fleet {
     pub producer: Producer,
     backends: Backends,
     configuration: Configuration,
     stop: Stop,
-    worker: JoinHandle<Result<(), WorkerError>>,
+    workers: Vec<JoinHandle<Result<(), WorkerError>>>,
+}
+
+/// What a fleet is made of.
+pub struct Plan {
+    pub configuration: Configuration,
+    pub executors: Executors,
+    /// One worker for each.
+    pub devices: Vec<Arc<dyn Device>>,
+}
+
+impl Plan {
+    /// One worker with 8 slots, and the kinds of every worker; kernels come from `modules`.
+    pub fn of(device: Arc<dyn Device>, modules: &Path) -> Self {
+        let executors = Executors::new().with(executors::echo()).with(executors::matmul()).with(executors::kernel(modules.to_owned()));
+        Self { configuration: Configuration::default(), executors, devices: vec![device] }
+    }
 }
 
 impl Fleet {
-    /// One worker with 8 slots on this GPU; kernels come from `modules`.
-    pub async fn start(gpu: NvidiaGpu, modules: &Path) -> Result<Self, Fault> {
-        let (configuration, environment) = (Configuration::default(), system_environment());
-        let backends = Embedded::new(&configuration, &environment.clock).connect();
-        let executors = Executors::new().with(executors::echo()).with(executors::matmul()).with(executors::kernel(modules.to_owned()));
-        let parts = WorkerParts {
-            queue: Arc::clone(&backends.queue),
-            table: Arc::clone(&backends.table),
-            store: Arc::clone(&backends.store),
-            device: Arc::new(gpu),
-            executors,
-            environment: environment.clone(),
-            options: WorkerOptions::of(&configuration, "here"),
-            metrics: Arc::new(WorkerMetrics::new(&prometheus::Registry::new())?),
+    /// As [`Plan::of`] says.
+    pub async fn start(device: impl Device, modules: &Path) -> Result<Self, Fault> {
+        Self::of(Plan::of(Arc::new(device), modules)).await
+    }
+
+    pub async fn of(plan: Plan) -> Result<Self, Fault> {
+        let Plan { configuration, executors, devices } = plan;
+        let environment = system_environment();
+        let embedded = Embedded::new(&configuration, &environment.clock);
+        let (backends, metrics) = (embedded.connect(), Arc::new(WorkerMetrics::new(&Registry::new())?));
+        let (stop, wanted) = (Stop::default(), devices.len());
+        let start = |device| {
+            let Backends { queue, table, store } = embedded.connect();
+            let parts = WorkerParts {
+                queue,
+                table,
+                store,
+                device,
+                executors: executors.clone(),
+                environment: environment.clone(),
+                options: WorkerOptions::of(&configuration, "here"),
+                metrics: Arc::clone(&metrics),
+            };
+            tokio::spawn(GpuWorker::new(parts, stop.clone()).run())
         };
-        let stop = Stop::default();
-        let worker = tokio::spawn(GpuWorker::new(parts, stop.clone()).run());
-        let producer = Producer::new(Arc::clone(&backends.queue), Arc::clone(&backends.store), environment, ProducerOptions::default());
-        let fleet = Self { producer, backends, configuration, stop, worker };
-        fleet.eligible().await?;
+        let workers = devices.into_iter().map(start).collect();
+        let options = ProducerOptions { body_bytes_max: configuration.worker.body_bytes_max, ..ProducerOptions::default() };
+        let producer = Producer::new(Arc::clone(&backends.queue), Arc::clone(&backends.store), environment, options);
+        let fleet = Self { producer, backends, configuration, stop, workers };
+        fleet.until("its GPUs are eligible", |rows| rows.iter().filter(|view| view.eligible).count() == wanted).await?;
         Ok(fleet)
     }
 
-    async fn eligible(&self) -> Result<(), Fault> {
-        for _ in 0..1_000 {
-            let rows = self.backends.table.rows(&self.configuration.worker.pool).await?;
-            if rows.iter().any(|view| view.eligible) {
-                return Ok(());
+    /// Waits until the table shows this, and gives its rows.
+    pub async fn until(&self, what: &str, holds: impl Fn(&[GpuView]) -> bool) -> Result<Vec<GpuView>, Fault> {
+        let mut rows = Vec::new();
+        for _ in 0..2_000 {
+            rows = self.backends.table.rows(&self.configuration.worker.pool).await?;
+            if holds(&rows) {
+                return Ok(rows);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Err("the worker's GPU never became eligible".into())
+        Err(format!("waited in vain until {what}: {rows:?}").into())
     }
 
     /// Runs one task and gives its reply.
     pub async fn reply(&self, kind: &str, payload: Value) -> Result<Reply, Fault> {
-        Ok(self.producer.submit_and_wait(task(kind, payload)?, PATIENCE).await?)
+        self.reply_to(task(kind, payload)?).await
+    }
+
+    /// Runs this task and gives its reply.
+    pub async fn reply_to(&self, task: NewTask) -> Result<Reply, Fault> {
+        Ok(self.producer.submit_and_wait(task, PATIENCE).await?)
     }
 
     /// Runs one task that must succeed.
@@ -76,7 +110,10 @@ impl Fleet {
     /// Stops it, and frees the GPU.
     pub async fn end(self) -> Result<(), Fault> {
         self.stop.gently.cancel();
-        Ok(self.worker.await??)
+        for worker in self.workers {
+            worker.await??;
+        }
+        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ mod own;
 mod processes;
 mod report;
 mod speed;
+mod stamps;
 mod work;
 
 use std::process::ExitCode;
