@@ -6,7 +6,7 @@ use devices::Device;
 use executors::Executors;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
 use producer::{NewTask, Producer, ProducerOptions};
-use prometheus::Registry;
+use prometheus::{Registry, TextEncoder};
 use protocol::{Kind, Outcome, Reply, TaskBody, config::Configuration, gpu::GpuView};
 use serde_json::Value;
 use service::{Backends, Embedded, system_environment};
@@ -20,6 +20,7 @@ pub struct Fleet {
     pub producer: Producer,
     backends: Backends,
     configuration: Configuration,
+    registry: Registry,
     stop: Stop,
     workers: Vec<JoinHandle<Result<(), WorkerError>>>,
 }
@@ -49,8 +50,8 @@ impl Fleet {
     pub async fn of(plan: Plan) -> Result<Self, Fault> {
         let Plan { configuration, executors, devices } = plan;
         let environment = system_environment();
-        let embedded = Embedded::new(&configuration, &environment.clock);
-        let (backends, metrics) = (embedded.connect(), Arc::new(WorkerMetrics::new(&Registry::new())?));
+        let (embedded, registry) = (Embedded::new(&configuration, &environment.clock), Registry::new());
+        let (backends, metrics) = (embedded.connect(), Arc::new(WorkerMetrics::new(&registry)?));
         let (stop, wanted) = (Stop::default(), devices.len());
         let start = |device| {
             let Backends { queue, table, store } = embedded.connect();
@@ -69,7 +70,7 @@ impl Fleet {
         let workers = devices.into_iter().map(start).collect();
         let options = ProducerOptions { body_bytes_max: configuration.worker.body_bytes_max, ..ProducerOptions::default() };
         let producer = Producer::new(Arc::clone(&backends.queue), Arc::clone(&backends.store), environment, options);
-        let fleet = Self { producer, backends, configuration, stop, workers };
+        let fleet = Self { producer, backends, configuration, registry, stop, workers };
         fleet.until("its GPUs are eligible", |rows| rows.iter().filter(|view| view.eligible).count() == wanted).await?;
         Ok(fleet)
     }
@@ -105,6 +106,14 @@ impl Fleet {
         } else {
             Err(format!("{kind} ended otherwise: {:?}", reply.error).into())
         }
+    }
+
+    /// How often work was split for want of memory.
+    pub fn splits(&self) -> Result<f64, Fault> {
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather())?;
+        let split = |line: &&str| line.starts_with("gpufleet_memory_relief_total{") && line.contains("what=\"split\"");
+        let counted = text.lines().find(split).and_then(|line| line.rsplit(' ').next());
+        Ok(counted.map_or(Ok(0.0), str::parse)?)
     }
 
     /// Stops it, and frees the GPU.
