@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     bench::Bench,
     finding::{Finding, Verdict},
-    host, memory, own, processes, speed, work,
+    health, host, memory, own, processes, speed, work,
 };
 
 /// One check.
@@ -63,7 +63,7 @@ impl Check {
 }
 
 /// Every check, in the order in which they run. The last ones take processes down.
-pub const CHECKS: [Check; 16] = [
+pub const CHECKS: [Check; 17] = [
     check("libraries are found, with versions", |bench| host::libraries(bench).boxed()),
     check("GPUs are those that `nvidia-smi` lists", |bench| host::discovery(bench).boxed()).without_cuda(),
     check("samples agree with `nvidia-smi`", |bench| host::samples(bench).boxed()),
@@ -74,6 +74,7 @@ pub const CHECKS: [Check; 16] = [
     check("compile errors and wrong arguments are refused", |bench| work::refusals(bench).boxed()),
     check("out of memory is an answer", |bench| memory::out_of_memory(bench).boxed()),
     check("work goes on in pieces on a GPU that is full", |bench| memory::pieces(bench).boxed()).long(),
+    check("a GPU whose tasks fail is quarantined, and comes back", |bench| health::quarantine(bench).boxed()),
     check("fleet overhead per task, one at a time", |bench| speed::overhead(bench).boxed()),
     check("fleet throughput of a small kernel against a bare loop", |bench| speed::throughput(bench).boxed()).long(),
     check("a killed process is started again, and memory is given back", |bench| processes::killed(bench).boxed()).long().without_cuda(),

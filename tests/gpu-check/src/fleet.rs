@@ -7,7 +7,7 @@ use executors::Executors;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
 use producer::{NewTask, Producer, ProducerOptions};
 use prometheus::{Registry, TextEncoder};
-use protocol::{Kind, Outcome, Reply, TaskBody, config::Configuration, gpu::GpuView};
+use protocol::{GpuId, Kind, Outcome, Reply, TaskBody, config::Configuration, gpu::GpuView};
 use serde_json::Value;
 use service::{Backends, Embedded, system_environment};
 use tokio::task::JoinHandle;
@@ -129,4 +129,11 @@ impl Fleet {
 /// A task of this kind.
 pub fn task(kind: &str, payload: Value) -> Result<NewTask, Fault> {
     Ok(NewTask::new(Kind::new(kind)?, TaskBody { payload, ..TaskBody::default() }))
+}
+
+/// The same task for this GPU alone, tried once.
+pub fn once_on(gpu_id: &GpuId, mut task: NewTask) -> NewTask {
+    task.body.gpu_options.specific_gpu_id = Some(gpu_id.clone());
+    task.body.limits.max_attempts = Some(1);
+    task
 }

@@ -13,6 +13,7 @@ mod checks;
 mod child;
 mod finding;
 mod fleet;
+mod health;
 mod host;
 mod look;
 mod memory;
