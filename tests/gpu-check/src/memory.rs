@@ -64,7 +64,7 @@ impl Product {
     }
 }
 
-/// Fills the GPU but for two thirds of what a product takes, and computes it all the same.
+/// Fills the GPU but for half of what a product takes, and computes it all the same.
 pub async fn pieces(bench: &Bench) -> Finding {
     let asked = bench.scale.of(Product { rows: 16_384, inner: 1_024, columns: 96 }, Product { rows: 512, inner: 64, columns: 32 });
     let modules = modules()?;
@@ -82,7 +82,7 @@ pub async fn pieces(bench: &Bench) -> Finding {
     }
     let whole = fleet.result("matmul", asked.first(asked.rows)).await?;
     let before = fleet.splits()?;
-    hold.all_but(asked.bytes() / 3 * 2).await?;
+    hold.all_but(asked.bytes() / 2).await?;
     let free = cuda.memory().await?.free;
     let in_pieces = fleet.result("matmul", asked.first(asked.rows)).await?;
     let splits = fleet.splits()? - before;
