@@ -9,6 +9,7 @@
 mod arguments;
 mod bare;
 mod bench;
+mod beside;
 mod checks;
 mod child;
 mod finding;

@@ -41,7 +41,7 @@ async fn lost(bench: &Bench, role: &str) -> Result<String, Fault> {
 }
 
 /// Whether two processes may use the GPU at once.
-async fn is_shared() -> Result<bool, Fault> {
+pub async fn is_shared() -> Result<bool, Fault> {
     let modes = host::nvidia_smi("compute_mode").await?;
     Ok(modes.is_none_or(|modes| modes.iter().flatten().all(|mode| mode == "Default")))
 }
