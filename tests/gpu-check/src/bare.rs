@@ -3,7 +3,7 @@
 use std::{ffi::CString, sync::Arc, time::Instant};
 
 use cudarc::{
-    driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg},
+    driver::{self, CudaContext, CudaFunction, CudaStream, LaunchConfig, PushKernelArg},
     nvrtc::{Ptx, result, sys},
 };
 use protocol::task::ComputeCapability;
@@ -27,12 +27,22 @@ pub fn small_bytes() -> Vec<u8> {
     [1.0_f32; COUNT].iter().flat_map(|number| number.to_ne_bytes()).collect()
 }
 
-/// The process sees one GPU: it is CUDA's first.
-#[expect(unsafe_code, reason = "the fleet, too, does without cudarc's tracking of events")]
-fn rounds(count: usize, capability: ComputeCapability) -> Result<Vec<f64>, Fault> {
+/// As fast as CUDA goes: it spins while it waits, whatever a fleet in this process asked for before, and does without cudarc's tracking of events, as the fleet does. The process sees one GPU: it
+/// is CUDA's first.
+#[expect(unsafe_code, reason = "a flag that cudarc sets only with newer drivers, and one that is unsafe to clear")]
+fn context() -> Result<Arc<CudaContext>, Fault> {
+    driver::result::init()?;
+    let (device, spins) = (driver::result::device::get(0)?, driver::sys::CUctx_flags::CU_CTX_SCHED_SPIN);
+    // SAFETY: the device is one that the driver just gave; the flag is one that the call takes.
+    unsafe { driver::sys::cuDevicePrimaryCtxSetFlags_v2(device, spins as u32) }.result()?;
     let context = CudaContext::new(0)?;
     // SAFETY: there is one stream.
     unsafe { context.disable_event_tracking() };
+    Ok(context)
+}
+
+fn rounds(count: usize, capability: ComputeCapability) -> Result<Vec<f64>, Fault> {
+    let context = context()?;
     let stream = context.new_stream()?;
     let saxpy = context.load_module(Ptx::from_binary(machine_code(capability)?))?.load_function("saxpy")?;
     let numbers = vec![1.0_f32; COUNT];
