@@ -11,7 +11,8 @@ pub const USAGE: &str = "usage: gpu-check [--quick] [--limit=SECONDS] [REPORT.md
 
 Checks one NVIDIA GPU of this machine, the first that CUDA_VISIBLE_DEVICES allows, and writes the report (default: docs/gpu-check.md).
   --quick          few and small inputs, and no check that takes long by its nature: for fake libraries; its figures mean nothing
-  --limit=SECONDS  no check may take longer (default: one or two minutes, as each needs); one that does is killed, and has failed";
+  --limit=SECONDS  no check may take longer (default: one or two minutes, as each needs); one that does is killed, and has failed
+Ends with 0 if nothing failed, 1 if something did, 2 for arguments that it does not understand.";
 
 /// How much is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ impl Scale {
 pub enum Asked {
     /// All checks, and the report.
     Report(Run),
+    /// Nothing: the usage.
+    Help,
     /// Which GPU, and which libraries there are.
     Look,
     /// One check.
@@ -56,6 +59,7 @@ struct Given {
     limit: Option<Duration>,
     path: Option<String>,
     quick: bool,
+    help: bool,
     look: bool,
     check: Option<usize>,
     role: Option<String>,
@@ -70,6 +74,9 @@ impl Asked {
             given.take(&argument)?;
         }
         let scale = if given.quick { Scale::Quick } else { Scale::Full };
+        if given.help {
+            return Ok(Self::Help);
+        }
         if given.look {
             return Ok(Self::Look);
         }
@@ -89,6 +96,7 @@ impl Given {
     fn take(&mut self, argument: &str) -> Result<(), Fault> {
         match argument.split_once('=') {
             _ if argument == "--quick" => self.quick = true,
+            _ if argument == "--help" => self.help = true,
             _ if argument == look::ARGUMENT => self.look = true,
             Some(("--limit", seconds)) => self.limit = Some(Duration::from_secs(seconds.parse()?)),
             Some(("--check", place)) => self.check = Some(place.parse()?),

@@ -10,6 +10,7 @@ use tokio::{
 
 use crate::{
     Fault,
+    arguments::Scale,
     bench::Bench,
     finding::{Checked, Finding},
     fleet::Fleet,
@@ -40,10 +41,10 @@ print(rounds, "right")
 const TASKS: i64 = 50;
 
 pub async fn pytorch(bench: &Bench) -> Finding {
-    if bench.scale.of(false, true) {
+    if bench.scale == Scale::Quick {
         return Ok(Checked::Unchecked("a quick run does without: PyTorch knows no fake libraries".to_owned()));
     }
-    if !is_shared().await? {
+    if !is_shared().await {
         return Ok(Checked::Unchecked("one process at a time may use this GPU".to_owned()));
     }
     let mut python = Command::new("python3");

@@ -41,6 +41,10 @@ type Fault = Box<dyn std::error::Error + Send + Sync>;
 async fn main() -> ExitCode {
     match Asked::read(std::env::args().skip(1)) {
         Ok(Asked::Report(run)) => written(every_check(&run).await),
+        Ok(Asked::Help) => {
+            report::line(USAGE);
+            ExitCode::SUCCESS
+        }
         Ok(Asked::Look) => own::answer(look::look()).await,
         Ok(Asked::Check { place, bench }) => own::answer(checks::one(place, &bench)).await,
         Ok(Asked::Role { role, bench }) => child::play(&role, &bench).await,

@@ -35,10 +35,10 @@ pub async fn run(arguments: &[String], visible: Option<&str>, limit: Duration) -
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments).envs(visible.map(|visible| (VISIBLE, visible)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    // Its input stays open as long as we live, and it ends when that closes.
     let mut child = command.kill_on_drop(true).spawn()?;
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).ok_or("the process has no id")?;
     let (stdout, stderr) = (child.stdout.take().ok_or("no standard output")?, child.stderr.take().ok_or("no standard error")?);
-    // It holds the child's input open: the child ends when we do.
     let words = tokio::spawn(last_words(stderr));
     let heard = heard(stdout, group, limit).await;
     let patience = if matches!(heard, Heard::Answer(_)) { EXIT } else { Duration::ZERO };
