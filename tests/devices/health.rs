@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use devices::{Consequence, Device, Use};
+use devices::{Consequence, Device, Use, nvidia::cuda::kernels_here};
 use fake_nvidia::{NvmlFault, process};
 use protocol::{Health, gpu::Throttle};
 use tests::until::until;
@@ -134,6 +134,20 @@ fn a_gpu_that_computes_wrongly_at_the_start_is_quarantined_with_the_reason() {
             let (health, reason) = first_gpu().await.health();
             assert_eq!(health, Health::Quarantined);
             assert!(reason.contains("canary") && reason.contains("computes wrongly"), "{reason}");
+        });
+    });
+}
+
+#[test]
+fn a_driver_that_tells_no_parameters_costs_the_kernels_and_not_the_gpu() {
+    process::on_a_machine(1, |machine| {
+        machine.change(|state| state.cuda_driver_version = 12_020);
+        block_on(async {
+            let gpu = first_gpu().await;
+            assert_eq!(gpu.health(), (Health::Healthy, String::new()));
+            gpu.probe().await.unwrap();
+            let refused = kernels_here().unwrap_err().to_string();
+            assert!(refused.contains("serves CUDA 12.2") && refused.contains("CUDA 12.4 or newer"), "{refused}");
         });
     });
 }

@@ -13,13 +13,17 @@ use super::{
     in_context, process, put, with_part,
 };
 use crate::c_interface::{Code, text};
-use codes::{FILE_NOT_FOUND, INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, NO_BINARY_FOR_GPU, NOT_FOUND, UNSUPPORTED_PTX_VERSION};
+use codes::{
+    FILE_NOT_FOUND, INVALID_HANDLE, INVALID_PTX, INVALID_VALUE, NO_BINARY_FOR_GPU, NOT_FOUND, NOT_SUPPORTED, UNSUPPORTED_PTX_VERSION,
+};
 
 const MAX_THREADS: c_uint = 0;
 const REGISTERS: c_uint = 4;
 const PTX_VERSION: c_uint = 5;
 const BINARY_VERSION: c_uint = 6;
 const MAX_DYNAMIC_SHARED: c_uint = 8;
+/// The first CUDA version whose drivers tell a kernel's parameters.
+const TELLS_PARAMETERS: i32 = 12_040;
 /// NVIDIA's numbers of function attributes end before this one.
 const ATTRIBUTES: c_uint = 18;
 
@@ -141,10 +145,14 @@ pub extern "C" fn cuModuleGetGlobal_v2(_pointer: *mut u64, _bytes: *mut usize, m
     in_context(Sees::OldErrors, |_| process().modules.get(&module).map_or(Err(INVALID_HANDLE), |_| Err(NOT_FOUND)))
 }
 
-/// Where a parameter lies among the others, and its bytes. Past the last one `INVALID_VALUE`.
+/// Where a parameter lies among the others, and its bytes. Past the last one `INVALID_VALUE`. A driver older than CUDA 12.4 has no such function: this
+/// library exports it all the same, and refuses.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncGetParamInfo(function: Handle, index: usize, offset: *mut usize, bytes: *mut usize) -> Code {
-    in_context(Sees::OldErrors, |_| {
+    in_context(Sees::OldErrors, |context| {
+        if with_part(context, |script, _| script.machine.cuda_driver_version)? < TELLS_PARAMETERS {
+            return Err(NOT_SUPPORTED);
+        }
         let process = process();
         let parameters = &process.function(function)?.parameters;
         let (start, parameter) = *offsets(parameters).get(index).ok_or(INVALID_VALUE)?;

@@ -21,7 +21,11 @@ pub fn look() -> Vec<Library> {
     let library = |name, needed_for, state| Library { name, needed_for, state };
     vec![
         library("NVML", "finding and watching GPUs", nvml),
-        library("CUDA driver", "work on GPUs", cuda::driver_version().map_err(|error| error.to_string())),
+        library(
+            "CUDA driver",
+            "work on GPUs",
+            cuda::Version::of_driver().map(|version| version.to_string()).map_err(|error| error.to_string()),
+        ),
         library("NVRTC", "the kind `kernel`", cuda::kernels_here().map_err(|error| error.to_string())),
         library("cuBLAS", "the kind `matmul`", cuda::cublas_version().map_err(|error| error.to_string())),
     ]

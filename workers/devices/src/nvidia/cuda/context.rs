@@ -175,21 +175,6 @@ pub(super) fn driver_present() -> Result<(), CudaError> {
     Err(CudaError::Missing { library: "libcuda.so.1", package: "the NVIDIA driver" })
 }
 
-/// The CUDA version that the driver serves, as `12.4`.
-///
-/// # Errors
-/// [`CudaError::Missing`] without a driver. It needs no GPU.
-pub fn driver_version() -> Result<String, CudaError> {
-    const ASK: &str = "ask for the version of CUDA";
-    driver_present()?;
-    guarded(ASK, || {
-        let mut version = 0;
-        // SAFETY: the pointer is to a number of the right type; the call needs no initialised driver.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(|error| CudaError::of(ASK, error))?;
-        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
-    })
-}
-
 /// cudarc panics where the driver lacks a function that it was built for: that must not end the worker without a word.
 pub(super) fn guarded<T>(operation: &'static str, work: impl FnOnce() -> Result<T, CudaError>) -> Result<T, CudaError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {

@@ -9,9 +9,8 @@ use cudarc::{
 use protocol::task::ComputeCapability;
 
 use super::{
-    Buffer, Cuda, CudaError, Lane, Source,
+    Buffer, Cuda, CudaError, Lane, Source, Version,
     compile::{compile, nvrtc_version},
-    context::driver_present,
 };
 
 /// How many threads a kernel is launched with.
@@ -81,21 +80,30 @@ pub struct Function {
     name: String,
 }
 
+/// The first CUDA whose drivers tell a kernel's parameters.
+const TELLS_PARAMETERS: Version = Version { major: 12, minor: 4 };
+
 type ParameterInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
 
 /// The driver's function that tells the place and size of a kernel's nth parameter.
 fn parameter_info() -> Result<ParameterInfo, CudaError> {
     // Looked up once: it is asked for before every launch.
     static INFO: OnceLock<Option<ParameterInfo>> = OnceLock::new();
-    if INFO.get().is_none() {
-        driver_present()?;
+    if let Some(Some(info)) = INFO.get() {
+        return Ok(*info);
     }
-    // SAFETY: the driver is there; the name has had this signature since its first version.
-    let info = INFO.get_or_init(|| unsafe { sys::culib().get::<ParameterInfo>(b"cuFuncGetParamInfo") }.ok().map(|info| *info));
-    info.ok_or_else(|| {
-        let cause =
-            "this driver does not tell a kernel's parameters, so no argument can be checked; install one that serves CUDA 12.4 or newer";
-        CudaError::Failed { operation: "look for cuFuncGetParamInfo", cause: cause.to_owned() }
+    let serves = Version::of_driver()?;
+    let look = || {
+        // SAFETY: the driver is there; the name has had this signature since its first version.
+        let info = unsafe { sys::culib().get::<ParameterInfo>(b"cuFuncGetParamInfo") };
+        info.ok().map(|info| *info).filter(|_| serves >= TELLS_PARAMETERS)
+    };
+    INFO.get_or_init(look).ok_or_else(|| {
+        let cause = format!(
+            "this driver, which serves CUDA {serves}, does not tell a kernel's parameters, so no argument can be checked; install one that \
+             serves CUDA {TELLS_PARAMETERS} or newer"
+        );
+        CudaError::Failed { operation: "look for cuFuncGetParamInfo", cause }
     })
 }
 
@@ -180,6 +188,18 @@ impl Lane {
     /// [`CudaError::Refused`] for arguments that are not its own or a grid that this GPU does not take.
     pub fn launch(&self, function: &Function, grid: Grid, arguments: &[Argument<'_, '_>]) -> Result<(), CudaError> {
         function.accept(arguments)?;
+        // SAFETY: the arguments are as many and as large as the kernel's parameters.
+        unsafe { self.launch_unchecked(function, grid, arguments) }
+    }
+
+    /// As [`launch`](Self::launch), also on a driver that does not tell a kernel's parameters.
+    ///
+    /// # Safety
+    /// The arguments must be as many and as large as the kernel's parameters.
+    ///
+    /// # Errors
+    /// [`CudaError::Refused`] for a grid that this GPU does not take.
+    pub(super) unsafe fn launch_unchecked(&self, function: &Function, grid: Grid, arguments: &[Argument<'_, '_>]) -> Result<(), CudaError> {
         let mut launch = self.stream.launch_builder(&function.function);
         for argument in arguments {
             match argument {
@@ -193,7 +213,7 @@ impl Lane {
             };
         }
         let config = LaunchConfig { grid_dim: grid.blocks, block_dim: grid.threads, shared_mem_bytes: grid.shared_bytes };
-        // SAFETY: the driver copies the arguments, which are as many and as large as it expects, before this returns. A kernel that reads or writes
+        // SAFETY: the driver copies the arguments, which are as many and as large as it expects (the caller's promise), before this returns. A kernel that reads or writes
         // outside of its buffers faults on the GPU, in this process's own address space there, and takes the context with it; it cannot touch the host's memory.
         // The buffers outlive the kernel: freeing them is put in the order of the same stream.
         unsafe { launch.launch(config) }.map(|_| ()).map_err(|error| {

@@ -14,12 +14,14 @@ mod job;
 mod kernel;
 mod lane;
 mod matmul;
+mod version;
 
 pub use canary::Canary;
 pub use compile::Source;
-pub use context::{Cuda, Memory, driver_version};
+pub use context::{Cuda, Memory};
 pub use error::CudaError;
 pub use job::Ran;
 pub use kernel::{Argument, Function, Grid, Module, Scalar, kernels_here};
 pub use lane::{Buffer, Element, Lane};
 pub use matmul::{Matrix, cublas_version};
+pub use version::Version;
