@@ -13,7 +13,7 @@ use cudarc::driver::{CudaContext, result, sys};
 use protocol::GpuId;
 use tokio::sync::watch;
 
-use super::{CudaError, Lane, Ran, job, lane::LaneThread};
+use super::{CudaError, Lane, Ran, job, lane::LaneThread, wanted::WantedWork};
 
 /// How long work may go on after its task has ended. A kernel cannot be stopped: beyond this only the end of the process stops it.
 const OVERTIME: Duration = Duration::from_secs(20);
@@ -47,6 +47,7 @@ impl Drop for LanesEnd {
 pub(super) struct Shared {
     pub(super) context: Arc<CudaContext>,
     pub(super) allocated: Arc<AtomicU64>,
+    pub(super) wanted: WantedWork,
     lanes: Mutex<Vec<LaneThread>>,
     started: AtomicUsize,
     lost: watch::Sender<Option<CudaError>>,
@@ -77,15 +78,21 @@ impl Cuda {
             let context = CudaContext::new(ordinal).map_err(|error| CudaError::of("make a CUDA context", error))?;
             // SAFETY: buffers never leave the lane, and so the stream, that made them (see `Buffer`): there is nothing to synchronise between streams.
             unsafe { context.disable_event_tracking() };
-            let shared =
-                Shared { context, allocated, lanes: Mutex::default(), started: AtomicUsize::new(0), lost: watch::Sender::new(None) };
-            let shared = Arc::new(shared);
+            let shared = Arc::new(Shared {
+                context,
+                allocated,
+                wanted: WantedWork::default(),
+                lanes: Mutex::default(),
+                started: AtomicUsize::new(0),
+                lost: watch::Sender::new(None),
+            });
             Ok(Self { _until_the_last: Arc::new(LanesEnd(Arc::clone(&shared))), shared })
         })
     }
 
     /// Runs work on a lane of its own. Dropping the future does not stop it: the work ends, unseen, and the lane is free again. Work that goes on for longer than
-    /// 20 s after that holds the GPU for nobody: the context then counts as [lost](Self::lost).
+    /// 20 s after that holds the GPU for nobody: the context then counts as [lost](Self::lost). Time in which somebody waits for work that began before does not
+    /// count: it may only be queued behind that.
     ///
     /// # Errors
     /// What the work gave; what a late error of its stream showed once it was through; [`CudaError::Lost`] once the context is.

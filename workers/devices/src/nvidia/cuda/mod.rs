@@ -15,6 +15,7 @@ mod kernel;
 mod lane;
 mod matmul;
 mod version;
+mod wanted;
 
 pub use canary::Canary;
 pub use compile::Source;
