@@ -51,9 +51,8 @@ impl Modules {
             return Ok(known.get().module.clone());
         }
         let source = Source { name: format!("{name}.cu"), text: text.clone() };
-        let (compiler, capability) = (cuda.clone(), gpu.compute_capability);
-        let compiled = cuda.run(move |_| compiler.compile(&source, capability)).await;
-        let module = compiled.map_err(|error| Failure { field: Some("payload.module".to_owned()), ..failure(&error, None) })?.value;
+        let built = cuda.build(source, gpu.compute_capability).await;
+        let module = built.map_err(|error| Failure { field: Some("payload.module".to_owned()), ..failure(&error, None) })?;
         tracing::info!(module = name, gpu_id = %gpu.gpu_id, "compiled");
         entry.insert_entry(Kept { text, module: module.clone() });
         Ok(module)

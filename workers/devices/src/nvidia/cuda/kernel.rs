@@ -117,7 +117,19 @@ pub fn kernels_here() -> Result<String, CudaError> {
 }
 
 impl Cuda {
-    /// Compiles a module and brings it to the GPU. Blocks, for seconds perhaps.
+    /// Compiles a module and brings it to the GPU. The compiler runs on a thread of its own and takes no lane: it needs no GPU, and however long it takes says nothing
+    /// of one. Dropping the future does not stop it: it ends, unseen.
+    ///
+    /// # Errors
+    /// As [`compile`](Self::compile).
+    pub async fn build(&self, source: Source, capability: ComputeCapability) -> Result<Module, CudaError> {
+        let compiling = tokio::task::spawn_blocking(move || compile(&source, capability)).await;
+        let code = compiling.map_err(|error| CudaError::Failed { operation: "compile a module", cause: error.to_string() })??;
+        let cuda = self.clone();
+        Ok(self.run(move |_| cuda.load(Ptx::from_binary(code))).await?.value)
+    }
+
+    /// As [`build`](Self::build), on the calling thread: blocks, for seconds perhaps.
     ///
     /// # Errors
     /// [`CudaError::Refused`] with the compiler's words; [`CudaError::Missing`] without NVRTC; what the driver answers.
