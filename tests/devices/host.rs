@@ -64,6 +64,19 @@ fn the_instances_of_a_gpu_in_mig_mode_are_gpus() {
 }
 
 #[test]
+fn a_gpu_in_mig_mode_without_instances_says_what_to_do() {
+    process::on_a_machine(2, |machine| {
+        machine.change(|state| state.gpus[0].mig_enabled = true);
+        let (found, lost) = Host::open().unwrap().gpus().unwrap();
+        assert_eq!(found.iter().map(|found| found.index).collect::<Vec<_>>(), [1]);
+        let [error] = lost.as_slice() else { panic!("{lost:?}") };
+        assert_eq!(error.index(), Some(0));
+        let text = error.to_string();
+        assert!(text.contains(&machine.state().gpus[0].uuid) && text.contains("nvidia-smi mig -i 0 -cgi"), "{text}");
+    });
+}
+
+#[test]
 fn a_gpu_that_does_not_answer_hides_no_other() {
     process::on_a_machine(2, |machine| {
         machine.change(|state| state.gpus[0].nvml_error = Some(NvmlFault::GpuLost));

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use fake_nvidia::{FakeMachine, FakeNvidia};
+use fake_nvidia::{FakeMachine, FakeMig, FakeNvidia};
 use producer::{NewTask, Producer};
 use protocol::{GpuId, Health, Outcome, Reply, gpu::GpuView};
 use serde_json::{Value, json};
@@ -158,7 +158,9 @@ async fn operators_see_the_gpus_name_them_shortly_and_get_clear_refusals() {
 
     let doctor = host.run(&["doctor"]).await;
     assert_eq!(doctor.code, Some(0), "{doctor:?}");
-    for shown in ["NVML: ", "CUDA driver: 12.4", "NVRTC: 12.4", "cuBLAS: ", first.as_str(), "served by process", "peer access"] {
+    for shown in
+        ["NVML: ", "CUDA driver: 12.4", "NVRTC: 12.4", "cuBLAS: ", first.as_str(), "served by process", "MIG mode off", "peer access"]
+    {
         assert!(doctor.output.contains(shown), "{shown}: {}", doctor.output);
     }
     let drained = host.run(&["drain", "1"]).await;
@@ -178,6 +180,27 @@ async fn gpus_that_the_caller_may_not_use_are_left_alone() {
     host.servers.eligible(1).await;
     adds(&host.servers.producer().await, &second).await;
     assert!(host.row(&host.uuid(0)).await.is_none() && host.holder(&host.uuid(0)).is_none(), "{}", supervisor.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_instances_of_a_gpu_in_mig_mode_are_served_and_a_gpu_without_any_is_named() {
+    let host = Host::with(2).await;
+    let (instance, empty) = (FakeMig::numbered(0, 0), host.uuid(1));
+    host.change(|state| {
+        state.gpus[0].mig = vec![instance.clone()];
+        state.gpus[1].mig_enabled = true;
+    });
+    let supervisor = host.start(&["worker"]);
+    host.servers.eligible(1).await;
+    adds(&host.servers.producer().await, &instance.uuid).await;
+    assert!(supervisor.log().contains(&format!("GPU 1 ({empty}) is in MIG mode and has no instance")), "{}", supervisor.log());
+
+    let doctor = host.run(&["doctor"]).await;
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+    let parted = format!("a MIG instance of {}", host.uuid(0));
+    for shown in ["MIG mode on; instances: 1", &parted, "nvidia-smi mig -i 1 -cgi"] {
+        assert!(doctor.output.contains(shown), "{shown}: {}", doctor.output);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

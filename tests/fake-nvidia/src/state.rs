@@ -69,6 +69,8 @@ pub struct FakeGpu {
     pub peers: Vec<String>,
     /// The MIG instances. With any, MIG mode is enabled; default none.
     pub mig: Vec<FakeMig>,
+    /// While true, MIG mode is enabled also without instances; default false.
+    pub mig_enabled: bool,
     /// The Xid errors so far. An event set hears of those appended after the GPU was registered in it.
     pub xids: Vec<u64>,
     /// While true, every `nvmlDevice…` query of this GPU blocks.
@@ -143,6 +145,7 @@ impl Default for FakeGpu {
             nvlinks: Vec::new(),
             peers: Vec::new(),
             mig: Vec::new(),
+            mig_enabled: false,
             xids: Vec::new(),
             nvml_hangs: false,
             nvml_error: None,
@@ -174,6 +177,10 @@ impl FakeGpu {
             pci_bus_id: format!("{:08x}:{:02x}:00.0", number >> 8, (number + 0x17) & 0xff),
             ..Self::default()
         }
+    }
+
+    pub(crate) fn is_in_mig_mode(&self) -> bool {
+        self.mig_enabled || !self.mig.is_empty()
     }
 }
 

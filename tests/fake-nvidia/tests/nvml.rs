@@ -219,3 +219,15 @@ fn a_mig_instance_says_who_it_is_and_how_much_memory_it_has() {
         assert_eq!(nvml.device_by_uuid(instance.uuid).unwrap().memory_info().unwrap().total, instance.memory_mib * MIB);
     });
 }
+
+#[test]
+fn mig_mode_can_be_enabled_without_an_instance() {
+    on_a_machine(1, |machine| {
+        machine.change(|state| state.gpus[0].mig_enabled = true);
+        let nvml = Nvml::init().unwrap();
+        let device = nvml.device_by_index(0).unwrap();
+        assert_eq!(device.mig_mode().unwrap().current, 1);
+        assert!(matches!(device.mig_device_by_index(0), Err(NvmlError::NotFound)));
+        assert!(matches!(device.memory_info(), Err(NvmlError::NoPermission)));
+    });
+}

@@ -1,8 +1,10 @@
 //! The NVIDIA GPUs of this host, and the libraries that work on them needs.
 
+use std::collections::BTreeMap;
+
 use devices::nvidia::{Found, Host, NvidiaError, libraries};
 use gpu_worker::GpuLock;
-use protocol::config::Configuration;
+use protocol::{GpuId, config::Configuration};
 
 use super::Finding;
 use crate::gpus::way;
@@ -25,8 +27,9 @@ fn look_here(configuration: &Configuration) -> Vec<Finding> {
     let mut findings: Vec<Finding> = libraries.into_iter().map(library).collect();
     match Host::open().and_then(|host| host.gpus()) {
         Ok((found, lost)) => {
+            findings.extend(parted(&found));
             findings.extend(found.iter().map(|gpu| described(configuration, gpu)));
-            findings.extend(lost.iter().map(|error| Finding::bad("GPU", format!("{error}; see `nvidia-smi` and the kernel's log"))));
+            findings.extend(lost.iter().map(left_out));
         }
         Err(error) => findings.push(Finding::bad("GPUs of this host", error.to_string())),
     }
@@ -40,6 +43,26 @@ fn library(library: libraries::Library) -> Finding {
     }
 }
 
+/// A GPU in MIG mode does nothing itself: its instances do.
+fn parted(found: &[Found]) -> Vec<Finding> {
+    let mut instances = BTreeMap::<(u32, &GpuId), usize>::new();
+    for gpu in found {
+        if let Some(whole) = &gpu.description.hardware.mig_of {
+            *instances.entry((gpu.index, whole)).or_default() += 1;
+        }
+    }
+    let shown = |((index, whole), count)| Finding::good(format!("GPU {index} {whole}"), format!("MIG mode on; instances: {count}"));
+    instances.into_iter().map(shown).collect()
+}
+
+fn left_out(error: &NvidiaError) -> Finding {
+    match error {
+        // The host is in order: somebody has still to say how the GPU is parted.
+        NvidiaError::NoInstance { .. } => Finding::warning("GPU", error.to_string()),
+        _ => Finding::bad("GPU", format!("{error}; see `nvidia-smi` and the kernel's log")),
+    }
+}
+
 fn described(configuration: &Configuration, gpu: &Found) -> Finding {
     let description = &gpu.description;
     let mut parts = vec![
@@ -50,9 +73,10 @@ fn described(configuration: &Configuration, gpu: &Found) -> Finding {
     if let Some(pcie) = &description.hardware.pcie {
         parts.push(format!("PCIe {}", pcie.bus_id));
     }
-    if let Some(whole) = &description.hardware.mig_of {
-        parts.push(format!("a MIG instance of {whole}"));
-    }
+    parts.push(match &description.hardware.mig_of {
+        Some(whole) => format!("a MIG instance of {whole}"),
+        None => "MIG mode off".to_owned(),
+    });
     parts.extend(description.hardware.links.iter().map(way));
     if let Some(holder) = GpuLock::holder(&configuration.gpu.lock_folder, &description.gpu_id) {
         parts.push(format!("served by {holder}"));

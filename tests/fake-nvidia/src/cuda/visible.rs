@@ -3,10 +3,10 @@
 use crate::state::{FakeGpu, FakeNvidia};
 
 /// The UUIDs of the visible devices, in CUDA's order. The list ends at the first entry that means nothing. A GPU in MIG mode is
-/// its first instance; each device is there once.
+/// its first instance, and none without instances; each device is there once.
 pub(super) fn visible(machine: &FakeNvidia, wanted: Option<&str>) -> Vec<String> {
     let Some(wanted) = wanted else {
-        return machine.gpus.iter().map(whole).collect();
+        return machine.gpus.iter().filter_map(whole).collect();
     };
     let mut devices = Vec::new();
     for entry in wanted.split(',').map(str::trim) {
@@ -18,15 +18,16 @@ pub(super) fn visible(machine: &FakeNvidia, wanted: Option<&str>) -> Vec<String>
     devices
 }
 
-fn whole(gpu: &FakeGpu) -> String {
-    gpu.mig.first().map_or(&gpu.uuid, |instance| &instance.uuid).clone()
+fn whole(gpu: &FakeGpu) -> Option<String> {
+    let instance = gpu.mig.first().map(|instance| instance.uuid.clone());
+    if gpu.is_in_mig_mode() { instance } else { Some(gpu.uuid.clone()) }
 }
 
 fn device(machine: &FakeNvidia, entry: &str) -> Option<String> {
     if let Ok(index) = entry.parse::<usize>() {
-        return machine.gpus.get(index).map(whole);
+        return machine.gpus.get(index).and_then(whole);
     }
-    let gpus = machine.gpus.iter().filter(|gpu| entry.starts_with("GPU-") && gpu.uuid.starts_with(entry)).map(whole);
+    let gpus = machine.gpus.iter().filter(|gpu| entry.starts_with("GPU-") && gpu.uuid.starts_with(entry)).filter_map(whole);
     let instances =
         machine.gpus.iter().flat_map(|gpu| &gpu.mig).filter(|instance| entry.starts_with("MIG-") && instance.uuid.starts_with(entry));
     let mut found = gpus.chain(instances.map(|instance| instance.uuid.clone()));

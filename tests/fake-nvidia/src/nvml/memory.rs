@@ -4,20 +4,30 @@ use std::ffi::c_uint;
 
 use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlProcessInfo_t,
-    nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH as VERSION_MISMATCH, nvmlReturn_t,
+    nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH as VERSION_MISMATCH, nvmlReturn_enum_NVML_ERROR_NO_PERMISSION as NO_PERMISSION,
+    nvmlReturn_t,
 };
 
-use super::{About, INSUFFICIENT_SIZE, INVALID_ARGUMENT, ask, put};
-use crate::usage;
+use super::{About, Code, INSUFFICIENT_SIZE, INVALID_ARGUMENT, ask, put};
+use crate::{
+    state::{Part, Script},
+    usage,
+};
 
 /// "No instance" in the structs of NVML.
 const NONE: c_uint = c_uint::MAX;
+
+/// In MIG mode the whole GPU's memory is told to root alone: to nobody, here.
+fn told(script: &Script, part: &Part<'_>) -> Result<usage::Memory, Code> {
+    let is_parted = part.instance.is_none() && part.gpu.is_in_mig_mode();
+    if is_parted { Err(NO_PERMISSION) } else { Ok(usage::memory(script, part)) }
+}
 
 /// Total, free and used bytes. The used ones contain what the fake CUDA processes of this machine hold.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo(device: nvmlDevice_t, info: *mut nvmlMemory_t) -> nvmlReturn_t {
     ask("nvmlDeviceGetMemoryInfo", device, About::State, |script, part| {
-        let memory = usage::memory(script, &part);
+        let memory = told(script, &part)?;
         // SAFETY: the caller gives a place for the struct, or null.
         unsafe { put(info, nvmlMemory_t { total: memory.total, free: memory.free, used: memory.total - memory.free }) }
     })
@@ -32,7 +42,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, info: 
         if version as usize != size_of::<nvmlMemory_v2_t>() | 2 << 24 {
             return Err(VERSION_MISMATCH);
         }
-        let memory = usage::memory(script, &part);
+        let memory = told(script, &part)?;
         let used = memory.total - memory.free;
         // SAFETY: not null, and the caller's word for the rest.
         unsafe { put(info, nvmlMemory_v2_t { version, total: memory.total, reserved: 0, free: memory.free, used }) }

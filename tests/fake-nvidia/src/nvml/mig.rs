@@ -1,4 +1,4 @@
-//! MIG: a GPU in parts. A GPU with instances in the script is in MIG mode.
+//! MIG: a GPU in parts. A GPU with instances in the script is in MIG mode; the script can say so also of one without.
 
 use std::ffi::c_uint;
 
@@ -12,14 +12,14 @@ const INSTANCES: c_uint = 7;
 
 values! {
     /// Zero outside of MIG mode.
-    nvmlDeviceGetMaxMigDeviceCount: c_uint = |gpu| if gpu.mig.is_empty() { 0 } else { INSTANCES };
+    nvmlDeviceGetMaxMigDeviceCount: c_uint = |gpu| if gpu.is_in_mig_mode() { INSTANCES } else { 0 };
 }
 
 /// Whether MIG mode is enabled, now and after the next reset.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMigMode(device: nvmlDevice_t, current: *mut c_uint, pending: *mut c_uint) -> nvmlReturn_t {
     ask_gpu("nvmlDeviceGetMigMode", device, |gpu| {
-        let enabled = c_uint::from(!gpu.mig.is_empty());
+        let enabled = c_uint::from(gpu.is_in_mig_mode());
         // SAFETY: the caller gives places for the modes, or null.
         unsafe {
             put(current, enabled)?;
@@ -36,7 +36,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMigDeviceHandleByIndex(
     instance: *mut nvmlDevice_t,
 ) -> nvmlReturn_t {
     ask_gpu("nvmlDeviceGetMigDeviceHandleByIndex", device, |gpu| {
-        if gpu.mig.is_empty() {
+        if !gpu.is_in_mig_mode() {
             return Err(NOT_SUPPORTED);
         }
         let found = gpu.mig.get(index as usize).ok_or(if index < INSTANCES { NOT_FOUND } else { INVALID_ARGUMENT })?;

@@ -47,7 +47,7 @@ values! {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, rates: *mut nvmlUtilization_t) -> nvmlReturn_t {
     ask_gpu("nvmlDeviceGetUtilizationRates", device, |gpu| {
-        if !gpu.mig.is_empty() {
+        if gpu.is_in_mig_mode() {
             return Err(NOT_SUPPORTED);
         }
         // SAFETY: the caller gives a place for the struct, or null.

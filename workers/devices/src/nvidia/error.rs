@@ -21,6 +21,25 @@ pub enum NvidiaError {
         /// NVML's words.
         cause: String,
     },
+    /// A GPU does not answer.
+    #[error("ask NVML for GPU {index}: {cause}")]
+    Gpu {
+        /// NVML's index of it.
+        index: u32,
+        /// NVML's words.
+        cause: String,
+    },
+    /// A GPU is in MIG mode and has no instance: nothing can run on it.
+    #[error(
+        "GPU {index} ({gpu_id}) is in MIG mode and has no instance; make some (`nvidia-smi mig -i {index} -lgip` lists the profiles, \
+         `nvidia-smi mig -i {index} -cgi <profile>,... -C` makes them), or turn MIG mode off (`nvidia-smi -i {index} -mig 0`)"
+    )]
+    NoInstance {
+        /// NVML's index of it.
+        index: u32,
+        /// The GPU.
+        gpu_id: GpuId,
+    },
     /// NVML gave no answer.
     #[error("NVML gave no answer within {seconds} s to {what}; the driver may hang: see the kernel's log (`dmesg`) for Xid messages")]
     Hangs {
@@ -40,6 +59,15 @@ pub enum NvidiaError {
 }
 
 impl NvidiaError {
+    /// NVML's index of the GPU that cannot be used, where it is about one GPU.
+    #[must_use]
+    pub const fn index(&self) -> Option<u32> {
+        match self {
+            Self::Gpu { index, .. } | Self::NoInstance { index, .. } => Some(*index),
+            _ => None,
+        }
+    }
+
     pub(super) fn asked(what: impl Into<String>, cause: impl ToString) -> Self {
         Self::Asked { what: what.into(), cause: cause.to_string() }
     }

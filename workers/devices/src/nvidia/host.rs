@@ -93,7 +93,8 @@ impl Host {
         Ok(linked.unwrap_or(found))
     }
 
-    /// Every GPU that can run tasks, in NVML's order. A GPU in MIG mode is replaced by its instances. One that does not answer is in the second list, with the reason.
+    /// Every GPU that can run tasks, in NVML's order. A GPU in MIG mode is replaced by its instances. One that does not answer, or is in MIG mode without an instance, is
+    /// in the second list, with the reason.
     ///
     /// # Errors
     /// [`NvidiaError`] if NVML cannot even count them, or hangs.
@@ -102,10 +103,10 @@ impl Host {
         in_time("the GPUs of this host", move || {
             let count = nvml.device_count().map_err(|cause| NvidiaError::asked("the number of GPUs", cause))?;
             let (mut found, mut lost) = (Vec::new(), Vec::new());
-            for index in 0..count {
-                match describe(&nvml, index) {
-                    Ok(these) => found.extend(these),
-                    Err(cause) => lost.push(NvidiaError::asked(format!("GPU {index}"), cause)),
+            for described in (0..count).flat_map(|index| describe(&nvml, index)) {
+                match described {
+                    Ok(one) => found.push(one),
+                    Err(error) => lost.push(error),
                 }
             }
             topology::link(&nvml, &mut found);
@@ -125,21 +126,30 @@ fn by_uuid(nvml: &Nvml, gpu_id: &GpuId) -> Result<Found, NvmlError> {
     Ok(found)
 }
 
-/// The GPU of an index, or its MIG instances.
-pub(super) fn describe(nvml: &Nvml, index: u32) -> Result<Vec<Found>, NvmlError> {
-    let device = nvml.device_by_index(index)?;
-    let whole = description(&device, &device)?;
+/// The GPU of an index, or its MIG instances: each of them, or what is wrong with it.
+pub(super) fn describe(nvml: &Nvml, index: u32) -> Vec<Result<Found, NvidiaError>> {
+    let refused = |cause| NvidiaError::Gpu { index, cause: NvmlError::to_string(&cause) };
+    let device = match nvml.device_by_index(index) {
+        Ok(device) => device,
+        Err(cause) => return vec![Err(refused(cause))],
+    };
     if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
-        let instances = (0..device.mig_device_count()?).filter_map(|number| device.mig_device_by_index(number).ok());
-        return instances
-            .map(|instance| {
-                let mut description = description(&instance, &device)?;
-                description.hardware.mig_of = Some(whole.gpu_id.clone());
-                Ok(Found { index, description })
-            })
-            .collect();
+        return instances(&device, index).unwrap_or_else(|cause| vec![Err(refused(cause))]);
     }
-    Ok(vec![Found { index, description: whole }])
+    vec![description(&device, &device).map(|description| Found { index, description }).map_err(refused)]
+}
+
+/// The instances of a GPU in MIG mode. Only they tell their memory: of the whole GPU's, NVML tells nobody but root.
+fn instances(whole: &Device<'_>, index: u32) -> Result<Vec<Result<Found, NvidiaError>>, NvmlError> {
+    let whole_id = GpuId::new(whole.uuid()?).map_err(|_| NvmlError::InvalidArg)?;
+    let there = (0..whole.mig_device_count()?).filter_map(|number| whole.mig_device_by_index(number).ok());
+    let described = there.map(|instance| {
+        let mut description = description(&instance, whole).map_err(|cause| NvidiaError::Gpu { index, cause: cause.to_string() })?;
+        description.hardware.mig_of = Some(whole_id.clone());
+        Ok(Found { index, description })
+    });
+    let described: Vec<_> = described.collect();
+    Ok(if described.is_empty() { vec![Err(NvidiaError::NoInstance { index, gpu_id: whole_id })] } else { described })
 }
 
 /// `device` is the GPU or an instance of `parent`, which knows what an instance does not.

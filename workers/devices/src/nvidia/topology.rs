@@ -16,7 +16,7 @@ const NVLINKS_MAX: u32 = 36;
 /// The GPU with its ways to the others.
 pub(super) fn linked(nvml: &Nvml, one: Found) -> Found {
     let indices = 0..nvml.device_count().unwrap_or(0);
-    let mut all: Vec<Found> = indices.filter_map(|index| super::host::describe(nvml, index).ok()).flatten().collect();
+    let mut all: Vec<Found> = indices.flat_map(|index| super::host::describe(nvml, index)).flatten().collect();
     link(nvml, &mut all);
     all.into_iter().find(|found| found.description.gpu_id == one.description.gpu_id).unwrap_or(one)
 }
