@@ -90,6 +90,34 @@ fn what_the_compiler_says_is_in_the_error() {
 }
 
 #[test]
+fn a_gpu_that_the_compiler_does_not_know_is_named() {
+    process::on_a_machine(1, |machine| {
+        machine.change(|state| state.gpus[0].compute_capability = (10, 0));
+        block_on(async {
+            let gpu = first_gpu().await;
+            let error = gpu.cuda().unwrap().try_kernels(gpu.description().compute_capability).await.unwrap_err().to_string();
+            assert!(error.contains("NVRTC 12.4 does not know this GPU's architecture (sm_100)"), "{error}");
+            gpu.cuda().unwrap().try_products().await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_library_that_is_there_and_does_not_work_is_found_out_by_its_trial() {
+    process::on_a_machine(1, |machine| {
+        block_on(async {
+            let gpu = first_gpu().await;
+            gpu.cuda().unwrap().try_kernels(HOPPER).await.unwrap();
+            machine.change(|state| state.gpus[0].cublas_init_error = Some(14));
+            let error = gpu.cuda().unwrap().try_products().await.unwrap_err().to_string();
+            assert!(error.contains("CUBLAS_STATUS_INTERNAL_ERROR"), "{error}");
+            machine.change(|state| state.gpus[0].cublas_init_error = None);
+            gpu.cuda().unwrap().try_products().await.unwrap();
+        });
+    });
+}
+
+#[test]
 fn arguments_that_are_not_the_kernels_own_are_refused() {
     process::on_a_machine(1, |_| {
         block_on(async {

@@ -316,6 +316,24 @@ async fn the_checks_for_a_machine_with_a_gpu_pass_on_the_fakes_and_fail_where_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_is_offered_only_where_its_library_works() {
+    let host = Host::with(1).await;
+    host.change(|state| {
+        // NVRTC 12.4 is older than this GPU.
+        state.gpus[0].compute_capability = (10, 0);
+        state.gpus[0].cublas_init_error = Some(14);
+    });
+    let supervisor = host.start(&["worker"]);
+    host.servers.eligible(1).await;
+    let kinds: Vec<String> = host.servers.rows().await[0].row.kinds.iter().map(ToString::to_string).collect();
+    assert_eq!(kinds, ["echo", "simulate"]);
+    let log = supervisor.log();
+    for reason in ["CUBLAS_STATUS_INTERNAL_ERROR", "does not know this GPU's architecture (sm_100)"] {
+        assert!(log.contains(reason), "{reason}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_without_a_gpu_says_what_else_there_is() {
     let host = Host::with(0).await;
     let none = host.run(&["worker"]).await;

@@ -1,6 +1,8 @@
 //! What a process's workers offer, and where they count.
 
-use devices::{CudaError, nvidia::cuda};
+use std::time::Duration;
+
+use devices::{CudaError, Device, NvidiaGpu, nvidia::cuda};
 use executors::{Executors, Predict};
 use gpu_worker::WorkerMetrics;
 use prometheus::Registry;
@@ -8,28 +10,55 @@ use protocol::config::{Configuration, PredictSection};
 
 use crate::{fault::Fault, nvidia};
 
+/// How long the trial of a kind may take: cuBLAS brings hundreds of megabytes of code to the GPU.
+const TRIED_IN: Duration = Duration::from_secs(60);
+
 /// What workers of simulated GPUs offer: `predict` only where there is a model.
 pub(crate) async fn on_simulated(configuration: &Configuration) -> Result<Executors, Fault> {
     with_model(Executors::new().with(executors::echo()).with(executors::simulate()), &configuration.predict).await
 }
 
-/// What workers of NVIDIA GPUs offer: also `matmul`, and `kernel` where there are modules; each where its library is.
-pub(crate) async fn on_nvidia(configuration: &Configuration) -> Result<Executors, Fault> {
+/// What the worker of an NVIDIA GPU offers: also `matmul`, and `kernel` where there are modules; each where its library is and works on this GPU.
+pub(crate) async fn on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) -> Result<Executors, Fault> {
     let mut executors = on_simulated(configuration).await?;
-    if is_there("matmul", cuda::cublas_version()) {
+    if is_offered("matmul", products_work(gpu)).await {
         executors = executors.with(executors::matmul());
     }
     let Some(directory) = &configuration.kernel.directory else { return Ok(executors) };
     nvidia::modules(directory)?;
-    if is_there("kernel", cuda::kernels_here()) {
+    if is_offered("kernel", kernels_work(gpu)).await {
         executors = executors.with(executors::kernel(directory.clone()));
     }
     Ok(executors)
 }
 
-/// A kind without its library would fail every task, and the GPU be blamed for it.
-fn is_there(kind: &str, version: Result<String, CudaError>) -> bool {
-    version.map_err(|error| tracing::warn!(kind, %error, "this kind is not offered here")).is_ok()
+/// A kind whose library is missing or does not work would fail every task, and the GPU be blamed for it.
+async fn is_offered(kind: &str, trial: impl Future<Output = Result<(), CudaError>>) -> bool {
+    let tried = tokio::time::timeout(TRIED_IN, trial).await;
+    let reason = match tried {
+        Ok(Ok(())) => return true,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("its trial took longer than {} s", TRIED_IN.as_secs()),
+    };
+    tracing::warn!(kind, reason, "this kind is not offered here");
+    false
+}
+
+/// A GPU that CUDA cannot use takes no tasks before a new process has proved it: until then it shows what is installed.
+async fn products_work(gpu: &NvidiaGpu) -> Result<(), CudaError> {
+    cuda::cublas_version()?;
+    match gpu.cuda() {
+        Some(cuda) => cuda.try_products().await,
+        None => Ok(()),
+    }
+}
+
+async fn kernels_work(gpu: &NvidiaGpu) -> Result<(), CudaError> {
+    cuda::kernels_here()?;
+    match gpu.cuda() {
+        Some(cuda) => cuda.try_kernels(gpu.description().compute_capability).await,
+        None => Ok(()),
+    }
 }
 
 async fn with_model(executors: Executors, section: &PredictSection) -> Result<Executors, Fault> {

@@ -74,11 +74,13 @@ fn with_session(handle: Handle, body: impl FnOnce(&mut Session) -> Result<(), Co
     answer(|| body(lock(&SESSIONS).open.get_mut(&handle).ok_or(NOT_INITIALIZED)?))
 }
 
-/// A handle for the calling thread's context, with a workspace on its device.
+/// A handle for the calling thread's context, with a workspace on its device. The script may refuse.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasCreate_v2(handle: *mut Handle) -> Code {
     answer(|| {
         let context = current()?;
+        let refusal = cuda::with_part(context, |_, part| part.gpu.cublas_init_error).map_err(|_| NOT_INITIALIZED)?;
+        refusal.map_or(Ok(()), Err)?;
         let workspace = cuda::allocate(context, WORKSPACE_BYTES).map_err(|_| ALLOC_FAILED)?;
         let mut sessions = lock(&SESSIONS);
         sessions.last += 1;

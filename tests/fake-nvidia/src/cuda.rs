@@ -168,7 +168,7 @@ fn script() -> Result<Arc<Script>, Code> {
 }
 
 /// What the script says now of the device of this context.
-fn with_part<T>(context: Handle, body: impl FnOnce(&Script, &Part<'_>) -> T) -> Result<T, Code> {
+pub(crate) fn with_part<T>(context: Handle, body: impl FnOnce(&Script, &Part<'_>) -> T) -> Result<T, Code> {
     let uuid = {
         let process = process();
         process.uuid(process.context(context)?.device)?

@@ -81,6 +81,8 @@ pub struct FakeGpu {
     pub unsupported: Vec<String>,
     /// The code with which CUDA refuses to open the GPU (`cuDevicePrimaryCtxRetain`), one that CUDA has; default none.
     pub cuda_init_error: Option<u32>,
+    /// The code with which cuBLAS refuses a handle on the GPU (`cublasCreate`); default none.
+    pub cublas_init_error: Option<u32>,
     /// While true, every word that a kernel writes has one bit flipped.
     pub wrong_results: bool,
     /// While true, allocations above 16 MiB fail although free memory is shown.
@@ -151,6 +153,7 @@ impl Default for FakeGpu {
             nvml_error: None,
             unsupported: Vec::new(),
             cuda_init_error: None,
+            cublas_init_error: None,
             wrong_results: false,
             fragmented: false,
             free_memory_cap_mib: None,

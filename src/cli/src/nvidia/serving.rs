@@ -94,7 +94,8 @@ async fn serve(program: &Program, device: NvidiaGpu, after_trouble: Option<Strin
     let configuration = &program.configuration;
     let servers = Servers::of_a_running_fleet(configuration.clone())?;
     let metrics = Metrics::serve(program).await?;
-    let executors = executing::on_nvidia(configuration).await?;
+    let offering = executing::on_nvidia(configuration, &device);
+    let Some(executors) = program.unless_stopped(offering).await.transpose()? else { return Ok(Ok(())) };
     let Some(ports) = program.unless_stopped(servers.connect()).await.transpose()? else { return Ok(Ok(())) };
     let parts = WorkerParts {
         queue: ports.queue,

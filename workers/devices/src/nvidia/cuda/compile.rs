@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use cudarc::nvrtc::{result, sys};
 use protocol::task::ComputeCapability;
 
-use super::{CudaError, context::guarded};
+use super::{CudaError, Version, context::guarded};
 
 /// CUDA C++ to be compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,18 +16,18 @@ pub struct Source {
     pub text: String,
 }
 
-/// NVRTC's version, as `12.4`.
+/// NVRTC's version.
 ///
 /// # Errors
 /// [`CudaError::Missing`] without the library.
-pub(super) fn nvrtc_version() -> Result<String, CudaError> {
+pub(super) fn nvrtc_version() -> Result<Version, CudaError> {
     present()?;
     guarded("ask for NVRTC's version", || {
-        let (mut major, mut minor) = (0, 0);
+        let (mut major, mut minor) = (0_i32, 0_i32);
         // SAFETY: both pointers are to numbers of the right type.
         let answer = unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) };
         answer.result().map_err(|error| refused("ask for NVRTC's version", &error))?;
-        Ok(format!("{major}.{minor}"))
+        Ok(Version { major: major.unsigned_abs(), minor: minor.unsigned_abs() })
     })
 }
 
@@ -42,10 +42,13 @@ pub(super) fn compile(source: &Source, capability: ComputeCapability) -> Result<
         let (text, name) = (named(&source.text)?, named(&source.name)?);
         let program = result::create_program(&text, Some(&name)).map_err(|error| refused("create a program", &error))?;
         let program = Program(program);
-        let options = [format!("--gpu-architecture=sm_{}{}", capability.major, capability.minor)];
+        let architecture = format!("sm_{}{}", capability.major, capability.minor);
+        let options = [format!("--gpu-architecture={architecture}")];
         // SAFETY: the program is alive until the end of this scope.
         unsafe { result::compile_program(program.0, &options) }.map_err(|error| match error.0 {
             sys::nvrtcResult::NVRTC_ERROR_COMPILATION => program.complaint(&source.name),
+            // The one option that it is given.
+            sys::nvrtcResult::NVRTC_ERROR_INVALID_OPTION => unknown(&architecture),
             _ => refused("compile a module", &error),
         })?;
         program.machine_code()
@@ -62,6 +65,12 @@ fn present() -> Result<(), CudaError> {
 
 fn refused(operation: &'static str, error: &result::NvrtcError) -> CudaError {
     CudaError::Failed { operation, cause: format!("{:?}", error.0) }
+}
+
+fn unknown(architecture: &str) -> CudaError {
+    let version = nvrtc_version().map_or_else(|_| "here".to_owned(), |version| version.to_string());
+    let cause = format!("NVRTC {version} does not know this GPU's architecture ({architecture}); install a newer one");
+    CudaError::Failed { operation: "compile a module", cause }
 }
 
 struct Program(sys::nvrtcProgram);

@@ -107,11 +107,11 @@ fn parameter_info() -> Result<ParameterInfo, CudaError> {
     })
 }
 
-/// Whether kernels with arguments of strangers can run here; NVRTC's version, as `12.4`.
+/// Whether kernels with arguments of strangers can run here; NVRTC's version.
 ///
 /// # Errors
 /// [`CudaError`], with what lacks: the driver, NVRTC, or a driver that is new enough. It needs no GPU.
-pub fn kernels_here() -> Result<String, CudaError> {
+pub fn kernels_here() -> Result<Version, CudaError> {
     parameter_info()?;
     nvrtc_version()
 }

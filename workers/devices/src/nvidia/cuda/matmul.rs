@@ -2,7 +2,7 @@
 
 use cudarc::cublas::{CudaBlas, Gemm, GemmConfig, result::CublasError, sys};
 
-use super::{Buffer, CudaError, Element, Lane, context::guarded};
+use super::{Buffer, CudaError, Element, Lane, Version, context::guarded};
 
 /// A number that cuBLAS multiplies.
 pub trait Matrix: Element {
@@ -46,23 +46,22 @@ macro_rules! matrix {
 matrix!(f32);
 matrix!(f64);
 
-/// cuBLAS's version, as `12.4.5`.
+/// cuBLAS's version.
 ///
 /// # Errors
 /// [`CudaError::Missing`] without the library. It needs no GPU.
-pub fn cublas_version() -> Result<String, CudaError> {
+pub fn cublas_version() -> Result<Version, CudaError> {
+    const ASK: &str = "ask for cuBLAS's version";
     present()?;
-    guarded("ask for cuBLAS's version", || {
+    guarded(ASK, || {
         let part = |which| {
-            let mut value = 0;
+            let mut value = 0_i32;
             // SAFETY: the pointer is to a number of the right type.
-            unsafe { sys::cublasGetProperty(which, &raw mut value) }
-                .result()
-                .map_err(|error| failed("ask for cuBLAS's version", &error))?;
-            Ok(value.to_string())
+            unsafe { sys::cublasGetProperty(which, &raw mut value) }.result().map_err(|error| failed(ASK, &error))?;
+            Ok(value.unsigned_abs())
         };
-        use sys::libraryPropertyType::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
-        Ok([part(MAJOR_VERSION)?, part(MINOR_VERSION)?, part(PATCH_LEVEL)?].join("."))
+        use sys::libraryPropertyType::{MAJOR_VERSION, MINOR_VERSION};
+        Ok(Version { major: part(MAJOR_VERSION)?, minor: part(MINOR_VERSION)? })
     })
 }
 

@@ -14,6 +14,7 @@ mod job;
 mod kernel;
 mod lane;
 mod matmul;
+mod trial;
 mod version;
 mod wanted;
 
