@@ -63,7 +63,11 @@ fn a_xid_for_our_own_fault_loses_the_gpu_by_a_task() {
             work::fault(gpu.cuda().unwrap()).await;
             machine.change(|state| state.gpus[0].xids.push(31));
             let trouble = gpu.trouble().await;
-            assert_eq!(trouble.what, Consequence::Lost { by_a_task: true }, "{trouble:?}");
+            assert_eq!((trouble.what, trouble.xid), (Consequence::Lost { by_a_task: true }, Some(31)), "{trouble:?}");
+            assert!(
+                trouble.reason.contains("ILLEGAL_ADDRESS (700)") && trouble.reason.contains("Xid 31: memory page fault"),
+                "{trouble:?}"
+            );
         });
     });
 }

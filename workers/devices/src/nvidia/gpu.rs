@@ -13,7 +13,7 @@ use protocol::{GpuDescription, GpuId, GpuSample, Health};
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    Found, Host, NvidiaError,
+    Found, Host, NvidiaError, blame,
     cuda::{Canary, Cuda, CudaError},
     sampler::Sampler,
 };
@@ -23,8 +23,6 @@ use crate::{Consequence, Device, OutOfMemory, Trouble, Use, WorkOn};
 const BROKEN_PAUSE: Duration = Duration::from_secs(10);
 /// How long a look at our own context may take.
 const LOOK: Duration = Duration::from_secs(5);
-/// How soon after an error in CUDA its Xid event comes.
-const XID_FOLLOWS: Duration = Duration::from_secs(1);
 /// Troubles that wait to be told.
 const TROUBLES_MAX: usize = 64;
 
@@ -97,28 +95,9 @@ impl NvidiaGpu {
         }
         // A driver that hangs must not keep us from hearing of worse.
         match tokio::time::timeout(LOOK, working.cuda.run(|lane| lane.wait())).await {
-            Ok(Err(CudaError::Lost { by_a_task, .. })) => Trouble { what: Consequence::Lost { by_a_task }, ..trouble },
+            Ok(Err(lost)) if lost.is_lost() => blame::joined(blame::lost(&lost), trouble),
             _ => trouble,
         }
-    }
-
-    /// What a lost context means: a fault of the hardware shows in CUDA first, and its Xid says a moment later that it was no task.
-    async fn blamed(lost: &CudaError, troubles: &mut mpsc::Receiver<Trouble>) -> Trouble {
-        let by_a_task = !matches!(lost, CudaError::Lost { by_a_task: false, .. });
-        let own = Trouble { what: Consequence::Lost { by_a_task }, reason: lost.to_string(), xid: None };
-        let innocent = async {
-            loop {
-                match troubles.recv().await {
-                    Some(trouble) if trouble.what == (Consequence::Lost { by_a_task: false }) => return trouble,
-                    Some(_) => {}
-                    None => std::future::pending().await,
-                }
-            }
-        };
-        if !by_a_task {
-            return own;
-        }
-        tokio::time::timeout(XID_FOLLOWS, innocent).await.unwrap_or(own)
     }
 
     async fn enough_memory(&self, working: &Working) -> Result<(), String> {
@@ -202,7 +181,7 @@ impl Device for NvidiaGpu {
         tokio::select! {
             biased;
             Some(trouble) = troubles.recv() => self.looked_into(trouble).await,
-            lost = working.cuda.lost() => Self::blamed(&lost, &mut troubles).await,
+            lost = working.cuda.lost() => blame::blamed(&lost, &mut troubles).await,
         }
     }
 
