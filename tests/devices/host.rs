@@ -1,6 +1,6 @@
 //! Finding the GPUs of a host.
 
-use devices::nvidia::{Host, NvidiaError, libraries};
+use devices::nvidia::{Found, Host, NvidiaError, libraries};
 use fake_nvidia::{FakeMig, NvmlFault, process};
 use protocol::{GpuId, gpu::LinkPath, gpu_named};
 
@@ -44,6 +44,19 @@ fn the_ways_between_gpus_show_nvlinks_and_peer_access() {
         let links = found().remove(0).description.hardware.links;
         assert_eq!((links[0].path, links[0].nvlinks, links[0].peer_access), (LinkPath::Nvlink, 4, true));
         assert!(links[1].path > LinkPath::Nvlink && links[1].nvlinks == 0 && !links[1].peer_access, "{:?}", links[1]);
+    });
+}
+
+#[test]
+fn nvlinks_that_end_at_a_switch_lead_to_every_gpu_behind_it() {
+    process::on_a_machine(3, |machine| {
+        machine.change(|state| {
+            state.gpus[0].nvswitch_links = 18;
+            state.gpus[1].nvswitch_links = 18;
+        });
+        let ways = |gpu: &Found| gpu.description.hardware.links.iter().map(|link| (link.path, link.nvlinks)).collect::<Vec<_>>();
+        let (switched, plain) = ((LinkPath::Nvlink, 18), (LinkPath::NumaNode, 0));
+        assert_eq!(found().iter().map(ways).collect::<Vec<_>>(), [[switched, plain], [switched, plain], [plain, plain]]);
     });
 }
 

@@ -65,6 +65,8 @@ pub struct FakeGpu {
     pub numa_node: u32,
     /// The UUIDs of the GPUs to which it has an active NVLink, once for each link; default none.
     pub nvlinks: Vec<String>,
+    /// Its active NVLinks to a switch, behind which are all GPUs with such links; default 0.
+    pub nvswitch_links: usize,
     /// The UUIDs of the GPUs whose memory it can access; default none.
     pub peers: Vec<String>,
     /// The MIG instances. With any, MIG mode is enabled; default none.
@@ -145,6 +147,7 @@ impl Default for FakeGpu {
             ecc_enabled: true,
             numa_node: 0,
             nvlinks: Vec::new(),
+            nvswitch_links: 0,
             peers: Vec::new(),
             mig: Vec::new(),
             mig_enabled: false,

@@ -13,6 +13,8 @@ use crate::state::FakeGpu;
 
 /// The links of one GPU of the newest kind.
 const NVLINKS: usize = 18;
+/// The bus id of the switch.
+const SWITCH: &str = "00000000:C0:00.0";
 const P2P_OK: nvmlGpuP2PStatus_t = 0;
 const P2P_NOT_SUPPORTED: nvmlGpuP2PStatus_t = 5;
 const SAME_BOARD: nvmlGpuTopologyLevel_t = 0;
@@ -59,19 +61,32 @@ pub unsafe extern "C" fn nvmlDeviceGetP2PStatus(
         if capability >= CAPABILITIES {
             return Err(INVALID_ARGUMENT);
         }
-        let reachable = if capability == OVER_NVLINK { &gpu.nvlinks } else { &gpu.peers };
-        let can = reachable.contains(&other(NAME, device2)?.uuid);
+        let other = other(NAME, device2)?;
+        let can = match capability {
+            OVER_NVLINK => gpu.nvlinks.contains(&other.uuid) || gpu.nvswitch_links.min(other.nvswitch_links) > 0,
+            _ => gpu.peers.contains(&other.uuid),
+        };
         // SAFETY: the caller gives a place for the status, or null.
         unsafe { put(status, if can { P2P_OK } else { P2P_NOT_SUPPORTED }) }
     })
 }
 
-/// The UUID at the other end of a link, or none when the link is not in use. A GPU with no link at all does not support the question.
-fn far_end(gpu: &FakeGpu, link: c_uint) -> Result<Option<&String>, Code> {
-    match link as usize {
+/// What is at the other end of a link.
+enum FarEnd {
+    /// The GPU with this UUID.
+    Gpu(String),
+    Switch,
+}
+
+/// What is at the other end of a link, or nothing when the link is not in use: those to GPUs come first. A GPU with no link at all does not support the question.
+fn far_end(gpu: &FakeGpu, link: c_uint) -> Result<Option<FarEnd>, Code> {
+    let (link, direct) = (link as usize, gpu.nvlinks.len());
+    match link {
         NVLINKS.. => Err(INVALID_ARGUMENT),
-        _ if gpu.nvlinks.is_empty() => Err(NOT_SUPPORTED),
-        link => Ok(gpu.nvlinks.get(link)),
+        _ if direct + gpu.nvswitch_links == 0 => Err(NOT_SUPPORTED),
+        _ if link < direct => Ok(Some(FarEnd::Gpu(gpu.nvlinks[link].clone()))),
+        _ if link < direct + gpu.nvswitch_links => Ok(Some(FarEnd::Switch)),
+        _ => Ok(None),
     }
 }
 
@@ -85,22 +100,25 @@ pub unsafe extern "C" fn nvmlDeviceGetNvLinkState(device: nvmlDevice_t, link: c_
     })
 }
 
-/// The bus id of the GPU at the other end of an active link.
+/// The bus id of the GPU, or of the switch, at the other end of an active link.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetNvLinkRemotePciInfo_v2(device: nvmlDevice_t, link: c_uint, info: *mut nvmlPciInfo_t) -> nvmlReturn_t {
     answer(|| {
         let mut far = None;
         let code = ask_gpu("nvmlDeviceGetNvLinkRemotePciInfo_v2", device, |gpu| {
-            far = far_end(gpu, link)?.cloned();
+            far = far_end(gpu, link)?;
             Ok(())
         });
         if code != 0 {
             return Err(code);
         }
         let script = super::script()?;
-        let gpu = far.as_deref().and_then(|uuid| script.part(uuid)).ok_or(NOT_SUPPORTED)?.gpu;
+        let far = match far.ok_or(NOT_SUPPORTED)? {
+            FarEnd::Gpu(uuid) => pci_info(script.part(&uuid).ok_or(NOT_SUPPORTED)?.gpu),
+            FarEnd::Switch => pci_info(&FakeGpu { pci_bus_id: SWITCH.to_owned(), ..FakeGpu::default() }),
+        };
         // SAFETY: the caller gives a place for the struct, or null.
-        unsafe { put(info, pci_info(gpu)) }
+        unsafe { put(info, far) }
     })
 }
 

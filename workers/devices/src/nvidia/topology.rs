@@ -32,11 +32,16 @@ pub(super) fn link(nvml: &Nvml, found: &mut [Found]) {
     }
 }
 
-fn way(nvml: &Nvml, device: &Device<'_>, nvlinks: &BTreeMap<String, u32>, other: &Found) -> Option<GpuLink> {
+fn way(nvml: &Nvml, device: &Device<'_>, nvlinks: &Nvlinks, other: &Found) -> Option<GpuLink> {
     let to = nvml.device_by_index(other.index).ok()?;
     let bus_id = other.description.hardware.pcie.as_ref().map(|pcie| bus_key(&pcie.bus_id));
-    let nvlinks = bus_id.and_then(|bus_id| nvlinks.get(&bus_id)).copied().unwrap_or(0);
     let allowed = |index| matches!(device.p2p_status(&to, index), Ok(P2pStatus::Ok));
+    let nvlinks = match bus_id.and_then(|bus_id| nvlinks.by_far_end.get(&bus_id)) {
+        Some(direct) => *direct,
+        // A switch is at the far end of every link: all of them lead to each GPU behind it.
+        None if allowed(P2pCapabilitiesIndex::NvLink) => nvlinks.active,
+        None => 0,
+    };
     let path = match device.topology_common_ancestor(nvml.device_by_index(other.index).ok()?) {
         _ if nvlinks > 0 => LinkPath::Nvlink,
         Ok(TopologyLevel::Internal) => LinkPath::SameBoard,
@@ -50,15 +55,21 @@ fn way(nvml: &Nvml, device: &Device<'_>, nvlinks: &BTreeMap<String, u32>, other:
     Some(GpuLink { gpu_id: other.description.gpu_id.clone(), path, nvlinks, peer_access })
 }
 
-/// Active NVLinks, by the address of what is at the other end (through a switch that is the switch, and counts for no GPU).
-fn nvlinks(device: &Device<'_>) -> BTreeMap<String, u32> {
-    let mut counted = BTreeMap::new();
-    for number in 0..NVLINKS_MAX {
-        let link = device.link_wrapper_for(number);
-        if link.is_active().is_ok_and(|active| active)
-            && let Ok(remote) = link.remote_pci_info()
-        {
-            *counted.entry(bus_key(&remote.bus_id)).or_insert(0) += 1;
+/// The active NVLinks of one GPU.
+#[derive(Default)]
+struct Nvlinks {
+    active: u32,
+    /// By the address of what is at the other end: a GPU, or a switch.
+    by_far_end: BTreeMap<String, u32>,
+}
+
+fn nvlinks(device: &Device<'_>) -> Nvlinks {
+    let mut counted = Nvlinks::default();
+    let links = (0..NVLINKS_MAX).map(|number| device.link_wrapper_for(number));
+    for link in links.filter(|link| link.is_active().is_ok_and(|active| active)) {
+        counted.active += 1;
+        if let Ok(remote) = link.remote_pci_info() {
+            *counted.by_far_end.entry(bus_key(&remote.bus_id)).or_insert(0) += 1;
         }
     }
     counted
