@@ -170,6 +170,22 @@ fn too_little_memory_is_an_error_of_its_own_and_the_gpu_goes_on() {
 }
 
 #[test]
+fn a_product_for_which_the_gpu_is_too_full_is_out_of_memory_whatever_cublas_calls_it() {
+    process::on_a_machine(1, |machine| {
+        block_on(async {
+            let gpu = first_gpu().await;
+            let cuda = gpu.cuda().unwrap();
+            machine.change(|state| state.gpus[0].cublas_init_error = Some(1));
+            let error = cuda.try_products().await.unwrap_err();
+            assert!(!error.is_out_of_memory() && error.to_string().contains("NOT_INITIALIZED"), "there is memory enough: {error}");
+            machine.change(|state| state.gpus[0].free_memory_cap_mib = Some(100));
+            let error = cuda.try_products().await.unwrap_err();
+            assert!(error.is_out_of_memory() && cuda.is_lost().is_none(), "{error}");
+        });
+    });
+}
+
+#[test]
 fn work_that_nobody_waits_for_any_more_gives_its_lane_back() {
     process::on_a_machine(1, |_| {
         block_on(async {

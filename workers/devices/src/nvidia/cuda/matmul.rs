@@ -4,6 +4,9 @@ use cudarc::cublas::{CudaBlas, Gemm, GemmConfig, result::CublasError, sys};
 
 use super::{Buffer, CudaError, Element, Lane, Version, context::guarded};
 
+/// What a handle may take of the GPU, with the code that comes with it, in bytes.
+const HANDLE_BYTES: usize = 512_000_000;
+
 /// A number that cuBLAS multiplies.
 pub trait Matrix: Element {
     /// 1.
@@ -126,8 +129,20 @@ impl Lane {
             return Ok(blas);
         }
         present()?;
-        let blas = CudaBlas::new(self.stream.clone()).map_err(|error| self.late(&error))?;
+        let blas = CudaBlas::new(self.stream.clone()).map_err(|error| self.unmade(&error))?;
         Ok(self.blas.get_or_init(|| blas))
+    }
+
+    /// On a GPU that is almost full, cuBLAS only says that it is not initialised.
+    fn unmade(&self, error: &CublasError) -> CudaError {
+        let failed = self.late(error);
+        if failed.is_lost() || error.0 != sys::cublasStatus_t::CUBLAS_STATUS_NOT_INITIALIZED {
+            return failed;
+        }
+        match self.shared.context.mem_get_info() {
+            Ok((free, _)) if free < HANDLE_BYTES => CudaError::OutOfMemory { operation: "make a handle of cuBLAS" },
+            _ => failed,
+        }
     }
 
     /// cuBLAS only says that execution failed; the stream knows why.
