@@ -9,7 +9,7 @@ use std::{
 
 use cudarc::{
     cublas::CudaBlas,
-    driver::{CudaEvent, CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits, sys},
+    driver::{CudaEvent, CudaSlice, CudaStream, DeviceRepr, DriverError, ValidAsZeroBits, sys},
 };
 
 use super::{
@@ -28,8 +28,8 @@ impl Element for u32 {}
 /// Memory of the GPU. It lives and dies on its lane: what it holds is in the order of the lane's stream.
 pub struct Buffer<'lane, T> {
     pub(super) slice: CudaSlice<T>,
-    lane: &'lane Lane,
-    bytes: u64,
+    // Dropped last: memory counts until it is given back.
+    _held: Held<'lane>,
 }
 
 impl<T> Buffer<'_, T> {
@@ -46,7 +46,13 @@ impl<T> Buffer<'_, T> {
     }
 }
 
-impl<T> Drop for Buffer<'_, T> {
+/// Bytes that count as this process's. They count from before they are allocated until after they are freed: a sample in between would otherwise take them for others'.
+struct Held<'lane> {
+    lane: &'lane Lane,
+    bytes: u64,
+}
+
+impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.lane.holds.set(self.lane.holds.get() - self.bytes);
         self.lane.shared.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -83,8 +89,7 @@ impl Lane {
     /// # Errors
     /// [`CudaError::OutOfMemory`], or what else the driver answers.
     pub fn upload<T: Element>(&self, data: &[T]) -> Result<Buffer<'_, T>, CudaError> {
-        let slice = self.shared.check("copy to the GPU", self.stream.clone_htod(data))?;
-        Ok(self.counted(slice))
+        self.buffer("copy to the GPU", data.len(), |stream| stream.clone_htod(data))
     }
 
     /// A buffer of zeros.
@@ -92,8 +97,7 @@ impl Lane {
     /// # Errors
     /// [`CudaError::OutOfMemory`], or what else the driver answers.
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<'_, T>, CudaError> {
-        let slice = self.shared.check("allocate memory of the GPU", self.stream.alloc_zeros(len))?;
-        Ok(self.counted(slice))
+        self.buffer("allocate memory of the GPU", len, |stream| stream.alloc_zeros(len))
     }
 
     /// A copy of a buffer's contents, once all work before it is done.
@@ -151,12 +155,22 @@ impl Lane {
         Ok(Duration::try_from_secs_f32(milliseconds / 1e3).unwrap_or_default())
     }
 
-    fn counted<T>(&self, slice: CudaSlice<T>) -> Buffer<'_, T> {
-        let bytes = slice.num_bytes() as u64;
-        self.holds.set(self.holds.get() + bytes);
+    fn buffer<T: Element>(
+        &self,
+        operation: &'static str,
+        len: usize,
+        allocate: impl FnOnce(&Arc<CudaStream>) -> Result<CudaSlice<T>, DriverError>,
+    ) -> Result<Buffer<'_, T>, CudaError> {
+        let held = self.hold(len.saturating_mul(size_of::<T>()) as u64);
+        let slice = self.shared.check(operation, allocate(&self.stream))?;
         self.peak.set(self.peak.get().max(self.holds.get()));
+        Ok(Buffer { slice, _held: held })
+    }
+
+    fn hold(&self, bytes: u64) -> Held<'_> {
+        self.holds.set(self.holds.get() + bytes);
         self.shared.allocated.fetch_add(bytes, Ordering::Relaxed);
-        Buffer { slice, lane: self, bytes }
+        Held { lane: self, bytes }
     }
 
     /// Before a job: nothing is counted yet.
