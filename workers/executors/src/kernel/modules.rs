@@ -1,8 +1,9 @@
 //! The operator's modules, compiled once for each GPU and each text of the file.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use devices::{
@@ -10,24 +11,25 @@ use devices::{
     nvidia::cuda::{Module, Source},
 };
 use protocol::{GpuDescription, GpuId};
-use tokio::sync::Mutex;
+use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::{Failure, cuda::failure};
 
 /// Modules that are kept at most; beyond it all are let go and compiled again when they are used.
 const KEPT_MAX: usize = 256;
+/// The longest name of a module.
+const NAME_MAX: usize = 64;
 
 pub(super) struct Modules {
     directory: PathBuf,
     kept: Mutex<HashMap<(GpuId, String), Kept>>,
 }
 
-/// The longest name of a module.
-const NAME_MAX: usize = 64;
-
+/// A text and its module, once it is compiled. Tasks of the same module wait for the one that compiles it, and for no other.
+#[derive(Clone)]
 struct Kept {
-    text: String,
-    module: Module,
+    text: Arc<str>,
+    module: Arc<OnceCell<Module>>,
 }
 
 impl Modules {
@@ -36,31 +38,47 @@ impl Modules {
     }
 
     /// The module of this name. A file that has changed is compiled again.
-    ///
-    /// While one is compiled, others wait: NVRTC compiles one at a time anyway, and two tasks of the same new module must not compile it twice.
     pub(super) async fn get(&self, cuda: &Cuda, gpu: &GpuDescription, name: &str) -> Result<Module, Failure> {
         let text = self.read(name).await?;
-        let mut kept = self.kept.lock().await;
-        if kept.len() >= KEPT_MAX {
-            kept.clear();
-        }
-        let entry = kept.entry((gpu.gpu_id.clone(), name.to_owned()));
-        if let Entry::Occupied(known) = &entry
-            && known.get().text == text
-        {
-            return Ok(known.get().module.clone());
-        }
-        let source = Source { name: format!("{name}.cu"), text: text.clone() };
-        let built = cuda.build(source, gpu.compute_capability).await;
-        let module = built.map_err(|error| Failure { field: Some("payload.module".to_owned()), ..failure(&error, None) })?;
-        tracing::info!(module = name, gpu_id = %gpu.gpu_id, "compiled");
-        entry.insert_entry(Kept { text, module: module.clone() });
-        Ok(module)
+        let (kept, old) = self.entry((gpu.gpu_id.clone(), name.to_owned()), text);
+        let_go(old).await;
+        let build = async || {
+            let source = Source { name: format!("{name}.cu"), text: kept.text.to_string() };
+            let module = cuda.build(source, gpu.compute_capability).await?;
+            tracing::info!(module = name, gpu_id = %gpu.gpu_id, "compiled");
+            Ok(module)
+        };
+        let module = kept.module.get_or_try_init(build).await;
+        module.cloned().map_err(|error| Failure { field: Some("payload.module".to_owned()), ..failure(&error, None) })
     }
 
-    /// Lets go of all. Whether there were any.
+    /// What is kept of a module with this text, and what that replaces.
+    fn entry(&self, key: (GpuId, String), text: String) -> (Kept, Vec<Kept>) {
+        let mut kept = self.kept();
+        if let Some(known) = kept.get(&key)
+            && *known.text == *text
+        {
+            return (known.clone(), Vec::new());
+        }
+        let mut old: Vec<Kept> = Vec::new();
+        if kept.len() >= KEPT_MAX {
+            old.extend(kept.drain().map(|(_, kept)| kept));
+        }
+        let new = Kept { text: text.into(), module: Arc::default() };
+        old.extend(kept.insert(key, new.clone()));
+        (new, old)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<(GpuId, String), Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of all. Whether there were any on the GPU.
     pub(super) async fn forget(&self) -> bool {
-        !std::mem::take(&mut *self.kept.lock().await).is_empty()
+        let old: Vec<Kept> = self.kept().drain().map(|(_, kept)| kept).collect();
+        let freed = old.iter().any(|kept| kept.module.initialized());
+        let_go(old).await;
+        freed
     }
 
     async fn read(&self, name: &str) -> Result<String, Failure> {
@@ -76,5 +94,13 @@ impl Modules {
             }
             Err(error) => Err(Failure::transient(format!("read {}: {error}", path.display()))),
         }
+    }
+}
+
+/// Taking a module off the GPU waits for what runs there: not on a thread of the runtime. Once this is done, its memory is free, unless a task still uses it.
+async fn let_go(old: Vec<Kept>) {
+    if !old.is_empty() {
+        // It only fails where a drop panics: then the memory stays in use.
+        let _ = spawn_blocking(move || drop(old)).await;
     }
 }
