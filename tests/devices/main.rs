@@ -7,6 +7,7 @@
 mod cases;
 mod health;
 mod host;
+mod kinds;
 mod rig;
 mod work;
 

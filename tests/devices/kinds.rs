@@ -1,0 +1,86 @@
+//! The kinds that need CUDA, on an NVIDIA GPU whose libraries are fakes.
+
+use std::{fs, sync::Arc};
+
+use devices::Device;
+use executors::{Executor, Failure, Report, Run, Usage};
+use fake_nvidia::process;
+use protocol::{BodyHash, DeliveryId, Task, TaskBody, TaskId};
+use serde_json::{Value, json};
+use tests::until::until;
+use tokio_util::sync::CancellationToken;
+
+use crate::rig::{block_on, first_gpu};
+
+async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, pieces: u32) -> Result<Value, Failure> {
+    let task = Task {
+        id: TaskId::new("task-1").unwrap(),
+        body_hash: BodyHash::of(b""),
+        kind: executor.kind(),
+        priority: 0,
+        attempt: 1,
+        hops: 0,
+        memory_mb: None,
+        start_before_ms: None,
+        end_before_ms: None,
+        body: TaskBody { payload, ..TaskBody::default() },
+        delivery: DeliveryId(1),
+    };
+    let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
+    executor.run(Run { task: &task, device, cancel, report, pieces, usage }).await
+}
+
+fn fill(module: &str, value: i32) -> Value {
+    let arguments = json!([{"out": {"i32": 3}}, {"i32": value}, {"u32": 3}]);
+    json!({"module": module, "kernel": "fill_i32", "blocks": 1, "threads": 32, "arguments": arguments})
+}
+
+#[test]
+fn a_product_that_is_too_large_for_the_memory_is_right_in_pieces() {
+    process::on_a_machine(1, |machine| {
+        machine.change(|state| state.gpus[0].memory_mib = 452);
+        block_on(async {
+            let gpu: Arc<dyn Device> = Arc::new(first_gpu().await);
+            until("the context's memory shows", async || gpu.sample().memory_used_mb > 400).await;
+            let side = 1_000;
+            let (a, b): (Vec<[usize; 1]>, [Vec<usize>; 1]) = ((0..side).map(|row| [row]).collect(), [(0..side).collect()]);
+            let payload = json!({"a": a, "b": b, "dtype": "f64", "check": true});
+            let matmul = executors::matmul();
+            let refused = run(&matmul, &gpu, payload.clone(), 1).await.unwrap_err();
+            assert_eq!((refused.code.as_str(), refused.memory_mb), ("out_of_memory", Some(9)), "{refused:?}");
+            let result = run(&matmul, &gpu, payload, 3).await.unwrap();
+            assert_eq!((&result["max_error"], &result["product"][999][7]), (&json!(0.0), &json!(6_993.0)));
+            assert_eq!(result["product"].as_array().unwrap().len(), side);
+        });
+    });
+}
+
+#[test]
+fn modules_that_are_let_go_are_compiled_again_and_so_are_changed_ones() {
+    process::on_a_machine(1, |_| {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let text = r#"extern "C" __global__ void fill_i32(int *out, int value, unsigned int n) {}"#;
+        write("one.cu", text);
+        write("two.cu", text);
+        block_on(async {
+            let gpu: Arc<dyn Device> = Arc::new(first_gpu().await);
+            let kernel = executors::kernel(folder.path().to_owned());
+            assert!(!kernel.evict(gpu.as_ref()).await, "there is none yet");
+            let both = futures::future::join_all((0..8).map(|at| run(&kernel, &gpu, fill(["one", "two"][at % 2], 7), 1)));
+            for result in both.await {
+                assert_eq!(result.unwrap(), json!({"outputs": [[7, 7, 7]]}));
+            }
+            assert!(kernel.evict(gpu.as_ref()).await);
+            assert!(!kernel.evict(gpu.as_ref()).await, "all were let go");
+            assert_eq!(run(&kernel, &gpu, fill("one", 8), 1).await.unwrap(), json!({"outputs": [[8, 8, 8]]}));
+
+            write("one.cu", "#error changed");
+            let refused = run(&kernel, &gpu, fill("one", 9), 1).await.unwrap_err();
+            assert_eq!(refused.field.as_deref(), Some("payload.module"), "{refused:?}");
+            assert!(!kernel.evict(gpu.as_ref()).await, "what replaced it never came to the GPU");
+            write("one.cu", text);
+            run(&kernel, &gpu, fill("one", 9), 1).await.unwrap();
+        });
+    });
+}
