@@ -80,7 +80,7 @@ impl Host {
         })
     }
 
-    /// The GPU with this UUID, whatever the others do. `None`: it does not answer, or is none of this host.
+    /// The GPU with this UUID, whatever the others do. `None`: it does not answer, is in MIG mode, or is none of this host.
     ///
     /// # Errors
     /// [`NvidiaError::Hangs`] if NVML gives no answer.
@@ -118,6 +118,9 @@ impl Host {
 fn by_uuid(nvml: &Nvml, gpu_id: &GpuId) -> Result<Found, NvmlError> {
     let device = nvml.device_by_uuid(gpu_id.as_str())?;
     if !gpu_id.as_str().starts_with("MIG-") {
+        if is_parted(&device) {
+            return Err(NvmlError::NotSupported);
+        }
         return Ok(Found { index: device.index()?, description: description(&device, &device)? });
     }
     let parent = device.mig_parent_device()?;
@@ -133,10 +136,15 @@ pub(super) fn describe(nvml: &Nvml, index: u32) -> Vec<Result<Found, NvidiaError
         Ok(device) => device,
         Err(cause) => return vec![Err(refused(cause))],
     };
-    if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
+    if is_parted(&device) {
         return instances(&device, index).unwrap_or_else(|cause| vec![Err(refused(cause))]);
     }
     vec![description(&device, &device).map(|description| Found { index, description }).map_err(refused)]
+}
+
+/// Whether the GPU is in MIG mode: then nothing runs on it but on its instances.
+fn is_parted(device: &Device<'_>) -> bool {
+    device.mig_mode().is_ok_and(|mode| mode.current != 0)
 }
 
 /// The instances of a GPU in MIG mode. Only they tell their memory: of the whole GPU's, NVML tells nobody but root.
