@@ -1,6 +1,6 @@
 //! Finding the GPUs of a host.
 
-use devices::nvidia::{Found, Host, NvidiaError, libraries};
+use devices::nvidia::{Found, Host, NvidiaError, leave, libraries};
 use fake_nvidia::{FakeMig, NvmlFault, process};
 use protocol::{GpuId, gpu::LinkPath, gpu_named};
 
@@ -131,4 +131,22 @@ fn the_libraries_that_are_there_show_their_versions() {
         assert_eq!(shown[1], ("CUDA driver", "12.4".to_owned()));
         assert_eq!(shown[2], ("NVRTC", "12.4".to_owned()));
     });
+}
+
+#[test]
+fn a_process_leaves_at_once_and_with_its_code_whatever_would_hang() {
+    const NAME: &str = "host::a_process_leaves_at_once_and_with_its_code_whatever_would_hang";
+    const INNER: &str = "LEAVES_NOW";
+    struct Hangs;
+    impl Drop for Hangs {
+        fn drop(&mut self) {
+            std::thread::park();
+        }
+    }
+    if std::env::var_os(INNER).is_some() {
+        let _hangs = Hangs;
+        leave(6);
+    }
+    let status = process::of_test(NAME).env(INNER, "1").output().unwrap().status;
+    assert_eq!(status.code(), Some(6), "{status}");
 }

@@ -2,14 +2,15 @@
 
 use std::{
     os::unix::process::CommandExt,
+    pin::pin,
     process::{Command, ExitCode},
     sync::Arc,
     time::Duration,
 };
 
 use devices::{
-    NvidiaGpu,
-    nvidia::{Found, Host, NvidiaOptions},
+    Device, NvidiaGpu,
+    nvidia::{Found, Host, NvidiaOptions, leave},
 };
 use gpu_worker::{GpuLock, GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
 use protocol::GpuId;
@@ -26,6 +27,10 @@ use crate::{
 
 /// Longest time for opening a GPU and its first probe. A cold one takes seconds.
 const OPENED_IN: Duration = Duration::from_secs(90);
+/// The exit code of a process that was stopped, as of any that did what it was told.
+const STOPPED: u8 = 0;
+/// The exit code of a process that can use its GPU no more, as [`Fault::GpuLost`] has it.
+const GPU_LOST: u8 = 6;
 /// How long a process that lost its GPU may take to end: the driver may hang in what it does at a process's end.
 const LAST_BREATH: Duration = Duration::from_secs(15);
 
@@ -38,17 +43,9 @@ pub(crate) async fn one(common: &Common, worker: &Worker, gpu: &str) -> Result<E
     let program = Program::start(configuration)?;
     // Not exit code 2: a child whose predecessor still drains is started again.
     let lock = GpuLock::take(&program.configuration.gpu.lock_folder, &gpu_id).map_err(|refused| Fault::Unavailable(refused.to_string()))?;
-    let after_trouble = lock.trouble().map(ToOwned::to_owned);
-    let Some(device) = open(&program, found).await? else { return Ok(ExitCode::SUCCESS) };
-    let ended = serve(&program, device, after_trouble).await?;
-    match ended {
-        Err(WorkerError::Lost { gpu_id, reason }) => {
-            if let Err(error) = lock.leave_trouble(&reason) {
-                tracing::warn!(%gpu_id, %error, "the next worker will not know what was wrong");
-            }
-            end_soon();
-            Err(Fault::GpuLost(WorkerError::Lost { gpu_id, reason }.to_string()))
-        }
+    let Some(device) = open(&program, found, &lock).await? else { return Ok(ExitCode::SUCCESS) };
+    match serve(&program, device, &lock).await? {
+        Err(lost @ WorkerError::Lost { .. }) => Err(Fault::GpuLost(lost.to_string())),
         Err(refused) => Err(Fault::Failed(refused.to_string())),
         Ok(()) => Ok(ExitCode::SUCCESS),
     }
@@ -65,43 +62,46 @@ fn see_only(gpu_id: &GpuId) -> Result<(), Fault> {
 }
 
 /// Takes the GPU and probes it. `None`: a signal came first.
-async fn open(program: &Program, found: Found) -> Result<Option<NvidiaGpu>, Fault> {
+async fn open(program: &Program, found: Found, lock: &GpuLock) -> Result<Option<NvidiaGpu>, Fault> {
     let gpu_id = found.description.gpu_id.clone();
     let options = NvidiaOptions { memory_threshold: program.configuration.gpu.multi_gpu.memory_threshold };
-    let opening = async {
+    let mut opening = pin!(async {
         let opened = tokio::task::spawn_blocking(move || NvidiaGpu::open(&Host::open()?, found, options)).await;
         let opened = opened.map_err(|error| Fault::Failed(format!("open the GPU: {error}")))?;
         Ok(opened.map_err(|error| Fault::Failed(error.to_string()))?.proved().await)
-    };
-    match program.unless_stopped(tokio::time::timeout(OPENED_IN, opening)).await {
+    });
+    // Only borrowed: the drop of what hangs may hang too, and comes after the end of this process is sure.
+    match program.unless_stopped(tokio::time::timeout(OPENED_IN, opening.as_mut())).await {
         Some(Ok(opened)) => opened.map(Some),
         Some(Err(_)) => {
-            end_soon();
             let seconds = OPENED_IN.as_secs();
-            Err(Fault::GpuLost(format!(
-                "GPU {gpu_id} was not opened and probed within {seconds} s: see the kernel's log (`dmesg`) for Xid messages"
-            )))
+            let reason = format!("it was not opened and probed within {seconds} s: see the kernel's log (`dmesg`) for Xid messages");
+            lost(lock, &gpu_id, &reason);
+            Err(Fault::GpuLost(format!("GPU {gpu_id}: {reason}")))
         }
         None => {
-            end_soon();
+            end_soon(STOPPED);
             Ok(None)
         }
     }
 }
 
 /// Works until it is stopped, its supervisor is gone, or the GPU is lost.
-async fn serve(program: &Program, device: NvidiaGpu, after_trouble: Option<String>) -> Result<Result<(), WorkerError>, Fault> {
+async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<Result<(), WorkerError>, Fault> {
     let configuration = &program.configuration;
     let servers = Servers::of_a_running_fleet(configuration.clone())?;
     let metrics = Metrics::serve(program).await?;
     let offering = executing::on_nvidia(configuration, &device);
     let Some(executors) = program.unless_stopped(offering).await.transpose()? else { return Ok(Ok(())) };
     let Some(ports) = program.unless_stopped(servers.connect()).await.transpose()? else { return Ok(Ok(())) };
+    let device: Arc<dyn Device> = Arc::new(device);
+    let after_trouble = lock.trouble().map(ToOwned::to_owned);
     let parts = WorkerParts {
         queue: ports.queue,
         table: ports.table,
         store: ports.store,
-        device: Arc::new(device),
+        // A share stays here: the drop of a lost GPU may hang, and comes after the end of this process is sure.
+        device: Arc::clone(&device),
         executors,
         environment: servers.environment().clone(),
         options: WorkerOptions { after_trouble, ..WorkerOptions::of(configuration, simulated::host()) },
@@ -117,16 +117,27 @@ async fn serve(program: &Program, device: NvidiaGpu, after_trouble: Option<Strin
         });
     }
     let ended = GpuWorker::new(parts, stop).run().await;
+    if let Err(WorkerError::Lost { gpu_id, reason }) = &ended {
+        lost(lock, gpu_id, reason);
+    }
     program.stop.gently.cancel();
     metrics.finish(&program.stop).await?;
     servers.close().await;
     Ok(ended)
 }
 
+/// Leaves word for the GPU's next worker, and sees to it that this process ends.
+fn lost(lock: &GpuLock, gpu_id: &GpuId, reason: &str) {
+    if let Err(error) = lock.leave_trouble(reason) {
+        tracing::warn!(%gpu_id, %error, "the next worker will not know what was wrong");
+    }
+    end_soon(GPU_LOST);
+}
+
 /// A driver may hang in what it does at the end of a process whose GPU is lost; the next process waits for this one's end.
-fn end_soon() {
-    std::thread::spawn(|| {
+fn end_soon(code: u8) {
+    std::thread::spawn(move || {
         std::thread::sleep(LAST_BREATH);
-        std::process::abort();
+        leave(code);
     });
 }
