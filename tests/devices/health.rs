@@ -182,3 +182,32 @@ fn the_memory_threshold_bounds_what_tasks_reserve() {
         });
     });
 }
+
+#[test]
+fn memory_that_abandoned_work_still_holds_is_not_given_out() {
+    process::on_a_machine(1, |_| {
+        block_on(async {
+            let gpu = first_gpu().await;
+            let (holds, has) = std::sync::mpsc::channel();
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let half = Use { memory_mb: gpu.description().memory_total_mb / 2, compute_share: 1.0 };
+            let attempt = async {
+                let _reserved = gpu.begin(half).unwrap();
+                let works = gpu.cuda().unwrap().run(move |lane| {
+                    let _buffer = lane.zeros::<u8>(half.memory_mb as usize * 1_000_000)?;
+                    holds.send(()).unwrap();
+                    Ok(released.recv().is_ok())
+                });
+                works.await
+            };
+            tokio::select! {
+                biased;
+                _ = attempt => panic!("it waits for us"),
+                () = until("it holds its memory", async || has.try_recv().is_ok()) => {}
+            }
+            gpu.begin(half).expect_err("its task has ended, and it still holds half of the memory");
+            release.send(()).unwrap();
+            until("its memory is free", async || gpu.begin(half).is_ok()).await;
+        });
+    });
+}

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::{
     Found, Host, NvidiaError, blame,
     cuda::{Canary, Cuda, CudaError},
+    host::megabytes,
     sampler::Sampler,
 };
 use crate::{Consequence, Device, OutOfMemory, Trouble, Use, WorkOn};
@@ -40,6 +41,7 @@ pub struct NvidiaGpu {
     sampler: Sampler,
     troubles: Mutex<mpsc::Receiver<Trouble>>,
     reserved_mb: Arc<AtomicU64>,
+    allocated: Arc<AtomicU64>,
     probes: AtomicU64,
     work: Result<Working, String>,
 }
@@ -60,7 +62,7 @@ impl NvidiaGpu {
         let description = found.description;
         let allocated = Arc::default();
         let sampler = Sampler::start(host, &description.gpu_id, Arc::clone(&allocated), tell)?;
-        let work = working(&description.gpu_id, allocated).map_err(|error| error.to_string());
+        let work = working(&description.gpu_id, Arc::clone(&allocated)).map_err(|error| error.to_string());
         if let Err(reason) = &work {
             tracing::error!(gpu_id = %description.gpu_id, reason, "CUDA cannot use this GPU");
         }
@@ -70,6 +72,7 @@ impl NvidiaGpu {
             sampler,
             troubles: Mutex::new(troubles),
             reserved_mb: Arc::default(),
+            allocated,
             probes: AtomicU64::new(0),
             work,
         })
@@ -142,13 +145,15 @@ impl Device for NvidiaGpu {
         }
     }
 
-    /// In use is what others held when NVML looked last, and what tasks have reserved, allocated or not.
+    /// In use is what others held when NVML looked last, and what tasks have reserved, allocated or not. Work that goes on after its task has ended holds memory that
+    /// nobody reserves any more: what is allocated counts where it is more.
     fn begin(&self, wanted: Use) -> Result<WorkOn, OutOfMemory> {
         let total_mb = self.description.memory_total_mb;
         let bound_mb = (total_mb as f64 * self.options.memory_threshold) as u64;
         let others_mb = self.sampler.others_mb();
+        let allocated_mb = megabytes(self.allocated.load(Ordering::Relaxed));
         let refused = |reserved_mb: u64| {
-            let in_use_mb = others_mb.saturating_add(reserved_mb);
+            let in_use_mb = others_mb.saturating_add(reserved_mb.max(allocated_mb));
             (wanted.memory_mb > 0 && in_use_mb.saturating_add(wanted.memory_mb) > bound_mb).then(|| OutOfMemory {
                 wanted_mb: wanted.memory_mb,
                 free_mb: bound_mb.saturating_sub(in_use_mb),
