@@ -1,6 +1,8 @@
 //! The GPUs of this host, as NVML lists them.
 
 use std::{
+    fs,
+    path::Path,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -17,6 +19,9 @@ use super::{NvidiaError, topology};
 
 /// The longest that NVML may take for an answer at a start.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Where the kernel shows what it knows of PCI devices.
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 
 /// One GPU, or one MIG instance, of this host.
 #[derive(Debug, Clone, PartialEq)]
@@ -170,8 +175,28 @@ fn description(device: &Device<'_>, parent: &Device<'_>) -> Result<GpuDescriptio
         name: device.name().or_else(|_| parent.name())?,
         memory_total_mb: megabytes(device.memory_info()?.total),
         compute_capability: ComputeCapability { major: version(capability.major), minor: version(capability.minor) },
-        hardware: Hardware { pcie: pcie(parent), numa_node: parent.numa_node_id().ok(), ..Hardware::default() },
+        hardware: hardware(parent),
     })
+}
+
+fn hardware(device: &Device<'_>) -> Hardware {
+    let pcie = pcie(device);
+    let numa_node = pcie.as_ref().and_then(|pcie| numa_node(Path::new(PCI_DEVICES), &pcie.bus_id));
+    Hardware { pcie, numa_node, ..Hardware::default() }
+}
+
+/// The node that the slot is closest to. The kernel says it: NVML's node is that of a GPU's own memory, which few GPUs have.
+fn numa_node(devices: &Path, bus_id: &str) -> Option<u32> {
+    let node = fs::read_to_string(devices.join(kernels_name(bus_id)?).join("numa_node")).ok()?;
+    // -1: the firmware does not say.
+    node.trim().parse().ok()
+}
+
+/// The kernel writes the domain with four digits, NVML with eight; the kernel in small letters.
+fn kernels_name(bus_id: &str) -> Option<String> {
+    let (domain, rest) = bus_id.split_once(':')?;
+    let domain = u32::from_str_radix(domain, 16).ok()?;
+    Some(format!("{domain:04x}:{}", rest.to_ascii_lowercase()))
 }
 
 fn pcie(device: &Device<'_>) -> Option<Pcie> {
@@ -197,4 +222,24 @@ pub(super) fn in_time<T: Send + 'static>(
     });
     asking.map_err(|error| NvidiaError::asked(what, error))?;
     answered.recv_timeout(LIMIT).map_err(|_| hangs())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numa_node_is_the_kernels_and_minus_one_is_none() {
+        let folder = std::env::temp_dir().join(format!("numa-node-{}", std::process::id()));
+        for (name, node) in [("0000:c1:00.0", "1\n"), ("0000:17:00.0", "-1\n"), ("10000:01:00.0", "3\n")] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+            fs::write(folder.join(name).join("numa_node"), node).unwrap();
+        }
+        let node = |bus_id| numa_node(&folder, bus_id);
+        assert_eq!(node("00000000:C1:00.0"), Some(1));
+        assert_eq!(node("00000000:17:00.0"), None, "the firmware does not say");
+        assert_eq!(node("00010000:01:00.0"), Some(3));
+        assert_eq!((node("00000000:18:00.0"), node("nonsense")), (None, None));
+        fs::remove_dir_all(folder).unwrap();
+    }
 }
