@@ -142,6 +142,25 @@ fn arguments_that_are_not_the_kernels_own_are_refused() {
 }
 
 #[test]
+fn a_kernel_gets_the_shared_memory_that_the_gpu_has_and_no_more() {
+    process::on_a_machine(1, |_| {
+        block_on(async {
+            let gpu = first_gpu().await;
+            let cuda = gpu.cuda().unwrap();
+            let code = module(cuda, r#"extern "C" __global__ void one() {}"#).unwrap();
+            let launch = async |shared_bytes| {
+                let code = code.clone();
+                cuda.run(move |lane| lane.launch(&code.function("one")?, Grid { shared_bytes, ..grid(1) }, &[])).await
+            };
+            launch(48 << 10).await.unwrap();
+            launch(200 << 10).await.unwrap();
+            let refused = launch(228 << 10).await.unwrap_err();
+            assert!(matches!(&refused, CudaError::Refused(why) if why.contains("can have 232448 bytes")), "{refused}");
+        });
+    });
+}
+
+#[test]
 fn a_poisoned_context_is_lost_for_every_lane() {
     process::on_a_machine(1, |_| {
         block_on(async {

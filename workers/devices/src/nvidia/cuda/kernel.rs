@@ -80,6 +80,8 @@ pub struct Function {
     name: String,
 }
 
+/// Dynamic shared memory of a block that every kernel may ask for, in bytes.
+const SHARED_BYTES_FREE: u32 = 48 << 10;
 /// The first CUDA whose drivers tell a kernel's parameters.
 const TELLS_PARAMETERS: Version = Version { major: 12, minor: 4 };
 
@@ -193,6 +195,27 @@ impl Function {
     }
 }
 
+impl Function {
+    /// Lets a launch ask for more shared memory than every kernel may. It is always let have all that there is: launches on other lanes share this function.
+    fn allow_shared(&self, lane: &Lane, bytes: u32) -> Result<(), CudaError> {
+        const ASK: &str = "ask for a kernel's shared memory";
+        if bytes <= SHARED_BYTES_FREE {
+            return Ok(());
+        }
+        let of_block = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let of_kernel = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        let dynamic = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let shared = &lane.shared;
+        let all = shared.check(ASK, shared.context.attribute(of_block))?;
+        let most = all - shared.check(ASK, self.function.get_attribute(of_kernel))?;
+        if i64::from(bytes) > i64::from(most) {
+            let name = &self.name;
+            return Err(CudaError::Refused(format!("kernel {name} can have {most} bytes of dynamic shared memory here, not {bytes}")));
+        }
+        shared.check("give a kernel shared memory", self.function.set_attribute(dynamic, most))
+    }
+}
+
 impl Lane {
     /// Launches a kernel. What it does wrong shows at the next [`wait`](Lane::wait) or [`download`](Lane::download).
     ///
@@ -212,6 +235,7 @@ impl Lane {
     /// # Errors
     /// [`CudaError::Refused`] for a grid that this GPU does not take.
     pub(super) unsafe fn launch_unchecked(&self, function: &Function, grid: Grid, arguments: &[Argument<'_, '_>]) -> Result<(), CudaError> {
+        function.allow_shared(self, grid.shared_bytes)?;
         let mut launch = self.stream.launch_builder(&function.function);
         for argument in arguments {
             match argument {
