@@ -243,3 +243,44 @@ fn a_kernel_that_never_ends_loses_the_gpu_without_blame() {
         });
     });
 }
+
+#[test]
+fn work_that_was_abandoned_behind_a_longer_task_costs_the_gpu_nothing() {
+    process::on_a_machine(1, |_| {
+        block_on(async {
+            let gpu = first_gpu().await;
+            let cuda = gpu.cuda().unwrap();
+            let (begun, has_begun) = std::sync::mpsc::channel();
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let released = std::sync::Arc::new(std::sync::Mutex::new(released));
+            let works = || {
+                let (begun, released) = (begun.clone(), std::sync::Arc::clone(&released));
+                cuda.run(move |_| {
+                    begun.send(()).unwrap();
+                    // Both wait here, the second one for the first.
+                    Ok(released.lock().unwrap().recv().is_ok())
+                })
+            };
+            let (longer, abandoned) = (works(), works());
+            let mut longer = std::pin::pin!(longer);
+            let both = async {
+                tokio::select! {
+                    biased;
+                    _ = longer.as_mut() => panic!("it waits for us"),
+                    _ = abandoned => panic!("it waits for us"),
+                    () = until("both have begun", async || has_begun.try_recv().is_ok() && has_begun.recv().is_ok()) => {}
+                }
+            };
+            both.await;
+            let beyond_its_overtime = std::time::Duration::from_secs(22);
+            tokio::select! {
+                biased;
+                _ = longer.as_mut() => panic!("it waits for us"),
+                lost = tokio::time::timeout(beyond_its_overtime, cuda.lost()) => assert!(lost.is_err(), "{lost:?}"),
+            }
+            release.send(()).unwrap();
+            release.send(()).unwrap();
+            longer.await.unwrap();
+        });
+    });
+}
