@@ -37,6 +37,8 @@ async fn is_offered(kind: &str, trial: impl Future<Output = Result<(), CudaError
     let tried = tokio::time::timeout(TRIED_IN, trial).await;
     let reason = match tried {
         Ok(Ok(())) => return true,
+        // Memory comes back: a task that finds none tries elsewhere.
+        Ok(Err(error)) if error.is_out_of_memory() => return true,
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("its trial took longer than {} s", TRIED_IN.as_secs()),
     };
