@@ -92,7 +92,10 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
     let servers = Servers::of_a_running_fleet(configuration.clone())?;
     let metrics = Metrics::serve(program).await?;
     let offering = executing::on_nvidia(configuration, &device);
-    let Some(executors) = program.unless_stopped(offering).await.transpose()? else { return Ok(Ok(())) };
+    let Some(executors) = program.unless_stopped(offering).await.transpose()? else {
+        end_soon(STOPPED);
+        return Ok(Ok(()));
+    };
     let Some(ports) = program.unless_stopped(servers.connect()).await.transpose()? else { return Ok(Ok(())) };
     let device: Arc<dyn Device> = Arc::new(device);
     let after_trouble = lock.trouble().map(ToOwned::to_owned);
