@@ -271,6 +271,9 @@ async fn xid_events_are_counted_and_one_that_asks_for_a_reset_costs_the_process_
     assert_eq!(answered.attempt, 1, "the GPU's fault is not the task's");
     let log = supervisor.log();
     assert!(log.contains("Xid 79: the GPU has fallen off the bus"), "{log}");
+    let metrics = log.lines().rev().find_map(|line| line.split_once("metrics are at ")).expect("the second process says so too").1;
+    let counted = format!("xid_errors_total{{gpu_id=\"{gpu}\",xid=\"79\"}} 1");
+    assert!(get_text(metrics.trim()).await.contains(&counted), "the process that saw it is gone, and the next one counts it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     health::HealthWatch,
     held::HeldClaims,
+    lock::PastTrouble,
     memory::Learnt,
     metrics::{GpuMetrics, WorkerMetrics},
     slots::Slots,
@@ -81,7 +82,7 @@ pub struct WorkerOptions {
     /// What an empty table's settings become.
     pub initial_settings: Settings,
     /// What was wrong with the GPU when the last worker's process had to end: this one has probed it, and proves it with one slot first.
-    pub after_trouble: Option<String>,
+    pub after_trouble: Option<PastTrouble>,
 }
 
 impl WorkerOptions {
@@ -182,8 +183,13 @@ impl Context {
     pub(crate) fn new(parts: WorkerParts, stop: Stop) -> Arc<Self> {
         let gpu_id = parts.device.description().gpu_id.clone();
         let nudge = Arc::new(Notify::new());
+        let metrics = parts.metrics.of(&gpu_id);
+        let past = parts.options.after_trouble.as_ref();
+        if let Some(xid) = past.and_then(|trouble| trouble.xid) {
+            metrics.xid(xid);
+        }
         Arc::new(Self {
-            metrics: parts.metrics.of(&gpu_id),
+            metrics,
             incarnation: parts.environment.fresh_incarnation(),
             slots: Slots::new(u32::from(parts.options.slots), Arc::clone(&nudge)),
             held: HeldClaims::default(),
@@ -191,7 +197,7 @@ impl Context {
             consuming: watch::Sender::new(false),
             beats: Beats::default(),
             settings: watch::Sender::new(parts.options.initial_settings.clone()),
-            health: HealthWatch::after(parts.options.after_trouble.as_deref()),
+            health: HealthWatch::after(past.map(|trouble| trouble.reason.as_str())),
             learnt: Learnt::default(),
             lost: OnceLock::new(),
             taking: watch::Sender::new(true),

@@ -35,7 +35,7 @@ mod trouble;
 mod worker;
 
 pub use context::{WorkerOptions, WorkerParts};
-pub use lock::{GpuLock, Holder, LockError};
+pub use lock::{GpuLock, Holder, LockError, PastTrouble};
 pub use metrics::WorkerMetrics;
 pub use supervisor::{ChildPlan, LogSink, SUPERVISED, SupervisorError, SupervisorOptions, supervise, supervised, supervisor_gone};
 pub use worker::{GpuWorker, Stop, WorkerError};

@@ -77,12 +77,23 @@ impl std::fmt::Display for Holder {
     }
 }
 
+/// What was wrong with a GPU when its worker's process had to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastTrouble {
+    /// For operators.
+    pub reason: String,
+    /// The Xid that told it, if one did. Nobody may have read the metrics of the process that ended.
+    pub xid: Option<u64>,
+}
+
 /// What stands in the file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Note {
     pid: Option<u32>,
     since_ms: Option<u64>,
     trouble: Option<String>,
+    #[serde(default)]
+    xid: Option<u64>,
 }
 
 impl Note {
@@ -111,7 +122,7 @@ pub struct GpuLock {
     file: File,
     path: PathBuf,
     note: Note,
-    trouble: Option<String>,
+    trouble: Option<PastTrouble>,
 }
 
 impl GpuLock {
@@ -128,8 +139,9 @@ impl GpuLock {
             Ok(None) => return Err(LockError::Held { gpu_id: gpu_id.clone(), holder: Self::noted_holder(&path) }),
             Err(source) => return Err(LockError::Open { path, source }),
         };
-        let trouble = Note::read(&file).trouble;
-        let note = Note { pid: Some(std::process::id()), since_ms: now_ms(), trouble: None };
+        let Note { trouble, xid, .. } = Note::read(&file);
+        let trouble = trouble.map(|reason| PastTrouble { reason, xid });
+        let note = Note { pid: Some(std::process::id()), since_ms: now_ms(), ..Note::default() };
         if let Err(error) = note.write(&file) {
             tracing::debug!(path = %path.display(), %error, "the lock is held without a note");
         }
@@ -138,16 +150,17 @@ impl GpuLock {
 
     /// What the previous holder left by [`Self::leave_trouble`]: a reason to look at the GPU before it is used. Taking the lock took it out of the file.
     #[must_use]
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub const fn trouble(&self) -> Option<&PastTrouble> {
+        self.trouble.as_ref()
     }
 
-    /// Leaves word for the next holder of what is wrong with the GPU (a poisoned CUDA context, an Xid). The last word stays; it is cut to 1000 characters.
+    /// Leaves word for the next holder of what is wrong with the GPU (a poisoned CUDA context, an Xid). The last word stays; its reason is cut to 1000 characters.
     ///
     /// # Errors
     /// [`LockError::Write`] if the file cannot be written; the lock is held all the same.
-    pub fn leave_trouble(&self, reason: &str) -> Result<(), LockError> {
-        let note = Note { trouble: Some(reason.chars().take(TROUBLE_MAX).collect()), ..self.note.clone() };
+    pub fn leave_trouble(&self, trouble: &PastTrouble) -> Result<(), LockError> {
+        let reason = trouble.reason.chars().take(TROUBLE_MAX).collect();
+        let note = Note { trouble: Some(reason), xid: trouble.xid, ..self.note.clone() };
         note.write(&self.file).map_err(|source| LockError::Write { path: self.path.clone(), source })
     }
 

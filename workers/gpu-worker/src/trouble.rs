@@ -15,6 +15,8 @@ pub(crate) struct Lost {
     pub(crate) reason: String,
     /// A task that runs may have done it: each of them counts as crashed. Otherwise they are handed back, at no cost to them.
     pub(crate) by_a_task: bool,
+    /// The Xid that told it, if one did.
+    pub(crate) xid: Option<u64>,
 }
 
 /// Waits for trouble until the worker stops.
@@ -38,7 +40,7 @@ pub(crate) async fn watch(context: Arc<Context>) {
             Consequence::Quarantined => health::take_out(&context, reason, Cause::Trouble),
             Consequence::Lost { by_a_task } => {
                 tracing::error!(%gpu_id, reason, "this process can use its GPU no more: it ends, and what runs is delivered again");
-                let _ = context.lost.set(Lost { reason, by_a_task });
+                let _ = context.lost.set(Lost { reason, by_a_task, xid: trouble.xid });
                 context.stop.now.cancel();
             }
         }

@@ -46,6 +46,8 @@ pub enum WorkerError {
         gpu_id: GpuId,
         /// What went wrong.
         reason: String,
+        /// The Xid that told it, if one did.
+        xid: Option<u64>,
     },
 }
 
@@ -91,7 +93,7 @@ impl GpuWorker {
             Some(lost) => {
                 // Never dropped: giving back what a lost context holds asks a driver that may not answer. The process is about to end.
                 std::mem::forget((Arc::clone(&context.device), context.executors.clone()));
-                Err(WorkerError::Lost { gpu_id: context.gpu_id.clone(), reason: lost.reason.clone() })
+                Err(WorkerError::Lost { gpu_id: context.gpu_id.clone(), reason: lost.reason.clone(), xid: lost.xid })
             }
             None => Ok(()),
         }

@@ -12,7 +12,7 @@ use devices::{
     Device, NvidiaGpu,
     nvidia::{Found, Host, NvidiaOptions, leave},
 };
-use gpu_worker::{GpuLock, GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
+use gpu_worker::{GpuLock, GpuWorker, PastTrouble, Stop, WorkerError, WorkerOptions, WorkerParts};
 use protocol::GpuId;
 
 use super::{VISIBLE, finding, more};
@@ -76,7 +76,7 @@ async fn open(program: &Program, found: Found, lock: &GpuLock) -> Result<Option<
         Some(Err(_)) => {
             let seconds = OPENED_IN.as_secs();
             let reason = format!("it was not opened and probed within {seconds} s: see the kernel's log (`dmesg`) for Xid messages");
-            lost(lock, &gpu_id, &reason);
+            lost(lock, &gpu_id, &PastTrouble { reason: reason.clone(), xid: None });
             Err(Fault::GpuLost(format!("GPU {gpu_id}: {reason}")))
         }
         None => {
@@ -98,7 +98,7 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
     };
     let Some(ports) = program.unless_stopped(servers.connect()).await.transpose()? else { return Ok(Ok(())) };
     let device: Arc<dyn Device> = Arc::new(device);
-    let after_trouble = lock.trouble().map(ToOwned::to_owned);
+    let after_trouble = lock.trouble().cloned();
     let parts = WorkerParts {
         queue: ports.queue,
         table: ports.table,
@@ -120,8 +120,8 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
         });
     }
     let ended = GpuWorker::new(parts, stop).run().await;
-    if let Err(WorkerError::Lost { gpu_id, reason }) = &ended {
-        lost(lock, gpu_id, reason);
+    if let Err(WorkerError::Lost { gpu_id, reason, xid }) = &ended {
+        lost(lock, gpu_id, &PastTrouble { reason: reason.clone(), xid: *xid });
     }
     program.stop.gently.cancel();
     metrics.finish(&program.stop).await?;
@@ -130,8 +130,8 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
 }
 
 /// Leaves word for the GPU's next worker, and sees to it that this process ends.
-fn lost(lock: &GpuLock, gpu_id: &GpuId, reason: &str) {
-    if let Err(error) = lock.leave_trouble(reason) {
+fn lost(lock: &GpuLock, gpu_id: &GpuId, trouble: &PastTrouble) {
+    if let Err(error) = lock.leave_trouble(trouble) {
         tracing::warn!(%gpu_id, %error, "the next worker will not know what was wrong");
     }
     end_soon(GPU_LOST);

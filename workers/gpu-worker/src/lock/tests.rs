@@ -54,16 +54,20 @@ fn looking_finds_the_holder_and_takes_nothing() {
     assert!(GpuLock::take(folder.path(), &gpu()).is_ok());
 }
 
+fn past(reason: &str, xid: u64) -> PastTrouble {
+    PastTrouble { reason: reason.to_owned(), xid: Some(xid) }
+}
+
 #[test]
 fn trouble_reaches_the_next_holder_once() {
     let folder = folder();
     let first = GpuLock::take(folder.path(), &gpu()).expect("free");
     assert_eq!(first.trouble(), None);
-    first.leave_trouble("a long word that is replaced: Xid 31").expect("written");
-    first.leave_trouble("Xid 79").expect("written");
+    first.leave_trouble(&past("a long word that is replaced: Xid 31", 31)).expect("written");
+    first.leave_trouble(&past("off the bus", 79)).expect("written");
     drop(first);
     let second = GpuLock::take(folder.path(), &gpu()).expect("free");
-    assert_eq!(second.trouble(), Some("Xid 79"));
+    assert_eq!(second.trouble(), Some(&past("off the bus", 79)));
     drop(second);
     assert_eq!(GpuLock::take(folder.path(), &gpu()).expect("free").trouble(), None);
 }
@@ -162,6 +166,6 @@ fn a_read_only_file_is_enough() {
     fs::write(&file, r#"{"trouble":"Xid 48"}"#).expect("written");
     fs::set_permissions(&file, Permissions::from_mode(0o444)).expect("its owner's");
     let lock = GpuLock::take(folder.path(), &gpu()).expect("free");
-    assert_eq!(lock.trouble(), Some("Xid 48"));
+    assert_eq!(lock.trouble(), Some(&PastTrouble { reason: "Xid 48".to_owned(), xid: None }));
     assert!(GpuLock::holder(folder.path(), &gpu()).is_some());
 }

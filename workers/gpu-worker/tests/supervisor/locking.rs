@@ -20,5 +20,5 @@ async fn a_lock_is_refused_to_a_second_process_and_freed_by_the_death_of_the_fir
     first.kill();
     assert_eq!(GpuLock::holder(&locks, &gpu(0)), None);
     let lock = GpuLock::take(&locks, &gpu(0)).expect("free again");
-    assert_eq!(lock.trouble(), Some("Xid 79"));
+    assert_eq!(lock.trouble().map(|trouble| trouble.reason.as_str()), Some("Xid 79"));
 }

@@ -91,7 +91,7 @@ async fn child() {
 async fn holder() {
     let Some(folder) = folder() else { return };
     let lock = GpuLock::take(&folder.join("locks"), &gpu(0)).expect("free");
-    lock.leave_trouble("Xid 79").expect("written");
+    lock.leave_trouble(&gpu_worker::PastTrouble { reason: "Xid 79".to_owned(), xid: Some(79) }).expect("written");
     mark(&folder, "held");
     supervisor_gone().await;
     drop(lock);
