@@ -22,14 +22,14 @@ pub struct GpuDescription {
     pub hardware: Hardware,
 }
 
-/// Where a GPU sits in its host, as the driver says. What it does not say is absent.
+/// Where a GPU sits in its host, as the driver and the kernel say. What they do not say is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hardware {
     /// Its PCI Express link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pcie: Option<Pcie>,
-    /// The NUMA node that it is closest to.
+    /// The NUMA node that it is closest to, as the kernel says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numa_node: Option<u32>,
     /// The GPU that it is a MIG instance of.
