@@ -227,10 +227,10 @@ async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(on: f
 }
 
 async fn a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_again(on: fn(FleetPlan) -> FleetPlan) {
-    let plan = Fleet::of(1).slots(1).configured(|configuration| configuration.worker.lease_ms = 2_500);
+    let plan = Fleet::of(1).slots(1).configured(|configuration| configuration.worker.lease_ms = 6_000);
     let mut fleet = on(plan).start().await;
     let mut begun = simulate(600_000, "never");
-    begun.expiration = Some(Duration::from_millis(500));
+    begun.expiration = Some(Duration::from_millis(2_000));
     let pending = fleet.producer.pending(begun, tests::tasks::PATIENCE).await.unwrap();
     until("it runs", async || {
         let status = fleet.producer.status(pending.task_id()).await.unwrap();
@@ -251,7 +251,7 @@ async fn a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_a
 async fn a_total_deadline_ends_a_running_task(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = on(Fleet::of(1)).start().await;
     let mut long = simulate(600_000, "never");
-    long.body.limits.total_deadline_ms = Some(1_500);
+    long.body.limits.total_deadline_ms = Some(6_000);
     let ended = reply(&fleet.producer, long).await;
     let error = ended.error.unwrap();
     assert_eq!((ended.outcome, error.code.as_str()), (Outcome::Expired, "deadline"));

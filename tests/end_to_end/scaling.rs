@@ -145,7 +145,7 @@ async fn what_waits_for_a_gpu_that_stays_away_runs_elsewhere_though_the_store_wa
         task.body.needs.memory_mb = Some(120_000);
         task
     };
-    let mut pending = vec![fleet.producer.pending(needs_the_large_one(5_000, "runs"), PATIENCE).await.unwrap()];
+    let mut pending = vec![fleet.producer.pending(needs_the_large_one(8_000, "runs"), PATIENCE).await.unwrap()];
     until("it runs", async || fleet.rows().await.iter().any(|view| view.held == 1)).await;
     let since = Instant::now();
     for result in ["a", "b", "c"] {
@@ -155,7 +155,7 @@ async fn what_waits_for_a_gpu_that_stays_away_runs_elsewhere_though_the_store_wa
     let waiting = async || fleet.ports.queue.depth(&own).await.unwrap().map_or(0, |depth| depth.ready);
     until("some wait in the queue of the large one", async || waiting().await > 0).await;
     // Its rounds are at most 1.25 leases apart.
-    until("the other worker has looked around", async || since.elapsed() > Duration::from_millis(1_300)).await;
+    until("the other worker has looked around", async || since.elapsed() > Duration::from_millis(2_500)).await;
     fleet.empty_the_store().await;
     fleet.kill(&GpuId::new("large").unwrap()).await;
     fleet.add(large("larger")).await;
