@@ -28,16 +28,17 @@ pub(crate) async fn run(common: &Common, gpus: &Gpus) -> Result<ExitCode, Fault>
         output::line(&look(common, &servers, gpus.gpu.as_deref()).await?);
         return Ok(ExitCode::SUCCESS);
     }
+    let mut looked = Ok(look(common, &servers, gpus.gpu.as_deref()).await?);
     loop {
-        // A server that is away for a while is shown, and ends nothing.
-        let text = match look(common, &servers, gpus.gpu.as_deref()).await {
-            Err(Fault::Unavailable(error)) => error,
-            looked => looked?,
-        };
-        if output::page(&text).is_err() {
-            return Ok(ExitCode::SUCCESS);
+        // A server or a GPU that is away for a while is told, and ends nothing.
+        match looked {
+            Ok(text) if output::page(&text).is_err() => return Ok(ExitCode::SUCCESS),
+            Ok(_) => {}
+            Err(Fault::Unavailable(away) | Fault::NotFound(away)) => output::note(&away),
+            Err(fault) => return Err(fault),
         }
         tokio::time::sleep(LOOK_AGAIN).await;
+        looked = look(common, &servers, gpus.gpu.as_deref()).await;
     }
 }
 
