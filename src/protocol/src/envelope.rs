@@ -36,7 +36,7 @@ pub const OUTCOME: &str = "x-gpufleet-outcome";
 pub const TOKEN: &str = "x-gpufleet-token";
 /// Header of a dead letter: why it is there.
 pub const REASON: &str = "x-gpufleet-reason";
-/// Header: what became of the task's attempts so far, one line each, oldest first. It travels with every retry, and ends with the dead letter.
+/// Header: what became of the task's attempts so far, one line each: those that failed, oldest first, and in a dead letter those that crashed. It travels with the retries.
 pub const HISTORY: &str = "x-gpufleet-history";
 /// Header of a message whose properties cannot be read: the property and what is wrong with it, as `type: is not UTF-8 text`.
 pub const UNREADABLE: &str = "x-gpufleet-unreadable";

@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use gpu_table::TableError;
-use protocol::{ClaimAnswer, Task, Token};
+use protocol::{Claim, ClaimAnswer, Task, Token};
 use task_store::{Begin, BeginRequest, Holder, Verdict};
 use tokio::time::Instant;
 
 use crate::{
     context::Context,
     intake::InHand,
+    life,
     persist::{Abandoned, Backoff, pause_or_abandon, persist},
     placing::{self, Slot},
     running::Attempt,
@@ -43,15 +44,12 @@ pub(crate) async fn begin(context: &Context, task: &Task, in_hand: &InHand, slot
             Ok(Begin::Not(look)) => return Ok(Some(Attempt::NotBegun(look))),
             Ok(Begin::Superseded) => return Ok(Some(Attempt::Superseded)),
             Ok(Begin::Unfinished(holder)) => {
-                let gone = is_gone(context, task, &holder).await?;
-                if !gone && !std::mem::replace(&mut gave_way, true) {
-                    if !give_way(context, task, in_hand, slot).await? {
-                        return Ok(Some(Attempt::Superseded));
-                    }
-                    request.token = slot.claim.token;
-                    continue;
+                let looking = look_into(context, (task, in_hand), &holder, slot, &mut gave_way);
+                match patiently(context, in_hand, looking).await? {
+                    Found::Verdict(verdict) => request.verdict = Some(verdict),
+                    Found::Ours => request.token = slot.claim.token,
+                    Found::Instead(attempt) => return Ok(Some(attempt)),
                 }
-                request.verdict = Some(Verdict { token: holder.token, gone });
             }
             Ok(Begin::Suspect) => {
                 if let Some(instead) = take_all(context, task, slot, in_hand.received).await? {
@@ -66,6 +64,44 @@ pub(crate) async fn begin(context: &Context, task: &Task, in_hand: &InHand, slot
             }
         }
     }
+}
+
+/// What follows where another incarnation's attempt has no end.
+enum Found {
+    /// What became of it.
+    Verdict(Verdict),
+    /// Its holder had its chance: the task is this worker's, under another claim.
+    Ours,
+    /// What happens instead of a run.
+    Instead(Attempt),
+}
+
+/// A look at the holder may take leases: a worker that drains, or a delivery that is in hand for long, does not wait for that.
+async fn patiently(
+    context: &Context,
+    in_hand: &InHand,
+    looking: impl Future<Output = Result<Found, Abandoned>>,
+) -> Result<Found, Abandoned> {
+    tokio::select! {
+        biased;
+        found = looking => found,
+        () = context.stop.gently.cancelled() => Ok(Found::Instead(Attempt::GivenBack)),
+        () = tokio::time::sleep(context.options.unacked.saturating_sub(in_hand.received.elapsed())) => Ok(Found::Instead(Attempt::GivenBack)),
+    }
+}
+
+async fn look_into(
+    context: &Context,
+    (task, in_hand): (&Task, &InHand),
+    holder: &Holder,
+    slot: &mut Slot,
+    gave_way: &mut bool,
+) -> Result<Found, Abandoned> {
+    let gone = is_gone(context, task, holder).await?;
+    if gone || std::mem::replace(gave_way, true) {
+        return Ok(Found::Verdict(Verdict { token: holder.token, gone }));
+    }
+    Ok(if give_way(context, task, in_hand, slot).await? { Found::Ours } else { Found::Instead(Attempt::Superseded) })
 }
 
 /// What became of the holder of an attempt without an end. Its claim is gone: otherwise this worker would not hold one.
@@ -114,15 +150,21 @@ async fn look_for(context: &Context, holder: &Holder) -> Result<Former, TableErr
 /// back to it, and waits for that. Whether the task is this worker's after all: then the holder does not run it.
 async fn give_way(context: &Context, task: &Task, in_hand: &InHand, slot: &mut Slot) -> Result<bool, Abandoned> {
     context.held.remove(&slot.claim);
+    // One that is under way may still name the claim, and restore it.
+    for _ in 0..2 {
+        let seen = context.beats.now();
+        context.nudge.notify_one();
+        let _ = tokio::time::timeout(context.options.lease, context.beats.above(seen)).await;
+    }
     if let Err(error) = context.table.release(&slot.claim).await {
         tracing::debug!(task_id = %task.id, %error, "not released; the claim lapses with its lease");
     }
     pause_or_abandon(&context.stop.now, context.options.lease).await?;
-    let request = placing::request_here(context, (&task.id, &task.kind, task.attempt), in_hand);
+    let Some(request) = placing::request_here(context, &life::identity(task), in_hand) else { return Ok(false) };
     match persist(&context.environment, &context.stop.now, || context.table.claim(&request)).await? {
         Ok(ClaimAnswer::Own(claim)) => {
             context.held.insert(&claim, in_hand.id);
-            slot.claim = claim;
+            slot.claim = Claim { choice: slot.claim.choice.clone(), ..claim };
             Ok(true)
         }
         _ => Ok(false),

@@ -15,7 +15,7 @@ use protocol::{DeliveryId, Environment, GpuId, Incarnation, IntakeLimits, PoolNa
 use task_queue::TaskQueue;
 use task_store::TaskStore;
 use tokio::sync::{Notify, watch};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     health::HealthWatch,
@@ -175,6 +175,10 @@ pub(crate) struct Context {
     pub(crate) taking: watch::Sender<bool>,
     /// Asks for a heartbeat now.
     pub(crate) nudge: Arc<Notify>,
+    /// No heartbeat is to follow.
+    pub(crate) last_beat: CancellationToken,
+    /// No heartbeat follows.
+    pub(crate) silent: CancellationToken,
     confirm_us: AtomicU64,
     deliveries: AtomicU64,
 }
@@ -202,6 +206,8 @@ impl Context {
             lost: OnceLock::new(),
             taking: watch::Sender::new(true),
             nudge,
+            last_beat: CancellationToken::new(),
+            silent: CancellationToken::new(),
             confirm_us: AtomicU64::new(0),
             deliveries: AtomicU64::new(0),
             queue: parts.queue,

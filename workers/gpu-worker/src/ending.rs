@@ -243,7 +243,9 @@ pub(crate) fn began_in_time(context: &Context) -> u64 {
 /// otherwise its token lets the store take the outcome.
 async fn fence(context: &Context, in_hand: &InHand, identity: &Identity) -> Option<Slot> {
     let permit = context.slots.take()?;
-    let request = placing::request_here(context, (&identity.task_id, identity.kind.as_ref()?, identity.attempt), in_hand);
+    // Its holder may live, and have yet to tell a table that was lost.
+    let steady = context.table.steady(&context.options.pool).await.ok()?;
+    let request = placing::request_here(context, identity, in_hand).filter(|_| steady >= context.options.lease)?;
     match context.table.claim(&request).await {
         Ok(ClaimAnswer::Own(claim)) => Some(Slot { claim, permit: Some(permit) }),
         _ => None,

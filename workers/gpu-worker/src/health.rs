@@ -165,8 +165,14 @@ impl HealthWatch {
         pause
     }
 
-    fn is_certain(&self) -> bool {
-        self.lock().certain
+    /// Lets it back in, unless its own word or its canary keeps it out. Whether it is in.
+    fn readmit_unless_certain(&self) -> bool {
+        let state = self.lock();
+        let readmitted = !state.certain;
+        if readmitted {
+            self.back_in(state);
+        }
+        readmitted
     }
 
     fn probation(&self) {
@@ -174,7 +180,10 @@ impl HealthWatch {
     }
 
     fn readmit(&self) {
-        let mut state = self.lock();
+        self.back_in(self.lock());
+    }
+
+    fn back_in(&self, mut state: MutexGuard<'_, State>) {
         let reason = format!("re-admitted after: {}", state.reason);
         *state = State { standing: Health::Suspect, reason, successes: Some(0), quarantines: state.quarantines, ..State::default() };
         drop(state);
@@ -229,6 +238,7 @@ async fn shown_and_still_right(context: &Context) -> bool {
         context.nudge.notify_one();
         tokio::select! {
             biased;
+            () = context.stop.now.cancelled() => {}
             () = context.stop.gently.cancelled() => {}
             () = context.beats.above(seen) => {}
         }
@@ -243,9 +253,9 @@ async fn quarantine(context: Arc<Context>, reason: String, cause: Cause) {
     loop {
         context.metrics.gpu_quarantines.inc();
         tracing::error!(gpu_id = %context.gpu_id, reason, pause_ms = pause.as_millis(), "GPU quarantined: it takes no tasks until its canary passes");
-        if !shown_and_still_right(&context).await && !context.health.is_certain() {
+        if !shown_and_still_right(&context).await && context.health.readmit_unless_certain() {
             tracing::warn!(gpu_id = %context.gpu_id, "not quarantined after all: too few of the other GPUs take tasks");
-            break;
+            return context.nudge.notify_one();
         }
         tokio::select! {
             biased;
@@ -276,15 +286,15 @@ mod tests {
     fn a_gpu_that_is_out_is_not_taken_out_again_and_its_own_word_is_kept() {
         let watch = HealthWatch::default();
         assert_eq!(watch.take_out("tasks fail", Cause::Failures, PAUSE), Some(PAUSE));
-        assert!(!watch.is_certain() && !watch.takes_tasks());
+        assert!(!watch.takes_tasks());
         assert_eq!(watch.take_out("memory errors", Cause::Trouble, PAUSE), None);
-        assert!(watch.is_certain(), "it stays out, even if the other GPUs fail too");
+        assert!(!watch.readmit_unless_certain(), "it stays out, even if the other GPUs fail too");
         watch.probation();
         assert_eq!(watch.take_out("memory errors", Cause::Trouble, PAUSE), None);
         assert_eq!(watch.keep_out("its canary failed", PAUSE), PAUSE * 2, "the pauses double");
         watch.readmit();
-        assert!(watch.takes_tasks() && !watch.is_certain() && watch.limit(8) == 1);
+        assert!(watch.takes_tasks() && watch.limit(8) == 1);
         assert_eq!(watch.take_out("tasks fail", Cause::Failures, PAUSE), Some(PAUSE * 4));
-        assert!(!watch.is_certain());
+        assert!(watch.readmit_unless_certain() && watch.takes_tasks(), "the others cannot take over");
     }
 }

@@ -12,18 +12,19 @@ use crate::context::Context;
 /// How many heartbeats pass between two announcements of the GPU's queue in the store.
 const ANNOUNCE_EVERY: u64 = 10;
 
-/// Beats until the worker has left.
+/// Beats until what the worker held is let go of: a row that lapsed before would make a crash of it.
 pub(crate) async fn beat(context: Arc<Context>) {
     let mut pulse = Pulse { foreign: Foreign::default(), beats: 0, announce_at: 0, away: false };
     loop {
         pulse.once(&context).await;
         tokio::select! {
             biased;
-            () = context.stop.now.cancelled() => return,
+            () = context.last_beat.cancelled() => break,
             () = context.nudge.notified() => {}
             () = tokio::time::sleep(context.options.lease / 3) => {}
         }
     }
+    context.silent.cancel();
 }
 
 struct Pulse {

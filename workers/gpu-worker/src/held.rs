@@ -30,6 +30,11 @@ impl HeldClaims {
         }
     }
 
+    /// Whether the task is held for another delivery than this.
+    pub(crate) fn by_another(&self, task_id: &TaskId, delivery: DeliveryId) -> bool {
+        self.lock().get(task_id).is_some_and(|held| held.delivery != delivery)
+    }
+
     /// All of them, by task.
     pub(crate) fn all(&self) -> Vec<HeldClaim> {
         self.lock().values().cloned().collect()

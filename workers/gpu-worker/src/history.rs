@@ -4,13 +4,19 @@ use protocol::{GpuId, TaskError, envelope::Headers};
 use task_store::Crash;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// The longest error of a line, in characters.
-const ERROR_CHARACTERS: usize = 400;
+/// The longest message and the longest code of a line, in characters.
+const MESSAGE_CHARACTERS: usize = 400;
+const CODE_CHARACTERS: usize = 60;
 
 /// An attempt that failed.
 pub(crate) fn failed(attempt: u32, gpu_id: &GpuId, error: &TaskError, now_ms: u64) -> String {
-    let message: String = error.message.chars().take(ERROR_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    format!("attempt {attempt} on {gpu_id} failed at {}: {}: {message}", date(now_ms), error.code)
+    let (code, message) = (line(&error.code, CODE_CHARACTERS), line(&error.message, MESSAGE_CHARACTERS));
+    format!("attempt {attempt} on {gpu_id} failed at {}: {code}: {message}", date(now_ms))
+}
+
+/// An executor may say anything.
+fn line(text: &str, characters_max: usize) -> String {
+    text.chars().take(characters_max).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// An attempt whose worker was gone.
@@ -42,9 +48,9 @@ mod tests {
 
     #[test]
     fn a_history_has_a_line_an_attempt_and_forgets_the_oldest() {
-        let error = TaskError::new("flaky", "line one\nline two");
+        let error = TaskError::new("fla\nky", "line one\nline two");
         let line = failed(2, &GpuId::new("gpu-0").unwrap(), &error, 1_700_000_000_000);
-        assert_eq!(line, "attempt 2 on gpu-0 failed at 2023-11-14T22:13:20Z: flaky: line one line two");
+        assert_eq!(line, "attempt 2 on gpu-0 failed at 2023-11-14T22:13:20Z: fla ky: line one line two");
         assert_eq!(with(Some("first"), [line.clone()]), format!("first\n{line}"));
         let long = (0..100).fold(String::new(), |history, n| with(Some(&history), [format!("{n} {}", "x".repeat(100))]));
         assert!(long.len() <= Headers::HISTORY_MAX && long.lines().count() > 30, "{}", long.len());

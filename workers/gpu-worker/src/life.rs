@@ -1,6 +1,6 @@
 //! The life of one delivery: refuse, skip, claim, run, end. The steps are DESIGN's, in order.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use executors::Usage;
 use protocol::{
@@ -105,9 +105,16 @@ pub(crate) async fn no_run(context: &Context, in_hand: InHand, task: &Task, look
     }
 }
 
-async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, slot: Slot) -> Result<(), Abandoned> {
+async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
+    let waited = in_hand.received.elapsed();
+    let begun = beginning::begin(context, task, &in_hand, &mut slot).await;
+    observe_waits(context, &in_hand, waited.as_secs_f64());
+    // Only now: beginning may have exchanged the claim for another.
     let claim = slot.claim.clone();
-    let ran = run_and_end(context, in_hand, task, slot).await;
+    let ran = match begun {
+        Ok(not_begun) => run_and_end(context, in_hand, task, Turn { slot, waited, not_begun }).await,
+        Err(Abandoned) => Err(Abandoned),
+    };
     if ran == Err(Abandoned) {
         // Wherever it was abandoned: what has ended or was superseded cannot be handed back.
         context.held.remove(&claim);
@@ -119,10 +126,17 @@ async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, slot: Sl
     ran
 }
 
-async fn run_and_end(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
-    let waited = in_hand.received.elapsed();
-    let not_begun = beginning::begin(context, task, &in_hand, &mut slot).await?;
-    observe_waits(context, &in_hand, waited.as_secs_f64());
+/// A task whose turn has come.
+struct Turn {
+    slot: Slot,
+    /// From its receipt until it was to begin.
+    waited: Duration,
+    /// What happens instead of a run.
+    not_begun: Option<Attempt>,
+}
+
+async fn run_and_end(context: &Arc<Context>, in_hand: InHand, task: &Task, turn: Turn) -> Result<(), Abandoned> {
+    let Turn { slot, waited, not_begun } = turn;
     let (started, usage) = (Instant::now(), Usage::default());
     let attempt = match not_begun {
         Some(attempt) => attempt,
@@ -223,7 +237,7 @@ fn observe_waits(context: &Context, in_hand: &InHand, waited_seconds: f64) {
     }
 }
 
-fn millis(duration: std::time::Duration) -> f64 {
+fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

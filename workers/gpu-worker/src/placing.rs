@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use protocol::{Claim, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Kind, Needs, Task, TaskError, TaskId, Unplaceable};
+use protocol::{Claim, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Needs, Task, TaskError, Unplaceable};
 use task_queue::{Outgoing, Queue};
 use tokio::time::Instant;
 
 use crate::{
     context::Context,
     credits::Waits,
+    ending::Identity,
     intake::InHand,
     memory,
     onward::{self, Sent},
@@ -37,13 +38,13 @@ pub(crate) enum Placed {
     GiveBack,
 }
 
-/// A claim of this GPU's slot for an attempt that is to have it whatever the task needs: it began once.
-pub(crate) fn request_here(context: &Context, (task_id, kind, attempt): (&TaskId, &Kind, u32), in_hand: &InHand) -> ClaimRequest {
-    ClaimRequest {
+/// A claim of this GPU's slot for an attempt that is to have it whatever the task needs: it began once. `None` without a kind, which nothing that began is.
+pub(crate) fn request_here(context: &Context, identity: &Identity, in_hand: &InHand) -> Option<ClaimRequest> {
+    Some(ClaimRequest {
         pool: context.options.pool.clone(),
-        task_id: task_id.clone(),
-        kind: kind.clone(),
-        attempt,
+        task_id: identity.task_id.clone(),
+        kind: identity.kind.clone()?,
+        attempt: identity.attempt,
         needs: Needs::default(),
         specific_gpu_id: None,
         strategy: None,
@@ -51,7 +52,7 @@ pub(crate) fn request_here(context: &Context, (task_id, kind, attempt): (&TaskId
         incarnation: context.incarnation.clone(),
         delivery: in_hand.id,
         mode: ClaimMode::Here,
-    }
+    })
 }
 
 /// Places one task.
@@ -133,6 +134,11 @@ struct Placing<'a> {
 impl Placing<'_> {
     async fn step(&mut self, answer: ClaimAnswer) -> Result<Step, Abandoned> {
         match answer {
+            // The table has fallen back to what it was before: this worker has the task already.
+            ClaimAnswer::Own(claim) if self.context.held.by_another(&claim.task_id, self.in_hand.id) => {
+                self.release(&claim).await;
+                self.park(self.context.options.lease).await
+            }
             ClaimAnswer::Own(claim) if !self.context.health.takes_tasks() => {
                 self.release(&claim).await;
                 self.back_to_pool().await
@@ -290,8 +296,8 @@ impl Placing<'_> {
         let reason = match &why {
             Unplaceable::NothingFits { wanted } => format!("no living GPU fits: {wanted}"),
             Unplaceable::GpuAway { gpu_id } => format!("GPU {gpu_id} is away or takes no tasks"),
-            Unplaceable::GpuUnknown { gpu_id } if self.may_be_away(gpu_id).await? => format!("GPU {gpu_id} is away"),
-            Unplaceable::GpuUnknown { gpu_id } => return Ok(Step::Done(Placed::Ends(Some(unknown_gpu(gpu_id))))),
+            Unplaceable::GpuUnknown { gpu_id } if self.was_announced(gpu_id).await? => format!("GPU {gpu_id} is away"),
+            Unplaceable::GpuUnknown { gpu_id } => return self.unknown(gpu_id).await,
         };
         tracing::info!(task_id = %self.task.id, kind = %self.task.kind, reason, "unplaceable");
         if let Err(error) = self.context.store.waits_for(&self.task.id, &self.task.kind, &reason).await {
@@ -300,15 +306,24 @@ impl Placing<'_> {
         self.send_away(Queue::Unplaceable, "unplaceable").await
     }
 
-    /// The table may have been emptied; the store remembers every GPU that ever announced itself. Where both were emptied, living GPUs are known again within a lease.
-    async fn may_be_away(&self, gpu_id: &GpuId) -> Result<bool, Abandoned> {
+    /// Fails the task, once the table is steady: where it was emptied and the store with it, living GPUs are known again within a lease.
+    async fn unknown(&mut self, gpu_id: &GpuId) -> Result<Step, Abandoned> {
         let (context, pool) = (self.context, &self.context.options.pool);
-        let announced = persist(&context.environment, &context.stop.now, || context.store.announced()).await?;
-        if announced.is_ok_and(|all| all.iter().any(|known| known.gpu_id == *gpu_id)) {
-            return Ok(true);
-        }
         let steady = persist(&context.environment, &context.stop.now, || context.table.steady(pool)).await?;
-        Ok(steady.is_ok_and(|steady| steady < context.options.lease))
+        let missing = context.options.lease.saturating_sub(steady.unwrap_or(context.options.lease));
+        if missing.is_zero() {
+            return Ok(Step::Done(Placed::Ends(Some(unknown_gpu(gpu_id)))));
+        }
+        self.permit = None;
+        pause_or_abandon(&context.stop.now, missing).await?;
+        Ok(Step::Again(None))
+    }
+
+    /// The table may have been emptied; the store remembers every GPU that ever announced itself.
+    async fn was_announced(&self, gpu_id: &GpuId) -> Result<bool, Abandoned> {
+        let context = self.context;
+        let announced = persist(&context.environment, &context.stop.now, || context.store.announced()).await?;
+        Ok(announced.is_ok_and(|all| all.iter().any(|known| known.gpu_id == *gpu_id)))
     }
 
     async fn send_away(&mut self, queue: Queue, reason: &str) -> Result<Step, Abandoned> {

@@ -52,10 +52,13 @@ impl Seen {
     async fn look_around(&mut self, context: &Context) -> Result<(), Abandoned> {
         let pool = &context.options.pool;
         let (Ok(announced), Ok(rows)) = tokio::join!(context.store.announced(), context.table.rows(pool)) else { return Ok(()) };
-        let announced: Vec<KnownGpu> = announced.into_iter().filter(|gpu| gpu.pool == *pool).collect();
+        let (announced, moved): (Vec<KnownGpu>, Vec<KnownGpu>) = announced.into_iter().partition(|gpu| gpu.pool == *pool);
         let alive: BTreeSet<GpuId> = rows.into_iter().map(|view| view.row.gpu.gpu_id).collect();
         self.gpus.extend(announced.iter().map(|gpu| gpu.gpu_id.clone()).chain(alive.iter().cloned()));
-        self.missing.retain(|gpu_id, _| !alive.contains(gpu_id));
+        // A GPU that serves another pool by now is that pool's to look after.
+        self.gpus.retain(|gpu_id| !moved.iter().any(|gpu| gpu.gpu_id == *gpu_id));
+        let gpus = &self.gpus;
+        self.missing.retain(|gpu_id, _| gpus.contains(gpu_id) && !alive.contains(gpu_id));
         let gone: Vec<GpuId> = self.gpus.difference(&alive).cloned().collect();
         for gpu_id in gone {
             let since = *self.missing.entry(gpu_id.clone()).or_insert_with(Instant::now);

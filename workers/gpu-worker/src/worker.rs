@@ -85,6 +85,7 @@ impl GpuWorker {
             Ok(None) => {}
             Err(source) => {
                 context.stop.now.cancel();
+                context.last_beat.cancel();
                 return Err(WorkerError::Topology { gpu_id: context.gpu_id.clone(), source });
             }
         }
@@ -235,6 +236,8 @@ async fn leave(context: &Arc<Context>) {
     context.stop.now.cancel();
     // What is left of the lives ends now, so that nothing writes after the row is gone.
     let _ = tokio::time::timeout(context.options.lease.max(LAST_WORDS), context.lives.wait()).await;
+    context.last_beat.cancel();
+    let _ = tokio::time::timeout(context.options.lease, context.silent.cancelled()).await;
     let leaving = context.table.leave(&context.options.pool, &context.gpu_id, &context.incarnation);
     match tokio::time::timeout(context.options.lease, leaving).await {
         Ok(Ok(())) => tracing::info!(gpu_id = %context.gpu_id, "left"),

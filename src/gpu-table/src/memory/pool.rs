@@ -124,7 +124,7 @@ impl Pool {
     }
 
     fn is_gap(&self, beats: Beats) -> bool {
-        self.now_ms() > beats.last_ms + self.leases.held.as_millis() as u64
+        self.now_ms() > beats.last_ms + self.leases.held.as_millis() as u64 || self.now_ms() < beats.last_ms
     }
 
     pub(super) fn steady(&self) -> Duration {

@@ -11,10 +11,10 @@ local models_end = 14 + ARGV[13]
 local settings_end = models_end + ARGV[14]
 local held_until = now_ms + ARGV[1]
 
--- A gap of a lease, or an emptied table: rows may be missing whose workers live.
+-- A gap of a lease, a clock that went back, or an emptied table: rows may be missing whose workers live.
 local function note_beat()
   local last = tonumber(call('HGET', POOL, 'beat') or -math.huge)
-  if now_ms > last + ARGV[1] then call('HSET', POOL, 'steady', now_ms) end
+  if now_ms > last + ARGV[1] or now_ms < last then call('HSET', POOL, 'steady', now_ms) end
   call('HSET', POOL, 'beat', now_ms)
 end
 
