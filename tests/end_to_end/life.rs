@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use producer::Pending;
 use protocol::{BodyHash, Envelope, Outcome, TaskId, TaskState};
 use serde_json::json;
 use task_queue::{Outgoing, Queue, Target};
@@ -204,17 +205,23 @@ async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(on: fn(Fleet
     assert!(matches!(look, task_store::Look::Ended(_)), "{look:?}");
 }
 
-async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(on: fn(FleetPlan) -> FleetPlan) {
-    let plan = Fleet::of(1).configured(|configuration| configuration.worker.lease_ms = 1_000);
-    let mut fleet = on(plan).start().await;
+/// A task that runs, in time, and goes on running.
+async fn begins_before(fleet: &Fleet, expiration: Duration) -> Pending {
     let mut begun = simulate(600_000, "never");
-    begun.expiration = Some(Duration::from_millis(1_500));
+    begun.expiration = Some(expiration);
     let pending = fleet.producer.pending(begun, tests::tasks::PATIENCE).await.unwrap();
     until("it runs", async || {
         let status = fleet.producer.status(pending.task_id()).await.unwrap();
         status.is_some_and(|status| status.state == TaskState::Running)
     })
     .await;
+    pending
+}
+
+async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(on: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(1).configured(|configuration| configuration.worker.lease_ms = 1_000);
+    let mut fleet = on(plan).start().await;
+    let pending = begins_before(&fleet, Duration::from_millis(1_500)).await;
     let gpu_id = fleet.gpus().remove(0);
     fleet.kill(&gpu_id).await;
     until("it expired in its queue", async || {
@@ -229,14 +236,7 @@ async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(on: f
 async fn a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_again(on: fn(FleetPlan) -> FleetPlan) {
     let plan = Fleet::of(1).slots(1).configured(|configuration| configuration.worker.lease_ms = 6_000);
     let mut fleet = on(plan).start().await;
-    let mut begun = simulate(600_000, "never");
-    begun.expiration = Some(Duration::from_millis(2_000));
-    let pending = fleet.producer.pending(begun, tests::tasks::PATIENCE).await.unwrap();
-    until("it runs", async || {
-        let status = fleet.producer.status(pending.task_id()).await.unwrap();
-        status.is_some_and(|status| status.state == TaskState::Running)
-    })
-    .await;
+    let pending = begins_before(&fleet, Duration::from_millis(2_000)).await;
     let first = fleet.gpus().remove(0);
     fleet.add_gpu().await;
     fleet.eligible(2).await;

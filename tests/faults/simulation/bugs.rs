@@ -25,16 +25,19 @@ pub enum Bug {
     RenewalResurrects,
     /// A task whose outcome is recorded begins again.
     BeginsAfterTheEnd,
+    /// A row that is missing from the table is its worker's death, though the table was lost just now.
+    TrustsAnyTable,
 }
 
 impl Bug {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::AckBeforeRecord,
         Self::AckBeforeConfirm,
         Self::ReplyBeforeRecord,
         Self::NoTokenCheck,
         Self::RenewalResurrects,
         Self::BeginsAfterTheEnd,
+        Self::TrustsAnyTable,
     ];
 
     /// How long what should be safe first is not.

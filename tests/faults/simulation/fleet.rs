@@ -96,14 +96,18 @@ impl SimulatedFleet {
         configuration.worker.offer_ms = configuration.worker.lease_ms / 2;
         configuration.worker.drain_grace_ms = 700;
         configuration.worker.unacked_ms = if scenario.seed.is_multiple_of(2) { 800 } else { 600_000 };
-        configuration.worker.crashes_max = if scenario.class == Class::Poison { 3 } else { 1_000_000 };
+        configuration.worker.crashes_max = match scenario.class {
+            Class::Poison => 3,
+            Class::TableLost => 1,
+            Class::Calm | Class::Faults | Class::StoreEmptied => 1_000_000,
+        };
         configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu = scenario.slots;
         configuration.gpu.multi_gpu.default_strategy = scenario.strategy;
         let worker = &configuration.worker;
         let leases = Leases { held: Duration::from_millis(worker.lease_ms), offered: Duration::from_millis(worker.offer_ms) };
         let broker = MemoryBroker::new(QueueOptions::from(&configuration.amqp));
         let client: Arc<dyn TaskQueue> = Arc::new(broker.connect());
-        let world = World::new(scenario.slots);
+        let world = World::new(scenario.slots, scenario.class == Class::TableLost);
         let (died, deaths) = unbounded_channel();
         let mut fleet = Self {
             table: Arc::new(MemoryTable::new(Arc::clone(&environment.clock), leases)),

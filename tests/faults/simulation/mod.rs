@@ -114,7 +114,7 @@ fn whatever_fails_every_task_has_one_outcome_and_no_slot_is_lost() {
             assert!(sites.contains(&(step, when)), "no process died {when} {step:?}: the seeds do not cover it");
         }
     }
-    assert_eq!(classes.len(), 4, "{classes:?}");
+    assert_eq!(classes.len(), 5, "{classes:?}");
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub enum Class {
     Poison,
     /// As `Faults`, and the store is emptied once: the weaker promise.
     StoreEmptied,
+    /// The table is lost again and again, and nothing dies: no worker may be taken for dead.
+    TableLost,
 }
 
 /// One task.
@@ -114,6 +116,7 @@ impl Scenario {
             0..=1 => Class::Calm,
             2..=3 => Class::Poison,
             4..=6 => Class::StoreEmptied,
+            7..=8 => Class::TableLost,
             _ => Class::Faults,
         };
         let strategies = [Strategy::RoundRobin, Strategy::LeastLoaded, Strategy::TaskSpecific];
@@ -134,6 +137,9 @@ impl Scenario {
         }
         if matches!(class, Class::Faults | Class::StoreEmptied) {
             scenario.add_faults(&mut random);
+        }
+        if class == Class::TableLost {
+            scenario.add_losses(&mut random);
         }
         scenario.events.sort_by_key(|(at_ms, _)| *at_ms);
         scenario
@@ -167,6 +173,22 @@ impl Scenario {
                 self.events.push(((at_ms + random.random_range(0..4_000)).saturating_sub(500), Event::Cancel(number)));
             }
             self.tasks.push(task);
+        }
+    }
+
+    /// Losses of the table, and of channels, so that tasks that run are delivered to others.
+    fn add_losses(&mut self, random: &mut ChaCha8Rng) {
+        for _ in 0..random.random_range(2..12) {
+            let at_ms = random.random_range(CALM_UNTIL_MS..TROUBLE_UNTIL_MS / 2);
+            let event = match random.random_range(0..6) {
+                0..=2 => Event::ClearTable,
+                3 => {
+                    self.events.push((at_ms + random.random_range(1..2_000), Event::FailTableOver));
+                    Event::CopyTable
+                }
+                _ => Event::LoseChannels(random.random_range(0..self.gpus)),
+            };
+            self.events.push((at_ms, event));
         }
     }
 

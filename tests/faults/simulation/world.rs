@@ -23,6 +23,7 @@ pub const KIND: &str = "work";
 pub struct World {
     started: Instant,
     slots: u32,
+    nobody_dies: bool,
     state: Mutex<State>,
 }
 
@@ -40,8 +41,9 @@ struct State {
 }
 
 impl World {
-    pub fn new(slots: u32) -> Arc<Self> {
-        Arc::new(Self { started: Instant::now(), slots, state: Mutex::default() })
+    /// With this many slots a GPU; `nobody_dies`: no process ends, hangs or is cut off.
+    pub fn new(slots: u32, nobody_dies: bool) -> Arc<Self> {
+        Arc::new(Self { started: Instant::now(), slots, nobody_dies, state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -69,6 +71,14 @@ impl World {
         let mut state = self.lock();
         let highest = state.highest_begun.entry(task_id.clone()).or_insert(token);
         *highest = token.max(*highest);
+    }
+
+    /// A worker says that another one is gone, in the middle of a task.
+    pub fn convicted(&self, task_id: &TaskId) {
+        self.note(format!("the holder of {task_id} counts as crashed"));
+        if self.nobody_dies {
+            self.violated(format!("{task_id}: a worker that lives counts as crashed"));
+        }
     }
 
     pub fn recorded(&self, request: &RecordRequest) {
