@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use producer::Pending;
+use producer::{NewTask, Pending};
 use protocol::{BodyHash, Envelope, Outcome, TaskId, TaskState};
 use serde_json::json;
 use task_queue::{Outgoing, Queue, Target};
 use tests::{
     fleet::{Fleet, FleetPlan},
-    tasks::{echo, replies, reply, result, simulate, task},
+    tasks::{echo, on, replies, reply, result, simulate, task},
     until::until,
 };
 
@@ -27,11 +27,12 @@ crate::on_both!(
     a_task_that_began_on_a_killed_worker_and_then_expired_is_answered,
     a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_again,
     a_total_deadline_ends_a_running_task,
+    what_expired_after_a_crash_is_answered_though_every_slot_is_always_busy,
     a_malformed_message_under_a_used_id_leaves_the_first_task_alone,
 );
 
-async fn every_task_gets_its_own_reply(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(4)).start().await;
+async fn every_task_gets_its_own_reply(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(4)).start().await;
     let tasks = (0..300).map(|n| echo(json!({ "n": n }))).collect();
     let replies = replies(&fleet.producer, tasks, 64).await;
     for (n, reply) in replies.iter().enumerate() {
@@ -41,8 +42,8 @@ async fn every_task_gets_its_own_reply(on: fn(FleetPlan) -> FleetPlan) {
     assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), 300.0);
 }
 
-async fn a_second_copy_of_a_task_gets_the_same_reply_and_runs_nothing(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(2)).start().await;
+async fn a_second_copy_of_a_task_gets_the_same_reply_and_runs_nothing(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(2)).start().await;
     let mut task = simulate(5, "once");
     task.task_id = Some(TaskId::new("the-same").unwrap());
     let first = reply(&fleet.producer, task.clone()).await;
@@ -51,8 +52,8 @@ async fn a_second_copy_of_a_task_gets_the_same_reply_and_runs_nothing(on: fn(Fle
     assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), 1.0);
 }
 
-async fn a_second_publish_while_the_first_runs_is_answered_too(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(2).configured(|configuration| configuration.worker.lease_ms = 900)).start().await;
+async fn a_second_publish_while_the_first_runs_is_answered_too(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(2).configured(|configuration| configuration.worker.lease_ms = 900)).start().await;
     let queue = &fleet.ports.queue;
     let reply_queue = Queue::Reply("asked-twice".to_owned());
     queue.declare(&reply_queue).await.unwrap();
@@ -74,10 +75,10 @@ async fn a_second_publish_while_the_first_runs_is_answered_too(on: fn(FleetPlan)
     assert_eq!(fleet.counted("gpufleet_run_seconds_count", "simulate"), 1.0);
 }
 
-async fn a_reused_id_is_refused_and_the_first_task_keeps_its_record(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1)).start().await;
+async fn a_reused_id_is_refused_and_the_first_task_keeps_its_record(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1)).start().await;
     let task_id = TaskId::new("used-twice").unwrap();
-    let with_id = |mut task: producer::NewTask| {
+    let with_id = |mut task: NewTask| {
         task.task_id = Some(task_id.clone());
         task
     };
@@ -89,8 +90,8 @@ async fn a_reused_id_is_refused_and_the_first_task_keeps_its_record(on: fn(Fleet
     assert_eq!(status.reply.unwrap().result, json!("first"));
 }
 
-async fn what_is_no_task_is_answered_and_kept_among_the_dead_letters(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1)).start().await;
+async fn what_is_no_task_is_answered_and_kept_among_the_dead_letters(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1)).start().await;
     let reply_queue = Queue::Reply("asked-wrongly".to_owned());
     let queue = &fleet.ports.queue;
     queue.declare(&reply_queue).await.unwrap();
@@ -117,8 +118,8 @@ async fn what_is_no_task_is_answered_and_kept_among_the_dead_letters(on: fn(Flee
     assert!(dead.envelope.headers.reason.unwrap().contains("prioritee"));
 }
 
-async fn an_executors_failure_is_the_tasks_outcome(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1)).start().await;
+async fn an_executors_failure_is_the_tasks_outcome(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1)).start().await;
     let failing = task("simulate", json!({"fail": {"code": "broken", "message": "as asked", "retry": false}}));
     let reply = reply(&fleet.producer, failing).await;
     let error = reply.error.unwrap();
@@ -126,8 +127,8 @@ async fn an_executors_failure_is_the_tasks_outcome(on: fn(FleetPlan) -> FleetPla
     assert!(reply.gpu_id.is_some() && reply.token.is_some());
 }
 
-async fn a_task_that_runs_too_long_fails_at_its_attempt_limit(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1)).start().await;
+async fn a_task_that_runs_too_long_fails_at_its_attempt_limit(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1)).start().await;
     let mut long = simulate(60_000, "too late");
     long.body.limits.attempt_timeout_ms = Some(50);
     let reply = reply(&fleet.producer, long).await;
@@ -135,8 +136,8 @@ async fn a_task_that_runs_too_long_fails_at_its_attempt_limit(on: fn(FleetPlan) 
     fleet.idle().await;
 }
 
-async fn a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1).slots(1)).start().await;
+async fn a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1).slots(1)).start().await;
     let busy = tokio::spawn({
         let producer = fleet.producer.clone();
         async move { reply(&producer, simulate(1_500, "busy")).await }
@@ -152,8 +153,8 @@ async fn a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs(on: fn
     assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 0.0);
 }
 
-async fn a_reply_that_nobody_takes_is_parked_and_counted(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1)).start().await;
+async fn a_reply_that_nobody_takes_is_parked_and_counted(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1)).start().await;
     let queue = &fleet.ports.queue;
     let envelope = Envelope {
         message_id: Some("forsaken".to_owned()),
@@ -173,8 +174,8 @@ async fn a_reply_that_nobody_takes_is_parked_and_counted(on: fn(FleetPlan) -> Fl
     assert_eq!(fleet.counted("gpufleet_replies_returned_total", ""), 1.0);
 }
 
-async fn a_full_queue_refuses_the_publish_and_nothing_that_was_taken_is_lost(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1).slots(1).configured(|configuration| configuration.amqp.queue_length_max = Some(5))).start().await;
+async fn a_full_queue_refuses_the_publish_and_nothing_that_was_taken_is_lost(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1).slots(1).configured(|configuration| configuration.amqp.queue_length_max = Some(5))).start().await;
     let (mut taken, mut refused) = (Vec::new(), 0);
     for n in 0..30 {
         match fleet.producer.submit(simulate(200, n)).await {
@@ -195,8 +196,8 @@ async fn a_full_queue_refuses_the_publish_and_nothing_that_was_taken_is_lost(on:
     assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), taken.len() as f64);
 }
 
-async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1)).start().await;
+async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1)).start().await;
     let submitted = fleet.producer.submit(echo("kept")).await.unwrap();
     let status = async || fleet.producer.status(&submitted.task_id).await.unwrap().unwrap();
     until("the task ended", async || status().await.state.ended()).await;
@@ -206,9 +207,8 @@ async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(on: fn(Fleet
 }
 
 /// A task that runs, in time, and goes on running.
-async fn begins_before(fleet: &Fleet, expiration: Duration) -> Pending {
-    let mut begun = simulate(600_000, "never");
-    begun.expiration = Some(expiration);
+async fn begins_before(fleet: &Fleet, task: NewTask, expiration: Duration) -> Pending {
+    let begun = NewTask { expiration: Some(expiration), ..task };
     let pending = fleet.producer.pending(begun, tests::tasks::PATIENCE).await.unwrap();
     until("it runs", async || {
         let status = fleet.producer.status(pending.task_id()).await.unwrap();
@@ -218,10 +218,10 @@ async fn begins_before(fleet: &Fleet, expiration: Duration) -> Pending {
     pending
 }
 
-async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(on: fn(FleetPlan) -> FleetPlan) {
+async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(here: fn(FleetPlan) -> FleetPlan) {
     let plan = Fleet::of(1).configured(|configuration| configuration.worker.lease_ms = 1_000);
-    let mut fleet = on(plan).start().await;
-    let pending = begins_before(&fleet, Duration::from_millis(1_500)).await;
+    let mut fleet = here(plan).start().await;
+    let pending = begins_before(&fleet, simulate(600_000, "never"), Duration::from_millis(1_500)).await;
     let gpu_id = fleet.gpus().remove(0);
     fleet.kill(&gpu_id).await;
     until("it expired in its queue", async || {
@@ -233,10 +233,10 @@ async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(on: f
     assert_eq!(reply.outcome, Outcome::Expired, "{reply:?}");
 }
 
-async fn a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_again(on: fn(FleetPlan) -> FleetPlan) {
+async fn a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_again(here: fn(FleetPlan) -> FleetPlan) {
     let plan = Fleet::of(1).slots(1).configured(|configuration| configuration.worker.lease_ms = 6_000);
-    let mut fleet = on(plan).start().await;
-    let pending = begins_before(&fleet, Duration::from_millis(2_000)).await;
+    let mut fleet = here(plan).start().await;
+    let pending = begins_before(&fleet, simulate(600_000, "never"), Duration::from_millis(2_000)).await;
     let first = fleet.gpus().remove(0);
     fleet.add_gpu().await;
     fleet.eligible(2).await;
@@ -248,8 +248,24 @@ async fn a_task_that_expired_while_its_killed_holders_claim_lives_does_not_run_a
     fleet.idle().await;
 }
 
-async fn a_total_deadline_ends_a_running_task(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1)).start().await;
+async fn what_expired_after_a_crash_is_answered_though_every_slot_is_always_busy(here: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(2).slots(1).configured(|configuration| configuration.worker.lease_ms = 1_000);
+    let mut fleet = here(plan).start().await;
+    // Urgent: behind others it would expire only once it comes to the head of its queue.
+    let urgent = NewTask { priority: 9, ..on(fleet.gpus()[0].as_str(), simulate(600_000, "never")) };
+    let pending = begins_before(&fleet, urgent, Duration::from_millis(1_500)).await;
+    let producer = fleet.producer.clone();
+    let backlog = tokio::spawn(async move { replies(&producer, (0..300).map(|n| simulate(50, n)).collect(), 300).await });
+    let first = fleet.gpus().remove(0);
+    fleet.kill(&first).await;
+    assert_eq!(pending.await.unwrap().outcome, Outcome::Expired);
+    assert!(!backlog.is_finished(), "it did not wait for a free slot");
+    backlog.await.unwrap().iter().for_each(|reply| _ = result(reply));
+    fleet.idle().await;
+}
+
+async fn a_total_deadline_ends_a_running_task(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1)).start().await;
     let mut long = simulate(600_000, "never");
     long.body.limits.total_deadline_ms = Some(6_000);
     let ended = reply(&fleet.producer, long).await;
@@ -259,8 +275,8 @@ async fn a_total_deadline_ends_a_running_task(on: fn(FleetPlan) -> FleetPlan) {
     fleet.idle().await;
 }
 
-async fn a_malformed_message_under_a_used_id_leaves_the_first_task_alone(on: fn(FleetPlan) -> FleetPlan) {
-    let fleet = on(Fleet::of(1)).start().await;
+async fn a_malformed_message_under_a_used_id_leaves_the_first_task_alone(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1)).start().await;
     let mut first = echo("first");
     first.task_id = Some(TaskId::new("taken").unwrap());
     result(&reply(&fleet.producer, first).await);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gpu_table::TableError;
 use protocol::{
-    BodyHash, Choice, ClaimAnswer, Envelope, Kind, Outcome, Refusal, Reply, Task, TaskError, TaskId, Token,
+    BodyHash, Choice, ClaimAnswer, ClaimRequest, Envelope, Kind, Outcome, Refusal, Reply, Task, TaskError, TaskId, Token,
     envelope::{Headers, PRIORITY_MAX},
     reply::Timings,
 };
@@ -242,12 +242,31 @@ pub(crate) fn began_in_time(context: &Context) -> u64 {
 /// An attempt of a task that is to end without a run began once, and its holder may live or be gone. A claim tells: a living holder's stands against it;
 /// otherwise its token lets the store take the outcome.
 async fn fence(context: &Context, in_hand: &InHand, identity: &Identity) -> Option<Slot> {
-    let permit = context.slots.take()?;
     // Its holder may live, and have yet to tell a table that was lost.
     let steady = context.table.steady(&context.options.pool).await.ok()?;
     let request = placing::request_here(context, identity, in_hand).filter(|_| steady >= context.options.lease)?;
+    let Some(permit) = context.slots.take() else { return next_slot(context, request).await };
     match context.table.claim(&request).await {
         Ok(ClaimAnswer::Own(claim)) => Some(Slot { claim, permit: Some(permit) }),
+        _ => None,
+    }
+}
+
+/// Every slot is busy, and may be for ever: the next attempt that ends hands its slot over for a moment.
+async fn next_slot(context: &Context, request: ClaimRequest) -> Option<Slot> {
+    let mut line = context.slots.wait_for_claim(PRIORITY_MAX, request);
+    let handed = tokio::select! {
+        biased;
+        handed = line.handed() => handed,
+        () = context.stop.now.cancelled() => None,
+        () = tokio::time::sleep(context.options.lease) => None,
+    };
+    let handed = match handed {
+        Some(handed) => Some(handed),
+        None => line.leave().await,
+    };
+    match handed {
+        Some(Handed::Slot(permit, Some(ClaimAnswer::Own(claim)))) => Some(Slot { claim, permit: Some(permit) }),
         _ => None,
     }
 }
