@@ -215,12 +215,14 @@ async fn watch_consumers(context: Arc<Context>, mut pool: watch::Receiver<PoolCo
         }
         let changed = tokio::select! {
             biased;
-            () = context.stop.now.cancelled() => return,
-            changed = pool.changed() => changed,
-            changed = own.changed() => changed,
+            () = context.stop.now.cancelled() => None,
+            changed = pool.changed() => changed.ok(),
+            changed = own.changed() => changed.ok(),
         };
-        if changed.is_err() {
+        if changed.is_none() {
+            // The row stays until everything is let go of: nobody is to choose it meanwhile.
             context.consuming.send_replace(false);
+            context.nudge.notify_one();
             return;
         }
     }
