@@ -96,6 +96,21 @@ async fn a_flood_of_dead_claims_and_rows_is_swept_in_bounded_steps() {
     assert!(matches!(world.claim(&ask("t299", "elsewhere")).await, ClaimAnswer::Held { .. }));
 }
 
+#[tokio::test]
+async fn a_server_that_evicted_some_of_the_keys_leaves_no_slot_held() {
+    let (redis, prefix) = (PrivateRedis::shared().await, PrivateRedis::fresh_prefix());
+    let table = RedisTable::connect(&redis.url(), &prefix, LEASES, Duration::from_secs(30)).expect("a valid URL");
+    table.heartbeat(&heartbeat(row("a"), &[])).await.expect("a heartbeat");
+    for task in ["t", "u"] {
+        assert!(is_own(&table.claim(&ask(task, "a")).await.expect("an answer")));
+    }
+    for key in ["row*", "claims", "deadlines"] {
+        redis.delete(&format!("{prefix}:{{default}}:{key}")).await;
+    }
+    table.heartbeat(&heartbeat(row("a"), &[])).await.expect("a heartbeat");
+    assert_eq!(table.rows(&super::world::pool()).await.expect("rows")[0].held, 0);
+}
+
 /// More than one call sweeps.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_claim_that_is_replaced_gives_its_slot_back() {

@@ -41,7 +41,7 @@ async fn every_key_of_a_task_expires_by_itself() {
     store.published(&task(), "here").await.expect("an answer");
 
     let mut server = PrivateRedis::shared().await.connection().await;
-    let keys: Vec<String> = server.keys(format!("{prefix}:*")).await.expect("an answer");
+    let keys: Vec<String> = server.keys(format!("{prefix}:{{task:*")).await.expect("an answer");
     let mut seconds = BTreeMap::new();
     for key in keys {
         let left: i64 = server.ttl(&key).await.expect("an answer");

@@ -39,7 +39,11 @@ end
 -- Its predecessor under another incarnation, or one that died unswept, ends first. Else: the number of its last claim.
 local function clear_way(models)
   local old = read_row(id)
-  if not old then return 0 end
+  if not old then
+    -- A server that evicts keys one by one may have taken the row and left this: its slots would be held for ever.
+    call('DEL', TASKS .. id)
+    return 0
+  end
   if not old.alive or call('HGET', ROW .. id, 'incarnation') ~= ARGV[4] then
     remove_row(old)
     return 0
