@@ -107,17 +107,26 @@ async fn look_into(
 /// What became of the holder of an attempt without an end. Its claim is gone: otherwise this worker would not hold one.
 enum Former {
     Lives,
-    Gone,
+    /// Another worker has taken its place on its GPU, which has only one.
+    Replaced,
+    /// The table is steady, and has no row of it.
+    Missing,
     /// Not known before this has passed.
     NotSure(Duration),
 }
 
 async fn is_gone(context: &Context, task: &Task, holder: &Holder) -> Result<bool, Abandoned> {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut was_missing) = (Backoff::default(), false);
     loop {
         let pause = match look_for(context, holder).await {
             Ok(Former::Lives) => return Ok(false),
-            Ok(Former::Gone) => break,
+            Ok(Former::Replaced) => break,
+            Ok(Former::Missing) if was_missing => break,
+            // A table that fell back a little has old rows, which lapse before their workers' next heartbeat: that comes within a third of a lease.
+            Ok(Former::Missing) => {
+                was_missing = true;
+                context.options.lease / 2
+            }
             Ok(Former::NotSure(pause)) => pause,
             Err(error) => {
                 tracing::debug!(task_id = %task.id, %error, "not known whether its last holder lives");
@@ -138,12 +147,11 @@ async fn look_for(context: &Context, holder: &Holder) -> Result<Former, TableErr
     if rows.iter().any(|view| view.row.incarnation == holder.incarnation) {
         return Ok(Former::Lives);
     }
-    // A GPU has one worker: this one has taken that one's place.
     if holder.gpu_id == context.gpu_id || rows.iter().any(|view| view.row.gpu.gpu_id == holder.gpu_id) {
-        return Ok(Former::Gone);
+        return Ok(Former::Replaced);
     }
     let steady = context.table.steady(pool).await?;
-    Ok(if steady >= lease { Former::Gone } else { Former::NotSure(lease - steady) })
+    Ok(if steady >= lease { Former::Missing } else { Former::NotSure(lease - steady) })
 }
 
 /// The holder of an attempt without an end lives, and has no claim: the table may have lost it, and this worker was faster than the holder's next heartbeat. Gives the task
