@@ -141,6 +141,7 @@ impl Placing<'_> {
             }
             ClaimAnswer::Own(claim) if !self.context.health.takes_tasks() => {
                 self.release(&claim).await;
+                self.tell_the_table().await?;
                 self.back_to_pool().await
             }
             ClaimAnswer::Own(claim) => self.here(claim).await.map(Step::Done),
@@ -429,6 +430,14 @@ impl Placing<'_> {
     /// The table says that nothing fits although this GPU would: it has lost this worker's row (or has not got it yet).
     fn row_is_missing(&self) -> bool {
         !self.asked_for_beat && self.fits_here()
+    }
+
+    /// The table does not know yet that this GPU takes no tasks: until it does, the task would come straight back.
+    async fn tell_the_table(&mut self) -> Result<(), Abandoned> {
+        self.permit = None;
+        let seen = self.context.beats.now();
+        self.context.nudge.notify_one();
+        tokio::time::timeout(self.context.options.lease, beats_above(self.context, seen)).await.unwrap_or(Ok(()))
     }
 
     async fn beat_and_ask_again(&mut self) -> Result<Step, Abandoned> {
