@@ -23,6 +23,7 @@ crate::on_both!(
     two_poisons_on_one_gpu_are_both_found,
     a_drain_is_no_crash,
     the_dead_letter_of_a_poison_tells_what_became_of_every_attempt,
+    a_crashed_task_runs_elsewhere_though_no_delivery_may_be_in_hand_for_long,
 );
 
 /// Runs `poison` and `bystander`: both say where they begin; the poison never ends, and neither does a bystander until the poison is gone.
@@ -180,4 +181,19 @@ async fn the_dead_letter_of_a_poison_tells_what_became_of_every_attempt(on: fn(F
     assert!(lines.len() == 4 && lines[1..].iter().all(|line| line.starts_with("attempt 2 on gpu-0")), "{history}");
     assert!(lines[1].contains(" crashed, found at ") && lines[3].contains("alone"), "{history}");
     dead.receipt.ack().await.unwrap();
+}
+
+async fn a_crashed_task_runs_elsewhere_though_no_delivery_may_be_in_hand_for_long(on: fn(FleetPlan) -> FleetPlan) {
+    let plan = Fleet::of(2).slots(1).configured(|configuration| {
+        configuration.worker.lease_ms = 1_500;
+        configuration.worker.offer_ms = 1_000;
+        configuration.worker.unacked_ms = 100;
+    });
+    let mut fleet = on(plan).start().await;
+    let pending = fleet.producer.pending(simulate(3_000, "kept"), PATIENCE).await.unwrap();
+    until("it runs", async || fleet.rows().await.iter().any(|view| view.held == 1)).await;
+    let holder = fleet.rows().await.into_iter().find(|view| view.held == 1).unwrap().row.gpu.gpu_id;
+    fleet.kill(&holder).await;
+    assert_eq!(result(&pending.await.unwrap()), "kept");
+    assert_eq!(fleet.counted("gpufleet_crashes_total", ""), 1.0);
 }

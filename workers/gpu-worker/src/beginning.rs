@@ -76,17 +76,21 @@ enum Found {
     Instead(Attempt),
 }
 
+/// How long a look at a holder may take at least, in leases: one given back before its end would begin anew with every delivery, for ever.
+const LOOK_LEASES: u32 = 4;
+
 /// A look at the holder may take leases: a worker that drains, or a delivery that is in hand for long, does not wait for that.
 async fn patiently(
     context: &Context,
     in_hand: &InHand,
     looking: impl Future<Output = Result<Found, Abandoned>>,
 ) -> Result<Found, Abandoned> {
+    let left = context.options.unacked.saturating_sub(in_hand.received.elapsed()).max(context.options.lease * LOOK_LEASES);
     tokio::select! {
         biased;
         found = looking => found,
         () = context.stop.gently.cancelled() => Ok(Found::Instead(Attempt::GivenBack)),
-        () = tokio::time::sleep(context.options.unacked.saturating_sub(in_hand.received.elapsed())) => Ok(Found::Instead(Attempt::GivenBack)),
+        () = tokio::time::sleep(left) => Ok(Found::Instead(Attempt::GivenBack)),
     }
 }
 
