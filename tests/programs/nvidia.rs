@@ -224,6 +224,18 @@ async fn a_killed_process_is_started_again_and_ends_with_its_supervisor() {
     until("the processes leave", async || host.servers.rows().await.is_empty()).await;
 }
 
+/// As real ones may, while a thread of the process still uses them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn libraries_that_crash_at_the_exit_crash_no_worker_that_was_told_to_end() {
+    let host = Host::with(1).await;
+    host.change(|machine| machine.dies_at_exit = true);
+    let worker = host.start(&["worker", "--gpu", "0"]);
+    host.servers.eligible(1).await;
+    adds(&host.servers.producer().await, &host.uuid(0)).await;
+    worker.signal("TERM");
+    assert_eq!(worker.exit_code().await, 0, "{}", worker.log());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kernel_that_poisons_the_context_is_found_alone_and_its_neighbours_succeed() {
     let host = Host::with(1).await;

@@ -9,6 +9,9 @@ use task_store::StoreError;
 
 use crate::output;
 
+/// The exit code of a process that can use its GPU no more.
+pub(crate) const GPU_LOST: u8 = 6;
+
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -29,16 +32,21 @@ pub(crate) enum Fault {
 impl Fault {
     /// Prints the error line and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
+        ExitCode::from(self.told())
+    }
+
+    /// As [`report`](Self::report), for a process that does not end by way of `main`.
+    pub(crate) fn told(&self) -> u8 {
         let (code, message) = match self {
             Self::Failed(message) => (1, message),
             Self::Usage(message) => (2, message),
             Self::Unavailable(message) => (3, message),
             Self::NotFound(message) => (4, message),
             Self::TimeLimit(message) => (5, message),
-            Self::GpuLost(message) => (6, message),
+            Self::GpuLost(message) => (GPU_LOST, message),
         };
         output::error_line(message);
-        ExitCode::from(code)
+        code
     }
 }
 

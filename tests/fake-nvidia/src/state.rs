@@ -25,6 +25,8 @@ pub struct FakeNvidia {
     pub cuda_driver_version: i32,
     /// The GPUs in NVML's order; default none.
     pub gpus: Vec<FakeGpu>,
+    /// While true, CUDA's exit handler takes a process down that exits in order; default false.
+    pub dies_at_exit: bool,
 }
 
 /// One GPU.
@@ -123,7 +125,7 @@ pub enum NvmlFault {
 
 impl Default for FakeNvidia {
     fn default() -> Self {
-        Self { driver_version: "550.54.15".to_owned(), cuda_driver_version: 12_040, gpus: Vec::new() }
+        Self { driver_version: "550.54.15".to_owned(), cuda_driver_version: 12_040, gpus: Vec::new(), dies_at_exit: false }
     }
 }
 

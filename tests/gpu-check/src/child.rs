@@ -1,10 +1,13 @@
 //! The processes that checks take down: this program, in a role.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use devices::{
     Consequence, Device,
-    nvidia::cuda::{Grid, Lane, Source},
+    nvidia::{
+        cuda::{Grid, Lane, Source},
+        leave,
+    },
 };
 
 use crate::{Fault, bench::Bench, report};
@@ -15,30 +18,31 @@ pub const HELD: usize = 2 << 30;
 const SEEN: Duration = Duration::from_millis(800);
 /// A kernel that writes where it has no memory.
 pub const FAULT: &str = "extern \"C\" __global__ void fault() { *(volatile unsigned long long *)64 = 1; }\n";
-/// A kernel that never ends.
-const SPIN: &str = "extern \"C\" __global__ void spin() { volatile int go = 1; while (go) { } }\n";
+/// A kernel that never ends. A compiler may drop a loop that does nothing; it cannot know what the clock says.
+const SPIN: &str = "extern \"C\" __global__ void spin() { while (clock64() != 0) { } }\n";
 /// What a child says first when it noticed that the GPU is lost to it.
 pub const NOTICED: &str = "noticed: ";
 
 /// Plays a role on the GPU.
-pub async fn play(role: &str, bench: &Bench) -> ExitCode {
+pub async fn play(role: &str, bench: &Bench) -> ! {
     let played = match role {
         "hold" => hold(bench).await,
         "fault" => lose(bench, FAULT, "fault").await,
         "spin" => lose(bench, SPIN, "spin").await,
         other => Err(format!("there is no role {other:?}").into()),
     };
+    // As a worker: the driver may wait for the kernel at the end of an orderly exit, and for ever.
     match played {
-        Ok(code) => code,
+        Ok(()) => leave(0),
         Err(fault) => {
             report::line(&format!("{role}: {fault}"));
-            ExitCode::FAILURE
+            leave(1)
         }
     }
 }
 
 /// Keeps memory until it is killed, or its supervisor is gone.
-async fn hold(bench: &Bench) -> Result<ExitCode, Fault> {
+async fn hold(bench: &Bench) -> Result<(), Fault> {
     let gpu = bench.open().await?;
     tokio::time::sleep(SEEN).await;
     let (release, released) = std::sync::mpsc::channel::<()>();
@@ -50,16 +54,16 @@ async fn hold(bench: &Bench) -> Result<ExitCode, Fault> {
         Ok(())
     });
     tokio::select! {
-        held = holding => held.map(|_| ExitCode::SUCCESS).map_err(Into::into),
+        held = holding => held.map(|_| ()).map_err(Into::into),
         () = gpu_worker::supervisor_gone() => {
             drop(release);
-            Ok(ExitCode::SUCCESS)
+            Ok(())
         }
     }
 }
 
 /// Launches a kernel that costs this process its GPU, and waits until the device says so.
-async fn lose(bench: &Bench, text: &str, name: &'static str) -> Result<ExitCode, Fault> {
+async fn lose(bench: &Bench, text: &str, name: &'static str) -> Result<(), Fault> {
     let gpu = bench.open().await?;
     let cuda = gpu.cuda().ok_or("no CUDA")?;
     let module = cuda.compile(&Source { name: format!("{name}.cu"), text: text.to_owned() }, gpu.description().compute_capability)?;
@@ -67,14 +71,12 @@ async fn lose(bench: &Bench, text: &str, name: &'static str) -> Result<ExitCode,
         let grid = Grid { blocks: (1, 1, 1), threads: (1, 1, 1), shared_bytes: 0 };
         lane.launch(&module.function(name)?, grid, &[])
     });
-    let _cancelled = tokio::time::timeout(Duration::from_secs(2), launching).await;
+    let launched = tokio::time::timeout(Duration::from_secs(2), launching).await;
+    if matches!(launched, Ok(Ok(_))) {
+        return Err(format!("the kernel {name} came to its end, as if nothing were wrong with it").into());
+    }
     let trouble = tokio::time::timeout(Duration::from_secs(60), gpu.trouble()).await?;
     let noticed = matches!(trouble.what, Consequence::Lost { .. }) && gpu.is_lost();
     report::line(&format!("{}{}", if noticed { NOTICED } else { "" }, trouble.reason));
-    // As a worker: the driver may wait for the kernel at the end of an orderly exit, and for ever.
-    std::thread::spawn(|| {
-        std::thread::sleep(Duration::from_secs(15));
-        std::process::abort();
-    });
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

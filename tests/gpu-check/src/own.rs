@@ -3,12 +3,9 @@
 //! A call of CUDA or NVML that hangs cannot be stopped in its process: here the process is killed, with its group. The order of its end is that of the worker's supervisor: a child is seen to have
 //! ended, its group is killed, and only then is it reaped, so that no signal meets a stranger.
 
-use std::{
-    future::Future,
-    process::{ExitCode, Stdio},
-    time::Duration,
-};
+use std::{future::Future, process::Stdio, time::Duration};
 
+use devices::nvidia::leave;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_current_process_group, kill_process_group, waitid};
 use serde_json::Value;
 use tokio::{
@@ -23,7 +20,7 @@ use crate::{Fault, report};
 const MARK: &str = "answer: ";
 /// The variable that decides which GPUs CUDA shows to a process.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
-/// How long a process may take to end once it has answered: a driver may wait at the exit for a kernel that never ends.
+/// How long a process may take to end once it has answered: the kernel's driver takes back what it had of the GPU.
 const EXIT: Duration = Duration::from_secs(20);
 /// How long a killed process may take to be gone. One that hangs in the driver may never be.
 const REAPED: Duration = Duration::from_secs(5);
@@ -43,14 +40,14 @@ pub async fn run(arguments: &[String], visible: Option<&str>, limit: Duration) -
     let heard = heard(stdout, group, limit).await;
     let patience = if matches!(heard, Heard::Answer(_)) { EXIT } else { Duration::ZERO };
     let status = end(&mut child, group, patience).await;
-    match heard {
-        Heard::Answer(answer) => Ok(answer),
-        Heard::Nothing => {
-            let words = timeout(REAPED, words).await.map_or_else(|_| String::new(), Result::unwrap_or_default);
-            Err(format!("its process gave no answer: {status}; last words: {}", words.trim()).into())
-        }
-        Heard::TooLate => Err(format!("no answer within {} s: its process was killed ({status})", limit.as_secs()).into()),
-    }
+    let wrong = match heard {
+        Heard::Answer(answer) => return Ok(answer),
+        Heard::Nothing => format!("its process gave no answer: {status}"),
+        Heard::TooLate => format!("no answer within {} s: its process was killed ({status})", limit.as_secs()),
+    };
+    let words = timeout(REAPED, words).await.map_or_else(|_| String::new(), Result::unwrap_or_default);
+    let words = words.trim();
+    Err(if words.is_empty() { wrong } else { format!("{wrong}; last words: {words}") }.into())
 }
 
 enum Heard {
@@ -115,17 +112,14 @@ async fn last_words(mut stderr: ChildStderr) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// The child's side: finds its answer and says it. Without a parent that waits for it, it ends at once, with all that it started.
-pub async fn answer(finding: impl Future<Output = Value>) -> ExitCode {
+/// The child's side: finds its answer, says it, and ends as a worker does. Without a parent that waits for it, it ends at once, with all that it started.
+pub async fn answer(finding: impl Future<Output = Value>) -> ! {
     tokio::select! {
         biased;
-        answer = finding => {
-            report::line(&format!("{MARK}{answer}"));
-            ExitCode::SUCCESS
-        }
+        answer = finding => report::line(&format!("{MARK}{answer}")),
         () = gpu_worker::supervisor_gone() => {
             let _ends_here = kill_current_process_group(Signal::KILL);
-            ExitCode::FAILURE
         }
     }
+    leave(0)
 }

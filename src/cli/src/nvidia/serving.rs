@@ -1,6 +1,7 @@
 //! The worker of one GPU: this process.
 
 use std::{
+    io::Write as _,
     os::unix::process::CommandExt,
     pin::pin,
     process::{Command, ExitCode},
@@ -19,7 +20,7 @@ use super::{VISIBLE, finding, more};
 use crate::{
     arguments::{Common, Worker},
     configuration, executing,
-    fault::Fault,
+    fault::{Fault, GPU_LOST},
     roles::{Metrics, Program},
     servers::Servers,
     simulated,
@@ -29,8 +30,6 @@ use crate::{
 const OPENED_IN: Duration = Duration::from_secs(90);
 /// The exit code of a process that was stopped, as of any that did what it was told.
 const STOPPED: u8 = 0;
-/// The exit code of a process that can use its GPU no more, as [`Fault::GpuLost`] has it.
-const GPU_LOST: u8 = 6;
 /// How long a process that lost its GPU may take to end: the driver may hang in what it does at a process's end.
 const LAST_BREATH: Duration = Duration::from_secs(15);
 
@@ -43,11 +42,19 @@ pub(crate) async fn one(common: &Common, worker: &Worker, gpu: &str) -> Result<E
     let program = Program::start(configuration)?;
     // Not exit code 2: a child whose predecessor still drains is started again.
     let lock = GpuLock::take(&program.configuration.gpu.lock_folder, &gpu_id).map_err(|refused| Fault::Unavailable(refused.to_string()))?;
-    let Some(device) = open(&program, found, &lock).await? else { return Ok(ExitCode::SUCCESS) };
-    match serve(&program, device, &lock).await? {
+    let code = with_it(&program, found, &lock).await.err().map_or(STOPPED, |fault| fault.told());
+    // Not in order: at an orderly exit NVIDIA's libraries wait for work that may never end, and crash where a thread of this process still uses them.
+    let _lost = std::io::stdout().flush();
+    leave(code)
+}
+
+/// Takes the GPU, and works on it.
+async fn with_it(program: &Program, found: Found, lock: &GpuLock) -> Result<(), Fault> {
+    let Some(device) = open(program, found, lock).await? else { return Ok(()) };
+    match serve(program, device, lock).await? {
         Err(lost @ WorkerError::Lost { .. }) => Err(Fault::GpuLost(lost.to_string())),
         Err(refused) => Err(Fault::Failed(refused.to_string())),
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(()) => Ok(()),
     }
 }
 

@@ -39,6 +39,13 @@ pub(super) fn with_device<T>(device: c_int, body: impl FnOnce(&Script, &Part<'_>
     body(&script, &part)
 }
 
+/// What the library does when its process exits in order.
+extern "C" fn at_exit() {
+    if script().is_ok_and(|script| script.machine.dies_at_exit) {
+        std::process::abort();
+    }
+}
+
 /// Finds the visible devices, once. Without any it fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuInit(_flags: c_uint) -> Code {
@@ -54,6 +61,8 @@ pub extern "C" fn cuInit(_flags: c_uint) -> Code {
         }
         let devices = uuids.into_iter().map(|uuid| Device { uuid, primary: process.new_handle(), retained: 0 }).collect();
         process.devices = Some(devices);
+        // SAFETY: the handler takes nothing, and is there as long as the process: no fake library is ever unloaded.
+        unsafe { libc::atexit(at_exit) };
         Ok(())
     })
 }

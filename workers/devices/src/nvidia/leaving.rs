@@ -8,7 +8,7 @@ unsafe extern "C" {
 }
 
 /// Ends this process at once with an exit code: no destructors, no exit handlers, no core dump. NVIDIA's libraries have exit handlers, which wait for a GPU that may never
-/// answer. What is not written yet is lost.
+/// answer, and take away what other threads still use. What is not written yet is lost.
 pub fn leave(code: u8) -> ! {
     _exit(code.into())
 }
