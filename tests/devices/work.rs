@@ -189,6 +189,22 @@ fn too_little_memory_is_an_error_of_its_own_and_the_gpu_goes_on() {
 }
 
 #[test]
+fn memory_that_work_held_is_the_gpus_again_but_for_a_little_that_the_next_work_takes() {
+    process::on_a_machine(1, |_| {
+        block_on(async {
+            let gpu = first_gpu().await;
+            let cuda = gpu.cuda().unwrap();
+            let free = async || cuda.memory().await.unwrap().free;
+            let before = free().await;
+            for _ in 0..2 {
+                cuda.run(|lane| lane.zeros::<u8>(900 << 20).map(|_| ())).await.unwrap();
+                assert!(before - free().await <= 32 << 20);
+            }
+        });
+    });
+}
+
+#[test]
 fn a_product_for_which_the_gpu_is_too_full_is_out_of_memory_whatever_cublas_calls_it() {
     process::on_a_machine(1, |machine| {
         block_on(async {

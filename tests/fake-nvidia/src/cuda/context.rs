@@ -45,6 +45,9 @@ impl Process {
         let modules: BTreeSet<Handle> = self.modules.keys().copied().collect();
         self.functions.retain(|_, function| modules.contains(&function.module));
         self.memory.forget(handle);
+        if !self.has_context_on(context.device) {
+            self.pools.empty(context.device);
+        }
         memory::record(self, context.device)
     }
 
@@ -192,7 +195,10 @@ pub unsafe extern "C" fn cuCtxGetDevice(device: *mut c_int) -> Code {
 /// Waits for all streams of the context.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSynchronize() -> Code {
-    in_context(Sees::NewErrors, stream::wait_for_all)
+    in_context(Sees::NewErrors, |context| {
+        stream::wait_for_all(context)?;
+        process().trim()
+    })
 }
 
 /// The flags are kept and have no effect.

@@ -70,7 +70,8 @@ pub extern "C" fn cuEventQuery(event: Handle) -> Code {
 pub extern "C" fn cuEventSynchronize(event: Handle) -> Code {
     answer(|| {
         let mark = process().events.get(&event).ok_or(INVALID_HANDLE)?.mark.clone();
-        wait_until(|_| mark.as_ref().is_none_or(|mark| mark.get().is_some()))
+        wait_until(|_| mark.as_ref().is_none_or(|mark| mark.get().is_some()))?;
+        process().trim()
     })
 }
 

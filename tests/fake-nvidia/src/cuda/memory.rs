@@ -77,12 +77,19 @@ impl Process {
     }
 
     fn held(&self, device: usize) -> u64 {
-        self.memory.allocated(device) + if self.has_context_on(device) { CONTEXT_BYTES } else { 0 }
+        self.memory.allocated(device) + self.pools.kept(device) + if self.has_context_on(device) { CONTEXT_BYTES } else { 0 }
     }
 
     fn free(&mut self, address: usize) -> Result<(), Code> {
         let allocation = self.memory.device.remove(&address).ok_or(INVALID_VALUE)?;
         record(self, allocation.device)
+    }
+
+    /// A stream frees into the device's pool.
+    fn free_into_the_pool(&mut self, address: usize) -> Result<(), Code> {
+        let allocation = self.memory.device.remove(&address).ok_or(INVALID_VALUE)?;
+        self.pools.keep(allocation.device, allocation.mapping.bytes as u64);
+        Ok(())
     }
 }
 
@@ -115,6 +122,8 @@ pub(crate) fn allocate(context: Handle, bytes: usize) -> Result<u64, Code> {
     let mut process = process();
     process.move_on();
     let device = process.context(context)?.device;
+    // What lies in the pool is taken first. Where it is not enough, the driver has given it back in the attempt.
+    process.pools.spend(device, bytes as u64);
     reserve(&process, device, bytes as u64)?;
     let Some(mapping) = Mapping::new(bytes) else {
         record(&process, device)?;
@@ -189,7 +198,7 @@ pub extern "C" fn cuMemFreeAsync(pointer: u64, stream: Handle) -> Code {
         let address = usize::try_from(pointer).map_err(|_| INVALID_VALUE)?;
         let allocation = process.memory.device.get_mut(&address).filter(|allocation| !allocation.is_going);
         allocation.ok_or(INVALID_VALUE)?.is_going = true;
-        process.submit(stream, stream::Work::Run(Box::new(move |process| process.free(address))))
+        process.submit(stream, stream::Work::Run(Box::new(move |process| process.free_into_the_pool(address))))
     })
 }
 

@@ -1,11 +1,11 @@
-//! Memory pools: each device has one, which keeps nothing back. Its settings are kept and have no effect.
+//! Memory pools: each device has one. Memory that a stream frees stays in it, and in use for all others, until a call that waits finds more than it may keep.
 
 use std::{
     collections::BTreeMap,
     ffi::{c_int, c_uint, c_void},
 };
 
-use super::{Handle, answer, codes, device::with_device, memory, process, put};
+use super::{Handle, Process, answer, codes, device::with_device, memory, process, put};
 use crate::c_interface::Code;
 use codes::{INVALID_VALUE, NOT_SUPPORTED, UNKNOWN};
 
@@ -13,15 +13,61 @@ use codes::{INVALID_VALUE, NOT_SUPPORTED, UNKNOWN};
 const INTS: c_uint = 3;
 const RELEASE_THRESHOLD: c_uint = 4;
 const RESERVED_NOW: c_uint = 5;
+const RESERVED_MOST: c_uint = 6;
+const USED_NOW: c_uint = 7;
 const USED_MOST: c_uint = 8;
 
-/// The settings that were made: device and setting → value.
+/// The settings that were made, and the bytes in each device's pool.
 #[derive(Debug)]
-pub(super) struct Pools(BTreeMap<(usize, c_uint), u64>);
+pub(super) struct Pools {
+    settings: BTreeMap<(usize, c_uint), u64>,
+    kept: BTreeMap<usize, u64>,
+}
 
 impl Pools {
     pub(super) const fn new() -> Self {
-        Self(BTreeMap::new())
+        Self { settings: BTreeMap::new(), kept: BTreeMap::new() }
+    }
+
+    /// Bytes in a device's pool.
+    pub(super) fn kept(&self, device: usize) -> u64 {
+        self.kept.get(&device).copied().unwrap_or(0)
+    }
+
+    /// Memory that a stream freed.
+    pub(super) fn keep(&mut self, device: usize, bytes: u64) {
+        *self.kept.entry(device).or_default() += bytes;
+    }
+
+    /// Memory that is allocated again, as far as there is any.
+    pub(super) fn spend(&mut self, device: usize, bytes: u64) {
+        let kept = self.kept.entry(device).or_default();
+        *kept = kept.saturating_sub(bytes);
+    }
+
+    /// The device's last context takes its memory along.
+    pub(super) fn empty(&mut self, device: usize) {
+        self.kept.remove(&device);
+    }
+
+    fn threshold(&self, device: usize) -> u64 {
+        self.settings.get(&(device, RELEASE_THRESHOLD)).copied().unwrap_or(0)
+    }
+}
+
+impl Process {
+    /// Gives back what is in the pools, down to what they may keep. Every call that waits does.
+    pub(super) fn trim(&mut self) -> Result<(), Code> {
+        for device in self.pools.kept.keys().copied().collect::<Vec<_>>() {
+            self.trim_to(device, self.pools.threshold(device))?;
+        }
+        Ok(())
+    }
+
+    fn trim_to(&mut self, device: usize, bytes: u64) -> Result<(), Code> {
+        let kept = self.pools.kept.entry(device).or_default();
+        *kept = bytes.min(*kept);
+        memory::record(self, device)
     }
 }
 
@@ -55,10 +101,13 @@ pub extern "C" fn cuDeviceSetMemPool(device: c_int, pool: Handle) -> Code {
     answer(|| if usize::try_from(device).ok() == Some(device_of(pool)?) { Ok(()) } else { Err(NOT_SUPPORTED) })
 }
 
-/// There is nothing to trim.
+/// Gives back what is in the pool, down to so many bytes.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemPoolTrimTo(pool: Handle, _bytes: usize) -> Code {
-    answer(|| device_of(pool).map(drop))
+pub extern "C" fn cuMemPoolTrimTo(pool: Handle, bytes: usize) -> Code {
+    answer(|| {
+        let device = device_of(pool)?;
+        process().trim_to(device, bytes as u64)
+    })
 }
 
 /// As `cuMemAllocAsync`.
@@ -83,7 +132,7 @@ pub unsafe extern "C" fn cuMemPoolSetAttribute(pool: Handle, attribute: c_uint, 
         let number = unsafe {
             if attribute <= INTS { u64::from(value.cast::<c_uint>().read_unaligned()) } else { value.cast::<u64>().read_unaligned() }
         };
-        process().pools.0.insert((device, attribute), number);
+        process().pools.settings.insert((device, attribute), number);
         Ok(())
     })
 }
@@ -94,13 +143,14 @@ pub unsafe extern "C" fn cuMemPoolGetAttribute(pool: Handle, attribute: c_uint, 
     answer(|| {
         let device = device_of(pool)?;
         let process = process();
-        let set = process.pools.0.get(&(device, attribute)).copied();
+        let set = process.pools.settings.get(&(device, attribute)).copied();
         // SAFETY: the caller gives a place for an `int` or a 64-bit number, as the setting has it.
         unsafe {
             match attribute {
                 1..=INTS => put(value.cast(), c_uint::from(set != Some(0))),
                 RELEASE_THRESHOLD => put(value.cast(), set.unwrap_or(0)),
-                RESERVED_NOW..=USED_MOST => put(value.cast(), process.memory.allocated(device)),
+                RESERVED_NOW | RESERVED_MOST => put(value.cast(), process.memory.allocated(device) + process.pools.kept(device)),
+                USED_NOW..=USED_MOST => put(value.cast(), process.memory.allocated(device)),
                 _ => Err(INVALID_VALUE),
             }
         }

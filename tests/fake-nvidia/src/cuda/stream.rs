@@ -196,7 +196,8 @@ pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> Code {
 pub extern "C" fn cuStreamSynchronize(stream: Handle) -> Code {
     in_context(Sees::NewErrors, |context| {
         let stream = process().stream(context, stream)?;
-        wait_for(stream)
+        wait_for(stream)?;
+        process().trim()
     })
 }
 

@@ -2,7 +2,10 @@
 
 use std::{env, io, process::Stdio, thread};
 
-use cudarc::driver::{CudaContext, result, sys::CUresult};
+use cudarc::driver::{
+    CudaContext, result,
+    sys::{CUmemPool_attribute, CUresult},
+};
 use nvml_wrapper::Nvml;
 
 use crate::{
@@ -72,6 +75,7 @@ fn memory_ends_where_the_script_says_and_both_libraries_show_it() {
         assert_eq!(device.memory_info().unwrap().used / MIB as u64, 9_400);
         assert_eq!(code(allocate(601)), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         drop(held);
+        stream.synchronize().unwrap();
         assert_eq!(free(), 8_600);
         machine.change(|state| state.gpus[0].free_memory_cap_mib = Some(100));
         assert_eq!((free(), device.memory_info().unwrap().free / MIB as u64), (100, 100));
@@ -117,6 +121,35 @@ fn the_memory_of_a_killed_process_is_free_again() {
             thread::yield_now();
         }
         holder.wait().unwrap();
+    });
+}
+
+#[test]
+fn what_a_stream_frees_stays_in_the_pool_until_a_call_waits() {
+    on_a_machine(1, |_| {
+        let context = CudaContext::new(0).unwrap();
+        let free = || context.mem_get_info().unwrap().0 / MIB;
+        let (before, stream, event) = (free(), context.new_stream().unwrap(), context.new_event(None).unwrap());
+        // SAFETY: memory that nothing reads.
+        let held = || unsafe { stream.alloc::<u8>(100 * MIB) }.unwrap();
+        drop(held());
+        event.record(&stream).unwrap();
+        assert!(event.try_is_complete().unwrap(), "to ask is not to wait");
+        assert_eq!(free(), before - 100);
+        drop(held());
+        assert_eq!(free(), before - 100, "it is used again");
+        stream.synchronize().unwrap();
+        assert_eq!(free(), before);
+
+        let mut kept = 30 * MIB as u64;
+        // SAFETY: the device is this context's, and the setting a 64-bit number.
+        unsafe {
+            let pool = result::device::get_mem_pool(context.cu_device()).unwrap();
+            result::mem_pool::set_attribute(pool, CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, (&raw mut kept).cast()).unwrap();
+        }
+        drop(held());
+        event.synchronize().unwrap();
+        assert_eq!(free(), before - 30);
     });
 }
 

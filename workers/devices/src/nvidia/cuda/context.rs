@@ -18,6 +18,11 @@ use super::{CudaError, Lane, Ran, job, lane::LaneThread, wanted::WantedWork};
 /// How long work may go on after its task has ended. A kernel cannot be stopped: beyond this only the end of the process stops it.
 const OVERTIME: Duration = Duration::from_secs(20);
 
+/// How much freed memory the driver keeps for the next buffers, in bytes; on a small GPU it is less.
+const KEPT_BYTES: u64 = 32 << 20;
+/// The part of a GPU's memory of which it is never more.
+const KEPT_PART: u64 = 128;
+
 /// Memory of the GPU, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
@@ -74,8 +79,9 @@ impl Cuda {
         guarded("open the GPU", || {
             result::init().map_err(|error| CudaError::of("initialise CUDA", error))?;
             let ordinal = ordinal_of(gpu_id)?;
-            wait_without_spinning(ordinal)?;
+            wait_briefly(ordinal)?;
             let context = CudaContext::new(ordinal).map_err(|error| CudaError::of("make a CUDA context", error))?;
+            keep_memory(&context)?;
             // SAFETY: buffers never leave the lane, and so the stream, that made them (see `Buffer`): there is nothing to synchronise between streams.
             unsafe { context.disable_event_tracking() };
             let shared = Arc::new(Shared {
@@ -220,13 +226,31 @@ fn hexadecimal(bytes: &[u8; 16]) -> String {
     text
 }
 
-/// A thread that waits for the GPU sleeps: with a lane per slot, spinning ones would eat the host.
-fn wait_without_spinning(ordinal: usize) -> Result<(), CudaError> {
+/// How the driver waits inside of its own calls: a thread that sleeps there is woken by an interrupt, which takes longer than a small task's whole work. What may take long is waited for in
+/// [`Lane::wait`], asleep.
+fn wait_briefly(ordinal: usize) -> Result<(), CudaError> {
     let ordinal = i32::try_from(ordinal).map_err(|_| CudaError::Refused(format!("{ordinal} is no number of a GPU")))?;
     let device = result::device::get(ordinal).map_err(|error| CudaError::of("find the GPU", error))?;
     // SAFETY: `device` is a device that the driver just gave; the flag is one that the call takes.
-    let set = unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(device, sys::CUctx_flags::CU_CTX_SCHED_BLOCKING_SYNC as u32) };
+    let set = unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(device, sys::CUctx_flags::CU_CTX_SCHED_YIELD as u32) };
     set.result().map_err(|error| CudaError::of("set the context's flags", error))
+}
+
+/// Lets the driver keep a little of the memory that buffers gave back. It would hand all of it back at every wait, and map it anew for the next task: some 100 µs each.
+fn keep_memory(context: &CudaContext) -> Result<(), CudaError> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let total = context.total_mem().map_err(|error| CudaError::of("ask for the GPU's memory", error))?;
+    let mut bytes = KEPT_BYTES.min(total as u64 / KEPT_PART);
+    // SAFETY: the device is the context's; the attribute is a 64-bit number, and lives until the call is over.
+    let kept = unsafe {
+        result::device::get_mem_pool(context.cu_device()).and_then(|pool| {
+            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, threshold, (&raw mut bytes).cast())
+        })
+    };
+    kept.map_err(|error| CudaError::of("set what the memory pool keeps", error))
 }
 
 #[cfg(test)]

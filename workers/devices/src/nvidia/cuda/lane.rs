@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use cudarc::{
@@ -59,11 +59,15 @@ impl Drop for Held<'_> {
     }
 }
 
+/// How long a wait asks again and again before it sleeps: about what being woken costs (60 µs on an H200), so that a wait costs at most twice of what it must.
+const ASKING: Duration = Duration::from_micros(60);
+
 /// What work on the GPU can do. One piece of work at a time has it.
 pub struct Lane {
     pub(super) shared: Arc<Shared>,
     pub(super) stream: Arc<CudaStream>,
     pub(super) blas: OnceCell<CudaBlas>,
+    done: CudaEvent,
     holds: Cell<u64>,
     peak: Cell<u64>,
     timed: Cell<Duration>,
@@ -73,9 +77,11 @@ pub struct Lane {
 impl Lane {
     fn new(shared: &Arc<Shared>) -> Result<Self, CudaError> {
         let stream = shared.check("make a stream", shared.context.new_stream())?;
+        let done = shared.check("make an event", shared.context.new_event(Some(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC)))?;
         Ok(Self {
             shared: Arc::clone(shared),
             stream,
+            done,
             blas: OnceCell::new(),
             holds: Cell::new(0),
             peak: Cell::new(0),
@@ -105,17 +111,31 @@ impl Lane {
     /// # Errors
     /// What the driver answers; also the late error of work before.
     pub fn download<T: Element>(&self, buffer: &Buffer<'_, T>) -> Result<Vec<T>, CudaError> {
+        // The copy itself would wait without sleeping, however long the work before it takes.
+        self.wait()?;
         let data = self.shared.check("copy from the GPU", self.stream.clone_dtoh(&buffer.slice))?;
         self.wait()?;
         Ok(data)
     }
 
-    /// Waits until all work so far is done.
+    /// Waits until all work so far is done. What takes long is waited for asleep.
     ///
     /// # Errors
     /// The late error of work before.
     pub fn wait(&self) -> Result<(), CudaError> {
-        self.shared.check("wait for the GPU", self.stream.synchronize())
+        self.shared.check("wait for the GPU", self.reached())
+    }
+
+    fn reached(&self) -> Result<(), DriverError> {
+        self.done.record(&self.stream)?;
+        let began = Instant::now();
+        while !self.done.try_is_complete()? {
+            if began.elapsed() > ASKING {
+                return self.done.synchronize();
+            }
+            thread::yield_now();
+        }
+        Ok(())
     }
 
     /// Does `work`, and adds the time that the GPU took for it, by its own clock, to what the job took. Waits for its end.
@@ -182,6 +202,8 @@ impl Lane {
     /// After a job: what it took. Waits for what it left behind, so that a late error shows now and not in the next one.
     pub(super) fn end(&self) -> Result<(Duration, u64), CudaError> {
         self.wait()?;
+        // All is done: this does not wait. At such calls alone the driver gives freed memory back, down to what it may keep.
+        self.shared.check("wait for the GPU", self.stream.synchronize())?;
         self.shared.check("free memory of the GPU", self.shared.context.check_err())?;
         Ok((self.timed.get(), self.peak.get()))
     }
