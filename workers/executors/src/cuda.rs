@@ -29,5 +29,37 @@ pub(crate) fn number(value: f64) -> Value {
 
 /// A `float`, with no more digits than it has.
 pub(crate) fn short_number(value: f32) -> Value {
-    if value.is_finite() { value.to_string().parse().map_or(Value::Null, number) } else { Value::Null }
+    // Up to here every whole number is one; most lists hold many.
+    const WHOLE_MAX: f32 = 16_777_216.0;
+    if value.abs() <= WHOLE_MAX && value.trunc() == value {
+        return number(value.into());
+    }
+    if !value.is_finite() {
+        return Value::Null;
+    }
+    zmij::Buffer::new().format_finite(value).parse().map_or(Value::Null, number)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_float_has_no_more_digits_than_it_has() {
+        let whole = [0.0, 3.0, -16_777_216.0, 16_777_218.0, 1e30];
+        assert_eq!(whole.map(short_number), [json!(0.0), json!(3.0), json!(-16_777_216.0), json!(16_777_218.0), json!(1e30)]);
+        assert_eq!([0.1, -3.25e-5, f32::MIN_POSITIVE].map(short_number), [json!(0.1), json!(-3.25e-5), json!(1.175_494_4e-38)]);
+        assert_eq!([f32::NAN, f32::INFINITY].map(short_number), [json!(null), json!(null)]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_float_comes_back(value in any::<f32>()) {
+            let read = short_number(value).as_f64().map(|number| number as f32);
+            prop_assert_eq!(read.map(f32::to_bits), value.is_finite().then_some(value.to_bits()));
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use devices::{
@@ -11,12 +12,14 @@ use devices::{
     nvidia::cuda::{Module, Source},
 };
 use protocol::{GpuDescription, GpuId};
-use tokio::{sync::OnceCell, task::spawn_blocking};
+use tokio::{sync::OnceCell, task::spawn_blocking, time::Instant};
 
 use crate::{Failure, cuda::failure};
 
 /// Modules that are kept at most; beyond it all are let go and compiled again when they are used.
 const KEPT_MAX: usize = 256;
+/// How long a file counts as read: its next tasks do not wait for the disk.
+const FRESH: Duration = Duration::from_secs(1);
 /// The longest name of a module.
 const NAME_MAX: usize = 64;
 
@@ -29,6 +32,7 @@ pub(super) struct Modules {
 #[derive(Clone)]
 struct Kept {
     text: Arc<str>,
+    read_at: Instant,
     module: Arc<OnceCell<Module>>,
 }
 
@@ -37,11 +41,18 @@ impl Modules {
         Self { directory, kept: Mutex::default() }
     }
 
-    /// The module of this name. A file that has changed is compiled again.
+    /// The module of this name. A file that has changed is compiled again, within a second.
     pub(super) async fn get(&self, cuda: &Cuda, gpu: &GpuDescription, name: &str) -> Result<Module, Failure> {
-        let text = self.read(name).await?;
-        let (kept, old) = self.entry((gpu.gpu_id.clone(), name.to_owned()), text);
-        let_go(old).await;
+        let key = (gpu.gpu_id.clone(), name.to_owned());
+        let fresh = self.kept().get(&key).filter(|kept| kept.read_at.elapsed() < FRESH).cloned();
+        let kept = match fresh {
+            Some(kept) => kept,
+            None => {
+                let (kept, old) = self.entry(key, self.read(name).await?);
+                let_go(old).await;
+                kept
+            }
+        };
         let build = async || {
             let source = Source { name: format!("{name}.cu"), text: kept.text.to_string() };
             let module = cuda.build(source, gpu.compute_capability).await?;
@@ -52,19 +63,21 @@ impl Modules {
         module.cloned().map_err(|error| Failure { field: Some("payload.module".to_owned()), ..failure(&error, None) })
     }
 
-    /// What is kept of a module with this text, and what that replaces.
+    /// What is kept of a module with this text, which was just read, and what that replaces.
     fn entry(&self, key: (GpuId, String), text: String) -> (Kept, Vec<Kept>) {
+        let read_at = Instant::now();
         let mut kept = self.kept();
-        if let Some(known) = kept.get(&key)
+        if let Some(known) = kept.get_mut(&key)
             && *known.text == *text
         {
+            known.read_at = read_at;
             return (known.clone(), Vec::new());
         }
         let mut old: Vec<Kept> = Vec::new();
         if kept.len() >= KEPT_MAX {
             old.extend(kept.drain().map(|(_, kept)| kept));
         }
-        let new = Kept { text: text.into(), module: Arc::default() };
+        let new = Kept { text: text.into(), read_at, module: Arc::default() };
         old.extend(kept.insert(key, new.clone()));
         (new, old)
     }
