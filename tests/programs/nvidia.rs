@@ -18,10 +18,11 @@ use tests::{
 use crate::{http::get_text, servers::Servers};
 
 /// The modules that its operator allows. The fakes know these kernels by name.
-const MODULES: [(&str, &str); 4] = [
+const MODULES: [(&str, &str); 5] = [
     ("saxpy", r#"extern "C" __global__ void saxpy(unsigned int n, float a, const float *x, float *y) {}"#),
     ("fault", r#"extern "C" __global__ void fault() {}"#),
     ("sleep", r#"extern "C" __global__ void sleep_ms(unsigned int ms) {}"#),
+    ("spin", r#"extern "C" __global__ void spin() {}"#),
     ("broken", "#error out of order"),
 ];
 
@@ -101,6 +102,14 @@ fn saxpy(a: f32, x: &[f32], y: &[f32]) -> NewTask {
 
 fn sleeps(ms: u32) -> NewTask {
     task("kernel", json!({"module": "sleep", "kernel": "sleep_ms", "blocks": 1, "threads": 1, "arguments": [{"u32": ms}]}))
+}
+
+/// It never ends.
+fn spins(attempt_timeout_ms: u64) -> NewTask {
+    let mut task = task("kernel", json!({"module": "spin", "blocks": 1, "threads": 1}));
+    task.body.limits.attempt_timeout_ms = Some(attempt_timeout_ms);
+    task.body.limits.max_attempts = Some(1);
+    task
 }
 
 async fn adds(producer: &Producer, gpu: &str) -> Reply {
@@ -232,6 +241,37 @@ async fn libraries_that_crash_at_the_exit_crash_no_worker_that_was_told_to_end()
     let worker = host.start(&["worker", "--gpu", "0"]);
     host.servers.eligible(1).await;
     adds(&host.servers.producer().await, &host.uuid(0)).await;
+    worker.signal("TERM");
+    assert_eq!(worker.exit_code().await, 0, "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kernel_that_never_ends_costs_its_process_and_a_new_one_takes_the_gpu() {
+    let host = Host::with(1).await;
+    let supervisor = host.start(&["worker"]);
+    host.servers.eligible(1).await;
+    let (producer, gpu) = (host.servers.producer().await, host.uuid(0));
+    let first = host.holder(&gpu).unwrap();
+    // Its module stays loaded, and so does this one's.
+    adds(&producer, &gpu).await;
+    assert_eq!(reply(&producer, spins(500)).await.outcome, Outcome::Failed);
+    until("another process has the GPU", async || host.holder(&gpu).is_some_and(|holder| holder != first)).await;
+    adds(&producer, &gpu).await;
+    let log = supervisor.log();
+    assert!(log.contains("work still runs 20 s after its task had ended"), "the log says why: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_a_worker_although_a_kernel_never_does() {
+    let host = Host::with(1).await;
+    let worker = host.start(&["worker", "--gpu", "0"]);
+    host.servers.eligible(1).await;
+    let producer = host.servers.producer().await;
+    adds(&producer, &host.uuid(0)).await;
+    let _runs_for_ever = producer.pending(spins(600_000), PATIENCE).await.unwrap();
+    until("the kernel runs", async || host.servers.rows().await[0].held == 1).await;
+    worker.signal("TERM");
+    worker.logged("a second signal stops at once").await;
     worker.signal("TERM");
     assert_eq!(worker.exit_code().await, 0, "{}", worker.log());
 }

@@ -31,7 +31,6 @@ pub async fn play(role: &str, bench: &Bench) -> ! {
         "spin" => lose(bench, SPIN, "spin").await,
         other => Err(format!("there is no role {other:?}").into()),
     };
-    // As a worker: the driver may wait for the kernel at the end of an orderly exit, and for ever.
     match played {
         Ok(()) => leave(0),
         Err(fault) => {
@@ -78,5 +77,6 @@ async fn lose(bench: &Bench, text: &str, name: &'static str) -> Result<(), Fault
     let trouble = tokio::time::timeout(Duration::from_secs(60), gpu.trouble()).await?;
     let noticed = matches!(trouble.what, Consequence::Lost { .. }) && gpu.is_lost();
     report::line(&format!("{}{}", if noticed { NOTICED } else { "" }, trouble.reason));
-    Ok(())
+    // With all that the GPU holds: to give it back waits for the kernel.
+    leave(0)
 }

@@ -105,13 +105,14 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
     };
     let Some(ports) = program.unless_stopped(servers.connect()).await.transpose()? else { return Ok(Ok(())) };
     let device: Arc<dyn Device> = Arc::new(device);
+    // Never dropped: giving back what a GPU holds waits for all that runs on it, for ever perhaps. The end of this process gives it back.
+    std::mem::forget((Arc::clone(&device), executors.clone()));
     let after_trouble = lock.trouble().cloned();
     let parts = WorkerParts {
         queue: ports.queue,
         table: ports.table,
         store: ports.store,
-        // A share stays here: the drop of a lost GPU may hang, and comes after the end of this process is sure.
-        device: Arc::clone(&device),
+        device,
         executors,
         environment: servers.environment().clone(),
         options: WorkerOptions { after_trouble, ..WorkerOptions::of(configuration, simulated::host()) },

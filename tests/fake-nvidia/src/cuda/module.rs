@@ -10,7 +10,7 @@ use super::{
     attributes::{BLOCK_THREADS, SHARED_BYTES, SHARED_BYTES_MAX},
     codes,
     image::{self, Image, Parameter},
-    in_context, process, put, with_part,
+    in_context, process, put, stream, with_part,
 };
 use crate::c_interface::{Code, text};
 use codes::{
@@ -108,10 +108,13 @@ pub unsafe extern "C" fn cuModuleLoad(module: *mut Handle, path: *const c_char) 
     })
 }
 
-/// Its functions go with it.
+/// Its functions go with it. Waits for all that runs in its context.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleUnload(module: Handle) -> Code {
     answer(|| {
+        let context = process().modules.get(&module).ok_or(INVALID_HANDLE)?.context;
+        // What went wrong there is told by other calls.
+        let _ = stream::wait_for_all(context);
         let mut process = process();
         process.modules.remove(&module).ok_or(INVALID_HANDLE)?;
         process.functions.retain(|_, function| function.module != module);
