@@ -68,11 +68,12 @@ impl Product {
 pub async fn pieces(bench: &Bench) -> Finding {
     let asked = bench.scale.of(Product { rows: 16_384, inner: 1_024, columns: 96 }, Product { rows: 512, inner: 64, columns: 32 });
     let modules = modules()?;
-    let gpu = Arc::new(bench.open_up_to(1.0).await?);
+    // CUDA itself is to refuse. A quick product is smaller than the megabytes in which a GPU's memory is accounted.
+    let gpu = Arc::new(bench.open_up_to(bench.scale.of(1.0, 2.0)).await?);
     let cuda = gpu.cuda().ok_or("no CUDA")?.clone();
     let mut plan = Plan::of(Arc::clone(&gpu) as Arc<dyn Device>, modules.path());
     plan.configuration.worker.body_bytes_max = 256 << 20;
-    // CUDA itself is to refuse, not the table because the GPU is full.
+    // Nor is the table, because the GPU is full.
     plan.configuration.gpu.multi_gpu.memory_threshold = 2.0;
     let fleet = Fleet::of(plan).await?;
     let mut hold = Hold::on_its_lane(&cuda).await?;
