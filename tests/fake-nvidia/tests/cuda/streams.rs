@@ -82,6 +82,6 @@ fn a_kernel_that_never_ends_holds_its_stream_and_no_other() {
         thread::spawn(move || ended.send(stuck.synchronize()));
         assert!(end.recv_timeout(Duration::from_millis(100)).is_err());
         // What is left ends with the process, as on a real GPU.
-        std::mem::forget((event, context));
+        std::mem::forget((event, spin, context));
     });
 }
