@@ -15,6 +15,8 @@ fn sleep(stream: &Arc<CudaStream>, milliseconds: u32) {
     let kernel = function(stream.context(), "sleep_ms");
     // SAFETY: the argument is that of the kernel.
     unsafe { stream.launch_builder(&kernel).arg(&milliseconds).launch(LaunchConfig::for_num_elems(1)) }.expect("a launch");
+    // To unload its module would wait for it.
+    std::mem::forget(kernel);
 }
 
 #[test]
