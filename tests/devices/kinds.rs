@@ -38,7 +38,7 @@ fn fill(module: &str, value: i32) -> Value {
 #[test]
 fn a_product_that_is_too_large_for_the_memory_is_right_in_pieces() {
     process::on_a_machine(1, |machine| {
-        machine.change(|state| state.gpus[0].memory_mib = 456);
+        machine.change(|state| state.gpus[0].memory_mib = 452);
         block_on(async {
             let gpu: Arc<dyn Device> = Arc::new(first_gpu().await);
             until("the context's memory shows", async || gpu.sample().memory_used_mb > 400).await;

@@ -198,7 +198,8 @@ fn memory_that_work_held_is_the_gpus_again_but_for_a_little_that_the_next_work_t
             let before = free().await;
             for _ in 0..2 {
                 cuda.run(|lane| lane.zeros::<u8>(900 << 20).map(|_| ())).await.unwrap();
-                assert!(before - free().await <= 32 << 20);
+                let kept = before - free().await;
+                assert!((1..=32 << 20).contains(&kept), "{kept}");
             }
         });
     });

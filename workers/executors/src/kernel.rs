@@ -8,8 +8,8 @@
 //! `i64`, `u64`, `f32` or `f64`; `in` is a pointer to a copy of the numbers, `inout` also gives them back, `out` is a pointer to that many zeros and gives them back. Gives `{"outputs": [...]}`, one
 //! list for each `inout` and `out`, in order; infinities and NaN are `null`. `blocks` and `threads` are numbers or lists of up to three.
 //!
-//! A module whose file changes is compiled anew within a second. The operator allows the modules, and trusts them as far as a kernel can go: it shares the GPU's memory with the other tasks of the same worker, and one that faults takes them all down with it
-//! (each is then tried again alone).
+//! A module whose file changes is compiled anew within a second. The operator allows the modules, and trusts them as far as a kernel can go: it shares the GPU's memory with the other tasks of the same
+//! worker, and one that faults takes them all down with it (each is then tried again alone).
 
 mod arguments;
 mod modules;

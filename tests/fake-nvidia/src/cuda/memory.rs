@@ -124,6 +124,7 @@ pub(crate) fn allocate(context: Handle, bytes: usize) -> Result<u64, Code> {
     let device = process.context(context)?.device;
     // What lies in the pool is taken first. Where it is not enough, the driver has given it back in the attempt.
     process.pools.spend(device, bytes as u64);
+    record(&process, device)?;
     reserve(&process, device, bytes as u64)?;
     let Some(mapping) = Mapping::new(bytes) else {
         record(&process, device)?;

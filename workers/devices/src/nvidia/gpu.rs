@@ -13,7 +13,9 @@ use protocol::{GpuDescription, GpuId, GpuSample, Health};
 use tokio::sync::{Mutex, mpsc};
 
 use super::{
-    Found, Host, NvidiaError, blame,
+    Found, Host, NvidiaError,
+    account::Account,
+    blame,
     cuda::{Canary, Cuda, CudaError},
     host::megabytes,
     sampler::Sampler,
@@ -41,7 +43,7 @@ pub struct NvidiaGpu {
     sampler: Sampler,
     troubles: Mutex<mpsc::Receiver<Trouble>>,
     reserved_mb: Arc<AtomicU64>,
-    allocated: Arc<AtomicU64>,
+    account: Arc<Account>,
     probes: AtomicU64,
     work: Result<Working, String>,
 }
@@ -60,9 +62,9 @@ impl NvidiaGpu {
     pub fn open(host: &Host, found: Found, options: NvidiaOptions) -> Result<Self, NvidiaError> {
         let (tell, troubles) = mpsc::channel(TROUBLES_MAX);
         let description = found.description;
-        let allocated = Arc::default();
-        let sampler = Sampler::start(host, &description.gpu_id, Arc::clone(&allocated), tell)?;
-        let work = working(&description.gpu_id, Arc::clone(&allocated)).map_err(|error| error.to_string());
+        let account = Arc::default();
+        let sampler = Sampler::start(host, &description.gpu_id, Arc::clone(&account), tell)?;
+        let work = working(&description.gpu_id, Arc::clone(&account)).map_err(|error| error.to_string());
         if let Err(reason) = &work {
             tracing::error!(gpu_id = %description.gpu_id, reason, "CUDA cannot use this GPU");
         }
@@ -72,7 +74,7 @@ impl NvidiaGpu {
             sampler,
             troubles: Mutex::new(troubles),
             reserved_mb: Arc::default(),
-            allocated,
+            account,
             probes: AtomicU64::new(0),
             work,
         })
@@ -118,8 +120,8 @@ impl NvidiaGpu {
     }
 }
 
-fn working(gpu_id: &GpuId, allocated: Arc<AtomicU64>) -> Result<Working, CudaError> {
-    let cuda = Cuda::open_counting(gpu_id, allocated)?;
+fn working(gpu_id: &GpuId, account: Arc<Account>) -> Result<Working, CudaError> {
+    let cuda = Cuda::open_counting(gpu_id, account)?;
     let canary = Canary::load(&cuda)?;
     Ok(Working { cuda, canary })
 }
@@ -151,7 +153,7 @@ impl Device for NvidiaGpu {
         let total_mb = self.description.memory_total_mb;
         let bound_mb = (total_mb as f64 * self.options.memory_threshold) as u64;
         let others_mb = self.sampler.others_mb();
-        let allocated_mb = megabytes(self.allocated.load(Ordering::Relaxed));
+        let allocated_mb = megabytes(self.account.buffers());
         let refused = |reserved_mb: u64| {
             let in_use_mb = others_mb.saturating_add(reserved_mb.max(allocated_mb));
             (wanted.memory_mb > 0 && in_use_mb.saturating_add(wanted.memory_mb) > bound_mb).then(|| OutOfMemory {

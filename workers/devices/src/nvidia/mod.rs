@@ -3,6 +3,7 @@
 //! [`host`] finds the GPUs; [`NvidiaGpu`] is the [`Device`](crate::Device) of one of them in this process, with [`cuda`] for its work; [`libraries`] says what is
 //! installed and what is missing.
 
+mod account;
 mod blame;
 pub mod cuda;
 mod error;

@@ -1,11 +1,7 @@
 //! What a GPU does right now, from NVML, on threads of their own: NVML can hang for ever, and then the last good sample is served with its age.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-        mpsc as threads,
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as threads},
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Host, NvidiaError,
+    account::Account,
     host::{in_time, megabytes},
     xid::{Action, Xid},
 };
@@ -50,18 +47,13 @@ struct Latest {
 
 impl Sampler {
     /// Takes the first sample, and goes on taking them; tells `troubles` what it sees go wrong.
-    pub(super) fn start(
-        host: &Host,
-        gpu_id: &GpuId,
-        allocated: Arc<AtomicU64>,
-        troubles: mpsc::Sender<Trouble>,
-    ) -> Result<Self, NvidiaError> {
+    pub(super) fn start(host: &Host, gpu_id: &GpuId, account: Arc<Account>, troubles: mpsc::Sender<Trouble>) -> Result<Self, NvidiaError> {
         let (nvml, id) = (host.nvml(), gpu_id.clone());
         let first = in_time("a first sample", move || Source::new(&nvml, &id).and_then(|source| source.sample()).map_err(sampling))?;
         let ecc_errors = first.ecc_errors;
         let latest = Arc::new(Mutex::new(Latest { sample: first, own_mb: 0, at: Instant::now(), problem: None }));
         let (until_dropped, dropped) = threads::channel();
-        let watch = Watch { latest: Arc::clone(&latest), troubles: troubles.clone(), allocated, ecc_errors, lost: false };
+        let watch = Watch { latest: Arc::clone(&latest), troubles: troubles.clone(), account, ecc_errors, lost: false };
         let (nvml, id) = (host.nvml(), gpu_id.clone());
         spawn("nvml-samples", move || watch.run(&nvml, &id, &dropped))?;
         let (nvml, id, known) = (host.nvml(), gpu_id.clone(), Arc::downgrade(&latest));
@@ -79,7 +71,7 @@ impl Sampler {
         GpuSample { age_ms: u64::try_from(latest.at.elapsed().as_millis()).unwrap_or(u64::MAX), ..latest.sample.clone() }
     }
 
-    /// Memory that was in use by others than this process's buffers, in MB.
+    /// Memory that was in use by others than this process's buffers and pool, in MB.
     pub(super) fn others_mb(&self) -> u64 {
         let latest = self.lock();
         latest.sample.memory_used_mb.saturating_sub(latest.own_mb)
@@ -162,7 +154,7 @@ fn throttled_by(reasons: ThrottleReasons) -> Vec<Throttle> {
 struct Watch {
     latest: Arc<Mutex<Latest>>,
     troubles: mpsc::Sender<Trouble>,
-    allocated: Arc<AtomicU64>,
+    account: Arc<Account>,
     ecc_errors: Option<u64>,
     lost: bool,
 }
@@ -176,7 +168,7 @@ impl Watch {
                 source = Source::new(nvml, gpu_id).map_err(|error| self.unknown(&error)).ok();
             }
             let Some(source) = &source else { continue };
-            let own_mb = megabytes(self.allocated.load(Ordering::Relaxed));
+            let own_mb = megabytes(self.account.own());
             match source.sample() {
                 Ok(sample) => self.took(sample, own_mb),
                 Err(error) => self.missed(&error),

@@ -48,7 +48,8 @@ impl Modules {
         let kept = match fresh {
             Some(kept) => kept,
             None => {
-                let (kept, old) = self.entry(key, self.read(name).await?);
+                let read_at = Instant::now();
+                let (kept, old) = self.entry(key, self.read(name).await?, read_at);
                 let_go(old).await;
                 kept
             }
@@ -63,14 +64,13 @@ impl Modules {
         module.cloned().map_err(|error| Failure { field: Some("payload.module".to_owned()), ..failure(&error, None) })
     }
 
-    /// What is kept of a module with this text, which was just read, and what that replaces.
-    fn entry(&self, key: (GpuId, String), text: String) -> (Kept, Vec<Kept>) {
-        let read_at = Instant::now();
+    /// What is kept of a module with the text that was read then, or of a later one; and what that replaces.
+    fn entry(&self, key: (GpuId, String), text: String, read_at: Instant) -> (Kept, Vec<Kept>) {
         let mut kept = self.kept();
         if let Some(known) = kept.get_mut(&key)
-            && *known.text == *text
+            && (*known.text == *text || known.read_at > read_at)
         {
-            known.read_at = read_at;
+            known.read_at = known.read_at.max(read_at);
             return (known.clone(), Vec::new());
         }
         let mut old: Vec<Kept> = Vec::new();

@@ -4,16 +4,16 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use cudarc::driver::{CudaContext, result, sys};
+use cudarc::driver::{CudaContext, DriverError, result, sys};
 use protocol::GpuId;
 use tokio::sync::watch;
 
-use super::{CudaError, Lane, Ran, job, lane::LaneThread, wanted::WantedWork};
+use super::{super::account::Account, CudaError, Lane, Ran, job, lane::LaneThread, wanted::WantedWork};
 
 /// How long work may go on after its task has ended. A kernel cannot be stopped: beyond this only the end of the process stops it.
 const OVERTIME: Duration = Duration::from_secs(20);
@@ -51,7 +51,7 @@ impl Drop for LanesEnd {
 /// What the lanes share.
 pub(super) struct Shared {
     pub(super) context: Arc<CudaContext>,
-    pub(super) allocated: Arc<AtomicU64>,
+    pub(super) account: Arc<Account>,
     pub(super) wanted: WantedWork,
     lanes: Mutex<Vec<LaneThread>>,
     started: AtomicUsize,
@@ -60,7 +60,7 @@ pub(super) struct Shared {
 
 impl fmt::Debug for Cuda {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Cuda").field("allocated", &self.shared.allocated).finish_non_exhaustive()
+        formatter.debug_struct("Cuda").field("account", &self.shared.account).finish_non_exhaustive()
     }
 }
 
@@ -73,20 +73,22 @@ impl Cuda {
         Self::open_counting(gpu_id, Arc::default())
     }
 
-    /// As [`open`](Self::open); `allocated` always holds the bytes that buffers hold.
-    pub(crate) fn open_counting(gpu_id: &GpuId, allocated: Arc<AtomicU64>) -> Result<Self, CudaError> {
+    /// As [`open`](Self::open); `account` always tells what this process has of the GPU's memory.
+    pub(in crate::nvidia) fn open_counting(gpu_id: &GpuId, account: Arc<Account>) -> Result<Self, CudaError> {
         driver_present()?;
         guarded("open the GPU", || {
             result::init().map_err(|error| CudaError::of("initialise CUDA", error))?;
             let ordinal = ordinal_of(gpu_id)?;
             wait_briefly(ordinal)?;
             let context = CudaContext::new(ordinal).map_err(|error| CudaError::of("make a CUDA context", error))?;
-            keep_memory(&context)?;
+            if let Err(error) = keep_memory(&context) {
+                tracing::warn!(%gpu_id, %error, "memory is mapped anew for every task");
+            }
             // SAFETY: buffers never leave the lane, and so the stream, that made them (see `Buffer`): there is nothing to synchronise between streams.
             unsafe { context.disable_event_tracking() };
             let shared = Arc::new(Shared {
                 context,
-                allocated,
+                account,
                 wanted: WantedWork::default(),
                 lanes: Mutex::default(),
                 started: AtomicUsize::new(0),
@@ -130,7 +132,7 @@ impl Cuda {
     /// Bytes that buffers of this process hold.
     #[must_use]
     pub fn allocated(&self) -> u64 {
-        self.shared.allocated.load(Ordering::Relaxed)
+        self.shared.account.buffers()
     }
 
     /// The error that ended the context, if one did.
@@ -163,7 +165,7 @@ impl Shared {
     }
 
     /// Reads an answer of the driver, and takes note of one that ends the context.
-    pub(super) fn check<T>(&self, operation: &'static str, answer: Result<T, cudarc::driver::DriverError>) -> Result<T, CudaError> {
+    pub(super) fn check<T>(&self, operation: &'static str, answer: Result<T, DriverError>) -> Result<T, CudaError> {
         answer.map_err(|error| self.noted(CudaError::of(operation, error)))
     }
 
@@ -226,13 +228,17 @@ fn hexadecimal(bytes: &[u8; 16]) -> String {
     text
 }
 
-/// How the driver waits inside of its own calls: a thread that sleeps there is woken by an interrupt, which takes longer than a small task's whole work. What may take long is waited for in
-/// [`Lane::wait`], asleep.
+/// How the driver waits inside of its own calls: a thread that sleeps there is woken by an interrupt, which takes longer than a small task's whole work. What tasks wait for long, they wait for in
+/// [`Lane::wait`], asleep. That leaves the unloading of modules, which is rare. Without memory pools every buffer that is freed waits for all that runs: there the driver sleeps.
 fn wait_briefly(ordinal: usize) -> Result<(), CudaError> {
     let ordinal = i32::try_from(ordinal).map_err(|_| CudaError::Refused(format!("{ordinal} is no number of a GPU")))?;
     let device = result::device::get(ordinal).map_err(|error| CudaError::of("find the GPU", error))?;
+    let pools = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+    // SAFETY: `device` is a device that the driver just gave.
+    let pools = unsafe { result::device::get_attribute(device, pools) }.map_err(|error| CudaError::of("ask for memory pools", error))?;
+    let flag = if pools > 0 { sys::CUctx_flags::CU_CTX_SCHED_YIELD } else { sys::CUctx_flags::CU_CTX_SCHED_BLOCKING_SYNC };
     // SAFETY: `device` is a device that the driver just gave; the flag is one that the call takes.
-    let set = unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(device, sys::CUctx_flags::CU_CTX_SCHED_YIELD as u32) };
+    let set = unsafe { sys::cuDevicePrimaryCtxSetFlags_v2(device, flag as u32) };
     set.result().map_err(|error| CudaError::of("set the context's flags", error))
 }
 
@@ -251,6 +257,20 @@ fn keep_memory(context: &CudaContext) -> Result<(), CudaError> {
         })
     };
     kept.map_err(|error| CudaError::of("set what the memory pool keeps", error))
+}
+
+/// What the driver's pool has of the GPU's memory, in bytes. Without one it is nothing.
+pub(super) fn pool_bytes(context: &CudaContext) -> Result<u64, DriverError> {
+    if !context.has_async_alloc() {
+        return Ok(0);
+    }
+    let mut bytes = 0_u64;
+    // SAFETY: the device is the context's; the attribute is a 64-bit number, for which there is room.
+    unsafe {
+        let pool = result::device::get_mem_pool(context.cu_device())?;
+        result::mem_pool::get_attribute(pool, sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, (&raw mut bytes).cast())?;
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

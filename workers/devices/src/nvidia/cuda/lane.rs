@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use cudarc::{
 
 use super::{
     CudaError,
-    context::{Shared, guarded},
+    context::{Shared, guarded, pool_bytes},
 };
 
 /// What buffers are made of.
@@ -46,7 +46,7 @@ impl<T> Buffer<'_, T> {
     }
 }
 
-/// Bytes that count as this process's. They count from before they are allocated until after they are freed: a sample in between would otherwise take them for others'.
+/// Bytes that count as a buffer's.
 struct Held<'lane> {
     lane: &'lane Lane,
     bytes: u64,
@@ -55,7 +55,7 @@ struct Held<'lane> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.lane.holds.set(self.lane.holds.get() - self.bytes);
-        self.lane.shared.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.lane.shared.account.give(self.bytes);
     }
 }
 
@@ -189,7 +189,7 @@ impl Lane {
 
     fn hold(&self, bytes: u64) -> Held<'_> {
         self.holds.set(self.holds.get() + bytes);
-        self.shared.allocated.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.account.take(bytes);
         Held { lane: self, bytes }
     }
 
@@ -202,8 +202,9 @@ impl Lane {
     /// After a job: what it took. Waits for what it left behind, so that a late error shows now and not in the next one.
     pub(super) fn end(&self) -> Result<(Duration, u64), CudaError> {
         self.wait()?;
-        // All is done: this does not wait. At such calls alone the driver gives freed memory back, down to what it may keep.
+        // All is done: this does not wait. Only at a call that would does the driver give freed memory back, down to what it may keep.
         self.shared.check("wait for the GPU", self.stream.synchronize())?;
+        self.shared.account.pool_has(self.shared.check("ask for the memory pool", pool_bytes(&self.shared.context))?);
         self.shared.check("free memory of the GPU", self.shared.context.check_err())?;
         Ok((self.timed.get(), self.peak.get()))
     }
