@@ -74,9 +74,14 @@ async fn lose(bench: &Bench, text: &str, name: &'static str) -> Result<(), Fault
     if matches!(launched, Ok(Ok(_))) {
         return Err(format!("the kernel {name} came to its end, as if nothing were wrong with it").into());
     }
-    let trouble = tokio::time::timeout(Duration::from_secs(60), gpu.trouble()).await?;
-    let noticed = matches!(trouble.what, Consequence::Lost { .. }) && gpu.is_lost();
-    report::line(&format!("{}{}", if noticed { NOTICED } else { "" }, trouble.reason));
+    let told = tokio::time::timeout(Duration::from_secs(60), gpu.trouble()).await;
+    match told {
+        Ok(trouble) if matches!(trouble.what, Consequence::Lost { .. }) && gpu.is_lost() => {
+            report::line(&format!("{NOTICED}{}", trouble.reason))
+        }
+        Ok(other) => report::line(&other.reason),
+        Err(late) => report::line(&format!("no trouble within a minute: {late}")),
+    }
     // With all that the GPU holds: to give it back waits for the kernel.
     leave(0)
 }

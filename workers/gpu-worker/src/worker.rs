@@ -92,7 +92,7 @@ impl GpuWorker {
         leave(&context).await;
         match context.lost.get() {
             Some(lost) => {
-                // Never dropped: giving back what a lost context holds asks a driver that may not answer. The process is about to end.
+                // Never dropped: giving back what a lost context holds asks a driver that may not answer. Whoever runs a worker ends its process now.
                 std::mem::forget((Arc::clone(&context.device), context.executors.clone()));
                 Err(WorkerError::Lost { gpu_id: context.gpu_id.clone(), reason: lost.reason.clone(), xid: lost.xid })
             }

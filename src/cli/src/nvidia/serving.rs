@@ -1,16 +1,14 @@
 //! The worker of one GPU: this process.
 
 use std::{
-    io::Write as _,
     os::unix::process::CommandExt,
-    pin::pin,
     process::{Command, ExitCode},
     sync::Arc,
     time::Duration,
 };
 
 use devices::{
-    Device, NvidiaGpu,
+    NvidiaGpu,
     nvidia::{Found, Host, NvidiaOptions, leave},
 };
 use gpu_worker::{GpuLock, GpuWorker, PastTrouble, Stop, WorkerError, WorkerOptions, WorkerParts};
@@ -30,7 +28,7 @@ use crate::{
 const OPENED_IN: Duration = Duration::from_secs(90);
 /// The exit code of a process that was stopped, as of any that did what it was told.
 const STOPPED: u8 = 0;
-/// How long a process that lost its GPU may take to end: the driver may hang in what it does at a process's end.
+/// How long a process that lost its GPU may take to say so to its servers.
 const LAST_BREATH: Duration = Duration::from_secs(15);
 
 /// The worker of one GPU: this process.
@@ -44,7 +42,6 @@ pub(crate) async fn one(common: &Common, worker: &Worker, gpu: &str) -> Result<E
     let lock = GpuLock::take(&program.configuration.gpu.lock_folder, &gpu_id).map_err(|refused| Fault::Unavailable(refused.to_string()))?;
     let code = with_it(&program, found, &lock).await.err().map_or(STOPPED, |fault| fault.told());
     // Not in order: at an orderly exit NVIDIA's libraries wait for work that may never end, and crash where a thread of this process still uses them.
-    let _lost = std::io::stdout().flush();
     leave(code)
 }
 
@@ -72,41 +69,38 @@ fn see_only(gpu_id: &GpuId) -> Result<(), Fault> {
 async fn open(program: &Program, found: Found, lock: &GpuLock) -> Result<Option<NvidiaGpu>, Fault> {
     let gpu_id = found.description.gpu_id.clone();
     let options = NvidiaOptions { memory_threshold: program.configuration.gpu.multi_gpu.memory_threshold };
-    let mut opening = pin!(async {
+    let mut opening = Box::pin(async {
         let opened = tokio::task::spawn_blocking(move || NvidiaGpu::open(&Host::open()?, found, options)).await;
         let opened = opened.map_err(|error| Fault::Failed(format!("open the GPU: {error}")))?;
         Ok(opened.map_err(|error| Fault::Failed(error.to_string()))?.proved().await)
     });
-    // Only borrowed: the drop of what hangs may hang too, and comes after the end of this process is sure.
-    match program.unless_stopped(tokio::time::timeout(OPENED_IN, opening.as_mut())).await {
-        Some(Ok(opened)) => opened.map(Some),
+    let stopped = match program.unless_stopped(tokio::time::timeout(OPENED_IN, opening.as_mut())).await {
+        Some(Ok(opened)) => return opened.map(Some),
         Some(Err(_)) => {
             let seconds = OPENED_IN.as_secs();
             let reason = format!("it was not opened and probed within {seconds} s: see the kernel's log (`dmesg`) for Xid messages");
             lost(lock, &gpu_id, &PastTrouble { reason: reason.clone(), xid: None });
             Err(Fault::GpuLost(format!("GPU {gpu_id}: {reason}")))
         }
-        None => {
-            end_soon(STOPPED);
-            Ok(None)
-        }
-    }
+        None => Ok(None),
+    };
+    // The drop of what hangs may hang too.
+    std::mem::forget(opening);
+    stopped
 }
 
 /// Works until it is stopped, its supervisor is gone, or the GPU is lost.
 async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<Result<(), WorkerError>, Fault> {
     let configuration = &program.configuration;
+    // Neither this nor the executors are ever dropped: giving back what a GPU holds waits for all that runs on it, for ever perhaps. The end of this process gives it back.
+    let device = Arc::new(device);
+    std::mem::forget(Arc::clone(&device));
     let servers = Servers::of_a_running_fleet(configuration.clone())?;
     let metrics = Metrics::serve(program).await?;
     let offering = executing::on_nvidia(configuration, &device);
-    let Some(executors) = program.unless_stopped(offering).await.transpose()? else {
-        end_soon(STOPPED);
-        return Ok(Ok(()));
-    };
+    let Some(executors) = program.unless_stopped(offering).await.transpose()? else { return Ok(Ok(())) };
+    std::mem::forget(executors.clone());
     let Some(ports) = program.unless_stopped(servers.connect()).await.transpose()? else { return Ok(Ok(())) };
-    let device: Arc<dyn Device> = Arc::new(device);
-    // Never dropped: giving back what a GPU holds waits for all that runs on it, for ever perhaps. The end of this process gives it back.
-    std::mem::forget((Arc::clone(&device), executors.clone()));
     let after_trouble = lock.trouble().cloned();
     let parts = WorkerParts {
         queue: ports.queue,
@@ -132,8 +126,11 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
         lost(lock, gpu_id, &PastTrouble { reason: reason.clone(), xid: *xid });
     }
     program.stop.gently.cancel();
-    metrics.finish(&program.stop).await?;
+    let finished = metrics.finish(&program.stop).await;
     servers.close().await;
+    if ended.is_ok() {
+        finished?;
+    }
     Ok(ended)
 }
 
@@ -142,13 +139,9 @@ fn lost(lock: &GpuLock, gpu_id: &GpuId, trouble: &PastTrouble) {
     if let Err(error) = lock.leave_trouble(trouble) {
         tracing::warn!(%gpu_id, %error, "the next worker will not know what was wrong");
     }
-    end_soon(GPU_LOST);
-}
-
-/// A driver may hang in what it does at the end of a process whose GPU is lost; the next process waits for this one's end.
-fn end_soon(code: u8) {
-    std::thread::spawn(move || {
+    // The next process waits for this one's end, whatever still hangs here.
+    std::thread::spawn(|| {
         std::thread::sleep(LAST_BREATH);
-        leave(code);
+        leave(GPU_LOST);
     });
 }
