@@ -53,7 +53,7 @@ async fn under_a_backlog_no_task_is_forwarded_after_the_first_fill(here: fn(Flee
     });
     let fleet = here(plan).start().await;
     let producer = fleet.producer.clone();
-    let first_fill = tokio::spawn(async move { replies(&producer, (0..8).map(|n| simulate(1_500, n)).collect(), 8).await });
+    let first_fill = tokio::spawn(async move { replies(&producer, (0..8).map(|n| simulate(5_000, n)).collect(), 8).await });
     until("every slot is held", async || fleet.rows().await.iter().all(|view| view.held == 2)).await;
     let producer = fleet.producer.clone();
     let backlog = tokio::spawn(async move { replies(&producer, (0..200).map(|n| simulate(20, n)).collect(), 200).await });
