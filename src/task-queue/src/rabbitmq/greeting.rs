@@ -16,6 +16,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::screen;
 use crate::QueueError;
 
 /// The longest first frame that is read, in bytes.
@@ -64,7 +65,8 @@ async fn first_frame(address: (&str, u16)) -> std::io::Result<Vec<u8>> {
 
 /// Reads the payload of `connection.start`.
 fn read(payload: &[u8]) -> Option<Greeting> {
-    let (_, properties) = parse_field_table(payload.get(START_HEADER..)?).ok()?;
+    let table = payload.get(START_HEADER..).filter(|table| screen::is_readable(table))?;
+    let (_, properties) = parse_field_table(table).ok()?;
     Some(Greeting { product: text(&properties, "product")?, version: text(&properties, "version")? })
 }
 
@@ -77,7 +79,44 @@ fn text(properties: &FieldTable, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// The payload with these bytes as its table's entries.
+    fn payload(entries: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(entries.len()).expect("a short table");
+        [&[0; START_HEADER], &length.to_be_bytes()[..], entries].concat()
+    }
+
+    fn entry(name: &str, kind: u8, value: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(value.len()).expect("a short value");
+        [&[name.len() as u8], name.as_bytes(), &[kind], &length.to_be_bytes()[..], value].concat()
+    }
+
+    #[test]
+    fn a_greeting_tells_name_and_version() {
+        let entries = [entry("product", b'S', b"RabbitMQ"), entry("more", b'F', b""), entry("version", b'S', b"3.10.8")].concat();
+        assert_eq!(read(&payload(&entries)), Some(Greeting { product: "RabbitMQ".to_owned(), version: "3.10.8".to_owned() }));
+        assert_eq!(read(&payload(&entry("product", b'S', b"RabbitMQ"))), None, "without a version");
+    }
+
+    #[test]
+    fn tables_within_tables_end_no_process() {
+        let mut nested = Vec::new();
+        while nested.len() < FRAME_MAX as usize - 64 {
+            nested = entry("", b'F', &nested);
+        }
+        assert_eq!(read(&payload(&nested)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_at_all_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+            let _ = read(&payload(&bytes));
+        }
+    }
 
     #[test]
     fn what_is_no_greeting_is_not_read_as_one() {

@@ -27,6 +27,11 @@ use lapin::{
 
 use self::{frames::Frames, stream::Screen};
 
+/// Whether the client library can read a table, which begins with its length.
+pub(super) fn is_readable(mut table: &[u8]) -> bool {
+    table::take_long(&mut table).is_ok_and(|entries| table::check(entries).is_ok())
+}
+
 /// Connects as the client library does by itself, with a screen in between.
 pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection> {
     let plain = async_rs::Runtime::tokio_current();
