@@ -6,6 +6,8 @@ use std::{
     sync::Barrier,
 };
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn gpu() -> GpuId {
@@ -52,6 +54,22 @@ fn looking_finds_the_holder_and_takes_nothing() {
     drop(held);
     assert_eq!(GpuLock::holder(folder.path(), &gpu()), None, "released");
     assert!(GpuLock::take(folder.path(), &gpu()).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn whatever_stands_in_the_file_the_lock_is_taken_and_its_holder_named(
+        bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..200),
+            "\\{\"(pid|since_ms|trouble|xid)\": ?(-?[0-9]{1,25}|null|\"[a-z]{0,5}\"|\\[*|\\{)[,}]?".prop_map(String::into_bytes),
+        ],
+    ) {
+        let folder = folder();
+        fs::write(path(folder.path(), &gpu()), bytes).expect("a file");
+        prop_assert_eq!(GpuLock::holder(folder.path(), &gpu()), None);
+        let _held = GpuLock::take(folder.path(), &gpu()).expect("free");
+        prop_assert_eq!(GpuLock::holder(folder.path(), &gpu()).expect("held").pid, Some(std::process::id()));
+    }
 }
 
 fn past(reason: &str, xid: u64) -> PastTrouble {

@@ -83,6 +83,8 @@ fn wrapped(line: &Line, gpu_id: &GpuId) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ids(names: &[&str]) -> Vec<GpuId> {
@@ -140,6 +142,23 @@ mod tests {
     fn an_object_that_names_a_gpu_stays_as_it_is() {
         for line in [r#"{"gpu_id":"GPU-7","n":1}"#, r#"{"n":1,"gpu_id":null}"#] {
             assert_eq!(written(true, line.as_bytes(), 0), format!("{line}\n"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_child_writes_becomes_one_object_that_names_its_gpu(
+            noise in prop::collection::vec(any::<u8>().prop_filter("the end of a line", |byte| *byte != b'\n'), 0..80),
+            fields in prop::collection::hash_map("[a-c]{0,2}", any::<f64>().prop_filter("JSON has none", |number| number.is_finite()), 0..4),
+            cut in prop_oneof![Just(0), any::<u64>()],
+        ) {
+            let object = serde_json::to_vec(&fields).expect("numbers");
+            for line in [noise.clone(), object.clone(), [object, noise].concat()] {
+                let written = written(true, &line, cut);
+                prop_assert_eq!(written.matches('\n').count(), 1);
+                let read: Map<String, Value> = serde_json::from_str(&written).expect("an object");
+                prop_assert!(read.contains_key("gpu_id"), "{}", written);
+            }
         }
     }
 
