@@ -21,6 +21,7 @@ pub struct Ledger {
     name: String,
     amqp: SecretUrl,
     published: BTreeSet<String>,
+    replies: BTreeMap<String, Vec<Reply>>,
 }
 
 /// What the ledger found when all was over.
@@ -40,7 +41,7 @@ impl Ledger {
         let (_connection, channel) = channel(&amqp).await;
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(name.as_str().into(), durable, FieldTable::default()).await.unwrap();
-        Self { name, amqp, published: BTreeSet::new() }
+        Self { name, amqp, published: BTreeSet::new(), replies: BTreeMap::new() }
     }
 
     /// Publishes `count` tasks, again and again until the broker has confirmed each.
@@ -91,7 +92,7 @@ impl Ledger {
         }
     }
 
-    /// How many replies wait in the queue.
+    /// How many replies wait in the queue, as long as none was read.
     pub async fn answered(&self) -> usize {
         let (_connection, channel) = channel(&self.amqp).await;
         self.count(&channel).await
@@ -103,20 +104,29 @@ impl Ledger {
         queue.message_count() as usize
     }
 
-    /// Waits until as many replies wait in the queue as tasks were published, whatever the store knows.
-    pub async fn until_all_answered(&self) {
+    /// Waits until there is a reply for every task, whatever the store knows. Two for one are none for another.
+    pub async fn until_all_answered(&mut self) {
         let (_connection, channel) = channel(&self.amqp).await;
-        until("every task is answered", async || self.count(&channel).await >= self.published.len()).await;
+        until("every task is answered", async || {
+            self.read(&channel).await;
+            self.published.iter().all(|id| self.replies.contains_key(id))
+        })
+        .await;
     }
 
-    /// Reads every reply.
-    pub async fn balance(&self) -> Balance {
-        let (_connection, channel) = channel(&self.amqp).await;
-        let mut replies: BTreeMap<String, Vec<Reply>> = BTreeMap::new();
+    /// Reads the replies that are there.
+    async fn read(&mut self, channel: &Channel) {
         while let Some(message) = channel.basic_get(self.name.as_str().into(), BasicGetOptions { no_ack: true }).await.unwrap() {
             let reply: Reply = serde_json::from_slice(&message.delivery.data).unwrap();
-            replies.entry(reply.task_id.to_string()).or_default().push(reply);
+            self.replies.entry(reply.task_id.to_string()).or_default().push(reply);
         }
+    }
+
+    /// Reads the rest, and tells what all replies together say.
+    pub async fn balance(&mut self) -> Balance {
+        let (_connection, channel) = channel(&self.amqp).await;
+        self.read(&channel).await;
+        let replies = &self.replies;
         let foreign: Vec<&String> = replies.keys().filter(|id| !self.published.contains(*id)).collect();
         assert!(foreign.is_empty(), "replies to nobody's tasks: {foreign:?}");
         let different = |replies: &&Vec<Reply>| replies.iter().any(|reply| *reply != replies[0]);

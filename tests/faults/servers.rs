@@ -38,7 +38,7 @@ async fn recovers(fleet: &Fleet) -> Duration {
 }
 
 /// All came back, once: nothing lost, nothing failed, one outcome each.
-async fn settle(fault: &str, fleet: &Fleet, ledger: &Ledger, recovered: Duration) {
+async fn settle(fault: &str, fleet: &Fleet, ledger: &mut Ledger, recovered: Duration) {
     ledger.until_all_ended(fleet).await;
     ledger.until_all_answered().await;
     fleet.idle().await;
@@ -67,7 +67,7 @@ async fn a_broker_that_is_restarted_and_then_killed_loses_nothing_and_work_goes_
     broker.kill();
     broker.start_again().await;
     let after_the_kill = recovers(&fleet).await;
-    settle("broker restarted, then killed", &fleet, &ledger, after_the_restart.max(after_the_kill)).await;
+    settle("broker restarted, then killed", &fleet, &mut ledger, after_the_restart.max(after_the_kill)).await;
     assert!(after_the_restart < SOON * 2 && after_the_kill < SOON * 2, "{after_the_restart:?}, {after_the_kill:?}");
 }
 
@@ -91,7 +91,7 @@ async fn while_the_broker_blocks_publishers_workers_hold_at_most_their_slots_and
     fleet.kill(&GpuId::new("gpu-1").unwrap()).await;
     broker.alarm(false).await;
     let recovered = recovers(&fleet).await;
-    settle("broker blocks publishers, a worker killed meanwhile", &fleet, &ledger, recovered).await;
+    settle("broker blocks publishers, a worker killed meanwhile", &fleet, &mut ledger, recovered).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,7 +114,7 @@ async fn a_worker_that_loses_the_broker_and_not_the_table_gets_no_tasks_until_it
         way.mend();
         until("it is back", async || view().await.eligible).await;
     }
-    settle("connection of one worker cut twice", &fleet, &ledger, Duration::ZERO).await;
+    settle("connection of one worker cut twice", &fleet, &mut ledger, Duration::ZERO).await;
     let ran_there = fleet.counted("gpufleet_tasks_total", "gpu_id=\"cut-off\"");
     assert!(ran_there > 0.0, "it never ran a task: the test shows nothing");
 }
@@ -142,7 +142,8 @@ async fn the_tables_redis_may_hang_forget_its_scripts_and_restart_empty() {
     table.restart().await;
     let after_the_restart = recovers(&fleet).await;
 
-    settle("table's Redis: SCRIPT FLUSH, hangs for 10 s, restarts empty", &fleet, &ledger, after_the_pause.max(after_the_restart)).await;
+    settle("table's Redis: SCRIPT FLUSH, hangs for 10 s, restarts empty", &fleet, &mut ledger, after_the_pause.max(after_the_restart))
+        .await;
     fleet.eligible(3).await;
     assert!(after_the_pause < SOON * 2 && after_the_restart < SOON * 2, "{after_the_pause:?}, {after_the_restart:?}");
 }
@@ -165,7 +166,7 @@ async fn a_failover_of_the_table_that_loses_its_last_writes_loses_no_task() {
     let old: Option<String> = redis::cmd("GET").arg("from-before").query_async(&mut table.connection().await).await.unwrap();
     assert!(old.is_some(), "the old data is there: the table did not just restart empty");
     let recovered = recovers(&fleet).await;
-    settle("table fails over, and loses the writes of the last 100 tasks", &fleet, &ledger, recovered).await;
+    settle("table fails over, and loses the writes of the last 100 tasks", &fleet, &mut ledger, recovered).await;
     fleet.eligible(3).await;
 }
 
@@ -189,7 +190,7 @@ async fn the_stores_redis_may_hang_and_restart_and_every_task_still_has_one_outc
     settle(
         "store's Redis hangs for 4 s, then is killed and restarts from its AOF",
         &fleet,
-        &ledger,
+        &mut ledger,
         after_the_pause.max(after_the_restart),
     )
     .await;
@@ -230,6 +231,6 @@ async fn all_workers_come_back_at_once_to_an_empty_table() {
         fleet.add(SimulatedOptions::new(gpu_id.clone())).await;
     }
     let recovered = recovers(&fleet).await;
-    settle("8 workers killed, table emptied, all back at once", &fleet, &ledger, recovered).await;
+    settle("8 workers killed, table emptied, all back at once", &fleet, &mut ledger, recovered).await;
     fleet.eligible(8).await;
 }
