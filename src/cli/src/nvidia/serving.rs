@@ -41,7 +41,7 @@ pub(crate) async fn one(common: &Common, worker: &Worker, gpu: &str) -> Result<E
     // Not exit code 2: a child whose predecessor still drains is started again.
     let lock = GpuLock::take(&program.configuration.gpu.lock_folder, &gpu_id).map_err(|refused| Fault::Unavailable(refused.to_string()))?;
     let code = with_it(&program, found, &lock).await.err().map_or(STOPPED, |fault| fault.told());
-    // Not in order: at an orderly exit NVIDIA's libraries wait for work that may never end, and crash where a thread of this process still uses them.
+    // Not in order: at an orderly exit NVIDIA's libraries wait for work that may never end, and may crash where a thread of this process still uses them.
     leave(code)
 }
 
