@@ -22,6 +22,9 @@ use crate::until::until;
 
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
+/// What nodes of one cluster know in common.
+const COOKIE: &str = ".erlang.cookie";
+
 /// Starts epmd and the server in process groups of their own, says when, and waits for a line or the end of its input. After the end
 /// nobody needs the folder any more.
 const GUARDIAN: &str = r#"
@@ -81,11 +84,31 @@ impl PrivateRabbitMq {
             Path::new(PROGRAMS).join("rabbitmq-server").exists(),
             "RabbitMQ is not installed: these tests need {PROGRAMS}/rabbitmq-server (Debian package rabbitmq-server)"
         );
-        let name = uuid::Uuid::new_v4().simple().to_string();
-        let folder = std::env::temp_dir().join(format!("gpufleet-rabbitmq-{name}"));
-        let server = Self { folder, node: format!("test-{name}@localhost"), ports: free_ports(), running: Mutex::new(None) };
-        server.write_folder().expect("a folder for the server");
+        let server = Self::on(free_ports(), &fresh_name());
         server.start_again().await;
+        server
+    }
+
+    /// A second node of this server's cluster, with data of its own. This server must outlive it.
+    ///
+    /// # Panics
+    /// If it does not start or join.
+    pub async fn start_beside(&self) -> Self {
+        let [amqp, distribution, _] = free_ports();
+        let cookie = fs::read_to_string(self.folder.join(COOKIE)).expect("the first node's cookie");
+        let server = Self::on([amqp, distribution, self.ports[2]], &cookie);
+        server.start_again().await;
+        server.control(&["stop_app"]).await;
+        server.control(&["join_cluster", &self.node]).await;
+        server.control(&["start_app"]).await;
+        server
+    }
+
+    fn on(ports: [u16; 3], cookie: &str) -> Self {
+        let name = fresh_name();
+        let folder = std::env::temp_dir().join(format!("gpufleet-rabbitmq-{name}"));
+        let server = Self { folder, node: format!("test-{name}@localhost"), ports, running: Mutex::new(None) };
+        server.write_folder(cookie).expect("a folder for the server");
         server
     }
 
@@ -181,11 +204,11 @@ impl PrivateRabbitMq {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_folder(&self) -> std::io::Result<()> {
+    fn write_folder(&self, cookie: &str) -> std::io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let cookie = self.folder.join(".erlang.cookie");
-        fs::write(&cookie, uuid::Uuid::new_v4().simple().to_string())?;
-        fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))?;
+        let path = self.folder.join(COOKIE);
+        fs::write(&path, cookie)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400))?;
         fs::write(self.folder.join("enabled_plugins"), "[].")?;
         let mut config = String::new();
         let settings = [
@@ -228,6 +251,10 @@ impl Drop for PrivateRabbitMq {
             let _removed = fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+fn fresh_name() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 fn free_ports() -> [u16; 3] {

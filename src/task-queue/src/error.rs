@@ -68,6 +68,14 @@ pub enum QueueError {
         /// Why.
         reason: String,
     },
+    /// The queue exists, but the broker's node that has it is down, or somebody is just creating it. Retry.
+    #[error("{operation}: the queue exists, but it cannot be reached now: {reason}")]
+    Inaccessible {
+        /// What was tried.
+        operation: String,
+        /// The broker's words.
+        reason: String,
+    },
     /// The queue exists with other arguments. Somebody must delete it or change the configuration.
     #[error("declare queue {queue}: it exists with another {argument}; delete the queue when it is empty, or configure the value it has")]
     Mismatch {
@@ -96,6 +104,6 @@ impl QueueError {
     /// Whether a later retry can succeed without anybody changing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Stale)
+        matches!(self, Self::Unreachable { .. } | Self::Inaccessible { .. } | Self::Stale)
     }
 }

@@ -267,3 +267,36 @@ fn empty(queue: &Queue) -> Outgoing {
     message.body = Bytes::new();
     message
 }
+
+/// A cluster of two nodes. What the broker says of the queue, `404`, is what it says of a queue that does not exist.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_whose_node_is_down_is_not_taken_for_missing() {
+    let one = PrivateRabbitMq::start().await;
+    let other = one.start_beside().await;
+    let options = options();
+    let there = connect(&other.url(), options.clone()).await;
+    there.declare(&gpu()).await.expect("declared");
+    publish_all(&*there, [message(&gpu(), "a")]).await;
+    let here = RabbitMq::connect(&one.url(), options).await.expect("connected");
+    until_ready(&here, &gpu(), 1).await;
+    other.kill();
+    let gone = async || here.depth(&gpu()).await.is_err_and(|error| matches!(error, QueueError::Inaccessible { .. }));
+    until("the node is known to be down", gone).await;
+    let answers = [
+        here.inspect(&gpu()).await.err(),
+        here.take(&gpu()).await.err(),
+        here.delete_if_unused(&gpu()).await.err(),
+        here.consume(&gpu(), prefetch(1)).await.err(),
+        here.declare(&gpu()).await.err(),
+    ];
+    for answer in answers {
+        let error = answer.expect("it cannot be reached");
+        assert!(matches!(error, QueueError::Inaccessible { .. }) && error.is_transient(), "{error:?}");
+    }
+    assert_eq!(here.inspect(&Queue::Dead).await, Ok(Presence::Missing), "what never was is still told apart");
+    other.start_again().await;
+    until("it can be declared again", async || here.declare(&gpu()).await.is_ok()).await;
+    let taken = here.take(&gpu()).await.expect("connected").expect("the message is still there");
+    assert_eq!(id_of(&taken), "a");
+    taken.receipt.ack().await.expect("acked");
+}

@@ -4,6 +4,9 @@ use lapin::ErrorKind;
 
 use crate::QueueError;
 
+/// How the broker begins to say that something does not exist. Its other texts under the same code are about queues that exist.
+const MISSING: &str = "NOT_FOUND - no ";
+
 /// The AMQP reply codes that we tell apart.
 const NOT_FOUND: u16 = 404;
 const PRECONDITION_FAILED: u16 = 406;
@@ -14,6 +17,8 @@ const INTERNAL_ERROR: u16 = 541;
 pub(super) enum Failure {
     /// The broker refused it, in its words, and closed the channel.
     Refused { code: u16, text: String },
+    /// The queue exists, but the node that has it is down, or somebody is just creating it. The broker has closed the channel.
+    Inaccessible(String),
     /// The broker stumbled over it and ended the connection.
     Stumbled(String),
     /// The channel was closing, so the operation was never sent.
@@ -26,7 +31,7 @@ impl From<lapin::Error> for Failure {
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ProtocolError(refusal) if error.is_amqp_soft_error() => {
-                Self::Refused { code: refusal.get_id(), text: refusal.get_message().to_string() }
+                Self::refused(refusal.get_id(), refusal.get_message().to_string())
             }
             ErrorKind::ProtocolError(stumble) if stumble.get_id() == INTERNAL_ERROR => Self::Stumbled(stumble.get_message().to_string()),
             ErrorKind::InvalidChannelState(..) => Self::Unsent(error.to_string()),
@@ -36,6 +41,10 @@ impl From<lapin::Error> for Failure {
 }
 
 impl Failure {
+    fn refused(code: u16, text: String) -> Self {
+        if code == NOT_FOUND && !text.starts_with(MISSING) { Self::Inaccessible(text) } else { Self::Refused { code, text } }
+    }
+
     pub(super) fn is_missing(&self) -> bool {
         matches!(self, Self::Refused { code: NOT_FOUND, .. })
     }
@@ -48,6 +57,7 @@ impl Failure {
     pub(super) fn into_error(self, url: &str, operation: String) -> QueueError {
         match self {
             Self::Refused { text, .. } => QueueError::Refused { operation, reason: text },
+            Self::Inaccessible(reason) => QueueError::Inaccessible { operation, reason },
             Self::Stumbled(reason) | Self::Unsent(reason) | Self::Away(reason) => QueueError::Unreachable { url: url.to_owned(), reason },
         }
     }
@@ -74,6 +84,20 @@ fn differing(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn not_found_is_missing_only_where_the_broker_says_that_there_is_none() {
+        assert!(Failure::refused(NOT_FOUND, "NOT_FOUND - no queue 'a' in vhost '/'".to_owned()).is_missing());
+        for text in [
+            "NOT_FOUND - home node 'a@b' of durable queue 'no queue' in vhost '/' is down or inaccessible",
+            "NOT_FOUND - queue 'a' in vhost '/' process is stopped by supervisor",
+            "NOT_FOUND - failed to perform operation on queue 'a' in vhost '/' due to timeout",
+        ] {
+            let failure = Failure::refused(NOT_FOUND, text.to_owned());
+            assert!(!failure.is_missing(), "{text}");
+            assert!(failure.into_declare_error("amqp://a", "a").is_transient(), "{text}");
+        }
+    }
 
     #[test]
     fn a_mismatch_names_the_argument_and_both_values() {

@@ -227,7 +227,7 @@ impl Lane {
                 self.channel = None;
                 self.suspects.push_back(job);
             }
-            Failure::Unsent(reason) | Failure::Away(reason) => job.down(reason),
+            Failure::Inaccessible(reason) | Failure::Unsent(reason) | Failure::Away(reason) => job.down(reason),
         }
     }
 }

@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    backoff::Backoff,
     failure::Failure,
     line::{Dialer, Keeper, Line},
     publisher::Publisher,
@@ -46,6 +47,9 @@ use crate::{Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishErro
 
 /// Longest wait in [`TaskQueue::close`] for consumers and connections to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a queue that cannot be reached is declared, in less than half a second. A longer wait is the caller's.
+const DECLARATIONS: usize = 4;
 
 /// A process's two connections to RabbitMQ. Dropped, they are closed in the background; what is unacked goes back.
 pub struct RabbitMq {
@@ -98,6 +102,21 @@ impl RabbitMq {
         opened.map_err(|_| unreachable("no answer in time".to_owned()))?.map_err(|error| unreachable(error.to_string()))
     }
 
+    /// Declares a queue; a few times if it cannot be reached, because the broker may say so to who declares a queue that another client is just
+    /// creating.
+    async fn declare_one(&self, queue: &Queue) -> Result<Result<(), Failure>, QueueError> {
+        let mut backoff = Backoff::new();
+        let mut left = DECLARATIONS;
+        loop {
+            left -= 1;
+            match self.on_a_channel(async |channel| self.topology.declare_on(channel, queue).await).await? {
+                Err(Failure::Inaccessible(reason)) if left > 0 => tracing::debug!(?queue, reason, "will declare it again"),
+                declared => return Ok(declared),
+            }
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
     /// Runs an operation on a channel of its own, because the broker closes the channel when it refuses.
     async fn on_a_channel<T>(&self, operation: impl AsyncFnOnce(&Channel) -> Result<T, Failure>) -> Result<Result<T, Failure>, QueueError> {
         let channel = self.open_channel().await?;
@@ -131,7 +150,7 @@ impl TaskQueue for RabbitMq {
     async fn declare(&self, queue: &Queue) -> Result<(), QueueError> {
         let target = queue.dead_letters_to().filter(|target| !self.topology.has(target));
         for queue in target.iter().chain([queue]) {
-            let declared = self.on_a_channel(async |channel| self.topology.declare_on(channel, queue).await).await?;
+            let declared = self.declare_one(queue).await?;
             declared.map_err(|failure| failure.into_declare_error(self.url(), &self.names().queue(queue)))?;
             self.topology.remember(queue);
         }
