@@ -71,6 +71,35 @@ async fn a_broker_that_is_restarted_and_then_killed_loses_nothing_and_work_goes_
     assert!(after_the_restart < SOON * 2 && after_the_kill < SOON * 2, "{after_the_restart:?}, {after_the_kill:?}");
 }
 
+/// The pool's queue and most workers are on the node that dies. One worker is on the other node, and one more starts there meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_node_of_a_cluster_that_has_the_pool_is_down_workers_wait_for_it_and_nothing_is_lost() {
+    let first = PrivateRabbitMq::start().await;
+    let dying = first.start_beside().await;
+    let mut fleet = plan(2).on_servers(redis_urls(dying.url()).await).start().await;
+    let [elsewhere, late] = ["elsewhere", "late"].map(|name| GpuId::new(name).unwrap());
+    fleet.add_by(SimulatedOptions::new(elsewhere.clone()), first.url()).await;
+    fleet.eligible(3).await;
+    let mut ledger = Ledger::open(dying.url()).await;
+    ledger.publish_simulated(&fleet, 900, 20).await;
+    ended(&fleet, 90.0).await;
+    dying.kill();
+    fleet.add_by(SimulatedOptions::new(late.clone()), first.url()).await;
+    until("nothing ends any more", async || {
+        let before = succeeded(&fleet);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        succeeded(&fleet) == before
+    })
+    .await;
+    dying.start_again().await;
+    let recovered = recovers(&fleet).await;
+    settle("node of the broker's cluster that has the pool killed, a worker starts meanwhile", &fleet, &mut ledger, recovered).await;
+    fleet.eligible(4).await;
+    for gpu_id in [elsewhere, late] {
+        assert!(fleet.counted("gpufleet_tasks_total", &format!("gpu_id=\"{gpu_id}\"")) > 0.0, "{gpu_id} never ran a task");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_broker_blocks_publishers_workers_hold_at_most_their_slots_and_one_that_is_killed_loses_nothing() {
     let broker = PrivateRabbitMq::start().await;

@@ -181,7 +181,7 @@ pub struct AmqpSection {
     /// How long a task that fits no GPU rests before it is looked at again, in ms. Default: 5,000.
     #[schemars(range(min = 100))]
     pub unplaceable_ttl_ms: u64,
-    /// How long a reply whose reply queue was gone is kept in the queue `<prefix>.parked`, in ms. Default: 3,600,000 (1 h).
+    /// How long a reply whose reply queue was gone (or could not be reached at first) is kept in the queue `<prefix>.parked`, in ms. Default: 3,600,000 (1 h).
     #[schemars(range(min = 1_000))]
     pub parked_ttl_ms: u64,
 }

@@ -9,6 +9,14 @@ pub enum PublishError {
         /// Where it should have gone.
         target: String,
     },
+    /// The queue exists, but the broker's node that has it is down; the message was returned. Retry, or do something else meanwhile.
+    #[error("publish to {target}: the queue exists, but it cannot be reached now: {reason}")]
+    Inaccessible {
+        /// Where it should have gone.
+        target: String,
+        /// The broker's words.
+        reason: String,
+    },
     /// The queue is at its bound and refuses new messages.
     #[error("publish to {target}: the queue is full")]
     Full {
@@ -53,7 +61,7 @@ impl PublishError {
     /// Whether a later retry can succeed without anybody changing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Blocked { .. } | Self::Timeout { .. } | Self::Disconnected { .. })
+        !matches!(self, Self::Unroutable { .. } | Self::Refused { .. })
     }
 }
 

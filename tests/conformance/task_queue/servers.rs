@@ -293,6 +293,8 @@ async fn a_queue_whose_node_is_down_is_not_taken_for_missing() {
         let error = answer.expect("it cannot be reached");
         assert!(matches!(error, QueueError::Inaccessible { .. }) && error.is_transient(), "{error:?}");
     }
+    let returned = here.publish(message(&gpu(), "b")).await.expect_err("it cannot be reached");
+    assert!(matches!(returned, PublishError::Inaccessible { .. }) && returned.is_transient(), "{returned:?}");
     assert_eq!(here.inspect(&Queue::Dead).await, Ok(Presence::Missing), "what never was is still told apart");
     other.start_again().await;
     until("it can be declared again", async || here.declare(&gpu()).await.is_ok()).await;

@@ -56,10 +56,31 @@ impl End {
 
 /// A reply that is final: recorded in the store.
 struct Final {
+    copy: CopyOf,
     outcome: Outcome,
     body: Bytes,
     attempt: u32,
     token: Option<Token>,
+}
+
+/// Where a reply comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CopyOf {
+    /// It is the first.
+    None,
+    /// The stored reply.
+    Stored,
+    /// The stored outcome: the reply is no longer kept.
+    Outcome,
+}
+
+/// What became of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    /// It is there, nobody wants one, or nobody will ever take it.
+    Done,
+    /// Its queue exists and cannot be reached now.
+    NotYet,
 }
 
 /// Ends a task: with `slot` after a run, without one otherwise. Consumes the delivery.
@@ -82,7 +103,7 @@ pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, 
     let final_reply = match recorded {
         Ok(Record::Recorded) => {
             context.metrics.ended(known_kind(context, identity.kind.as_ref()), outcome.name());
-            Final { outcome, body: reply, attempt: identity.attempt, token }
+            Final { copy: CopyOf::None, outcome, body: reply, attempt: identity.attempt, token }
         }
         Ok(Record::EndedBefore(stored)) => kept(context, &identity.task_id, identity.kind.clone(), stored),
         Ok(Record::Superseded) => {
@@ -98,7 +119,12 @@ pub(crate) async fn end(context: &Context, in_hand: InHand, identity: Identity, 
         }
     };
     let ran = slot.is_some();
-    reply_with(context, &in_hand, &identity.task_id, final_reply).await?;
+    if reply_with(context, &in_hand, &identity.task_id, final_reply).await? == Answered::NotYet {
+        if let Some(slot) = slot {
+            finish(context, slot).await;
+        }
+        return park(context, in_hand, &identity.task_id).await;
+    }
     let address = in_hand.address();
     tokio::join!(mark_published(context, &identity.task_id, &address), async {
         if let Some(slot) = slot {
@@ -122,8 +148,10 @@ pub(crate) async fn resend(context: &Context, in_hand: InHand, identity: Identit
         return Ok(());
     }
     let reply = kept(context, &identity.task_id, identity.kind, stored);
-    reply_with(context, &in_hand, &identity.task_id, reply).await?;
-    in_hand.ack_elsewhere().await;
+    match reply_with(context, &in_hand, &identity.task_id, reply).await? {
+        Answered::Done => in_hand.ack_elsewhere().await,
+        Answered::NotYet => park(context, in_hand, &identity.task_id).await?,
+    }
     Ok(())
 }
 
@@ -165,8 +193,9 @@ pub(crate) async fn refuse_reused_id(context: &Context, in_hand: InHand, identit
     bury(context, &in_hand, &identity.task_id, message).await?;
     let error = TaskError { code: "reused_id".to_owned(), message: message.to_owned(), field: Some("message_id".to_owned()) };
     let body = body_of(context, &identity, End::without_run(Outcome::Failed, error), None, None);
-    let reply = Final { outcome: Outcome::Failed, body, attempt: identity.attempt, token: None };
-    reply_with(context, &in_hand, &identity.task_id, reply).await?;
+    // Nothing is stored of it: a reply that finds no queue stays parked.
+    let reply = Final { copy: CopyOf::None, outcome: Outcome::Failed, body, attempt: identity.attempt, token: None };
+    let _either = reply_with(context, &in_hand, &identity.task_id, reply).await?;
     in_hand.ack_elsewhere().await;
     Ok(())
 }
@@ -290,6 +319,7 @@ fn body_of(context: &Context, identity: &Identity, end: End, token: Option<Token
 
 /// The reply of a stored outcome: its own bytes while they are kept, else its outcome alone.
 fn kept(context: &Context, task_id: &TaskId, kind: Option<Kind>, stored: Stored) -> Final {
+    let copy = if stored.body.is_some() { CopyOf::Stored } else { CopyOf::Outcome };
     let body = stored.body.unwrap_or_else(|| {
         let error = TaskError::new("reply_not_kept", "the task ended before, and its reply is no longer kept; only its outcome is known");
         let reply = Reply {
@@ -307,12 +337,13 @@ fn kept(context: &Context, task_id: &TaskId, kind: Option<Kind>, stored: Stored)
         };
         Bytes::from(serde_json::to_vec(&reply).expect("a reply has string keys only"))
     });
-    Final { outcome: stored.outcome, body, attempt: stored.attempt, token: stored.token }
+    Final { copy, outcome: stored.outcome, body, attempt: stored.attempt, token: stored.token }
 }
 
-/// Publishes a reply where the delivery asks for one. A reply queue that is gone is counted; the stored reply remains.
-async fn reply_with(context: &Context, in_hand: &InHand, task_id: &TaskId, reply: Final) -> Result<(), Abandoned> {
-    let Some(reply_to) = in_hand.envelope.reply_to.clone().filter(|name| !name.is_empty()) else { return Ok(()) };
+/// Publishes a reply where the delivery asks for one. A reply whose queue is gone or cannot be reached is counted and parked; the stored reply remains, and is
+/// sent again to a queue that can be reached later.
+async fn reply_with(context: &Context, in_hand: &InHand, task_id: &TaskId, reply: Final) -> Result<Answered, Abandoned> {
+    let Some(reply_to) = in_hand.envelope.reply_to.clone().filter(|name| !name.is_empty()) else { return Ok(Answered::Done) };
     let correlation_id = in_hand.envelope.correlation_id.clone().unwrap_or_else(|| task_id.to_string());
     let headers = Headers {
         traceparent: in_hand.envelope.headers.traceparent.clone(),
@@ -331,15 +362,18 @@ async fn reply_with(context: &Context, in_hand: &InHand, task_id: &TaskId, reply
     };
     let outgoing = Outgoing::new(Target::ReplyTo(reply_to), envelope, reply.body);
     let started = Instant::now();
-    match persist(&context.environment, &context.stop.now, || context.queue.publish(outgoing.clone())).await? {
-        Ok(()) => context.confirmed_after(started.elapsed()),
-        Err(error) => {
-            context.metrics.replies_returned.inc();
-            tracing::info!(%task_id, %error, "nobody takes the reply; it is parked, and stays in the store");
-            park_reply(context, outgoing, &error).await?;
-        }
+    let Err(error) = onward::publish(context, &outgoing).await? else {
+        context.confirmed_after(started.elapsed());
+        return Ok(Answered::Done);
+    };
+    let later = matches!(error, PublishError::Inaccessible { .. }) && reply.copy != CopyOf::Outcome;
+    // The copies of one that was parked are not.
+    if !(later && reply.copy == CopyOf::Stored) {
+        context.metrics.replies_returned.inc();
+        tracing::info!(%task_id, %error, later, "nobody takes the reply; it is parked, and stays in the store");
+        park_reply(context, outgoing, &error).await?;
     }
-    Ok(())
+    Ok(if later { Answered::NotYet } else { Answered::Done })
 }
 
 /// Keeps a reply that nobody took where an operator can find it.

@@ -124,7 +124,7 @@ impl WorkerMetrics {
                 &["gpu_id", "reason"],
             )?,
             redelivered_total: to.counters("gpufleet_redelivered_total", "Deliveries that the broker marks as redelivered.", gpu)?,
-            replies_returned_total: to.counters("gpufleet_replies_returned_total", "Replies whose reply queue was gone.", gpu)?,
+            replies_returned_total: to.counters("gpufleet_replies_returned_total", "Replies whose reply queue was gone, or could not be reached at first.", gpu)?,
             late_outcomes_total: to.counters(
                 "gpufleet_late_outcomes_refused_total",
                 "Outcomes refused because a later holder began.",

@@ -18,18 +18,26 @@ use crate::{
 pub(crate) enum Sent {
     /// It is there, confirmed: this delivery can be acked.
     There,
-    /// No such queue.
+    /// No such queue, or none that can be reached now.
     NoQueue,
     /// The message cannot be sent at all.
     Unsendable,
 }
 
+/// Publishes, trying again while the broker is away or blocked. Not while only the queue cannot be reached: there are others.
+pub(crate) async fn publish(context: &Context, outgoing: &Outgoing) -> Result<Result<(), PublishError>, Abandoned> {
+    let publish = async || match context.queue.publish(outgoing.clone()).await {
+        Err(error @ PublishError::Inaccessible { .. }) => Ok(Err(error)),
+        result => result.map(Ok),
+    };
+    Ok(persist(&context.environment, &context.stop.now, publish).await?.unwrap_or_else(Err))
+}
+
 /// Sends `outgoing`, trying again while the broker is away or blocked.
 pub(crate) async fn send(context: &Context, outgoing: Outgoing) -> Result<Sent, Abandoned> {
-    let result = persist(&context.environment, &context.stop.now, || context.queue.publish(outgoing.clone())).await?;
-    Ok(match result {
+    Ok(match publish(context, &outgoing).await? {
         Ok(()) => Sent::There,
-        Err(PublishError::Unroutable { .. }) => Sent::NoQueue,
+        Err(PublishError::Unroutable { .. } | PublishError::Inaccessible { .. }) => Sent::NoQueue,
         Err(error) => {
             tracing::error!(%error, "cannot be sent");
             Sent::Unsendable
@@ -40,7 +48,7 @@ pub(crate) async fn send(context: &Context, outgoing: Outgoing) -> Result<Sent, 
 /// Sends `outgoing` and does not give up: where its queue is gone or takes no such message, somebody must look, and nothing may be acked until then.
 pub(crate) async fn send_surely(context: &Context, outgoing: Outgoing) -> Result<(), Abandoned> {
     while send(context, outgoing.clone()).await? != Sent::There {
-        tracing::error!(target = ?outgoing.target, "the fleet's own queue takes no message: declare it again by restarting a worker; tried again after a lease");
+        tracing::error!(target = ?outgoing.target, "the fleet's own queue takes no message: start the broker's node that has it, or declare it again by restarting a worker; tried again after a lease");
         pause_or_abandon(&context.stop.now, context.options.lease).await?;
     }
     Ok(())

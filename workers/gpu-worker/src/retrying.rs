@@ -81,7 +81,9 @@ pub(crate) async fn publish(context: &Context, in_hand: InHand, task: &Task, due
             in_hand.ack_elsewhere().await;
             Ok(())
         }
-        Sent::NoQueue | Sent::Unsendable => {
+        // The store knows of the retry: whoever finds the delivery again tries again to publish it.
+        Sent::NoQueue => ending::park(context, in_hand, &task.id).await,
+        Sent::Unsendable => {
             let error = TaskError::new("executor_failed", "the retry could not be published");
             ending::end(context, in_hand, life::identity(&next), End::without_run(protocol::Outcome::Failed, error), None).await
         }

@@ -1,8 +1,6 @@
 //! What an operator's check needs to know, without changing anything.
 
-use lapin::{options::QueueDeclareOptions, types::FieldTable};
-
-use super::{RabbitMq, topology::short};
+use super::RabbitMq;
 use crate::{Queue, QueueError, TaskQueue};
 
 /// Whether a queue is as the topology wants it.
@@ -24,17 +22,10 @@ impl RabbitMq {
     pub async fn inspect(&self, queue: &Queue) -> Result<Presence, QueueError> {
         let name = self.names().queue(queue);
         let operation = format!("look at queue {name}");
-        let exists = self
-            .on_a_channel(async |channel| {
-                let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                channel.queue_declare(short(&name)?, passive, FieldTable::default()).await?;
-                Ok(())
-            })
-            .await?;
-        match exists {
+        match self.look(&name).await? {
             Err(failure) if failure.is_missing() => return Ok(Presence::Missing),
             Err(failure) => return Err(failure.into_error(self.url(), operation)),
-            Ok(()) => {}
+            Ok(_) => {}
         }
         // The broker compares arguments only when a queue is declared; one that is equal is left as it is.
         let declared = self.on_a_channel(async |channel| self.topology().declare_on(channel, queue).await).await?;

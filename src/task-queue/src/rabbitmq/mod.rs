@@ -117,6 +117,24 @@ impl RabbitMq {
         }
     }
 
+    /// Looks at a queue without changing anything.
+    async fn look(&self, name: &str) -> Result<Result<Depth, Failure>, QueueError> {
+        self.on_a_channel(async |channel| {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let found = channel.queue_declare(short(name)?, passive, FieldTable::default()).await?;
+            Ok(Depth { ready: found.message_count(), consumers: found.consumer_count() })
+        })
+        .await
+    }
+
+    /// Why the broker returned a message: it does so too where the queue exists and its node is down.
+    async fn unroutable(&self, target: String) -> PublishError {
+        match self.look(&target).await {
+            Ok(Err(Failure::Inaccessible(reason))) => PublishError::Inaccessible { target, reason },
+            _ => PublishError::Unroutable { target },
+        }
+    }
+
     /// Runs an operation on a channel of its own, because the broker closes the channel when it refuses.
     async fn on_a_channel<T>(&self, operation: impl AsyncFnOnce(&Channel) -> Result<T, Failure>) -> Result<Result<T, Failure>, QueueError> {
         let channel = self.open_channel().await?;
@@ -158,7 +176,10 @@ impl TaskQueue for RabbitMq {
     }
 
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {
-        self.publisher.publish(self.names(), message).await
+        match self.publisher.publish(self.names(), message).await {
+            Err(PublishError::Unroutable { target }) => Err(self.unroutable(target).await),
+            done => done,
+        }
     }
 
     async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Consumer, QueueError> {
@@ -212,14 +233,7 @@ impl TaskQueue for RabbitMq {
 
     async fn depth(&self, queue: &Queue) -> Result<Option<Depth>, QueueError> {
         let name = self.names().queue(queue);
-        let looked = self
-            .on_a_channel(async |channel| {
-                let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                let found = channel.queue_declare(short(&name)?, passive, FieldTable::default()).await?;
-                Ok(Depth { ready: found.message_count(), consumers: found.consumer_count() })
-            })
-            .await?;
-        match looked {
+        match self.look(&name).await? {
             Ok(depth) => Ok(Some(depth)),
             Err(failure) if failure.is_missing() => Ok(None),
             Err(failure) => Err(failure.into_error(self.url(), format!("look at queue {name}"))),
