@@ -18,10 +18,11 @@ pub fn start_log(section: &LogSection) -> bool {
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok()
 }
 
-/// The AMQP library warns of every returned message with the message itself, payload and all; whoever published it reports the return. A filter that names the
-/// library stands as it is.
+/// The AMQP library warns of every returned message with the message itself, payload and all; whoever published it reports the return. And it calls every channel
+/// that the broker closes an error, which is how the broker says that there is no such queue; whoever asked reports what matters. A filter that names the library
+/// stands as it is.
 fn with_quiet_client(level: &str) -> String {
-    if level.contains("lapin") { level.to_owned() } else { format!("{level},lapin=error") }
+    if level.contains("lapin") { level.to_owned() } else { format!("{level},lapin=error,lapin::channel=off") }
 }
 
 /// A registry for the metrics of one program, which has those of the process (`process_cpu_seconds_total`, `process_resident_memory_bytes`,
@@ -65,6 +66,14 @@ mod tests {
         for bad in ["", "inof", "info,gpu_worker=loud", "info,,", "info, warn"] {
             assert!(check_level(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_amqp_library_is_quiet_unless_it_is_named() {
+        let quiet = with_quiet_client("info,gpu_worker=debug");
+        assert_eq!(check_level(&quiet), Ok(()));
+        assert!(quiet.contains("lapin::channel=off"));
+        assert_eq!(with_quiet_client("info,lapin=trace"), "info,lapin=trace");
     }
 
     #[cfg(target_os = "linux")]
