@@ -47,8 +47,8 @@ async fn an_urgent_task_overtakes_five_hundred_waiting_ones(here: fn(FleetPlan) 
 
 async fn under_a_backlog_no_task_is_forwarded_after_the_first_fill(here: fn(FleetPlan) -> FleetPlan) {
     let plan = Fleet::of(4).slots(2).strategy(Strategy::RoundRobin).configured(|configuration| {
-        // A machine under load may be slow between an ack and the next delivery; here that alone must not look like an idle fleet.
-        configuration.worker.tasks_waiting_within_ms = 2_000;
+        // A broker may take any time from an ack to the next delivery (a slow disk, a machine under load); here that alone must not look like an idle fleet.
+        configuration.worker.tasks_waiting_within_ms = 600_000;
         configuration.worker.in_hand_patience_ms = 60_000;
     });
     let fleet = here(plan).start().await;
@@ -66,7 +66,7 @@ async fn under_a_backlog_no_task_is_forwarded_after_the_first_fill(here: fn(Flee
     }
     let forwarded = fleet.counted("gpufleet_forwarded_total", "") - forwarded;
     // The last ones wait for nothing: where a slot had been idle before they came, the strategy may choose.
-    assert!(forwarded <= 4.0, "{forwarded} tasks were forwarded while others waited");
+    assert!(forwarded <= 4.0, "{forwarded} tasks were forwarded while others waited:\n{}", fleet.metrics());
 }
 
 async fn on_an_idle_fleet_forwards_follow_the_strategy(here: fn(FleetPlan) -> FleetPlan) {
