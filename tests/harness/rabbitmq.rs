@@ -10,7 +10,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Command, Output, Stdio},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -185,6 +185,16 @@ impl PrivateRabbitMq {
         assert!(self.try_control(arguments).await, "rabbitmqctl {arguments:?} failed\n{}", self.log());
     }
 
+    /// How many connections this user has.
+    ///
+    /// # Panics
+    /// If the server does not say.
+    pub async fn connections_of(&self, user: &str) -> usize {
+        let listed = self.run_control(&["-q", "list_connections", "user"]).await;
+        assert!(listed.status.success(), "rabbitmqctl list_connections failed\n{}", self.log());
+        String::from_utf8_lossy(&listed.stdout).lines().filter(|line| *line == user).count()
+    }
+
     /// The end of the server's log, for the message of a failing test.
     #[must_use]
     pub fn log(&self) -> String {
@@ -194,10 +204,14 @@ impl PrivateRabbitMq {
     }
 
     async fn try_control(&self, arguments: &[&str]) -> bool {
+        self.run_control(arguments).await.status.success()
+    }
+
+    async fn run_control(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(&format!("{PROGRAMS}/rabbitmqctl"));
         command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null());
         let output = tokio::process::Command::from(command).kill_on_drop(true).output().await;
-        output.expect("rabbitmqctl starts").status.success()
+        output.expect("rabbitmqctl starts")
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {

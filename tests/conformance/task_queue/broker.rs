@@ -112,6 +112,17 @@ pub async fn publish_together(queue: &dyn TaskQueue, messages: Vec<Outgoing>) ->
     futures::future::join_all(messages.into_iter().map(|message| queue.publish(message))).await
 }
 
+/// What a publish is answered once nothing transient stands in its way, as whoever tries again sees it.
+pub async fn publish_at_last(queue: &dyn TaskQueue, message: Outgoing) -> Result<(), PublishError> {
+    let mut answer = Ok(());
+    until("the broker answers for good", async || {
+        answer = queue.publish(message.clone()).await;
+        !answer.as_ref().is_err_and(PublishError::is_transient)
+    })
+    .await;
+    answer
+}
+
 pub fn id_of(delivery: &Delivery) -> &str {
     delivery.envelope.message_id.as_deref().expect("an id")
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, future::join_all};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
     options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeleteOptions},
@@ -16,7 +16,9 @@ use tests::{
     until::until,
 };
 
-use super::broker::{ack_next, gpu, id_of, message, message_to, next, pool, prefetch, publish_all, publish_together, ready, until_ready};
+use super::broker::{
+    ack_next, gpu, id_of, message, message_to, next, pool, prefetch, publish_all, publish_at_last, publish_together, ready, until_ready,
+};
 
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -222,7 +224,8 @@ async fn what_the_broker_forbids_is_refused_and_not_retried() {
     let limited = RabbitMq::connect(&reader, QueueOptions { names: queue.names().clone(), ..options() }).await.expect("connected");
     let declared = limited.declare(&gpu()).await.expect_err("it may not declare");
     assert!(matches!(declared, QueueError::Refused { .. }), "{declared}");
-    for answer in publish_together(&limited, ["a", "b", "c"].map(|id| message(&pool(), id)).into()).await {
+    // A message that follows a refused one too closely on its channel ends the connection: transient, and the next one says what is forbidden.
+    for answer in join_all(["a", "b", "c"].map(|id| publish_at_last(&limited, message(&pool(), id)))).await {
         assert!(matches!(answer, Err(PublishError::Refused { .. })), "{answer:?}");
     }
     publish_all(&*queue, [message(&pool(), "d")]).await;
@@ -235,6 +238,35 @@ async fn what_the_broker_forbids_is_refused_and_not_retried() {
     assert!(!format!("{refused} {refused:?}").contains("pa55word"));
     let garbled = RabbitMq::connect(&SecretUrl::new("http://user:pa55word@host"), options()).await.expect_err("no AMQP URL");
     assert!(!format!("{garbled} {garbled:?}").contains("pa55word"));
+}
+
+/// The client library never opens a channel again whose number the broker has closed, and a connection has no more than so many (2,047 by default).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_often_the_broker_closes_a_channel_the_next_one_opens() {
+    let server = PrivateRabbitMq::shared().await;
+    let narrow = |url: SecretUrl| SecretUrl::new(format!("{}?channel_max=64", url.reveal()));
+    let asks = narrow(server.url_for("asks", Permissions { configure: ".*", write: ".*", read: ".*" }).await);
+    let queue = connect(&asks, options()).await;
+    let mut consumer = queue.consume(&pool(), prefetch(1)).await.expect("consuming");
+    for index in 0..200 {
+        until("the broker says whether the queue exists", async || matches!(queue.depth(&gpu()).await, Ok(None))).await;
+        let returned = publish_at_last(&*queue, message(&gpu(), "nobody's")).await;
+        assert!(matches!(returned, Err(PublishError::Unroutable { .. })), "{index}: {returned:?}");
+        let id = index.to_string();
+        publish_all(&*queue, [message(&pool(), &id)]).await;
+        let delivery = next(&mut consumer).await;
+        assert_eq!((id_of(&delivery), delivery.redelivered), (&*id, false), "no consumer ends for it");
+        delivery.receipt.ack().await.expect("acked");
+    }
+    let reads = narrow(server.url_for("reads", Permissions { configure: "^$", write: "^$", read: ".*" }).await);
+    let limited = RabbitMq::connect(&reads, QueueOptions { names: queue.names().clone(), ..options() }).await.expect("connected");
+    for index in 0..200 {
+        let refused = publish_at_last(&limited, message(&pool(), "forbidden")).await;
+        assert!(matches!(refused, Err(PublishError::Refused { .. })), "{index}: {refused:?}");
+    }
+    // One to publish, one to consume, one that still has the first consumer.
+    until("connections without channels are closed", async || (1..=3).contains(&server.connections_of("asks").await)).await;
+    until("connections without channels are closed", async || (1..=2).contains(&server.connections_of("reads").await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use std::{
 
 use futures::future::join_all;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
+    BasicProperties, Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::failure::Failure;
+use super::{failure::Failure, line::Kept};
 use crate::{Link, PublishError, message::is_direct_reply};
 
 /// Most messages of one batch.
@@ -65,7 +65,7 @@ type Confirmed = Result<Confirmation, lapin::Error>;
 pub(super) struct Lane {
     pub(super) cargo: Cargo,
     pub(super) jobs: mpsc::Receiver<Job>,
-    pub(super) connection: watch::Receiver<Option<Arc<Connection>>>,
+    pub(super) connection: watch::Receiver<Option<Arc<Kept>>>,
     pub(super) link: watch::Receiver<Link>,
     pub(super) stop: CancellationToken,
     /// Copies of a message in the batch before: first in the next one.
@@ -155,12 +155,12 @@ impl Lane {
     }
 
     /// The connection; for direct replies, the next one if it has just ended, so that the innocent of a batch are published again.
-    async fn connection(&self, last: Instant) -> Option<Arc<Connection>> {
+    async fn connection(&self, last: Instant) -> Option<Arc<Kept>> {
         if self.cargo == Cargo::Queues {
             return self.connection.borrow().clone();
         }
         let mut connection = self.connection.clone();
-        let connected = connection.wait_for(|connection| connection.as_ref().is_some_and(|connection| connection.status().connected()));
+        let connected = connection.wait_for(|connection| connection.as_ref().is_some_and(|connection| connection.connected()));
         tokio::select! {
             biased;
             connected = connected => connected.ok()?.clone(),

@@ -1,11 +1,11 @@
 //! One connection that is kept: dialled again after every loss, watched for the broker's blocking of publishers.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use lapin::{Connection, ConnectionProperties, Event, uri::AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
 use protocol::config::SecretUrl;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{backoff::Backoff, failure::Failure, screen, topology::Topology};
@@ -45,24 +45,54 @@ impl Dialer {
         &self.uri.authority.userinfo.username
     }
 
-    pub(super) async fn dial(&self, name: &str) -> Result<Connection, QueueError> {
+    pub(super) async fn dial(&self, name: &str) -> Result<Arc<Kept>, QueueError> {
         let properties = ConnectionProperties::default().with_connection_name(format!("gpufleet {name}").into());
         let dialled = tokio::time::timeout(DIAL_LIMIT, screen::connect(self.uri.clone(), properties)).await;
         let unreachable = |reason: String| QueueError::Unreachable { url: self.url.clone(), reason };
         let connection = dialled.map_err(|_| unreachable(format!("no answer within {} s", DIAL_LIMIT.as_secs())))?;
-        connection.map_err(|error| match error.kind() {
+        let connection = connection.map_err(|error| match error.kind() {
             lapin::ErrorKind::ProtocolError(refusal) => {
                 QueueError::Refused { operation: format!("connect to {}", self.url), reason: refusal.get_message().to_string() }
             }
             _ => unreachable(error.to_string()),
-        })
+        })?;
+        Ok(Arc::new(Kept { connection, worn: Notify::new() }))
+    }
+}
+
+/// An open connection. It wears out: the client library gives every channel the next number and never forgets which of them the broker has closed, over a
+/// queue that is missing for instance; when their numbers come round again, they cannot be opened. So a connection is replaced after half a round.
+#[derive(Debug)]
+pub(super) struct Kept {
+    connection: Connection,
+    worn: Notify,
+}
+
+impl Kept {
+    pub(super) async fn create_channel(&self) -> lapin::Result<Channel> {
+        let channel = self.connection.create_channel().await?;
+        if channel.id() > self.connection.configuration().channel_max() / 2 {
+            self.worn.notify_one();
+        }
+        Ok(channel)
+    }
+
+    pub(super) fn connected(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Closes it, or lets it go.
+    async fn close(&self) {
+        if self.connected() {
+            let _ignored = tokio::time::timeout(CLOSE_LIMIT, self.connection.close(200, "OK".into())).await;
+        }
     }
 }
 
 /// A kept connection, for its users.
 #[derive(Debug, Clone)]
 pub(super) struct Line {
-    pub(super) connection: watch::Receiver<Option<Arc<Connection>>>,
+    pub(super) connection: watch::Receiver<Option<Arc<Kept>>>,
     pub(super) link: watch::Receiver<Link>,
 }
 
@@ -75,46 +105,81 @@ pub(super) struct Keeper {
     pub(super) stop: CancellationToken,
 }
 
+/// Why a connection is not the line's any more.
+enum Ending {
+    Lost(String),
+    /// Its successor.
+    Worn(Arc<Kept>),
+    Unwanted,
+}
+
 impl Keeper {
     /// The line over a first connection, and the life that keeps it.
-    pub(super) fn keep(self, first: Connection) -> (Line, impl Future<Output = ()> + Send + 'static) {
-        let first = Arc::new(first);
+    pub(super) fn keep(self, first: Arc<Kept>) -> (Line, impl Future<Output = ()> + Send + 'static) {
         let connections = watch::Sender::new(Some(first.clone()));
         let links = watch::Sender::new(Link::Up);
         let line = Line { connection: connections.subscribe(), link: links.subscribe() };
         (line, self.live(first, connections, links))
     }
 
-    async fn live(self, first: Arc<Connection>, connections: watch::Sender<Option<Arc<Connection>>>, links: watch::Sender<Link>) {
+    async fn live(self, first: Arc<Kept>, connections: watch::Sender<Option<Arc<Kept>>>, links: watch::Sender<Link>) {
         let mut backoff = Backoff::new();
         let mut current = Some(first);
         while let Some(connection) = current {
             backoff.began();
-            let lost = self.watch(&connection, &links).await;
-            connections.send_replace(None);
-            let reason = lost.clone().unwrap_or_else(|| "closed".to_owned());
-            links.send_replace(Link::Down(reason.clone()));
-            close(connection).await;
-            current = None;
-            if lost.is_some() {
-                tracing::warn!(connection = self.name, url = self.dialer.url, reason, "lost the broker");
-                current = self.redial(&mut backoff).await;
-            }
-            if let Some(connection) = &current {
-                tracing::info!(connection = self.name, url = self.dialer.url, "reached the broker again");
-                connections.send_replace(Some(connection.clone()));
+            current = match self.watch(&connection, &links).await {
+                // The worn one closes with the last of its channels, so nobody's consumer ends. What the broker said to it does not count for this one.
+                Ending::Worn(fresh) => {
+                    tracing::debug!(connection = self.name, "replaced a connection that had opened many channels");
+                    Some(fresh)
+                }
+                Ending::Lost(reason) => {
+                    connections.send_replace(None);
+                    links.send_replace(Link::Down(reason.clone()));
+                    connection.close().await;
+                    tracing::warn!(connection = self.name, url = self.dialer.url, reason, "lost the broker");
+                    let found = self.redial(&mut backoff).await;
+                    if found.is_some() {
+                        tracing::info!(connection = self.name, url = self.dialer.url, "reached the broker again");
+                    }
+                    found
+                }
+                Ending::Unwanted => {
+                    connections.send_replace(None);
+                    links.send_replace(Link::Down("closed".to_owned()));
+                    connection.close().await;
+                    None
+                }
+            };
+            if current.is_some() {
+                connections.send_replace(current.clone());
                 links.send_replace(Link::Up);
             }
         }
     }
 
-    /// Until the connection is lost, which says why, or is not wanted any more.
-    async fn watch(&self, connection: &Connection, links: &watch::Sender<Link>) -> Option<String> {
+    /// A connection instead of this one, once it is worn. While there is none, every further channel asks again.
+    async fn successor(&self, worn: &Kept) -> Arc<Kept> {
+        loop {
+            worn.worn.notified().await;
+            match self.dialer.dial(self.name).await {
+                Ok(connection) => return connection,
+                Err(error) => {
+                    tracing::debug!(connection = self.name, %error, "could not replace a connection that has opened many channels")
+                }
+            }
+        }
+    }
+
+    /// Until the connection is lost, worn or not wanted any more.
+    async fn watch(&self, kept: &Kept, links: &watch::Sender<Link>) -> Ending {
+        let connection = &kept.connection;
         let mut events = connection.events_listener();
+        let mut successor = pin!(self.successor(kept));
         loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return None,
+                () = self.stop.cancelled() => return Ending::Unwanted,
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
                         tracing::warn!(connection = self.name, reason, "the broker blocks publishers");
@@ -124,20 +189,21 @@ impl Keeper {
                         tracing::info!(connection = self.name, "the broker lets publishers go on");
                         links.send_replace(Link::Up);
                     }
-                    Some(Event::Error(error)) if !connection.status().connected() => return Some(error.to_string()),
-                    None => return Some("the connection ended".to_owned()),
+                    Some(Event::Error(error)) if !connection.status().connected() => return Ending::Lost(error.to_string()),
+                    None => return Ending::Lost("the connection ended".to_owned()),
                     _ => {}
                 },
+                fresh = &mut successor => return Ending::Worn(fresh),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            if !connection.status().connected() {
-                return Some(format!("the connection is {:?}", connection.status()));
+            if !kept.connected() {
+                return Ending::Lost(format!("the connection is {:?}", connection.status()));
             }
         }
     }
 
     /// Dials until it succeeds or is not wanted any more.
-    async fn redial(&self, backoff: &mut Backoff) -> Option<Arc<Connection>> {
+    async fn redial(&self, backoff: &mut Backoff) -> Option<Arc<Kept>> {
         loop {
             tokio::select! {
                 biased;
@@ -147,7 +213,7 @@ impl Keeper {
             match self.dialer.dial(self.name).await {
                 Ok(connection) => {
                     self.declare_again(&connection).await;
-                    return Some(Arc::new(connection));
+                    return Some(connection);
                 }
                 Err(error) => tracing::debug!(connection = self.name, %error, "still away"),
             }
@@ -155,7 +221,7 @@ impl Keeper {
     }
 
     /// A queue that cannot be declared again is logged and left: the others must go on, and its consumers try again by themselves.
-    async fn declare_again(&self, connection: &Connection) {
+    async fn declare_again(&self, connection: &Kept) {
         let Some(topology) = &self.topology else { return };
         for queue in topology.all() {
             let declared = async { topology.declare_on(&connection.create_channel().await?, &queue).await };
@@ -164,12 +230,5 @@ impl Keeper {
                 tracing::warn!(?queue, ?failure, "could not declare a queue again");
             }
         }
-    }
-}
-
-/// Closes a connection, or lets it go.
-async fn close(connection: Arc<Connection>) {
-    if connection.status().connected() {
-        let _ignored = tokio::time::timeout(CLOSE_LIMIT, connection.close(200, "OK".into())).await;
     }
 }

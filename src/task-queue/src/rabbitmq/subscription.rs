@@ -14,7 +14,7 @@ use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt};
 use lapin::{
-    Channel, Connection,
+    Channel,
     message::Delivery as AmqpDelivery,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
     types::FieldTable,
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backoff::Backoff,
     failure::Failure,
+    line::Kept,
     receipt,
     topology::{Topology, short},
 };
@@ -82,7 +83,7 @@ pub(super) struct Subscription {
     pub(super) queue: Queue,
     pub(super) prefetch: NonZeroU16,
     pub(super) topology: Arc<Topology>,
-    pub(super) connection: watch::Receiver<Option<Arc<Connection>>>,
+    pub(super) connection: watch::Receiver<Option<Arc<Kept>>>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) live: watch::Sender<bool>,
     pub(super) wishes: watch::Receiver<Wish>,
