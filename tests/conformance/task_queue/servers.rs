@@ -248,7 +248,7 @@ async fn however_often_the_broker_closes_a_channel_the_next_one_opens() {
     let asks = narrow(server.url_for("asks", Permissions { configure: ".*", write: ".*", read: ".*" }).await);
     let queue = connect(&asks, options()).await;
     let mut consumer = queue.consume(&pool(), prefetch(1)).await.expect("consuming");
-    for index in 0..200 {
+    for index in 0..100 {
         until("the broker says whether the queue exists", async || matches!(queue.depth(&gpu()).await, Ok(None))).await;
         let returned = publish_at_last(&*queue, message(&gpu(), "nobody's")).await;
         assert!(matches!(returned, Err(PublishError::Unroutable { .. })), "{index}: {returned:?}");
@@ -260,7 +260,7 @@ async fn however_often_the_broker_closes_a_channel_the_next_one_opens() {
     }
     let reads = narrow(server.url_for("reads", Permissions { configure: "^$", write: "^$", read: ".*" }).await);
     let limited = RabbitMq::connect(&reads, QueueOptions { names: queue.names().clone(), ..options() }).await.expect("connected");
-    for index in 0..200 {
+    for index in 0..100 {
         let refused = publish_at_last(&limited, message(&pool(), "forbidden")).await;
         assert!(matches!(refused, Err(PublishError::Refused { .. })), "{index}: {refused:?}");
     }

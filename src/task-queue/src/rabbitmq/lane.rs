@@ -191,7 +191,11 @@ impl Lane {
             () = tokio::time::sleep_until(last) => None,
         };
         match confirmed {
-            Some(confirmed) => self.settle(batch, confirmed),
+            Some(confirmed) => {
+                self.settle(batch, confirmed);
+                // One that the broker closed would keep its connection open until the next batch, if that has been replaced.
+                self.channel.take_if(|channel| !channel.status().connected());
+            }
             None => {
                 self.channel = None;
                 batch.into_iter().for_each(|job| job.down("no confirm before the channel was given up".to_owned()));
