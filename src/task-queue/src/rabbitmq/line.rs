@@ -1,6 +1,13 @@
 //! One connection that is kept: dialled again after every loss, watched for the broker's blocking of publishers.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::StreamExt;
 use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
@@ -56,23 +63,34 @@ impl Dialer {
             }
             _ => unreachable(error.to_string()),
         })?;
-        Ok(Arc::new(Kept { connection, worn: Notify::new() }))
+        Ok(Arc::new(Kept { connection, worn: Notify::new(), used_up: AtomicBool::new(false) }))
     }
 }
 
 /// An open connection. It wears out: the client library gives every channel the next number and never forgets which of them the broker has closed, over a
-/// queue that is missing for instance; when their numbers come round again, they cannot be opened. So a connection is replaced after half a round.
+/// queue that is missing for instance; when their numbers come round again, they cannot be opened, and trying keeps the connection from ever closing by itself.
+/// So a connection is replaced after half a round, and none begins a second one.
 #[derive(Debug)]
 pub(super) struct Kept {
     connection: Connection,
     worn: Notify,
+    used_up: AtomicBool,
 }
 
 impl Kept {
     pub(super) async fn create_channel(&self) -> lapin::Result<Channel> {
-        let channel = self.connection.create_channel().await?;
-        if channel.id() > self.connection.configuration().channel_max() / 2 {
+        if self.used_up.load(Ordering::Relaxed) {
             self.worn.notify_one();
+            return Err(lapin::ErrorKind::ChannelsLimitReached.into());
+        }
+        let channel = self.connection.create_channel().await?;
+        let (number, most) = (channel.id(), self.connection.configuration().channel_max());
+        if number > most / 2 {
+            self.worn.notify_one();
+        }
+        // The rest is for those that open a channel at this moment.
+        if number > most - most / 4 {
+            self.used_up.store(true, Ordering::Relaxed);
         }
         Ok(channel)
     }
