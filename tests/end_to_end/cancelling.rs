@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use executors::{Executor, Executors, Failure, Run};
-use protocol::{Kind, Outcome, TaskId, TaskState};
+use protocol::{Kind, Outcome, TaskId};
 use serde_json::{Value, json};
 use task_store::Cancel;
 use tests::{
     fleet::{Fleet, FleetPlan},
-    tasks::{PATIENCE, echo, reply, result, simulate, task},
-    until::until,
+    tasks::{PATIENCE, echo, reply, result, simulate, started, task},
 };
 
 crate::on_both!(
@@ -23,11 +22,7 @@ crate::on_both!(
 
 async fn a_running_task_ends_as_cancelled_and_its_slot_is_free(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = on(Fleet::of(1).slots(1)).start().await;
-    let long = fleet.producer.pending(simulate(600_000, "never"), PATIENCE).await.unwrap();
-    until("it runs", async || {
-        fleet.producer.status(long.task_id()).await.unwrap().is_some_and(|status| status.state == TaskState::Running)
-    })
-    .await;
+    let long = started(&fleet.producer, simulate(600_000, "never")).await;
     assert_eq!(fleet.producer.cancel(long.task_id()).await.unwrap(), Cancel::Running(fleet.gpus()[0].clone()));
     assert_eq!(long.await.unwrap().outcome, Outcome::Cancelled);
     result(&reply(&fleet.producer, echo("next")).await);
@@ -36,12 +31,11 @@ async fn a_running_task_ends_as_cancelled_and_its_slot_is_free(on: fn(FleetPlan)
 
 async fn a_waiting_task_is_skipped(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = on(Fleet::of(1).slots(1)).start().await;
-    let busy = fleet.producer.pending(simulate(1_000, "busy"), PATIENCE).await.unwrap();
-    until("the slot is held", async || fleet.rows().await[0].held == 1).await;
+    let busy = started(&fleet.producer, simulate(600_000, "busy")).await;
     let waiting = fleet.producer.pending(echo("skipped"), PATIENCE).await.unwrap();
     assert_eq!(fleet.producer.cancel(waiting.task_id()).await.unwrap(), Cancel::Waiting);
-    assert_eq!(waiting.await.unwrap().outcome, Outcome::Cancelled);
-    result(&busy.await.unwrap());
+    fleet.producer.cancel(busy.task_id()).await.unwrap();
+    assert_eq!((busy.await.unwrap().outcome, waiting.await.unwrap().outcome), (Outcome::Cancelled, Outcome::Cancelled));
     assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 0.0);
 }
 
@@ -78,11 +72,7 @@ impl Executor for Stubborn {
 async fn an_executor_that_ignores_a_cancel_is_reported_and_its_slot_is_not_lost(on: fn(FleetPlan) -> FleetPlan) {
     let executors = Executors::new().with(executors::echo()).with(Arc::new(Stubborn));
     let fleet = on(Fleet::of(1).slots(1).executors(executors)).start().await;
-    let stubborn = fleet.producer.pending(task("stubborn", json!(null)), PATIENCE).await.unwrap();
-    until("it runs", async || {
-        fleet.producer.status(stubborn.task_id()).await.unwrap().is_some_and(|status| status.state == TaskState::Running)
-    })
-    .await;
+    let stubborn = started(&fleet.producer, task("stubborn", json!(null))).await;
     fleet.producer.cancel(stubborn.task_id()).await.unwrap();
     assert_eq!(stubborn.await.unwrap().outcome, Outcome::Cancelled);
     assert_eq!(fleet.counted("gpufleet_cancel_ignored_total", ""), 1.0);

@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use task_queue::Queue;
 use tests::{
     fleet::{Fleet, FleetPlan},
-    tasks::{PATIENCE, replies, result, simulate, task},
-    until::until,
+    tasks::{replies, result, simulate, started, task},
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -153,15 +152,11 @@ async fn a_drain_is_no_crash(on: fn(FleetPlan) -> FleetPlan) {
     let (plan, _begins) = plan(1, 2);
     let plan = plan.configured(|configuration| configuration.worker.drain_grace_ms = 50);
     let mut fleet = on(plan).start().await;
-    let flow = {
-        let producer = fleet.producer.clone();
-        tokio::spawn(async move { producer.submit_and_wait(simulate(1_500, "in the end"), PATIENCE).await.unwrap() })
-    };
-    until("it runs", async || fleet.rows().await.iter().any(|view| view.held == 1)).await;
+    let pending = started(&fleet.producer, simulate(1_500, "in the end")).await;
     let gpu_id = fleet.gpus().remove(0);
     fleet.drain(&gpu_id).await;
     fleet.add_gpu().await;
-    let reply = flow.await.unwrap();
+    let reply = pending.await.unwrap();
     assert_eq!((result(&reply), reply.attempt), (&json!("in the end"), 1));
     let status = fleet.producer.status(&reply.task_id).await.unwrap().unwrap();
     assert_eq!(status.crashes, 0, "its worker handed it back");
@@ -190,8 +185,7 @@ async fn a_crashed_task_runs_elsewhere_though_no_delivery_may_be_in_hand_for_lon
         configuration.worker.unacked_ms = 100;
     });
     let mut fleet = on(plan).start().await;
-    let pending = fleet.producer.pending(simulate(3_000, "kept"), PATIENCE).await.unwrap();
-    until("it runs", async || fleet.rows().await.iter().any(|view| view.held == 1)).await;
+    let pending = started(&fleet.producer, simulate(3_000, "kept")).await;
     let holder = fleet.rows().await.into_iter().find(|view| view.held == 1).unwrap().row.gpu.gpu_id;
     fleet.kill(&holder).await;
     assert_eq!(result(&pending.await.unwrap()), "kept");

@@ -8,7 +8,7 @@ use serde_json::json;
 use task_queue::{Outgoing, Queue, Target};
 use tests::{
     fleet::{Fleet, FleetPlan},
-    tasks::{echo, on, replies, reply, result, simulate, task},
+    tasks::{echo, on, replies, reply, result, simulate, started, task},
     until::until,
 };
 
@@ -55,12 +55,13 @@ async fn a_second_copy_of_a_task_gets_the_same_reply_and_runs_nothing(here: fn(F
 async fn a_second_publish_while_the_first_runs_is_answered_too(here: fn(FleetPlan) -> FleetPlan) {
     let fleet = here(Fleet::of(2).configured(|configuration| configuration.worker.lease_ms = 900)).start().await;
     let queue = &fleet.ports.queue;
+    let task_id = TaskId::new("asked-twice").unwrap();
     let reply_queue = Queue::Reply("asked-twice".to_owned());
     queue.declare(&reply_queue).await.unwrap();
     let mut answers = queue.consume(&reply_queue, std::num::NonZeroU16::new(2).unwrap()).await.unwrap();
     for _ in 0..2 {
         let envelope = Envelope {
-            message_id: Some("asked-twice".to_owned()),
+            message_id: Some(task_id.to_string()),
             kind: Some("simulate".to_owned()),
             reply_to: Some(queue.names().queue(&reply_queue)),
             correlation_id: Some("the-same".to_owned()),
@@ -68,7 +69,8 @@ async fn a_second_publish_while_the_first_runs_is_answered_too(here: fn(FleetPla
         };
         let body: &[u8] = br#"{"payload": {"duration_ms": 1500, "result": "once"}}"#;
         queue.publish(Outgoing::new(Target::Queue(Queue::Pool(fleet.pool())), envelope, body.into())).await.unwrap();
-        until("the first one runs", async || fleet.rows().await.iter().any(|view| view.held == 1)).await;
+        until("the first one has begun", async || fleet.producer.status(&task_id).await.unwrap().is_some_and(|status| status.attempt > 0))
+            .await;
     }
     let (first, second) = (answers.next().await.unwrap(), answers.next().await.unwrap());
     assert_eq!(first.body, second.body);
@@ -138,11 +140,7 @@ async fn a_task_that_runs_too_long_fails_at_its_attempt_limit(here: fn(FleetPlan
 
 async fn a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs(here: fn(FleetPlan) -> FleetPlan) {
     let fleet = here(Fleet::of(1).slots(1)).start().await;
-    let busy = tokio::spawn({
-        let producer = fleet.producer.clone();
-        async move { reply(&producer, simulate(1_500, "busy")).await }
-    });
-    until("the slot is held", async || fleet.rows().await[0].held == 1).await;
+    let busy = started(&fleet.producer, simulate(1_500, "busy")).await;
     let mut hurried = echo("too late");
     hurried.expiration = Some(Duration::from_millis(200));
     let mut in_body = echo("too late");
@@ -209,13 +207,7 @@ async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(here: fn(Fle
 /// A task that runs, in time, and goes on running.
 async fn begins_before(fleet: &Fleet, task: NewTask, expiration: Duration) -> Pending {
     let begun = NewTask { expiration: Some(expiration), ..task };
-    let pending = fleet.producer.pending(begun, tests::tasks::PATIENCE).await.unwrap();
-    until("it runs", async || {
-        let status = fleet.producer.status(pending.task_id()).await.unwrap();
-        status.is_some_and(|status| status.state == TaskState::Running)
-    })
-    .await;
-    pending
+    started(&fleet.producer, begun).await
 }
 
 async fn a_task_that_began_on_a_killed_worker_and_then_expired_is_answered(here: fn(FleetPlan) -> FleetPlan) {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use devices::simulated::SimulatedOptions;
+use futures::future::try_join_all;
 use protocol::{GpuId, Reply, claim::Settings};
 use task_queue::Queue;
 use tests::{
     fleet::{Fleet, FleetPlan},
-    tasks::{PATIENCE, replies, result, simulate},
+    tasks::{PATIENCE, replies, result, simulate, started},
     until::until,
 };
 use tokio::{task::JoinHandle, time::Instant};
@@ -65,13 +66,14 @@ async fn a_killed_workers_tasks_run_elsewhere(here: fn(FleetPlan) -> FleetPlan) 
 
 async fn a_drained_workers_running_tasks_end_there_and_are_delivered_to_nobody_else(here: fn(FleetPlan) -> FleetPlan) {
     let mut fleet = here(Fleet::of(1).slots(4)).start().await;
-    let producer = fleet.producer.clone();
-    let flow = tokio::spawn(async move { replies(&producer, (0..4).map(|n| simulate(1_500, n)).collect(), 4).await });
-    until("all run", async || fleet.rows().await[0].held == 4).await;
+    let mut pending = Vec::new();
+    for n in 0..4 {
+        pending.push(started(&fleet.producer, simulate(1_500, n)).await);
+    }
     fleet.add_gpu().await;
     fleet.eligible(2).await;
     fleet.drain(&GpuId::new("gpu-0").unwrap()).await;
-    let replies = flow.await.unwrap();
+    let replies: Vec<Reply> = try_join_all(pending).await.unwrap();
     complete(&replies);
     assert!(replies.iter().all(|reply| reply.gpu_id.as_ref().is_some_and(|gpu_id| gpu_id.as_str() == "gpu-0")));
     assert_eq!(fleet.counted("gpufleet_redelivered_total", ""), 0.0);
@@ -117,9 +119,8 @@ async fn losing_the_table_again_and_again_costs_no_running_task_anything(here: f
     let fleet = here(plan).start().await;
     let mut pending = Vec::new();
     for n in 0..6 {
-        pending.push(fleet.producer.pending(simulate(14_000, n), PATIENCE).await.unwrap());
+        pending.push(started(&fleet.producer, simulate(14_000, n)).await);
     }
-    until("all run", async || fleet.rows().await.iter().map(|view| view.held).sum::<u32>() == 6).await;
     for n in 0..12 {
         let since = Instant::now();
         fleet.empty_the_table().await;
@@ -145,8 +146,7 @@ async fn what_waits_for_a_gpu_that_stays_away_runs_elsewhere_though_the_store_wa
         task.body.needs.memory_mb = Some(120_000);
         task
     };
-    let mut pending = vec![fleet.producer.pending(needs_the_large_one(8_000, "runs"), PATIENCE).await.unwrap()];
-    until("it runs", async || fleet.rows().await.iter().any(|view| view.held == 1)).await;
+    let mut pending = vec![started(&fleet.producer, needs_the_large_one(8_000, "runs")).await];
     let since = Instant::now();
     for result in ["a", "b", "c"] {
         pending.push(fleet.producer.pending(needs_the_large_one(1, result), PATIENCE).await.unwrap());

@@ -3,9 +3,11 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use futures::StreamExt;
-use producer::{Many, NewTask, Producer};
-use protocol::{GpuOptions, Kind, Outcome, Reply, TaskBody};
+use producer::{Many, NewTask, Pending, Producer};
+use protocol::{GpuOptions, Kind, Outcome, Reply, TaskBody, TaskState};
 use serde_json::{Value, json};
+
+use crate::until::until;
 
 /// Longest wait for a reply. Generous: it bounds a hang.
 pub const PATIENCE: Duration = Duration::from_secs(100);
@@ -60,6 +62,14 @@ pub async fn replies(producer: &Producer, tasks: Vec<NewTask>, in_flight: usize)
         producer.submit_and_wait_many(tasks, many).map(|(place, reply)| (place, reply.expect("a reply"))).collect().await;
     replies.sort_by_key(|(place, _)| *place);
     replies.into_iter().map(|(_, reply)| reply).collect()
+}
+
+/// Submits a task and waits until it runs. That a slot is held does not say so: it is held from the claim on, and the task may still be on its way there.
+pub async fn started(producer: &Producer, task: NewTask) -> Pending {
+    let pending = producer.pending(task, PATIENCE).await.expect("submitted");
+    let state = async || producer.status(pending.task_id()).await.expect("the store answers").map(|status| status.state);
+    until("the task runs", async || state().await == Some(TaskState::Running)).await;
+    pending
 }
 
 /// Asserts that the reply tells of success, and gives its result.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
     program::{Ended, Program, gpu_check, gpufleet},
-    tasks::{PATIENCE, on, reply, result, simulate, task},
+    tasks::{PATIENCE, on, reply, result, simulate, started, task},
     until::until,
 };
 
@@ -220,8 +220,7 @@ async fn a_killed_process_is_started_again_and_ends_with_its_supervisor() {
     let gpu = host.uuid(0);
     let (first, other) = (host.holder(&gpu).unwrap(), host.holder(&host.uuid(1)).unwrap());
     let producer = host.servers.producer().await;
-    let pending = producer.pending(on(&gpu, simulate(2_000, "kept")), PATIENCE).await.unwrap();
-    until("the task runs", async || host.row(&gpu).await.is_some_and(|view| view.held == 1)).await;
+    let pending = started(&producer, on(&gpu, simulate(2_000, "kept"))).await;
     kill(first);
     assert_eq!(result(&pending.await.unwrap()), "kept");
     assert_ne!(host.holder(&gpu).unwrap(), first);
@@ -284,9 +283,8 @@ async fn a_kernel_that_poisons_the_context_is_found_alone_and_its_neighbours_suc
     let producer = host.servers.producer().await;
     let mut neighbours = Vec::new();
     for _ in 0..3 {
-        neighbours.push(producer.pending(sleeps(1_500), PATIENCE).await.unwrap());
+        neighbours.push(started(&producer, sleeps(1_500)).await);
     }
-    until("the neighbours run", async || host.servers.rows().await[0].held == 3).await;
     let poison = task("kernel", json!({"module": "fault", "blocks": 1, "threads": 1}));
     let poisoned = reply(&producer, poison).await;
     assert_eq!(poisoned.outcome, Outcome::Failed);
@@ -310,8 +308,7 @@ async fn xid_events_are_counted_and_one_that_asks_for_a_reset_costs_the_process_
     until("it is counted", async || get_text(&metrics).await.contains(&format!("xid_errors_total{{gpu_id=\"{gpu}\",xid=\"63\"}} 1"))).await;
 
     let producer = host.servers.producer().await;
-    let pending = producer.pending(sleeps(1_500), PATIENCE).await.unwrap();
-    until("the task runs", async || host.servers.rows().await[0].held == 1).await;
+    let pending = started(&producer, sleeps(1_500)).await;
     let before = host.row(&gpu).await.unwrap().row.incarnation;
     host.change(|state| state.gpus[0].xids.push(79));
     until("a new process proves the GPU", async || {
