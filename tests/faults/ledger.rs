@@ -92,6 +92,16 @@ impl Ledger {
         }
     }
 
+    /// How many runs of these tasks the store counts as ended by a crash of the worker. After each, the task ran again.
+    pub async fn crashes(&self, fleet: &Fleet) -> usize {
+        let mut crashes = 0;
+        for id in &self.published {
+            let status = fleet.ports.store.status(&id.parse().unwrap()).await.unwrap();
+            crashes += status.unwrap_or_else(|| panic!("the store forgot {id}")).crashes as usize;
+        }
+        crashes
+    }
+
     /// How many replies wait in the queue, as long as none was read.
     pub async fn answered(&self) -> usize {
         let (_connection, channel) = channel(&self.amqp).await;
@@ -157,15 +167,17 @@ async fn channel(amqp: &SecretUrl) -> (Connection, Channel) {
 pub fn report(fault: &str, fleet: &Fleet, balance: &Balance, recovered: Duration) {
     // Counted when a run begins, so that those which were killed count too.
     let runs = fleet.counted("gpufleet_in_hand_seconds_count", "") as usize;
-    // Processes of their own count for themselves.
-    let again = if fleet.gpus().is_empty() { "-".to_owned() } else { runs.saturating_sub(balance.published).to_string() };
-    println!(
-        "| {fault} | {} | {} | {again} | {} | {:.1} |",
-        balance.published,
-        balance.lost,
-        balance.duplicated_replies,
-        recovered.as_secs_f64()
-    );
+    print_row(fault, balance, &runs.saturating_sub(balance.published).to_string(), recovered);
+}
+
+/// The row of a fleet whose workers are processes of their own, and take their counts with them when they are killed.
+pub fn report_by_crashes(fault: &str, balance: &Balance, crashes: usize) {
+    print_row(fault, balance, &format!("at least {crashes}"), Duration::ZERO);
+}
+
+fn print_row(fault: &str, balance: &Balance, again: &str, recovered: Duration) {
+    let (published, lost, twice) = (balance.published, balance.lost, balance.duplicated_replies);
+    println!("| {fault} | {published} | {lost} | {again} | {twice} | {:.1} |", recovered.as_secs_f64());
 }
 
 /// How many attempts ended well, so far.

@@ -12,7 +12,7 @@ use tests::{
 };
 use tokio::time::Instant;
 
-use crate::ledger::{Ledger, report};
+use crate::ledger::{Ledger, report_by_crashes};
 
 const TASKS: usize = 10_000;
 const WORKERS: usize = 4;
@@ -106,7 +106,8 @@ async fn ten_thousand_tasks_survive_killed_workers_a_killed_broker_and_an_emptie
     ledger.until_all_answered().await;
     fleet.idle().await;
     let balance = ledger.balance().await;
-    report("10,000 tasks: workers killed at random, broker killed, table emptied", &fleet, &balance, Duration::ZERO);
+    let crashes = ledger.crashes(&fleet).await;
+    report_by_crashes("10,000 tasks: workers killed at random, broker killed, table emptied", &balance, crashes);
     balance.holds();
     assert!(broker_killed && table_emptied, "only {under_fire} tasks ended under fire: the test shows less than it says");
 }
