@@ -34,7 +34,7 @@ async fn a_waiting_task_is_skipped(on: fn(FleetPlan) -> FleetPlan) {
     let busy = started(&fleet.producer, simulate(600_000, "busy")).await;
     let waiting = fleet.producer.pending(echo("skipped"), PATIENCE).await.unwrap();
     assert_eq!(fleet.producer.cancel(waiting.task_id()).await.unwrap(), Cancel::Waiting);
-    fleet.producer.cancel(busy.task_id()).await.unwrap();
+    assert_eq!(fleet.producer.cancel(busy.task_id()).await.unwrap(), Cancel::Running(fleet.gpus()[0].clone()), "it ran on, unharmed");
     assert_eq!((busy.await.unwrap().outcome, waiting.await.unwrap().outcome), (Outcome::Cancelled, Outcome::Cancelled));
     assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 0.0);
 }
