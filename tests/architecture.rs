@@ -7,7 +7,7 @@ use std::{
 };
 
 /// crate → the crates of ours it may depend on. Programs → libraries → devices and ports → words; nothing sideways or upwards.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     ("protocol", &[]),
     ("task-queue", &["protocol"]),
     ("gpu-table", &["protocol"]),
@@ -17,10 +17,26 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("producer", &["protocol", "task-queue", "task-store"]),
     ("service", &["gpu-table", "protocol", "task-queue", "task-store"]),
     ("gateway", &["gpu-table", "producer", "protocol", "task-queue", "task-store"]),
+    ("gpu-host", &["protocol"]),
     ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "task-queue", "task-store"]),
-    ("cli", &["devices", "executors", "gateway", "gpu-table", "gpu-worker", "producer", "protocol", "service", "task-queue", "task-store"]),
+    (
+        "cli",
+        &[
+            "devices",
+            "executors",
+            "gateway",
+            "gpu-host",
+            "gpu-table",
+            "gpu-worker",
+            "producer",
+            "protocol",
+            "service",
+            "task-queue",
+            "task-store",
+        ],
+    ),
     ("fake-nvidia", &[]),
-    ("gpu-check", &["devices", "executors", "gpu-worker", "producer", "protocol", "service"]),
+    ("gpu-check", &["devices", "executors", "gpu-host", "gpu-worker", "producer", "protocol", "service"]),
     (
         "tests",
         &[

@@ -9,7 +9,7 @@ mod serving;
 use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
 
 use devices::nvidia::Found;
-use gpu_worker::{ChildPlan, GpuLock, LogSink, SupervisorError, SupervisorOptions};
+use gpu_host::{ChildPlan, GpuLock, LogSink, Stop, SupervisorError, SupervisorOptions};
 use protocol::config::Configuration;
 
 pub(crate) use self::serving::one;
@@ -39,7 +39,8 @@ pub(crate) async fn all(common: &Common, worker: &Worker) -> Result<ExitCode, Fa
         ..SupervisorOptions::default()
     };
     output::note(&format!("gpufleet serves {} NVIDIA GPUs, a process each", plans.len()));
-    let supervised = gpu_worker::supervise(plans, program.stop.clone(), options, LogSink::stderr(), service::system_environment()).await;
+    let stop = Stop { gently: program.stop.gently.clone(), now: program.stop.now.clone() };
+    let supervised = gpu_host::supervise(plans, stop, options, LogSink::stderr(), service::system_environment()).await;
     supervised.map(|()| ExitCode::SUCCESS).map_err(|error: SupervisorError| {
         if error.is_refused() { Fault::Usage(error.to_string()) } else { Fault::Failed(error.to_string()) }
     })

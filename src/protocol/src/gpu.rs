@@ -250,3 +250,12 @@ pub struct GpuView {
     /// When the row expires unless a heartbeat renews it, in ms from now.
     pub expires_in_ms: u64,
 }
+
+/// What was wrong with a GPU when its worker's process had to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastTrouble {
+    /// For operators.
+    pub reason: String,
+    /// The Xid that told it, if one did. Nobody may have read the metrics of the process that ended.
+    pub xid: Option<u64>,
+}

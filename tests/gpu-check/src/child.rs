@@ -54,7 +54,7 @@ async fn hold(bench: &Bench) -> Result<(), Fault> {
     });
     tokio::select! {
         held = holding => held.map(|_| ()).map_err(Into::into),
-        () = gpu_worker::supervisor_gone() => {
+        () = gpu_host::supervisor_gone() => {
             drop(release);
             Ok(())
         }

@@ -117,7 +117,7 @@ pub async fn answer(finding: impl Future<Output = Value>) -> ! {
     tokio::select! {
         biased;
         answer = finding => report::line(&format!("{MARK}{answer}")),
-        () = gpu_worker::supervisor_gone() => {
+        () = gpu_host::supervisor_gone() => {
             let _ends_here = kill_current_process_group(Signal::KILL);
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use devices::{Device, NvidiaGpu, nvidia::xid::Xid};
-use gpu_worker::{ChildPlan, LogSink, SUPERVISED, Stop, SupervisorOptions};
+use gpu_host::{ChildPlan, LogSink, SUPERVISED, Stop, SupervisorOptions};
 use service::system_environment;
 use tokio::{process::Command, time::Instant};
 
@@ -118,7 +118,7 @@ pub async fn killed(bench: &Bench) -> Finding {
         variables: vec![("CUDA_VISIBLE_DEVICES".into(), id.as_str().into())],
     };
     let (stop, options) = (Stop::default(), SupervisorOptions::default());
-    let supervising = tokio::spawn(gpu_worker::supervise(vec![plan], stop.clone(), options, LogSink::stderr(), system_environment()));
+    let supervising = tokio::spawn(gpu_host::supervise(vec![plan], stop.clone(), options, LogSink::stderr(), system_environment()));
     until("the process holds its memory", holds).await?;
     let first = children()?.pop().ok_or("the supervisor has no child")?;
     let killed = Instant::now();

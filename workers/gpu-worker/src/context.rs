@@ -11,7 +11,9 @@ use std::{
 use devices::Device;
 use executors::Executors;
 use gpu_table::GpuTable;
-use protocol::{DeliveryId, Environment, GpuId, Incarnation, IntakeLimits, PoolName, claim::Settings, config::Configuration};
+use protocol::{
+    DeliveryId, Environment, GpuId, Incarnation, IntakeLimits, PoolName, claim::Settings, config::Configuration, gpu::PastTrouble,
+};
 use task_queue::TaskQueue;
 use task_store::TaskStore;
 use tokio::sync::{Notify, watch};
@@ -20,7 +22,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     health::HealthWatch,
     held::HeldClaims,
-    lock::PastTrouble,
     memory::Learnt,
     metrics::{GpuMetrics, WorkerMetrics},
     slots::Slots,

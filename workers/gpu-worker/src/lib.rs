@@ -3,9 +3,6 @@
 //! [`GpuWorker::run`] is a worker's whole life. The life of one task is in `life.rs`, step by step; the rule for when tasks wait and when
 //! slots wait is in `credits.rs`; what a worker holds in hand is in `slots.rs`. Nothing here knows which back ends it has, and clock, randomness
 //! and spawning come from outside, so that whole fleets run deterministically on a paused clock.
-//!
-//! Around it, for hosts with real GPUs: [`supervise`] keeps one worker's process per GPU alive, and [`GpuLock`] sees to it that a GPU has only one.
-//! These deal with processes and files, and take no part in simulations.
 
 mod beginning;
 mod context;
@@ -17,7 +14,6 @@ mod held;
 mod history;
 mod intake;
 mod life;
-mod lock;
 mod memory;
 mod metrics;
 mod mover;
@@ -30,12 +26,9 @@ mod reaper;
 mod retrying;
 mod running;
 mod slots;
-mod supervisor;
 mod trouble;
 mod worker;
 
 pub use context::{WorkerOptions, WorkerParts};
-pub use lock::{GpuLock, Holder, LockError, PastTrouble};
 pub use metrics::WorkerMetrics;
-pub use supervisor::{ChildPlan, LogSink, SUPERVISED, SupervisorError, SupervisorOptions, supervise, supervised, supervisor_gone};
 pub use worker::{GpuWorker, Stop, WorkerError};

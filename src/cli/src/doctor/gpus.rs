@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use devices::nvidia::{Found, Host, NvidiaError, libraries};
-use gpu_worker::GpuLock;
+use gpu_host::GpuLock;
 use protocol::{GpuId, config::Configuration};
 
 use super::Finding;

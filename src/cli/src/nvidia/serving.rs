@@ -11,8 +11,9 @@ use devices::{
     NvidiaGpu,
     nvidia::{Found, Host, NvidiaOptions, leave},
 };
-use gpu_worker::{GpuLock, GpuWorker, PastTrouble, Stop, WorkerError, WorkerOptions, WorkerParts};
-use protocol::GpuId;
+use gpu_host::GpuLock;
+use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
+use protocol::{GpuId, gpu::PastTrouble};
 
 use super::{VISIBLE, finding, more};
 use crate::{
@@ -113,10 +114,10 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
         metrics: Arc::new(executing::worker_metrics(&program.registry)?),
     };
     let stop = Stop { gently: program.stop.gently.clone(), now: program.stop.now.child_token() };
-    if gpu_worker::supervised() {
+    if gpu_host::supervised() {
         let gently = program.stop.gently.clone();
         tokio::spawn(async move {
-            gpu_worker::supervisor_gone().await;
+            gpu_host::supervisor_gone().await;
             tracing::warn!("the supervisor is gone: this worker drains and ends");
             gently.cancel();
         });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gpu_worker::SupervisorOptions;
+use gpu_host::SupervisorOptions;
 use serde_json::Value;
 
 use crate::harness::{Supervised, quick};

@@ -11,11 +11,9 @@ use std::{
     time::Duration,
 };
 
-use protocol::GpuId;
+use protocol::{GpuId, gpu::PastTrouble};
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
-
-use crate::history;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 mod opening;
 #[cfg(test)]
@@ -69,21 +67,12 @@ pub struct Holder {
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.pid, self.since_ms.map(history::date)) {
+        match (self.pid, self.since_ms.map(date)) {
             (Some(pid), Some(since)) => write!(formatter, "process {pid}, since {since}"),
             (Some(pid), None) => write!(formatter, "process {pid}"),
             (None, _) => formatter.write_str("its process is not known here"),
         }
     }
-}
-
-/// What was wrong with a GPU when its worker's process had to end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PastTrouble {
-    /// For operators.
-    pub reason: String,
-    /// The Xid that told it, if one did. Nobody may have read the metrics of the process that ended.
-    pub xid: Option<u64>,
 }
 
 /// What stands in the file.
@@ -229,4 +218,11 @@ fn lives(pid: u32) -> bool {
 
 fn now_ms() -> Option<u64> {
     u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+/// RFC 3339 in UTC, to the second; what no calendar knows stays a number of milliseconds.
+fn date(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1_000).ok();
+    let date = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok());
+    date.unwrap_or_else(|| format!("{unix_ms} ms"))
 }

@@ -30,7 +30,7 @@ fn a_lock_that_is_held_names_its_holder_and_what_to_do() {
 
 #[test]
 fn the_time_is_rfc_3339_in_utc() {
-    assert_eq!(history::date(1_790_000_000_999), "2026-09-21T14:13:20Z");
+    assert_eq!(date(1_790_000_000_999), "2026-09-21T14:13:20Z");
 }
 
 #[test]

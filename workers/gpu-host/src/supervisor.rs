@@ -18,9 +18,9 @@ use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use protocol::{Environment, GpuId};
+use tokio_util::sync::CancellationToken;
 
 use self::{keeper::Keeper, pauses::Pauses};
-use crate::worker::Stop;
 
 mod child;
 mod exit;
@@ -45,6 +45,15 @@ pub struct ChildPlan {
     pub arguments: Vec<OsString>,
     /// Variables that it gets in addition to those of the supervisor (`CUDA_VISIBLE_DEVICES`); [`SUPERVISED`] is set for it.
     pub variables: Vec<(OsString, OsString)>,
+}
+
+/// How a supervisor is asked to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Ask the children to end, wait for them within the grace time, then kill those that are still there.
+    pub gently: CancellationToken,
+    /// Ask once more at once: a worker that is asked a second time hands back what it runs.
+    pub now: CancellationToken,
 }
 
 /// A supervisor's settings.

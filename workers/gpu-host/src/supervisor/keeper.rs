@@ -5,8 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use protocol::Environment;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{ChildPlan, Leaving, SupervisorOptions, child::Child, exit::Exit, label::LineFormat, log::Log, pauses::Pauses};
-use crate::worker::Stop;
+use super::{ChildPlan, Leaving, Stop, SupervisorOptions, child::Child, exit::Exit, label::LineFormat, log::Log, pauses::Pauses};
 
 /// What a child gets on top of its grace: it counts the grace from when it sees the signal, and writes a last word.
 const MARGIN: Duration = Duration::from_secs(5);

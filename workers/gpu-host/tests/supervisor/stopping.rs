@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use gpu_worker::{LogSink, SupervisorOptions};
+use gpu_host::{LogSink, SupervisorOptions};
 
 use crate::harness::{Kept, Supervised, is_gone, quick, until};
 

@@ -6,7 +6,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use gpu_worker::{ChildPlan, GpuLock, LogSink, SUPERVISED, Stop, supervise, supervised, supervisor_gone};
+use gpu_host::{ChildPlan, GpuLock, LogSink, SUPERVISED, Stop, supervise, supervised, supervisor_gone};
+use protocol::gpu::PastTrouble;
 
 use crate::harness::{environment, gpu, quick};
 
@@ -91,7 +92,7 @@ async fn child() {
 async fn holder() {
     let Some(folder) = folder() else { return };
     let lock = GpuLock::take(&folder.join("locks"), &gpu(0)).expect("free");
-    lock.leave_trouble(&gpu_worker::PastTrouble { reason: "Xid 79".to_owned(), xid: Some(79) }).expect("written");
+    lock.leave_trouble(&PastTrouble { reason: "Xid 79".to_owned(), xid: Some(79) }).expect("written");
     mark(&folder, "held");
     supervisor_gone().await;
     drop(lock);

@@ -1,6 +1,6 @@
 //! The lock between processes.
 
-use gpu_worker::{GpuLock, LockError};
+use gpu_host::{GpuLock, LockError};
 
 use crate::{
     harness::{gpu, number_in, until},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gpu_worker::{ChildPlan, LogSink, Stop, SupervisorError, SupervisorOptions, supervise};
+use gpu_host::{ChildPlan, LogSink, Stop, SupervisorError, SupervisorOptions, supervise};
 use serde_json::Value;
 
 use crate::harness::{Supervised, environment, gpu, is_gone, quick, until};

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gpu_worker::{ChildPlan, LogSink, Stop, SupervisorError, SupervisorOptions, supervise};
+use gpu_host::{ChildPlan, LogSink, Stop, SupervisorError, SupervisorOptions, supervise};
 use protocol::{
     Environment, GpuId,
     environment::{Clock, Job, Random, Spawn},
