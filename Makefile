@@ -30,7 +30,8 @@ check: ci ## What CI does
 
 ci: lint docs test ## Format, clippy, docs, tests
 
-bench: needs ## Throughput, latency, claims and scaling against yardsticks of the same run; writes bench.json
+bench: needs ## Throughput, latency, claims, scaling and cost at rest against yardsticks of the same run; writes bench.json
+	$(CARGO) build --release --quiet -p cli
 	$(CARGO) run --release --quiet -p tests --bin bench
 
 gpu-check: ## On a machine with an NVIDIA GPU: what fake libraries cannot show; writes docs/gpu-check.md

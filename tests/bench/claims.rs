@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Fault,
-    meter::{redis_cpu_us, scripts},
+    commands::{calls, redis_cpu_us},
     options::Pace,
     report::{Bound, PartReport},
     statistics::Spread,
@@ -106,12 +106,12 @@ impl Subject {
     ) -> Result<Sample, Fault> {
         self.let_rows_die().await?;
         let requests = self.requests(strategy, claims)?;
-        let (scripts_before, cpu_before) = (scripts(connection).await?, redis_cpu_us(connection).await?);
+        let (calls_before, cpu_before) = (calls(connection).await?, redis_cpu_us(connection).await?);
         let started = Instant::now();
         let asked = stream::iter(&requests).map(|request| self.table.claim(request)).buffer_unordered(IN_FLIGHT);
         let answers: Vec<ClaimAnswer> = asked.try_collect().await?;
         let took = started.elapsed();
-        let (cpu_claimed, scripts) = (redis_cpu_us(connection).await?, scripts(connection).await? - scripts_before);
+        let (cpu_claimed, calls) = (redis_cpu_us(connection).await?, calls(connection).await? - calls_before);
         let given: Vec<Claim> = answers.into_iter().map(own).collect::<Result<_, _>>()?;
         let released = stream::iter(&given).map(|claim| self.table.release(claim)).buffer_unordered(IN_FLIGHT);
         let _all: Vec<bool> = released.try_collect().await?;
@@ -123,7 +123,7 @@ impl Subject {
             claims_per_second: claims as f64 / took.as_secs_f64(),
             claim_cpu_us: per_claim(cpu_claimed - cpu_before),
             release_cpu_us: per_claim(redis_cpu_us(connection).await? - cpu_claimed),
-            claim_script_us: scripts.us / scripts.calls,
+            claim_script_us: calls.script_us / calls.scripts,
         })
     }
 

@@ -1,27 +1,30 @@
 //! Parts a and b: the fleet's `echo` beside a bare echo on the same broker.
 //!
-//! The same bare client asks both, so the ratio measures the fleet's side alone; our own producer is measured beside it. Samples of all sides
-//! alternate within a round, and ratios are paired within it, because the host's speed drifts by a quarter while the bench runs.
+//! The same bare client asks both, so the ratio measures the fleet's side alone; our own producer is measured beside it. Who answers is a process of
+//! its own: the real `gpufleet worker` with so many simulated GPUs, and as many bare consumers; so the client's processor time and theirs are told
+//! apart. Samples of all sides alternate within a round, and ratios are paired within it, because the host's speed drifts by a quarter while the bench
+//! runs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use producer::{NewTask, Producer};
+use producer::{NewTask, Producer, ProducerOptions};
 use protocol::{Kind, TaskBody};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     Fault,
-    bare::{BareEcho, QueueKind},
+    bare::{BareConsumers, BarePlan, QueueKind},
     client::{Client, Question},
-    load::closed_loop,
+    load::{Flow, closed_loop},
     meter::{Cost, Meter},
+    namespace::environment,
     options::Pace,
-    pool::{Pool, PoolPlan},
     report::{Bound, PartReport},
     servers::Servers,
     statistics::{Percentiles, Spread},
+    workers::{Workers, WorkersPlan},
 };
 
 /// Tasks in flight for throughput.
@@ -46,99 +49,131 @@ enum Side {
 
 const SIDES: [Side; 4] = [Side::Bare, Side::Fleet, Side::FleetByProducer, Side::BarePlain];
 
+/// What is compared.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    gpus: usize,
+    in_flight: usize,
+}
+
+/// A figure of a sample.
+type Figure = fn(&Sample) -> f64;
+
+/// What a task costs is shared by these; each share over all that a bare echo costs, they add up to the ratio of the two sides' costs.
+const SHARES: [(&str, Figure); 4] = [
+    ("client", |sample| sample.cost.client_us),
+    ("workers", |sample| sample.cost.workers_us),
+    ("RabbitMQ", |sample| sample.cost.broker_us),
+    ("Redis", |sample| sample.cost.redis_us),
+];
+
 /// One sample.
 #[derive(Debug, Serialize)]
 struct Sample {
     round: usize,
-    workers: usize,
+    /// And bare consumers.
+    gpus: usize,
     in_flight: usize,
     side: Side,
     per_second: f64,
     latency_ms: Percentiles,
     forwards_per_task: f64,
-    /// Why tasks were sent on, and what the table answered, over the life of the pool so far.
-    forwards: BTreeMap<String, f64>,
-    claims: BTreeMap<String, f64>,
     cost: Cost,
 }
 
 /// Both sides, of one size.
 struct Sides {
-    workers: usize,
-    pool: Pool,
+    gpus: usize,
+    workers: Workers,
     client: Client,
     producer: Producer,
-    bare: BareEcho,
-    plain: BareEcho,
+    bare: BareConsumers,
+    plain: BareConsumers,
     fleet_question: Question,
     meter: Meter,
 }
 
 pub(crate) async fn measure(servers: &Servers, pace: Pace) -> Result<PartReport, Fault> {
     let mut samples = Vec::new();
-    for workers in [1, 8] {
-        let mut sides = Sides::start(servers, workers).await?;
+    for gpus in [1, 8] {
+        let mut sides = Sides::start(servers, gpus).await?;
         for round in 0..pace.rounds {
             sides.round(round, IN_FLIGHT, pace.sample, &mut samples).await?;
         }
-        if workers == 1 {
+        if gpus == 1 {
             for round in 0..pace.rounds {
                 sides.round(round, 1, pace.single, &mut samples).await?;
             }
         }
-        sides.pool.stop().await;
+        let _names = sides.workers.stop().await;
     }
     report(&samples)
 }
 
 impl Sides {
-    async fn start(servers: &Servers, workers: usize) -> Result<Self, Fault> {
-        let amqp = servers.amqp();
-        let plan = PoolPlan { name: format!("echo-{workers}"), gpus: workers, slots: crate::SLOTS, occupancy: None };
-        let mut pool = Pool::start(servers, plan).await?;
+    async fn start(servers: &Servers, gpus: usize) -> Result<Self, Fault> {
+        let workers =
+            Workers::start(servers, WorkersPlan { name: format!("echo-{gpus}"), processes: 1, gpus, slots: crate::SLOTS }).await?;
+        let (queue, store) = (workers.names.queue(servers).await?, workers.names.store(servers).await?);
+        let bare = |name: &str, kind| BarePlan {
+            queue: format!("{name}-{gpus}"),
+            kind,
+            consumers: gpus,
+            prefetch: crate::SLOTS,
+            service: Duration::ZERO,
+        };
         Ok(Self {
-            workers,
-            client: Client::connect(&amqp).await?,
-            producer: pool.producer(servers).await?,
-            bare: BareEcho::start(&amqp, &format!("bare-{workers}"), QueueKind::Priorities, workers).await?,
-            plain: BareEcho::start(&amqp, &format!("plain-{workers}"), QueueKind::Plain, workers).await?,
-            fleet_question: pool.question("echo", payload())?,
+            gpus,
+            client: Client::connect(&servers.amqp()).await?,
+            producer: Producer::new(queue, Arc::new(store), environment(), ProducerOptions::default()),
+            bare: BareConsumers::start(servers, &bare("bare", QueueKind::Priorities), 1).await?,
+            plain: BareConsumers::start(servers, &bare("plain", QueueKind::Plain), 1).await?,
+            fleet_question: workers.question("echo", payload())?,
             meter: servers.meter().await,
-            pool,
+            workers,
         })
     }
 
     /// One sample of each side, one after the other.
     async fn round(&mut self, round: usize, in_flight: usize, lasting: Duration, samples: &mut Vec<Sample>) -> Result<(), Fault> {
         for side in SIDES {
-            let (before, forwards) = (self.meter.read().await?, self.pool.forwards());
+            let (pids, forwards) = (self.pids(side), self.workers.forwards().await?);
+            let before = self.meter.read(&pids).await?;
             let flow = match side {
                 Side::Fleet => self.ask(in_flight, lasting, &self.fleet_question).await?,
                 Side::Bare => self.ask(in_flight, lasting, &self.bare_question(&self.bare)).await?,
                 Side::BarePlain => self.ask(in_flight, lasting, &self.bare_question(&self.plain)).await?,
                 Side::FleetByProducer => self.submit(in_flight, lasting).await?,
             };
+            let cost = self.meter.read(&pids).await?.since(before, flow.tasks);
             samples.push(Sample {
                 round,
-                workers: self.workers,
+                gpus: self.gpus,
                 in_flight,
                 side,
                 per_second: flow.per_second(),
                 latency_ms: flow.latencies_ms(),
-                forwards_per_task: (self.pool.forwards() - forwards) / flow.tasks as f64,
-                forwards: self.pool.counts("gpufleet_forwarded_total", "reason"),
-                claims: self.pool.counts("gpufleet_claims_total", "answer"),
-                cost: self.meter.read().await?.since(before, flow.tasks),
+                forwards_per_task: (self.workers.forwards().await? - forwards) / flow.tasks as f64,
+                cost,
             });
         }
         Ok(())
     }
 
-    fn bare_question(&self, echo: &BareEcho) -> Question {
-        Question { queue: echo.queue.clone(), ..self.fleet_question.clone() }
+    /// The processes that answer.
+    fn pids(&self, side: Side) -> Vec<u32> {
+        match side {
+            Side::Fleet | Side::FleetByProducer => self.workers.pids(),
+            Side::Bare => self.bare.pids(),
+            Side::BarePlain => self.plain.pids(),
+        }
     }
 
-    async fn ask(&self, in_flight: usize, lasting: Duration, question: &Question) -> Result<crate::load::Flow, Fault> {
+    fn bare_question(&self, consumers: &BareConsumers) -> Question {
+        Question { queue: consumers.queue.clone(), ..self.fleet_question.clone() }
+    }
+
+    async fn ask(&self, in_flight: usize, lasting: Duration, question: &Question) -> Result<Flow, Fault> {
         closed_loop(in_flight, lasting, || {
             let asking = self.client.clone().ask(question.clone());
             async move { Ok(asking.await?.latency) }
@@ -146,7 +181,7 @@ impl Sides {
         .await
     }
 
-    async fn submit(&self, in_flight: usize, lasting: Duration) -> Result<crate::load::Flow, Fault> {
+    async fn submit(&self, in_flight: usize, lasting: Duration) -> Result<Flow, Fault> {
         let task = NewTask::new(Kind::new("echo")?, TaskBody { payload: payload(), ..TaskBody::default() });
         closed_loop(in_flight, lasting, || {
             let (producer, task) = (self.producer.clone(), task.clone());
@@ -166,30 +201,44 @@ fn payload() -> Value {
 
 fn report(samples: &[Sample]) -> Result<PartReport, Fault> {
     let mut part = PartReport::new("a, b: echo of 1 KiB, durable and confirmed; bare client library beside the fleet (8 slots each)");
-    for (workers, in_flight) in [(1, IN_FLIGHT), (8, IN_FLIGHT), (1, 1)] {
-        let of = |side: Side| -> Vec<&Sample> {
-            let wanted = |sample: &&Sample| (sample.workers, sample.in_flight, sample.side) == (workers, in_flight, side);
-            samples.iter().filter(wanted).collect()
-        };
-        for side in SIDES {
-            describe(&mut part, &format!("{workers} x 8, {in_flight} in flight: {}", name(side)), &of(side));
-        }
-        let paired = |side: Side, value: fn(&Sample) -> f64| {
-            Spread::of(of(side).iter().zip(of(Side::Bare)).map(|(sample, bare)| value(sample) / value(bare)).collect::<Vec<_>>())
-        };
-        let value: fn(&Sample) -> f64 = if in_flight == 1 { |sample| sample.latency_ms.p50 } else { |sample| sample.per_second };
-        let what = if in_flight == 1 { "latency p50" } else { "throughput" };
-        for side in [Side::Fleet, Side::FleetByProducer, Side::BarePlain] {
-            part.row(format!("{workers} x 8, {in_flight} in flight: {what}, {} / bare", name(side)), paired(side, value));
-        }
-        let cpu: fn(&Sample) -> f64 = |sample| sample.cost.bench_us + sample.cost.redis_us + sample.cost.broker_us;
-        part.row(format!("{workers} x 8, {in_flight} in flight: CPU a task, fleet / bare"), paired(Side::Fleet, cpu));
-        if in_flight > 1 {
-            part.aim(format!("{workers} x 8: throughput, fleet / bare"), paired(Side::Fleet, value).median, Bound::AtLeast(AIM));
-        }
+    for (gpus, in_flight) in [(1, IN_FLIGHT), (8, IN_FLIGHT), (1, 1)] {
+        report_size(&mut part, samples, Size { gpus, in_flight });
     }
     part.keep_raw(samples)?;
     Ok(part)
+}
+
+fn report_size(part: &mut PartReport, samples: &[Sample], size: Size) {
+    let Size { gpus, in_flight } = size;
+    let of = |side: Side| -> Vec<&Sample> {
+        let wanted = |sample: &&Sample| (sample.gpus, sample.in_flight, sample.side) == (gpus, in_flight, side);
+        samples.iter().filter(wanted).collect()
+    };
+    let paired = |side: Side, value: Figure, bare: Figure| {
+        Spread::of(of(side).iter().zip(of(Side::Bare)).map(|(sample, other)| value(sample) / bare(other)))
+    };
+    let title = format!("{gpus} x 8, {in_flight} in flight");
+    for side in SIDES {
+        describe(part, &format!("{title}: {}", name(side)), &of(side));
+    }
+    let value: Figure = if in_flight == 1 { |sample| sample.latency_ms.p50 } else { |sample| sample.per_second };
+    let what = if in_flight == 1 { "latency p50" } else { "throughput" };
+    for side in [Side::Fleet, Side::FleetByProducer, Side::BarePlain] {
+        part.ratio(format!("{title}: {what}, {} / bare", name(side)), paired(side, value, value));
+    }
+    let total: Figure = |sample| sample.cost.total_us();
+    part.ratio(format!("{title}: CPU a task, fleet / bare"), paired(Side::Fleet, total, total));
+    for (who, share) in SHARES {
+        part.ratio(format!("    of it {who}"), paired(Side::Fleet, share, total));
+        if who != "Redis" {
+            part.ratio(format!("    {who}, fleet / bare"), paired(Side::Fleet, share, share));
+        }
+    }
+    let commands = Spread::of(of(Side::Fleet).iter().map(|sample| sample.cost.redis_commands));
+    part.row(format!("{title}: Redis commands a task, those inside scripts too"), commands);
+    if in_flight > 1 {
+        part.aim(format!("{gpus} x 8: throughput, fleet / bare"), paired(Side::Fleet, value, value).median, Bound::AtLeast(AIM));
+    }
 }
 
 const fn name(side: Side) -> &'static str {
@@ -202,21 +251,9 @@ const fn name(side: Side) -> &'static str {
 }
 
 fn describe(part: &mut PartReport, what: &str, samples: &[&Sample]) {
-    let middle = |value: fn(&Sample) -> f64| Spread::of(samples.iter().map(|sample| value(sample)));
-    let latency = Percentiles {
-        p50: middle(|sample| sample.latency_ms.p50).median,
-        p95: middle(|sample| sample.latency_ms.p95).median,
-        p99: middle(|sample| sample.latency_ms.p99).median,
-    };
-    part.row(what, format!("{}/s; p50/95/99 {latency} ms", middle(|sample| sample.per_second)));
-    let cost = format!(
-        "CPU: bench {:.0} + Redis {:.0} + broker {:.0} us (strangers had {:.0} %); {:.1} scripts; {:.3} forwards",
-        middle(|sample| sample.cost.bench_us).median,
-        middle(|sample| sample.cost.redis_us).median,
-        middle(|sample| sample.cost.broker_us).median,
-        middle(|sample| sample.cost.strangers_share * 100.0).median,
-        middle(|sample| sample.cost.script_calls).median,
-        middle(|sample| sample.forwards_per_task).median,
-    );
-    part.row("    per task", cost);
+    let latency = Percentiles::medians(samples.iter().map(|sample| sample.latency_ms));
+    part.row(what, format!("{}/s; p50/95/99 {latency} ms", Spread::of(samples.iter().map(|sample| sample.per_second))));
+    let costs: Vec<&Cost> = samples.iter().map(|sample| &sample.cost).collect();
+    let forwards = Spread::of(samples.iter().map(|sample| sample.forwards_per_task)).median;
+    part.row("    per task", format!("{}; {forwards:.3} forwards", Cost::describe(&costs)));
 }

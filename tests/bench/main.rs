@@ -1,26 +1,32 @@
 //! The bench: what the fleet costs beside yardsticks of the same run.
 //!
 //! Absolute numbers say more about the machine than about the code, so each is given beside something measured in the same minutes: a bare echo on
-//! the same broker, one GPU, a small pool, an ideal queue. Client, workers, broker and Redis share the machine. Nothing fails because an aim is
+//! the same broker, bare consumers, one GPU, a small pool, an ideal queue. Client, workers, broker and Redis share the machine. Nothing fails because an aim is
 //! missed. Every sample is written to `bench.json`.
 
 mod bare;
 mod claims;
 mod client;
+mod commands;
 mod echo;
 mod facts;
 mod ideal;
 mod latency;
 mod load;
 mod meter;
+mod namespace;
 mod occupancy;
 mod options;
 mod output;
 mod pool;
+mod proc;
+mod processes;
 mod report;
+mod rest;
 mod scaling;
 mod servers;
 mod statistics;
+mod workers;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -46,7 +52,14 @@ const PART_LIMIT: Duration = Duration::from_secs(240);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match options::parse(std::env::args().skip(1)) {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|first| first == bare::ROLE).is_some() {
+        return match bare::serve(arguments).await {
+            Ok(never) => match never {},
+            Err(fault) => failed(&fault),
+        };
+    }
+    let options = match options::parse(arguments) {
         Ok(options) => options,
         Err(usage) => {
             output::line(&usage);
@@ -56,11 +69,13 @@ async fn main() -> ExitCode {
     match run(&options).await {
         Ok(report) if report.is_complete() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
-        Err(fault) => {
-            output::line(&format!("bench: {fault}"));
-            ExitCode::FAILURE
-        }
+        Err(fault) => failed(&fault),
     }
+}
+
+fn failed(fault: &Fault) -> ExitCode {
+    output::note(&format!("bench: {fault}"));
+    ExitCode::FAILURE
 }
 
 async fn run(options: &Options) -> Result<Report, Fault> {
@@ -86,6 +101,8 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::Claims => claims::measure(options.pace).await,
             Part::Scaling => scaling::measure(servers, options.pace).await,
             Part::Latency => latency::measure(servers, options.pace).await,
+            Part::Processes => processes::measure(servers, options.pace).await,
+            Part::Rest => rest::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

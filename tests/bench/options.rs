@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e] [--quick]
-  a, b  a bare request-reply echo beside the fleet's echo (always both: they are rounds of one comparison)
+usage: bench [--only a,b,c,d,e,f,g] [--quick]
+  a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
+        each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
   d     throughput of 1, 2, 4 and 8 GPUs
   e     latency under Poisson arrivals at 70 % load, beside the ideal queue
+  f     8 worker processes of one slot and tasks of 20 ms beside 8 bare consumers: closed loop, and Poisson arrivals at 70 % load
+  g     8 worker processes at rest: processor time, wake-ups, Redis commands, memory; and the time from a start to the first reply
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -18,7 +21,11 @@ pub(crate) enum Part {
     Claims,
     Scaling,
     Latency,
+    Processes,
+    Rest,
 }
+
+const ALL: [Part; 6] = [Part::Echo, Part::Claims, Part::Scaling, Part::Latency, Part::Processes, Part::Rest];
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -44,6 +51,8 @@ pub(crate) struct Pace {
     pub(crate) arrival_runs: u64,
     /// One run with Poisson arrivals.
     pub(crate) arrivals: Duration,
+    /// How long workers at rest are looked at.
+    pub(crate) rest: Duration,
 }
 
 impl Pace {
@@ -55,6 +64,7 @@ impl Pace {
         scaling: Duration::from_millis(2_500),
         arrival_runs: 3,
         arrivals: Duration::from_secs(15),
+        rest: Duration::from_secs(10),
     };
     const QUICK: Self = Self {
         rounds: 2,
@@ -64,6 +74,7 @@ impl Pace {
         scaling: Duration::from_millis(700),
         arrival_runs: 1,
         arrivals: Duration::from_secs(3),
+        rest: Duration::from_secs(3),
     };
 }
 
@@ -72,7 +83,7 @@ impl Pace {
 /// # Errors
 /// The usage, with what was wrong before it.
 pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-    let mut options = Options { parts: [Part::Echo, Part::Claims, Part::Scaling, Part::Latency].into(), pace: Pace::FULL };
+    let mut options = Options { parts: ALL.into(), pace: Pace::FULL };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--quick" => options.pace = Pace::QUICK,
@@ -92,6 +103,8 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "c" => Ok(Part::Claims),
             "d" => Ok(Part::Scaling),
             "e" => Ok(Part::Latency),
+            "f" => Ok(Part::Processes),
+            "g" => Ok(Part::Rest),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()

@@ -1,4 +1,4 @@
-//! The one place that writes to standard output.
+//! The one place that writes to standard output and standard error.
 
 use std::io::Write;
 
@@ -6,4 +6,9 @@ use std::io::Write;
 pub(crate) fn line(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _closed = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// Writes a line to standard error.
+pub(crate) fn note(text: &str) {
+    let _closed = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,24 +1,21 @@
-//! Real workers on the private servers: one per simulated GPU, each with connections of its own, as separate processes have.
+//! Real workers on the private servers, in this process: one per simulated GPU, each with connections of its own, as separate processes have.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use devices::simulated::{SimulatedGpu, SimulatedOptions};
 use executors::Executors;
-use gpu_table::{GpuTable, Leases, RedisTable};
+use gpu_table::GpuTable;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
-use producer::{Producer, ProducerOptions};
 use prometheus::Registry;
-use protocol::{Environment, GpuId, TaskBody, config::Configuration};
+use protocol::GpuId;
 use serde_json::Value;
-use task_queue::{Names, Queue, QueueOptions, RabbitMq, TaskQueue};
-use task_store::{RedisStore, StoreOptions};
-use tests::{environment::seeded, until::until};
+use task_queue::{RabbitMq, TaskQueue};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     Fault,
     client::Question,
+    namespace::{Namespace, environment},
     occupancy::{Occupancy, WatchedTable},
     servers::Servers,
 };
@@ -39,7 +36,7 @@ pub(crate) struct PoolPlan {
 
 /// Running workers.
 pub(crate) struct Pool {
-    configuration: Configuration,
+    names: Namespace,
     registry: Registry,
     stop: Stop,
     workers: JoinSet<Result<(), WorkerError>>,
@@ -49,93 +46,50 @@ pub(crate) struct Pool {
 impl Pool {
     /// Starts the workers, and returns once each can be claimed.
     pub(crate) async fn start(servers: &Servers, plan: PoolPlan) -> Result<Self, Fault> {
-        let mut configuration = Configuration::default();
-        configuration.amqp.prefix.clone_from(&plan.name);
-        configuration.redis.prefix.clone_from(&plan.name);
-        configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu = plan.slots.into();
         let registry = Registry::new();
         let metrics = Arc::new(WorkerMetrics::new(&registry)?);
-        let mut pool = Self { configuration, registry, stop: Stop::default(), workers: JoinSet::new(), queues: Vec::new() };
+        let names = Namespace::new(&plan.name, plan.slots);
+        let mut pool = Self { names, registry, stop: Stop::default(), workers: JoinSet::new(), queues: Vec::new() };
         for number in 0..plan.gpus {
             pool.add_worker(servers, &plan, number, &metrics).await?;
         }
-        let table = pool.table(servers)?;
-        let of = &pool.configuration.worker.pool;
-        let all_eligible = async || table.rows(of).await.is_ok_and(|rows| rows.iter().filter(|row| row.eligible).count() == plan.gpus);
-        until(&format!("{} GPUs are eligible", plan.gpus), all_eligible).await;
+        pool.names.until_eligible(servers, plan.gpus).await?;
         Ok(pool)
     }
 
     async fn add_worker(&mut self, servers: &Servers, plan: &PoolPlan, number: usize, metrics: &Arc<WorkerMetrics>) -> Result<(), Fault> {
         let gpu_id = GpuId::new(format!("sim-{number}"))?;
-        let queue = self.queue(servers).await?;
+        let queue = self.names.queue(servers).await?;
+        self.queues.push(Arc::clone(&queue));
+        let table = self.names.table(servers)?;
         let table: Arc<dyn GpuTable> = match &plan.occupancy {
-            Some(occupancy) => Arc::new(WatchedTable { table: self.table(servers)?, occupancy: Arc::clone(occupancy) }),
-            None => Arc::new(self.table(servers)?),
+            Some(occupancy) => Arc::new(WatchedTable { table, occupancy: Arc::clone(occupancy) }),
+            None => Arc::new(table),
         };
         let parts = WorkerParts {
             queue,
             table,
-            store: Arc::new(self.store(servers).await?),
+            store: Arc::new(self.names.store(servers).await?),
             device: Arc::new(SimulatedGpu::new(SimulatedOptions::new(gpu_id))),
             executors: Executors::new().with(executors::echo()).with(executors::simulate()),
             environment: environment(),
-            options: WorkerOptions::of(&self.configuration, "bench"),
+            options: WorkerOptions::of(&self.names.configuration, "bench"),
             metrics: Arc::clone(metrics),
         };
         self.workers.spawn(GpuWorker::new(parts, self.stop.clone()).run());
         Ok(())
     }
 
-    /// Two connections of one's own to the broker, kept until the pool stops.
-    async fn queue(&mut self, servers: &Servers) -> Result<Arc<RabbitMq>, Fault> {
-        let queue = Arc::new(RabbitMq::connect(&servers.amqp(), QueueOptions::from(&self.configuration.amqp)).await?);
-        self.queues.push(Arc::clone(&queue));
-        Ok(queue)
-    }
-
-    fn table(&self, servers: &Servers) -> Result<RedisTable, Fault> {
-        let worker = &self.configuration.worker;
-        let leases = Leases { held: Duration::from_millis(worker.lease_ms), offered: Duration::from_millis(worker.offer_ms) };
-        Ok(RedisTable::connect(&servers.redis(), &self.configuration.redis.prefix, leases, self.response_timeout())?)
-    }
-
-    async fn store(&self, servers: &Servers) -> Result<RedisStore, Fault> {
-        let options = StoreOptions::from(&self.configuration.store);
-        Ok(RedisStore::connect(&servers.redis(), &self.configuration.redis.prefix, options, self.response_timeout()).await?)
-    }
-
-    fn response_timeout(&self) -> Duration {
-        Duration::from_millis(self.configuration.redis.response_timeout_ms)
-    }
-
-    /// Our own library's producer, with connections of its own.
-    pub(crate) async fn producer(&mut self, servers: &Servers) -> Result<Producer, Fault> {
-        let store = Arc::new(self.store(servers).await?);
-        Ok(Producer::new(self.queue(servers).await?, store, environment(), ProducerOptions::default()))
-    }
-
     /// A task for this pool, for a bare client.
     pub(crate) fn question(&self, kind: &'static str, payload: Value) -> Result<Question, Fault> {
-        let names = Names::new(self.configuration.amqp.prefix.clone());
-        let body = serde_json::to_vec(&TaskBody { payload, ..TaskBody::default() })?;
-        Ok(Question { queue: names.queue(&Queue::Pool(self.configuration.worker.pool.clone())), kind, body: Bytes::from(body) })
+        self.names.question(kind, payload)
     }
 
     /// How often the workers sent a task on so far.
     pub(crate) fn forwards(&self) -> f64 {
-        self.counts("gpufleet_forwarded_total", "reason").values().sum()
-    }
-
-    /// What the workers counted so far under a name, summed over them, by the value of a label.
-    pub(crate) fn counts(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
-        let mut counts = BTreeMap::new();
         let families = self.registry.gather();
-        for metric in families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric()) {
-            let value = metric.get_label().iter().find(|pair| pair.name() == label).map_or("", |pair| pair.value());
-            *counts.entry(value.to_owned()).or_default() += metric.get_counter().get_value();
-        }
-        counts
+        let forwarded = families.iter().filter(|family| family.name() == "gpufleet_forwarded_total");
+        forwarded.flat_map(|family| family.get_metric()).map(|metric| metric.get_counter().get_value()).sum()
     }
 
     /// Ends the workers and their connections.
@@ -148,9 +102,4 @@ impl Pool {
         let _left_to_the_end = timeout(STOP_LIMIT, ending).await;
         self.stop.now.cancel();
     }
-}
-
-/// Every environment has a seed of its own, so that no two draw the same ids.
-fn environment() -> Environment {
-    seeded(uuid::Uuid::new_v4().as_u64_pair().0)
 }

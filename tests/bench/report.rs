@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Fault, facts::Facts, options::Pace, output};
+use crate::{Fault, facts::Facts, options::Pace, output, statistics::Spread};
 
 /// Where the whole report goes, in the working directory.
 const FILE: &str = "bench.json";
@@ -32,6 +32,9 @@ pub(crate) struct PartReport {
 struct Row {
     what: String,
     value: String,
+    /// The value as numbers, if it is a ratio.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<Spread>,
 }
 
 /// What a finding is held against. A missed aim fails nothing: the machine decides as much as the code.
@@ -61,7 +64,12 @@ impl PartReport {
     }
 
     pub(crate) fn row(&mut self, what: impl Into<String>, value: impl ToString) {
-        self.rows.push(Row { what: what.into(), value: value.to_string() });
+        self.rows.push(Row { what: what.into(), value: value.to_string(), ratio: None });
+    }
+
+    /// A row that is kept as numbers too.
+    pub(crate) fn ratio(&mut self, what: impl Into<String>, ratio: Spread) {
+        self.rows.push(Row { what: what.into(), value: ratio.to_string(), ratio: Some(ratio) });
     }
 
     pub(crate) fn aim(&mut self, what: impl Into<String>, measured: f64, bound: Bound) {
@@ -84,7 +92,7 @@ impl PartReport {
 
     pub(crate) fn print(&self) {
         output::line(&format!("\n{}", self.title));
-        for Row { what, value } in &self.rows {
+        for Row { what, value, .. } in &self.rows {
             output::line(&format!("  {what:<64} {value}"));
         }
         for Aim { what, measured, bound, met } in &self.aims {

@@ -7,10 +7,7 @@ use tests::{
     redis::{Persistence, PrivateRedis},
 };
 
-use crate::{
-    Fault,
-    meter::{Meter, broker_pid},
-};
+use crate::{Fault, meter::Meter, proc::broker_pid};
 
 /// A broker, and a Redis that is set up as a store should be. Both end with the bench.
 pub(crate) struct Servers {

@@ -1,6 +1,6 @@
 //! Medians, spreads and percentiles of what was measured.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -39,6 +39,18 @@ pub(crate) struct Percentiles {
 }
 
 impl Percentiles {
+    /// The median of each.
+    pub(crate) fn medians(samples: impl Iterator<Item = Self>) -> Self {
+        let samples: Vec<Self> = samples.collect();
+        let middle = |value: fn(&Self) -> f64| Spread::of(samples.iter().map(value)).median;
+        Self { p50: middle(|sample| sample.p50), p95: middle(|sample| sample.p95), p99: middle(|sample| sample.p99) }
+    }
+
+    /// Of these times; all NaN if there are none.
+    pub(crate) fn of_times(times: impl IntoIterator<Item = Duration>) -> Self {
+        Self::of(times.into_iter().map(|time| time.as_secs_f64() * 1e3))
+    }
+
     /// Of these times; all NaN if there are none.
     pub(crate) fn of(times: impl IntoIterator<Item = f64>) -> Self {
         let sorted = sorted(times);

@@ -119,9 +119,17 @@ impl Program {
     /// # Panics
     /// If it cannot be started.
     pub fn start(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, variables: &[(&str, &str)]) -> Self {
+        Self::start_at(binary(), arguments, variables)
+    }
+
+    /// Starts the program of this path, which may be another than `gpufleet`, in the same way.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_at(program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new().prefix("gpufleet-program-").tempdir().expect("a temporary folder").keep();
         let mut command = Command::new("sh");
-        command.args(["-c", GUARDIAN, "guardian"]).arg(&folder).arg(binary()).args(arguments);
+        command.args(["-c", GUARDIAN, "guardian"]).arg(&folder).arg(program).args(arguments);
         only_these(&mut command, variables);
         // Its own group: a Ctrl-C at the terminal must not end the guardian before the program.
         let mut guardian = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().expect("sh can be started");
@@ -129,6 +137,12 @@ impl Program {
         BufReader::new(guardian.stdout.take().expect("a pipe")).read_line(&mut line).expect("sh answers");
         let pid = line.trim().parse().expect("a process id");
         Self { guardian, pid, folder }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Sends it a signal (`TERM`, `KILL`, …).
