@@ -47,7 +47,7 @@ type Fault = Box<dyn std::error::Error + Send + Sync>;
 const SLOTS: u16 = 8;
 /// What a simulated task takes.
 const SERVICE: Duration = Duration::from_millis(20);
-/// Longest time for one part. A whole run takes about half of one.
+/// Longest time for one part. The longest part takes about half of it.
 const PART_LIMIT: Duration = Duration::from_secs(240);
 
 #[tokio::main]
