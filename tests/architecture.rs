@@ -7,11 +7,12 @@ use std::{
 };
 
 /// crate → the crates of ours it may depend on. Programs → libraries → devices and ports → words; nothing sideways or upwards.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("protocol", &[]),
     ("task-queue", &["protocol"]),
-    ("gpu-table", &["protocol"]),
-    ("task-store", &["protocol"]),
+    ("redis-link", &["protocol"]),
+    ("gpu-table", &["protocol", "redis-link"]),
+    ("task-store", &["protocol", "redis-link"]),
     ("devices", &["protocol"]),
     ("executors", &["devices", "protocol"]),
     ("producer", &["protocol", "task-queue", "task-store"]),
@@ -57,8 +58,8 @@ const EDGES: [(&str, &[&str]); 15] = [
 
 /// library → the crates that may name it. The tests may name everything.
 const ONLY_IN: [(&str, &[&str]); 9] = [
-    ("redis", &["gpu-table", "task-store"]),
-    ("deadpool-redis", &["gpu-table", "task-store"]),
+    ("redis", &["gpu-table", "redis-link", "task-store"]),
+    ("deadpool-redis", &["redis-link"]),
     ("lapin", &["task-queue"]),
     ("async-rs", &["task-queue"]),
     ("axum", &["gateway"]),
@@ -130,4 +131,93 @@ fn a_broken_edge_is_found() {
         let found = violations(&broken);
         assert!(found.iter().any(|line| line.contains(name) && line.contains(used)), "{name} → {used} was not found in {found:?}");
     }
+}
+
+/// The inner layers of the worker, a folder each → the layers that it may name. What decides about a delivery never reaches for what carries it out, and no duty knows of a life.
+const LAYERS: [(&str, &[&str]); 6] = [
+    ("delivery", &[]),
+    ("claim", &["delivery"]),
+    ("attempt", &["claim", "delivery"]),
+    ("settle", &["claim", "delivery"]),
+    ("gpu", &["claim"]),
+    ("fleet", &["delivery"]),
+];
+
+/// Every file below a folder, as text.
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else {
+            let text = fs::read_to_string(&path).expect("a text");
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+/// The modules at the crate's top that a text of the worker names: `crate::x`, or `x` in a list after `crate::`.
+fn named_modules(text: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for (place, _) in text.match_indices("crate::") {
+        let rest = &text[place + "crate::".len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut word = String::new();
+            for letter in list.chars() {
+                match letter {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    _ if depth == 0 => word.push(letter),
+                    _ => {}
+                }
+            }
+            named.extend(word.split(',').map(|part| part.trim().split("::").next().unwrap_or_default().trim().to_owned()));
+        } else {
+            named.insert(rest.chars().take_while(|letter| letter.is_ascii_lowercase() || *letter == '_').collect());
+        }
+    }
+    named
+}
+
+fn layer_violations(layers: &BTreeMap<&str, BTreeSet<String>>) -> Vec<String> {
+    let above = ["life", "receiving"];
+    let mut found = Vec::new();
+    for (layer, allowed) in LAYERS {
+        for named in &layers[layer] {
+            let forbidden = LAYERS.iter().any(|(other, _)| other == named) && named != layer && !allowed.contains(&named.as_str());
+            if forbidden || above.contains(&named.as_str()) {
+                found.push(format!("{layer}/ may not name {named}"));
+            }
+        }
+    }
+    found
+}
+
+/// layer → the modules that its files name.
+fn layers() -> BTreeMap<&'static str, BTreeSet<String>> {
+    let worker = root().join("workers/gpu-worker/src");
+    LAYERS
+        .iter()
+        .map(|(layer, _)| (*layer, sources(&worker.join(layer)).iter().flat_map(|(_, text)| named_modules(text)).collect()))
+        .collect()
+}
+
+#[test]
+fn every_layer_of_the_worker_names_only_those_below_it() {
+    let found = layer_violations(&layers());
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_broken_layer_is_found() {
+    for (layer, named) in [("gpu", "settle"), ("delivery", "claim"), ("attempt", "settle"), ("fleet", "life")] {
+        let mut broken = layers();
+        broken.get_mut(layer).expect("a layer").insert(named.to_owned());
+        assert_eq!(layer_violations(&broken), [format!("{layer}/ may not name {named}")]);
+    }
+    assert_eq!(named_modules("use crate::{a::B, c::{d, e}, f};\ncrate::g::h()").into_iter().collect::<String>(), "acfg");
 }

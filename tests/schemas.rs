@@ -55,7 +55,7 @@ fn read_as<T: DeserializeOwned>(document: &Value) -> Verdict {
 }
 
 fn read_task_body(document: &Value) -> Verdict {
-    read_body(document.to_string().as_bytes()).map(drop).map_err(|refusal| Some(refusal.field))
+    read_body(&document.to_string().into()).map(drop).map_err(|refusal| Some(refusal.field))
 }
 
 /// As a program does at its start: JSON is YAML too.
@@ -85,7 +85,7 @@ fn read_message(message: &Value) -> Verdict {
         headers: Headers::read(headers),
     };
     let body = message["body"].to_string();
-    let message = Message { envelope: &envelope, body: body.as_bytes(), delivery: DeliveryId(1) };
+    let message = Message { envelope: &envelope, body: &body.clone().into(), delivery: DeliveryId(1) };
     let reading = read_task(message, IntakeLimits::default(), 1_800_000_000_000, || TaskId::new("fresh").expect("valid"));
     reading.task.map(drop).map_err(|refusal| Some(refusal.field))
 }

@@ -2,13 +2,13 @@
 //!
 //! Of each pool 95 % of the GPUs are full, and some rows' leases have passed when a sample begins, so that its claims sweep them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
-use gpu_table::{GpuTable, Heartbeat, Leases, RedisTable};
+use gpu_table::{GpuTable, Heartbeat, Leases, RedisTable, Telling};
 use protocol::{
-    Claim, ClaimAnswer, ClaimMode, ClaimRequest, DeliveryId, GpuDescription, GpuId, GpuRow, GpuSample, Health, Incarnation, Kind, Needs,
-    PoolName, TaskId, claim::Settings, gpu::Hardware, task::ComputeCapability,
+    ClaimAnswer, ClaimMode, ClaimRequest, GpuDescription, GpuId, GpuRow, GpuSample, Health, Holding, Incarnation, Kind, Needs, PoolName,
+    TaskId, claim::Settings, gpu::Hardware, task::ComputeCapability,
 };
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
@@ -41,9 +41,9 @@ struct Sample {
     gpus: usize,
     strategy: &'static str,
     claims_per_second: f64,
-    /// Redis's processor time for one claim, reading and answering it included, and for one release.
+    /// Redis's processor time for one claim, reading and answering it included, and for one telling of a slot that is free again.
     claim_cpu_us: f64,
-    release_cpu_us: f64,
+    tell_cpu_us: f64,
     /// Time on the clock inside the script of one claim: other work on the machine shows in it.
     claim_script_us: f64,
 }
@@ -58,6 +58,8 @@ struct Subject {
     /// The same table, on which rows lapse at once.
     lapsing: RedisTable,
     claimed: usize,
+    /// What each GPU's worker told last.
+    holdings: BTreeMap<GpuId, Holding>,
 }
 
 pub(crate) async fn measure(pace: Pace) -> Result<PartReport, Fault> {
@@ -84,15 +86,13 @@ impl Subject {
         let table = |held| RedisTable::connect(&redis.url(), "bench", Leases { held, offered: held }, TIMEOUT);
         let (table, lapsing) = (table(LONG)?, table(SHORT)?);
         let pool = PoolName::new(format!("of-{gpus}"))?;
-        let subject = Self { gpus, full: gpus * 95 / 100, dead: (gpus / 20).max(1), pool, table, lapsing, claimed: 0 };
+        let mut subject =
+            Self { gpus, full: gpus * 95 / 100, dead: (gpus / 20).max(1), pool, table, lapsing, claimed: 0, holdings: BTreeMap::new() };
         for number in 0..gpus {
-            let slots = if number < subject.full { 1 } else { ROOM };
-            subject.table.heartbeat(&subject.row(&format!("gpu-{number}"), slots)?).await?;
-        }
-        for number in 0..subject.full {
-            let gpu = format!("gpu-{number}");
-            let request = ClaimRequest { mode: ClaimMode::Here, ..subject.request(&gpu, format!("fills-{number}"), "least_loaded")? };
-            own(subject.table.claim(&request).await?)?;
+            let is_full = number < subject.full;
+            let heartbeat = subject.row(&format!("gpu-{number}"), if is_full { 1 } else { ROOM }, u32::from(is_full))?;
+            subject.table.heartbeat(&heartbeat).await?;
+            subject.holdings.insert(heartbeat.row.gpu.gpu_id, heartbeat.holding);
         }
         Ok(subject)
     }
@@ -108,13 +108,15 @@ impl Subject {
         let requests = self.requests(strategy, claims)?;
         let (calls_before, cpu_before) = (calls(connection).await?, redis_cpu_us(connection).await?);
         let started = Instant::now();
-        let asked = stream::iter(&requests).map(|request| self.table.claim(request)).buffer_unordered(IN_FLIGHT);
-        let answers: Vec<ClaimAnswer> = asked.try_collect().await?;
+        let asked = stream::iter(&requests)
+            .map(async |request| Ok::<_, Fault>((request.asker.clone(), self.table.claim(request).await?)))
+            .buffer_unordered(IN_FLIGHT);
+        let answers: Vec<(GpuId, ClaimAnswer)> = asked.try_collect().await?;
         let took = started.elapsed();
         let (cpu_claimed, calls) = (redis_cpu_us(connection).await?, calls(connection).await? - calls_before);
-        let given: Vec<Claim> = answers.into_iter().map(own).collect::<Result<_, _>>()?;
-        let released = stream::iter(&given).map(|claim| self.table.release(claim)).buffer_unordered(IN_FLIGHT);
-        let _all: Vec<bool> = released.try_collect().await?;
+        let tellings = self.tellings(answers)?;
+        let told = stream::iter(&tellings).map(|telling| self.table.tell(telling)).buffer_unordered(IN_FLIGHT);
+        let _all: Vec<()> = told.try_collect().await?;
         let per_claim = |us: f64| us / claims as f64;
         Ok(Sample {
             round,
@@ -122,18 +124,16 @@ impl Subject {
             strategy,
             claims_per_second: claims as f64 / took.as_secs_f64(),
             claim_cpu_us: per_claim(cpu_claimed - cpu_before),
-            release_cpu_us: per_claim(redis_cpu_us(connection).await? - cpu_claimed),
+            tell_cpu_us: per_claim(redis_cpu_us(connection).await? - cpu_claimed),
             claim_script_us: calls.script_us / calls.scripts,
         })
     }
 
-    /// Rows with a claim each, whose leases then pass.
+    /// Rows with a slot held each, whose leases then pass.
     async fn let_rows_die(&self) -> Result<(), Fault> {
         let dying = (0..self.dead).map(async |number| {
             let gpu = format!("dead-{number}");
-            self.lapsing.heartbeat(&self.row(&gpu, 2)?).await?;
-            let request = ClaimRequest { mode: ClaimMode::Here, ..self.request(&gpu, format!("dies-{number}"), "least_loaded")? };
-            self.lapsing.claim(&request).await?;
+            self.lapsing.heartbeat(&self.row(&gpu, 2, 1)?).await?;
             Ok::<_, Fault>(())
         });
         try_join_all(dying).await?;
@@ -141,32 +141,60 @@ impl Subject {
         Ok(())
     }
 
-    /// Fresh tasks, offered by the workers of all GPUs in turn.
+    /// Fresh tasks, which the workers of all GPUs ask for in turn: those that have a free slot with one of their own.
     fn requests(&mut self, strategy: &str, claims: usize) -> Result<Vec<ClaimRequest>, Fault> {
         let first = self.claimed;
         self.claimed += claims;
-        (first..self.claimed)
-            .map(|number| self.request(&format!("gpu-{}", number % self.gpus), format!("task-{number}"), strategy))
-            .collect()
+        (first..self.claimed).map(|number| self.request(number % self.gpus, format!("task-{number}"), strategy)).collect()
     }
 
-    fn request(&self, gpu: &str, task: String, strategy: &str) -> Result<ClaimRequest, Fault> {
+    fn request(&mut self, number: usize, task: String, strategy: &str) -> Result<ClaimRequest, Fault> {
+        let asker = GpuId::new(format!("gpu-{number}"))?;
+        let has_slot = number >= self.full;
         Ok(ClaimRequest {
             pool: self.pool.clone(),
             task_id: TaskId::new(task)?,
             kind: Kind::new("echo")?,
-            attempt: 1,
             needs: Needs::default(),
             specific_gpu_id: None,
             strategy: Some(strategy.to_owned()),
-            offered_by: GpuId::new(gpu)?,
-            incarnation: Incarnation::new(format!("of-{gpu}"))?,
-            delivery: DeliveryId(1),
+            incarnation: Incarnation::new(format!("of-{asker}"))?,
+            holding: self.holding(&asker, u32::from(has_slot)),
+            asker,
+            has_slot,
             mode: ClaimMode::Choose,
         })
     }
 
-    fn row(&self, gpu: &str, slots: u32) -> Result<Heartbeat, Fault> {
+    /// What frees again the slots that were given: a worker whose claim gave it a slot has done the task, one that was offered to has taken it and done it.
+    fn tellings(&mut self, asked: Vec<(GpuId, ClaimAnswer)>) -> Result<Vec<Telling>, Fault> {
+        let mut tellings = Vec::new();
+        for (asker, answer) in asked {
+            let taken = match answer {
+                ClaimAnswer::Own(_) => None,
+                ClaimAnswer::Other(offer) => Some(offer),
+                refused => return Err(format!("a claim was answered {refused:?}").into()),
+            };
+            let gpu_id = taken.as_ref().map_or(asker, |offer| offer.gpu_id.clone());
+            tellings.push(Telling {
+                pool: self.pool.clone(),
+                incarnation: Incarnation::new(format!("of-{gpu_id}"))?,
+                holding: self.holding(&gpu_id, 0),
+                gpu_id,
+                taken: taken.into_iter().map(|offer| offer.task_id).collect(),
+            });
+        }
+        Ok(tellings)
+    }
+
+    /// What this GPU's worker tells next: the slots that it held at the beginning, and `more` for the task it asks for.
+    fn holding(&mut self, gpu_id: &GpuId, more: u32) -> Holding {
+        let holding = self.holdings.entry(gpu_id.clone()).or_default();
+        holding.number += 1;
+        Holding { slots: holding.slots + more, number: holding.number }
+    }
+
+    fn row(&self, gpu: &str, slots: u32, held: u32) -> Result<Heartbeat, Fault> {
         let row = GpuRow {
             gpu: GpuDescription {
                 gpu_id: GpuId::new(gpu)?,
@@ -196,15 +224,10 @@ impl Subject {
             models: Vec::new(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
+            running: Vec::new(),
         };
-        Ok(Heartbeat { row, held: Vec::new(), settings: Settings::default() })
-    }
-}
-
-fn own(answer: ClaimAnswer) -> Result<Claim, Fault> {
-    match answer {
-        ClaimAnswer::Own(claim) | ClaimAnswer::Other(claim) => Ok(claim),
-        refused => Err(format!("a claim was answered {refused:?}").into()),
+        let holding = Holding { slots: held, number: 1 };
+        Ok(Heartbeat { row, holding, taken: Vec::new(), settings: Settings::default() })
     }
 }
 
@@ -218,8 +241,8 @@ fn report(samples: &[Sample]) -> Result<PartReport, Fault> {
             let per_second = Spread::of(of(gpus, |sample| sample.claims_per_second));
             let claim = Spread::of(of(gpus, |sample| sample.claim_cpu_us));
             let script = Spread::of(of(gpus, |sample| sample.claim_script_us));
-            let release = Spread::of(of(gpus, |sample| sample.release_cpu_us));
-            let costs = format!("Redis CPU {claim} us a claim (script {script}), {release} us a release");
+            let tell = Spread::of(of(gpus, |sample| sample.tell_cpu_us));
+            let costs = format!("Redis CPU {claim} us a claim (script {script}), {tell} us a telling");
             part.row(format!("{strategy}, {gpus} GPUs"), format!("{per_second} claims/s; {costs}"));
         }
         let cost = |gpus| of(gpus, |sample: &Sample| sample.claim_cpu_us);

@@ -182,7 +182,7 @@ impl Sides {
     }
 
     async fn submit(&self, in_flight: usize, lasting: Duration) -> Result<Flow, Fault> {
-        let task = NewTask::new(Kind::new("echo")?, TaskBody { payload: payload(), ..TaskBody::default() });
+        let task = NewTask::new(Kind::new("echo")?, TaskBody { payload: payload().into(), ..TaskBody::default() });
         closed_loop(in_flight, lasting, || {
             let (producer, task) = (self.producer.clone(), task.clone());
             async move {

@@ -1,6 +1,6 @@
 //! Part e: latency when tasks arrive at random at 70 % of what 8 GPUs can do, beside the ideal queue for the very same arrivals.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use protocol::Reply;
 use serde::Serialize;
@@ -10,7 +10,6 @@ use crate::{
     client::{Answer, Client},
     ideal,
     load::{open_loop, poisson},
-    occupancy::Occupancy,
     options::Pace,
     pool::{Pool, PoolPlan},
     report::{Bound, PartReport},
@@ -30,11 +29,8 @@ struct Sample {
     tasks: usize,
     latency_ms: Percentiles,
     ideal_ms: Percentiles,
-    /// The ideal queue, had its servers been held as long as the slots were: what placing and moving tasks costs beyond that.
-    ideal_held_ms: Percentiles,
     p99_ratio: f64,
-    /// Means: how long a slot was held, how long its task ran, how long it was in the worker's hand before.
-    held_ms: f64,
+    /// Means: how long a task ran, how long it was in the worker's hand before.
     run_ms: f64,
     in_hand_ms: f64,
     forwards_per_task: f64,
@@ -42,14 +38,13 @@ struct Sample {
 
 pub(crate) async fn measure(servers: &Servers, pace: Pace) -> Result<PartReport, Fault> {
     let client = Client::connect(&servers.amqp()).await?;
-    let occupancy = Arc::new(Occupancy::default());
-    let plan = PoolPlan { name: "latency".to_owned(), gpus: GPUS, slots: 1, occupancy: Some(Arc::clone(&occupancy)) };
+    let plan = PoolPlan { name: "latency".to_owned(), gpus: GPUS, slots: 1 };
     let pool = Pool::start(servers, plan).await?;
     let mut samples = Vec::new();
     // The first, seed 0, warms up.
-    run(&client, &pool, &occupancy, 0, pace.arrivals / 10).await?;
+    run(&client, &pool, 0, pace.arrivals / 10).await?;
     for seed in 1..=pace.arrival_runs {
-        samples.push(run(&client, &pool, &occupancy, seed, pace.arrivals).await?);
+        samples.push(run(&client, &pool, seed, pace.arrivals).await?);
     }
     pool.stop().await;
     report(&samples)
@@ -59,12 +54,11 @@ fn per_second() -> f64 {
     LOAD * GPUS as f64 / SERVICE.as_secs_f64()
 }
 
-async fn run(client: &Client, pool: &Pool, occupancy: &Occupancy, seed: u64, lasting: Duration) -> Result<Sample, Fault> {
+async fn run(client: &Client, pool: &Pool, seed: u64, lasting: Duration) -> Result<Sample, Fault> {
     let question = pool.question("simulate", simulated_work())?;
     let forwards = pool.forwards();
     let planned = poisson(seed, per_second(), lasting);
     let answers = open_loop(&planned, || client.clone().ask(question.clone())).await?;
-    let held_ms = mean(&occupancy.take_ms());
     let asked: Vec<Duration> = answers.iter().map(|(asked, _)| *asked).collect();
     let ideal = |service| Percentiles::of(ideal::latencies(&asked, GPUS, service).into_iter().map(milliseconds));
     let (latency_ms, ideal_ms) = (Percentiles::of(answers.iter().map(|(_, answer)| milliseconds(answer.latency))), ideal(SERVICE));
@@ -76,8 +70,6 @@ async fn run(client: &Client, pool: &Pool, occupancy: &Occupancy, seed: u64, las
         p99_ratio: latency_ms.p99 / ideal_ms.p99,
         latency_ms,
         ideal_ms,
-        ideal_held_ms: ideal(Duration::try_from_secs_f64(held_ms / 1e3)?),
-        held_ms,
         run_ms: timing(|reply| reply.timings.run_ms),
         in_hand_ms: timing(|reply| reply.timings.waited_ms),
         forwards_per_task: (pool.forwards() - forwards) / answers.len() as f64,
@@ -102,9 +94,8 @@ fn report(samples: &[Sample]) -> Result<PartReport, Fault> {
     };
     part.row("fleet, p50 / p95 / p99 in ms", percentiles(|sample| sample.latency_ms));
     part.row("ideal queue, the same arrivals (M/D/8)", percentiles(|sample| sample.ideal_ms));
-    part.row("ideal queue whose servers are held as long as the slots were", percentiles(|sample| sample.ideal_held_ms));
-    let (held, run, in_hand) = (middle(|sample| sample.held_ms), middle(|sample| sample.run_ms), middle(|sample| sample.in_hand_ms));
-    part.row("slot held, mean ms", format!("{held:.2} (asked for: 20; ran: {run:.2}); in hand before: {in_hand:.2}"));
+    let (run, in_hand) = (middle(|sample| sample.run_ms), middle(|sample| sample.in_hand_ms));
+    part.row("ran, mean ms", format!("{run:.2} (asked for: 20); in hand before: {in_hand:.2}"));
     part.row("forwards a task", format!("{:.3}", middle(|sample| sample.forwards_per_task)));
     let many = poisson(0, per_second(), Duration::from_secs(3_600));
     let check = Percentiles::of(ideal::latencies(&many, GPUS, SERVICE).into_iter().map(milliseconds));

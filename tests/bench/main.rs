@@ -15,7 +15,6 @@ mod latency;
 mod load;
 mod meter;
 mod namespace;
-mod occupancy;
 mod options;
 mod output;
 mod pool;

@@ -59,7 +59,7 @@ impl Namespace {
     /// A task for this pool, for a bare client.
     pub(crate) fn question(&self, kind: &'static str, payload: Value) -> Result<Question, Fault> {
         let names = Names::new(self.configuration.amqp.prefix.clone());
-        let body = serde_json::to_vec(&TaskBody { payload, ..TaskBody::default() })?;
+        let body = serde_json::to_vec(&TaskBody { payload: payload.into(), ..TaskBody::default() })?;
         Ok(Question { queue: names.queue(&Queue::Pool(self.configuration.worker.pool.clone())), kind, body: Bytes::from(body) })
     }
 }

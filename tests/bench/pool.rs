@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use devices::simulated::{SimulatedGpu, SimulatedOptions};
 use executors::Executors;
-use gpu_table::GpuTable;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::GpuId;
@@ -16,7 +15,6 @@ use crate::{
     Fault,
     client::Question,
     namespace::{Namespace, environment},
-    occupancy::{Occupancy, WatchedTable},
     servers::Servers,
 };
 
@@ -30,8 +28,6 @@ pub(crate) struct PoolPlan {
     pub(crate) name: String,
     pub(crate) gpus: usize,
     pub(crate) slots: u16,
-    /// Where slots' occupancy is noted; `None` leaves the table alone.
-    pub(crate) occupancy: Option<Arc<Occupancy>>,
 }
 
 /// Running workers.
@@ -51,24 +47,19 @@ impl Pool {
         let names = Namespace::new(&plan.name, plan.slots);
         let mut pool = Self { names, registry, stop: Stop::default(), workers: JoinSet::new(), queues: Vec::new() };
         for number in 0..plan.gpus {
-            pool.add_worker(servers, &plan, number, &metrics).await?;
+            pool.add_worker(servers, number, &metrics).await?;
         }
         pool.names.until_eligible(servers, plan.gpus).await?;
         Ok(pool)
     }
 
-    async fn add_worker(&mut self, servers: &Servers, plan: &PoolPlan, number: usize, metrics: &Arc<WorkerMetrics>) -> Result<(), Fault> {
+    async fn add_worker(&mut self, servers: &Servers, number: usize, metrics: &Arc<WorkerMetrics>) -> Result<(), Fault> {
         let gpu_id = GpuId::new(format!("sim-{number}"))?;
         let queue = self.names.queue(servers).await?;
         self.queues.push(Arc::clone(&queue));
-        let table = self.names.table(servers)?;
-        let table: Arc<dyn GpuTable> = match &plan.occupancy {
-            Some(occupancy) => Arc::new(WatchedTable { table, occupancy: Arc::clone(occupancy) }),
-            None => Arc::new(table),
-        };
         let parts = WorkerParts {
             queue,
-            table,
+            table: Arc::new(self.names.table(servers)?),
             store: Arc::new(self.names.store(servers).await?),
             device: Arc::new(SimulatedGpu::new(SimulatedOptions::new(gpu_id))),
             executors: Executors::new().with(executors::echo()).with(executors::simulate()),

@@ -4,7 +4,6 @@ mod choosing;
 mod claims;
 mod comparison;
 mod cost;
-mod here;
 mod membership;
 mod redis_only;
 mod settings;
@@ -25,19 +24,25 @@ macro_rules! cases {
 
 cases! {
     claims:
-        a_claim_for_the_asking_gpu_is_held_at_once,
-        a_claim_for_another_gpu_is_offered_until_that_gpu_takes_it_up,
-        an_offer_lapses_if_nobody_takes_it_up,
-        asking_again_for_the_same_delivery_gives_the_same_answer,
-        another_delivery_or_attempt_of_a_claimed_task_is_told_how_long_it_is_held,
-        a_held_claim_lives_as_long_as_it_is_renewed,
-        a_lapsed_claim_is_not_resurrected_by_a_renewal,
-        renewing_never_shortens_a_lease_and_never_extends_an_offer,
-        a_claim_is_released_once,
-        a_late_holder_is_refused_by_its_token,
-        handing_over_gives_the_slot_to_no_one_else,
+        a_claim_for_the_asking_gpu_is_counted_at_once,
+        a_claim_for_another_gpu_is_offered_until_it_is_taken,
+        an_offer_ends_with_a_heartbeat_that_says_it_is_taken,
+        an_offer_is_ended_by_its_own_gpu_only,
+        an_offer_lapses_if_nobody_takes_it,
+        a_withdrawn_offer_frees_its_slot_at_once,
+        a_taken_offer_cannot_be_withdrawn,
+        an_offered_task_gets_the_same_offer_whoever_asks,
+        the_gpu_that_a_slot_is_offered_to_takes_it_by_asking,
+        an_offer_whose_delivery_waits_for_a_slot_is_over,
+        telling_again_changes_nothing,
+        what_arrives_late_changes_nothing,
+        an_offer_that_was_taken_is_over_even_if_that_is_heard_late,
+        a_stale_incarnation_changes_nothing,
+        a_worker_without_a_row_is_not_heard,
+        a_claim_that_gives_no_own_slot_counts_the_askers_as_free,
+        a_repeated_claim_is_counted_once,
         two_hundred_claims_at_once_never_exceed_the_slots,
-        tokens_grow;
+        workers_that_claim_side_by_side_use_every_slot_once;
     choosing:
         round_robin_rotates_exactly_while_gpus_come_and_go,
         least_loaded_avoids_the_busy_one,
@@ -49,15 +54,10 @@ cases! {
         waiting_tasks_take_the_asking_gpu_whatever_its_load,
         a_gpu_that_may_not_take_tasks_is_never_chosen,
         a_gpu_without_the_memory_now_is_passed_over,
+        a_worker_without_a_slot_of_its_own_is_never_chosen_itself,
         a_task_that_fits_here_waits_here,
         a_task_that_fits_only_elsewhere_is_sent_where_the_least_work_is,
         a_task_that_fits_nowhere_is_unplaceable;
-    here:
-        a_gpu_with_a_free_slot_takes_its_own_task,
-        a_full_gpu_keeps_its_own_task_waiting,
-        a_gpu_over_its_thresholds_keeps_its_own_task_waiting,
-        a_gpu_that_cannot_run_a_task_says_not_here,
-        an_offer_to_another_gpu_is_not_taken_up_here;
     specific:
         only_the_named_gpu_will_do,
         a_named_gpu_that_is_full_is_waited_for,
@@ -66,17 +66,17 @@ cases! {
         a_named_gpu_that_takes_no_tasks_is_away;
     membership:
         a_row_lives_for_its_lease,
-        a_dead_workers_claims_end_with_its_row,
-        another_incarnation_inherits_no_claims,
-        a_gpu_that_leaves_takes_its_claims_along,
+        slots_and_offers_end_with_a_dead_workers_row,
+        another_incarnation_inherits_nothing,
+        a_gpu_that_leaves_takes_its_slots_and_offers_along,
         a_stale_incarnation_cannot_remove_its_successors_row,
         a_gpu_stays_known_for_a_week,
         the_table_is_steady_while_workers_are_heard_of_without_a_gap,
         rows_say_what_is_held_and_who_is_eligible,
+        seen_says_what_is_known_of_one_worker,
         heartbeats_rebuild_a_lost_table,
-        restored_claims_count_even_beyond_the_slots,
-        a_lost_table_gives_no_token_twice,
-        a_worker_learns_which_claims_it_lost,
+        numbers_count_even_beyond_the_slots,
+        an_offer_that_a_lost_table_forgot_is_made_anew,
         a_gpu_that_changes_its_models_and_kinds_is_found_by_the_new_ones,
         pools_are_apart;
     settings:

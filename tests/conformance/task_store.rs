@@ -2,6 +2,7 @@
 
 mod both;
 mod crashes;
+mod named;
 mod progress;
 mod redis_only;
 mod second_tries;
@@ -10,7 +11,7 @@ mod subject;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{BodyHash, GpuId, Kind, Outcome, PoolName, TaskId, TaskState};
+use protocol::{BodyHash, GpuId, Kind, Outcome, PoolName, TaskId, TaskState, Token};
 use task_store::{
     Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Stored,
     Totals, Verdict,
@@ -34,10 +35,11 @@ cases! {
     the_same_outcome_recorded_again_is_accepted,
     a_late_holder_neither_begins_nor_records,
     a_task_that_ended_does_not_begin_again,
-    beginning_twice_with_one_token_is_one_begin,
+    beginning_twice_for_one_delivery_is_one_begin,
     a_reused_id_is_refused_and_learns_nothing_of_the_first,
     a_crash_is_counted_once_and_makes_the_task_a_suspect,
     a_holder_that_lives_or_handed_back_is_no_crash,
+    a_task_that_ends_without_a_run_fences_off_what_began,
     only_a_crash_alone_on_its_gpu_uses_up_the_crashes,
     a_crash_of_an_earlier_attempt_counts_on,
     a_task_that_never_ran_ends_without_a_token,
@@ -82,13 +84,13 @@ async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd
     assert_eq!((first.state, first.kind, first.attempt, first.gpu_id), (TaskState::Waiting, Some(kind()), 0, None));
 
     subject.pass(Duration::from_secs(5));
-    assert_eq!(store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun);
+    assert_eq!(store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun(Token(7)));
     let running = store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((running.state, running.attempt, running.gpu_id), (TaskState::Running, 1, GpuId::new("GPU-7").ok()));
     assert!((5_000..60_000).contains(&(running.changed_ms - first.first_seen_ms)), "{} after {}", running.changed_ms, first.first_seen_ms);
 
     assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
-    store.published(&task(), "here").await.expect("an answer");
+    store.note_published(&task(), "here");
     let ended = store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((ended.state, ended.attempt, ended.first_seen_ms), (TaskState::Succeeded, 1, first.first_seen_ms));
     assert_eq!(ended.reply, Some(reply(Outcome::Succeeded, "done")));
@@ -98,7 +100,7 @@ async fn an_unseen_task_is_open_and_unknown(back_end: BackEnd) {
     let subject = back_end.start().await;
     assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Open);
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
-    subject.store.published(&task(), "here").await.expect("an answer");
+    subject.store.note_published(&task(), "here");
     subject.store.forget(&task()).await.expect("an answer");
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None, "neither look, published nor forget makes a record");
 }
@@ -154,9 +156,10 @@ async fn the_same_outcome_recorded_again_is_accepted(back_end: BackEnd) {
 
 async fn a_late_holder_neither_begins_nor_records(back_end: BackEnd) {
     let subject = back_end.start().await;
-    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun);
-    assert_eq!(subject.store.begin(&attempt(1, 9)).await.expect("an answer"), Begin::Begun, "a redelivery with a newer claim takes over");
-    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Superseded);
+    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun(Token(7)));
+    let taken_over = subject.store.begin(&finding(attempt(1, 9), 7, false)).await.expect("an answer");
+    assert_eq!(taken_over, Begin::Begun(Token(9)), "a redelivery takes over what its former holder has let go of");
+    assert!(matches!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Unfinished(_)));
     assert_eq!(subject.store.record(&success(1, 7)).await.expect("an answer"), Record::Superseded);
     assert_eq!(state_of(&subject).await, Some(TaskState::Running));
     assert_eq!(subject.store.record(&success(1, 9)).await.expect("an answer"), Record::Recorded);
@@ -171,10 +174,10 @@ async fn a_task_that_ended_does_not_begin_again(back_end: BackEnd) {
     }
 }
 
-async fn beginning_twice_with_one_token_is_one_begin(back_end: BackEnd) {
+async fn beginning_twice_for_one_delivery_is_one_begin(back_end: BackEnd) {
     let subject = back_end.start().await;
-    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun);
-    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun);
+    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun(Token(7)));
+    assert_eq!(subject.store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun(Token(7)));
 }
 
 async fn a_reused_id_is_refused_and_learns_nothing_of_the_first(back_end: BackEnd) {
@@ -244,7 +247,7 @@ async fn after_its_retention_the_outcome_is_gone_and_the_id_is_free(back_end: Ba
     let other = BodyHash::of(b"another body");
     assert_eq!(subject.store.look(&task(), &other, 1).await.expect("an answer"), Look::Open);
     let begin = BeginRequest { body_hash: other, ..attempt(1, 3) };
-    assert_eq!(subject.store.begin(&begin).await.expect("an answer"), Begin::Begun);
+    assert_eq!(subject.store.begin(&begin).await.expect("an answer"), Begin::Begun(Token(3)));
     assert_eq!(state_of(&subject).await, Some(TaskState::Running), "nothing of the first is left");
 }
 
@@ -263,8 +266,8 @@ async fn noting_a_published_reply_does_not_prolong_its_record(back_end: BackEnd)
     let subject = back_end.start().await;
     subject.store.record(&success(1, 7)).await.expect("an answer");
     subject.pass(OUTCOME_RETENTION / 2);
-    subject.store.published(&task(), "here").await.expect("an answer");
-    subject.store.published(&task(), "here").await.expect("an answer");
+    subject.store.note_published(&task(), "here");
+    subject.store.note_published(&task(), "here");
     subject.pass(OUTCOME_RETENTION / 2);
     assert_eq!(state_of(&subject).await, None);
 }
@@ -330,12 +333,12 @@ fn known(gpus: &[KnownGpu]) -> Vec<(&str, &str)> {
 
 async fn the_first_address_of_a_reply_is_remembered(back_end: BackEnd) {
     let subject = back_end.start().await;
-    subject.store.published(&task(), "too early").await.expect("an answer");
+    subject.store.note_published(&task(), "too early");
     subject.store.record(&success(1, 7)).await.expect("an answer");
     let look = async || subject.store.look(&task(), &body_hash(), 1).await.expect("an answer");
     assert_eq!(look().await, Look::Ended(stored(&success(1, 7))));
     for to in ["first", "second"] {
-        subject.store.published(&task(), to).await.expect("an answer");
+        subject.store.note_published(&task(), to);
         assert_eq!(look().await, Look::Ended(Stored { published_to: Some("first".to_owned()), ..stored(&success(1, 7)) }));
     }
 }
@@ -351,7 +354,7 @@ async fn a_task_that_ended_is_reopened_for_a_second_life_and_no_other_is(back_en
     assert!(matches!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(_)));
     assert_eq!(reopen(body_hash()).await, Reopen::Open);
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
-    assert_eq!(subject.store.begin(&attempt(1, 8)).await.expect("an answer"), Begin::Begun);
+    assert_eq!(subject.store.begin(&attempt(1, 8)).await.expect("an answer"), Begin::Begun(Token(8)));
 }
 
 async fn gpus_stay_announced_until_withdrawn(back_end: BackEnd) {
@@ -385,9 +388,6 @@ async fn an_announcement_repeated_since_is_not_withdrawn(back_end: BackEnd) {
 async fn a_token_of_sixteen_digits_survives(back_end: BackEnd) {
     let subject = back_end.start().await;
     let token = 1_799_999_999_999_999;
-    subject.store.begin(&attempt(1, token)).await.expect("an answer");
-    assert_eq!(subject.store.begin(&attempt(1, token - 1)).await.expect("an answer"), Begin::Superseded);
-    assert_eq!(subject.store.record(&success(1, token - 1)).await.expect("an answer"), Record::Superseded);
     subject.store.record(&success(1, token)).await.expect("an answer");
     assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, token))));
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::rig::{block_on, first_gpu};
 
-async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, pieces: u32) -> Result<Value, Failure> {
+async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, pieces: u32) -> Result<protocol::Json, Failure> {
     let task = Task {
         id: TaskId::new("task-1").unwrap(),
         body_hash: BodyHash::of(b""),
@@ -23,7 +23,7 @@ async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Va
         memory_mb: None,
         start_before_ms: None,
         end_before_ms: None,
-        body: TaskBody { payload, ..TaskBody::default() },
+        body: TaskBody { payload: payload.into(), ..TaskBody::default() },
         delivery: DeliveryId(1),
     };
     let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
@@ -48,7 +48,7 @@ fn a_product_that_is_too_large_for_the_memory_is_right_in_pieces() {
             let matmul = executors::matmul();
             let refused = run(&matmul, &gpu, payload.clone(), 1).await.unwrap_err();
             assert_eq!((refused.code.as_str(), refused.memory_mb), ("out_of_memory", Some(9)), "{refused:?}");
-            let result = run(&matmul, &gpu, payload, 3).await.unwrap();
+            let result: Value = run(&matmul, &gpu, payload, 3).await.unwrap().to().unwrap();
             assert_eq!((&result["max_error"], &result["product"][999][7]), (&json!(0.0), &json!(6_993.0)));
             assert_eq!(result["product"].as_array().unwrap().len(), side);
         });

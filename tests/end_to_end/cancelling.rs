@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use executors::{Executor, Executors, Failure, Run};
 use protocol::{Kind, Outcome, TaskId};
-use serde_json::{Value, json};
+use serde_json::json;
 use task_store::Cancel;
 use tests::{
     fleet::{Fleet, FleetPlan},
@@ -64,7 +64,7 @@ impl Executor for Stubborn {
         Kind::new("stubborn").unwrap()
     }
 
-    async fn run(&self, _: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, _: Run<'_>) -> Result<protocol::Json, Failure> {
         std::future::pending().await
     }
 }

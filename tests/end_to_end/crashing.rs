@@ -37,11 +37,11 @@ impl Executor for Saying {
         self.kind.clone()
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
         if run.task.body.payload == json!("flaky poison") && run.task.attempt == 1 {
             return Err(Failure::transient("not today"));
         }
-        let poison = run.task.body.payload.as_str().is_some_and(|payload| payload.ends_with("poison"));
+        let poison = run.task.body.payload.to::<String>().is_ok_and(|payload| payload.ends_with("poison"));
         let _ = self.began.send((run.device.description().gpu_id.clone(), poison));
         if poison {
             std::future::pending::<()>().await;
@@ -110,7 +110,7 @@ async fn of_eight_tasks_on_one_gpu_only_the_poison_is_quarantined(on: fn(FleetPl
             assert_eq!(error.message.matches("attempt 1 on gpu-0").count(), 3, "{}", error.message);
             assert_eq!(error.message.matches("alone").count(), 2, "{}", error.message);
         } else {
-            assert_eq!((result(reply), reply.attempt), (&json!(payload), 1), "a crash costs no attempt");
+            assert_eq!((result(reply), reply.attempt), (json!(payload), 1), "a crash costs no attempt");
         }
     }
     let dead = fleet.ports.queue.take(&Queue::Dead).await.unwrap().unwrap();
@@ -131,7 +131,7 @@ async fn a_suspect_that_does_no_harm_ends_well(on: fn(FleetPlan) -> FleetPlan) {
     fleet.kill_and_restart(&gpu_id).await;
     let mut crashes = Vec::new();
     for (reply, payload) in flow.await.unwrap().iter().zip(["a", "b", "c", "d"]) {
-        assert_eq!(result(reply), &json!(payload));
+        assert_eq!(result(reply), json!(payload));
         crashes.push(fleet.producer.status(&reply.task_id).await.unwrap().unwrap().crashes);
     }
     assert!(crashes.contains(&1) && crashes.iter().all(|crashes| *crashes <= 1), "{crashes:?}");
@@ -157,7 +157,7 @@ async fn a_drain_is_no_crash(on: fn(FleetPlan) -> FleetPlan) {
     fleet.drain(&gpu_id).await;
     fleet.add_gpu().await;
     let reply = pending.await.unwrap();
-    assert_eq!((result(&reply), reply.attempt), (&json!("in the end"), 1));
+    assert_eq!((result(&reply), reply.attempt), (json!("in the end"), 1));
     let status = fleet.producer.status(&reply.task_id).await.unwrap().unwrap();
     assert_eq!(status.crashes, 0, "its worker handed it back");
 }

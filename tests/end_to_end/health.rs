@@ -105,7 +105,7 @@ async fn a_drained_gpu_leaves_the_pools_queue_to_the_others(on: fn(FleetPlan) ->
     };
     until("it consumes no more", async || consumers().await == 1).await;
     for (n, reply) in replies(&fleet.producer, (0..30).map(echo).collect(), 8).await.iter().enumerate() {
-        assert_eq!(result(reply), &json!(n));
+        assert_eq!(result(reply), json!(n));
     }
     assert_eq!(fleet.counted("gpufleet_forwarded_total", "gpu-0"), 0.0);
     let mut settings = table.settings(&pool, &settings).await.unwrap();

@@ -51,7 +51,7 @@ async fn two_thousand_hostile_messages_are_refused_and_the_good_ones_among_them_
         tokio::join!(replies(&fleet.producer, good, 32), publish(&fleet, &hostile), collect(&mut answers, expected));
 
     for (n, reply) in served.iter().enumerate() {
-        assert_eq!(result(reply), &json!({ "good": n }));
+        assert_eq!(result(reply), json!({ "good": n }));
     }
     for (n, message) in hostile.iter().enumerate() {
         check_answer(message, &reply_to, answered.get(&format!("c-{n}")));
@@ -169,7 +169,7 @@ async fn messages_that_no_library_can_read_are_answered_and_kept_and_no_connecti
     };
     let good = (0..50).map(|n| echo(json!(n))).collect();
     let (served, (), answered) = tokio::join!(replies(&fleet.producer, good, 4), publish, collect(&mut answers, cases.len()));
-    assert!(served.iter().enumerate().all(|(n, reply)| result(reply) == &json!(n)));
+    assert!(served.iter().enumerate().all(|(n, reply)| result(reply) == json!(n)));
     for (n, (_, field)) in cases.iter().enumerate() {
         let error = answered[&format!("c-{n}")].error.clone().unwrap();
         assert_eq!((error.code.as_str(), error.field.as_deref()), ("invalid_task", Some(*field)));

@@ -36,7 +36,7 @@ async fn every_task_gets_its_own_reply(here: fn(FleetPlan) -> FleetPlan) {
     let tasks = (0..300).map(|n| echo(json!({ "n": n }))).collect();
     let replies = replies(&fleet.producer, tasks, 64).await;
     for (n, reply) in replies.iter().enumerate() {
-        assert_eq!(result(reply), &json!({ "n": n }));
+        assert_eq!(result(reply), json!({ "n": n }));
     }
     fleet.idle().await;
     assert_eq!(fleet.counted("gpufleet_tasks_total", "succeeded"), 300.0);
@@ -166,7 +166,7 @@ async fn a_reply_that_nobody_takes_is_parked_and_counted(here: fn(FleetPlan) -> 
     until("it is parked", async || queue.depth(&Queue::Parked).await.unwrap().is_some_and(|depth| depth.ready == 1)).await;
     let parked = queue.take(&Queue::Parked).await.unwrap().unwrap();
     let reply: protocol::Reply = serde_json::from_slice(&parked.body).unwrap();
-    assert_eq!(result(&reply), &json!("for nobody"));
+    assert_eq!(result(&reply), json!("for nobody"));
     assert_eq!(parked.envelope.correlation_id.as_deref(), Some("c-1"));
     assert!(parked.envelope.headers.reason.unwrap().contains("a-queue-that-is-gone"));
     assert_eq!(fleet.counted("gpufleet_replies_returned_total", ""), 1.0);

@@ -35,16 +35,17 @@ impl Executor for Hungry {
     }
 
     fn pieces_max(&self, task: &Task) -> u32 {
-        task.body.payload["pieces_max"].as_u64().unwrap() as u32
+        task.body.payload.to::<Value>().unwrap()["pieces_max"].as_u64().unwrap() as u32
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
-        let memory_mb = run.task.body.payload["memory_mb"].as_u64().unwrap() / u64::from(run.pieces) + self.kept_mb.load(Ordering::SeqCst);
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+        let memory_mb = run.task.body.payload.to::<Value>().unwrap()["memory_mb"].as_u64().unwrap() / u64::from(run.pieces)
+            + self.kept_mb.load(Ordering::SeqCst);
         let wanted = Use { memory_mb, compute_share: 0.1 };
         let refused =
             |error: devices::OutOfMemory| Failure { memory_mb: Some(error.wanted_mb), ..Failure::out_of_memory(error.to_string()) };
         let _work = run.device.begin(wanted).map_err(refused)?;
-        Ok(json!(run.pieces))
+        Ok(protocol::Json::of(&run.pieces))
     }
 
     async fn evict(&self, _device: &dyn Device) -> bool {
@@ -63,15 +64,15 @@ fn hungry(memory_mb: u64, pieces_max: u32) -> producer::NewTask {
 
 async fn a_task_is_cut_into_pieces_until_it_fits(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = fleet(on, 0).await;
-    assert_eq!(result(&reply(&fleet.producer, hungry(50_000, 8)).await), &json!(1));
+    assert_eq!(result(&reply(&fleet.producer, hungry(50_000, 8)).await), json!(1));
     let answered = reply(&fleet.producer, hungry(300_000, 8)).await;
-    assert_eq!((result(&answered), answered.attempt), (&json!(4), 1), "75,000 MB fit into 80,000");
+    assert_eq!((result(&answered), answered.attempt), (json!(4), 1), "75,000 MB fit into 80,000");
     assert_eq!(fleet.counted("gpufleet_memory_relief_total", "split"), 2.0);
 }
 
 async fn what_is_only_kept_is_evicted_first(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = fleet(on, 60_000).await;
-    assert_eq!(result(&reply(&fleet.producer, hungry(50_000, 8)).await), &json!(1), "whole, once there is room");
+    assert_eq!(result(&reply(&fleet.producer, hungry(50_000, 8)).await), json!(1), "whole, once there is room");
     assert_eq!(fleet.counted("gpufleet_memory_relief_total", "evicted"), 1.0);
     assert_eq!(fleet.counted("gpufleet_memory_relief_total", "split"), 0.0);
 }
@@ -90,7 +91,7 @@ async fn a_task_that_fits_no_piece_of_here_goes_to_a_bigger_gpu(on: fn(FleetPlan
         }
         assert_eq!(answered.gpu_id.as_ref(), Some(&big));
     };
-    assert_eq!((result(&answered), answered.gpu_id.as_ref()), (&json!(1), Some(&big)), "not in pieces, and not on {small}");
+    assert_eq!((result(&answered), answered.gpu_id.as_ref()), (json!(1), Some(&big)), "not in pieces, and not on {small}");
     assert!(fleet.counted("gpufleet_memory_relief_total", "bigger_gpu") >= 1.0);
 }
 

@@ -56,14 +56,15 @@ async fn a_producer_that_asked_gets_ordered_progress_and_then_the_reply(on: fn(F
     let fleet = on(Fleet::of(2)).start().await;
     let pending = fleet.producer.pending(asking(reporting(30)), PATIENCE).await.unwrap();
     let (said, reply) = heard(pending).await;
-    assert_eq!(result(&reply), &json!("done"));
+    assert_eq!(result(&reply), json!("done"));
     assert_eq!(said.iter().map(|message| message.number).collect::<Vec<_>>(), (1..=said.len() as u64).collect::<Vec<_>>());
     let fractions: Vec<f64> = said.iter().filter_map(|message| Some(message.progress.as_ref()?.fraction.get())).collect();
     assert!(
         fractions.len() > 3 && fractions.is_sorted() && fractions.iter().all(|fraction| (0.0..=1.0).contains(fraction)),
         "{fractions:?}"
     );
-    let parts: Vec<(u64, Value)> = said.iter().flat_map(|message| message.partials.clone()).map(|part| (part.number, part.value)).collect();
+    let parts: Vec<(u64, Value)> =
+        said.iter().flat_map(|message| message.partials.clone()).map(|part| (part.number, part.value.to().unwrap())).collect();
     assert_eq!(parts, (1..=30).map(|step| (step, json!(step))).collect::<Vec<_>>(), "every part, the last ones too, before the reply");
     assert!(said.iter().all(|message| Some(message.token) == reply.token && message.attempt == 1 && message.task_id == reply.task_id));
     assert_eq!(fleet.counted("gpufleet_progress_total", "\"sent\""), said.len() as f64);
@@ -160,22 +161,23 @@ async fn progress_of_a_late_holder_is_refused_and_it_falls_silent(on: fn(FleetPl
     let pending = fleet.producer.pending(asking(reporting(200)), PATIENCE).await.unwrap();
     let task_id = pending.task_id().clone();
     shown(&fleet, &task_id).await;
-    // Another holder begins: what the store would see if the claim had lapsed.
+    // Another holder begins: what the store would see if the first one had let go of the task.
     let mut begun = task_store::BeginRequest {
         task_id: task_id.clone(),
         body_hash: protocol::BodyHash::of(&serde_json::to_vec(&reporting(200).body).unwrap()),
         kind: Kind::new("simulate").unwrap(),
         attempt: 1,
-        token: protocol::Token(u64::MAX >> 12),
         gpu_id: "elsewhere".parse().unwrap(),
         incarnation: "another".parse().unwrap(),
+        delivery: protocol::DeliveryId(1),
         alone: false,
         verdict: None,
         crashes_max: 3,
     };
     let task_store::Begin::Unfinished(holder) = fleet.ports.store.begin(&begun).await.unwrap() else { panic!("it runs") };
     begun.verdict = Some(task_store::Verdict { token: holder.token, gone: false });
-    assert_eq!(fleet.ports.store.begin(&begun).await.unwrap(), task_store::Begin::Begun);
+    let begun = fleet.ports.store.begin(&begun).await.unwrap();
+    assert!(matches!(begun, task_store::Begin::Begun(token) if token > holder.token), "{begun:?}");
     until("the late one is refused", async || fleet.counted("gpufleet_progress_total", "\"refused\"") == 1.0).await;
     let sent = fleet.counted("gpufleet_progress_total", "\"sent\"");
     let now = status(&fleet, &task_id).await;
@@ -204,17 +206,17 @@ impl Executor for Flood {
         Kind::new("flood").expect("a valid kind")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
-        let parts = run.task.body.payload.as_u64().unwrap_or_default();
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+        let parts = run.task.body.payload.to::<u64>().unwrap_or_default();
         let report = run.report.clone();
         let flooding = std::thread::spawn(move || {
             for part in 1..=parts {
-                report.partial(json!(part));
+                report.partial(json!(part).into());
                 report.progress(part as f64 / parts as f64, "");
             }
         });
         flooding.join().map_err(|_| Failure::transient("the thread crashed"))?;
-        Ok(json!(parts))
+        Ok(protocol::Json::of(&parts))
     }
 }
 
@@ -223,7 +225,7 @@ async fn a_flood_of_parts_arrives_in_order_with_its_gaps_and_is_no_burden(on: fn
     let fleet = on(Fleet::of(1).executors(executors)).start().await;
     let pending = fleet.producer.pending(asking(task("flood", json!(100_000))), PATIENCE).await.unwrap();
     let (said, reply) = heard(pending).await;
-    assert_eq!(result(&reply), &json!(100_000));
+    assert_eq!(result(&reply), json!(100_000));
     let parts: Vec<_> = said.iter().flat_map(|message| &message.partials).collect();
     assert!(parts.len() < 100_000 && parts.is_sorted_by(|one, next| one.number < next.number), "{} parts", parts.len());
     assert!(parts.iter().all(|part| part.value == json!(part.number)), "a part keeps its own number");
@@ -251,7 +253,7 @@ async fn a_broker_that_blocks_costs_progress_and_never_the_task() {
     until("it ended, while the broker blocks", async || status(&fleet, &task_id).await.state == TaskState::Succeeded).await;
     fleet.broker().unblock_publishers();
     let rest: Vec<ProgressMessage> = said.collect().await;
-    assert_eq!(result(&pending.await.unwrap()), &json!("done"));
+    assert_eq!(result(&pending.await.unwrap()), json!("done"));
     assert!(first.number == 1 && rest.len() < 5, "{} messages", rest.len());
     assert_eq!(fleet.counted("gpufleet_progress_total", "\"dropped\""), 1.0, "what was left at the end");
 }

@@ -30,7 +30,7 @@ fn flow(fleet: &Fleet, count: u64) -> JoinHandle<Vec<Reply>> {
 
 fn complete(replies: &[Reply]) {
     for (n, reply) in replies.iter().enumerate() {
-        assert_eq!(result(reply), &serde_json::json!(n));
+        assert_eq!(result(reply), serde_json::json!(n));
     }
 }
 
@@ -128,7 +128,7 @@ async fn losing_the_table_again_and_again_costs_no_running_task_anything(here: f
     }
     for (n, pending) in (0..).zip(pending) {
         let reply = pending.await.unwrap();
-        assert_eq!((result(&reply), reply.attempt), (&serde_json::json!(n), 1));
+        assert_eq!((result(&reply), reply.attempt), (serde_json::json!(n), 1));
     }
     assert_eq!(fleet.counted("gpufleet_crashes_total", ""), 0.0);
     assert_eq!(fleet.counted("gpufleet_late_outcomes_refused_total", ""), 0.0);

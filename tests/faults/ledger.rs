@@ -48,7 +48,7 @@ impl Ledger {
     pub async fn publish(&mut self, fleet: &Fleet, count: usize, payload: impl Fn(usize) -> Value) {
         let publishing = (0..count).map(|n| {
             let id = format!("{}-{}", self.name, self.published.len() + n);
-            let body = TaskBody { payload: payload(n), ..TaskBody::default() };
+            let body = TaskBody { payload: payload(n).into(), ..TaskBody::default() };
             let envelope = Envelope {
                 message_id: Some(id.clone()),
                 kind: Some(Kind::new("simulate").unwrap().to_string()),

@@ -15,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(100);
 /// A task of `kind`.
 #[must_use]
 pub fn task(kind: &str, payload: Value) -> NewTask {
-    NewTask::new(Kind::new(kind).expect("a valid kind"), TaskBody { payload, ..TaskBody::default() })
+    NewTask::new(Kind::new(kind).expect("a valid kind"), TaskBody { payload: payload.into(), ..TaskBody::default() })
 }
 
 /// A task that gives its payload back.
@@ -73,7 +73,7 @@ pub async fn started(producer: &Producer, task: NewTask) -> Pending {
 }
 
 /// Asserts that the reply tells of success, and gives its result.
-pub fn result(reply: &Reply) -> &Value {
+pub fn result(reply: &Reply) -> Value {
     assert_eq!(reply.outcome, Outcome::Succeeded, "{reply:?}");
-    &reply.result
+    reply.result.to().expect("JSON")
 }

@@ -47,7 +47,7 @@ async fn a_terminated_worker_finishes_what_runs_and_gives_back_what_waits() {
     let mut by_the_first = 0;
     for (n, pending) in pending.into_iter().enumerate() {
         let reply = pending.await.expect("a reply");
-        assert_eq!(result(&reply), &json!(n));
+        assert_eq!(result(&reply), json!(n));
         by_the_first += u32::from(reply.gpu_id.is_some_and(|gpu_id| gpu_id.as_str() == "first-0"));
     }
     assert!((8..20).contains(&by_the_first), "{by_the_first} of 20 tasks ran on the worker that was stopped with eight running");
@@ -83,7 +83,7 @@ async fn the_tasks_of_a_killed_worker_run_elsewhere_and_every_producer_has_its_r
     killed.signal("KILL");
     assert_eq!(killed.exit_code().await, 128 + 9);
     for (n, pending) in pending.into_iter().enumerate() {
-        assert_eq!(result(&pending.await.expect("a reply")), &json!(n));
+        assert_eq!(result(&pending.await.expect("a reply")), json!(n));
     }
     servers.eligible(1).await;
 }
@@ -125,7 +125,7 @@ async fn a_second_signal_stops_a_worker_at_once_and_its_task_runs_elsewhere() {
     first.signal("TERM");
     assert_eq!(first.exit_code().await, 0, "{}", first.log());
     let reply = pending.await.expect("a reply");
-    assert_eq!((result(&reply), reply.attempt), (&json!("kept"), 1), "it was handed back, at no cost to it");
+    assert_eq!((result(&reply), reply.attempt), (json!("kept"), 1), "it was handed back, at no cost to it");
     assert_eq!(reply.gpu_id.expect("a GPU").as_str(), "second-0");
 }
 

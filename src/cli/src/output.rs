@@ -30,7 +30,12 @@ pub(crate) fn json(value: &impl Serialize) {
 
 /// The text of such a line.
 pub(crate) fn json_text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("our own types have string keys only")
+    in_one_line(serde_json::to_string(value).expect("our own types have string keys only"))
+}
+
+/// A JSON text without line breaks. A payload or a result is as its writer wrote it, and JSON has line breaks between values only.
+pub(crate) fn in_one_line(text: String) -> String {
+    if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
 }
 
 /// Prints a value as indented JSON.

@@ -39,7 +39,7 @@ fn show(status: &TaskStatus, now_ms: u64) {
     text("progress", status.progress.as_ref().map(|progress| described(progress, now_ms)));
     let reply = status.reply.as_ref();
     text("error", reply.and_then(|reply| reply.error.as_ref()).map(|error| format!("{}: {}", error.code, error.message)));
-    text("result", reply.filter(|reply| !reply.result.is_null()).map(|reply| reply.result.to_string()));
+    text("result", reply.filter(|reply| !reply.result.is_null()).map(|reply| output::in_one_line(reply.result.to_string())));
 }
 
 fn described(progress: &Progress, now_ms: u64) -> String {

@@ -4,8 +4,7 @@ use std::{io::Read, process::ExitCode, time::Duration};
 
 use futures::StreamExt;
 use producer::{Many, NewTask, Producer, ProducerOptions};
-use protocol::{GpuOptions, Outcome, Reply, TaskBody};
-use serde_json::Value;
+use protocol::{GpuOptions, Json, Outcome, Reply, TaskBody};
 
 use crate::{
     arguments::{Common, Submit},
@@ -54,7 +53,7 @@ fn task(submit: &Submit) -> Result<NewTask, Fault> {
     })
 }
 
-fn payload(given: &str) -> Result<Value, Fault> {
+fn payload(given: &str) -> Result<Json, Fault> {
     let (text, origin) = match given {
         "-" => {
             let mut text = String::new();
@@ -70,7 +69,7 @@ fn payload(given: &str) -> Result<Value, Fault> {
         }
         text => (text.to_owned(), "--payload".to_owned()),
     };
-    serde_json::from_str(&text).map_err(|error| Fault::Usage(format!("{origin} is not JSON: {error} (text must be quoted: '\"hello\"')")))
+    Json::parse(text).map_err(|error| Fault::Usage(format!("{origin} is not JSON: {error} (text must be quoted: '\"hello\"')")))
 }
 
 async fn send(common: &Common, producer: &Producer, tasks: impl Iterator<Item = NewTask> + Send) -> Result<ExitCode, Fault> {
@@ -121,7 +120,7 @@ fn show(common: &Common, reply: &Reply) {
         return;
     }
     match &reply.error {
-        None => output::line(&reply.result.to_string()),
+        None => output::line(&output::in_one_line(reply.result.to_string())),
         Some(error) => {
             let field = error.field.as_ref().map(|field| format!(" ({field})")).unwrap_or_default();
             output::error_line(&format!("task {} {}: {}{field}: {}", reply.task_id, reply.outcome.name(), error.code, error.message));

@@ -39,7 +39,10 @@ pub(crate) struct Event {
 
 impl Event {
     pub(crate) fn new(name: &'static str, data: &impl Serialize) -> Self {
-        Self { name, data: serde_json::to_string(data).expect("our own types have string keys only"), id: None }
+        let data = serde_json::to_string(data).expect("our own types have string keys only");
+        // A result is as its executor wrote it. A carriage return, which JSON has between values only, would end a line of the stream.
+        let data = if data.contains('\r') { data.replace('\r', " ") } else { data };
+        Self { name, data, id: None }
     }
 
     /// The events that a progress message tells of.

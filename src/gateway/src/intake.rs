@@ -7,9 +7,8 @@ use axum::{
     extract::{FromRequest, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header},
 };
-use protocol::task::object;
+use protocol::read_object;
 use serde::de::DeserializeOwned;
-use serde_path_to_error::{Deserializer as PathDeserializer, Path, Track};
 use tokio::time::timeout;
 
 use crate::{Gateway, Problem, problem::ProblemKind};
@@ -51,29 +50,10 @@ fn unread(rejection: &BytesRejection, body_bytes_max: usize) -> Problem {
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
-    let mut track = Track::new();
-    let value: Result<T, _> = object(PathDeserializer::new(&mut json, &mut track));
-    let value = value.map_err(|error| unfit(&error, &track.path()))?;
-    json.end().map_err(|error| Problem::new(ProblemKind::InvalidJson, error.to_string()).field("body"))?;
-    Ok(value)
-}
-
-fn unfit(error: &serde_json::Error, path: &Path) -> Problem {
-    let detail = error.to_string();
-    if !error.is_data() {
-        return Problem::new(ProblemKind::InvalidJson, detail).field("body");
-    }
-    let path = path.to_string();
-    // A missing field is told by its name alone, its place by the path.
-    let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-    let field = match (path.as_str(), missing) {
-        (".", Some(name)) => name.to_owned(),
-        (".", None) => "body".to_owned(),
-        (_, Some(name)) => format!("{path}.{name}"),
-        (_, None) => path,
-    };
-    Problem::new(ProblemKind::InvalidField, detail).field(field)
+    read_object(bytes).map_err(|unfit| {
+        let kind = if unfit.is_syntax { ProblemKind::InvalidJson } else { ProblemKind::InvalidField };
+        Problem::new(kind, unfit.problem).field(unfit.field)
+    })
 }
 
 #[cfg(test)]

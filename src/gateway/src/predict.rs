@@ -2,6 +2,8 @@
 
 mod stream;
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json,
     extract::State,
@@ -9,10 +11,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use producer::NewTask;
-use protocol::{Choice, GpuId, GpuOptions, Kind, Outcome, Reply, TaskBody, TaskError, TaskId, reply::Timings, task::object};
+use protocol::{
+    Choice, GpuId, GpuOptions, Json as JsonText, Kind, Outcome, Reply, TaskBody, TaskError, TaskId, reply::Timings, task::object,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::{Gateway, Problem, encoding::traceparent, events, intake::JsonBody, problem::ProblemKind};
 
@@ -64,13 +67,23 @@ pub(crate) struct PredictResponse {
 }
 
 /// What the executor of `predict` gives.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Prediction {
     /// The text that follows, without the prompt.
     text: String,
     /// What else the executor says.
     #[serde(flatten)]
-    more: Map<String, Value>,
+    more: BTreeMap<String, JsonText>,
+}
+
+impl Prediction {
+    /// Reads a result; says what is wrong with one that is no prediction.
+    fn read(result: &JsonText) -> Result<Self, String> {
+        let mut more = result.fields().map_err(|error| error.to_string())?;
+        let text = more.remove("text").ok_or("missing field `text`")?.to().map_err(|error| error.to_string())?;
+        more.retain(|name, _| !OURS.contains(&name.as_str()));
+        Ok(Self { text, more })
+    }
 }
 
 /// What stands in the answer beside the executor's result. A result's own fields of these names give way.
@@ -94,14 +107,23 @@ pub(crate) async fn predict(
     answer(reply).map(|response| Json(response).into_response())
 }
 
+/// The payload of the kind `predict`.
+#[derive(Serialize)]
+struct PredictPayload {
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_length: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+}
+
 fn new_task(request: PredictRequest) -> NewTask {
     let PredictRequest { text, max_length, temperature, seed, gpu_options, stream: _ } = request;
-    let mut payload = Map::from_iter([("text".to_owned(), Value::from(text))]);
-    payload.extend(max_length.map(|tokens| ("max_length".to_owned(), tokens.into())));
-    payload.extend(temperature.map(|degree| ("temperature".to_owned(), degree.into())));
-    payload.extend(seed.map(|seed| ("seed".to_owned(), seed.into())));
+    let payload = JsonText::of(&PredictPayload { text, max_length, temperature, seed });
     let kind = Kind::new("predict").expect("lower-case letters keep the rule");
-    NewTask::new(kind, TaskBody { payload: Value::Object(payload), gpu_options, ..TaskBody::default() })
+    NewTask::new(kind, TaskBody { payload, gpu_options, ..TaskBody::default() })
 }
 
 fn answer(reply: Reply) -> Result<PredictResponse, Problem> {
@@ -110,9 +132,8 @@ fn answer(reply: Reply) -> Result<PredictResponse, Problem> {
     if outcome != Outcome::Succeeded || error.is_some() {
         return Err(unsuccessful(outcome, error).task(&task_id));
     }
-    let mut result: Prediction = serde_json::from_value(result)
+    let result = Prediction::read(&result)
         .map_err(|error| Problem::new(ProblemKind::TaskFailed, format!("its result is none: {error}")).task(&task_id))?;
-    result.more.retain(|name, _| !OURS.contains(&name.as_str()));
     Ok(PredictResponse { task_id, gpu_id, strategy, attempt, timings, result })
 }
 

@@ -8,13 +8,12 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    GpuId, GpuOptions, Kind, Limits, Needs, TaskBody, TaskId, TaskStatus,
+    GpuId, GpuOptions, Json as JsonText, Kind, Limits, Needs, TaskBody, TaskId, TaskStatus,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     task::object,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use task_store::Cancel;
 
 use crate::{
@@ -38,9 +37,9 @@ pub(crate) struct TaskRequest {
     /// The task's identity. The same request under the same id runs nothing again and has the same status. Default: a fresh id.
     #[serde(default)]
     task_id: Option<TaskId>,
-    /// What the kind's executor is given. Its shape belongs to the kind. Default: `null`.
+    /// What the kind's executor is given, to the last byte. Its shape belongs to the kind. Default: `null`.
     #[serde(default)]
-    payload: Value,
+    payload: JsonText,
     /// How a GPU is chosen.
     #[serde(default, deserialize_with = "object")]
     gpu_options: GpuOptions,

@@ -3,6 +3,7 @@
 //! [`GpuTable`] is the port. `memory` is the specification in plain Rust; `redis` does the same in atomic scripts, and a property test
 //! compares the two answer by answer.
 
+pub mod eligibility;
 mod error;
 mod memory;
 mod redis;
@@ -13,4 +14,4 @@ pub use self::redis::RedisTable;
 pub use error::TableError;
 pub use memory::{MemoryTable, TableCopy};
 pub(crate) use table::KNOWN_FOR;
-pub use table::{Beat, GpuTable, Heartbeat, Leases};
+pub use table::{Beat, GpuTable, Heartbeat, Leases, Seen, Telling};

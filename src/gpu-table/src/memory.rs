@@ -5,7 +5,6 @@
 
 mod choosing;
 mod claiming;
-mod eligibility;
 mod pool;
 
 use std::{
@@ -15,12 +14,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protocol::{
-    Claim, ClaimAnswer, ClaimRequest, GpuId, Incarnation, PoolName, TaskId, Token, claim::Settings, environment::Clock, gpu::GpuView,
-};
+use protocol::{ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, claim::Settings, environment::Clock, gpu::GpuView};
 
 use self::pool::Pool;
-use crate::{Beat, GpuTable, Heartbeat, Leases, TableError};
+use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, TableError, Telling};
 
 /// A table in memory, for one process: no server, no I/O, never fails.
 pub struct MemoryTable {
@@ -91,19 +88,18 @@ impl GpuTable for MemoryTable {
         Ok(self.on(&request.pool, |pool| pool.claim(request)))
     }
 
-    async fn hand_over(&self, done: &Claim, next: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
-        Ok(self.on(&next.pool, |pool| {
-            pool.release(&done.task_id, done.token);
-            pool.claim(next)
-        }))
+    async fn tell(&self, telling: &Telling) -> Result<(), TableError> {
+        self.on(&telling.pool, |pool| pool.tell(telling));
+        Ok(())
     }
 
-    async fn release(&self, claim: &Claim) -> Result<bool, TableError> {
-        Ok(self.on(&claim.pool, |pool| pool.release(&claim.task_id, claim.token)))
+    async fn withdraw(&self, offer: &Offer) -> Result<(), TableError> {
+        self.on(&offer.pool, |pool| pool.end_offer(&offer.task_id, &offer.gpu_id));
+        Ok(())
     }
 
-    async fn renew(&self, pool: &PoolName, task_id: &TaskId, token: Token) -> Result<bool, TableError> {
-        Ok(self.on(pool, |pool| pool.renew(task_id, token)))
+    async fn seen(&self, pool: &PoolName, gpu_id: &GpuId) -> Result<Seen, TableError> {
+        Ok(self.on(pool, |pool| Seen { row: pool.rows.get(gpu_id).map(|entry| entry.row.clone()), steady: pool.steady() }))
     }
 
     async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError> {

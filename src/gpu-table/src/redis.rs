@@ -6,31 +6,34 @@
 //!
 //! What it promises beyond the port: the cost of a claim grows with the number of *classes* of GPUs (the same compute capability, memory and kinds),
 //! not with the number of GPUs. What it gives up for that: a claim that needs memory looks at the first 64 GPUs of each class, and one call sweeps at
-//! most 128 dead rows and 128 dead claims.
+//! most 128 dead rows and offers.
 
 mod answers;
 mod arguments;
-mod connection;
 mod keys;
 mod scripts;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use protocol::{
-    Claim, ClaimAnswer, ClaimRequest, GpuId, Incarnation, PoolName, TaskId, Token, claim::Settings, config::SecretUrl, gpu::GpuView,
-};
+use protocol::{ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, claim::Settings, config::SecretUrl, gpu::GpuView};
 use redis::{FromRedisValue, Script};
+use redis_link::{Link, LinkError};
 
-use self::{connection::Connection, scripts::Scripts};
-use crate::{Beat, GpuTable, Heartbeat, Leases, TableError};
+use self::scripts::Scripts;
+use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, TableError, Telling};
 
 /// A table on a Redis server, 7.0 or later. Cheap to share; share one per process.
 pub struct RedisTable {
-    connection: Connection,
+    link: Link,
     scripts: Scripts,
     prefix: String,
     leases: Leases,
+    /// Added to the server's time, in ms: 0 except in tests.
+    offset_ms: AtomicU64,
 }
 
 impl RedisTable {
@@ -40,8 +43,8 @@ impl RedisTable {
     /// # Errors
     /// [`TableError::BadUrl`] if `url` is not a Redis URL.
     pub fn connect(url: &SecretUrl, prefix: &str, leases: Leases, response_timeout: Duration) -> Result<Self, TableError> {
-        let connection = Connection::open(url, response_timeout)?;
-        Ok(Self { connection, scripts: Scripts::new(), prefix: prefix.to_owned(), leases })
+        let link = Link::open(url, response_timeout).map_err(|reason| TableError::BadUrl { url: url.redacted(), reason })?;
+        Ok(Self { link, scripts: Scripts::new(), prefix: prefix.to_owned(), leases, offset_ms: AtomicU64::new(0) })
     }
 
     async fn run<T: FromRedisValue>(
@@ -52,21 +55,37 @@ impl RedisTable {
         arguments: Vec<String>,
     ) -> Result<T, TableError> {
         let mut invocation = script.key(keys::base(&self.prefix, pool));
-        invocation.arg(arguments);
-        self.connection.invoke(operation, &invocation).await
+        invocation.arg(self.offset_ms.load(Ordering::Relaxed)).arg(arguments);
+        self.link.invoke(&invocation).await.map_err(|error| self.failed(operation, error))
     }
 
-    async fn claim_after(&self, operation: &'static str, done: Option<&Claim>, request: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
-        let arguments = arguments::claim(self.leases, request, done);
-        let answer: Vec<String> = self.run(operation, &request.pool, &self.scripts.claim, arguments).await?;
-        answers::claim(operation, request, &answer)
+    fn failed(&self, operation: &'static str, error: LinkError) -> TableError {
+        match error {
+            LinkError::Garbled(answer) => TableError::Garbled { operation, answer },
+            LinkError::Away(reason) => TableError::Unavailable { operation, url: self.link.url().to_owned(), reason },
+            refused @ LinkError::Refused(_) => {
+                TableError::Unavailable { operation, url: self.link.url().to_owned(), reason: refused.to_string() }
+            }
+        }
+    }
+
+    /// For tests: from now on this table (not others on the same server) reads the server's time as later by `duration` more.
+    #[doc(hidden)]
+    pub fn move_time(&self, duration: Duration) {
+        self.offset_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    async fn see(&self, operation: &'static str, pool: &PoolName, gpu_id: &str) -> Result<Seen, TableError> {
+        let arguments = vec![arguments::milliseconds(self.leases.held), gpu_id.to_owned()];
+        let answer = self.run::<redis::Value>(operation, pool, &self.scripts.seen, arguments).await?;
+        answers::seen(operation, answer)
     }
 }
 
 impl std::fmt::Debug for RedisTable {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { connection, prefix, leases, .. } = self;
-        formatter.debug_struct("RedisTable").field("url", &connection.url()).field("prefix", prefix).field("leases", leases).finish()
+        let Self { link, prefix, leases, .. } = self;
+        formatter.debug_struct("RedisTable").field("url", &link.url()).field("prefix", prefix).field("leases", leases).finish()
     }
 }
 
@@ -75,34 +94,36 @@ impl GpuTable for RedisTable {
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<Beat, TableError> {
         let operation = "write a heartbeat";
         let arguments = arguments::heartbeat(self.leases, heartbeat);
-        let (settings, draining, lost) = self
-            .run::<redis::Value>(operation, &heartbeat.row.pool, &self.scripts.heartbeat, arguments)
-            .await
-            .and_then(|answer| answers::beat(operation, answer))?;
-        Ok(Beat { settings, lost, draining })
+        let answer = self.run::<redis::Value>(operation, &heartbeat.row.pool, &self.scripts.heartbeat, arguments).await?;
+        answers::beat(operation, answer)
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
-        self.claim_after("claim a GPU", None, request).await
+        let operation = "claim a GPU";
+        let arguments = arguments::claim(self.leases, request);
+        let answer: Vec<String> = self.run(operation, &request.pool, &self.scripts.claim, arguments).await?;
+        answers::claim(operation, request, &answer)
     }
 
-    async fn hand_over(&self, done: &Claim, next: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
-        self.claim_after("hand a slot over", Some(done), next).await
+    async fn tell(&self, telling: &Telling) -> Result<(), TableError> {
+        let arguments = arguments::tell(telling);
+        self.run::<bool>("tell the slots held", &telling.pool, &self.scripts.tell, arguments).await.map(drop)
     }
 
-    async fn release(&self, claim: &Claim) -> Result<bool, TableError> {
-        let arguments = vec![claim.task_id.to_string(), claim.token.0.to_string()];
-        self.run("release a claim", &claim.pool, &self.scripts.release, arguments).await
+    async fn withdraw(&self, offer: &Offer) -> Result<(), TableError> {
+        let arguments = vec![offer.task_id.to_string(), offer.gpu_id.to_string()];
+        self.run::<bool>("withdraw an offer", &offer.pool, &self.scripts.withdraw, arguments).await.map(drop)
     }
 
-    async fn renew(&self, pool: &PoolName, task_id: &TaskId, token: Token) -> Result<bool, TableError> {
-        let arguments = vec![task_id.to_string(), token.0.to_string(), arguments::milliseconds(self.leases.held)];
-        self.run("renew a claim", pool, &self.scripts.renew, arguments).await
+    async fn seen(&self, pool: &PoolName, gpu_id: &GpuId) -> Result<Seen, TableError> {
+        self.see("look for a worker", pool, gpu_id.as_str()).await
     }
 
     async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError> {
         let operation = "read the rows";
-        let rows: Vec<answers::Row> = self.run(operation, pool, &self.scripts.rows, Vec::new()).await?;
+        let mut invocation = self.scripts.rows.key(keys::base(&self.prefix, pool));
+        invocation.arg(self.offset_ms.load(Ordering::Relaxed));
+        let rows: Vec<answers::Row> = self.link.invoke_large(&invocation).await.map_err(|error| self.failed(operation, error))?;
         answers::views(operation, rows)
     }
 
@@ -113,8 +134,7 @@ impl GpuTable for RedisTable {
     }
 
     async fn steady(&self, pool: &PoolName) -> Result<Duration, TableError> {
-        let arguments = vec![arguments::milliseconds(self.leases.held)];
-        self.run("read how long the table is steady", pool, &self.scripts.steady, arguments).await.map(Duration::from_millis)
+        Ok(self.see("read how long the table is steady", pool, "").await?.steady)
     }
 
     async fn leave(&self, pool: &PoolName, gpu_id: &GpuId, incarnation: &Incarnation) -> Result<(), TableError> {
@@ -137,6 +157,6 @@ impl GpuTable for RedisTable {
     }
 
     async fn ping(&self) -> Result<(), TableError> {
-        self.connection.ping().await
+        self.link.query::<String>(&redis::cmd("PING")).await.map(drop).map_err(|error| self.failed("ping", error))
     }
 }

@@ -1,22 +1,22 @@
 //! The port: what a shared GPU-state table can do.
+//!
+//! The worker owns its slots, and the table counts them. A worker tells how many it holds (an absolute number, so that telling it again changes nothing), with whatever
+//! it asks and with every heartbeat. A slot of another GPU is offered: kept free for one task until that GPU's worker says that the delivery has arrived, or until
+//! the offer lapses.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use protocol::{
-    Claim, ClaimAnswer, ClaimRequest, GpuId, GpuRow, Incarnation, PoolName, TaskId, Token,
-    claim::{HeldClaim, Settings},
-    gpu::GpuView,
-};
+use protocol::{ClaimAnswer, ClaimRequest, GpuId, GpuRow, Holding, Incarnation, Offer, PoolName, TaskId, claim::Settings, gpu::GpuView};
 
 use crate::TableError;
 
 /// How long things live in the table unless renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leases {
-    /// A row and its held claims.
+    /// A row, and with it the slots that its worker holds.
     pub held: Duration,
-    /// A claim that is offered to another GPU and not yet taken up.
+    /// An offer to another GPU.
     pub offered: Duration,
 }
 
@@ -26,10 +26,12 @@ pub(crate) const KNOWN_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// What a worker tells the table, three times a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heartbeat {
-    /// The GPU's row. A row of the same GPU under another incarnation is replaced, and its claims end.
+    /// The GPU's row. A row of the same GPU under another incarnation is replaced, and offers made to that one end.
     pub row: GpuRow,
-    /// Every claim that this worker still holds: renewed; restored if the table lost it and the slot is free or the claim is this worker's own.
-    pub held: Vec<HeldClaim>,
+    /// The slots that the worker holds.
+    pub holding: Holding,
+    /// The tasks offered to this GPU whose deliveries have arrived: their offers end.
+    pub taken: Vec<TaskId>,
     /// The settings this worker last saw: restored where the table has none, or older ones.
     pub settings: Settings,
 }
@@ -39,32 +41,60 @@ pub struct Heartbeat {
 pub struct Beat {
     /// The fleet's settings now.
     pub settings: Settings,
-    /// Claims named in the heartbeat that another holder has taken over (a higher token): this worker's outcome for them will be refused.
-    pub lost: Vec<TaskId>,
     /// Whether this GPU drains (an operator's flag).
     pub draining: bool,
 }
 
+/// What a worker tells between two heartbeats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telling {
+    /// Its pool.
+    pub pool: PoolName,
+    /// Its GPU.
+    pub gpu_id: GpuId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// The slots that it holds.
+    pub holding: Holding,
+    /// As [`Heartbeat::taken`].
+    pub taken: Vec<TaskId>,
+}
+
+/// What the table knows of the worker of one GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// The living row; `None` if there is none.
+    pub row: Option<GpuRow>,
+    /// As [`GpuTable::steady`].
+    pub steady: Duration,
+}
+
 /// The shared GPU-state table.
 ///
-/// Every operation is one round trip, atomic, idempotent, and takes time from the table's own clock. Rows whose lease has passed, and claims whose
-/// lease has passed, are dead from that moment for every answer, whether or not anything has swept them yet.
+/// Every operation is one round trip, atomic, idempotent, and takes time from the table's own clock. Rows whose lease has passed, and offers whose
+/// lease has passed, are dead from that moment for every answer, whether or not anything has swept them yet. What a worker tells counts only for the row
+/// of its own incarnation, and only if it has told nothing newer.
+///
+/// # Errors
+/// All operations fail alike: transiently while the table cannot be reached (it may have happened), for good where it refuses the login or an answer is not
+/// understood. See [`TableError`].
 #[async_trait]
 pub trait GpuTable: Send + Sync + 'static {
-    /// Writes the row, renews the held claims, restores what was lost.
+    /// Writes the row and the number of slots held, ends the offers that were taken.
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<Beat, TableError>;
 
-    /// Claims a slot for a task; see [`ClaimAnswer`] for every answer.
+    /// Claims a slot for a task; see [`ClaimAnswer`] for every answer. A task that an offer stands for gets the same offer again; the GPU that it is made to takes it
+    /// by asking.
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, TableError>;
 
-    /// Releases `done` and claims for `next` in one step, so that no other claim can take the slot between. `done` may be gone already.
-    async fn hand_over(&self, done: &Claim, next: &ClaimRequest) -> Result<ClaimAnswer, TableError>;
+    /// Hears how many slots a worker holds now, and which offers it has taken. Does nothing if the table has no row of it: its next heartbeat says the same.
+    async fn tell(&self, telling: &Telling) -> Result<(), TableError>;
 
-    /// Releases a claim. Whether it was still held; false (already released, lapsed, or another holder's) is no error.
-    async fn release(&self, claim: &Claim) -> Result<bool, TableError>;
+    /// Takes an offer back whose task could not be forwarded. Does nothing once it lapsed or was taken.
+    async fn withdraw(&self, offer: &Offer) -> Result<(), TableError>;
 
-    /// Renews one claim between heartbeats; false if it is no longer this token's. Never resurrects a lapsed claim.
-    async fn renew(&self, pool: &PoolName, task_id: &TaskId, token: Token) -> Result<bool, TableError>;
+    /// What is known of the worker of one GPU.
+    async fn seen(&self, pool: &PoolName, gpu_id: &GpuId) -> Result<Seen, TableError>;
 
     /// Every living row, by GPU id.
     async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError>;
@@ -76,7 +106,7 @@ pub trait GpuTable: Send + Sync + 'static {
     /// emptied, or nobody could reach it. Zero: nobody was heard of lately.
     async fn steady(&self, pool: &PoolName) -> Result<Duration, TableError>;
 
-    /// Removes the row at a clean stop; its claims end. Does nothing if another incarnation has the GPU.
+    /// Removes the row at a clean stop; offers to it end. Does nothing if another incarnation has the GPU.
     async fn leave(&self, pool: &PoolName, gpu_id: &GpuId, incarnation: &Incarnation) -> Result<(), TableError>;
 
     /// The fleet's settings; the given initial ones are written if the table has none.

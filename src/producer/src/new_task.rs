@@ -64,14 +64,14 @@ impl NewTask {
             return Err(Refusal::new("headers.traceparent", format!("must be at most {} bytes", Headers::TEXT_MAX)));
         }
         check_body(&self.body)?;
-        let bytes = serde_json::to_vec(&self.body).map_err(|error| Refusal::new("body", error.to_string()))?;
+        let bytes = self.body.to_bytes();
         if bytes.len() > body_bytes_max {
             return Err(Refusal::new(
                 "body",
                 format!("is {} bytes; the bound is {body_bytes_max} (pass large inputs by reference)", bytes.len()),
             ));
         }
-        Ok(bytes.into())
+        Ok(bytes)
     }
 
     /// Its properties.

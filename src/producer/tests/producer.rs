@@ -63,7 +63,7 @@ async fn a_submitted_task_carries_every_property_and_is_noted_as_waiting() {
 #[tokio::test(start_paused = true)]
 async fn a_task_that_no_worker_would_take_is_refused_with_its_field() {
     let fleet = fleet();
-    let body = |gpu_options, needs, limits| TaskBody { payload: Value::Null, gpu_options, needs, limits };
+    let body = |gpu_options, needs, limits| TaskBody { payload: protocol::Json::null(), gpu_options, needs, limits };
     let with = |body| NewTask { body, ..task(Value::Null) };
     let (options, needs, limits) = (GpuOptions::default(), Needs::default(), Limits::default());
     let long = "x".repeat(65);

@@ -1,26 +1,33 @@
-//! A claim: one slot of one GPU, held for one task until a time.
+//! Claims of slots, and offers of other GPUs' slots.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Choice, DeliveryId, GpuId, Incarnation, Kind, Needs, PoolName, Strategy, TaskId};
+use crate::{Choice, GpuId, Incarnation, Kind, Needs, PoolName, Strategy, TaskId};
 
-/// Grows with every claim of the fleet: max(last + 1, the table's time in microseconds), so that it also grows across a loss
-/// of the table, and a late holder can be refused. Fits a double exactly.
+/// What refuses a late holder of a task. The store gives it out when an attempt begins: above every earlier token of that task, and not below the store's time
+/// in microseconds, so that it also grows across a loss of the store. Fits a double exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Token(pub u64);
+
+/// How many slots a worker holds, as it tells the table. The number is absolute: telling it twice changes nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Slots that are held now.
+    pub slots: u32,
+    /// Grows with everything that a worker tells; what arrives late, after something newer, counts for nothing.
+    pub number: u64,
+}
 
 /// What a worker asks of the table for one task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimRequest {
     /// The pool whose GPUs may be chosen.
     pub pool: PoolName,
-    /// The task.
+    /// The task: an offer to another GPU is made for it.
     pub task_id: TaskId,
     /// Its kind: only GPUs whose workers run it fit.
     pub kind: Kind,
-    /// The attempt. The same attempt asked for again by the same delivery gets the same answer.
-    pub attempt: u32,
     /// What the GPU must have.
     pub needs: Needs,
     /// The only GPU that will do, if any.
@@ -28,11 +35,13 @@ pub struct ClaimRequest {
     /// The strategy that the task names, unchecked.
     pub strategy: Option<String>,
     /// The GPU whose worker asks.
-    pub offered_by: GpuId,
+    pub asker: GpuId,
     /// That worker's incarnation.
     pub incarnation: Incarnation,
-    /// The delivery in that worker's hand.
-    pub delivery: DeliveryId,
+    /// The slots that it holds, the one for this task included.
+    pub holding: Holding,
+    /// Whether one of these slots is for this task. Without one the asking GPU is not chosen.
+    pub has_slot: bool,
     /// Where the claim may choose.
     pub mode: ClaimMode,
 }
@@ -44,25 +53,18 @@ pub enum ClaimMode {
     Choose,
     /// Tasks wait in the queue, so there is nothing to choose: the asking GPU if it is eligible and fits, else as `Choose`.
     TasksWaiting,
-    /// The asking GPU or none: the task came on that GPU's own queue, or it wants the slot that has just become free. Takes up an
-    /// offer made to this GPU for this task.
-    Here,
 }
 
-/// A slot that is held. Having one proves that the table gave it.
+/// A slot of another GPU, kept free for one task until that GPU's worker takes the delivery, or the offer lapses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct Offer {
     /// The pool of the GPU.
     pub pool: PoolName,
-    /// The task it is held for.
+    /// The task it is made for.
     pub task_id: TaskId,
-    /// The attempt it is held for.
-    pub attempt: u32,
     /// The GPU.
     pub gpu_id: GpuId,
-    /// What refuses a late holder.
-    pub token: Token,
-    /// The strategy that chose, for the reply.
+    /// The strategy that chose.
     pub choice: Choice,
 }
 
@@ -70,25 +72,18 @@ pub struct Claim {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimAnswer {
     /// The asking GPU has the slot: run the task.
-    Own(Claim),
-    /// Another GPU was chosen and the slot is offered to it for a short time: forward the task.
-    Other(Claim),
-    /// No GPU that fits has a free slot (or, with [`ClaimMode::Here`], this one has none).
+    Own(Choice),
+    /// Another GPU was chosen, and its slot is offered for a short time: forward the task. The slot that the asker had for it counts as free.
+    Other(Offer),
+    /// No GPU that fits has a free slot.
     Full {
         /// The task fits the asking GPU: wait in hand for its next free slot.
         fits_here: bool,
         /// Where it does not fit here: the fitting GPU with the least work, in whose own queue it should wait.
         elsewhere: Option<GpuId>,
     },
-    /// A live claim of another incarnation or delivery holds this task: somebody else runs it.
-    Held {
-        /// How long that claim lives unless renewed, in ms.
-        for_ms: u64,
-    },
     /// No living GPU fits.
     Unplaceable(Unplaceable),
-    /// With [`ClaimMode::Here`]: this GPU cannot run it now (it does not fit, drains, is unhealthy or unknown to the table). Return it to the pool.
-    NotHere,
 }
 
 /// Why no living GPU fits.
@@ -110,19 +105,6 @@ pub enum Unplaceable {
         /// The id.
         gpu_id: GpuId,
     },
-}
-
-/// A claim that its worker still holds, named in a heartbeat so that the table renews or restores it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldClaim {
-    /// The task.
-    pub task_id: TaskId,
-    /// The attempt.
-    pub attempt: u32,
-    /// The token that the table gave.
-    pub token: Token,
-    /// The delivery that it was given for.
-    pub delivery: DeliveryId,
 }
 
 /// The fleet's settings: in the table, changed while the fleet runs, carried by every heartbeat so that they outlive the table's loss.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GpuId, Incarnation, Kind, PoolName, task::ComputeCapability};
+use crate::{GpuId, Incarnation, Kind, PoolName, TaskId, task::ComputeCapability};
 
 /// What a GPU is: does not change while its worker lives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -233,6 +233,14 @@ pub struct GpuRow {
     /// Deliveries that wait in its worker's hand for a slot.
     #[serde(default)]
     pub waiting: u32,
+    /// The tasks that have begun here and are not settled yet, sorted; at most [`GpuRow::RUNNING_MAX`] of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub running: Vec<TaskId>,
+}
+
+impl GpuRow {
+    /// How many running tasks a row names. Where it names so many there may be more.
+    pub const RUNNING_MAX: usize = 256;
 }
 
 /// A row as operators see it: with what the table adds.
@@ -241,7 +249,7 @@ pub struct GpuView {
     /// The row.
     #[serde(flatten)]
     pub row: GpuRow,
-    /// Slots held by live claims.
+    /// Slots that are held, and those that are offered to tasks on their way there.
     pub held: u32,
     /// Whether an operator drains it.
     pub draining: bool,

@@ -1,10 +1,14 @@
 //! From the bytes of a message to a [`Task`], or to a [`Refusal`] that names the field.
 
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
 use crate::{
-    BodyHash, DeliveryId, Envelope, GpuOptions, Kind, Limits, Needs, Refusal, Task, TaskBody, TaskId, TaskIdentity,
+    BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, Refusal, Task, TaskBody, TaskId, TaskIdentity,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     identify,
-    task::object,
+    reading::{object, read_object},
 };
 
 /// The bounds on what is accepted.
@@ -36,8 +40,8 @@ pub struct Reading {
 pub struct Message<'a> {
     /// Its properties.
     pub envelope: &'a Envelope,
-    /// Its body.
-    pub body: &'a [u8],
+    /// Its body. The task's payload shares its memory.
+    pub body: &'a Bytes,
     /// The delivery that brought it.
     pub delivery: DeliveryId,
 }
@@ -74,7 +78,7 @@ pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_
     Reading { task_id, body_hash, task }
 }
 
-fn read(envelope: &Envelope, body: &[u8], limits: IntakeLimits) -> Result<(Kind, u8, TaskBody), Refusal> {
+fn read(envelope: &Envelope, body: &Bytes, limits: IntakeLimits) -> Result<(Kind, u8, TaskBody), Refusal> {
     if let Some(unreadable) = &envelope.headers.unreadable {
         let (property, problem) = unreadable.split_once(": ").unwrap_or(("properties", "cannot be read"));
         return Err(Refusal::new(property, problem));
@@ -99,13 +103,29 @@ fn read(envelope: &Envelope, body: &[u8], limits: IntakeLimits) -> Result<(Kind,
     Ok((kind, priority, read_body(body)?))
 }
 
-/// Reads the JSON body of a task alone (HTTP and the CLI have no envelope yet).
+/// A task's body as it is read: the payload is found, and not looked into.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BodyText<'a> {
+    #[serde(default, borrow)]
+    payload: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "object")]
+    gpu_options: GpuOptions,
+    #[serde(default, deserialize_with = "object")]
+    needs: Needs,
+    #[serde(default, deserialize_with = "object")]
+    limits: Limits,
+}
+
+/// Reads the JSON body of a task alone, in one pass. Its payload is a part of `body`, without a copy.
 ///
 /// # Errors
 /// A [`Refusal`] with the path of the field.
-pub fn read_body(body: &[u8]) -> Result<TaskBody, Refusal> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let read = object(&mut json).and_then(|read| json.end().map(|()| read)).map_err(|error| refuse(body, &error))?;
+pub fn read_body(body: &Bytes) -> Result<TaskBody, Refusal> {
+    let text: BodyText<'_> = read_object(body).map_err(|unfit| Refusal::new(unfit.field, unfit.problem))?;
+    let BodyText { payload, gpu_options, needs, limits } = text;
+    let payload = payload.map(|part| Json::within(body, part)).unwrap_or_default();
+    let read = TaskBody { payload, gpu_options, needs, limits };
     check_body(&read)?;
     Ok(read)
 }
@@ -126,6 +146,9 @@ pub fn check_body(body: &TaskBody) -> Result<(), Refusal> {
     }
     if body.needs.memory_mb.is_some_and(|mb| mb > Needs::MEMORY_MB_MAX) {
         return Err(Refusal::new("needs.memory_mb", format!("must be at most {}", Needs::MEMORY_MB_MAX)));
+    }
+    if body.payload.depth() > Json::DEPTH_MAX {
+        return Err(Refusal::new("payload", format!("must not be nested deeper than {} levels", Json::DEPTH_MAX)));
     }
     check_limits(&body.limits)
 }
@@ -192,52 +215,14 @@ fn earliest<const N: usize>(times: [Option<u64>; N]) -> Option<u64> {
     times.into_iter().flatten().min()
 }
 
-/// Names the field of a body that serde refused: serde_json gives line and column, users need the name.
-fn refuse(body: &[u8], error: &serde_json::Error) -> Refusal {
-    let field = match error.classify() {
-        serde_json::error::Category::Data => path_of_data_error(body).unwrap_or_else(|| "body".to_owned()),
-        _ => "body".to_owned(),
-    };
-    Refusal::new(field, error.to_string())
-}
-
-/// A section of the body by name, and whether a value would do for it.
-type Section = (&'static str, fn(serde_json::Value) -> bool);
-
-/// Reads the body once more, field by field, to name the one that is wrong. Only refused messages pay for it.
-fn path_of_data_error(body: &[u8]) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let sections_given = value.as_object()?;
-    let sections: [Section; 3] = [
-        ("gpu_options", |v| object::<_, GpuOptions>(v).is_ok()),
-        ("needs", |v| object::<_, Needs>(v).is_ok()),
-        ("limits", |v| object::<_, Limits>(v).is_ok()),
-    ];
-    for (name, entry) in sections_given {
-        let Some((_, reads)) = sections.iter().find(|(section, _)| section == name) else {
-            if name == "payload" {
-                continue;
-            }
-            return Some(name.clone());
-        };
-        if reads(entry.clone()) {
-            continue;
-        }
-        let culprit = entry.as_object().and_then(|fields| {
-            fields.iter().find(|(key, value)| !reads(serde_json::Value::Object([((*key).clone(), (*value).clone())].into_iter().collect())))
-        });
-        return Some(culprit.map_or_else(|| name.clone(), |(key, _)| format!("{name}.{key}")));
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const NOW: u64 = 1_800_000_000_000;
 
-    fn reading(envelope: &Envelope, body: &[u8]) -> Reading {
+    fn reading(envelope: &Envelope, body: impl AsRef<[u8]>) -> Reading {
+        let body = &Bytes::copy_from_slice(body.as_ref());
         let fresh = || TaskId::new("fresh").expect("valid");
         let message = Message { envelope, body, delivery: DeliveryId(1) };
         read_task(message, IntakeLimits { body_bytes_max: 1_000 }, NOW, fresh)
@@ -247,13 +232,13 @@ mod tests {
         Envelope { message_id: Some("m1".into()), kind: Some("echo".into()), ..Envelope::default() }
     }
 
-    fn refused(envelope: &Envelope, body: &[u8]) -> Refusal {
+    fn refused(envelope: &Envelope, body: impl AsRef<[u8]>) -> Refusal {
         reading(envelope, body).task.expect_err("refused")
     }
 
     #[test]
     fn a_refusal_names_the_field() {
-        let cases: [(&[u8], &str); 11] = [
+        let cases: [(&[u8], &str); 14] = [
             (b"{\"needs\":{\"memory_mb\":100000001}}", "needs.memory_mb"),
             (b"{\"payload\":1,\"colour\":2}", "colour"),
             (b"{\"gpu_options\":{\"specific_gpu_id\":7}}", "gpu_options.specific_gpu_id"),
@@ -265,6 +250,9 @@ mod tests {
             (b"{} {}", "body"),
             (b"[null,{},{},{}]", "body"),
             (b"{\"gpu_options\":[null,null,null]}", "gpu_options"),
+            (b"{\"payload\":1,\"payload\":2}", "payload"),
+            (b"{\"needs\":{},\"needs\":{}}", "needs"),
+            (b"{\"needs\":{\"memory_mb\":1,\"memory_mb\":2}}", "needs.memory_mb"),
         ];
         for (body, field) in cases {
             assert_eq!(refused(&echo(), body).field, field);
@@ -273,7 +261,7 @@ mod tests {
         assert_eq!(refused(&Envelope { priority: Some(10), ..echo() }, b"{}").field, "priority");
         assert_eq!(refused(&Envelope { expiration: Some("soon".into()), ..echo() }, b"{}").field, "expiration");
         assert_eq!(refused(&Envelope { message_id: Some("a b".into()), ..echo() }, b"{}").field, "message_id");
-        assert_eq!(refused(&echo(), &[b' '; 1_001]).field, "body");
+        assert_eq!(refused(&echo(), [b' '; 1_001]).field, "body");
         let mut unreadable = Envelope { kind: None, ..echo() };
         unreadable.headers.unreadable = Some("type: is not UTF-8 text".into());
         assert_eq!(refused(&unreadable, b"{}"), Refusal::new("type", "is not UTF-8 text"));
@@ -281,8 +269,12 @@ mod tests {
 
     #[test]
     fn deeply_nested_bodies_are_refused_and_do_not_overflow() {
-        let deep = format!("{{\"payload\":{}{}}}", "[".repeat(400), "]".repeat(400));
-        assert_eq!(refused(&echo(), deep.as_bytes()).field, "body");
+        let deep = |levels: usize| format!("{{\"payload\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(reading(&echo(), deep(126)).task.is_ok());
+        assert_eq!(refused(&echo(), deep(127)), Refusal::new("payload", "must not be nested deeper than 126 levels"));
+        let bomb = Bytes::from("{\"payload\":".to_owned() + &"[".repeat(8 << 20));
+        assert_eq!(read_body(&bomb).expect_err("refused").field, "body");
+        assert_eq!(read_body(&Bytes::from(deep(4 << 20))).expect_err("refused").field, "payload");
     }
 
     #[test]

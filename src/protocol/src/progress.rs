@@ -2,9 +2,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{TaskId, Token};
+use crate::{Json, TaskId, Token};
 
 /// The AMQP `type` of a progress message. A reply has no `type`, which is how a consumer tells the two apart.
 pub const PROGRESS_TYPE: &str = "progress";
@@ -67,7 +66,7 @@ pub struct Partial {
     /// Its place among the attempt's parts, from 1. A gap is what was dropped because nobody kept up.
     pub number: u64,
     /// What the executor gave. Its shape belongs to the kind; for `predict` it is a piece of text.
-    pub value: Value,
+    pub value: Json,
 }
 
 /// The JSON body of a progress message: what is new since the one before. Only a producer that asked for them gets any.

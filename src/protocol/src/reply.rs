@@ -1,10 +1,10 @@
 //! A reply: what is published to `reply_to` when a task ends.
 
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{Choice, GpuId, Kind, TaskId, Token};
+use crate::{Choice, GpuId, Json, Kind, TaskId, Token, json::with_field};
 
 /// How a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -76,9 +76,9 @@ pub struct Reply {
     pub kind: Option<Kind>,
     /// How it ended.
     pub outcome: Outcome,
-    /// What the executor gave, if it succeeded.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub result: Value,
+    /// What the executor gave, if it succeeded, to the last byte.
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    pub result: Json,
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskError>,
@@ -97,4 +97,14 @@ pub struct Reply {
     pub timings: Timings,
     /// When it ended, in Unix milliseconds, by the worker's clock.
     pub ended_at_ms: u64,
+}
+
+impl Reply {
+    /// Its text, with the result's bytes as they are.
+    #[must_use]
+    pub fn into_bytes(mut self) -> Bytes {
+        let result = std::mem::take(&mut self.result);
+        let beside = serde_json::to_vec(&self).expect("its keys are texts");
+        if result.is_null() { beside.into() } else { with_field(beside, "result", &result).into() }
+    }
 }

@@ -1,24 +1,20 @@
 //! A task: what a producer asks for.
 
-use std::{fmt, marker::PhantomData};
-
+use bytes::Bytes;
 use schemars::JsonSchema;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
-};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
-use crate::{BodyHash, DeliveryId, GpuId, Kind, TaskId};
+pub use crate::reading::object;
+use crate::{BodyHash, DeliveryId, GpuId, Json, Kind, TaskId, json::with_field};
 
 /// The JSON body of a task message. Everything but `payload` has a default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "gpufleet task")]
 pub struct TaskBody {
-    /// What the kind's executor is given. Its shape belongs to the kind. `null` if absent.
+    /// What the kind's executor is given, to the last byte. Its shape belongs to the kind. `null` if absent.
     #[serde(default)]
-    pub payload: Value,
+    pub payload: Json,
     /// How a GPU is chosen.
     #[serde(default, deserialize_with = "object", skip_serializing_if = "GpuOptions::is_default")]
     pub gpu_options: GpuOptions,
@@ -28,6 +24,26 @@ pub struct TaskBody {
     /// Time and attempt limits.
     #[serde(default, deserialize_with = "object", skip_serializing_if = "Limits::is_default")]
     pub limits: Limits,
+}
+
+impl TaskBody {
+    /// Its text, with the payload's bytes as they are.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        #[derive(Serialize)]
+        struct BesideThePayload<'a> {
+            #[serde(skip_serializing_if = "GpuOptions::is_default")]
+            gpu_options: &'a GpuOptions,
+            #[serde(skip_serializing_if = "Needs::is_none")]
+            needs: &'a Needs,
+            #[serde(skip_serializing_if = "Limits::is_default")]
+            limits: &'a Limits,
+        }
+        let Self { payload, gpu_options, needs, limits } = self;
+        let beside = BesideThePayload { gpu_options, needs, limits };
+        let beside = serde_json::to_vec(&beside).expect("its keys are texts");
+        with_field(beside, "payload", payload).into()
+    }
 }
 
 /// How a GPU is chosen for one task.
@@ -178,27 +194,4 @@ pub struct Task {
     pub body: TaskBody,
     /// The delivery that brought it.
     pub delivery: DeliveryId,
-}
-
-/// Reads a struct from a JSON object alone (`deserialize_with`). serde would also take an array of its fields' values, which no schema allows and
-/// which changes its meaning with the next field.
-///
-/// # Errors
-/// Those of `T`, and anything that is no object.
-pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
-    struct Object<T>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
-        type Value = T;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
-            T::deserialize(MapAccessDeserializer::new(fields))
-        }
-    }
-
-    deserializer.deserialize_map(Object(PhantomData))
 }

@@ -1,8 +1,9 @@
 //! What comes from outside is read or refused with its field, whatever its bytes; what is written is read again.
 
+use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*};
 use protocol::{
-    BodyHash, DeliveryId, Envelope, ProgressMessage, Reply, TaskBody, TaskId, check_body,
+    BodyHash, DeliveryId, Envelope, Json, ProgressMessage, Reply, TaskBody, TaskId, check_body,
     envelope::{self, HeaderValue, Headers},
     identify,
     intake::{IntakeLimits, Message, read_body, read_task},
@@ -119,7 +120,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// The names that a refusal may say: a property, a header, or a member that is really there.
+/// The names that a refusal may say: a property, a header, or a member that is really there, also of a body that is cut off behind it.
 fn is_a_field(field: &str, body: &[u8]) -> bool {
     let properties = ["body", "type", "message_id", "priority", "expiration", "properties"];
     let of_body = || {
@@ -127,7 +128,44 @@ fn is_a_field(field: &str, body: &[u8]) -> bool {
             field.split('.').next().is_some_and(|first| document.get(first).is_some() || document.get(field).is_some())
         })
     };
-    properties.contains(&field) || field.starts_with("headers.") || of_body()
+    let of_cut_off_body =
+        || field.split('.').all(|name| body.windows(name.len().max(1)).any(|part| part == name.as_bytes()) || name.is_empty());
+    properties.contains(&field) || field.starts_with("headers.") || of_body() || of_cut_off_body()
+}
+
+/// JSON texts as no writer of ours would write them, and texts that are no JSON.
+fn text_of_json() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop::sample::select(
+        &[
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            ":",
+            " ",
+            "\n",
+            "\"a\"",
+            "\"\\u00e9\"",
+            "\"\\\"\"",
+            "-0",
+            "1e9",
+            "0.10",
+            "18446744073709551617",
+            "true",
+            "null",
+            "\"$serde_json::private::RawValue\"",
+        ][..],
+    );
+    let pieces = vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes());
+    let mutated = (document(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(document, place, byte)| {
+        let mut text = serde_json::to_string_pretty(&document).expect("JSON").into_bytes();
+        let place = place.index(text.len());
+        text[place] = byte;
+        text
+    });
+    let whole = document().prop_map(|document| serde_json::to_string_pretty(&document).expect("JSON").into_bytes());
+    prop_oneof![3 => pieces, 3 => mutated, 1 => whole, 1 => vec(any::<u8>(), 0..20)]
 }
 
 proptest! {
@@ -135,6 +173,7 @@ proptest! {
 
     #[test]
     fn a_message_is_a_task_or_is_refused_with_its_field(envelope in any_envelope(), body in body(), now_ms in 0..u64::MAX / 4) {
+        let body = Bytes::from(body);
         let message = Message { envelope: &envelope, body: &body, delivery: DeliveryId(1) };
         let fresh = || TaskId::new("fresh").expect("valid");
         let reading = read_task(message, IntakeLimits { body_bytes_max: 500 }, now_ms, fresh);
@@ -159,9 +198,11 @@ proptest! {
         if let Some(members) = document.as_object_mut() {
             members.insert("payload".to_owned(), payload);
         }
-        if let Ok(read) = read_body(document.to_string().as_bytes()) {
-            let again = read_body(&serde_json::to_vec(&read).expect("JSON"));
-            prop_assert_eq!(again, Ok(read));
+        let body = Bytes::from(document.to_string());
+        if let Ok(read) = read_body(&body) {
+            prop_assert_eq!(read_body(&read.to_bytes()), Ok(read.clone()));
+            let generic: TaskBody = serde_json::from_slice(&body).expect("what was read");
+            prop_assert_eq!(read_body(&Json::of(&generic).as_bytes().clone()), Ok(read));
         }
     }
 
@@ -180,15 +221,62 @@ proptest! {
         let timings = json!({"waited_ms": 0.5, "run_ms": 1});
         let given = json!({"task_id": "t", "outcome": "failed", "result": result, "error": error, "attempt": 1, "timings": timings, "ended_at_ms": 1});
         let read: Reply = serde_json::from_value(given).expect("a reply");
-        let again: Reply = serde_json::from_slice(&serde_json::to_vec(&read).expect("JSON")).expect("a reply");
-        prop_assert_eq!(again, read);
+        for text in [Json::of(&read).as_bytes().clone(), read.clone().into_bytes()] {
+            prop_assert_eq!(&serde_json::from_slice::<Reply>(&text).expect("a reply"), &read);
+        }
     }
 
     #[test]
     fn any_bytes_are_no_task_body_or_one(bytes in vec(any::<u8>(), 0..80)) {
+        let bytes = Bytes::from(bytes);
         if let Err(refusal) = read_body(&bytes) {
             prop_assert!(is_a_field(&refusal.field, &bytes), "{}", refusal);
         }
-        prop_assert_eq!(read_body(b"{}"), Ok(TaskBody::default()));
+        prop_assert_eq!(read_body(&Bytes::from("{}")), Ok(TaskBody::default()));
+    }
+
+    #[test]
+    fn a_text_is_taken_as_it_is_exactly_if_it_is_json(text in text_of_json()) {
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok() && std::str::from_utf8(&text).is_ok();
+        let taken = Json::parse(text.clone());
+        prop_assert_eq!(taken.is_ok(), is_json);
+        let Ok(taken) = taken else { return Ok(()) };
+        prop_assert_eq!(taken.as_str(), std::str::from_utf8(&text).expect("JSON").trim());
+        if let Ok(value) = serde_json::from_slice::<Value>(&text) {
+            prop_assert_eq!(&taken, &value);
+        }
+        prop_assert_eq!(Json::of(&taken), taken.clone());
+        let body = TaskBody { payload: taken.clone(), ..TaskBody::default() };
+        prop_assert_eq!(read_body(&body.to_bytes()).map(|read| read.payload), Ok(taken));
+    }
+}
+
+/// Names that mean something to the JSON library, wherever they stand, are names like any other.
+#[test]
+fn a_payload_comes_back_to_the_last_byte() {
+    const PRIVATE: &str = "$serde_json::private";
+    for payload in [
+        "1234567890123456789012345678901234567890".to_owned(),
+        "-0".to_owned(),
+        "[ 1.0, 1.00, 1e0 ]".to_owned(),
+        r#"{"b": 1, "a": 2, "a": 3}"#.to_owned(),
+        format!(r#"{{"{PRIVATE}::RawValue": "not json"}}"#),
+        format!(r#"[{{"{PRIVATE}::RawValue": "[[[1]]]"}}]"#),
+        format!(r#"{{"{PRIVATE}::Number": "12"}}"#),
+    ] {
+        let body = Bytes::from(format!(" {{ \"payload\" :\n {payload}\t}} "));
+        let read = read_body(&body).expect(&payload);
+        assert_eq!(read.payload.as_str(), payload);
+        assert_eq!(read_body(&read.to_bytes()).expect("a body").payload.as_str(), payload);
+        let reply =
+            json!({"task_id": "t", "outcome": "succeeded", "attempt": 1, "timings": {"waited_ms": 0.5, "run_ms": 1.0}, "ended_at_ms": 1});
+        let reply = Reply { result: read.payload, ..serde_json::from_value(reply).expect("a reply") };
+        let again: Reply = serde_json::from_slice(&reply.clone().into_bytes()).expect("a reply");
+        assert_eq!(again.result.as_str(), payload);
+        assert_eq!(again, reply);
+    }
+    for options in ["gpu_options", "needs", "limits"] {
+        let body = Bytes::from(format!(r#"{{"{options}": {{"{PRIVATE}::RawValue": "{{}}"}}}}"#));
+        assert_eq!(read_body(&body).expect_err("refused").field, format!("{options}.{PRIVATE}::RawValue"));
     }
 }

@@ -1,6 +1,6 @@
 //! Crashes: attempts that began and never ended, because the worker that ran them is gone.
 
-use protocol::{GpuId, Incarnation, Token};
+use protocol::{DeliveryId, GpuId, Incarnation, Token};
 
 /// The holder of an attempt that began and has no end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Holder {
     pub gpu_id: GpuId,
     /// Its worker's incarnation, which lives or is gone.
     pub incarnation: Incarnation,
+    /// The delivery that it was begun for.
+    pub delivery: DeliveryId,
 }
 
 /// What became of a [`Holder`], as the next one found.
@@ -18,7 +20,7 @@ pub struct Holder {
 pub struct Verdict {
     /// Whose.
     pub token: Token,
-    /// Its worker is gone: the attempt crashed. Otherwise it lives and has lost its claim; its outcome will be refused.
+    /// Its worker is gone: the attempt crashed. Otherwise it lives and has let go of the task; an outcome of it will be refused.
     pub gone: bool,
 }
 

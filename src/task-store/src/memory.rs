@@ -14,8 +14,8 @@ use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, envir
 
 use self::state::State;
 use crate::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest,
-    StoreError, StoreOptions, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
+    RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore, Totals,
 };
 
 /// How many expired records one operation clears away. More than one operation can add, so that they never pile up.
@@ -66,12 +66,21 @@ impl TaskStore for MemoryStore {
 
     async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
         let (state, now_ms) = self.enter();
-        Ok(state.record(task_id, now_ms).map_or(Look::Open, |record| record.look(body_hash, attempt, now_ms)))
+        let Some(record) = state.record(task_id, now_ms) else { return Ok(Look::Open) };
+        Ok(match record.look(body_hash, attempt, now_ms) {
+            Look::Open => record.unfinished(None).map_or(Look::Open, Look::Unfinished),
+            look => look,
+        })
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
-        let (mut state, now_ms) = self.enter();
-        Ok(state.begin(request, now_ms))
+        let (mut state, _) = self.enter();
+        Ok(state.begin(request, self.clock.now_us()))
+    }
+
+    async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError> {
+        let (mut state, _) = self.enter();
+        Ok(state.fence(request, self.clock.now_us()))
     }
 
     async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError> {
@@ -110,10 +119,9 @@ impl TaskStore for MemoryStore {
         Ok(state.record(task_id, now_ms).is_some_and(|record| record.cancelled.is_some()))
     }
 
-    async fn published(&self, task_id: &TaskId, to: &str) -> Result<(), StoreError> {
+    fn note_published(&self, task_id: &TaskId, to: &str) {
         let (mut state, now_ms) = self.enter();
         state.published(task_id, to, now_ms);
-        Ok(())
     }
 
     async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError> {

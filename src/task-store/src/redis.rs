@@ -1,10 +1,10 @@
-//! The store on Redis: every operation one script, one round trip, over one multiplexed connection.
+//! The store on Redis: every operation one function of a script, one round trip, together with whatever else the process has to tell the server at that moment.
 //!
 //! Records outlive this process and the connection; they do not outlive a server without an append-only file. An operation that failed may have
 //! happened: all of them are idempotent, so the caller repeats it.
 
 mod answers;
-mod connection;
+mod calls;
 mod keys;
 mod reply_bytes;
 mod scripts;
@@ -20,22 +20,21 @@ use std::{
 
 use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, config::SecretUrl};
-use redis::{Script, ScriptInvocation};
+use redis_link::Item;
 use tokio::task::JoinHandle;
 
 pub use self::server::ServerFacts;
-use self::{answers::Answer, connection::Connection, keys::Keys, reply_bytes::ReplyBytes, scripts::Scripts};
+use self::{answers::Answer, calls::Calls, keys::Keys, reply_bytes::ReplyBytes};
 use crate::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest,
-    StoreError, StoreOptions, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
+    RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore, Totals, Verdict,
 };
 
 /// A [`TaskStore`] on Redis. Share it by `Arc`; it ends its background exchange of counts when it is dropped.
 #[derive(Debug)]
 pub struct RedisStore {
-    connection: Connection,
+    calls: Calls,
     keys: Keys,
-    scripts: Scripts,
     options: StoreOptions,
     reply_bytes: Arc<ReplyBytes>,
     exchange: JoinHandle<()>,
@@ -50,20 +49,11 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::BadUrl`]; [`StoreError::Unavailable`] if the server does not answer or refuses the login.
     pub async fn connect(url: &SecretUrl, prefix: &str, options: StoreOptions, response_timeout: Duration) -> Result<Self, StoreError> {
-        let connection = Connection::open(url, response_timeout).await?;
-        let (keys, scripts, offset_ms) = (Keys::new(prefix), Scripts::new(), Arc::new(AtomicU64::new(0)));
-        let meter = ReplyBytes::new(connection.clone(), scripts.reply_bytes.clone(), keys.reply_bytes(), options, offset_ms.clone());
-        let reply_bytes = Arc::new(meter);
+        let calls = server::reach(url, response_timeout).await?;
+        let (keys, offset_ms) = (Keys::new(prefix), Arc::new(AtomicU64::new(0)));
+        let reply_bytes = Arc::new(ReplyBytes::new(calls.clone(), keys.reply_bytes(), options, offset_ms.clone()));
         let exchange = reply_bytes.clone().exchange_regularly();
-        Ok(Self { connection, keys, scripts, options, reply_bytes, exchange, offset_ms })
-    }
-
-    /// How the server is set up.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    pub async fn server_facts(&self) -> Result<ServerFacts, StoreError> {
-        ServerFacts::of(&self.connection).await
+        Ok(Self { calls, keys, options, reply_bytes, exchange, offset_ms })
     }
 
     /// For tests: from now on this store (not others on the same server) reads the server's time as later by `duration` more.
@@ -72,23 +62,73 @@ impl RedisStore {
         self.offset_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// A call of `script` on a task: KEYS are its record and its reply, the first argument is the offset of time.
-    fn on_task<'script>(&self, script: &'script Script, task_id: &TaskId) -> ScriptInvocation<'script> {
-        let mut call = script.key(self.keys.record(task_id));
-        call.key(self.keys.reply(task_id)).arg(self.offset_ms.load(Relaxed));
-        call
+    /// An item on a task's record, whose first argument is the offset of time.
+    fn on_task(&self, function: &'static str, task_id: &TaskId) -> Arguments {
+        Arguments::new(function, vec![self.keys.record(task_id)]).with(self.offset_ms.load(Relaxed))
+    }
+
+    /// The same, on its reply as well.
+    fn on_task_and_reply(&self, function: &'static str, task_id: &TaskId) -> Arguments {
+        let mut item = self.on_task(function, task_id);
+        item.0.keys.push(self.keys.reply(task_id));
+        item
+    }
+
+    /// An answer of which part `index` says whether the task's reply is kept, with the reply in that place.
+    async fn with_reply(&self, mut answer: Answer, index: usize, task_id: &TaskId) -> Result<Answer, StoreError> {
+        let kept: Option<String> = answer.optional(index)?;
+        let reply: Option<Vec<u8>> = match kept {
+            Some(_) => self.calls.query_large("read a kept reply", redis::cmd("GET").arg(self.keys.reply(task_id))).await?,
+            None => None,
+        };
+        answer.put(index, reply);
+        Ok(answer)
+    }
+
+    /// Runs an item that may be answered with what is recorded of the task's end, and with the kept reply then.
+    async fn run(&self, operation: &'static str, task_id: &TaskId, item: Arguments) -> Result<Answer, StoreError> {
+        let answer = self.calls.run(operation, item.0).await?;
+        if answer.word() == "ended" { self.with_reply(answer, 4, task_id).await } else { Ok(answer) }
     }
 
     async fn record_answer(&self, request: &RecordRequest, keep: Keep) -> Result<Answer, StoreError> {
-        let mut call = self.on_task(&self.scripts.record, &request.task_id);
-        call.arg(request.body_hash.as_str()).arg(self.options.outcome_retention_ms());
-        call.arg(request.kind.as_ref().map_or("", Kind::as_str)).arg(request.outcome.name()).arg(request.attempt);
-        call.arg(request.token.map_or_else(String::new, |token| token.0.to_string())).arg(BodyHash::of(&request.reply).as_str());
-        match keep {
-            Keep::Reply => call.arg(self.options.reply_retention_ms()).arg(request.reply.as_ref()),
-            Keep::OutcomeOnly => call.arg(0).arg(""),
+        let token = request.token.map_or_else(String::new, |token| token.0.to_string());
+        let item = self.on_task_and_reply("record", &request.task_id);
+        let item = item.with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
+        let item = item.with(request.kind.as_ref().map_or("", Kind::as_str)).with(request.outcome.name()).with(request.attempt);
+        let item = item.with(token).with(BodyHash::of(&request.reply).as_str());
+        let item = match keep {
+            Keep::Reply => item.with(self.options.reply_retention_ms()).with_bytes(&request.reply),
+            Keep::OutcomeOnly => item.with(0).with(""),
         };
-        self.connection.invoke("record an outcome", &call).await
+        self.run("record an outcome", &request.task_id, item).await
+    }
+}
+
+/// An item under construction.
+struct Arguments(Item);
+
+impl Arguments {
+    fn new(function: &'static str, keys: Vec<String>) -> Self {
+        Self(Item { function, keys, arguments: Vec::new() })
+    }
+
+    fn with(mut self, argument: impl ToString) -> Self {
+        self.0.arguments.push(argument.to_string().into_bytes());
+        self
+    }
+
+    fn with_bytes(mut self, argument: &[u8]) -> Self {
+        self.0.arguments.push(argument.to_vec());
+        self
+    }
+
+    /// The token of the holder that was judged, or nothing, and whether its worker is gone.
+    fn with_verdict(self, verdict: Option<Verdict>) -> Self {
+        match verdict {
+            Some(verdict) => self.with(verdict.token.0).with(u8::from(verdict.gone)),
+            None => self.with("").with(0),
+        }
     }
 }
 
@@ -108,45 +148,41 @@ impl Drop for RedisStore {
 #[async_trait]
 impl TaskStore for RedisStore {
     async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError> {
-        let mut call = self.on_task(&self.scripts.submitted, task_id);
-        call.arg(self.options.outcome_retention_ms()).arg(kind.as_str());
-        self.connection.invoke("note a submitted task", &call).await.map(drop)
+        let item = self.on_task("submitted", task_id).with(self.options.outcome_retention_ms()).with(kind.as_str());
+        self.calls.run("note a submitted task", item.0).await.map(drop)
     }
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
-        let call = self.on_task(&self.scripts.forget, task_id);
-        self.connection.invoke("forget a refused task", &call).await.map(drop)
+        self.calls.run("forget a refused task", self.on_task("forget", task_id).0).await.map(drop)
     }
 
     async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
-        let mut call = self.on_task(&self.scripts.look, task_id);
-        call.arg(body_hash.as_str()).arg(attempt);
-        self.connection.invoke("look at a task", &call).await?.look()
+        let item = self.on_task("look", task_id).with(body_hash.as_str()).with(attempt);
+        self.run("look at a task", task_id, item).await?.look()
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
-        let mut call = self.on_task(&self.scripts.begin, &request.task_id);
-        call.arg(request.body_hash.as_str()).arg(self.options.outcome_retention_ms()).arg(request.kind.as_str());
-        call.arg(request.attempt).arg(request.token.0).arg(request.gpu_id.as_str()).arg(request.incarnation.as_str());
-        call.arg(u8::from(request.alone)).arg(request.crashes_max);
-        match request.verdict {
-            Some(verdict) => call.arg(verdict.token.0).arg(u8::from(verdict.gone)),
-            None => call.arg("").arg(0),
-        };
-        self.connection.invoke("begin an attempt", &call).await?.begin()
+        let item = self.on_task("begin", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
+        let item = item.with(request.kind.as_str()).with(request.attempt).with(request.delivery.0).with(request.gpu_id.as_str());
+        let item = item.with(request.incarnation.as_str()).with(u8::from(request.alone)).with(request.crashes_max);
+        self.run("begin an attempt", &request.task_id, item.with_verdict(request.verdict)).await?.begin()
+    }
+
+    async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError> {
+        let item = self.on_task("fence", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
+        let item = item.with(request.attempt).with(request.gpu_id.as_str()).with(request.incarnation.as_str());
+        self.run("fence off the attempts of a task", &request.task_id, item.with_verdict(request.verdict)).await?.fence()
     }
 
     async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError> {
-        let mut call = self.on_task(&self.scripts.hand_back, task_id);
-        call.arg(self.options.outcome_retention_ms()).arg(token.0);
-        self.connection.invoke("hand an attempt back", &call).await.map(drop)
+        let item = self.on_task("hand_back", task_id).with(self.options.outcome_retention_ms()).with(token.0);
+        self.calls.run("hand an attempt back", item.0).await.map(drop)
     }
 
     async fn progress(&self, request: &ProgressRequest) -> Result<ProgressAnswer, StoreError> {
-        let mut call = self.on_task(&self.scripts.progress, &request.task_id);
-        call.arg(self.options.outcome_retention_ms()).arg(request.token.0).arg(request.fraction.get().to_string());
-        call.arg(request.message.as_deref().unwrap_or_default());
-        self.connection.invoke("note progress", &call).await?.progress()
+        let item = self.on_task("progress", &request.task_id).with(self.options.outcome_retention_ms()).with(request.token.0);
+        let item = item.with(request.fraction.get()).with(request.message.as_deref().unwrap_or_default());
+        self.calls.run("note progress", item.0).await?.progress()
     }
 
     async fn record(&self, request: &RecordRequest) -> Result<Record, StoreError> {
@@ -162,16 +198,14 @@ impl TaskStore for RedisStore {
     }
 
     async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError> {
-        let mut call = self.on_task(&self.scripts.retry, &request.task_id);
-        call.arg(request.body_hash.as_str()).arg(self.options.outcome_retention_ms()).arg(request.attempt).arg(request.token.0);
-        call.arg(request.after_ms).arg(&request.error);
-        self.connection.invoke("record a retry", &call).await?.retry()
+        let item = self.on_task("retry", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
+        let item = item.with(request.attempt).with(request.token.0).with(request.after_ms).with(&request.error);
+        self.run("record a retry", &request.task_id, item).await?.retry()
     }
 
     async fn reopen(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Reopen, StoreError> {
-        let mut call = self.on_task(&self.scripts.reopen, task_id);
-        call.arg(body_hash.as_str());
-        let answer = self.connection.invoke("reopen a task", &call).await?;
+        let item = self.on_task_and_reply("reopen", task_id).with(body_hash.as_str());
+        let answer = self.calls.run("reopen a task", item.0).await?;
         match answer.word() {
             "open" => Ok(Reopen::Open),
             "not_ended" => Ok(Reopen::NotEnded),
@@ -181,41 +215,36 @@ impl TaskStore for RedisStore {
     }
 
     async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
-        let mut call = self.on_task(&self.scripts.cancel, task_id);
-        call.arg(self.options.outcome_retention_ms());
-        self.connection.invoke("cancel a task", &call).await?.cancel()
+        let item = self.on_task("cancel", task_id).with(self.options.outcome_retention_ms());
+        self.calls.run("cancel a task", item.0).await?.cancel()
     }
 
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {
-        self.connection.query("ask for a cancel", redis::cmd("HEXISTS").arg(self.keys.record(task_id)).arg("cancelled")).await
+        self.calls.query("ask for a cancel", redis::cmd("HEXISTS").arg(self.keys.record(task_id)).arg("cancelled")).await
     }
 
-    async fn published(&self, task_id: &TaskId, to: &str) -> Result<(), StoreError> {
-        let mut call = self.on_task(&self.scripts.published, task_id);
-        call.arg(to);
-        self.connection.invoke("note a published reply", &call).await.map(drop)
+    fn note_published(&self, task_id: &TaskId, to: &str) {
+        self.calls.run_quietly(self.on_task("published", task_id).with(to).0);
     }
 
     async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError> {
-        let mut call = self.on_task(&self.scripts.waits_for, task_id);
-        call.arg(self.options.outcome_retention_ms()).arg(kind.as_str()).arg(reason);
-        self.connection.invoke("note why a task waits", &call).await.map(drop)
+        let item = self.on_task("waits_for", task_id).with(self.options.outcome_retention_ms()).with(kind.as_str()).with(reason);
+        self.calls.run("note why a task waits", item.0).await.map(drop)
     }
 
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
-        let call = self.on_task(&self.scripts.status, task_id);
-        self.connection.invoke("read a task's status", &call).await?.status(task_id)
+        let answer = self.calls.run("read a task's status", self.on_task("status", task_id).0).await?;
+        self.with_reply(answer, 10, task_id).await?.status(task_id)
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {
-        let mut call = self.scripts.announce.key(self.keys.gpus());
-        call.arg(self.offset_ms.load(Relaxed)).arg(gpu_id.as_str()).arg(pool.as_str());
-        self.connection.invoke("announce a GPU", &call).await.map(drop)
+        let item = Arguments::new("announce", vec![self.keys.gpus()]).with(self.offset_ms.load(Relaxed));
+        self.calls.run("announce a GPU", item.with(gpu_id.as_str()).with(pool.as_str()).0).await.map(drop)
     }
 
     async fn announced(&self) -> Result<Vec<KnownGpu>, StoreError> {
         let operation = "list the announced GPUs";
-        let pairs: Vec<(String, String)> = self.connection.query(operation, redis::cmd("HGETALL").arg(self.keys.gpus())).await?;
+        let pairs: Vec<(String, String)> = self.calls.query_large(operation, redis::cmd("HGETALL").arg(self.keys.gpus())).await?;
         let read = |(gpu_id, value): (String, String)| {
             known_gpu(&gpu_id, &value).ok_or(StoreError::Garbled { operation, answer: format!("{gpu_id}: {value}") })
         };
@@ -225,9 +254,8 @@ impl TaskStore for RedisStore {
     }
 
     async fn withdraw(&self, gpu: &KnownGpu) -> Result<(), StoreError> {
-        let mut call = self.scripts.withdraw.key(self.keys.gpus());
-        call.arg(gpu.gpu_id.as_str()).arg(gpu.announced_ms);
-        self.connection.invoke("withdraw a GPU", &call).await.map(drop)
+        let item = Arguments::new("withdraw", vec![self.keys.gpus()]).with(gpu.gpu_id.as_str()).with(gpu.announced_ms);
+        self.calls.run("withdraw a GPU", item.0).await.map(drop)
     }
 
     async fn totals(&self) -> Result<Totals, StoreError> {
@@ -235,7 +263,7 @@ impl TaskStore for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.connection.query::<String>("ping", &redis::cmd("PING")).await.map(drop)
+        self.calls.query::<String>("ping", &redis::cmd("PING")).await.map(drop)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::{BodyHash, Fraction, GpuId, Incarnation, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
+use protocol::{BodyHash, DeliveryId, Fraction, GpuId, Incarnation, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
 
 use crate::{Crash, Holder, StoreError, Verdict};
 
@@ -11,6 +11,8 @@ use crate::{Crash, Holder, StoreError, Verdict};
 pub enum Look {
     /// Nothing stands against running it.
     Open,
+    /// An attempt of it began, and no end of it is known. Only [`TaskStore::look`] says so; [`TaskStore::begin`] answers [`Begin::Unfinished`].
+    Unfinished(Holder),
     /// It ended; here is its reply's body, if still kept.
     Ended(Stored),
     /// A cancel was asked for (perhaps before the task was ever seen): record `cancelled`, run nothing.
@@ -93,7 +95,7 @@ pub struct Stored {
     pub attempt: u32,
     /// The token under which it was recorded.
     pub token: Option<Token>,
-    /// To whom the reply was first published, as [`TaskStore::published`] was told; `None` if that is not known to have happened.
+    /// To whom the reply was first published, as [`TaskStore::note_published`] was told; `None` if that is not known to have happened.
     pub published_to: Option<String>,
 }
 
@@ -108,12 +110,12 @@ pub struct BeginRequest {
     pub kind: Kind,
     /// The attempt.
     pub attempt: u32,
-    /// The claim's token.
-    pub token: Token,
     /// The GPU that runs it.
     pub gpu_id: GpuId,
     /// Its worker's incarnation.
     pub incarnation: Incarnation,
+    /// The delivery in that worker's hand.
+    pub delivery: DeliveryId,
     /// Nothing else runs on the GPU.
     pub alone: bool,
     /// What became of the holder that [`Begin::Unfinished`] named, if it did.
@@ -125,18 +127,44 @@ pub struct BeginRequest {
 /// The store's answer to [`TaskStore::begin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begin {
-    /// Run it.
-    Begun,
+    /// Run it, under this token: above every earlier one of the task. Also the answer, with the same token, if this delivery's attempt had begun.
+    Begun(Token),
     /// Do not run it: see [`Look`].
     Not(Look),
-    /// Do not run it: an attempt with a higher token began. This holder is late.
-    Superseded,
-    /// Not yet: another incarnation began this attempt, and no end of it is known. Ask again with a [`Verdict`].
+    /// Not yet: another delivery began this attempt, and no end of it is known. Ask again with a [`Verdict`].
     Unfinished(Holder),
     /// Not yet: a worker crashed while it ran this task. Ask again once the GPU is free of other tasks.
     Suspect,
     /// Never: its crashes are used up; all of them, oldest first. The answer of every later begin too.
     Condemned(Vec<Crash>),
+}
+
+/// A task that is to end without a run, although an attempt of it once began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FenceRequest {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its body's hash.
+    pub body_hash: BodyHash,
+    /// The attempt that ends it.
+    pub attempt: u32,
+    /// The GPU whose worker asks.
+    pub gpu_id: GpuId,
+    /// That worker's incarnation.
+    pub incarnation: Incarnation,
+    /// What became of the holder that [`Fence::Unfinished`] named, if it did.
+    pub verdict: Option<Verdict>,
+}
+
+/// The store's answer to [`TaskStore::fence`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fence {
+    /// From now on the outcome of every attempt that began is refused; one with this token is taken.
+    Fenced(Token),
+    /// Not yet: an attempt began, and no end of it is known. Ask again with a [`Verdict`].
+    Unfinished(Holder),
+    /// It ended before, or the id is another's. See [`Look`].
+    Not(Look),
 }
 
 /// How far a running attempt is.
@@ -229,8 +257,12 @@ pub trait TaskStore: Send + Sync + 'static {
     /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running.
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError>;
 
+    /// Gives out a token above that of every attempt that began, for a task that is to end without a run.
+    async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError>;
+
     /// The attempt under `token` was stopped by its own worker (drain) and is nobody's crash. Does nothing once a higher token began or the task ended.
     async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError>;
+
     /// Notes how far a running attempt is; the last note wins. It shows while that attempt runs. Takes nothing from the task's life: it may fail, be late
     /// or never come.
     async fn progress(&self, request: &ProgressRequest) -> Result<ProgressAnswer, StoreError>;
@@ -251,8 +283,9 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Whether a cancel was asked for since the task began.
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError>;
 
-    /// Notes that the reply was published, and to whom (the first time; later copies change nothing).
-    async fn published(&self, task_id: &TaskId, to: &str) -> Result<(), StoreError>;
+    /// Notes that the reply was published, and to whom (the first time; later copies change nothing). Nobody waits for it: it travels with what goes anyway, and may get
+    /// lost.
+    fn note_published(&self, task_id: &TaskId, to: &str);
 
     /// Notes why a task waits, for `why`. Does nothing once it ended.
     async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError>;

@@ -4,19 +4,19 @@ use protocol::{
     Choice, ClaimAnswer, ClaimMode, ClaimRequest, Fallback, Health, Strategy, Unplaceable, claim::Settings, task::ComputeCapability,
 };
 
-use super::world::{World, ask, ask_with, claim_of, full_elsewhere, full_here, gpu_id, incarnation, is_own, pool, row, row_with};
+use super::world::{World, ask, ask_with, ask_without_slot, full_elsewhere, full_here, gpu_id, incarnation, is_own, pool, row, row_with};
 
-fn by(strategy: &str, task: &str, offered_by: &str) -> ClaimRequest {
-    ask_with(task, offered_by, |request| request.strategy = Some(strategy.to_owned()))
+fn by(strategy: &str, task: &str, asker: &str) -> ClaimRequest {
+    ask_with(task, asker, |request| request.strategy = Some(strategy.to_owned()))
 }
 
-/// Where tasks `<label>0`, `<label>1`, … go, one after the other; each is released at once.
+/// Where tasks `<label>0`, `<label>1`, … go, one after the other; each slot is given back at once.
 async fn rotation(world: &World, label: &str, count: usize) -> String {
     let mut order = String::new();
     for n in 0..count {
-        let claim = claim_of(world.claim(&by("round_robin", &format!("{label}{n}"), "a")).await);
-        order.push_str(claim.gpu_id.as_str());
-        world.release(&claim).await;
+        let placed = world.place(&by("round_robin", &format!("{label}{n}"), "a")).await;
+        order.push_str(&placed.gpu);
+        world.give_back(&placed).await;
     }
     order
 }
@@ -116,17 +116,18 @@ pub async fn a_strategy_that_cannot_be_used_falls_back_and_says_so(world: World)
     let world = world.with_gpus(&["a"]).await;
     let fallen =
         |requested: &str, fallback| Choice { used: Strategy::RoundRobin, requested: Some(requested.to_owned()), fallback: Some(fallback) };
-    let unknown = claim_of(world.claim(&by("the fastest, please", "t", "a")).await);
+    let unknown = world.place(&by("the fastest, please", "t", "a")).await;
     assert_eq!(unknown.choice, fallen("the fastest, please", Fallback::Unknown));
-    let disabled = claim_of(world.claim(&by("task_specific", "u", "a")).await);
+    let disabled = world.place(&by("task_specific", "u", "a")).await;
     assert_eq!(disabled.choice, fallen("task_specific", Fallback::Disabled));
-    world.release(&disabled).await;
-    let empty = claim_of(world.claim(&by("", "v", "a")).await);
+    world.give_back(&disabled).await;
+    world.join(row("b")).await;
+    let empty = world.place(&by("", "v", "a")).await;
     assert_eq!(empty.choice, fallen("", Fallback::Unknown));
-    assert_eq!(claim_of(world.claim(&by("", "v", "a")).await), empty, "the same again");
-    world.release(&empty).await;
+    assert!(empty.offer.is_some(), "{empty:?}");
+    assert_eq!(world.place(&by("", "v", "a")).await, empty, "the same again");
     let plain = Choice { used: Strategy::LeastLoaded, requested: None, fallback: None };
-    assert_eq!(claim_of(world.claim(&by("least_loaded", "w", "a")).await).choice, plain);
+    assert_eq!(world.place(&by("least_loaded", "w", "a")).await.choice, plain);
 }
 
 pub async fn waiting_tasks_take_the_asking_gpu_whatever_its_load(world: World) {
@@ -149,14 +150,14 @@ pub async fn a_gpu_that_may_not_take_tasks_is_never_chosen(world: World) {
     world.join(row_with("suspect", |row| row.health = Health::Suspect)).await;
     world.join(row_with("busy", |row| row.sample.utilization_percent = 100.0)).await;
     for strategy in ["least_loaded", "round_robin", "task_specific"] {
-        let mut claims = Vec::new();
+        let mut given = Vec::new();
         for n in 0..4 {
-            let claim = claim_of(world.claim(&by(strategy, &format!("t{n}"), "sick")).await);
-            assert!(["suspect", "busy"].contains(&claim.gpu_id.as_str()), "{strategy}: {}", claim.gpu_id);
-            claims.push(claim);
+            let placed = world.place(&by(strategy, &format!("t{n}"), "sick")).await;
+            assert!(["suspect", "busy"].contains(&placed.gpu.as_str()), "{strategy}: {}", placed.gpu);
+            given.push(placed);
         }
-        for claim in claims {
-            world.release(&claim).await;
+        for placed in given {
+            world.give_back(&placed).await;
         }
     }
 }
@@ -177,6 +178,18 @@ pub async fn a_gpu_without_the_memory_now_is_passed_over(world: World) {
     assert_eq!(world.placed(&request).await, "crowded-00", "just enough: up to the threshold, 72 of 80 GB");
 }
 
+pub async fn a_worker_without_a_slot_of_its_own_is_never_chosen_itself(world: World) {
+    let world = world.with_gpus(&["a", "b"]).await;
+    world.occupy("b", 1).await;
+    assert_eq!(world.placed(&ask_without_slot("t", "a")).await, "b", "though a is idle");
+    assert_eq!(world.claim(&ask_without_slot("u", "a")).await, full_here());
+    let waiting = ask_with("u", "a", |request| (request.has_slot, request.mode) = (false, ClaimMode::TasksWaiting));
+    assert_eq!(world.claim(&waiting).await, full_here());
+    let named = ask_with("u", "a", |request| (request.has_slot, request.specific_gpu_id) = (false, Some(gpu_id("a"))));
+    assert_eq!(world.claim(&named).await, full_here());
+    assert_eq!(world.placed(&ask("u", "a")).await, "a", "now it has one");
+}
+
 pub async fn a_task_that_fits_here_waits_here(world: World) {
     let world = world.with_gpus(&["a", "b"]).await;
     world.occupy("a", 2).await;
@@ -190,7 +203,7 @@ pub async fn a_task_that_fits_only_elsewhere_is_sent_where_the_least_work_is(wor
     for name in ["b", "c", "d"] {
         world.join(row_with(name, runs)).await;
     }
-    let predict = |task: &str, offered_by: &str| ask_with(task, offered_by, |request| request.kind = "predict".parse().expect("a kind"));
+    let predict = |task: &str, asker: &str| ask_with(task, asker, |request| request.kind = "predict".parse().expect("a kind"));
     for n in 0..6 {
         world.claim(&predict(&format!("t{n}"), "a")).await;
     }

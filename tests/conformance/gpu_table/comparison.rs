@@ -2,28 +2,27 @@
 //!
 //! 256 cases, or `PROPTEST_CASES`. A failing one is shrunk, and its seed is kept in `proptest-regressions/`, to be tried first ever after.
 
-use gpu_table::Heartbeat;
+use gpu_table::{Heartbeat, Telling};
 use proptest::prelude::*;
 use protocol::{
-    Claim, ClaimAnswer, ClaimMode, ClaimRequest, DeliveryId, GpuId, GpuRow, Health, Needs, Strategy as Rule, Token,
-    claim::{HeldClaim, Settings},
-    gpu::GpuView,
-    task::ComputeCapability,
+    ClaimAnswer, ClaimMode, ClaimRequest, GpuId, GpuRow, Health, Holding, Incarnation, Needs, Offer, Strategy as Rule, TaskId,
+    claim::Settings, gpu::GpuView, task::ComputeCapability,
 };
 
 use super::world::{World, gpu_id, incarnation, pool, row, task_id};
 
 const GPUS: u8 = 6;
 const TASKS: u8 = 12;
+/// Where the numbers of tellings begin: as large as microseconds since 1970.
+const NUMBERS: u64 = 1_700_000_000_000_000;
 
 /// One step of a life. Indices stand for what exists when the step is taken, so that every sequence means something.
 #[derive(Debug, Clone)]
 enum Step {
-    Beat { row: RowPlan, names_claims: bool, forgets_one: bool, knows_settings: bool },
+    Beat { row: RowPlan, word: WordPlan, knows_settings: bool },
     Claim(AskPlan),
-    HandOver { done: u8, next: AskPlan },
-    Release(u8),
-    Renew(u8),
+    Tell { gpu: u8, word: WordPlan },
+    Withdraw(u8),
     Leave { gpu: u8, stale: bool },
     Change(SettingsPlan),
     Settings,
@@ -47,10 +46,19 @@ struct RowPlan {
     waiting: u32,
 }
 
+/// What a worker says of itself.
+#[derive(Debug, Clone)]
+struct WordPlan {
+    slots: u32,
+    /// How far its number is behind the last one; 0 is the next one.
+    behind: u64,
+    is_stale: bool,
+    taken: Vec<u8>,
+}
+
 #[derive(Debug, Clone)]
 struct AskPlan {
     task: u8,
-    attempt: u32,
     predict: bool,
     memory_mb: Option<u64>,
     capability: Option<u8>,
@@ -58,8 +66,9 @@ struct AskPlan {
     only: Option<u8>,
     strategy: Option<u8>,
     asker: u8,
-    delivery: u64,
-    mode: u8,
+    word: WordPlan,
+    has_slot: bool,
+    waits: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -81,18 +90,29 @@ fn rows() -> impl Strategy<Value = RowPlan> {
     })
 }
 
+fn words() -> impl Strategy<Value = WordPlan> {
+    let behind = prop_oneof![6 => Just(0_u64), 1 => Just(1), 1 => 2..5_u64];
+    let taken = prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(0..TASKS, 1..4)];
+    (0..5_u32, behind, prop::bool::weighted(0.1), taken).prop_map(|(slots, behind, is_stale, taken)| WordPlan {
+        slots,
+        behind,
+        is_stale,
+        taken,
+    })
+}
+
 fn asks() -> impl Strategy<Value = AskPlan> {
-    let identity = (0..TASKS, prop_oneof![5 => Just(1_u32), 1 => Just(2)], 0..GPUS + 1, prop_oneof![5 => Just(1_u64), 1 => Just(2)]);
+    let identity = (0..TASKS, 0..GPUS + 1, words(), prop::bool::weighted(0.8), any::<bool>());
     let needs = (
         prop::bool::weighted(0.2),
         prop::option::weighted(0.3, prop_oneof![Just(10_000_u64), Just(30_000), Just(50_000), Just(90_000)]),
         prop::option::weighted(0.2, 0..10_u8),
         prop::option::weighted(0.3, 0..4_u8),
     );
-    let choice = (prop::option::weighted(0.15, 0..GPUS + 1), prop::option::weighted(0.7, 0..5_u8), 0..3_u8);
-    (identity, needs, choice).prop_map(|((task, attempt, asker, delivery), needs, (only, strategy, mode))| {
+    let choice = (prop::option::weighted(0.15, 0..GPUS + 1), prop::option::weighted(0.7, 0..5_u8));
+    (identity, needs, choice).prop_map(|((task, asker, word, has_slot, waits), needs, (only, strategy))| {
         let (predict, memory_mb, capability, model) = needs;
-        AskPlan { task, attempt, predict, memory_mb, capability, model, only, strategy, asker, delivery, mode }
+        AskPlan { task, predict, memory_mb, capability, model, only, strategy, asker, word, has_slot, waits }
     })
 }
 
@@ -104,14 +124,12 @@ fn changes() -> impl Strategy<Value = SettingsPlan> {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    let beat = (rows(), prop::bool::weighted(0.9), prop::bool::weighted(0.1), prop::bool::weighted(0.8))
-        .prop_map(|(row, names_claims, forgets_one, knows_settings)| Step::Beat { row, names_claims, forgets_one, knows_settings });
+    let beat = (rows(), words(), prop::bool::weighted(0.8));
     prop_oneof![
-        10 => beat,
+        10 => beat.prop_map(|(row, word, knows_settings)| Step::Beat { row, word, knows_settings }),
         20 => asks().prop_map(Step::Claim),
-        4 => (any::<u8>(), asks()).prop_map(|(done, next)| Step::HandOver { done, next }),
-        6 => any::<u8>().prop_map(Step::Release),
-        2 => any::<u8>().prop_map(Step::Renew),
+        8 => (0..GPUS, words()).prop_map(|(gpu, word)| Step::Tell { gpu, word }),
+        4 => any::<u8>().prop_map(Step::Withdraw),
         1 => (0..GPUS, any::<bool>()).prop_map(|(gpu, stale)| Step::Leave { gpu, stale }),
         1 => changes().prop_map(Step::Change),
         1 => Just(Step::Settings),
@@ -124,47 +142,40 @@ fn steps() -> impl Strategy<Value = Step> {
 /// What one back end has given so far. Indices into it mean the same on both, as long as the answers are the same.
 struct Life {
     world: World,
-    claims: Vec<Claim>,
+    offers: Vec<Offer>,
     settings: Settings,
     incarnations: [u8; GPUS as usize + 1],
+    numbers: [u64; GPUS as usize + 1],
 }
 
-/// An answer without what may differ: tokens and remaining times, of which only the presence counts.
+/// An answer without the remaining times, which may differ.
 type Answer = String;
 
 impl Life {
     fn new(world: World) -> Self {
-        Self { world, claims: Vec::new(), settings: Settings::default(), incarnations: [0; GPUS as usize + 1] }
+        let (incarnations, numbers) = ([0; GPUS as usize + 1], [NUMBERS; GPUS as usize + 1]);
+        Self { world, offers: Vec::new(), settings: Settings::default(), incarnations, numbers }
     }
 
     async fn take(&mut self, step: &Step) -> Answer {
         let table = self.world.table.clone();
         match step {
-            Step::Beat { row, names_claims, forgets_one, knows_settings } => {
-                self.incarnations[usize::from(row.gpu)] = row.incarnation;
-                let row = planned_row(row);
-                let held = if *names_claims { self.held_by(&row.gpu.gpu_id, usize::from(*forgets_one)) } else { Vec::new() };
-                let settings = if *knows_settings { self.settings.clone() } else { Settings::default() };
-                let beat = self.world.beat(&Heartbeat { row, held, settings }).await;
-                self.settings = beat.settings.clone();
-                format!("{beat:?}")
-            }
+            Step::Beat { row, word, knows_settings } => self.beat(row, word, *knows_settings).await,
             Step::Claim(plan) => {
-                let answer = self.world.claim(&self.planned_request(plan)).await;
-                self.remember(answer)
+                let request = self.planned_request(plan);
+                let answer = self.world.send(&request).await;
+                if let ClaimAnswer::Other(offer) = &answer {
+                    self.offers.push(offer.clone());
+                }
+                format!("{answer:?}")
             }
-            Step::HandOver { done, next } => {
-                let request = self.planned_request(next);
-                let Some(done) = self.claim(*done) else { return String::new() };
-                let answer = table.hand_over(&done, &request).await.expect("an answer");
-                self.remember(answer)
+            Step::Tell { gpu, word } => {
+                let (incarnation, holding) = self.word(*gpu, word);
+                let telling = Telling { pool: pool(), gpu_id: gpu_of(*gpu), incarnation, holding, taken: tasks(&word.taken) };
+                format!("{:?}", table.tell(&telling).await)
             }
-            Step::Release(index) => match self.claim(*index) {
-                Some(claim) => format!("{:?}", table.release(&claim).await),
-                None => String::new(),
-            },
-            Step::Renew(index) => match self.claim(*index) {
-                Some(claim) => format!("{:?}", table.renew(&pool(), &claim.task_id, claim.token).await),
+            Step::Withdraw(index) => match self.offer(*index) {
+                Some(offer) => format!("{:?}", table.withdraw(&offer).await),
                 None => String::new(),
             },
             Step::Leave { gpu, stale } => {
@@ -177,7 +188,7 @@ impl Life {
             }
             Step::Settings => format!("{:?}", table.settings(&pool(), &self.settings).await),
             Step::Pass { seconds } => {
-                self.world.pass(*seconds).await;
+                self.world.pass(*seconds);
                 String::new()
             }
             Step::Forget => {
@@ -194,48 +205,44 @@ impl Life {
         rows.iter_mut().for_each(|view: &mut GpuView| view.expires_in_ms = 0);
         // Time passes in hundreds of seconds; the rest is how long the test took.
         let steady = table.steady(&pool()).await.expect("a time").as_secs() / 100;
-        format!("{rows:?} {:?} {steady}", table.known(&pool()).await)
+        let seen = table.seen(&pool(), &gpu_of(0)).await.expect("an answer").row;
+        format!("{rows:?} {:?} {steady} {seen:?}", table.known(&pool()).await)
     }
 
-    fn remember(&mut self, mut answer: ClaimAnswer) -> Answer {
-        match &mut answer {
-            ClaimAnswer::Own(claim) | ClaimAnswer::Other(claim) => {
-                self.claims.push(claim.clone());
-                // Which earlier claim has the same token is the same on both; the number itself is not.
-                claim.token = Token(self.claims.iter().position(|other| other.token == claim.token).unwrap_or_default() as u64);
-            }
-            ClaimAnswer::Held { for_ms } => *for_ms = 0,
-            _ => {}
-        }
-        format!("{answer:?}")
+    async fn beat(&mut self, row: &RowPlan, word: &WordPlan, knows_settings: bool) -> Answer {
+        self.incarnations[usize::from(row.gpu)] = row.incarnation;
+        let (_, holding) = self.word(row.gpu, word);
+        let settings = if knows_settings { self.settings.clone() } else { Settings::default() };
+        let heartbeat = Heartbeat { row: planned_row(row), holding, taken: tasks(&word.taken), settings };
+        let beat = self.world.beat(&heartbeat).await;
+        self.settings = beat.settings.clone();
+        format!("{beat:?}")
     }
 
-    /// A claim given before; the latest are the likeliest to live.
-    fn claim(&self, index: u8) -> Option<Claim> {
-        let recent = self.claims.len().min(10);
-        (recent > 0).then(|| self.claims[self.claims.len() - 1 - usize::from(index) % recent].clone())
+    /// An offer made before; the latest are the likeliest to stand.
+    fn offer(&self, index: u8) -> Option<Offer> {
+        let recent = self.offers.len().min(10);
+        (recent > 0).then(|| self.offers[self.offers.len() - 1 - usize::from(index) % recent].clone())
     }
 
-    /// What this GPU's worker believes to hold: the last few claims that it was ever given, lapsed ones included.
-    fn held_by(&self, gpu_id: &GpuId, forgotten: usize) -> Vec<HeldClaim> {
-        let mut held: Vec<HeldClaim> = Vec::new();
-        for claim in self.claims.iter().rev().filter(|claim| claim.gpu_id == *gpu_id).skip(forgotten) {
-            if held.len() < 4 && held.iter().all(|other| other.task_id != claim.task_id) {
-                let (task_id, attempt, token) = (claim.task_id.clone(), claim.attempt, claim.token);
-                held.push(HeldClaim { task_id, attempt, token, delivery: DeliveryId(1) });
-            }
-        }
-        held
+    /// Who speaks for this GPU, and what that one holds.
+    fn word(&mut self, gpu: u8, plan: &WordPlan) -> (Incarnation, Holding) {
+        let gpu_index = usize::from(gpu);
+        self.numbers[gpu_index] += u64::from(plan.behind == 0);
+        let speaker = if plan.is_stale { 9 } else { self.incarnations[gpu_index] };
+        let number = self.numbers[gpu_index] - plan.behind.saturating_sub(1);
+        (incarnation(&format!("{gpu}-{speaker}")), Holding { slots: plan.slots, number })
     }
 
-    fn planned_request(&self, plan: &AskPlan) -> ClaimRequest {
+    fn planned_request(&mut self, plan: &AskPlan) -> ClaimRequest {
         let strategy = plan.strategy.map(|n| ["least_loaded", "round_robin", "task_specific", "fastest", ""][usize::from(n)].to_owned());
         let capability = |n| ComputeCapability { major: n, minor: 0 };
+        let (incarnation, mut holding) = self.word(plan.asker, &plan.word);
+        holding.slots += u32::from(plan.has_slot);
         ClaimRequest {
             pool: pool(),
             task_id: task_id(&format!("t{}", plan.task)),
             kind: if plan.predict { "predict" } else { "echo" }.parse().expect("a kind"),
-            attempt: plan.attempt,
             needs: Needs {
                 memory_mb: plan.memory_mb,
                 compute_capability: plan.capability.map(capability),
@@ -243,10 +250,11 @@ impl Life {
             },
             specific_gpu_id: plan.only.map(gpu_of),
             strategy,
-            offered_by: gpu_of(plan.asker),
-            incarnation: incarnation(&format!("{}-{}", plan.asker, self.incarnations[usize::from(plan.asker)])),
-            delivery: DeliveryId(plan.delivery),
-            mode: [ClaimMode::Choose, ClaimMode::TasksWaiting, ClaimMode::Here][usize::from(plan.mode)],
+            asker: gpu_of(plan.asker),
+            incarnation,
+            holding,
+            has_slot: plan.has_slot,
+            mode: if plan.waits { ClaimMode::TasksWaiting } else { ClaimMode::Choose },
         }
     }
 
@@ -266,6 +274,10 @@ impl Life {
 
 fn gpu_of(n: u8) -> GpuId {
     gpu_id(&format!("gpu-{n}"))
+}
+
+fn tasks(numbers: &[u8]) -> Vec<TaskId> {
+    numbers.iter().map(|n| task_id(&format!("t{n}"))).collect()
 }
 
 fn planned_row(plan: &RowPlan) -> GpuRow {

@@ -1,16 +1,17 @@
 //! What a claim costs the server, in commands that its script runs: that number must not grow with the pool.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt, stream};
 use gpu_table::{GpuTable, RedisTable};
-use protocol::ClaimRequest;
+use protocol::{ClaimAnswer, ClaimRequest, Holding, Offer};
 use tests::redis::{Persistence, PrivateRedis};
 
-use super::world::{HELD_SECONDS, LEASES, ask_with, claim_of, here, row_with};
+use super::world::{HELD_SECONDS, LEASES, ask_with, heartbeat, is_own, pool, row, row_with, telling};
 
 const SLOTS: u32 = 8;
 const ROUNDS: usize = 40;
+const OWN_CLAIM_COMMANDS: f64 = 15.0;
 
 /// A pool that is full but for one slot on every twentieth GPU (at least two); every tenth GPU is dead.
 struct Crowd {
@@ -29,17 +30,13 @@ struct Cost {
 impl Crowd {
     async fn of(gpus: usize) -> Self {
         let redis = PrivateRedis::start(Persistence::Nothing).await;
-        let table = RedisTable::connect(&redis.url(), "cost", LEASES, std::time::Duration::from_secs(60)).expect("a valid URL");
+        let table = RedisTable::connect(&redis.url(), "cost", LEASES, Duration::from_secs(60)).expect("a valid URL");
         let crowd = Self { redis, table, gpus };
         crowd.join_all(|_| true).await;
-        let mut set = redis::cmd("SET");
-        set.arg("cost:{default}:clock-offset-ms").arg((HELD_SECONDS - 100) * 1_000);
-        set.exec_async(&mut crowd.redis.connection().await).await.expect("time moves");
+        crowd.table.move_time(Duration::from_secs(HELD_SECONDS - 100));
         crowd.join_all(|n| n % 10 != 9).await;
         crowd.fill().await;
-        set = redis::cmd("SET");
-        set.arg("cost:{default}:clock-offset-ms").arg((HELD_SECONDS + 100) * 1_000);
-        set.exec_async(&mut crowd.redis.connection().await).await.expect("time moves");
+        crowd.table.move_time(Duration::from_secs(200));
         crowd
     }
 
@@ -51,7 +48,7 @@ impl Crowd {
                 row.models = vec![format!("model-{}", n % 3)];
                 row.sample.memory_used_mb = (n as u64 * 37) % 10_000;
             });
-            self.table.heartbeat(&super::world::heartbeat(row, &[])).await.expect("a heartbeat");
+            self.table.heartbeat(&heartbeat(row)).await.expect("a heartbeat");
         }
     }
 
@@ -60,45 +57,56 @@ impl Crowd {
     }
 
     async fn fill(&self) {
-        let slots =
-            (0..self.gpus).filter(|n| n % 10 != 9).flat_map(|n| (0..SLOTS - u32::from(Self::has_room(n))).map(move |slot| (n, slot)));
-        let claims = slots.map(|(n, slot)| async move {
-            claim_of(self.table.claim(&here(&format!("filler-{n}-{slot}"), &name(n))).await.expect("an answer"));
+        let tellings = (0..self.gpus).filter(|n| n % 10 != 9).map(|n| async move {
+            let slots = SLOTS - u32::from(Self::has_room(n));
+            self.table.tell(&telling(&name(n), Holding { slots, number: 1 }, &[])).await.expect("an answer");
         });
-        stream::iter(claims).buffer_unordered(64).collect::<Vec<_>>().await;
+        stream::iter(tellings).buffer_unordered(64).collect::<Vec<_>>().await;
     }
 
-    /// Claims and releases, some at a time, and counts.
+    /// Claims and frees again, and counts.
     async fn cost(&self, strategy: &str) -> (Cost, Cost) {
-        let (mut claiming, mut releasing) = (Vec::new(), Vec::new());
+        let (mut claiming, mut freeing) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             let before = self.statistics().await;
-            let mut claims = Vec::new();
+            let mut offers = Vec::new();
             for n in 0..2 {
-                let request = request(strategy, &format!("t-{strategy}-{round}-{n}"), &name((round * 7) % self.gpus));
-                claims.push(claim_of(self.table.claim(&request).await.expect("an answer")));
+                let request = request(strategy, &format!("t-{strategy}-{round}-{n}"), "stranger");
+                offers.push(offer_of(self.table.claim(&request).await.expect("an answer")));
             }
             let between = self.statistics().await;
-            for claim in &claims {
-                assert!(self.table.release(claim).await.expect("an answer"));
+            for offer in &offers {
+                self.table.withdraw(offer).await.expect("an answer");
             }
             let after = self.statistics().await;
             if round > 0 {
                 claiming.push(difference(&before, &between));
-                releasing.push(difference(&between, &after));
+                freeing.push(difference(&between, &after));
             }
         }
-        (mean(&claiming), mean(&releasing))
+        (mean(&claiming), mean(&freeing))
     }
 
-    /// Command → its calls and microseconds so far.
-    async fn statistics(&self) -> BTreeMap<String, (f64, f64)> {
-        let text: String =
-            redis::cmd("INFO").arg("commandstats").query_async(&mut self.redis.connection().await).await.expect("statistics");
-        text.lines()
-            .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'))
-            .map(|(name, line)| (name.to_owned(), numbers(line)))
-            .collect()
+    async fn statistics(&self) -> Statistics {
+        statistics(&self.redis).await
+    }
+}
+
+/// Command → its calls and microseconds so far.
+type Statistics = BTreeMap<String, (f64, f64)>;
+
+async fn statistics(redis: &PrivateRedis) -> Statistics {
+    let text: String = redis::cmd("INFO").arg("commandstats").query_async(&mut redis.connection().await).await.expect("statistics");
+    text.lines()
+        .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'))
+        .map(|(name, line)| (name.to_owned(), numbers(line)))
+        .collect()
+}
+
+fn offer_of(answer: ClaimAnswer) -> Offer {
+    match answer {
+        ClaimAnswer::Other(offer) => offer,
+        other => panic!("no offer in {other:?}"),
     }
 }
 
@@ -120,7 +128,7 @@ fn numbers(line: &str) -> (f64, f64) {
 }
 
 /// Per script call; what the script runs is counted by itself, and so is what the test asks.
-fn difference(before: &BTreeMap<String, (f64, f64)>, after: &BTreeMap<String, (f64, f64)>) -> Cost {
+fn difference(before: &Statistics, after: &Statistics) -> Cost {
     let grown = |name: &str| {
         let (calls, microseconds) = before.get(name).copied().unwrap_or_default();
         let (calls_now, microseconds_now) = after.get(name).copied().unwrap_or_default();
@@ -141,11 +149,39 @@ fn mean(costs: &[Cost]) -> Cost {
 async fn a_claim_among_a_thousand_gpus_costs_what_it_costs_among_eight() {
     let (few, many) = (Crowd::of(8).await, Crowd::of(1_000).await);
     for strategy in ["least_loaded", "round_robin", "task_specific"] {
-        let (claim_few, release_few) = few.cost(strategy).await;
-        let (claim_many, release_many) = many.cost(strategy).await;
+        let (claim_few, withdraw_few) = few.cost(strategy).await;
+        let (claim_many, withdraw_many) = many.cost(strategy).await;
         // The times are for people who run this with --nocapture; a test's machine may be busy.
-        println!("{strategy:>14}: claim {claim_few:?} → {claim_many:?}; release {release_few:?} → {release_many:?}");
+        println!("{strategy:>14}: claim {claim_few:?} → {claim_many:?}; withdraw {withdraw_few:?} → {withdraw_many:?}");
         assert!(claim_many.commands <= claim_few.commands * 1.2, "{strategy}: {claim_few:?} → {claim_many:?}");
-        assert!(release_many.commands <= release_few.commands * 1.2, "{strategy}: {release_few:?} → {release_many:?}");
+        assert!(withdraw_many.commands <= withdraw_few.commands * 1.2, "{strategy}: {withdraw_few:?} → {withdraw_many:?}");
     }
+}
+
+#[tokio::test]
+async fn a_claim_of_an_idle_gpu_for_itself_costs_few_commands() {
+    let redis = PrivateRedis::start(Persistence::Nothing).await;
+    let table = RedisTable::connect(&redis.url(), "cost", LEASES, Duration::from_secs(60)).expect("a valid URL");
+    for name in ["a", "b", "c", "d"] {
+        table.heartbeat(&heartbeat(row(name))).await.expect("a heartbeat");
+    }
+    // The first call loads the scripts.
+    let (mut claiming, mut telling_free) = (Vec::new(), Vec::new());
+    for number in 0..ROUNDS as u64 {
+        let before = statistics(&redis).await;
+        let request = ask_with("t", "a", |request| request.holding = Holding { slots: 1, number: 2 * number + 1 });
+        assert!(is_own(&table.claim(&request).await.expect("an answer")));
+        let between = statistics(&redis).await;
+        table.tell(&telling("a", Holding { slots: 0, number: 2 * number + 2 }, &[])).await.expect("an answer");
+        let after = statistics(&redis).await;
+        if number > 0 {
+            claiming.push(difference(&before, &between));
+            telling_free.push(difference(&between, &after));
+        }
+    }
+    let (claim, tell) = (mean(&claiming), mean(&telling_free));
+    println!("own claim {claim:?}; tell {tell:?}");
+    assert!(claim.commands <= OWN_CLAIM_COMMANDS, "{claim:?}");
+    assert!(tell.commands < claim.commands, "{tell:?}");
+    assert_eq!(table.rows(&pool()).await.expect("rows")[0].held, 0);
 }

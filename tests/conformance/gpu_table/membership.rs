@@ -4,7 +4,8 @@ use gpu_table::Heartbeat;
 use protocol::{ClaimAnswer, ClaimRequest, Health, claim::Settings};
 
 use super::world::{
-    HELD_SECONDS, World, ask, ask_with, claim_of, full_here, gpu_id, heartbeat, here, incarnation, is_own, pool, row, row_with,
+    HELD_SECONDS, World, ask, ask_with, ask_without_slot, full_elsewhere, full_here, gpu_id, heartbeat, incarnation, is_own, pool, row,
+    row_with, task_id,
 };
 
 const WEEK_SECONDS: u64 = 7 * 24 * 3_600;
@@ -16,44 +17,57 @@ async fn names(world: &World) -> Vec<String> {
 
 pub async fn a_row_lives_for_its_lease(world: World) {
     let world = world.with_gpus(&["b"]).await;
-    world.pass(HELD_SECONDS - 100).await;
+    world.pass(HELD_SECONDS - 100);
     world.join(row("a")).await;
     assert_eq!(names(&world).await, ["a", "b"]);
-    world.pass(200).await;
+    world.pass(200);
     assert_eq!(names(&world).await, ["a"]);
     assert_eq!(world.placed(&ask("t", "b")).await, "a");
     world.join(row("b")).await;
     assert_eq!(world.placed(&ask("u", "b")).await, "b", "back again");
 }
 
-pub async fn a_dead_workers_claims_end_with_its_row(world: World) {
+pub async fn slots_and_offers_end_with_a_dead_workers_row(world: World) {
     let world = world.with_gpus(&["a", "b"]).await;
-    world.pass(400).await;
+    world.pass(400);
     world.join(row("b")).await;
-    let claim = claim_of(world.claim(&here("t", "a")).await);
-    world.pass(300).await;
-    assert!(is_own(&world.claim(&here("t", "b")).await), "a is dead, though the claim's own lease is not over");
-    assert!(!world.release(&claim).await);
+    world.occupy("b", 1).await;
+    world.occupy("a", 1).await;
+    let named = ask_with("t", "b", |request| request.specific_gpu_id = Some(gpu_id("a")));
+    world.offer(&named).await;
+    world.pass(300);
+    assert!(is_own(&world.claim(&ask("t", "b")).await), "a is dead, though the lease of its offer is not over");
+    world.beat(&heartbeat(row("a"))).await;
+    assert_eq!(world.held("a").await, 0);
 }
 
-pub async fn another_incarnation_inherits_no_claims(world: World) {
+pub async fn another_incarnation_inherits_nothing(world: World) {
     let world = world.with_gpus(&["a", "b"]).await;
-    world.occupy("a", 2).await;
+    world.occupy("b", 1).await;
+    world.offer(&ask_with("t", "b", |request| request.specific_gpu_id = Some(gpu_id("a")))).await;
+    world.occupy("a", 1).await;
     world.join(row("a")).await;
-    assert_eq!(world.claim(&here("t", "a")).await, full_here(), "the same incarnation keeps its claims");
+    assert_eq!(world.held("a").await, 2, "the same incarnation keeps its slots, and its offers");
     world.join(row_with("a", |row| row.incarnation = incarnation("second"))).await;
-    assert!(is_own(&world.claim(&here("t", "a")).await));
-    assert!(is_own(&world.claim(&here("filler-a-0", "b")).await), "what the first one ran may be taken up elsewhere");
+    assert_eq!(world.held("a").await, 0);
+    let named = ask_with("t", "b", |request| request.specific_gpu_id = Some(gpu_id("b")));
+    assert!(is_own(&world.claim(&named).await), "what was offered to the first one is offered no more");
+    let second = |request: &mut ClaimRequest| request.incarnation = incarnation("second");
+    assert!(is_own(&world.claim(&ask_with("u", "a", second)).await), "its numbers begin anew");
+    assert_eq!(world.held("a").await, 1);
 }
 
-pub async fn a_gpu_that_leaves_takes_its_claims_along(world: World) {
+pub async fn a_gpu_that_leaves_takes_its_slots_and_offers_along(world: World) {
     let world = world.with_gpus(&["a", "b"]).await;
-    let claim = claim_of(world.claim(&here("t", "a")).await);
+    world.occupy("a", 1).await;
+    let offer = world.offer(&ask_with("t", "b", |request| request.specific_gpu_id = Some(gpu_id("a")))).await;
     world.table.leave(&pool(), &gpu_id("a"), &incarnation("a")).await.expect("it leaves");
     assert_eq!(names(&world).await, ["b"]);
-    assert!(!world.release(&claim).await);
     assert_eq!(world.placed(&ask("t", "b")).await, "b");
+    world.withdraw(&offer).await;
     world.table.leave(&pool(), &gpu_id("a"), &incarnation("a")).await.expect("leaving twice is no error");
+    world.join(row("a")).await;
+    assert_eq!(world.held("a").await, 1, "what it tells when it comes back");
 }
 
 pub async fn a_stale_incarnation_cannot_remove_its_successors_row(world: World) {
@@ -65,11 +79,11 @@ pub async fn a_stale_incarnation_cannot_remove_its_successors_row(world: World) 
 pub async fn a_gpu_stays_known_for_a_week(world: World) {
     let world = world.with_gpus(&["b", "a"]).await;
     let known = async || world.table.known(&pool()).await.expect("the known ones");
-    world.pass(WEEK_SECONDS - 1_000).await;
+    world.pass(WEEK_SECONDS - 1_000);
     assert_eq!(known().await, [gpu_id("a"), gpu_id("b")], "though both are long gone");
     world.join(row("b")).await;
     world.table.leave(&pool(), &gpu_id("b"), &incarnation("b")).await.expect("it leaves");
-    world.pass(2_000).await;
+    world.pass(2_000);
     assert_eq!(known().await, [gpu_id("b")], "a week after its last heartbeat");
 }
 
@@ -79,16 +93,16 @@ pub async fn the_table_is_steady_while_workers_are_heard_of_without_a_gap(world:
     assert_eq!(steady().await, 0, "nobody was heard of");
     for _ in 0..3 {
         world.join(row("a")).await;
-        world.pass(300).await;
+        world.pass(300);
     }
     assert_eq!(steady().await, 900);
     world.join(row("b")).await;
-    world.pass(300).await;
+    world.pass(300);
     assert_eq!(steady().await, 1_200, "whoever it is");
-    world.pass(HELD_SECONDS).await;
+    world.pass(HELD_SECONDS);
     assert_eq!(steady().await, 0, "no heartbeat for longer than a lease");
     world.join(row("a")).await;
-    world.pass(10).await;
+    world.pass(10);
     assert_eq!(steady().await, 10);
 }
 
@@ -111,59 +125,61 @@ pub async fn rows_say_what_is_held_and_who_is_eligible(world: World) {
     assert_eq!((rows[0].draining, rows[0].eligible), (true, false));
 }
 
+pub async fn seen_says_what_is_known_of_one_worker(world: World) {
+    let full = row_with("a", |row| row.running = vec![task_id("t"), task_id("u")]);
+    let seen = async |name: &str| world.table.seen(&pool(), &gpu_id(name)).await.expect("an answer");
+    assert_eq!((seen("a").await.row, seen("a").await.steady.as_secs()), (None, 0));
+    world.join(full.clone()).await;
+    world.join(row("b")).await;
+    world.pass(300);
+    assert_eq!(seen("a").await.row, Some(full), "as it was written, with what runs there");
+    assert_eq!(seen("z").await.row, None);
+    assert_eq!(seen("z").await.steady.as_secs() / 10 * 10, 300, "whether or not it is there");
+    world.join(row("b")).await;
+    world.pass(400);
+    assert_eq!(seen("a").await.row, None, "dead");
+    assert_eq!(seen("a").await.steady.as_secs() / 10 * 10, 700);
+    world.pass(HELD_SECONDS);
+    assert_eq!(seen("b").await.steady.as_secs(), 0);
+}
+
 pub async fn heartbeats_rebuild_a_lost_table(world: World) {
     let world = world.with_gpus(&["a", "b"]).await;
-    let held = claim_of(world.claim(&here("t", "a")).await);
+    world.occupy("a", 1).await;
     let initial = world.table.settings(&pool(), &Settings::default()).await.expect("settings");
     let drained = Settings { draining: vec![gpu_id("b")], ..initial };
     let settings = world.table.change_settings(&pool(), &drained).await.expect("settings");
     world.forget().await;
     assert!(matches!(world.claim(&ask("u", "a")).await, ClaimAnswer::Unplaceable(_)), "placement pauses");
-    let beat_of = |name: &str, held: &[&protocol::Claim]| Heartbeat { settings: settings.clone(), ..heartbeat(row(name), held) };
-    assert!(world.beat(&beat_of("a", &[&held])).await.lost.is_empty());
-    assert!(world.beat(&beat_of("b", &[])).await.draining, "the drain survives");
-    assert!(matches!(world.claim(&ask("t", "b")).await, ClaimAnswer::Held { .. }), "the claim is restored");
-    assert_eq!(world.claim(&ask("t", "a")).await, ClaimAnswer::Own(held.clone()), "to the delivery that had it");
+    world.beat(&Heartbeat { settings: settings.clone(), ..world.heartbeat(row("a")) }).await;
+    let beat = world.beat(&Heartbeat { settings, ..world.heartbeat(row("b")) }).await;
+    assert!(beat.draining, "the drain survives");
+    assert_eq!([world.held("a").await, world.held("b").await], [1, 0]);
     assert_eq!(world.placed(&ask("u", "b")).await, "a");
-    assert_eq!(world.claim(&here("v", "a")).await, full_here(), "and it counts");
-    assert!(world.release(&held).await);
+    assert_eq!(world.claim(&ask("v", "a")).await, full_here(), "what is held counts");
 }
 
-pub async fn restored_claims_count_even_beyond_the_slots(world: World) {
-    let world = world.with_gpus(&["a", "b"]).await;
-    let claims = world.occupy("a", 2).await;
-    world.forget().await;
-    world.join(row("a")).await;
-    let early = claim_of(world.claim(&here("early", "a")).await);
-    world.beat(&heartbeat(row("a"), &[&claims[0], &claims[1], &early])).await;
-    assert_eq!(world.table.rows(&pool()).await.expect("rows")[0].held, 3, "its worker really holds them");
-    world.release(&early).await;
-    assert_eq!(world.claim(&here("t", "a")).await, full_here());
-    world.release(&claims[0]).await;
-    assert!(is_own(&world.claim(&here("t", "a")).await));
-}
-
-pub async fn a_lost_table_gives_no_token_twice(world: World) {
+pub async fn numbers_count_even_beyond_the_slots(world: World) {
     let world = world.with_gpus(&["a"]).await;
-    let mut claim = claim_of(world.claim(&ask("t", "a")).await);
-    claim.token.0 += 1_000_000_000_000;
-    world.forget().await;
-    world.beat(&heartbeat(row("a"), &[&claim])).await;
-    assert!(claim_of(world.claim(&ask("u", "a")).await).token > claim.token, "even if the clock went back");
+    world.occupy("a", 3).await;
+    assert_eq!(world.held("a").await, 3, "its worker really holds them");
+    world.tell("a", -1, &[]).await;
+    assert_eq!(world.claim(&ask("t", "stranger")).await, full_elsewhere("a"));
+    world.tell("a", -1, &[]).await;
+    assert_eq!(world.placed(&ask("t", "stranger")).await, "a");
 }
 
-pub async fn a_worker_learns_which_claims_it_lost(world: World) {
+pub async fn an_offer_that_a_lost_table_forgot_is_made_anew(world: World) {
     let world = world.with_gpus(&["a", "b"]).await;
-    let claims = world.occupy("a", 2).await;
+    world.occupy("a", 2).await;
+    let offer = world.offer(&ask_without_slot("t", "a")).await;
     world.forget().await;
-    world.join(row("b")).await;
-    let taken = claim_of(world.claim(&here("filler-a-1", "b")).await);
-    let beat = world.beat(&heartbeat(row("a"), &[&claims[0], &claims[1]])).await;
-    assert_eq!(beat.lost, std::slice::from_ref(&claims[1].task_id), "the other one is restored");
-    assert!(world.release(&claims[0]).await);
-    assert!(world.release(&taken).await);
-    let again = world.beat(&heartbeat(row("a"), &[&claims[1]])).await;
-    assert!(again.lost.is_empty(), "nobody else holds it any more");
+    world.withdraw(&offer).await;
+    for name in ["a", "b"] {
+        world.join(row(name)).await;
+    }
+    assert_eq!(world.held("b").await, 0);
+    assert_eq!(world.offer(&ask_without_slot("t", "a")).await, offer);
 }
 
 pub async fn a_gpu_that_changes_its_models_and_kinds_is_found_by_the_new_ones(world: World) {
@@ -196,8 +212,8 @@ pub async fn pools_are_apart(world: World) {
     let other: protocol::PoolName = "other".parse().expect("a pool");
     world.join(row_with("z", |row| row.pool = other.clone())).await;
     let elsewhere = ask_with("t", "a", |request| request.pool = other.clone());
-    let claim = claim_of(world.claim(&elsewhere).await);
-    assert_eq!((claim.gpu_id.as_str(), claim.pool), ("z", other.clone()));
-    assert!(is_own(&world.claim(&ask("t", "a")).await), "the same task in another pool is another claim");
+    let offer = world.offer(&elsewhere).await;
+    assert_eq!((offer.gpu_id.as_str(), offer.pool), ("z", other.clone()));
+    assert!(is_own(&world.claim(&ask("t", "a")).await), "an offer in another pool is of no concern");
     assert_eq!(world.table.known(&other).await.expect("the known ones"), [gpu_id("z")]);
 }

@@ -3,7 +3,7 @@
 use gpu_table::Heartbeat;
 use protocol::{ClaimAnswer, Strategy, claim::Settings};
 
-use super::world::{World, ask, claim_of, full_elsewhere, gpu_id, heartbeat, pool, row, row_with};
+use super::world::{World, ask, full_elsewhere, gpu_id, pool, row, row_with};
 
 async fn change(world: &World, change: impl FnOnce(&mut Settings)) -> Settings {
     let mut settings = world.table.settings(&pool(), &Settings::default()).await.expect("settings");
@@ -32,16 +32,16 @@ pub async fn a_change_needs_the_current_version(world: World) {
 pub async fn a_drained_gpu_gets_nothing_until_it_is_undrained(world: World) {
     let world = world.with_gpus(&["a", "b"]).await;
     change(&world, |settings| settings.draining = vec![gpu_id("a")]).await;
-    let beat = world.beat(&heartbeat(row("a"), &[])).await;
+    let beat = world.beat(&world.heartbeat(row("a"))).await;
     assert!(beat.draining, "its worker is told");
-    assert!(!world.beat(&heartbeat(row("b"), &[])).await.draining);
+    assert!(!world.beat(&world.heartbeat(row("b"))).await.draining);
     for task in ["t", "u"] {
         assert_eq!(world.placed(&ask(task, "a")).await, "b");
     }
     assert_eq!(world.claim(&ask("v", "a")).await, full_elsewhere("b"), "it waits in no draining hand");
     change(&world, |settings| settings.draining.clear()).await;
     assert_eq!(world.placed(&ask("v", "a")).await, "a", "without another heartbeat");
-    assert!(!world.beat(&heartbeat(row("a"), &[])).await.draining);
+    assert!(!world.beat(&world.heartbeat(row("a"))).await.draining);
 }
 
 pub async fn new_thresholds_count_at_once_for_every_row(world: World) {
@@ -59,15 +59,15 @@ pub async fn new_thresholds_count_at_once_for_every_row(world: World) {
 pub async fn a_heartbeat_restores_lost_settings_but_never_older_ones(world: World) {
     let world = world.with_gpus(&["a"]).await;
     let changed = change(&world, |settings| settings.draining = vec![gpu_id("b")]).await;
-    let stale = world.beat(&heartbeat(row("a"), &[])).await;
+    let stale = world.beat(&world.heartbeat(row("a"))).await;
     assert_eq!(stale.settings, changed, "older ones change nothing");
     world.forget().await;
-    let beat = world.beat(&Heartbeat { settings: changed.clone(), ..heartbeat(row("a"), &[]) }).await;
+    let beat = world.beat(&Heartbeat { settings: changed.clone(), ..world.heartbeat(row("a")) }).await;
     assert_eq!(beat.settings, changed, "lost ones come back");
     world.forget().await;
     world.join(row("b")).await;
     world.join(row("a")).await;
-    world.beat(&Heartbeat { settings: changed.clone(), ..heartbeat(row("a"), &[]) }).await;
+    world.beat(&Heartbeat { settings: changed.clone(), ..world.heartbeat(row("a")) }).await;
     assert_eq!(world.table.settings(&pool(), &Settings::default()).await.expect("settings"), changed, "newer ones win");
     assert_eq!(world.placed(&ask("t", "b")).await, "a", "and their drain counts for rows that were there before");
 }
@@ -75,8 +75,7 @@ pub async fn a_heartbeat_restores_lost_settings_but_never_older_ones(world: Worl
 pub async fn a_new_default_strategy_counts_at_once(world: World) {
     let world = world.with_gpus(&["a", "b"]).await;
     change(&world, |settings| settings.default_strategy = Strategy::RoundRobin).await;
-    let claims = [world.claim(&ask("t", "a")).await, world.claim(&ask("u", "a")).await, world.claim(&ask("v", "a")).await];
-    let claims = claims.map(claim_of);
-    assert_eq!(claims.each_ref().map(|claim| claim.gpu_id.as_str()), ["a", "b", "a"]);
-    assert!(claims.iter().all(|claim| claim.choice.used == Strategy::RoundRobin));
+    let given = [world.place(&ask("t", "a")).await, world.place(&ask("u", "a")).await, world.place(&ask("v", "a")).await];
+    assert_eq!(given.each_ref().map(|placed| placed.gpu.as_str()), ["a", "b", "a"]);
+    assert!(given.iter().all(|placed| placed.choice.used == Strategy::RoundRobin));
 }

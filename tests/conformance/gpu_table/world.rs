@@ -1,21 +1,18 @@
 //! A table of either back end whose time the test moves, and short ways to say what workers do.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use gpu_table::{Beat, GpuTable, Heartbeat, Leases, MemoryTable, RedisTable};
+use gpu_table::{Beat, GpuTable, Heartbeat, Leases, MemoryTable, RedisTable, Telling};
 use protocol::{
-    Claim, ClaimAnswer, ClaimMode, ClaimRequest, DeliveryId, GpuDescription, GpuId, GpuRow, GpuSample, Health, Incarnation, PoolName,
-    TaskId,
-    claim::{HeldClaim, Settings},
-    environment::Clock,
-    gpu::Hardware,
-    task::ComputeCapability,
+    Choice, ClaimAnswer, ClaimMode, ClaimRequest, GpuDescription, GpuId, GpuRow, GpuSample, Health, Holding, Incarnation, Offer, PoolName,
+    TaskId, claim::Settings, environment::Clock, gpu::Hardware, task::ComputeCapability,
 };
 use tests::redis::PrivateRedis;
 
@@ -35,64 +32,77 @@ impl Clock for MovedClock {
 
 enum BackEnd {
     Memory { clock: Arc<MovedClock>, table: Arc<MemoryTable> },
-    Redis { prefix: String },
+    Redis { prefix: String, table: Arc<RedisTable> },
 }
 
-/// A table, and the power over its time and its life.
+/// A table, the power over its time and its life, and what the simulated workers hold.
 pub struct World {
     pub table: Arc<dyn GpuTable>,
     back_end: BackEnd,
+    /// What each worker told last, by its incarnation.
+    holdings: Mutex<BTreeMap<Incarnation, Holding>>,
+}
+
+/// A slot that a claim was given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    pub gpu: String,
+    pub choice: Choice,
+    /// None: it is the asking GPU's own.
+    pub offer: Option<Offer>,
 }
 
 impl World {
     pub fn memory() -> Self {
         let clock = Arc::new(MovedClock(AtomicU64::new(1_700_000_000_000_000)));
         let table = Arc::new(MemoryTable::new(clock.clone(), LEASES));
-        Self { table: table.clone(), back_end: BackEnd::Memory { clock, table } }
+        Self { table: table.clone(), back_end: BackEnd::Memory { clock, table }, holdings: Mutex::default() }
     }
 
     pub async fn redis() -> Self {
         let prefix = PrivateRedis::fresh_prefix();
         let url = PrivateRedis::shared().await.url();
-        let table = RedisTable::connect(&url, &prefix, LEASES, Duration::from_secs(60)).expect("a valid URL");
-        Self { table: Arc::new(table), back_end: BackEnd::Redis { prefix } }
+        let table = Arc::new(RedisTable::connect(&url, &prefix, LEASES, Duration::from_secs(60)).expect("a valid URL"));
+        Self { table: table.clone(), back_end: BackEnd::Redis { prefix, table }, holdings: Mutex::default() }
     }
 
     /// Lets time pass.
-    pub async fn pass(&self, seconds: u64) {
+    pub fn pass(&self, seconds: u64) {
         match &self.back_end {
             BackEnd::Memory { clock, .. } => _ = clock.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst),
-            BackEnd::Redis { prefix } => {
-                let mut connection = PrivateRedis::shared().await.connection().await;
-                let mut command = redis::cmd("INCRBY");
-                command.arg(format!("{prefix}:{{default}}:clock-offset-ms")).arg(seconds * 1_000);
-                command.exec_async(&mut connection).await.expect("time moves");
-            }
+            BackEnd::Redis { table, .. } => table.move_time(Duration::from_secs(seconds)),
         }
     }
 
-    /// Makes the table forget everything but the time, which goes on: a token must not be given twice.
+    /// Makes the table forget everything but the time, which goes on.
     pub async fn forget(&self) {
-        self.pass(1).await;
         match &self.back_end {
             BackEnd::Memory { table, .. } => table.clear(),
-            BackEnd::Redis { prefix } => {
-                let mut connection = PrivateRedis::shared().await.connection().await;
-                let pattern = format!("{prefix}:*");
-                let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query_async(&mut connection).await.expect("the keys");
-                let keys: Vec<String> = keys.into_iter().filter(|key| !key.ends_with("clock-offset-ms")).collect();
-                redis::cmd("DEL").arg("nothing").arg(keys).exec_async(&mut connection).await.expect("the keys go");
-            }
+            BackEnd::Redis { prefix, .. } => PrivateRedis::shared().await.delete(&format!("{prefix}:*")).await,
         }
+    }
+
+    /// What this worker tells next when it holds `more` slots more (or less, below 0) than it told last.
+    pub fn holding(&self, worker: &Incarnation, more: i64) -> Holding {
+        let mut holdings = self.holdings.lock().expect("no test panics while it holds this");
+        let holding = holdings.entry(worker.clone()).or_default();
+        holding.slots = u32::try_from(i64::from(holding.slots) + more).expect("a worker holds no less than nothing");
+        holding.number += 1;
+        *holding
+    }
+
+    /// A heartbeat with this row and the slots that its worker holds.
+    pub fn heartbeat(&self, row: GpuRow) -> Heartbeat {
+        let holding = self.holding(&row.incarnation, 0);
+        Heartbeat { holding, ..heartbeat(row) }
     }
 
     pub async fn beat(&self, heartbeat: &Heartbeat) -> Beat {
         self.table.heartbeat(heartbeat).await.expect("a heartbeat")
     }
 
-    /// A heartbeat with this row, holding nothing.
     pub async fn join(&self, row: GpuRow) {
-        self.beat(&heartbeat(row, &[])).await;
+        self.beat(&self.heartbeat(row)).await;
     }
 
     /// GPUs `a`, `b`, … with two slots each.
@@ -103,27 +113,75 @@ impl World {
         self
     }
 
-    pub async fn claim(&self, request: &ClaimRequest) -> ClaimAnswer {
+    /// Sends a claim as it is.
+    pub async fn send(&self, request: &ClaimRequest) -> ClaimAnswer {
         self.table.claim(request).await.expect("an answer")
+    }
+
+    /// Sends a claim with what the asking worker holds, which grows by a slot if the answer gives it one.
+    pub async fn claim(&self, request: &ClaimRequest) -> ClaimAnswer {
+        let mut request = request.clone();
+        request.holding = self.holding(&request.incarnation, 0);
+        request.holding.slots += u32::from(request.has_slot);
+        let answer = self.send(&request).await;
+        if is_own(&answer) {
+            let mut holdings = self.holdings.lock().expect("no test panics while it holds this");
+            holdings.entry(request.incarnation).or_default().slots += 1;
+        }
+        answer
+    }
+
+    /// Claims, and says what was given.
+    pub async fn place(&self, request: &ClaimRequest) -> Placed {
+        match self.claim(request).await {
+            ClaimAnswer::Own(choice) => Placed { gpu: request.asker.to_string(), choice, offer: None },
+            ClaimAnswer::Other(offer) => Placed { gpu: offer.gpu_id.to_string(), choice: offer.choice.clone(), offer: Some(offer) },
+            none => panic!("no slot in {none:?}"),
+        }
     }
 
     /// Claims, and says which GPU got it.
     pub async fn placed(&self, request: &ClaimRequest) -> String {
-        claim_of(self.claim(request).await).gpu_id.to_string()
+        self.place(request).await.gpu
     }
 
-    pub async fn release(&self, claim: &Claim) -> bool {
-        self.table.release(claim).await.expect("an answer")
-    }
-
-    /// Fills slots of a GPU: claims by its own worker.
-    pub async fn occupy(&self, name: &str, slots: u32) -> Vec<Claim> {
-        let mut claims = Vec::new();
-        for slot in 0..slots {
-            let answer = self.claim(&here(&format!("filler-{name}-{slot}"), name)).await;
-            claims.push(claim_of(answer));
+    /// Frees a slot that was given: it is told, or the offer withdrawn.
+    pub async fn give_back(&self, placed: &Placed) {
+        match &placed.offer {
+            Some(offer) => self.withdraw(offer).await,
+            None => self.tell(&placed.gpu, -1, &[]).await,
         }
-        claims
+    }
+
+    /// Claims for another GPU, which is offered.
+    pub async fn offer(&self, request: &ClaimRequest) -> Offer {
+        self.place(request).await.offer.expect("a slot of another GPU")
+    }
+
+    pub async fn withdraw(&self, offer: &Offer) {
+        self.table.withdraw(offer).await.expect("an answer");
+    }
+
+    /// This GPU's worker holds `more` slots more, has taken the deliveries of these tasks, and tells it.
+    pub async fn tell(&self, name: &str, more: i64, taken: &[&str]) {
+        let holding = self.holding(&incarnation(name), more);
+        self.send_telling(&telling(name, holding, taken)).await;
+    }
+
+    /// Sends a telling as it is.
+    pub async fn send_telling(&self, telling: &Telling) {
+        self.table.tell(telling).await.expect("an answer");
+    }
+
+    /// Fills slots of a GPU: its worker tells that it holds so many more.
+    pub async fn occupy(&self, name: &str, slots: u32) {
+        self.tell(name, i64::from(slots), &[]).await;
+    }
+
+    /// The slots of this GPU that are held or offered.
+    pub async fn held(&self, name: &str) -> u32 {
+        let rows = self.table.rows(&pool()).await.expect("rows");
+        rows.iter().find(|view| view.row.gpu.gpu_id == gpu_id(name)).expect("a row").held
     }
 }
 
@@ -175,6 +233,7 @@ pub fn row(name: &str) -> GpuRow {
         models: Vec::new(),
         foreign_utilization_percent: 0.0,
         waiting: 0,
+        running: Vec::new(),
     }
 }
 
@@ -185,48 +244,43 @@ pub fn row_with(name: &str, change: impl FnOnce(&mut GpuRow)) -> GpuRow {
     row
 }
 
-pub fn heartbeat(row: GpuRow, held: &[&Claim]) -> Heartbeat {
-    Heartbeat { row, held: held.iter().map(|claim| held_claim(claim)).collect(), settings: Settings::default() }
+/// A heartbeat with this row, of a worker that holds nothing and has told nothing.
+pub fn heartbeat(row: GpuRow) -> Heartbeat {
+    Heartbeat { row, holding: Holding::default(), taken: Vec::new(), settings: Settings::default() }
 }
 
-pub fn held_claim(claim: &Claim) -> HeldClaim {
-    HeldClaim { task_id: claim.task_id.clone(), attempt: claim.attempt, token: claim.token, delivery: DeliveryId(1) }
+pub fn telling(name: &str, holding: Holding, taken: &[&str]) -> Telling {
+    let taken = taken.iter().map(|task| task_id(task)).collect();
+    Telling { pool: pool(), gpu_id: gpu_id(name), incarnation: incarnation(name), holding, taken }
 }
 
-/// Attempt 1 of a task of kind `echo`, in the hand of this GPU's worker as its delivery 1.
-pub fn ask(task: &str, offered_by: &str) -> ClaimRequest {
+/// A task of kind `echo`, for which the worker of this GPU has taken its only slot.
+pub fn ask(task: &str, asker: &str) -> ClaimRequest {
     ClaimRequest {
         pool: pool(),
         task_id: task_id(task),
         kind: "echo".parse().expect("a kind"),
-        attempt: 1,
         needs: protocol::Needs::default(),
         specific_gpu_id: None,
         strategy: None,
-        offered_by: gpu_id(offered_by),
-        incarnation: incarnation(offered_by),
-        delivery: DeliveryId(1),
+        asker: gpu_id(asker),
+        incarnation: incarnation(asker),
+        holding: Holding { slots: 1, number: 1 },
+        has_slot: true,
         mode: ClaimMode::Choose,
     }
 }
 
 /// A request with something changed.
-pub fn ask_with(task: &str, offered_by: &str, change: impl FnOnce(&mut ClaimRequest)) -> ClaimRequest {
-    let mut request = ask(task, offered_by);
+pub fn ask_with(task: &str, asker: &str, change: impl FnOnce(&mut ClaimRequest)) -> ClaimRequest {
+    let mut request = ask(task, asker);
     change(&mut request);
     request
 }
 
-pub fn here(task: &str, offered_by: &str) -> ClaimRequest {
-    ask_with(task, offered_by, |request| request.mode = ClaimMode::Here)
-}
-
-/// The claim in an answer that gives one.
-pub fn claim_of(answer: ClaimAnswer) -> Claim {
-    match answer {
-        ClaimAnswer::Own(claim) | ClaimAnswer::Other(claim) => claim,
-        none => panic!("no claim in {none:?}"),
-    }
+/// As by a worker that waits for a slot of its own.
+pub fn ask_without_slot(task: &str, asker: &str) -> ClaimRequest {
+    ask_with(task, asker, |request| request.has_slot = false)
 }
 
 pub fn is_own(answer: &ClaimAnswer) -> bool {

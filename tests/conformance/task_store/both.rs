@@ -3,7 +3,7 @@
 use protocol::{Progress, TaskStatus, Token};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use task_store::{ProgressAnswer, ProgressRequest};
+use task_store::{Crash, ProgressAnswer, ProgressRequest};
 
 use super::*;
 
@@ -69,16 +69,24 @@ async fn take(subject: &Subject, step: &Step) -> Answer {
     match step {
         Step::Submit => store.submitted(&task(), &kind()).await.expect("an answer"),
         Step::Forget => store.forget(&task()).await.expect("an answer"),
-        Step::Publish => store.published(&task(), "here").await.expect("an answer"),
+        Step::Publish => store.note_published(&task(), "here"),
         Step::HandBack(token) => store.hand_back(&task(), *token).await.expect("an answer"),
         Step::Wait => store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer"),
         Step::Pass(duration) => subject.pass(*duration),
         Step::Look(hash) => return Answer::Looked(store.look(&task(), hash, 1).await.expect("an answer")),
-        Step::Begin(request) => return Answer::Began(store.begin(request).await.expect("an answer")),
+        Step::Begin(request) => return Answer::Began(timeless(store.begin(request).await.expect("an answer"))),
         Step::Progress(request) => return Answer::Progressed(store.progress(request).await.expect("an answer")),
         Step::Record(request) => return Answer::Recorded(store.record(request).await.expect("an answer")),
     }
     Answer::Done
+}
+
+/// The answer without the times at which crashes were found.
+fn timeless(answer: Begin) -> Begin {
+    match answer {
+        Begin::Condemned(crashes) => Begin::Condemned(crashes.into_iter().map(|crash| Crash { found_ms: 0, ..crash }).collect()),
+        answer => answer,
+    }
 }
 
 async fn status(subject: &Subject) -> Answer {

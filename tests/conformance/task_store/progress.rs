@@ -36,7 +36,7 @@ pub async fn progress_of_a_late_holder_is_refused(back_end: BackEnd) {
     let store = &subject.store;
     store.begin(&attempt(1, 7)).await.expect("an answer");
     store.progress(&progress(7, 0.9, None)).await.expect("an answer");
-    store.begin(&attempt(1, 8)).await.expect("an answer");
+    store.begin(&finding(attempt(1, 8), 7, false)).await.expect("an answer");
     assert_eq!(shown(&subject).await, None, "the later holder has said nothing yet");
     for late in [7, 9] {
         assert_eq!(store.progress(&progress(late, 0.95, None)).await.expect("an answer"), ProgressAnswer::Refused);

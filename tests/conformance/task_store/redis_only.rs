@@ -12,9 +12,14 @@ use tests::{
 
 use super::*;
 
+/// A store whose tokens the test names.
+fn named(store: RedisStore) -> named::NamedTokens {
+    named::NamedTokens::new(std::sync::Arc::new(store))
+}
+
 #[tokio::test]
 async fn a_server_that_lost_the_scripts_gets_them_again() {
-    let store = redis_store(&PrivateRedis::fresh_prefix(), OPTIONS).await;
+    let store = named(redis_store(&PrivateRedis::fresh_prefix(), OPTIONS).await);
     let mut server = PrivateRedis::shared().await.connection().await;
     store.begin(&attempt(1, 7)).await.expect("an answer");
     let () = redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut server).await.expect("an answer");
@@ -33,12 +38,12 @@ async fn two_stores_on_one_server_see_the_same_records() {
 #[tokio::test]
 async fn every_key_of_a_task_expires_by_itself() {
     let prefix = PrivateRedis::fresh_prefix();
-    let store = redis_store(&prefix, OPTIONS).await;
+    let store = named(redis_store(&prefix, OPTIONS).await);
     store.submitted(&TaskId::new("submitted").expect("a valid name"), &kind()).await.expect("an answer");
     store.waits_for(&TaskId::new("waits").expect("a valid name"), &kind(), "a GPU").await.expect("an answer");
     store.begin(&attempt(1, 7)).await.expect("an answer");
     store.record(&success(1, 7)).await.expect("an answer");
-    store.published(&task(), "here").await.expect("an answer");
+    store.note_published(&task(), "here");
 
     let mut server = PrivateRedis::shared().await.connection().await;
     let keys: Vec<String> = server.keys(format!("{prefix}:{{task:*")).await.expect("an answer");
@@ -126,15 +131,14 @@ async fn a_server_says_how_it_is_set_up() {
     let facts = ServerFacts::ask(&redis_url().await, Duration::from_secs(10)).await.expect("an answer");
     assert!(facts.version.contains('.'), "{facts:?}");
     assert!(!facts.maxmemory_policy.is_empty(), "{facts:?}");
-    let store = redis_store(&PrivateRedis::fresh_prefix(), OPTIONS).await;
-    assert_eq!(store.server_facts().await.expect("an answer"), facts);
 }
 
 #[tokio::test]
 async fn outcomes_survive_a_killed_server_and_the_store_finds_it_again() {
     let mut server = PrivateRedis::start(Persistence::AppendOnly).await;
-    let store = RedisStore::connect(&server.url(), "test", OPTIONS, Duration::from_secs(2)).await.expect("an answer");
-    assert!(store.server_facts().await.expect("an answer").append_only);
+    let store = named(RedisStore::connect(&server.url(), "test", OPTIONS, Duration::from_secs(2)).await.expect("an answer"));
+    let facts = ServerFacts::ask(&server.url(), Duration::from_secs(10)).await.expect("an answer");
+    assert!(facts.append_only);
     store.begin(&attempt(1, 7)).await.expect("an answer");
     store.record(&success(1, 7)).await.expect("an answer");
 
@@ -151,7 +155,7 @@ async fn outcomes_survive_a_killed_server_and_the_store_finds_it_again() {
 #[tokio::test]
 async fn a_frozen_server_costs_one_response_time_and_no_answer_is_mixed_up_later() {
     let server = PrivateRedis::start(Persistence::Nothing).await;
-    let store = RedisStore::connect(&server.url(), "test", OPTIONS, Duration::from_millis(200)).await.expect("an answer");
+    let store = named(RedisStore::connect(&server.url(), "test", OPTIONS, Duration::from_millis(200)).await.expect("an answer"));
     store.begin(&attempt(1, 7)).await.expect("an answer");
     server.pause();
     let error = store.record(&success(1, 7)).await.expect_err("frozen");

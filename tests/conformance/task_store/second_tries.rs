@@ -18,7 +18,7 @@ const DUE: Retry = Retry { attempt: 2, after_ms: 700 };
 pub async fn a_recorded_retry_is_the_same_retry_for_every_later_copy_of_the_attempt(back_end: BackEnd) {
     let subject = back_end.start().await;
     let store = &subject.store;
-    assert_eq!(store.begin(&attempt(1, 7)).await.unwrap(), Begin::Begun);
+    assert_eq!(store.begin(&attempt(1, 7)).await.unwrap(), Begin::Begun(Token(7)));
     assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Due(DUE));
     let other_pause = RetryRequest { after_ms: 9, ..failed(1, 7) };
     assert_eq!(store.retry(&other_pause).await.unwrap(), RetryAnswer::Due(DUE), "what was recorded first counts");
@@ -35,7 +35,7 @@ pub async fn a_retry_waits_then_its_attempt_begins(back_end: BackEnd) {
     assert_eq!(status.state, TaskState::Retrying);
     assert!(status.waiting_for.is_some_and(|why| why.contains("broken: as asked") && why.contains("attempt 2")));
     assert_eq!(store.look(&task(), &body_hash(), 2).await.unwrap(), Look::Open);
-    assert_eq!(store.begin(&attempt(2, 9)).await.unwrap(), Begin::Begun);
+    assert_eq!(store.begin(&attempt(2, 9)).await.unwrap(), Begin::Begun(Token(9)));
     assert_eq!(state_of(&subject).await, Some(TaskState::Running));
     assert_eq!(store.record(&success(2, 9)).await.unwrap(), Record::Recorded);
 }
@@ -44,7 +44,7 @@ pub async fn a_late_holder_records_no_retry(back_end: BackEnd) {
     let subject = back_end.start().await;
     let store = &subject.store;
     store.begin(&attempt(1, 7)).await.unwrap();
-    store.begin(&attempt(1, 8)).await.unwrap();
+    store.begin(&finding(attempt(1, 8), 7, false)).await.unwrap();
     assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Superseded);
     assert_eq!(state_of(&subject).await, Some(TaskState::Running));
 }

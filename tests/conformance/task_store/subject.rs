@@ -8,9 +8,13 @@ use std::{
     time::Duration,
 };
 
-use protocol::{BodyHash, GpuId, Kind, Outcome, Reply, TaskId, TaskState, Token, config::SecretUrl, environment::Clock, reply::Timings};
+use protocol::{
+    BodyHash, DeliveryId, GpuId, Kind, Outcome, Reply, TaskId, TaskState, Token, config::SecretUrl, environment::Clock, reply::Timings,
+};
 use task_store::{BeginRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore};
 use tests::redis::PrivateRedis;
+
+use super::named::NamedTokens;
 
 pub const REPLY_RETENTION: Duration = Duration::from_secs(600);
 pub const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
@@ -61,11 +65,11 @@ impl BackEnd {
             Self::Memory => {
                 let clock = Arc::new(SimulatedClock(AtomicU64::new(1_700_000_000_000_000)));
                 let store = Arc::new(MemoryStore::new(clock.clone(), options));
-                Subject { store, time: Time::Simulated(clock) }
+                Subject { store: Arc::new(NamedTokens::new(store)), time: Time::Simulated(clock) }
             }
             Self::Redis => {
                 let store = Arc::new(redis_store(&PrivateRedis::fresh_prefix(), options).await);
-                Subject { store: store.clone(), time: Time::Redis(store) }
+                Subject { store: Arc::new(NamedTokens::new(store.clone())), time: Time::Redis(store) }
             }
         }
     }
@@ -91,15 +95,16 @@ pub fn body_hash() -> BodyHash {
     BodyHash::of(b"the body")
 }
 
+/// An attempt that begins for the delivery of this number, which names its token.
 pub fn attempt(attempt: u32, token: u64) -> BeginRequest {
     BeginRequest {
         task_id: task(),
         body_hash: body_hash(),
         kind: kind(),
         attempt,
-        token: Token(token),
         gpu_id: GpuId::new(format!("GPU-{token}")).expect("a valid id"),
         incarnation: "incarnation".parse().expect("a valid id"),
+        delivery: DeliveryId(token),
         alone: false,
         verdict: None,
         crashes_max: 3,
@@ -117,7 +122,7 @@ pub fn reply(outcome: Outcome, word: &str) -> Reply {
         task_id: task(),
         kind: Some(kind()),
         outcome,
-        result: word.into(),
+        result: protocol::Json::of(word),
         error: None,
         gpu_id: None,
         attempt: 1,

@@ -1,13 +1,11 @@
 //! Mistakes in the protocol, planted on purpose: a simulation that does not find them proves nothing.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use gpu_table::Heartbeat;
-use protocol::{TaskId, Token, claim::HeldClaim};
+use protocol::{Holding, Token};
 use task_store::{Begin, RecordRequest};
 
 /// One planted mistake.
@@ -21,8 +19,12 @@ pub enum Bug {
     ReplyBeforeRecord,
     /// The outcome of a late holder is taken: its token is not checked.
     NoTokenCheck,
-    /// Heartbeats go on renewing claims that were released.
-    RenewalResurrects,
+    /// A worker goes on telling the table that it holds slots which it has given up.
+    SlotsNeverGivenUp,
+    /// An attempt begins under the token of the one before it.
+    TokenGivenTwice,
+    /// Of two tasks that the store answers together, one gets the other's answer.
+    AnswerToTheWrongTask,
     /// A task whose outcome is recorded begins again.
     BeginsAfterTheEnd,
     /// A row that is missing from the table is its worker's death, though the table was lost just now.
@@ -30,12 +32,14 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::AckBeforeRecord,
         Self::AckBeforeConfirm,
         Self::ReplyBeforeRecord,
         Self::NoTokenCheck,
-        Self::RenewalResurrects,
+        Self::SlotsNeverGivenUp,
+        Self::TokenGivenTwice,
+        Self::AnswerToTheWrongTask,
         Self::BeginsAfterTheEnd,
         Self::TrustsAnyTable,
     ];
@@ -49,26 +53,25 @@ impl Bug {
         RecordRequest { token, ..request.clone() }
     }
 
-    /// What the worker hears of a begin.
-    pub fn begin(self, answer: Begin) -> Begin {
-        match answer {
-            Begin::Not(_) if self == Self::BeginsAfterTheEnd => Begin::Begun,
-            answer => answer,
+    /// What the worker hears of a begin. `before`: the token under which the task began last, and what the store answered to the begin before this one.
+    pub fn begin(self, answer: Begin, before: (Option<Token>, Option<Begin>)) -> Begin {
+        match (self, &answer, before) {
+            (Self::BeginsAfterTheEnd, Begin::Not(_), _) => Begin::Begun(Token(1)),
+            (Self::TokenGivenTwice, Begin::Begun(_), (Some(token), _)) => Begin::Begun(token),
+            (Self::AnswerToTheWrongTask, _, (_, Some(other))) => other,
+            _ => answer,
         }
     }
 }
 
-/// The claims that a worker ever held, for [`Bug::RenewalResurrects`].
+/// The most slots that a worker ever told, for [`Bug::SlotsNeverGivenUp`].
 #[derive(Default)]
-pub struct EverHeld(Mutex<BTreeMap<(TaskId, Token), HeldClaim>>);
+pub struct MostHeld(AtomicU32);
 
-impl EverHeld {
-    /// The heartbeat with all of them.
-    pub fn resurrect(&self, heartbeat: &Heartbeat) -> Heartbeat {
-        let mut ever = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for held in &heartbeat.held {
-            ever.insert((held.task_id.clone(), held.token), held.clone());
-        }
-        Heartbeat { held: ever.values().cloned().collect(), ..heartbeat.clone() }
+impl MostHeld {
+    /// What it tells instead.
+    pub fn tell(&self, holding: Holding) -> Holding {
+        let most = self.0.fetch_max(holding.slots, Ordering::SeqCst).max(holding.slots);
+        Holding { slots: most, ..holding }
     }
 }

@@ -149,6 +149,13 @@ impl Chaos {
         }
     }
 
+    /// Whether something that nobody waits for gets lost on its way to `port`.
+    pub fn loses_what_nobody_awaits(&self, port: &'static str) -> bool {
+        let mut state = self.lock();
+        let (trouble, away) = (state.trouble, state.away.get(port).is_some_and(|until| *until > Instant::now()));
+        state.dead || away || (trouble > 0.0 && state.random.random_bool(trouble))
+    }
+
     async fn out_of_the_stall(&self) {
         loop {
             let until = self.lock().stalled;

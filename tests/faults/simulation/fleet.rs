@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU16,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    bugs::{Bug, EverHeld},
+    bugs::{Bug, MostHeld},
     chaos::{Chaos, Site},
     ports::ChaosQueue,
     scenario::{Class, Event, PlannedTask, Scenario},
@@ -292,13 +292,14 @@ impl SimulatedFleet {
             inner: Arc::<MemoryTable>::clone(&self.table),
             chaos: Arc::clone(&chaos),
             bug: self.bug,
-            ever_held: EverHeld::default(),
+            most_held: MostHeld::default(),
         };
         let store = ChaosStore {
             inner: Arc::<MemoryStore>::clone(&self.store),
             chaos: Arc::clone(&chaos),
             bug: self.bug,
             world: Arc::clone(&self.world),
+            last_answer: Mutex::default(),
         };
         let skew_ms = Arc::new(AtomicI64::new(0));
         let clock = Arc::new(SkewedClock { inner: Arc::clone(&self.environment.clock), skew_ms: Arc::clone(&skew_ms) });
@@ -347,7 +348,7 @@ impl SimulatedFleet {
 
     pub async fn send(&self, task: &PlannedTask) -> Result<(), PublishError> {
         let body = TaskBody {
-            payload: json!({"ms": task.ms, "fails": task.fails, "poison": task.poison}),
+            payload: json!({"ms": task.ms, "fails": task.fails, "poison": task.poison}).into(),
             gpu_options: GpuOptions {
                 strategy: task.strategy.map(str::to_owned),
                 specific_gpu_id: task.gpu.map(gpu_id),

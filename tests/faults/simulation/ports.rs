@@ -150,8 +150,23 @@ impl TaskQueue for ChaosQueue {
     }
 
     async fn take(&self, queue: &Queue) -> Result<Option<Delivery>, QueueError> {
-        let taken = self.chaos.around(("queue", "take"), self.inner.take(queue), unreachable).await?;
-        Ok(taken.map(|delivery| self.wrap(delivery).1))
+        let taken: Mutex<Option<Delivery>> = Mutex::default();
+        let taking = async {
+            let delivery = self.inner.take(queue).await?;
+            *taken.lock().unwrap_or_else(PoisonError::into_inner) = delivery;
+            Ok(())
+        };
+        let answered = self.chaos.around(("queue", "take"), taking, unreachable).await;
+        let taken = taken.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (answered, taken) {
+            (Ok(()), taken) => Ok(taken.map(|delivery| self.wrap(delivery).1)),
+            // Its channel is given up, and then the broker has the message back.
+            (Err(error), Some(lost)) => {
+                let _ = lost.receipt.give_back().await;
+                Err(error)
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     async fn depth(&self, queue: &Queue) -> Result<Option<Depth>, QueueError> {

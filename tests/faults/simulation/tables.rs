@@ -1,20 +1,23 @@
 //! Table and store as one worker of a simulated fleet has them. What passes is told to the [`World`], which judges it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use gpu_table::{Beat, GpuTable, Heartbeat, TableError};
+use gpu_table::{Beat, GpuTable, Heartbeat, Seen, TableError, Telling};
 use protocol::{
-    BodyHash, Claim, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, PoolName, TaskId, TaskStatus, Token, claim::Settings,
+    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Holding, Incarnation, Kind, Offer, PoolName, TaskId, TaskStatus, Token, claim::Settings,
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest,
-    StoreError, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
+    RetryAnswer, RetryRequest, StoreError, TaskStore, Totals,
 };
 
 use super::{
-    bugs::{Bug, EverHeld},
+    bugs::{Bug, MostHeld},
     chaos::Chaos,
     world::World,
 };
@@ -24,7 +27,7 @@ pub struct ChaosTable {
     pub inner: Arc<dyn GpuTable>,
     pub chaos: Arc<Chaos>,
     pub bug: Option<Bug>,
-    pub ever_held: EverHeld,
+    pub most_held: MostHeld,
 }
 
 /// A worker's way to the store.
@@ -33,6 +36,7 @@ pub struct ChaosStore {
     pub chaos: Arc<Chaos>,
     pub bug: Option<Bug>,
     pub world: Arc<World>,
+    pub last_answer: Mutex<Option<Begin>>,
 }
 
 fn no_table() -> TableError {
@@ -47,6 +51,10 @@ impl ChaosTable {
     async fn call<T>(&self, site: &'static str, call: impl Future<Output = Result<T, TableError>>) -> Result<T, TableError> {
         self.chaos.around(("table", site), call, no_table).await
     }
+
+    fn told(&self, holding: Holding) -> Holding {
+        if self.bug == Some(Bug::SlotsNeverGivenUp) { self.most_held.tell(holding) } else { holding }
+    }
 }
 
 impl ChaosStore {
@@ -58,27 +66,26 @@ impl ChaosStore {
 #[async_trait]
 impl GpuTable for ChaosTable {
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<Beat, TableError> {
-        if self.bug == Some(Bug::RenewalResurrects) {
-            let resurrecting = self.ever_held.resurrect(heartbeat);
-            return self.call("heartbeat", self.inner.heartbeat(&resurrecting)).await;
-        }
-        self.call("heartbeat", self.inner.heartbeat(heartbeat)).await
+        let heartbeat = Heartbeat { holding: self.told(heartbeat.holding), ..heartbeat.clone() };
+        self.call("heartbeat", self.inner.heartbeat(&heartbeat)).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
         self.call("claim", self.inner.claim(request)).await
     }
 
-    async fn hand_over(&self, done: &Claim, next: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
-        self.call("hand over", self.inner.hand_over(done, next)).await
+    async fn tell(&self, telling: &Telling) -> Result<(), TableError> {
+        let telling = Telling { holding: self.told(telling.holding), ..telling.clone() };
+        self.call("tell", self.inner.tell(&telling)).await
     }
 
-    async fn release(&self, claim: &Claim) -> Result<bool, TableError> {
-        self.call("release", self.inner.release(claim)).await
+    async fn withdraw(&self, offer: &Offer) -> Result<(), TableError> {
+        self.call("withdraw", self.inner.withdraw(offer)).await
     }
 
-    async fn renew(&self, pool: &PoolName, task_id: &TaskId, token: Token) -> Result<bool, TableError> {
-        self.call("renew", self.inner.renew(pool, task_id, token)).await
+    async fn seen(&self, pool: &PoolName, gpu_id: &GpuId) -> Result<Seen, TableError> {
+        let seen = self.call("seen", self.inner.seen(pool, gpu_id)).await?;
+        Ok(if self.bug == Some(Bug::TrustsAnyTable) { Seen { steady: Duration::MAX, ..seen } } else { seen })
     }
 
     async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError> {
@@ -86,8 +93,7 @@ impl GpuTable for ChaosTable {
     }
 
     async fn steady(&self, pool: &PoolName) -> Result<Duration, TableError> {
-        let steady = self.call("steady", self.inner.steady(pool)).await?;
-        Ok(if self.bug == Some(Bug::TrustsAnyTable) { Duration::MAX } else { steady })
+        self.call("steady", self.inner.steady(pool)).await
     }
 
     async fn known(&self, pool: &PoolName) -> Result<Vec<GpuId>, TableError> {
@@ -131,13 +137,22 @@ impl TaskStore for ChaosStore {
         }
         let beginning = async {
             let answer = self.inner.begin(request).await;
-            let answer = answer.map(|answer| self.bug.map_or(answer.clone(), |bug| bug.begin(answer)));
-            if matches!(answer, Ok(Begin::Begun)) {
-                self.world.began(&request.task_id, request.token);
+            let before = answer.as_ref().ok().and_then(|answer| self.last_answer.lock().unwrap().replace(answer.clone()));
+            let token = self.world.began_last(&request.task_id);
+            let answer = answer.map(|answer| self.bug.map_or(answer.clone(), |bug| bug.begin(answer, (token, before))));
+            if let Ok(Begin::Begun(token)) = answer {
+                self.world.began(request, token);
             }
             answer
         };
         self.call("begin", beginning).await
+    }
+
+    async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError> {
+        if request.verdict.is_some_and(|verdict| verdict.gone) {
+            self.world.convicted(&request.task_id);
+        }
+        self.call("fence", self.inner.fence(request)).await
     }
 
     async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError> {
@@ -187,8 +202,10 @@ impl TaskStore for ChaosStore {
         self.call("ask for a cancel", self.inner.cancel_asked(task_id)).await
     }
 
-    async fn published(&self, task_id: &TaskId, to: &str) -> Result<(), StoreError> {
-        self.call("note a publish", self.inner.published(task_id, to)).await
+    fn note_published(&self, task_id: &TaskId, to: &str) {
+        if !self.chaos.loses_what_nobody_awaits("store") {
+            self.inner.note_published(task_id, to);
+        }
     }
 
     async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError> {

@@ -9,9 +9,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use executors::{Executor, Failure, Run};
-use protocol::{GpuId, Kind, TaskId, Token};
+use protocol::{DeliveryId, GpuId, Incarnation, Kind, TaskId, Token};
 use serde_json::{Value, json};
-use task_store::RecordRequest;
+use task_store::{BeginRequest, RecordRequest};
 use tokio::time::Instant;
 
 use super::chaos::Chaos;
@@ -32,7 +32,7 @@ struct State {
     running: BTreeMap<GpuId, u32>,
     runs: u64,
     starts: Vec<(TaskId, u8)>,
-    highest_begun: BTreeMap<TaskId, Token>,
+    highest_begun: BTreeMap<TaskId, (Token, (Incarnation, DeliveryId))>,
     recorded: BTreeMap<TaskId, RecordRequest>,
     replies: BTreeMap<TaskId, Vec<Bytes>>,
     in_hand: Vec<String>,
@@ -63,14 +63,25 @@ impl World {
         self.lock().violations.push(what);
     }
 
-    pub fn began(&self, task_id: &TaskId, token: Token) {
+    /// The token under which a task began last.
+    pub fn began_last(&self, task_id: &TaskId) -> Option<Token> {
+        self.lock().highest_begun.get(task_id).map(|begun| begun.0)
+    }
+
+    pub fn began(&self, request: &BeginRequest, token: Token) {
+        let task_id = &request.task_id;
+        let holder = (request.incarnation.clone(), request.delivery);
         self.note(format!("{task_id} begins under {}", token.0));
         if self.lock().recorded.contains_key(task_id) {
             self.violated(format!("{task_id} begins although its outcome was recorded"));
         }
-        let mut state = self.lock();
-        let highest = state.highest_begun.entry(task_id.clone()).or_insert(token);
-        *highest = token.max(*highest);
+        let last = self.lock().highest_begun.get(task_id).cloned();
+        if last.as_ref().is_some_and(|(last, of)| token <= *last && *of != holder) {
+            self.violated(format!("{task_id} begins under a token that was given out before"));
+        }
+        if last.is_none_or(|(last, _)| token > last) {
+            self.lock().highest_begun.insert(task_id.clone(), (token, holder));
+        }
     }
 
     /// A worker says that another one is gone, in the middle of a task.
@@ -83,8 +94,7 @@ impl World {
 
     pub fn recorded(&self, request: &RecordRequest) {
         self.note(format!("{} is recorded as {}", request.task_id, request.outcome.name()));
-        let late =
-            self.lock().highest_begun.get(&request.task_id).copied().filter(|highest| request.token.is_some_and(|token| token < *highest));
+        let late = self.began_last(&request.task_id).filter(|highest| request.token.is_some_and(|token| token < *highest));
         if let Some(highest) = late {
             self.violated(format!("{}: the outcome of a late holder was taken, though {} had begun", request.task_id, highest.0));
         }
@@ -197,8 +207,8 @@ impl Executor for Work {
         Kind::new(KIND).expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
-        let payload = &run.task.body.payload;
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+        let payload: &Value = &run.task.body.payload.to().expect("JSON");
         let running = self.world.starts_on(&run.task.id, run.task.priority, &run.device.description().gpu_id);
         let number = |field: &str| payload[field].as_u64().unwrap_or(0);
         if payload["poison"] == json!(true) {
@@ -212,6 +222,6 @@ impl Executor for Work {
         if u64::from(run.task.attempt) <= number("fails") {
             return Err(Failure::transient("as the payload asks"));
         }
-        Ok(json!({"run": running.number}))
+        Ok(protocol::Json::of(&json!({"run": running.number})))
     }
 }

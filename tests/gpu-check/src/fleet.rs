@@ -102,7 +102,7 @@ impl Fleet {
     pub async fn result(&self, kind: &str, payload: Value) -> Result<Value, Fault> {
         let reply = self.reply(kind, payload).await?;
         if reply.outcome == Outcome::Succeeded {
-            Ok(reply.result)
+            Ok(reply.result.to()?)
         } else {
             Err(format!("{kind} ended otherwise: {:?}", reply.error).into())
         }
@@ -128,7 +128,7 @@ impl Fleet {
 
 /// A task of this kind.
 pub fn task(kind: &str, payload: Value) -> Result<NewTask, Fault> {
-    Ok(NewTask::new(Kind::new(kind)?, TaskBody { payload, ..TaskBody::default() }))
+    Ok(NewTask::new(Kind::new(kind)?, TaskBody { payload: payload.into(), ..TaskBody::default() }))
 }
 
 /// The same task for this GPU alone, tried once.

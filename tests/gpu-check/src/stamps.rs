@@ -11,8 +11,7 @@ use devices::{
     nvidia::cuda::{Argument, Grid, Lane, Module, Scalar},
 };
 use executors::{Executor, Failure, Run};
-use protocol::Kind;
-use serde_json::Value;
+use protocol::{Json, Kind};
 
 use crate::{bare::small_bytes, speed::COUNT};
 
@@ -44,7 +43,7 @@ impl Executor for Stamped {
         self.executor.kind()
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
         self.called.note(Instant::now());
         self.executor.run(run).await
     }
@@ -77,11 +76,11 @@ impl Executor for Launch {
         Kind::new(Self::KIND).expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
         let cuda: &Cuda = run.device.cuda().ok_or_else(|| Failure::transient("no CUDA"))?;
         let module = self.module.clone();
         let ran = cuda.run(move |lane: &Lane| Self::work(&module, lane)).await.map_err(|error| Failure::transient(error.to_string()))?;
         self.launched.note(run.usage.add(ran));
-        Ok(Value::Null)
+        Ok(Json::null())
     }
 }

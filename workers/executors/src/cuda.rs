@@ -1,7 +1,7 @@
 //! What executors that need CUDA share: getting at it, and its errors as failures.
 
 use devices::{Cuda, CudaError, Device};
-use serde_json::{Number, Value};
+use serde::{Serialize, Serializer};
 
 use crate::Failure;
 
@@ -22,43 +22,42 @@ pub(crate) fn failure(error: &CudaError, wanted_mb: Option<u64>) -> Failure {
     }
 }
 
-/// A number as JSON. JSON has no infinities and no NaN: they become `null`.
-pub(crate) fn number(value: f64) -> Value {
-    Number::from_f64(value).map_or(Value::Null, Value::Number)
+/// A number that is written with no more digits than its type has. JSON has no infinities and no NaN: they are written as `null`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Finite<T>(pub(crate) T);
+
+impl Serialize for Finite<f64> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_finite() { serializer.serialize_f64(self.0) } else { serializer.serialize_unit() }
+    }
 }
 
-/// A `float`, with no more digits than it has.
-pub(crate) fn short_number(value: f32) -> Value {
-    // Up to here every whole number is one; most lists hold many.
-    const WHOLE_MAX: f32 = 16_777_216.0;
-    if value.abs() <= WHOLE_MAX && value.trunc() == value {
-        return number(value.into());
+impl Serialize for Finite<f32> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_finite() { serializer.serialize_f32(self.0) } else { serializer.serialize_unit() }
     }
-    if !value.is_finite() {
-        return Value::Null;
-    }
-    zmij::Buffer::new().format_finite(value).parse().map_or(Value::Null, number)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use protocol::Json;
     use serde_json::json;
 
     use super::*;
 
     #[test]
     fn a_float_has_no_more_digits_than_it_has() {
-        let whole = [0.0, 3.0, -16_777_216.0, 16_777_218.0, 1e30];
-        assert_eq!(whole.map(short_number), [json!(0.0), json!(3.0), json!(-16_777_216.0), json!(16_777_218.0), json!(1e30)]);
-        assert_eq!([0.1, -3.25e-5, f32::MIN_POSITIVE].map(short_number), [json!(0.1), json!(-3.25e-5), json!(1.175_494_4e-38)]);
-        assert_eq!([f32::NAN, f32::INFINITY].map(short_number), [json!(null), json!(null)]);
+        let numbers = [0.0, 3.0, -16_777_216.0, 16_777_218.0, 1e30, 0.1, -3.25e-5, f32::MIN_POSITIVE, f32::NAN, f32::INFINITY];
+        let expected = json!([0.0, 3.0, -16_777_216.0, 16_777_218.0, 1e30, 0.1, -3.25e-5, 1.175_494_4e-38, null, null]);
+        assert_eq!(Json::of(&numbers.map(Finite)), expected);
+        assert_eq!(Json::of(&[1e300, f64::NAN].map(Finite)), json!([1e300, null]));
     }
 
     proptest! {
         #[test]
         fn every_float_comes_back(value in any::<f32>()) {
-            let read = short_number(value).as_f64().map(|number| number as f32);
+            let read = Json::of(&Finite(value)).to::<f64>().ok().map(|number| number as f32);
             prop_assert_eq!(read.map(f32::to_bits), value.is_finite().then_some(value.to_bits()));
         }
     }

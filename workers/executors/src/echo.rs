@@ -1,11 +1,10 @@
-//! `echo`: gives the payload back. For first steps and for measuring everything but the work.
+//! `echo`: gives the payload's bytes back. For first steps and for measuring everything but the work.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use devices::Use;
-use protocol::Kind;
-use serde_json::Value;
+use protocol::{Json, Kind};
 
 use crate::{Executor, Failure, Run, occupy::occupy};
 
@@ -23,7 +22,7 @@ impl Executor for Echo {
         Kind::new("echo").expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
         let _work = occupy(run.device.as_ref(), Use::default())?;
         Ok(run.task.body.payload.clone())
     }
@@ -40,7 +39,7 @@ mod tests {
     #[tokio::test]
     async fn echo_gives_the_payload_back() {
         for payload in [json!({"a": [1, null, "ü"]}), json!(null), json!("text")] {
-            assert_eq!(run_on(&echo(), &gpu(), payload.clone()).await, Ok(payload));
+            assert_eq!(run_on(&echo(), &gpu(), payload.clone()).await.unwrap(), payload);
         }
     }
 

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use devices::Device;
-use protocol::{Kind, Task};
-use serde_json::Value;
+use protocol::{Json, Kind, Task};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Report, Usage};
@@ -78,7 +77,7 @@ pub trait Executor: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Failure`] says whether trying again can help.
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure>;
+    async fn run(&self, run: Run<'_>) -> Result<Json, Failure>;
 
     /// Into how many pieces this task's work can be cut, so that each needs less memory. Default: 1, it cannot.
     fn pieces_max(&self, _task: &Task) -> u32 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use devices::{Device, SimulatedGpu, SimulatedOptions};
-use protocol::{BodyHash, DeliveryId, Kind, Task, TaskBody, TaskId};
+use protocol::{BodyHash, DeliveryId, Json, Kind, Task, TaskBody, TaskId};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,7 @@ pub(crate) fn task(kind: &str, payload: Value) -> Task {
         memory_mb: None,
         start_before_ms: None,
         end_before_ms: None,
-        body: TaskBody { payload, ..TaskBody::default() },
+        body: TaskBody { payload: payload.into(), ..TaskBody::default() },
         delivery: DeliveryId(1),
     }
 }
@@ -34,7 +34,7 @@ pub(crate) fn run_of<'a>(task: &'a Task, device: &'a Arc<dyn Device>) -> Run<'a>
     Run { task, device, cancel: CancellationToken::new(), report: Report::to_nobody(), pieces: 1, usage: Usage::default() }
 }
 
-pub(crate) async fn run_on(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value) -> Result<Value, Failure> {
+pub(crate) async fn run_on(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value) -> Result<Json, Failure> {
     run_reporting(executor, device, payload, Report::to_nobody()).await
 }
 
@@ -43,7 +43,7 @@ pub(crate) async fn run_reporting(
     device: &Arc<dyn Device>,
     payload: Value,
     report: Report,
-) -> Result<Value, Failure> {
+) -> Result<Json, Failure> {
     let task = task(executor.kind().as_str(), payload);
     executor.run(Run { report, ..run_of(&task, device) }).await
 }

@@ -21,11 +21,11 @@ use devices::{
     Device, Use,
     nvidia::cuda::{Argument, Lane},
 };
-use protocol::Kind;
-use serde_json::{Value, json};
+use protocol::{Json, Kind};
+use serde::Serialize;
 
 use self::{
-    arguments::{Asked, Given},
+    arguments::{Asked, Given, Written},
     modules::Modules,
 };
 use crate::{
@@ -33,6 +33,12 @@ use crate::{
     cuda::{cuda_of, failure},
     occupy::occupy,
 };
+
+/// The result as it is written.
+#[derive(Serialize)]
+struct Outputs {
+    outputs: Vec<Written>,
+}
 
 struct Kernel {
     modules: Modules,
@@ -50,7 +56,7 @@ impl Executor for Kernel {
         Kind::new("kernel").expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
         let Asked { module, kernel, grid, arguments } = Asked::read(&run.task.body.payload)?;
         let cuda = cuda_of(run.device.as_ref())?;
         let memory_mb = arguments.iter().map(Given::bytes).sum::<u64>().div_ceil(1_000_000);
@@ -66,10 +72,10 @@ impl Executor for Kernel {
                 .iter()
                 .zip(&buffers)
                 .filter_map(|(given, buffer)| given.read_back(lane, buffer.as_ref()?))
-                .collect::<Result<Vec<Value>, _>>()
+                .collect::<Result<Vec<Written>, _>>()
         };
         let ran = cuda.run(work).await.map_err(|error| failure(&error, Some(memory_mb)))?;
-        Ok(json!({ "outputs": run.usage.add(ran) }))
+        Ok(Json::of(&Outputs { outputs: run.usage.add(ran) }))
     }
 
     async fn evict(&self, _device: &dyn Device) -> bool {

@@ -13,12 +13,12 @@ use devices::{
     Use,
     nvidia::cuda::{Lane, Matrix},
 };
-use protocol::{Kind, Task};
-use serde_json::{Map, Value};
+use protocol::{Json, Kind, Task};
+use serde::{Serialize, Serializer, de::IgnoredAny};
 
 use crate::{
     Executor, Failure, Run,
-    cuda::{cuda_of, failure, number, short_number},
+    cuda::{Finite, cuda_of, failure},
     occupy::occupy,
     payload::Fields,
 };
@@ -63,27 +63,53 @@ impl Executor for Matmul {
     }
 
     fn pieces_max(&self, task: &Task) -> u32 {
-        let rows = task.body.payload.get("a").and_then(Value::as_array).map_or(1, Vec::len);
+        let a = task.body.payload.fields().ok().and_then(|mut fields| fields.remove("a"));
+        let rows = a.and_then(|rows| rows.to::<Vec<IgnoredAny>>().ok()).map_or(1, |rows| rows.len());
         u32::try_from(rows.min(PIECES_MAX)).unwrap_or(1)
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
         let asked = Asked::read(&run.task.body.payload)?;
         let product = match asked.precision {
             Precision::Single => asked.multiply::<f32>(&run).await?,
             Precision::Double => asked.multiply::<f64>(&run).await?,
         };
-        let mut result = Map::new();
+        let mut max_error = None;
         if asked.check {
             let (a, b, sizes, product) = (Arc::clone(&asked.a), Arc::clone(&asked.b), asked.sizes, Arc::clone(&product));
-            let checking = tokio::task::spawn_blocking(move || max_error(&a, &b, &product, sizes));
+            let checking = tokio::task::spawn_blocking(move || self::max_error(&a, &b, &product, sizes));
             let error = checking.await.map_err(|error| Failure::transient(format!("check the product: {error}")))?;
-            result.insert("max_error".to_owned(), number(error));
+            max_error = Some(Finite(error));
         }
-        let shown = |value: &f64| if asked.precision == Precision::Single { short_number(*value as f32) } else { number(*value) };
-        let rows = product.chunks_exact(asked.sizes[2]).map(|row| row.iter().map(shown).collect::<Value>());
-        result.insert("product".to_owned(), rows.collect());
-        Ok(Value::Object(result))
+        let product = Rows { numbers: &product, columns: asked.sizes[2], precision: asked.precision };
+        Ok(Json::of(&Product { max_error, product }))
+    }
+}
+
+/// The result as it is written.
+#[derive(Serialize)]
+struct Product<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_error: Option<Finite<f64>>,
+    product: Rows<'a>,
+}
+
+/// A matrix that is written by rows, each number with no more digits than its precision has.
+struct Rows<'a> {
+    numbers: &'a [f64],
+    columns: usize,
+    precision: Precision,
+}
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let rows = self.numbers.chunks_exact(self.columns);
+        match self.precision {
+            Precision::Single => {
+                serializer.collect_seq(rows.map(|row| row.iter().map(|number| Finite(*number as f32)).collect::<Vec<_>>()))
+            }
+            Precision::Double => serializer.collect_seq(rows.map(|row| row.iter().map(|number| Finite(*number)).collect::<Vec<_>>())),
+        }
     }
 }
 
@@ -114,7 +140,7 @@ impl Convert for f64 {
 }
 
 impl Asked {
-    fn read(payload: &Value) -> Result<Self, Failure> {
+    fn read(payload: &Json) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
         let (a, rows, inner) = matrix(&mut fields, "a")?;
         let (b, b_rows, columns) = matrix(&mut fields, "b")?;
@@ -177,19 +203,19 @@ impl Asked {
 /// A matrix by rows, with its sizes.
 fn matrix(fields: &mut Fields, name: &'static str) -> Result<(Arc<[f64]>, usize, usize), Failure> {
     let wrong = |what: String| Failure::invalid(format!("payload.{name}"), what);
-    let Some(Value::Array(rows)) = fields.value(name) else {
-        return Err(wrong("must be a matrix: a list of rows, each a list of numbers".to_owned()));
-    };
-    let columns = rows.first().and_then(Value::as_array).map_or(0, Vec::len);
+    let no_matrix = || wrong("must be a matrix: a list of rows, each a list of numbers".to_owned());
+    let rows = fields.value(name).and_then(|rows| rows.elements().ok()).ok_or_else(no_matrix)?;
+    let length = |row: &Json| row.to::<Vec<IgnoredAny>>().ok().map(|row| row.len());
+    let columns = rows.first().and_then(length).unwrap_or(0);
     if columns == 0 || rows.len().max(columns) > SIDE_MAX {
         return Err(wrong(format!("must have 1 to {SIDE_MAX} rows and columns")));
     }
     let mut numbers = Vec::with_capacity(rows.len() * columns);
     for (at, row) in rows.iter().enumerate() {
-        let row = row.as_array().filter(|row| row.len() == columns);
-        let row = row.ok_or_else(|| wrong(format!("row {at} must have {columns} numbers, as the first one has")))?;
-        for value in row {
-            numbers.push(value.as_f64().ok_or_else(|| wrong(format!("row {at} holds something that is no number")))?);
+        match row.to::<Vec<f64>>() {
+            Ok(row) if row.len() == columns => numbers.extend(row),
+            Err(_) if length(row) == Some(columns) => return Err(wrong(format!("row {at} holds something that is no number"))),
+            _ => return Err(wrong(format!("row {at} must have {columns} numbers, as the first one has"))),
         }
     }
     Ok((numbers.into(), rows.len(), columns))

@@ -54,7 +54,7 @@ fn payload() -> impl Strategy<Value = Value> {
 }
 
 /// What an executor says of a payload, on a GPU without CUDA and on a paused clock.
-fn answer(executor: &std::sync::Arc<dyn Executor>, payload: Value) -> Result<Value, Failure> {
+fn answer(executor: &std::sync::Arc<dyn Executor>, payload: Value) -> Result<protocol::Json, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(run_on(executor, &gpu(), payload))
 }

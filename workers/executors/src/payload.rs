@@ -1,6 +1,9 @@
 //! Reading a payload field by field, so that a refusal names the field that is wrong.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use protocol::Json;
+use serde::de::DeserializeOwned;
 
 use crate::Failure;
 
@@ -9,20 +12,20 @@ use crate::Failure;
 pub(crate) struct Fields {
     path: String,
     known: Vec<&'static str>,
-    left: Map<String, Value>,
+    left: BTreeMap<String, Json>,
 }
 
 impl Fields {
     /// The fields of the payload. `null` is an object without fields.
-    pub(crate) fn of_payload(payload: &Value) -> Result<Self, Failure> {
-        match payload {
-            Value::Null => Ok(Self::new("payload".to_owned(), Map::new())),
-            Value::Object(fields) => Ok(Self::new("payload".to_owned(), fields.clone())),
-            other => Err(Failure::invalid("payload", format!("must be an object, not {}", described(other)))),
+    pub(crate) fn of_payload(payload: &Json) -> Result<Self, Failure> {
+        if payload.is_null() {
+            return Ok(Self::new("payload".to_owned(), BTreeMap::new()));
         }
+        let wrong = |_| Failure::invalid("payload", format!("must be an object, not {}", described(payload)));
+        Ok(Self::new("payload".to_owned(), payload.fields().map_err(wrong)?))
     }
 
-    const fn new(path: String, left: Map<String, Value>) -> Self {
+    const fn new(path: String, left: BTreeMap<String, Json>) -> Self {
         Self { path, known: Vec::new(), left }
     }
 
@@ -32,54 +35,50 @@ impl Fields {
     }
 
     /// Any value. Absent and `null` are the same.
-    pub(crate) fn value(&mut self, name: &'static str) -> Option<Value> {
+    pub(crate) fn value(&mut self, name: &'static str) -> Option<Json> {
         self.known.push(name);
         self.left.remove(name).filter(|value| !value.is_null())
     }
 
+    /// A value of a type, if it is one that is `wanted`.
+    fn typed<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        wanted: &str,
+        is_right: impl FnOnce(&T) -> bool,
+    ) -> Result<Option<T>, Failure> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        match value.to().ok().filter(is_right) {
+            Some(read) => Ok(Some(read)),
+            None => Err(Failure::invalid(self.path(name), format!("must be {wanted}, not {}", described(&value)))),
+        }
+    }
+
     /// Text.
     pub(crate) fn text(&mut self, name: &'static str) -> Result<Option<String>, Failure> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wrong(name, "text", &other)),
-        }
+        self.typed(name, "text", |_| true)
     }
 
     /// `true` or `false`.
     pub(crate) fn flag(&mut self, name: &'static str) -> Result<Option<bool>, Failure> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(flag)),
-            Some(other) => Err(self.wrong(name, "true or false", &other)),
-        }
+        self.typed(name, "true or false", |_| true)
     }
 
     /// A whole number from `min` to `max`.
     pub(crate) fn whole(&mut self, name: &'static str, min: u64, max: u64) -> Result<Option<u64>, Failure> {
-        let Some(value) = self.value(name) else { return Ok(None) };
-        match value.as_u64().filter(|number| (min..=max).contains(number)) {
-            Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(name, &format!("a whole number from {min} to {max}"), &value)),
-        }
+        self.typed(name, &format!("a whole number from {min} to {max}"), |number| (min..=max).contains(number))
     }
 
     /// A number from `min` to `max`.
     pub(crate) fn number(&mut self, name: &'static str, min: f64, max: f64) -> Result<Option<f64>, Failure> {
-        let Some(value) = self.value(name) else { return Ok(None) };
-        match value.as_f64().filter(|number| (min..=max).contains(number)) {
-            Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(name, &format!("a number from {min} to {max}"), &value)),
-        }
+        self.typed(name, &format!("a number from {min} to {max}"), |number| (min..=max).contains(number))
     }
 
     /// An object, whose own fields are then read.
     pub(crate) fn object(&mut self, name: &'static str) -> Result<Option<Self>, Failure> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::Object(fields)) => Ok(Some(Self::new(self.path(name), fields))),
-            Some(other) => Err(self.wrong(name, "an object", &other)),
-        }
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let wrong = |_| Failure::invalid(self.path(name), format!("must be an object, not {}", described(&value)));
+        Ok(Some(Self::new(self.path(name), value.fields().map_err(wrong)?)))
     }
 
     /// Refuses the first field that was never asked for.
@@ -89,20 +88,20 @@ impl Fields {
             Some(name) => Err(Failure::invalid(self.path(name), format!("is unknown; known are {}", self.known.join(", ")))),
         }
     }
-
-    fn wrong(&self, name: &str, wanted: &str, found: &Value) -> Failure {
-        Failure::invalid(self.path(name), format!("must be {wanted}, not {}", described(found)))
-    }
 }
 
 /// A value as a refusal shows it: short, and never the producer's whole text.
-fn described(value: &Value) -> String {
-    match value {
-        Value::String(text) if text.chars().count() <= 20 => format!("{text:?}"),
-        Value::String(_) => "text".to_owned(),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
-        plain => plain.to_string(),
+fn described(value: &Json) -> String {
+    const CHARACTERS_MAX: usize = 40;
+    match value.as_bytes().first() {
+        Some(b'"') => match value.to::<String>() {
+            Ok(text) if text.chars().count() <= 20 => format!("{text:?}"),
+            _ => "text".to_owned(),
+        },
+        Some(b'[') => "a list".to_owned(),
+        Some(b'{') => "an object".to_owned(),
+        _ if value.as_bytes().len() <= CHARACTERS_MAX => value.to_string(),
+        _ => "a number of many digits".to_owned(),
     }
 }
 
@@ -114,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_field_and_what_would_be_accepted() {
-        let mut fields = Fields::of_payload(&json!({"size": "big", "share": 7, "fail": {"oops": 1}, "extra": null})).unwrap();
+        let mut fields = Fields::of_payload(&json!({"size": "big", "share": 7, "fail": {"oops": 1}, "extra": null}).into()).unwrap();
         let refused = fields.whole("size", 1, 9).unwrap_err();
         assert_eq!(refused.field.as_deref(), Some("payload.size"));
         assert_eq!(refused.message, "must be a whole number from 1 to 9, not \"big\"");
@@ -128,9 +127,9 @@ mod tests {
 
     #[test]
     fn only_an_object_or_null_is_a_payload_with_fields() {
-        assert!(Fields::of_payload(&Value::Null).unwrap().finish().is_ok());
+        assert!(Fields::of_payload(&Json::null()).unwrap().finish().is_ok());
         for wrong in [json!([1]), json!("a"), json!(3)] {
-            assert_eq!(Fields::of_payload(&wrong).unwrap_err().field.as_deref(), Some("payload"));
+            assert_eq!(Fields::of_payload(&wrong.into()).unwrap_err().field.as_deref(), Some("payload"));
         }
     }
 }

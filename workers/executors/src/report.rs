@@ -8,8 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use protocol::{Fraction, Partial, Progress};
-use serde_json::Value;
+use protocol::{Fraction, Json, Partial, Progress};
 use tokio::sync::{Notify, watch};
 
 /// Parts that wait at most; beyond it the oldest are dropped.
@@ -66,7 +65,7 @@ impl Report {
     }
 
     /// Gives a part of the output. Parts are numbered in the order of the calls, from 1.
-    pub fn partial(&self, value: Value) {
+    pub fn partial(&self, value: Json) {
         if let Some(partials) = &self.partials {
             partials.add(value);
         }
@@ -129,8 +128,8 @@ impl Partials {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, value: Value) {
-        let bytes = value.to_string().len();
+    fn add(&self, value: Json) {
+        let bytes = value.as_bytes().len();
         self.lock().add(value, bytes);
         self.arrived.notify_one();
     }
@@ -143,7 +142,7 @@ impl Partials {
 }
 
 impl Waiting {
-    fn add(&mut self, value: Value, bytes: usize) {
+    fn add(&mut self, value: Json, bytes: usize) {
         self.last += 1;
         if bytes > PARTIAL_BYTES_MAX {
             return;
@@ -183,35 +182,35 @@ mod tests {
     #[tokio::test]
     async fn parts_from_another_thread_arrive_in_order_and_numbered() {
         let (report, reports) = Report::new(Listening::ToPartialsToo);
-        let thread = std::thread::spawn(move || (0..10).for_each(|n| report.partial(json!(n))));
+        let thread = std::thread::spawn(move || (0..10).for_each(|n| report.partial(json!(n).into())));
         let mut taken = Vec::new();
         while taken.len() < 10 {
             reports.partials.arrived().await;
             taken.extend(reports.partials.take());
         }
         thread.join().unwrap();
-        let expected: Vec<Partial> = (0..10).map(|n| Partial { number: n + 1, value: json!(n) }).collect();
+        let expected: Vec<Partial> = (0..10).map(|n| Partial { number: n + 1, value: json!(n).into() }).collect();
         assert_eq!(taken, expected);
     }
 
     #[test]
     fn a_full_buffer_drops_the_oldest_and_the_numbers_show_the_gap() {
         let (report, reports) = Report::new(Listening::ToPartialsToo);
-        (0..300).for_each(|n| report.partial(json!(n)));
+        (0..300).for_each(|n| report.partial(json!(n).into()));
         assert_eq!(numbers(&reports), (45..=300).collect::<Vec<u64>>());
-        let half = json!("x".repeat(600_000));
+        let half = Json::of(&"x".repeat(600_000));
         report.partial(half.clone());
-        report.partial(json!("x".repeat(2_000_000)));
+        report.partial(Json::of(&"x".repeat(2_000_000)));
         report.partial(half);
         assert_eq!(numbers(&reports), [303], "what is too large by itself, and what it would not fit beside");
-        report.partial(json!(1));
+        report.partial(json!(1).into());
         assert_eq!(numbers(&reports), [304]);
     }
 
     #[test]
     fn parts_that_nobody_listens_to_are_not_kept() {
         let (report, reports) = Report::new(Listening::ToProgress);
-        report.partial(json!(1));
+        report.partial(json!(1).into());
         assert!(!report.wants_partials() && reports.partials.take().is_empty());
     }
 }

@@ -11,8 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use devices::Use;
-use protocol::{Kind, task::Limits};
-use serde_json::Value;
+use protocol::{Json, Kind, task::Limits};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{Executor, Failure, Report, Run, occupy::occupy, payload::Fields};
@@ -31,7 +30,7 @@ impl Executor for Simulate {
         Kind::new("simulate").expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
         let asked = Asked::read(&run.task.body.payload)?;
         let _work = occupy(run.device.as_ref(), asked.wanted)?;
         let duration = asked.duration.div_f64(run.device.speed());
@@ -53,7 +52,7 @@ async fn pass(duration: Duration, progress_every: Option<Duration>, report: &Rep
         sleep_until(due).await;
         let passed = started.elapsed();
         report.progress(passed.div_duration_f64(duration), &format!("{} of {} ms", passed.as_millis(), duration.as_millis()));
-        report.partial(step.into());
+        report.partial(Json::of(&step));
     }
     sleep_until(ends).await;
 }
@@ -63,11 +62,11 @@ struct Asked {
     duration: Duration,
     wanted: Use,
     progress_every: Option<Duration>,
-    end: Result<Value, Failure>,
+    end: Result<Json, Failure>,
 }
 
 impl Asked {
-    fn read(payload: &Value) -> Result<Self, Failure> {
+    fn read(payload: &Json) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
         let duration = Duration::from_millis(fields.whole("duration_ms", 0, Limits::LONGEST_MS)?.unwrap_or(0));
         let memory_mb = fields.whole("memory_mb", 0, 100_000_000)?.unwrap_or(0);

@@ -1,34 +1,26 @@
 //! One GPU's worker: receive, claim, forward or run, reply, ack.
 //!
-//! [`GpuWorker::run`] is a worker's whole life. The life of one task is in `life.rs`, step by step; the rule for when tasks wait and when
-//! slots wait is in `credits.rs`; what a worker holds in hand is in `slots.rs`. Nothing here knows which back ends it has, and clock, randomness
+//! [`GpuWorker::run`] is a worker's whole life. The life of one task is in `life.rs`: decide what becomes of a delivery (`delivery/`, `claim/`, `attempt/`), then carry it
+//! out (`settle/`). The rule for when tasks wait and when slots wait is in `delivery/credits.rs`; a worker's slots, and what the table hears of them, in `claim/slots.rs`.
+//! Nothing here knows which back ends it has, and clock, randomness
 //! and spawning come from outside, so that whole fleets run deterministically on a paused clock.
 
-mod beginning;
+mod attempt;
+mod claim;
 mod context;
-mod credits;
-mod ending;
-mod health;
-mod heartbeat;
-mod held;
-mod history;
-mod intake;
+mod delivery;
+mod disposition;
+mod fleet;
+mod gpu;
 mod life;
-mod memory;
+mod me;
 mod metrics;
-mod mover;
-mod onward;
-mod persist;
-mod placing;
-mod pool;
-mod progress;
-mod reaper;
-mod retrying;
-mod running;
-mod slots;
-mod trouble;
+mod options;
+mod ports;
+mod receiving;
+mod settle;
 mod worker;
 
-pub use context::{WorkerOptions, WorkerParts};
 pub use metrics::WorkerMetrics;
+pub use options::{WorkerOptions, WorkerParts};
 pub use worker::{GpuWorker, Stop, WorkerError};

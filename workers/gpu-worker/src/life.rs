@@ -1,10 +1,10 @@
-//! The life of one delivery: refuse, skip, claim, run, end. The steps are DESIGN's, in order.
+//! The life of one delivery: decide what becomes of it, then carry that out.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use executors::Usage;
 use protocol::{
-    Outcome, Task, TaskError,
+    Json, Outcome, Task, TaskError,
     intake::{Message, Reading},
     read_task,
     reply::Timings,
@@ -15,241 +15,237 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::{
-    beginning,
+    attempt::{
+        beginning::{self, Attempt, Beginning, NotBegun},
+        look_ahead::{Following, LookAhead},
+        memory::{self, Next},
+        running::{self, Outcome as Ended},
+    },
+    claim::{
+        holder::{self, Former},
+        placing::{self, Placement, Placing},
+        slots::Slot,
+    },
     context::Context,
-    ending::{self, End, Identity},
-    health,
-    intake::{Deadlines, InHand},
-    memory::{self, Next},
-    persist::Abandoned,
-    placing::{self, Placed, Slot},
-    retrying,
-    running::{self, Attempt},
+    delivery::{Identity, InHand, in_hand::Deadlines},
+    disposition::{Disposition, End, Ran, Retrying},
+    gpu::quarantine,
+    ports::Abandoned,
+    settle::{
+        carry_out::{Settled, carry_out},
+        retrying,
+    },
 };
 
-/// Lives the life of one delivery. Whatever happens, the delivery is acked only when what must follow it is safe.
-pub(crate) async fn live(context: Arc<Context>, mut in_hand: InHand) {
-    let reading = read(&context, &in_hand);
-    in_hand.deadlines = deadlines(&context, &in_hand, &reading);
-    let span = tracing::debug_span!("task", task_id = %reading.task_id, gpu_id = %context.gpu_id);
-    let lived = async {
-        match reading.task {
-            Ok(task) if in_hand.queue == Queue::Expired => expire(&context, in_hand, &task).await,
-            Err(ref refusal) => {
-                let refusal = refusal.clone();
-                let identity = identity_of_refused(&reading, &in_hand);
-                ending::refuse(&context, in_hand, identity, refusal).await
+/// Lives the life of one delivery, in the slot of the task that it was fetched to follow, if it was. Whatever happens, the delivery is acked only when what must follow it is
+/// safe.
+pub(crate) fn live(context: Arc<Context>, in_hand: InHand, follows_in: Option<Slot>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let mut in_hand = in_hand;
+        let reading = read(&context, &in_hand);
+        in_hand.deadlines = deadlines(&context, &in_hand, &reading);
+        let span = tracing::debug_span!("task", task_id = %reading.task_id, gpu_id = %context.me.gpu_id);
+        let lived = match &reading.task {
+            Ok(task) if in_hand.queue != Queue::Expired => {
+                live_task(&context, &in_hand, &reading, (task, follows_in)).instrument(span).await
             }
-            Ok(task) => steps(&context, in_hand, &task).await,
+            _ => live_without_run(&context, &in_hand, &reading).instrument(span).await,
+        };
+        // Where it did not run, nobody has let go of it.
+        in_hand.let_credit_go().await;
+        if lived == Err(Abandoned) {
+            tracing::debug!("left unacked: the broker will deliver it again");
         }
-    };
-    if lived.instrument(span).await == Err(Abandoned) {
-        tracing::debug!("left unacked: the broker will deliver it again");
-    }
+    })
 }
 
 fn read(context: &Context, in_hand: &InHand) -> Reading {
-    let fresh_id = || context.environment.fresh_task_id();
+    let fresh_id = || context.ports.environment.fresh_task_id();
     let message = Message { envelope: &in_hand.envelope, body: &in_hand.body, delivery: in_hand.id };
-    read_task(message, context.options.intake, context.now_ms(), fresh_id)
+    read_task(message, context.me.options.intake, context.ports.now_ms(), fresh_id)
 }
 
 /// What the broker took out of a queue because its time had run out has lost the property that said so, and must never start.
 fn deadlines(context: &Context, in_hand: &InHand, reading: &Reading) -> Deadlines {
     let Ok(task) = &reading.task else { return Deadlines::default() };
-    let start_before_ms = if in_hand.queue == Queue::Expired { Some(context.now_ms()) } else { task.start_before_ms };
+    let start_before_ms = if in_hand.queue == Queue::Expired { Some(context.ports.now_ms()) } else { task.start_before_ms };
     Deadlines { start_before_ms, end_before_ms: task.end_before_ms }
 }
 
-async fn steps(context: &Arc<Context>, in_hand: InHand, task: &Task) -> Result<(), Abandoned> {
-    if let Some(look) = look(context, &in_hand, task).await? {
-        return no_run(context, in_hand, task, look).await;
-    }
-    match placing::place(context, &in_hand, task).await? {
-        Placed::Here(slot) => run_here(context, in_hand, task, slot).await,
-        Placed::Sent => {
-            in_hand.ack_elsewhere().await;
-            Ok(())
-        }
-        Placed::Ends(Some(error)) => ending::end(context, in_hand, identity(task), End::without_run(Outcome::Failed, error), None).await,
-        Placed::Ends(None) => ending::end(context, in_hand, identity(task), End::expired(), None).await,
-        Placed::GiveBack => {
-            in_hand.give_back().await;
-            Ok(())
+/// What is no valid task, or what the broker took out of a queue because its time had run out there.
+async fn live_without_run(context: &Context, in_hand: &InHand, reading: &Reading) -> Result<(), Abandoned> {
+    let disposition = match &reading.task {
+        Err(refusal) => Disposition::Refuse(refusal.clone()),
+        Ok(task) => match context.ports.look(&Identity::of(task)).await? {
+            Look::Open | Look::Unfinished(_) => Disposition::expired(),
+            look => Disposition::not_run(task, look, context.me.options.lease),
+        },
+    };
+    carry_out(context, in_hand, reading, disposition).await.map(drop)
+}
+
+async fn live_task(
+    context: &Arc<Context>,
+    in_hand: &InHand,
+    reading: &Reading,
+    (task, follows_in): (&Task, Option<Slot>),
+) -> Result<(), Abandoned> {
+    let mut placing = Placing::new(context, in_hand, task, follows_in);
+    loop {
+        let disposition = match decide(context, in_hand, task, &mut placing).await? {
+            Decided::Begun(attempt) => return run_and_settle(context, in_hand, reading, (task, attempt)).await,
+            Decided::Unrun(disposition) => disposition,
+        };
+        match carry_out(context, in_hand, reading, disposition).await? {
+            Settled::Done => return Ok(()),
+            Settled::NotSent => placing.rest("the queue that it should go to is missing").await?,
         }
     }
 }
 
-/// Looks in the store first where the task may have a history. A fresh delivery need not: `begin` finds the same, one round trip later.
-async fn look(context: &Context, in_hand: &InHand, task: &Task) -> Result<Option<Look>, Abandoned> {
-    if !(in_hand.redelivered || in_hand.envelope.headers.returned || task.attempt > 1) {
-        return Ok(None);
+/// What was decided before a run.
+enum Decided<'t> {
+    /// It runs.
+    Begun(Attempt),
+    /// It does not.
+    Unrun(Disposition<'t>),
+}
+
+async fn decide<'t>(
+    context: &'t Arc<Context>,
+    in_hand: &InHand,
+    task: &'t Task,
+    placing: &mut Placing<'t>,
+) -> Result<Decided<'t>, Abandoned> {
+    let lease = context.me.options.lease;
+    // A copy of a task that runs must not wait for a slot here: it would stand in the way of others, for as long as the task runs.
+    if context.begun.has_another(&task.id, in_hand.id) {
+        return Ok(Decided::Unrun(Disposition::Park(lease)));
     }
-    Ok(match ending::look(context, &identity(task)).await? {
-        Look::Open => None,
-        look => Some(look),
+    let mut verdict = None;
+    if may_have_a_history(in_hand, task) {
+        match context.ports.look(&Identity::of(task)).await? {
+            Look::Open => {}
+            Look::Unfinished(former) => {
+                let looking = holder::look_into(context, &task.id, &former);
+                let looked = tokio::select! {
+                    biased;
+                    looked = holder::patiently(context, in_hand, looking) => looked?,
+                    () = placing::deadline(context, task) => return Ok(Decided::Unrun(Disposition::expired())),
+                };
+                match looked {
+                    Some(Former::Over(judged)) => verdict = Some(judged),
+                    Some(Former::GoesOn) => return Ok(Decided::Unrun(Disposition::Park(lease))),
+                    None => return Ok(Decided::Unrun(Disposition::GiveBack)),
+                }
+            }
+            look => return Ok(Decided::Unrun(Disposition::not_run(task, look, lease))),
+        }
+    }
+    let placed = match placing.place().await? {
+        Placement::Here(placed) => placed,
+        Placement::Not(disposition) => return Ok(Decided::Unrun(disposition)),
+    };
+    let waited = in_hand.received.elapsed();
+    let beginning = beginning::begin(context, (task, in_hand), placed, verdict).await?;
+    observe_waits(context, in_hand, waited);
+    Ok(match beginning {
+        Beginning::Begun(attempt) => Decided::Begun(attempt),
+        Beginning::Not(why) => Decided::Unrun(match why {
+            NotBegun::Look(look) => Disposition::not_run(task, look, lease),
+            NotBegun::HeldElsewhere => Disposition::Park(lease),
+            NotBegun::TooLate => Disposition::expired(),
+            NotBegun::GivenBack => Disposition::GiveBack,
+            NotBegun::Condemned(crashes) => Disposition::Quarantine(crashes),
+        }),
     })
 }
 
-/// What needs no run.
-pub(crate) async fn no_run(context: &Context, in_hand: InHand, task: &Task, look: Look) -> Result<(), Abandoned> {
-    match look {
-        Look::Ended(stored) => ending::resend(context, in_hand, identity(task), stored).await,
-        Look::Cancelled => {
-            let error = TaskError::new("cancelled", "the task was cancelled before it began");
-            ending::end(context, in_hand, identity(task), End::without_run(Outcome::Cancelled, error), None).await
-        }
-        Look::ReusedId => ending::refuse_reused_id(context, in_hand, identity(task)).await,
-        Look::Retried(due) => retrying::publish(context, in_hand, task, due).await,
-        Look::Open => ending::park(context, in_hand, &task.id).await,
-    }
+/// Whether the store may know something that stands against the task. A fresh delivery need not ask: its beginning finds the same, one round trip later.
+fn may_have_a_history(in_hand: &InHand, task: &Task) -> bool {
+    in_hand.redelivered || in_hand.envelope.headers.returned || task.attempt > 1
 }
 
-async fn run_here(context: &Arc<Context>, in_hand: InHand, task: &Task, mut slot: Slot) -> Result<(), Abandoned> {
-    let waited = in_hand.received.elapsed();
-    let begun = beginning::begin(context, task, &in_hand, &mut slot).await;
-    observe_waits(context, &in_hand, waited.as_secs_f64());
-    // Only now: beginning may have exchanged the claim for another.
-    let claim = slot.claim.clone();
-    let ran = match begun {
-        Ok(not_begun) => run_and_end(context, in_hand, task, Turn { slot, waited, not_begun }).await,
-        Err(Abandoned) => Err(Abandoned),
+async fn run_and_settle(
+    context: &Arc<Context>,
+    in_hand: &InHand,
+    reading: &Reading,
+    (task, attempt): (&Task, Attempt),
+) -> Result<(), Abandoned> {
+    let Attempt { slot, choice, token, unsettled } = attempt;
+    let ran = Ran { token, choice };
+    let settled = async {
+        let disposition = run(context, in_hand, task, (slot, ran)).await?;
+        carry_out(context, in_hand, reading, disposition).await
     };
-    if ran == Err(Abandoned) {
-        // Wherever it was abandoned: what has ended or was superseded cannot be handed back.
-        context.held.remove(&claim);
-        // One that may have cost this process its GPU is left as a crash leaves it: the next worker runs it alone.
-        if !context.lost.get().is_some_and(|lost| lost.by_a_task) {
-            beginning::hand_back(context, task, claim.token).await;
-        }
+    let settled = settled.await;
+    drop(unsettled);
+    // Wherever it was abandoned: the store knows whether there is anything left to hand back. A task that may have cost this process its GPU is left as a crash leaves it: the
+    // next worker runs it alone.
+    if settled.is_err() && !context.gpu.lost.get().is_some_and(|lost| lost.by_a_task) {
+        beginning::hand_back(context, task, token).await;
     }
-    ran
+    settled.map(drop)
 }
 
-/// A task whose turn has come.
-struct Turn {
-    slot: Slot,
-    /// From its receipt until it was to begin.
-    waited: Duration,
-    /// What happens instead of a run.
-    not_begun: Option<Attempt>,
-}
-
-async fn run_and_end(context: &Arc<Context>, in_hand: InHand, task: &Task, turn: Turn) -> Result<(), Abandoned> {
-    let Turn { slot, waited, not_begun } = turn;
-    let (started, usage) = (Instant::now(), Usage::default());
-    let attempt = match not_begun {
-        Some(attempt) => attempt,
-        None => run_and_stay_acked(context, &in_hand, (task, &usage), &slot).await?,
-    };
-    match &attempt {
-        Attempt::Succeeded(_) => {
-            context.health.succeeded();
-            context.learnt.took(&task.kind, usage.peak_mb());
+/// Runs the attempt, frees its slot, and says what becomes of the delivery.
+async fn run<'t>(context: &Arc<Context>, in_hand: &InHand, task: &'t Task, (slot, ran): (Slot, Ran)) -> Result<Disposition<'t>, Abandoned> {
+    let (started, usage, waited) = (Instant::now(), Usage::default(), in_hand.received.elapsed());
+    let ahead = LookAhead::of(context, task, in_hand, follow);
+    let ended = running::run(context, task, in_hand, ran.token, &usage).await?;
+    match &ended {
+        Ended::Succeeded(_) => {
+            context.gpu.health.succeeded();
+            context.gpu.learnt.took(&task.kind, usage.peak_mb());
         }
-        Attempt::Failed(error) => health::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
+        Ended::Failed(error) => quarantine::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
         _ => {}
     }
+    ahead.run_ended(slot);
+    in_hand.let_credit_go().await;
     let timings = Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()), device_ms: usage.device_time().map(millis) };
-    let end = |outcome, result, error| End { outcome, result, error, timings };
-    let end = match attempt {
-        Attempt::Succeeded(result) => end(Outcome::Succeeded, result, None),
-        Attempt::Failed(error) if task.attempt < retrying::attempts_max(task) => {
-            return retrying::retry(context, in_hand, task, slot, error).await;
-        }
+    Ok(after(context, task, ended, (ran, timings)).await)
+}
+
+/// The life of a task that was fetched to follow another one.
+async fn follow(context: Arc<Context>, following: Following) {
+    let Following { in_hand, slot, one_of_few } = following;
+    live(context, in_hand, slot).await;
+    drop(one_of_few);
+}
+
+/// What follows from how an attempt came out.
+async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Disposition<'t> {
+    let may_retry = task.attempt < retrying::attempts_max(task);
+    let token = ran.token;
+    let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token });
+    let finish = |outcome, result, error| Disposition::Finish(End { outcome, result, error, timings }, ran);
+    let without_result = |outcome, error| (outcome, Json::null(), Some(error));
+    let (outcome, result, error) = match ended {
+        Ended::Succeeded(result) => (Outcome::Succeeded, result, None),
+        Ended::Failed(error) if may_retry => return retry(None, error),
         // Too little memory is no fault of the GPU.
-        Attempt::OutOfMemory(error, wanted_mb) if task.attempt < retrying::attempts_max(task) => {
-            match memory::next(context, task, error, wanted_mb).await {
-                Next::Retry(task, error) => return retrying::retry(context, in_hand, &task, slot, error).await,
-                Next::End(error) => end(Outcome::Failed, serde_json::Value::Null, Some(error)),
-            }
+        Ended::OutOfMemory(error, wanted_mb) if may_retry => match memory::next(context, task, error, wanted_mb).await {
+            Next::Retry(memory_mb, error) => return retry(memory_mb, error),
+            Next::End(error) => without_result(Outcome::Failed, error),
+        },
+        Ended::Failed(error) | Ended::FailedForGood(error) | Ended::OutOfMemory(error, _) => without_result(Outcome::Failed, error),
+        Ended::Cancelled => without_result(Outcome::Cancelled, TaskError::new("cancelled", "the task was cancelled while it ran")),
+        Ended::DeadlinePassed => {
+            without_result(Outcome::Expired, TaskError::new("deadline", "the task's total deadline passed while it ran"))
         }
-        Attempt::Failed(error) | Attempt::FailedForGood(error) | Attempt::OutOfMemory(error, _) => {
-            end(Outcome::Failed, serde_json::Value::Null, Some(error))
-        }
-        Attempt::Cancelled => {
-            let error = TaskError::new("cancelled", "the task was cancelled while it ran");
-            end(Outcome::Cancelled, serde_json::Value::Null, Some(error))
-        }
-        Attempt::DeadlinePassed => {
-            let error = TaskError::new("deadline", "the task's total deadline passed while it ran");
-            end(Outcome::Expired, serde_json::Value::Null, Some(error))
-        }
-        Attempt::NotBegun(look) => {
-            ending::finish(context, slot).await;
-            return no_run(context, in_hand, task, look).await;
-        }
-        Attempt::Superseded => {
-            ending::finish(context, slot).await;
-            return ending::park(context, in_hand, &task.id).await;
-        }
-        Attempt::TooLate => End::expired(),
-        Attempt::GivenBack => {
-            ending::finish(context, slot).await;
-            in_hand.give_back().await;
-            return Ok(());
-        }
-        Attempt::Condemned(crashes) => return ending::quarantine(context, in_hand, task, &crashes, slot).await,
     };
-    ending::end(context, in_hand, identity(task), end, Some(slot)).await
+    finish(outcome, result, error)
 }
 
-/// Runs the attempt. One that takes long does not keep its delivery for so long that the broker loses patience: a copy goes round through a retry queue (where
-/// every worker finds the task held) and is there if this worker dies.
-async fn run_and_stay_acked(
-    context: &Context,
-    in_hand: &InHand,
-    (task, usage): (&Task, &Usage),
-    slot: &Slot,
-) -> Result<Attempt, Abandoned> {
-    let mut running = std::pin::pin!(running::run(context, task, in_hand, slot, usage));
-    tokio::select! {
-        biased;
-        attempt = &mut running => return attempt,
-        () = tokio::time::sleep(context.options.unacked.saturating_sub(in_hand.received.elapsed())) => {}
-    }
-    let left = tokio::select! {
-        biased;
-        attempt = &mut running => return attempt,
-        left = ending::leave_copy(context, in_hand, &task.id) => left,
-    };
-    if left.is_err() {
-        return running.await;
-    }
-    tracing::debug!(task_id = %task.id, "runs for long; its delivery is exchanged for a copy in a retry queue");
-    // Both to their ends: an ack that was dropped half-way would be none.
-    tokio::join!(running, in_hand.ack_early()).0
-}
-
-/// A task that the broker took out of a queue because its time had run out there.
-async fn expire(context: &Context, in_hand: InHand, task: &Task) -> Result<(), Abandoned> {
-    match ending::look(context, &identity(task)).await? {
-        Look::Open => ending::end(context, in_hand, identity(task), End::expired(), None).await,
-        look => no_run(context, in_hand, task, look).await,
-    }
-}
-
-fn observe_waits(context: &Context, in_hand: &InHand, waited_seconds: f64) {
-    context.metrics.in_hand_seconds.observe(waited_seconds);
+fn observe_waits(context: &Context, in_hand: &InHand, waited: Duration) {
+    context.metrics.in_hand_seconds.observe(waited.as_secs_f64());
     if let Some(published) = in_hand.envelope.timestamp {
         let published_ms = published.saturating_mul(1_000);
-        context.metrics.queue_wait_seconds.observe(context.now_ms().saturating_sub(published_ms) as f64 / 1_000.0);
+        context.metrics.queue_wait_seconds.observe(context.ports.now_ms().saturating_sub(published_ms) as f64 / 1_000.0);
     }
 }
 
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-pub(crate) fn identity(task: &Task) -> Identity {
-    Identity { task_id: task.id.clone(), body_hash: task.body_hash.clone(), kind: Some(task.kind.clone()), attempt: task.attempt }
-}
-
-fn identity_of_refused(reading: &Reading, in_hand: &InHand) -> Identity {
-    Identity {
-        task_id: reading.task_id.clone(),
-        body_hash: reading.body_hash.clone(),
-        kind: in_hand.envelope.kind.as_deref().and_then(|kind| protocol::Kind::new(kind).ok()),
-        attempt: in_hand.envelope.headers.attempt.unwrap_or(1),
-    }
 }

@@ -1,9 +1,10 @@
 //! What a worker counts and measures. The document's names stand first; units are in the names.
 
+use executors::Executors;
 use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry, core::Collector, exponential_buckets,
 };
-use protocol::{GpuId, GpuSample};
+use protocol::{GpuId, GpuSample, Kind};
 
 /// The metrics of all workers of one process, told apart by the label `gpu_id`.
 pub struct WorkerMetrics {
@@ -227,4 +228,9 @@ impl GpuMetrics {
     pub(crate) fn forwarded(&self, reason: &str) {
         self.forwarded_total.with_label_values(&[self.gpu_id.as_str(), reason]).inc();
     }
+}
+
+/// A kind as a metric's label: only kinds that this worker runs, so that a producer cannot make up labels.
+pub(crate) fn known_kind<'a>(executors: &Executors, kind: Option<&'a Kind>) -> &'a str {
+    kind.filter(|kind| executors.get(kind).is_some()).map_or("other", Kind::as_str)
 }

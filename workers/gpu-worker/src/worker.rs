@@ -8,12 +8,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    beginning,
-    context::{Context, WorkerParts},
-    heartbeat, intake, mover,
-    persist::{Abandoned, Backoff, pause_or_abandon},
-    pool::{self, PoolConsumer},
-    reaper, running, trouble,
+    attempt::{beginning, running},
+    claim::telling,
+    context::Context,
+    fleet::{
+        mover::{self, Mover},
+        reaper::Reaper,
+    },
+    gpu::{heartbeat::Heart, trouble},
+    options::WorkerParts,
+    ports::{Backoff, Ports},
+    receiving::{self, PoolConsumer},
 };
 
 /// How long lives that are cut off may take: an executor to notice, and the store to hear that its attempt was handed back.
@@ -78,23 +83,23 @@ impl GpuWorker {
     /// delivered again.
     pub async fn run(self) -> Result<(), WorkerError> {
         let context = self.context;
-        context.environment.spawn("heartbeat", heartbeat::beat(Arc::clone(&context)));
-        context.environment.spawn("watch of the GPU", trouble::watch(Arc::clone(&context)));
+        context.ports.environment.spawn("heartbeat", Heart::of(&context).beat());
+        context.ports.environment.spawn("watch of the GPU", trouble::watch(Arc::clone(&context)));
         match start(&context).await {
             Ok(Some(consumers)) => work(&context, consumers).await,
             Ok(None) => {}
             Err(source) => {
-                context.stop.now.cancel();
-                context.last_beat.cancel();
-                return Err(WorkerError::Topology { gpu_id: context.gpu_id.clone(), source });
+                context.ports.stop.now.cancel();
+                context.signals.last_beat.cancel();
+                return Err(WorkerError::Topology { gpu_id: context.me.gpu_id.clone(), source });
             }
         }
         leave(&context).await;
-        match context.lost.get() {
+        match context.gpu.lost.get() {
             Some(lost) => {
                 // Never dropped: giving back what a lost context holds asks a driver that may not answer. Whoever runs a worker ends its process now.
-                std::mem::forget((Arc::clone(&context.device), context.executors.clone()));
-                Err(WorkerError::Lost { gpu_id: context.gpu_id.clone(), reason: lost.reason.clone(), xid: lost.xid })
+                std::mem::forget((Arc::clone(&context.gpu), Arc::clone(&context)));
+                Err(WorkerError::Lost { gpu_id: context.me.gpu_id.clone(), reason: lost.reason.clone(), xid: lost.xid })
             }
             None => Ok(()),
         }
@@ -106,42 +111,32 @@ fn topology(context: &Context) -> Vec<Queue> {
     let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
     let mut queues = vec![Queue::Returned, Queue::Expired, Queue::Dead, Queue::Unplaceable, Queue::Parked];
     queues.extend(retries);
-    queues.push(Queue::Pool(context.options.pool.clone()));
-    queues.push(Queue::Gpu(context.gpu_id.clone()));
+    queues.push(Queue::Pool(context.me.options.pool.clone()));
+    queues.push(Queue::Gpu(context.me.gpu_id.clone()));
     queues
 }
 
 /// Declares and consumes. `None`: stopped meanwhile.
 async fn start(context: &Arc<Context>) -> Result<Option<Consumers>, QueueError> {
+    let (ports, options) = (&context.ports, &context.me.options);
     for queue in topology(context) {
-        let declared = insist(context, || context.queue.declare(&queue)).await?;
-        if declared.is_none() {
+        if insist(ports, || ports.queue.declare(&queue)).await?.is_none() {
             return Ok(None);
         }
     }
-    let slots = NonZeroU16::new(context.options.slots).unwrap_or(NonZeroU16::MIN);
-    let at_once = NonZeroU16::new(mover::AT_ONCE).unwrap_or(NonZeroU16::MIN);
-    let wanted = [
-        (Queue::Gpu(context.gpu_id.clone()), slots),
-        (Queue::Expired, at_once),
-        (Queue::Returned, at_once),
-        (Queue::Pool(context.options.pool.clone()), slots),
-    ];
-    let mut consumers = Vec::new();
-    for (queue, prefetch) in &wanted {
-        let Some(consumer) = insist(context, || context.queue.consume(queue, *prefetch)).await? else { return Ok(None) };
-        consumers.push(consumer);
-    }
-    let mut consumers = consumers.into_iter();
-    let (Some(own), Some(expired), Some(returned), Some(pool)) = (consumers.next(), consumers.next(), consumers.next(), consumers.next())
-    else {
-        return Ok(None);
+    let consume = async |queue: Queue, prefetch: u16| {
+        let prefetch = NonZeroU16::new(prefetch).unwrap_or(NonZeroU16::MIN);
+        insist(ports, || ports.queue.consume(&queue, prefetch)).await
     };
+    let Some(own) = consume(Queue::Gpu(context.me.gpu_id.clone()), options.slots).await? else { return Ok(None) };
+    let Some(expired) = consume(Queue::Expired, mover::AT_ONCE).await? else { return Ok(None) };
+    let Some(returned) = consume(Queue::Returned, mover::AT_ONCE).await? else { return Ok(None) };
+    let Some(pool) = consume(Queue::Pool(options.pool.clone()), options.slots).await? else { return Ok(None) };
     Ok(Some(Consumers { pool, own, expired, returned }))
 }
 
-/// Repeats a start-up step while the broker is away.
-async fn insist<T, F>(context: &Context, mut step: impl FnMut() -> F) -> Result<Option<T>, QueueError>
+/// Repeats a start-up step while the broker is away. `None`: stopped meanwhile.
+async fn insist<T, F>(ports: &Ports, mut step: impl FnMut() -> F) -> Result<Option<T>, QueueError>
 where
     F: Future<Output = Result<T, QueueError>>,
 {
@@ -150,9 +145,9 @@ where
         match step().await {
             Ok(done) => return Ok(Some(done)),
             Err(error) if error.is_transient() => {
-                let pause = backoff.next(&context.environment);
+                let pause = backoff.next(&ports.environment);
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "will try again");
-                if context.stop.gently.is_cancelled() || pause_or_abandon(&context.stop.now, pause).await == Err(Abandoned) {
+                if ports.stop.gently.is_cancelled() || ports.pause(pause).await.is_err() {
                     return Ok(None);
                 }
             }
@@ -166,26 +161,28 @@ async fn work(context: &Arc<Context>, consumers: Consumers) {
     let Consumers { pool, own, expired, returned } = consumers;
     let stoppers = [own.stopper(), expired.stopper(), returned.stopper()];
     let (shown, pool_consumer) = watch::channel(PoolConsumer::Lost);
-    context.environment.spawn("watch of the consumers", watch_consumers(Arc::clone(context), pool_consumer, own.live()));
-    let slots = context.options.slots;
-    context.environment.spawn("pool", context.lives.track_future(pool::receive(Arc::clone(context), pool, shown)));
+    context.ports.environment.spawn("watch of the consumers", watch_consumers(Arc::clone(context), pool_consumer, own.live()));
+    let slots = context.me.options.slots;
+    context.ports.environment.spawn("pool", context.lives.track_future(receiving::receive_from_pool(Arc::clone(context), pool, shown)));
     let receivers = [(own, slots), (expired, mover::AT_ONCE)];
     for (consumer, prefetch) in receivers {
-        let receiving = intake::receive(Arc::clone(context), consumer, prefetch);
-        context.environment.spawn("receiver", context.lives.track_future(receiving));
+        let receiving = receiving::receive(Arc::clone(context), consumer, prefetch);
+        context.ports.environment.spawn("receiver", context.lives.track_future(receiving));
     }
-    context.environment.spawn("mover", context.lives.track_future(mover::run(Arc::clone(context), returned)));
-    context.environment.spawn("reaper", context.lives.track_future(reaper::run(Arc::clone(context))));
-    tracing::info!(gpu_id = %context.gpu_id, pool = %context.options.pool, slots, "works");
+    context.ports.environment.spawn("mover", context.lives.track_future(Mover::of(context).run(returned, context.lives.clone())));
+    context.ports.environment.spawn("reaper", context.lives.track_future(Reaper::of(context).run()));
+    let teller = telling::run(context.ports.clone(), Arc::clone(&context.me), Arc::clone(&context.slots), Arc::clone(&context.pace));
+    context.ports.environment.spawn("what the table hears", teller);
+    tracing::info!(gpu_id = %context.me.gpu_id, pool = %context.me.options.pool, slots, "works");
 
     tokio::select! {
         biased;
-        () = context.stop.now.cancelled() => {}
-        () = context.stop.gently.cancelled() => {
-            tracing::info!(gpu_id = %context.gpu_id, running = context.slots.busy(), "drains");
+        () = context.ports.stop.now.cancelled() => {}
+        () = context.ports.stop.gently.cancelled() => {
+            tracing::info!(gpu_id = %context.me.gpu_id, running = context.slots.held(), "drains");
         }
     }
-    context.nudge.notify_one();
+    context.signals.nudge.notify_one();
     for stopper in stoppers {
         stopper.stop();
     }
@@ -198,9 +195,9 @@ async fn drain(context: &Arc<Context>) {
     tokio::select! {
         biased;
         () = context.lives.wait() => {}
-        () = context.stop.now.cancelled() => {}
-        () = tokio::time::sleep(context.options.drain_grace) => {
-            tracing::warn!(gpu_id = %context.gpu_id, running = context.slots.busy(), "the grace time is over; what still runs will run again elsewhere");
+        () = context.ports.stop.now.cancelled() => {}
+        () = tokio::time::sleep(context.me.options.drain_grace) => {
+            tracing::warn!(gpu_id = %context.me.gpu_id, running = context.slots.held(), "the grace time is over; what still runs will run again elsewhere");
         }
     }
 }
@@ -209,20 +206,20 @@ async fn drain(context: &Arc<Context>) {
 async fn watch_consumers(context: Arc<Context>, mut pool: watch::Receiver<PoolConsumer>, mut own: watch::Receiver<bool>) {
     loop {
         let consuming = *pool.borrow_and_update() != PoolConsumer::Lost && *own.borrow_and_update();
-        if context.consuming.send_replace(consuming) != consuming {
-            tracing::info!(gpu_id = %context.gpu_id, consuming, "consumers");
-            context.nudge.notify_one();
+        if context.signals.consuming.send_replace(consuming) != consuming {
+            tracing::info!(gpu_id = %context.me.gpu_id, consuming, "consumers");
+            context.signals.nudge.notify_one();
         }
         let changed = tokio::select! {
             biased;
-            () = context.stop.now.cancelled() => None,
+            () = context.ports.stop.now.cancelled() => None,
             changed = pool.changed() => changed.ok(),
             changed = own.changed() => changed.ok(),
         };
         if changed.is_none() {
             // The row stays until everything is let go of: nobody is to choose it meanwhile.
-            context.consuming.send_replace(false);
-            context.nudge.notify_one();
+            context.signals.consuming.send_replace(false);
+            context.signals.nudge.notify_one();
             return;
         }
     }
@@ -230,19 +227,19 @@ async fn watch_consumers(context: Arc<Context>, mut pool: watch::Receiver<PoolCo
 
 /// Returns what was forwarded here and not taken, and takes the row out of the table.
 async fn leave(context: &Arc<Context>) {
-    if !context.stop.now.is_cancelled() {
-        let own = Queue::Gpu(context.gpu_id.clone());
-        let emptied = tokio::time::timeout(context.options.lease, reaper::empty(context, &own)).await;
-        tracing::debug!(gpu_id = %context.gpu_id, ?emptied, "own queue returned to the pool");
+    if !context.ports.stop.now.is_cancelled() {
+        let (own, reaper) = (Queue::Gpu(context.me.gpu_id.clone()), Reaper::of(context));
+        let emptied = tokio::time::timeout(context.me.options.lease, reaper.empty(&own)).await;
+        tracing::debug!(gpu_id = %context.me.gpu_id, ?emptied, "own queue returned to the pool");
     }
-    context.stop.now.cancel();
+    context.ports.stop.now.cancel();
     // What is left of the lives ends now, so that nothing writes after the row is gone.
-    let _ = tokio::time::timeout(context.options.lease.max(LAST_WORDS), context.lives.wait()).await;
-    context.last_beat.cancel();
-    let _ = tokio::time::timeout(context.options.lease, context.silent.cancelled()).await;
-    let leaving = context.table.leave(&context.options.pool, &context.gpu_id, &context.incarnation);
-    match tokio::time::timeout(context.options.lease, leaving).await {
-        Ok(Ok(())) => tracing::info!(gpu_id = %context.gpu_id, "left"),
-        _ => tracing::info!(gpu_id = %context.gpu_id, "left; its row lapses with its lease"),
+    let _ = tokio::time::timeout(context.me.options.lease.max(LAST_WORDS), context.lives.wait()).await;
+    context.signals.last_beat.cancel();
+    let _ = tokio::time::timeout(context.me.options.lease, context.signals.silent.cancelled()).await;
+    let leaving = context.ports.table.leave(&context.me.options.pool, &context.me.gpu_id, &context.me.incarnation);
+    match tokio::time::timeout(context.me.options.lease, leaving).await {
+        Ok(Ok(())) => tracing::info!(gpu_id = %context.me.gpu_id, "left"),
+        _ => tracing::info!(gpu_id = %context.me.gpu_id, "left; its row lapses with its lease"),
     }
 }

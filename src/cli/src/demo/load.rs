@@ -1,8 +1,8 @@
 //! The demo's load: a mix of kinds, sizes and priorities, each task with a result that no other has.
 
 use producer::NewTask;
-use protocol::{GpuOptions, Kind, Needs, Outcome, Reply, TaskBody};
-use serde_json::{Value, json};
+use protocol::{GpuOptions, Json, Kind, Needs, Outcome, Reply, TaskBody};
+use serde_json::json;
 
 /// What the demo submits.
 pub(crate) struct Load {
@@ -17,7 +17,10 @@ impl Load {
     pub(crate) fn task(&self, number: u32) -> NewTask {
         let (kind, payload) = match number % 4 {
             0 => ("echo", result_of(number)),
-            _ => ("simulate", json!({"duration_ms": 4 + number % 24, "memory_mb": 200 + number % 7 * 300, "result": result_of(number)})),
+            _ => (
+                "simulate",
+                json!({"duration_ms": 4 + number % 24, "memory_mb": 200 + number % 7 * 300, "result": result_of(number)}).into(),
+            ),
         };
         let body = TaskBody {
             payload,
@@ -35,6 +38,6 @@ impl Load {
     }
 }
 
-fn result_of(number: u32) -> Value {
-    json!({"task": number, "says": format!("result {}", u64::from(number) * 7_919)})
+fn result_of(number: u32) -> Json {
+    json!({"task": number, "says": format!("result {}", u64::from(number) * 7_919)}).into()
 }

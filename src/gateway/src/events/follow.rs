@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use protocol::{Outcome, Progress, Reply, TaskError, TaskId, TaskState, TaskStatus, reply::Timings};
+use protocol::{Json, Outcome, Progress, Reply, TaskError, TaskId, TaskState, TaskStatus, reply::Timings};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
@@ -149,7 +149,7 @@ fn without_body(status: TaskStatus, outcome: Outcome) -> Reply {
         task_id: status.task_id,
         kind: status.kind,
         outcome,
-        result: serde_json::Value::Null,
+        result: Json::null(),
         error: Some(error),
         gpu_id: status.gpu_id,
         attempt: status.attempt,

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gpu_table::{Beat, GpuTable, Heartbeat, TableError};
+use gpu_table::{Beat, GpuTable, Heartbeat, Seen, TableError, Telling};
 use protocol::{
-    BodyHash, Claim, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, PoolName, TaskId, TaskStatus, Token, claim::Settings,
+    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, Offer, PoolName, TaskId, TaskStatus, Token, claim::Settings,
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest,
-    StoreError, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
+    RetryAnswer, RetryRequest, StoreError, TaskStore, Totals,
 };
 
 pub struct DownTable;
@@ -27,13 +27,13 @@ impl GpuTable for DownTable {
     async fn claim(&self, _: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
         no_table()
     }
-    async fn hand_over(&self, _: &Claim, _: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
+    async fn tell(&self, _: &Telling) -> Result<(), TableError> {
         no_table()
     }
-    async fn release(&self, _: &Claim) -> Result<bool, TableError> {
+    async fn withdraw(&self, _: &Offer) -> Result<(), TableError> {
         no_table()
     }
-    async fn renew(&self, _: &PoolName, _: &TaskId, _: Token) -> Result<bool, TableError> {
+    async fn seen(&self, _: &PoolName, _: &GpuId) -> Result<Seen, TableError> {
         no_table()
     }
     async fn rows(&self, _: &PoolName) -> Result<Vec<GpuView>, TableError> {
@@ -100,9 +100,10 @@ impl TaskStore for DownStore {
     async fn record(&self, _: &RecordRequest) -> Result<Record, StoreError> {
         no_store()
     }
-    async fn published(&self, _: &TaskId, _: &str) -> Result<(), StoreError> {
+    async fn fence(&self, _: &FenceRequest) -> Result<Fence, StoreError> {
         no_store()
     }
+    fn note_published(&self, _: &TaskId, _: &str) {}
     async fn waits_for(&self, _: &TaskId, _: &Kind, _: &str) -> Result<(), StoreError> {
         no_store()
     }

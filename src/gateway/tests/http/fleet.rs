@@ -166,7 +166,7 @@ pub fn reply(task_id: TaskId, answer: Result<Value, (Outcome, TaskError)>) -> Re
         task_id,
         kind: None,
         outcome,
-        result,
+        result: result.into(),
         error,
         gpu_id: Some(GpuId::new("sim-0").expect("valid")),
         attempt: 1,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use gpu_table::Heartbeat;
 use protocol::{
-    GpuDescription, GpuId, GpuRow, GpuSample, Health, Incarnation, PoolName, claim::Settings, gpu::Hardware, task::ComputeCapability,
+    GpuDescription, GpuId, GpuRow, GpuSample, Health, Holding, Incarnation, PoolName, claim::Settings, gpu::Hardware,
+    task::ComputeCapability,
 };
 use reqwest::StatusCode;
 use serde_json::json;
@@ -45,6 +46,7 @@ fn row(id: &str) -> GpuRow {
         models: Vec::new(),
         foreign_utilization_percent: 0.0,
         waiting: 0,
+        running: Vec::new(),
     }
 }
 
@@ -53,7 +55,7 @@ async fn gpus_are_shown_as_the_table_has_them() {
     let fleet = Fleet::start().await;
     assert_eq!(json(fleet.get("/api/v1/gpus").await).await, json!({"pool": "default", "gpus": []}));
     for id in ["sim-1", "sim-0"] {
-        let heartbeat = Heartbeat { row: row(id), held: Vec::new(), settings: Settings::default() };
+        let heartbeat = Heartbeat { row: row(id), holding: Holding::default(), taken: Vec::new(), settings: Settings::default() };
         fleet.table.heartbeat(&heartbeat).await.expect("a table");
     }
     let all = json(fleet.get("/api/v1/gpus").await).await;

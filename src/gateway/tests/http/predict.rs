@@ -15,7 +15,7 @@ const PREDICT: &str = "/api/v1/predict";
 #[tokio::test]
 async fn text_alone_is_enough() {
     let fleet = Fleet::start().await;
-    fleet.work(|body| Ok(json!({"text": format!("{} there was", body.payload["text"].as_str().expect("text")), "tokens": 2}))).await;
+    fleet.work(|body| Ok(json!({"text": format!("{} there was", body.payload.to::<Value>().expect("JSON")["text"].as_str().expect("text")), "tokens": 2}))).await;
     let response = fleet.post(PREDICT, &json!({"text": "Once upon a time"})).await;
     assert_eq!(response.status(), StatusCode::OK);
     let answer = json(response).await;

@@ -1,8 +1,10 @@
 //! A client of server-sent events, and a worker that a test plays by hand.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
-use protocol::{BodyHash, Envelope, Fraction, Kind, Partial, Progress, ProgressMessage, Reply, TaskId, Token, progress::PROGRESS_TYPE};
+use protocol::{
+    BodyHash, DeliveryId, Envelope, Fraction, Kind, Partial, Progress, ProgressMessage, Reply, TaskId, Token, progress::PROGRESS_TYPE,
+};
 use reqwest::Response;
 use serde_json::Value;
 use task_queue::{Delivery, MemoryQueue, Outgoing, Target, TaskQueue};
@@ -76,6 +78,7 @@ pub struct Hand {
     queue: MemoryQueue,
     delivery: Delivery,
     pub task_id: TaskId,
+    token: OnceLock<Token>,
     said: u64,
 }
 
@@ -97,7 +100,7 @@ impl Fleet {
         };
         let delivery = tokio::time::timeout(PATIENCE, taking).await.expect("a task waits");
         let task_id = TaskId::new(delivery.envelope.message_id.clone().expect("an id")).expect("valid");
-        Hand { queue, delivery, task_id, said: 0 }
+        Hand { queue, delivery, task_id, token: OnceLock::new(), said: 0 }
     }
 
     pub async fn begin(&self, hand: &Hand) {
@@ -106,33 +109,40 @@ impl Fleet {
             body_hash: BodyHash::of(&hand.delivery.body),
             kind: Kind::new("echo").expect("valid"),
             attempt: 1,
-            token: Token(7),
+            delivery: DeliveryId(1),
             gpu_id: "sim-0".parse().expect("valid"),
             incarnation: "one".parse().expect("valid"),
             alone: false,
             verdict: None,
             crashes_max: 3,
         };
-        assert_eq!(self.store.begin(&request).await.expect("a store"), Begin::Begun);
+        let Begin::Begun(token) = self.store.begin(&request).await.expect("a store") else { panic!("it does not begin") };
+        hand.token.set(token).expect("it begins once");
     }
 
     /// Notes progress in the store, as a worker does for every task.
     pub async fn note(&self, hand: &Hand, fraction: f64) {
         let request =
-            ProgressRequest { task_id: hand.task_id.clone(), token: Token(7), fraction: Fraction::clamped(fraction), message: None };
+            ProgressRequest { task_id: hand.task_id.clone(), token: hand.token(), fraction: Fraction::clamped(fraction), message: None };
         self.store.progress(&request).await.expect("a store");
     }
 
     /// Records the outcome and publishes the reply.
     pub async fn finish(&self, hand: Hand, result: Value) {
+        let token = hand.token();
         let Hand { queue, delivery, task_id, .. } = hand;
-        let reply = Reply { token: Some(Token(7)), ..reply(task_id, Ok(result)) };
+        let reply = Reply { token: Some(token), ..reply(task_id, Ok(result)) };
         finish(&queue, &*self.store, &delivery.envelope, &delivery.body, &reply).await;
         delivery.receipt.ack().await.expect("ack");
     }
 }
 
 impl Hand {
+    /// The token of the attempt; one that nobody gave out, if it never began.
+    fn token(&self) -> Token {
+        self.token.get().copied().unwrap_or(Token(7))
+    }
+
     pub fn envelope(&self) -> &Envelope {
         &self.delivery.envelope
     }
@@ -144,10 +154,10 @@ impl Hand {
         let message = ProgressMessage {
             task_id: self.task_id.clone(),
             attempt: 1,
-            token: Token(7),
+            token: self.token(),
             number: self.said,
             progress: Some(Progress { fraction: Fraction::clamped(fraction), message: None, at_ms: 1 }),
-            partials: partials.iter().map(|(number, value)| Partial { number: *number, value: value.clone() }).collect(),
+            partials: partials.iter().map(|(number, value)| Partial { number: *number, value: value.clone().into() }).collect(),
         };
         let envelope = Envelope {
             message_id: Some(self.task_id.to_string()),

@@ -2,10 +2,8 @@
 
 use protocol::{Choice, ClaimRequest, GpuId, Strategy};
 
-use super::{
-    eligibility::{fits, is_ready},
-    pool::{Entry, Pool},
-};
+use super::pool::{Entry, Pool};
+use crate::eligibility::{fits, is_ready};
 
 /// Slots held are compared in steps of 1/1024, so that the order is one whole number everywhere.
 const STEPS: u64 = 1_024;
@@ -24,7 +22,7 @@ impl Pool {
     fn rank(&self, strategy: Strategy, request: &ClaimRequest, entry: &Entry) -> [u64; 7] {
         let row = &entry.row;
         let share = self.load(&row.gpu.gpu_id) * STEPS / u64::from(row.slots);
-        let elsewhere = u64::from(row.gpu.gpu_id != request.offered_by);
+        let elsewhere = u64::from(row.gpu.gpu_id != request.asker);
         let needs = &request.needs;
         let best_fit = if strategy == Strategy::TaskSpecific {
             let not_loaded = needs.model.as_ref().is_some_and(|model| !row.models.contains(model));

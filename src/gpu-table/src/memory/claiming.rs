@@ -1,57 +1,40 @@
 //! Claims: what the table answers, and what it writes with the answer.
 
-use protocol::{Choice, Claim, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Token, Unplaceable};
+use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Offer, Unplaceable};
 
-use super::{
-    eligibility::{fits, has_memory_now, is_open, is_ready, is_within_thresholds},
-    pool::{Pool, Record, State},
+use super::pool::{Offered, Pool};
+use crate::{
+    eligibility::{fits, has_memory_now, is_open, is_ready},
+    wanted::nothing_fits,
 };
-use crate::wanted::nothing_fits;
 
 impl Pool {
     pub(super) fn claim(&mut self, request: &ClaimRequest) -> ClaimAnswer {
-        if let Some(answer) = self.standing_claim(request) {
+        let others = request.holding.slots.saturating_sub(u32::from(request.has_slot));
+        self.hear(&request.asker, &request.incarnation, request.holding, others);
+        if let Some(answer) = self.standing_offer(request) {
             return answer;
         }
         match (request.mode, &request.specific_gpu_id) {
-            (ClaimMode::Here, _) => self.claim_here(request),
             (_, Some(gpu_id)) => self.claim_specific(request, gpu_id),
-            (ClaimMode::TasksWaiting, None) if self.is_free(request, &request.offered_by) => self.take(request, &request.offered_by),
+            (ClaimMode::TasksWaiting, None) if self.is_free(request, &request.asker) => self.take(request, &request.asker),
             _ => self.claim_any(request),
         }
     }
 
-    /// The answer where a live claim for this task exists already: the same again for the one who asked before, the slot for the one it was
-    /// offered to, `Held` for everybody else.
-    fn standing_claim(&mut self, request: &ClaimRequest) -> Option<ClaimAnswer> {
-        let (now_ms, held_until_ms) = (self.now_ms(), self.held_until_ms());
-        let record = self.claims.get_mut(&request.task_id)?;
-        let same_attempt = record.attempt == request.attempt;
-        let same_asker = record.incarnation == request.incarnation && record.delivery == request.delivery;
-        let takes_up = request.mode == ClaimMode::Here && record.state == State::Offered && record.gpu_id == request.offered_by;
-        if same_attempt && takes_up {
-            record.state = State::Held;
-            record.deadline_ms = held_until_ms;
-            record.incarnation = request.incarnation.clone();
-            record.delivery = request.delivery;
-        } else if !(same_attempt && same_asker) {
-            return Some(ClaimAnswer::Held { for_ms: record.deadline_ms - now_ms });
+    /// The answer where an offer stands for this task: the slot for the GPU that it is made to, if that one has a slot for the task; the same offer again for everybody else.
+    fn standing_offer(&mut self, request: &ClaimRequest) -> Option<ClaimAnswer> {
+        let offered = self.offers.get(&request.task_id)?;
+        if offered.gpu_id != request.asker {
+            return Some(ClaimAnswer::Other(offer(request, &offered.gpu_id, offered.choice.clone())));
         }
-        Some(answer(request, &record.gpu_id, record.token, record.choice.clone()))
-    }
-
-    /// Thresholds and a slot pass by waiting, so they mean `Full`; whether the worker consumes is not looked at, because its asking proves it.
-    fn claim_here(&mut self, request: &ClaimRequest) -> ClaimAnswer {
-        let settings = self.settings();
-        let Some(entry) = self.rows.get(&request.offered_by) else { return ClaimAnswer::NotHere };
-        if !is_ready(&entry.row, &settings) || !fits(&entry.row, &settings, request) {
-            return ClaimAnswer::NotHere;
+        let choice = offered.choice.clone();
+        self.offers.remove(&request.task_id);
+        if !self.has_own_slot(request) {
+            return None;
         }
-        let has_slot = self.load(&request.offered_by) < u64::from(entry.row.slots);
-        if has_slot && is_within_thresholds(&entry.row, &settings) && has_memory_now(&entry.row, &request.needs, &settings) {
-            return self.take(request, &request.offered_by);
-        }
-        ClaimAnswer::Full { fits_here: true, elsewhere: None }
+        self.hold(request);
+        Some(ClaimAnswer::Own(choice))
     }
 
     fn claim_specific(&mut self, request: &ClaimRequest, gpu_id: &GpuId) -> ClaimAnswer {
@@ -71,7 +54,7 @@ impl Pool {
         if self.is_free(request, gpu_id) {
             return self.take(request, gpu_id);
         }
-        if *gpu_id == request.offered_by {
+        if *gpu_id == request.asker {
             return ClaimAnswer::Full { fits_here: true, elsewhere: None };
         }
         self.send_to_wait(gpu_id.clone())
@@ -82,7 +65,7 @@ impl Pool {
             return self.take(request, &gpu_id);
         }
         let settings = self.settings();
-        let here = self.rows.get(&request.offered_by);
+        let here = self.rows.get(&request.asker);
         if here.is_some_and(|entry| is_ready(&entry.row, &settings) && fits(&entry.row, &settings, request)) {
             return ClaimAnswer::Full { fits_here: true, elsewhere: None };
         }
@@ -92,7 +75,7 @@ impl Pool {
         }
     }
 
-    /// Whether this GPU is eligible, fits, and has the memory and a slot now.
+    /// Whether this GPU is eligible, fits, and has the memory and a slot now. The asker needs a slot of its own for the task.
     pub(super) fn is_free(&self, request: &ClaimRequest, gpu_id: &GpuId) -> bool {
         let settings = self.settings();
         self.rows.get(gpu_id).is_some_and(|entry| {
@@ -100,7 +83,13 @@ impl Pool {
                 && fits(&entry.row, &settings, request)
                 && has_memory_now(&entry.row, &request.needs, &settings)
                 && self.load(gpu_id) < u64::from(entry.row.slots)
+                && (*gpu_id != request.asker || self.has_own_slot(request))
         })
+    }
+
+    /// Whether the asker has a slot of its own for the task. A GPU that another incarnation has now gives the asker nothing: what it held would be counted nowhere.
+    fn has_own_slot(&self, request: &ClaimRequest) -> bool {
+        request.has_slot && self.rows.get(&request.asker).is_some_and(|entry| entry.row.incarnation == request.incarnation)
     }
 
     fn send_to_wait(&mut self, gpu_id: GpuId) -> ClaimAnswer {
@@ -110,40 +99,29 @@ impl Pool {
         ClaimAnswer::Full { fits_here: false, elsewhere: Some(gpu_id) }
     }
 
-    /// Writes a new claim: held at once by the GPU that asks, offered to any other.
+    /// Gives the slot: counted as held by the GPU that asks, offered to any other.
     fn take(&mut self, request: &ClaimRequest, gpu_id: &GpuId) -> ClaimAnswer {
         let settings = self.settings();
         let choice = Choice::resolve(request.strategy.as_deref(), settings.default_strategy, &settings.strategies);
-        let own = *gpu_id == request.offered_by;
-        let (state, lease) = if own { (State::Held, self.leases.held) } else { (State::Offered, self.leases.offered) };
-        self.last_token = (self.last_token + 1).max(self.now_us);
         self.sequence += 1;
         if let Some(entry) = self.rows.get_mut(gpu_id) {
             entry.sequence = self.sequence;
         }
-        let record = Record {
-            gpu_id: gpu_id.clone(),
-            token: Token(self.last_token),
-            state,
-            deadline_ms: self.now_ms() + lease.as_millis() as u64,
-            attempt: request.attempt,
-            incarnation: request.incarnation.clone(),
-            delivery: request.delivery,
-            choice: choice.clone(),
-        };
-        self.claims.insert(request.task_id.clone(), record);
-        answer(request, gpu_id, Token(self.last_token), choice)
+        if *gpu_id == request.asker {
+            self.hold(request);
+            return ClaimAnswer::Own(choice);
+        }
+        let deadline_ms = self.now_ms() + self.leases.offered.as_millis() as u64;
+        self.offers.insert(request.task_id.clone(), Offered { gpu_id: gpu_id.clone(), deadline_ms, choice: choice.clone() });
+        ClaimAnswer::Other(offer(request, gpu_id, choice))
+    }
+
+    /// The asker holds the slot for this task too, unless it has told something newer, which counts it already.
+    fn hold(&mut self, request: &ClaimRequest) {
+        self.hear(&request.asker, &request.incarnation, request.holding, request.holding.slots);
     }
 }
 
-fn answer(request: &ClaimRequest, gpu_id: &GpuId, token: Token, choice: Choice) -> ClaimAnswer {
-    let claim = Claim {
-        pool: request.pool.clone(),
-        task_id: request.task_id.clone(),
-        attempt: request.attempt,
-        gpu_id: gpu_id.clone(),
-        token,
-        choice,
-    };
-    if *gpu_id == request.offered_by { ClaimAnswer::Own(claim) } else { ClaimAnswer::Other(claim) }
+fn offer(request: &ClaimRequest, gpu_id: &GpuId, choice: Choice) -> Offer {
+    Offer { pool: request.pool.clone(), task_id: request.task_id.clone(), gpu_id: gpu_id.clone(), choice }
 }

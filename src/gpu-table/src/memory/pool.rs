@@ -1,44 +1,31 @@
-//! What one pool's table holds: rows, claims, settings, known GPUs; and everything about them but choosing.
+//! What one pool's table holds: rows, offers, settings, known GPUs; and everything about them but choosing.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use protocol::{
-    Choice, DeliveryId, GpuId, GpuRow, Incarnation, TaskId, Token,
-    claim::{HeldClaim, Settings},
-    gpu::GpuView,
-};
+use protocol::{Choice, GpuId, GpuRow, Holding, Incarnation, TaskId, claim::Settings, gpu::GpuView};
 
-use super::eligibility::is_open;
-use crate::{Beat, Heartbeat, KNOWN_FOR, Leases};
+use crate::{Beat, Heartbeat, KNOWN_FOR, Leases, Telling, eligibility::is_open};
 
 /// A living GPU.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub row: GpuRow,
     pub expires_ms: u64,
+    /// Slots that its worker holds, as it told last.
+    pub held: u32,
+    /// The number of that telling.
+    pub told: u64,
     /// The number of its last claim in the pool's sequence; 0: none since it joined.
     pub sequence: u64,
     /// Tasks sent to wait in its own queue since its last heartbeat.
     pub sent_to_wait: u64,
 }
 
-/// Whether the holder has taken the claim up.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    Offered,
-    Held,
-}
-
-/// A live claim.
+/// A slot of a GPU that is kept free for a task on its way there.
 #[derive(Clone)]
-pub(super) struct Record {
+pub(super) struct Offered {
     pub gpu_id: GpuId,
-    pub token: Token,
-    pub state: State,
     pub deadline_ms: u64,
-    pub attempt: u32,
-    pub incarnation: Incarnation,
-    pub delivery: DeliveryId,
     pub choice: Choice,
 }
 
@@ -47,11 +34,10 @@ pub(super) struct Pool {
     pub leases: Leases,
     pub now_us: u64,
     pub rows: BTreeMap<GpuId, Entry>,
-    pub claims: BTreeMap<TaskId, Record>,
+    pub offers: BTreeMap<TaskId, Offered>,
     /// GPU → until when it is known, in ms.
     pub known: BTreeMap<GpuId, u64>,
     pub settings: Option<Settings>,
-    pub last_token: u64,
     pub sequence: u64,
     pub beats: Option<Beats>,
 }
@@ -70,10 +56,9 @@ impl Pool {
             leases,
             now_us: 0,
             rows: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            offers: BTreeMap::new(),
             known: BTreeMap::new(),
             settings: None,
-            last_token: 0,
             sequence: 0,
             beats: None,
         }
@@ -86,15 +71,11 @@ impl Pool {
         self.rows.retain(|_, entry| entry.expires_ms > now_ms);
         self.known.retain(|_, until_ms| *until_ms > now_ms);
         let rows = &self.rows;
-        self.claims.retain(|_, record| record.deadline_ms > now_ms && rows.contains_key(&record.gpu_id));
+        self.offers.retain(|_, offered| offered.deadline_ms > now_ms && rows.contains_key(&offered.gpu_id));
     }
 
     pub(super) fn now_ms(&self) -> u64 {
         self.now_us / 1_000
-    }
-
-    pub(super) fn held_until_ms(&self) -> u64 {
-        self.now_ms() + self.leases.held.as_millis() as u64
     }
 
     /// The settings in force. Rows exist only where settings do, so the default never decides anything.
@@ -102,9 +83,36 @@ impl Pool {
         self.settings.clone().unwrap_or_default()
     }
 
-    /// Live claims on this GPU, offered ones included.
+    /// Slots of this GPU that are held or offered.
     pub(super) fn load(&self, gpu_id: &GpuId) -> u64 {
-        self.claims.values().filter(|record| record.gpu_id == *gpu_id).count() as u64
+        let held = self.rows.get(gpu_id).map_or(0, |entry| u64::from(entry.held));
+        held + self.offers.values().filter(|offered| offered.gpu_id == *gpu_id).count() as u64
+    }
+
+    /// A worker tells how many slots it holds: `slots` counts, unless it has told something newer.
+    pub(super) fn hear(&mut self, gpu_id: &GpuId, incarnation: &Incarnation, holding: Holding, slots: u32) {
+        let entry = self.rows.get_mut(gpu_id).filter(|entry| entry.row.incarnation == *incarnation && entry.told <= holding.number);
+        if let Some(entry) = entry {
+            (entry.held, entry.told) = (slots, holding.number);
+        }
+    }
+
+    pub(super) fn tell(&mut self, telling: &Telling) {
+        if self.rows.get(&telling.gpu_id).is_none_or(|entry| entry.row.incarnation != telling.incarnation) {
+            return;
+        }
+        self.hear(&telling.gpu_id, &telling.incarnation, telling.holding, telling.holding.slots);
+        // Even if it is heard late: what has arrived is not on its way any more.
+        for task_id in &telling.taken {
+            self.end_offer(task_id, &telling.gpu_id);
+        }
+    }
+
+    /// Ends the offer of a slot of this GPU for this task, if there is one.
+    pub(super) fn end_offer(&mut self, task_id: &TaskId, gpu_id: &GpuId) {
+        if self.offers.get(task_id).is_some_and(|offered| offered.gpu_id == *gpu_id) {
+            self.offers.remove(task_id);
+        }
     }
 
     pub(super) fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Beat {
@@ -112,10 +120,12 @@ impl Pool {
             self.settings = Some(heartbeat.settings.clone());
         }
         self.note_beat();
-        self.write_row(&heartbeat.row);
-        let lost = heartbeat.held.iter().filter(|held| !self.keep(&heartbeat.row, held)).map(|held| held.task_id.clone()).collect();
+        self.write_row(&heartbeat.row, heartbeat.holding);
+        for task_id in &heartbeat.taken {
+            self.end_offer(task_id, &heartbeat.row.gpu.gpu_id);
+        }
         let settings = self.settings();
-        Beat { draining: settings.draining.contains(&heartbeat.row.gpu.gpu_id), settings, lost }
+        Beat { draining: settings.draining.contains(&heartbeat.row.gpu.gpu_id), settings }
     }
 
     fn note_beat(&mut self) {
@@ -132,71 +142,28 @@ impl Pool {
         beats.map_or(Duration::ZERO, |beats| Duration::from_millis(self.now_ms().saturating_sub(beats.since_ms)))
     }
 
-    fn write_row(&mut self, row: &GpuRow) {
+    fn write_row(&mut self, row: &GpuRow, holding: Holding) {
         let gpu_id = &row.gpu.gpu_id;
         if self.rows.get(gpu_id).is_some_and(|entry| entry.row.incarnation != row.incarnation) {
             self.remove(gpu_id);
         }
-        let sequence = self.rows.get(gpu_id).map_or(0, |entry| entry.sequence);
-        let entry = Entry { row: row.clone(), expires_ms: self.held_until_ms(), sequence, sent_to_wait: 0 };
-        self.rows.insert(gpu_id.clone(), entry);
+        let expires_ms = self.now_ms() + self.leases.held.as_millis() as u64;
+        let (held, told, sequence) = self.rows.get(gpu_id).map_or((0, 0, 0), |old| (old.held, old.told, old.sequence));
+        self.rows.insert(gpu_id.clone(), Entry { row: row.clone(), expires_ms, held, told, sequence, sent_to_wait: 0 });
+        self.hear(gpu_id, &row.incarnation, holding, holding.slots);
         self.known.insert(gpu_id.clone(), self.now_ms() + KNOWN_FOR.as_millis() as u64);
     }
 
-    /// Renews a claim that its worker names, or restores it. False: a newer claim has taken the task over.
-    fn keep(&mut self, row: &GpuRow, held: &HeldClaim) -> bool {
-        self.last_token = self.last_token.max(held.token.0);
-        let deadline_ms = self.held_until_ms();
-        match self.claims.get_mut(&held.task_id) {
-            Some(record) if record.token > held.token => return false,
-            Some(record) if record.token == held.token => {
-                if record.state == State::Held {
-                    record.deadline_ms = record.deadline_ms.max(deadline_ms);
-                }
-                return true;
-            }
-            _ => {}
-        }
-        let used = self.settings().default_strategy;
-        let record = Record {
-            gpu_id: row.gpu.gpu_id.clone(),
-            token: held.token,
-            state: State::Held,
-            deadline_ms,
-            attempt: held.attempt,
-            incarnation: row.incarnation.clone(),
-            delivery: held.delivery,
-            choice: Choice { used, requested: None, fallback: None },
-        };
-        self.claims.insert(held.task_id.clone(), record);
-        true
-    }
-
-    /// Removes a row; its claims end.
+    /// Removes a row; offers to it end.
     fn remove(&mut self, gpu_id: &GpuId) {
         self.rows.remove(gpu_id);
-        self.claims.retain(|_, record| record.gpu_id != *gpu_id);
+        self.offers.retain(|_, offered| offered.gpu_id != *gpu_id);
     }
 
     pub(super) fn leave(&mut self, gpu_id: &GpuId, incarnation: &Incarnation) {
         if self.rows.get(gpu_id).is_some_and(|entry| entry.row.incarnation == *incarnation) {
             self.remove(gpu_id);
         }
-    }
-
-    pub(super) fn release(&mut self, task_id: &TaskId, token: Token) -> bool {
-        let ours = self.claims.get(task_id).is_some_and(|record| record.token == token);
-        if ours {
-            self.claims.remove(task_id);
-        }
-        ours
-    }
-
-    /// An offer is never renewed: it is taken up, or it lapses.
-    pub(super) fn renew(&mut self, task_id: &TaskId, token: Token) -> bool {
-        let deadline_ms = self.held_until_ms();
-        let record = self.claims.get_mut(task_id).filter(|record| record.token == token && record.state == State::Held);
-        record.map(|record| record.deadline_ms = record.deadline_ms.max(deadline_ms)).is_some()
     }
 
     pub(super) fn views(&self) -> Vec<GpuView> {

@@ -1,46 +1,42 @@
 //! What the scripts answer, read back into words.
 
-use protocol::{
-    Choice, Claim, ClaimAnswer, ClaimRequest, Fallback, GpuId, GpuRow, TaskId, Token, Unplaceable, claim::Settings, gpu::GpuView,
-};
+use std::time::Duration;
+
+use protocol::{Choice, ClaimAnswer, ClaimRequest, Fallback, GpuId, GpuRow, Offer, Unplaceable, claim::Settings, gpu::GpuView};
 use redis::from_redis_value;
 
-use crate::{TableError, wanted::nothing_fits};
+use crate::{Beat, Seen, TableError, wanted::nothing_fits};
 
-/// JSON, slots held, whether it drains, whether it is eligible, ms until it expires.
+/// JSON, slots held or offered, whether it drains, whether it is eligible, ms until it expires.
 pub(super) type Row = (String, u32, bool, bool, u64);
 
 pub(super) fn claim(operation: &'static str, request: &ClaimRequest, answer: &[String]) -> Result<ClaimAnswer, TableError> {
     let words: Vec<&str> = answer.iter().map(String::as_str).collect();
     let read = match words.as_slice() {
-        ["own", claim @ ..] => held(request, claim).map(ClaimAnswer::Own),
-        ["other", claim @ ..] => held(request, claim).map(ClaimAnswer::Other),
-        ["held", for_ms] => for_ms.parse().ok().map(|for_ms| ClaimAnswer::Held { for_ms }),
+        ["own", offer @ ..] => offered(request, offer).map(|offer| ClaimAnswer::Own(offer.choice)),
+        ["other", offer @ ..] => offered(request, offer).map(ClaimAnswer::Other),
         ["full_here"] => Some(ClaimAnswer::Full { fits_here: true, elsewhere: None }),
         ["full_elsewhere", gpu_id] => gpu_id.parse().ok().map(|gpu_id| ClaimAnswer::Full { fits_here: false, elsewhere: Some(gpu_id) }),
         ["nothing_fits"] => Some(ClaimAnswer::Unplaceable(nothing_fits(request))),
         ["gpu_unknown"] => named(request).map(|gpu_id| ClaimAnswer::Unplaceable(Unplaceable::GpuUnknown { gpu_id })),
         ["gpu_away"] => named(request).map(|gpu_id| ClaimAnswer::Unplaceable(Unplaceable::GpuAway { gpu_id })),
-        ["not_here"] => Some(ClaimAnswer::NotHere),
         _ => None,
     };
     read.ok_or_else(|| garbled(operation, answer))
 }
 
-fn held(request: &ClaimRequest, words: &[&str]) -> Option<Claim> {
-    let [gpu_id, token, strategy, fallback, requested] = words else { return None };
+fn offered(request: &ClaimRequest, words: &[&str]) -> Option<Offer> {
+    let [gpu_id, strategy, fallback, requested] = words else { return None };
     let fallback = match *fallback {
         "-" => None,
         "unknown" => Some(Fallback::Unknown),
         "disabled" => Some(Fallback::Disabled),
         _ => return None,
     };
-    Some(Claim {
+    Some(Offer {
         pool: request.pool.clone(),
         task_id: request.task_id.clone(),
-        attempt: request.attempt,
         gpu_id: gpu_id.parse().ok()?,
-        token: Token(token.parse().ok()?),
         choice: Choice { used: strategy.parse().ok()?, requested: fallback.map(|_| (*requested).to_owned()), fallback },
     })
 }
@@ -49,12 +45,18 @@ fn named(request: &ClaimRequest) -> Option<GpuId> {
     request.specific_gpu_id.clone()
 }
 
-/// The settings, whether the GPU drains, the tasks that were lost.
-pub(super) fn beat(operation: &'static str, answer: redis::Value) -> Result<(Settings, bool, Vec<TaskId>), TableError> {
-    let words: Vec<String> = from_redis_value(answer).map_err(|error| garbled(operation, &error))?;
-    let [json, draining, lost @ ..] = words.as_slice() else { return Err(garbled(operation, &words)) };
-    let lost = lost.iter().map(|task_id| TaskId::new(task_id.as_str())).collect::<Result<_, _>>();
-    Ok((settings(operation, json)?, draining == "1", lost.map_err(|error| garbled(operation, &error))?))
+/// The settings, whether the GPU drains.
+pub(super) fn beat(operation: &'static str, answer: redis::Value) -> Result<Beat, TableError> {
+    let (json, draining): (String, bool) = from_redis_value(answer).map_err(|error| garbled(operation, &error))?;
+    Ok(Beat { settings: settings(operation, &json)?, draining })
+}
+
+/// For how long the table is steady, in ms, and the JSON of the row, if it lives.
+pub(super) fn seen(operation: &'static str, answer: redis::Value) -> Result<Seen, TableError> {
+    let parts: Vec<String> = from_redis_value(answer).map_err(|error| garbled(operation, &error))?;
+    let steady_ms = parts.first().and_then(|ms| ms.parse().ok()).ok_or_else(|| garbled(operation, &parts))?;
+    let row = parts.get(1).map(|json| serde_json::from_str(json).map_err(|error| garbled(operation, &(error, json)))).transpose()?;
+    Ok(Seen { row, steady: Duration::from_millis(steady_ms) })
 }
 
 pub(super) fn settings(operation: &'static str, json: &str) -> Result<Settings, TableError> {
@@ -84,7 +86,7 @@ fn garbled(operation: &'static str, answer: &(impl std::fmt::Debug + ?Sized)) ->
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
-    use protocol::{ClaimMode, DeliveryId, Incarnation, Needs, PoolName};
+    use protocol::{ClaimMode, Holding, Incarnation, Needs, PoolName, TaskId};
 
     use super::*;
 
@@ -94,20 +96,19 @@ mod tests {
             pool: PoolName::default(),
             task_id: TaskId::new("t").expect("valid"),
             kind: "echo".parse().expect("valid"),
-            attempt: 1,
             needs: Needs::default(),
             specific_gpu_id: None,
             strategy: None,
-            offered_by: gpu_id,
+            asker: gpu_id,
             incarnation: Incarnation::new("i").expect("valid"),
-            delivery: DeliveryId(1),
-            mode: ClaimMode::Here,
+            holding: Holding::default(),
+            has_slot: true,
+            mode: ClaimMode::Choose,
         }
     }
 
     fn word() -> impl Strategy<Value = String> {
-        const KNOWN: [&str; 13] =
-            ["own", "other", "held", "full_here", "gpu_away", "gpu-0", "7", "round_robin", "-", "unknown", "", "{}", "1"];
+        const KNOWN: [&str; 12] = ["own", "other", "full_here", "gpu_away", "gpu-0", "7", "round_robin", "-", "unknown", "", "{}", "1"];
         prop_oneof![3 => prop::sample::select(&KNOWN[..]).prop_map(str::to_owned), 1 => "\\PC{0,9}"]
     }
 
@@ -118,7 +119,8 @@ mod tests {
             let beat = redis::Value::Array(words.iter().map(|word| redis::Value::BulkString(word.as_bytes().to_vec())).collect());
             let errors = [
                 claim("test", &request(), &words).err(),
-                self::beat("test", beat).err(),
+                self::beat("test", beat.clone()).err(),
+                seen("test", beat).err(),
                 settings("test", &json).err(),
                 views("test", rows).err(),
                 gpu_ids("test", words.clone()).err(),

@@ -2,33 +2,39 @@
 
 use std::time::Duration;
 
-use protocol::{
-    Claim, ClaimMode, ClaimRequest, GpuRow,
-    claim::{HeldClaim, Settings},
-};
+use protocol::{ClaimMode, ClaimRequest, GpuRow, claim::Settings};
 
-use crate::{Heartbeat, KNOWN_FOR, Leases};
+use crate::{Heartbeat, KNOWN_FOR, Leases, Telling};
 
-pub(super) fn claim(leases: Leases, request: &ClaimRequest, done: Option<&Claim>) -> Vec<String> {
+pub(super) fn claim(leases: Leases, request: &ClaimRequest) -> Vec<String> {
     let needs = &request.needs;
     vec![
-        milliseconds(leases.held),
         milliseconds(leases.offered),
         request.task_id.to_string(),
         request.kind.to_string(),
-        request.attempt.to_string(),
         needs.memory_mb.map_or_else(String::new, |memory_mb| memory_mb.to_string()),
         needs.compute_capability.map_or_else(|| "-1".to_owned(), |lowest| lowest.rank().to_string()),
         any_text(needs.model.as_deref()),
         request.specific_gpu_id.as_ref().map_or_else(String::new, ToString::to_string),
         any_text(request.strategy.as_deref()),
-        request.offered_by.to_string(),
+        request.asker.to_string(),
         request.incarnation.to_string(),
-        request.delivery.0.to_string(),
+        request.holding.slots.to_string(),
+        request.holding.number.to_string(),
+        flag(request.has_slot),
         mode(request.mode).to_owned(),
-        done.map_or_else(String::new, |claim| claim.task_id.to_string()),
-        done.map_or_else(String::new, |claim| claim.token.0.to_string()),
     ]
+}
+
+pub(super) fn tell(telling: &Telling) -> Vec<String> {
+    let mut arguments = vec![
+        telling.gpu_id.to_string(),
+        telling.incarnation.to_string(),
+        telling.holding.slots.to_string(),
+        telling.holding.number.to_string(),
+    ];
+    arguments.extend(telling.taken.iter().map(ToString::to_string));
+    arguments
 }
 
 pub(super) fn heartbeat(leases: Leases, heartbeat: &Heartbeat) -> Vec<String> {
@@ -47,17 +53,15 @@ pub(super) fn heartbeat(leases: Leases, heartbeat: &Heartbeat) -> Vec<String> {
         flag(row.consuming),
         row.foreign_utilization_percent.to_string(),
         row.waiting.to_string(),
+        heartbeat.holding.slots.to_string(),
+        heartbeat.holding.number.to_string(),
         row.models.len().to_string(),
         settings.len().to_string(),
     ];
     arguments.extend(row.models.iter().cloned());
     arguments.extend(settings);
-    arguments.extend(heartbeat.held.iter().flat_map(held));
+    arguments.extend(heartbeat.taken.iter().map(ToString::to_string));
     arguments
-}
-
-fn held(claim: &HeldClaim) -> [String; 4] {
-    [claim.task_id.to_string(), claim.token.0.to_string(), claim.attempt.to_string(), claim.delivery.0.to_string()]
 }
 
 /// The fields of `settings.lua`.
@@ -103,7 +107,6 @@ const fn mode(mode: ClaimMode) -> &'static str {
     match mode {
         ClaimMode::Choose => "choose",
         ClaimMode::TasksWaiting => "tasks_waiting",
-        ClaimMode::Here => "here",
     }
 }
 

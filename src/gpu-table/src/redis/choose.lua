@@ -1,7 +1,8 @@
 -- The strategies: which of the eligible GPUs with a free slot a claim takes, and where a task waits if there is none.
 --
--- Only the heads of the classes' indexes are looked at, so the cost grows with the number of classes, not of GPUs. `wanted` is the claim's
--- request: kind, capability, memory (nil if not needed), model (nil if none), asker; `pool` has the settings.
+-- Only the heads of the classes' indexes are looked at, so the cost grows with the number of classes, not of GPUs. The asking GPU is judged by its row alone: its worker has
+-- just told how many slots it holds, which the indexes do not know yet. `wanted` is the claim's request: kind, capability, memory (nil if not needed), model (nil if
+-- none), asker, has_own_slot; `pool` has the settings.
 local LOOKS = 64 -- how many GPUs of one class are looked at for one that has the memory now
 
 -- The classes whose GPUs fit, each with its memory and capability.
@@ -45,17 +46,15 @@ local function is_better(a, b)
   return is_before(a.id, b.id)
 end
 
--- The first GPU of an index that has the memory now, and its score.
+-- The first GPU of an index, other than the asking one, that has the memory now, and its score.
 local function head(key, usable, wanted)
-  if not wanted.memory then
-    local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')
-    return first[1], tonumber(first[2])
-  end
   for from = 0, LOOKS - 1, 16 do
-    local page = call('ZRANGE', key, from, from + 15, 'WITHSCORES')
+    local page = call('ZRANGE', key, from, wanted.memory and from + 15 or from + 1, 'WITHSCORES')
     for i = 1, #page, 2 do
-      local used = tonumber(call('HGET', ROW .. page[i], 'used'))
-      if has_memory(used, usable, wanted) then return page[i], tonumber(page[i + 1]) end
+      local id = page[i]
+      if id ~= wanted.asker and (not wanted.memory or has_memory(tonumber(call('HGET', ROW .. id, 'used')), usable, wanted)) then
+        return id, tonumber(page[i + 1])
+      end
     end
     if #page < 32 then return nil end
   end
@@ -87,26 +86,37 @@ local function first_of(class, strategy, wanted)
   return id and load_rank(strategy, wanted, class, id, score, false)
 end
 
--- The asking GPU as a candidate: it need not be the head of its class to be among those with the lowest share. nil unless it is free.
-local function asker(strategy, wanted, pool, own)
-  local class = own and own.alive and fits(own.class, wanted, pool)
-  if not class or not has_memory(own.used, class.usable, wanted) then return nil end
-  local score = tonumber(call('ZSCORE', LOAD .. own.class, own.id) or nil)
-  if not score then return nil end
-  local loaded = wanted.model and call('ZSCORE', MODEL .. own.class .. ':' .. wanted.model, own.id)
-  return load_rank(strategy, wanted, class, own.id, score, loaded)
+local function has_model(row, model)
+  for _, loaded in ipairs(models_of(row)) do
+    if loaded == model then return true end
+  end
+  return false
 end
 
--- The best of these candidates that is alive, as a row; the dead are removed on the way.
-local function best_alive(candidates)
+-- Whether a living row that fits has slot and memory now, and is under the thresholds. The asking GPU needs a slot of its own for the task.
+local function has_room(row, class, wanted)
+  return row.within and has_memory(row.used, class.usable, wanted) and (wanted.has_own_slot or row.id ~= wanted.asker) and taken_slots(row) < row.slots
+end
+
+-- The asking GPU as a candidate; nil unless it is free.
+local function asker(strategy, wanted, pool, own)
+  local class = own and own.ready and own.consuming and fits(own.class, wanted, pool)
+  if not class or not has_room(own, class, wanted) then return nil end
+  if strategy == 'round_robin' then return { id = own.id, rank = { own.sequence } } end
+  return load_rank(strategy, wanted, class, own.id, load_score(own), wanted.model and has_model(own, wanted.model))
+end
+
+-- The best of these candidates that is alive, as a row; the dead are removed on the way. `own` is the asker's row, or nil.
+local function best_alive(candidates, own)
   while true do
     local best
     for _, candidate in pairs(candidates()) do
       if is_better(candidate, best) then best = candidate end
     end
     if not best then return nil end
-    local row = read_row(best.id)
-    if row.alive then return row end
+    local row = own and best.id == own.id and own or read_row(best.id)
+    -- A server that evicts keys may have taken the row and left its place in the index: its next heartbeat mends that.
+    if not row or row.alive then return row end
     remove_row(row)
   end
 end
@@ -118,12 +128,12 @@ local function choose(strategy, wanted, pool, own)
     for _, class in ipairs(fitting_classes(wanted, pool)) do
       found[#found + 1] = first_of(class, strategy, wanted) or nil
     end
-    if strategy ~= 'round_robin' then found[#found + 1] = asker(strategy, wanted, pool, own) end
+    found[#found + 1] = asker(strategy, wanted, pool, own)
     return found
-  end)
+  end, own)
 end
 
--- The fitting row with the least work, claimed longest ago; nil if no task can wait anywhere.
+-- The fitting row with the least work, claimed longest ago; nil if no task can wait anywhere. Never the asking GPU's: it is asked for only where the task does not fit there.
 local function least_work(wanted, pool)
   return best_alive(function()
     local found = {}

@@ -1,104 +1,99 @@
--- Claims a slot for a task, after releasing another claim where one is handed over.
+-- Claims a slot for a task.
 --
 -- KEYS  1 what all keys of the pool begin with
--- ARGV  1 held lease, ms; 2 offered lease, ms; 3 task; 4 kind; 5 attempt; 6 memory needed, MB, or ''; 7 lowest capability (90 is 9.0), -1 for any;
---       8 '=' and the preferred model, or ''; 9 the only GPU that will do, or ''; 10 '=' and the strategy asked for, or ''; 11 asking GPU;
---       12 its incarnation; 13 its delivery; 14 mode: choose, tasks_waiting or here; 15 task whose claim ends, or ''; 16 that claim's token
+-- ARGV  1 offered lease, ms; 2 task; 3 kind; 4 memory needed, MB, or ''; 5 lowest capability (90 is 9.0), -1 for any;
+--       6 '=' and the preferred model, or ''; 7 the only GPU that will do, or ''; 8 '=' and the strategy asked for, or ''; 9 asking GPU;
+--       10 its incarnation; 11 slots that it holds; 12 number of this telling; 13 '1' if one of these slots is for this task;
+--       14 mode: choose or tasks_waiting
 -- Returns one of
---   {'own' or 'other', gpu, token, strategy, fallback: '-', 'unknown' or 'disabled', what was asked for}
---   {'held', ms that the other's claim lives}
+--   {'own' or 'other', gpu, strategy, fallback: '-', 'unknown' or 'disabled', what was asked for}
 --   {'full_here'}                      it fits the asking GPU, which has no slot or memory now
 --   {'full_elsewhere', gpu}            it fits only elsewhere: wait in that GPU's queue
---   {'nothing_fits'}, {'gpu_unknown'}, {'gpu_away'}, {'not_here'}
-local task, attempt, only, mode = ARGV[3], ARGV[5], ARGV[9], ARGV[14]
-local incarnation, delivery = ARGV[12], ARGV[13]
-local wanted = { kind = ARGV[4], memory = tonumber(ARGV[6]), capability = tonumber(ARGV[7]), asker = ARGV[11],
-  model = ARGV[8] ~= '' and string.sub(ARGV[8], 2) or nil }
+--   {'nothing_fits'}, {'gpu_unknown'}, {'gpu_away'}
+local task, only, mode = ARGV[2], ARGV[7], ARGV[14]
+local incarnation, slots_held, number, has_slot = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13] == '1'
+local wanted = { kind = ARGV[3], memory = tonumber(ARGV[4]), capability = tonumber(ARGV[5]), asker = ARGV[9],
+  model = ARGV[6] ~= '' and string.sub(ARGV[6], 2) or nil }
 local NAMES = { round_robin = true, least_loaded = true, task_specific = true }
 
-local function answer(claim)
-  local whose = claim.gpu == wanted.asker and 'own' or 'other'
-  return { whose, claim.gpu, claim.token, claim.strategy, claim.fallback, claim.requested }
-end
-
--- The answer where a live claim for this task exists.
-local function standing_answer(claim)
-  local takes_up = mode == 'here' and claim.state == 'offered' and claim.gpu == wanted.asker
-  if claim.attempt == attempt and takes_up then
-    claim.state, claim.incarnation, claim.delivery, claim.deadline = 'held', incarnation, delivery, now_ms + ARGV[1]
-    write_claim(task, claim)
-    return answer(claim)
-  end
-  if claim.attempt == attempt and claim.incarnation == incarnation and claim.delivery == delivery then return answer(claim) end
-  return { 'held', claim.deadline - now_ms }
+local function answer(offer)
+  return { offer.gpu == wanted.asker and 'own' or 'other', offer.gpu, offer.strategy, offer.fallback, offer.requested }
 end
 
 local function read_pool()
-  local f = call('HMGET', POOL, 'token', 'sequence', 'memory', 'default', 'strategies')
-  return { token = tonumber(f[1] or 0), sequence = tonumber(f[2] or 0), memory = tonumber(f[3] or 0), default = f[4] or '',
-    strategies = f[5] or '' }
+  local f = call('HMGET', POOL, 'sequence', 'memory', 'default', 'strategies')
+  return { sequence = tonumber(f[1] or 0), memory = tonumber(f[2] or 0), default = f[3] or '', strategies = f[4] or '' }
 end
 
 -- The strategy to use, why it is not the one asked for, and what was asked for in that case.
 local function resolve(pool)
-  if ARGV[10] == '' then return pool.default, '-', '' end
-  local asked = string.sub(ARGV[10], 2)
+  if ARGV[8] == '' then return pool.default, '-', '' end
+  local asked = string.sub(ARGV[8], 2)
   if not NAMES[asked] then return pool.default, 'unknown', asked end
   if not string.find(pool.strategies, ',' .. asked .. ',', 1, true) then return pool.default, 'disabled', asked end
   return asked, '-', ''
 end
 
--- Writes a new claim: held at once by the GPU that asks, offered to any other.
+-- The asker holds the slot for this task too, unless it has told something newer, which counts it already.
+local function hold(own)
+  hear(own, incarnation, number, slots_held)
+end
+
+-- The answer where an offer stands for this task: the slot for the GPU that it is made to, if that one has a slot for the task; the same offer again for everybody else.
+local function standing_answer(own)
+  local offer = read_offer(task)
+  if not offer then return nil end
+  local row = own and offer.gpu == own.id and own or read_row(offer.gpu)
+  if not row or not row.alive or tonumber(call('ZSCORE', DUE, 'o' .. task) or 0) <= now_ms then
+    drop_offer(task, offer.gpu)
+    if row and row.alive then index(row) end
+    return nil
+  end
+  if offer.gpu ~= wanted.asker then return answer(offer) end
+  drop_offer(task, offer.gpu)
+  if not wanted.has_own_slot then return nil end
+  hold(own)
+  return answer(offer)
+end
+
+-- Gives the slot: counted as held by the GPU that asks, offered to any other.
 local function take(row, pool)
-  local own = row.id == wanted.asker
   local strategy, fallback, requested = resolve(pool)
-  local token = string.format('%.0f', math.max(pool.token + 1, now_us))
+  local offer = { gpu = row.id, strategy = strategy, fallback = fallback, requested = requested }
   row.sequence = pool.sequence + 1
-  local claim = { gpu = row.id, token = token, state = own and 'held' or 'offered', attempt = attempt, incarnation = incarnation,
-    delivery = delivery, strategy = strategy, fallback = fallback, requested = requested,
-    deadline = now_ms + (own and ARGV[1] or ARGV[2]) }
-  call('HSET', POOL, 'token', token, 'sequence', row.sequence)
-  call('HSET', ROW .. row.id, 'sequence', row.sequence)
-  write_claim(task, claim)
-  index(row)
-  return answer(claim)
+  call('HSET', POOL, 'sequence', row.sequence)
+  if row.id == wanted.asker then
+    hold(row)
+  else
+    write_offer(task, offer, now_ms + ARGV[1])
+    row.offered = nil
+    write_counts(row)
+  end
+  return answer(offer)
 end
 
 local function send_to_wait(row)
   row.sent = row.sent + 1
-  call('HSET', ROW .. row.id, 'sent', row.sent)
-  index(row)
+  write_counts(row)
   return { 'full_elsewhere', row.id }
 end
 
--- Whether a living, ready row that fits has slot and memory now, and is under the thresholds.
-local function has_room(row, class)
-  return row.within and has_memory(row.used, class.usable, wanted) and call('SCARD', TASKS .. row.id) < row.slots
-end
-
-local function claim_here(own, pool)
-  local class = own and own.alive and own.ready and (only == '' or only == own.id) and fits(own.class, wanted, pool)
-  if not class then return { 'not_here' } end
-  if has_room(own, class) then return take(own, pool) end
-  return { 'full_here' }
-end
-
-local function claim_specific(pool)
-  local row = read_row(only)
+local function claim_specific(own, pool)
+  local row = only == wanted.asker and own or read_row(only)
   if not row or not row.alive then
     return { tonumber(call('ZSCORE', KNOWN, only) or 0) > now_ms and 'gpu_away' or 'gpu_unknown' }
   end
   local class = fits(row.class, wanted, pool)
   if not class then return { 'nothing_fits' } end
   if not row.ready then return { 'gpu_away' } end
-  if row.consuming and has_room(row, class) then return take(row, pool) end
+  if row.consuming and has_room(row, class, wanted) then return take(row, pool) end
   if only == wanted.asker then return { 'full_here' } end
   return send_to_wait(row)
 end
 
 local function claim_any(own, pool)
-  local fits_here = own and own.alive and own.ready and fits(own.class, wanted, pool)
-  if mode == 'tasks_waiting' and fits_here and own.consuming and has_room(own, fits_here) then return take(own, pool) end
+  local fits_here = own and own.ready and fits(own.class, wanted, pool)
+  if mode == 'tasks_waiting' and fits_here and own.consuming and has_room(own, fits_here, wanted) then return take(own, pool) end
   local row = choose((resolve(pool)), wanted, pool, own)
   if row then return take(row, pool) end
   if fits_here then return { 'full_here' } end
@@ -108,12 +103,16 @@ local function claim_any(own, pool)
 end
 
 sweep()
-if ARGV[15] ~= '' then release(ARGV[15], ARGV[16]) end
-local standing, dead_on = read_claim(task)
-if standing then return standing_answer(standing) end
-if dead_on then end_claim(task, dead_on) end
-local pool = read_pool()
-if mode ~= 'here' and only ~= '' then return claim_specific(pool) end
 local own = read_row(wanted.asker)
-if mode == 'here' then return claim_here(own, pool) end
-return claim_any(own, pool)
+if own and not own.alive then own = nil end
+-- A GPU that another incarnation has now gives the asker nothing: what it held would be counted nowhere.
+wanted.has_own_slot = has_slot and own and own.incarnation == incarnation
+-- What the asker holds without this task: the slot for it is added only where the answer gives it.
+hear(own, incarnation, number, slots_held - (has_slot and 1 or 0))
+local found = standing_answer(own)
+if not found then
+  local pool = read_pool()
+  if only ~= '' then found = claim_specific(own, pool) else found = claim_any(own, pool) end
+end
+if own then write_counts(own) end
+return found

@@ -1,5 +1,5 @@
--- Time: the server's own, plus an offset that only tests set. Every script begins with this.
+-- Time: the server's own, plus an offset in ms that only tests give. Every script begins with this: the offset is taken out of ARGV first.
 local call, floor = redis.call, math.floor
+local offset_ms = table.remove(ARGV, 1)
 local time = call('TIME')
-local now_us = time[1] * 1000000 + time[2] + (call('GET', CLOCK_OFFSET) or 0) * 1000
-local now_ms = floor(now_us / 1000)
+local now_ms = floor((time[1] * 1000000 + time[2]) / 1000) + offset_ms

@@ -2,19 +2,20 @@
 //!
 //! | key, after `<prefix>:{<pool>}:` | type | holds |
 //! | --- | --- | --- |
-//! | `pool` | hash | `token`, `sequence`: the last ones given; `beat`, `steady`: the last heartbeat, and since when there was no gap, ms; the settings, as `json` and as the fields that scripts compare |
+//! | `pool` | hash | `sequence`: the number of the last claim; `beat`, `steady`: the last heartbeat, and since when there was no gap, ms; the settings, as `json` and as the fields that scripts compare |
 //! | `draining` | set | GPUs that an operator drains |
-//! | `rows` | sorted set | living GPU → when its row expires, ms |
-//! | `row:<gpu>` | hash | what its worker last wrote, and what scripts compare |
+//! | `slots:rows` | set | GPUs with a row |
+//! | `slots:row:<gpu>` | hash | what its worker last wrote and told, and what scripts compare |
 //! | `known` | sorted set | GPU → until when it is known, ms |
-//! | `claims` | hash | task → its claim, packed (`claims.lua`) |
-//! | `deadlines` | sorted set | task → when its claim lapses, ms |
-//! | `tasks:<gpu>` | set | tasks with a claim on this GPU: its load is their number |
-//! | `classes` | set | classes of GPUs (capability, memory, kinds) with a member that a task can wait for |
-//! | `load:<class>`, `model:<class>:<model>` | sorted set | eligible GPUs with a free slot, by load (`row.lua`) |
-//! | `turn:<class>` | sorted set | the same GPUs, by the number of their last claim |
-//! | `work:<class>` | sorted set | GPUs that a task can wait for, by their work |
-//! | `clock-offset-ms` | string | added to the server's time: only tests write it |
+//! | `slots:offers` | hash | task → the offer made for it, packed (`offers.lua`) |
+//! | `slots:offered:<gpu>` | set | tasks that a slot of this GPU is offered to |
+//! | `slots:due` | sorted set | `r<gpu>` and `o<task>` → when that row or offer lapses, ms |
+//! | `slots:classes` | set | classes of GPUs (capability, memory, kinds) with a member that a task can wait for |
+//! | `slots:load:<class>`, `slots:model:<class>:<model>` | sorted set | eligible GPUs with a free slot, by load (`row.lua`) |
+//! | `slots:turn:<class>` | sorted set | the same GPUs, by the number of their last claim |
+//! | `slots:work:<class>` | sorted set | GPUs that a task can wait for, by their work |
+//!
+//! Settings and drains keep their names from version to version; what only lives for a lease is under `slots:`, apart from what versions before it wrote.
 //!
 //! One pool is one hash tag, so that one script may touch all of its keys on a cluster. Scripts are given the part before as `KEYS[1]`.
 
@@ -23,11 +24,11 @@ use protocol::PoolName;
 /// The names of the keys, for the scripts.
 pub(super) const PREAMBLE: &str = "\
 local base = KEYS[1]
-local POOL, DRAINING, CLASSES = base .. 'pool', base .. 'draining', base .. 'classes'
-local ROWS, ROW, KNOWN = base .. 'rows', base .. 'row:', base .. 'known'
-local CLAIMS, DEADLINES, TASKS = base .. 'claims', base .. 'deadlines', base .. 'tasks:'
-local LOAD, TURN, WORK, MODEL = base .. 'load:', base .. 'turn:', base .. 'work:', base .. 'model:'
-local CLOCK_OFFSET = base .. 'clock-offset-ms'
+local POOL, DRAINING, KNOWN = base .. 'pool', base .. 'draining', base .. 'known'
+local slots = base .. 'slots:'
+local ROWS, ROW, CLASSES = slots .. 'rows', slots .. 'row:', slots .. 'classes'
+local OFFERS, OFFERED, DUE = slots .. 'offers', slots .. 'offered:', slots .. 'due'
+local LOAD, TURN, WORK, MODEL = slots .. 'load:', slots .. 'turn:', slots .. 'work:', slots .. 'model:'
 ";
 
 /// What all keys of one pool begin with.

@@ -2,19 +2,19 @@
 --
 -- A row is in `load`, `turn` and `model` while it is eligible with a free slot, and in `work` while tasks may wait for it.
 -- Scores are whole numbers that a double holds exactly:
---   load   share of slots held, in 1/1024 (10 bits) | memory in use, in % (7 bits) | number of its last claim (36 bits)
---   work   claims + waiting + sent there, for its slots, in 1/1024 (17 bits) | number of its last claim (36 bits)
+--   load   share of slots held or offered, in 1/1024 (10 bits) | memory in use, in % (7 bits) | number of its last claim (36 bits)
+--   work   held + offered + waiting + sent there, for its slots, in 1/1024 (17 bits) | number of its last claim (36 bits)
 --   turn   number of its last claim
 local SEQUENCES, PERCENTS, STEPS, WORK_MAX = 2 ^ 36, 2 ^ 7, 1024, 2 ^ 17 - 1
 
 -- The row of a GPU, dead or alive; nil if there is none.
 local function read_row(id)
   local f = call('HMGET', ROW .. id, 'expires', 'class', 'slots', 'used', 'percent', 'ready', 'consuming', 'within', 'waiting',
-    'sent', 'sequence', 'models')
+    'sent', 'sequence', 'models', 'incarnation', 'held', 'told')
   if not f[1] then return nil end
   return { id = id, alive = tonumber(f[1]) > now_ms, class = f[2], slots = tonumber(f[3]), used = tonumber(f[4]),
     percent = tonumber(f[5]), ready = f[6] == '1', consuming = f[7] == '1', within = f[8] == '1', waiting = tonumber(f[9]),
-    sent = tonumber(f[10]), sequence = tonumber(f[11]), models = f[12] }
+    sent = tonumber(f[10]), sequence = tonumber(f[11]), models = f[12], incarnation = f[13], held = tonumber(f[14]), told = tonumber(f[15]) }
 end
 
 -- The models of a row, as a list. They may be any text, hence the packing.
@@ -36,14 +36,24 @@ local function unindex(row)
   end
 end
 
+-- Slots of a row that are held or offered.
+local function taken_slots(row)
+  row.offered = row.offered or call('SCARD', OFFERED .. row.id)
+  return row.held + row.offered
+end
+
+local function load_score(row)
+  return (floor(taken_slots(row) * STEPS / row.slots) * PERCENTS + row.percent) * SEQUENCES + row.sequence % SEQUENCES
+end
+
 -- Puts a ready, consuming row where its load and its work belong now.
 local function index(row)
   if not (row.ready and row.consuming) then return end
-  local held, sequence = call('SCARD', TASKS .. row.id), row.sequence % SEQUENCES
-  local work = math.min(floor((held + row.waiting + row.sent) * STEPS / math.max(row.slots, 1)), WORK_MAX)
+  local taken, sequence = taken_slots(row), row.sequence % SEQUENCES
+  local work = math.min(floor((taken + row.waiting + row.sent) * STEPS / math.max(row.slots, 1)), WORK_MAX)
   call('ZADD', WORK .. row.class, work * SEQUENCES + sequence, row.id)
-  if not row.within or held >= row.slots then return unindex_free(row) end
-  local score = (floor(held * STEPS / row.slots) * PERCENTS + row.percent) * SEQUENCES + sequence
+  if not row.within or taken >= row.slots then return unindex_free(row) end
+  local score = load_score(row)
   call('ZADD', LOAD .. row.class, score, row.id)
   call('ZADD', TURN .. row.class, row.sequence, row.id)
   for _, model in ipairs(models_of(row)) do call('ZADD', MODEL .. row.class .. ':' .. model, score, row.id) end
@@ -56,19 +66,16 @@ local function index_anew(row)
   index(row)
 end
 
--- Removes a row; its claims end. A task whose dead claim nobody has swept may have a new one on another GPU by now, which stays.
+-- Removes a row; offers to it end. `row` may have nothing but its id, where a server that evicts keys has taken the rest.
 local function remove_row(row)
-  unindex(row)
-  local tasks = call('SMEMBERS', TASKS .. row.id)
-  for _, task in ipairs(tasks) do
-    local packed = call('HGET', CLAIMS, task)
-    if packed and string.match(packed, '^%S+') == row.id then
-      call('HDEL', CLAIMS, task)
-      call('ZREM', DEADLINES, task)
-    end
+  if row.class then unindex(row) end
+  for _, task in ipairs(call('SMEMBERS', OFFERED .. row.id)) do
+    call('HDEL', OFFERS, task)
+    call('ZREM', DUE, 'o' .. task)
   end
-  call('DEL', ROW .. row.id, TASKS .. row.id)
-  call('ZREM', ROWS, row.id)
+  call('DEL', ROW .. row.id, OFFERED .. row.id)
+  call('SREM', ROWS, row.id)
+  call('ZREM', DUE, 'r' .. row.id)
 end
 
 -- The capability and the memory, in MB, of a class's GPUs, and whether they run a kind.

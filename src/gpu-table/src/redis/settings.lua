@@ -16,8 +16,10 @@ local function write_settings(given, version)
     'utilization', given[6])
   call('DEL', DRAINING)
   for i = 7, #given do call('SADD', DRAINING, given[i]) end
-  for _, id in ipairs(call('ZRANGE', ROWS, 0, -1)) do
-    judge(ROW .. id, id, tonumber(given[5]), tonumber(given[6]))
-    index_anew(read_row(id))
+  for _, id in ipairs(call('SMEMBERS', ROWS)) do
+    if call('EXISTS', ROW .. id) == 1 then
+      judge(ROW .. id, id, tonumber(given[5]), tonumber(given[6]))
+      index_anew(read_row(id))
+    end
   end
 end

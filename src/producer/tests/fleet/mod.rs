@@ -57,7 +57,7 @@ pub fn pool() -> Queue {
 }
 
 pub fn task(payload: Value) -> NewTask {
-    NewTask::new(Kind::new("echo").expect("valid"), TaskBody { payload, ..TaskBody::default() })
+    NewTask::new(Kind::new("echo").expect("valid"), TaskBody { payload: payload.into(), ..TaskBody::default() })
 }
 
 /// What the worker does with each task.
@@ -114,7 +114,7 @@ impl Fleet {
 async fn serve(queue: &MemoryQueue, store: &dyn TaskStore, manner: Manner, delivery: Delivery) {
     let task_id = TaskId::new(delivery.envelope.message_id.clone().expect("an id")).expect("valid");
     let body: TaskBody = serde_json::from_slice(&delivery.body).expect("a task");
-    let reply = Bytes::from(serde_json::to_vec(&reply(&task_id, body.payload)).expect("JSON"));
+    let reply = Bytes::from(serde_json::to_vec(&reply(&task_id, body.payload.to().expect("JSON"))).expect("JSON"));
     if manner != Manner::Mumble {
         let request = RecordRequest {
             task_id: task_id.clone(),
@@ -148,7 +148,7 @@ pub fn reply(task_id: &TaskId, result: Value) -> Reply {
         task_id: task_id.clone(),
         kind: None,
         outcome: Outcome::Succeeded,
-        result: json!({ "echo": result }),
+        result: json!({ "echo": result }).into(),
         error: None,
         gpu_id: None,
         attempt: 1,

@@ -15,7 +15,7 @@ fn said(token: u64, number: u64) -> ProgressMessage {
         token: Token(token),
         number,
         progress: Some(Progress { fraction: Fraction::clamped(0.5), message: None, at_ms: 1 }),
-        partials: vec![Partial { number, value: json!("text") }],
+        partials: vec![Partial { number, value: json!("text").into() }],
     }
 }
 

@@ -227,7 +227,13 @@ impl TaskQueue for RabbitMq {
                 Ok(None)
             }
             Err(failure) if failure.is_missing() => Ok(None),
-            Err(failure) => Err(failed(failure)),
+            Err(failure) => {
+                // The answer may still come, with a message that is nobody's: it goes back with its channel.
+                self.tasks.spawn(async move {
+                    let _ignored = tokio::time::timeout(CLOSE_LIMIT, channel.close(200, "OK".into())).await;
+                });
+                Err(failed(failure))
+            }
         }
     }
 

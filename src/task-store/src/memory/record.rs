@@ -1,10 +1,10 @@
 //! One task's record, and what it answers.
 
 use bytes::Bytes;
-use protocol::{BodyHash, GpuId, Incarnation, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
+use protocol::{BodyHash, DeliveryId, GpuId, Incarnation, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
-    Begin, BeginRequest, Crash, Holder, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreError, Stored,
+    Begin, BeginRequest, Crash, Holder, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreError, Stored, Verdict,
     status::{parse_reply, waits_for_retry},
 };
 
@@ -51,6 +51,8 @@ pub struct Begun {
     pub gpu_id: GpuId,
     /// In which incarnation of its worker: an attempt without an end whose incarnation is gone was a crash.
     pub incarnation: Incarnation,
+    /// For which delivery.
+    pub delivery: DeliveryId,
     /// Whether nothing else ran on the GPU.
     pub alone: bool,
     /// It was handed back, or judged: it is not (again) a crash.
@@ -141,26 +143,29 @@ impl TaskRecord {
         }
     }
 
-    /// Whether the attempt may begin.
-    pub fn may_begin(&self, request: &BeginRequest, now_ms: u64) -> Begin {
-        match self.look(&request.body_hash, request.attempt, now_ms) {
-            Look::Open if self.begun.as_ref().is_some_and(|begun| begun.token > request.token) => Begin::Superseded,
-            Look::Open => self.unfinished(request).map_or(Begin::Begun, Begin::Unfinished),
-            other => Begin::Not(other),
-        }
+    /// The token of this very attempt, if it runs: it had begun for this delivery.
+    pub fn begun_again(&self, request: &BeginRequest) -> Option<Token> {
+        let begun = self.begun.as_ref().filter(|_| self.runs())?;
+        let same = begun.attempt == request.attempt && begun.incarnation == request.incarnation && begun.delivery == request.delivery;
+        same.then_some(begun.token)
     }
 
-    /// The holder of an attempt that runs as far as the store knows, unless it is the caller's own or the caller says what became of it.
-    fn unfinished(&self, request: &BeginRequest) -> Option<Holder> {
-        let begun = self.begun.as_ref().filter(|begun| self.runs() && begun.incarnation != request.incarnation)?;
-        let judged = request.verdict.is_some_and(|verdict| verdict.token == begun.token);
-        (!judged).then(|| Holder { token: begun.token, gpu_id: begun.gpu_id.clone(), incarnation: begun.incarnation.clone() })
+    /// The holder of an attempt that runs as far as the store knows, unless the caller says what became of it.
+    pub fn unfinished(&self, verdict: Option<Verdict>) -> Option<Holder> {
+        let begun = self.begun.as_ref().filter(|_| self.runs())?;
+        let judged = verdict.is_some_and(|verdict| verdict.token == begun.token);
+        (!judged).then(|| Holder {
+            token: begun.token,
+            gpu_id: begun.gpu_id.clone(),
+            incarnation: begun.incarnation.clone(),
+            delivery: begun.delivery,
+        })
     }
 
     /// Takes the caller's verdict on the last holder. Whether that changed anything.
-    pub fn take_verdict(&mut self, request: &BeginRequest, now_ms: u64) -> bool {
+    pub fn take_verdict(&mut self, verdict: Option<Verdict>, now_ms: u64) -> bool {
         let open = self.expires_ms > now_ms && self.runs();
-        let (Some(begun), Some(verdict)) = (&mut self.begun, request.verdict) else { return false };
+        let (Some(begun), Some(verdict)) = (&mut self.begun, verdict) else { return false };
         if !open || begun.token != verdict.token {
             return false;
         }
@@ -172,13 +177,13 @@ impl TaskRecord {
         true
     }
 
-    /// Whether the task's crashes let it begin.
-    pub fn past_crashes(&self, request: &BeginRequest) -> Begin {
+    /// What its crashes answer; `None`: they let it begin.
+    pub fn past_crashes(&self, request: &BeginRequest) -> Option<Begin> {
         let used_up = self.crashes.len() >= request.crashes_max as usize;
         match self.crashes.last() {
-            Some(last) if used_up && last.alone => Begin::Condemned(self.crashes.clone()),
-            Some(_) if !request.alone => Begin::Suspect,
-            _ => Begin::Begun,
+            Some(last) if used_up && last.alone => Some(Begin::Condemned(self.crashes.clone())),
+            Some(_) if !request.alone => Some(Begin::Suspect),
+            _ => None,
         }
     }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{BodyHash, GpuId, Kind, PoolName, Progress, TaskId, Token};
+use protocol::{BodyHash, DeliveryId, GpuId, Kind, PoolName, Progress, TaskId, Token};
 
 use super::{
     deadlines::Deadlines,
     record::{Begun, Ended, KeptBody, Noted, Retried, TaskRecord},
 };
 use crate::{
-    Begin, BeginRequest, Cancel, KnownGpu, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen, Retry, RetryAnswer,
-    RetryRequest, StoreOptions, Totals,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
+    Retry, RetryAnswer, RetryRequest, StoreOptions, Totals, Verdict,
 };
 
 /// What the lock protects.
@@ -59,30 +59,78 @@ impl State {
         }
     }
 
-    pub fn begin(&mut self, request: &BeginRequest, now_ms: u64) -> Begin {
-        let answer = self.record(&request.task_id, now_ms).map_or(Begin::Begun, |record| record.may_begin(request, now_ms));
-        if answer != Begin::Begun {
+    pub fn begin(&mut self, request: &BeginRequest, now_us: u64) -> Begin {
+        let now_ms = now_us / 1_000;
+        if let Some(record) = self.record(&request.task_id, now_ms) {
+            match record.look(&request.body_hash, request.attempt, now_ms) {
+                Look::Open => {}
+                look => return Begin::Not(look),
+            }
+            if let Some(token) = record.begun_again(request) {
+                return Begin::Begun(token);
+            }
+            if let Some(holder) = record.unfinished(request.verdict) {
+                return Begin::Unfinished(holder);
+            }
+        }
+        self.judge(&request.task_id, request.verdict, now_ms);
+        if let Some(answer) = self.record(&request.task_id, now_ms).and_then(|record| record.past_crashes(request)) {
             return answer;
         }
-        if self.records.get_mut(&request.task_id).is_some_and(|record| record.take_verdict(request, now_ms)) {
-            self.change(&request.task_id, now_ms);
+        let token = self.next_token(&request.task_id, now_us);
+        let record = self.change(&request.task_id, now_ms);
+        record.kind = Some(request.kind.clone());
+        record.body_hash = Some(request.body_hash.clone());
+        record.waiting_for = None;
+        record.begun = Some(Begun {
+            attempt: request.attempt,
+            token,
+            gpu_id: request.gpu_id.clone(),
+            incarnation: request.incarnation.clone(),
+            delivery: request.delivery,
+            alone: request.alone,
+            settled: false,
+        });
+        Begin::Begun(token)
+    }
+
+    pub fn fence(&mut self, request: &FenceRequest, now_us: u64) -> Fence {
+        let now_ms = now_us / 1_000;
+        if let Some(record) = self.record(&request.task_id, now_ms) {
+            match record.look(&request.body_hash, request.attempt, now_ms) {
+                look @ (Look::Ended(_) | Look::ReusedId) => return Fence::Not(look),
+                Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) => {}
+            }
+            if let Some(holder) = record.unfinished(request.verdict) {
+                return Fence::Unfinished(holder);
+            }
         }
-        let answer = self.record(&request.task_id, now_ms).map_or(Begin::Begun, |record| record.past_crashes(request));
-        if answer == Begin::Begun {
-            let record = self.change(&request.task_id, now_ms);
-            record.kind = Some(request.kind.clone());
-            record.body_hash = Some(request.body_hash.clone());
-            record.waiting_for = None;
-            record.begun = Some(Begun {
-                attempt: request.attempt,
-                token: request.token,
-                gpu_id: request.gpu_id.clone(),
-                incarnation: request.incarnation.clone(),
-                alone: request.alone,
-                settled: false,
-            });
+        self.judge(&request.task_id, request.verdict, now_ms);
+        let token = self.next_token(&request.task_id, now_us);
+        let record = self.change(&request.task_id, now_ms);
+        record.body_hash = Some(request.body_hash.clone());
+        record.begun = Some(Begun {
+            attempt: request.attempt,
+            token,
+            gpu_id: request.gpu_id.clone(),
+            incarnation: request.incarnation.clone(),
+            delivery: DeliveryId(0),
+            alone: false,
+            settled: true,
+        });
+        Fence::Fenced(token)
+    }
+
+    fn judge(&mut self, task_id: &TaskId, verdict: Option<Verdict>, now_ms: u64) {
+        if self.records.get_mut(task_id).is_some_and(|record| record.take_verdict(verdict, now_ms)) {
+            self.change(task_id, now_ms);
         }
-        answer
+    }
+
+    /// Above every token of the task, and not below the time.
+    fn next_token(&self, task_id: &TaskId, now_us: u64) -> Token {
+        let last = self.record(task_id, now_us / 1_000).and_then(|record| record.begun.as_ref()).map_or(0, |begun| begun.token.0);
+        Token((last + 1).max(now_us))
     }
 
     pub fn hand_back(&mut self, task_id: &TaskId, token: Token, now_ms: u64) {

@@ -3,10 +3,10 @@
 use std::str::FromStr;
 
 use bytes::Bytes;
-use protocol::{Fraction, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
+use protocol::{DeliveryId, Fraction, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
-    Begin, Cancel, Crash, Holder, Look, ProgressAnswer, Record, Retry, RetryAnswer, StoreError, Stored,
+    Begin, Cancel, Crash, Fence, Holder, Look, ProgressAnswer, Record, Retry, RetryAnswer, StoreError, Stored,
     status::{parse_reply, waits_for_retry},
 };
 
@@ -46,6 +46,7 @@ impl Answer {
     pub fn look(self) -> Result<Look, StoreError> {
         match self.word() {
             "open" => Ok(Look::Open),
+            "unfinished" => self.holder().map(Look::Unfinished),
             "cancelled" => Ok(Look::Cancelled),
             "reused" => Ok(Look::ReusedId),
             "retried" => self.due().map(Look::Retried),
@@ -83,16 +84,33 @@ impl Answer {
     /// The answer to `begin`.
     pub fn begin(self) -> Result<Begin, StoreError> {
         match self.word() {
-            "begun" => Ok(Begin::Begun),
-            "superseded" => Ok(Begin::Superseded),
-            "unfinished" => {
-                Ok(Begin::Unfinished(Holder { token: Token(self.required(1)?), gpu_id: self.required(2)?, incarnation: self.required(3)? }))
-            }
+            "begun" => Ok(Begin::Begun(Token(self.required(1)?))),
+            "unfinished" => self.holder().map(Begin::Unfinished),
             "suspect" => Ok(Begin::Suspect),
             "condemned" => self.crashes(1).map(Begin::Condemned),
             "open" => Err(self.garbled()),
             _ => self.look().map(Begin::Not),
         }
+    }
+
+    /// The answer to `fence`.
+    pub fn fence(self) -> Result<Fence, StoreError> {
+        match self.word() {
+            "fenced" => Ok(Fence::Fenced(Token(self.required(1)?))),
+            "unfinished" => self.holder().map(Fence::Unfinished),
+            "ended" | "reused" => self.look().map(Fence::Not),
+            _ => Err(self.garbled()),
+        }
+    }
+
+    /// `unfinished, token, GPU, incarnation, delivery`.
+    fn holder(&self) -> Result<Holder, StoreError> {
+        Ok(Holder {
+            token: Token(self.required(1)?),
+            gpu_id: self.required(2)?,
+            incarnation: self.required(3)?,
+            delivery: DeliveryId(self.required(4)?),
+        })
     }
 
     /// The answer to `progress`.
@@ -185,6 +203,13 @@ impl Answer {
         outcomes.into_iter().find(|outcome| outcome.name() == name).ok_or_else(|| self.garbled())
     }
 
+    /// Puts something else into part `index`, if there is one.
+    pub fn put(&mut self, index: usize, part: Option<Vec<u8>>) {
+        if let Some(place) = self.parts.get_mut(index) {
+            *place = part;
+        }
+    }
+
     fn take(&mut self, index: usize) -> Option<Vec<u8>> {
         self.parts.get_mut(index).and_then(Option::take)
     }
@@ -255,7 +280,7 @@ mod tests {
             let task_id = TaskId::new("t").expect("valid");
             let errors = [
                 answer().look().err(), answer().retry().err(), answer().cancel().err(), answer().begin().err(), answer().record().err(),
-                answer().status(&task_id).err(),
+                answer().fence().err(), answer().status(&task_id).err(),
             ];
             for error in errors.into_iter().flatten() {
                 let garbled = matches!(error, StoreError::Garbled { .. });

@@ -1,7 +1,9 @@
 -- What stands against running an attempt of a task. Changes nothing.
--- KEYS[1] the task's record   KEYS[2] its reply
+-- KEYS[1] the task's record
 -- ARGV    offset ms, body hash, attempt
--- Returns {'open'}, or what `stands_against` says.
+-- Returns {'open'}, what `stands_against` says, or
+--   {'unfinished', token, GPU, incarnation, delivery}   an attempt has no end
 
 local now = now_ms(ARGV[1])
-return stands_against(read(KEYS[1], now), KEYS[2], ARGV[2], ARGV[3], now) or {'open'}
+local record = read(KEYS[1], now)
+return stands_against(record, ARGV[2], ARGV[3], now) or unfinished(record, '') or {'open'}

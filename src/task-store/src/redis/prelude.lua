@@ -1,4 +1,4 @@
--- Stands before every script of the store.
+-- Stands before the functions of the store, which one script holds: each gets KEYS and ARGV of its own. The server's time is asked for once a call.
 --
 -- Time is the server's own, in Unix milliseconds, plus an offset that is 0 except in tests, which move time by it. Keys also expire by the server,
 -- but what counts is the time written in the record, so that moving time moves expiry.
@@ -7,7 +7,7 @@
 --   first_seen, changed, expires     Unix ms
 --   only_submitted                   1 while nothing but `submitted` was written
 --   kind, hash, waiting              text
---   attempt, token, gpu, incarnation the attempt with the highest token that began
+--   attempt, token, gpu, incarnation, delivery   the attempt with the highest token that began, or the token that fences all of them off
 --   alone                            1 if nothing else ran on that attempt's GPU
 --   settled                          the token of a begun attempt that was handed back, or judged: it is not (again) a crash
 --   crashes                          one line a crash, oldest first: attempt, GPU, Unix ms, alone (1 or 0), with spaces between
@@ -17,9 +17,14 @@
 --   outcome, ended_attempt, ended_token ('' if it never ran), digest, reply_until (Unix ms, 0 if not kept)
 --   published                        to whom the reply was first published
 
+local time
+local function now_us(offset_ms)
+  time = time or redis.call('TIME')
+  return time[1] * 1000000 + time[2] + tonumber(offset_ms) * 1000
+end
+
 local function now_ms(offset_ms)
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(offset_ms)
+  return math.floor(now_us(offset_ms) / 1000)
 end
 
 -- A whole number as text: tostring() would round it to 14 digits.
@@ -58,24 +63,19 @@ local function write(key, record, now, retention_ms, fields)
   redis.call('PEXPIRE', key, retention_ms)
 end
 
--- The kept reply, or false (nil for the client).
-local function kept_reply(record, reply_key, now)
-  if record.reply_until and tonumber(record.reply_until) > now then
-    return redis.call('GET', reply_key)
-  end
-  return false
+-- '1' while the reply is kept under its own key, else ''. The reply itself may be large: whoever wants it reads it beside the quick calls.
+local function keeps_reply(record, now)
+  return record.reply_until and tonumber(record.reply_until) > now and '1' or ''
 end
 
 -- What stands against running this attempt of the task, as the client reads it; nil if nothing does:
---   {'reused'} | {'ended', outcome, attempt, token or '', reply or nil, to whom published or nil} | {'cancelled'} | {'retried', attempt that is due, pause in ms}
-local function stands_against(record, reply_key, hash, attempt, now)
+--   {'reused'} | {'ended', outcome, attempt, token or '', '1' if the reply is kept or '', to whom published or nil} | {'cancelled'} | {'retried', attempt that is due, pause in ms}
+local function stands_against(record, hash, attempt, now)
   if record.hash and record.hash ~= hash then
     return {'reused'}
   end
   if record.outcome then
-    return {
-      'ended', record.outcome, record.ended_attempt, record.ended_token, kept_reply(record, reply_key, now), record.published or false,
-    }
+    return { 'ended', record.outcome, record.ended_attempt, record.ended_token, keeps_reply(record, now), record.published or false }
   end
   if record.cancelled then
     return {'cancelled'}
@@ -89,4 +89,31 @@ end
 -- Whether an attempt runs, as far as the store knows: it began, has no end, and was neither handed back nor judged.
 local function runs(record)
   return record.attempt and not record.outcome and tonumber(record.attempt) >= tonumber(record.due or 0) and record.settled ~= record.token
+end
+
+-- The holder of an attempt that runs, unless the caller says what became of it (`judged`: that one's token, or '').
+local function unfinished(record, judged)
+  if not runs(record) or record.token == judged then
+    return nil
+  end
+  return { 'unfinished', record.token, record.gpu, record.incarnation, record.delivery or '0' }
+end
+
+-- Takes the caller's verdict on the holder of that token: its worker is gone ('1', a crash), or has let go of the task.
+local function judge(key, record, now, retention_ms, judged, gone)
+  if not runs(record) or record.token ~= judged then
+    return
+  end
+  local fields = { 'settled', judged }
+  if gone == '1' then
+    record.crashes = (record.crashes or '') .. record.attempt .. ' ' .. record.gpu .. ' ' .. text(now) .. ' ' .. (record.alone or '0') .. '\n'
+    fields[3], fields[4] = 'crashes', record.crashes
+  end
+  write(key, record, now, retention_ms, fields)
+  record.settled = judged
+end
+
+-- A token above every earlier one of the task, and not below the time in microseconds.
+local function next_token(record, offset_ms)
+  return text(math.max(tonumber(record.token or 0) + 1, now_us(offset_ms)))
 end

@@ -17,7 +17,7 @@ if record.outcome then
   if record.ended_attempt == ARGV[6] and record.ended_token == ARGV[7] and record.digest == ARGV[8] then
     return {'again'}
   end
-  return stands_against(record, KEYS[2], ARGV[2], ARGV[6], now)
+  return stands_against(record, ARGV[2], ARGV[6], now)
 end
 if record.token then
   -- Without a token it never ran: only where no attempt of this number runs. A later number exists only because the earlier was handed back.

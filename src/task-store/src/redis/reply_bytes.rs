@@ -11,14 +11,14 @@ use std::{
     time::Duration,
 };
 
-use redis::Script;
+use redis_link::Item;
 use tokio::{
     sync::Mutex,
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
-use super::connection::Connection;
+use super::calls::Calls;
 use crate::{StoreError, StoreOptions, Totals};
 
 /// How often counts are exchanged while there is something to add.
@@ -31,8 +31,7 @@ const BUCKET_MS_MIN: u64 = 1_000;
 /// What this client kept, and what it knows of the others.
 #[derive(Debug)]
 pub struct ReplyBytes {
-    connection: Connection,
-    script: Script,
+    calls: Calls,
     key: String,
     options: StoreOptions,
     /// Added to the server's time, in ms: 0 except in tests.
@@ -46,11 +45,10 @@ pub struct ReplyBytes {
 }
 
 impl ReplyBytes {
-    pub fn new(connection: Connection, script: Script, key: String, options: StoreOptions, offset_ms: Arc<AtomicU64>) -> Self {
+    pub fn new(calls: Calls, key: String, options: StoreOptions, offset_ms: Arc<AtomicU64>) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
-            connection,
-            script,
+            calls,
             key,
             options,
             offset_ms,
@@ -92,10 +90,10 @@ impl ReplyBytes {
 
     async fn add(&self, bytes: u64, not_kept: u64) -> Result<Totals, StoreError> {
         let retention_ms = self.options.reply_retention_ms();
-        let mut call = self.script.key(&self.key);
-        call.arg(self.offset_ms.load(Relaxed)).arg(retention_ms).arg((retention_ms / BUCKETS).max(BUCKET_MS_MIN));
-        call.arg(bytes).arg(not_kept);
-        let answer = self.connection.invoke("count kept replies", &call).await?;
+        let arguments = [self.offset_ms.load(Relaxed), retention_ms, (retention_ms / BUCKETS).max(BUCKET_MS_MIN), bytes, not_kept];
+        let arguments = arguments.map(|number| number.to_string().into_bytes()).to_vec();
+        let item = Item { function: "reply_bytes", keys: vec![self.key.clone()], arguments };
+        let answer = self.calls.run("count kept replies", item).await?;
         Ok(Totals { reply_bytes: answer.required(0)?, replies_not_kept: answer.required(1)? })
     }
 

@@ -1,12 +1,12 @@
 -- An attempt failed and the next one is due, unless the task ended, was cancelled, or a higher token began.
--- KEYS[1] the task's record   KEYS[2] its reply
+-- KEYS[1] the task's record
 -- ARGV    offset ms, body hash, outcome retention ms, attempt, token, pause before the next attempt in ms, error
 -- Returns {'retried', attempt that is due, pause in ms} (what was recorded first, if this attempt's retry had been recorded), {'superseded'}, or what
 -- `stands_against` says.
 
 local now = now_ms(ARGV[1])
 local record = read(KEYS[1], now)
-local answer = stands_against(record, KEYS[2], ARGV[2], ARGV[4], now)
+local answer = stands_against(record, ARGV[2], ARGV[4], now)
 if answer then
   return answer
 end

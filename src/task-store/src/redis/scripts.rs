@@ -1,53 +1,36 @@
-//! The scripts, each behind the shared prelude. Their contracts stand at the head of each file.
+//! The functions of the store, in one library behind the shared prelude. Their contracts stand at the head of each file.
 
-use redis::Script;
+use redis_link::{Link, ScriptLibrary};
 
-macro_rules! script {
-    ($file:literal) => {
-        Script::new(concat!(include_str!("prelude.lua"), "\n", include_str!($file)))
+const PRELUDE: &str = include_str!("prelude.lua");
+
+macro_rules! functions {
+    ($($name:literal),+) => {
+        &[$(($name, include_str!(concat!($name, ".lua")))),+]
     };
 }
 
-/// All scripts, with their digests computed once.
-#[derive(Debug)]
-pub struct Scripts {
-    pub submitted: Script,
-    pub forget: Script,
-    pub look: Script,
-    pub begin: Script,
-    pub hand_back: Script,
-    pub progress: Script,
-    pub record: Script,
-    pub retry: Script,
-    pub reopen: Script,
-    pub cancel: Script,
-    pub published: Script,
-    pub waits_for: Script,
-    pub status: Script,
-    pub announce: Script,
-    pub withdraw: Script,
-    pub reply_bytes: Script,
-}
+const FUNCTIONS: &[(&str, &str)] = functions!(
+    "submitted",
+    "forget",
+    "look",
+    "begin",
+    "fence",
+    "hand_back",
+    "progress",
+    "record",
+    "retry",
+    "reopen",
+    "cancel",
+    "published",
+    "waits_for",
+    "status",
+    "announce",
+    "withdraw",
+    "reply_bytes"
+);
 
-impl Scripts {
-    pub fn new() -> Self {
-        Self {
-            submitted: script!("submitted.lua"),
-            forget: script!("forget.lua"),
-            look: script!("look.lua"),
-            begin: script!("begin.lua"),
-            hand_back: script!("hand_back.lua"),
-            progress: script!("progress.lua"),
-            record: script!("record.lua"),
-            retry: script!("retry.lua"),
-            reopen: script!("reopen.lua"),
-            cancel: script!("cancel.lua"),
-            published: script!("published.lua"),
-            waits_for: script!("waits_for.lua"),
-            status: script!("status.lua"),
-            announce: script!("announce.lua"),
-            withdraw: script!("withdraw.lua"),
-            reply_bytes: script!("reply_bytes.lua"),
-        }
-    }
+/// The library, on the server that `link` leads to.
+pub fn library(link: &Link) -> ScriptLibrary {
+    ScriptLibrary::new(link.clone(), PRELUDE, FUNCTIONS)
 }

@@ -4,8 +4,18 @@ use std::time::Duration;
 
 use protocol::config::SecretUrl;
 
-use super::connection::Connection;
+use redis_link::Link;
+
+use super::calls::Calls;
 use crate::StoreError;
+
+/// A server that answers now.
+pub(super) async fn reach(url: &SecretUrl, timeout: Duration) -> Result<Calls, StoreError> {
+    let link = Link::open(url, timeout).map_err(|reason| StoreError::BadUrl { url: url.redacted(), reason })?;
+    let calls = Calls::new(link);
+    calls.query::<String>("connect", &redis::cmd("PING")).await?;
+    Ok(calls)
+}
 
 /// How a Redis server is set up, as far as the fleet depends on it. An empty text means that the server does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,11 +36,7 @@ impl ServerFacts {
     /// # Errors
     /// [`StoreError::BadUrl`] or [`StoreError::Unavailable`].
     pub async fn ask(url: &SecretUrl, timeout: Duration) -> Result<Self, StoreError> {
-        Self::of(&Connection::open(url, timeout).await?).await
-    }
-
-    pub(super) async fn of(connection: &Connection) -> Result<Self, StoreError> {
-        let text: String = connection.query("ask the server for its set-up", &redis::cmd("INFO")).await?;
+        let text: String = reach(url, timeout).await?.query("ask the server for its set-up", &redis::cmd("INFO")).await?;
         Ok(Self::read(&text))
     }
 

@@ -1,8 +1,8 @@
 -- What is known of a task. Changes nothing.
--- KEYS[1] the task's record   KEYS[2] its reply
+-- KEYS[1] the task's record
 -- ARGV    offset ms
 -- Returns {} if nothing is known, else
---   {first_seen, changed, kind, gpu, attempt, waiting, cancelled, outcome, ended_attempt, ended_token, reply, due, due_after, retry_error, progress,
+--   {first_seen, changed, kind, gpu, attempt, waiting, cancelled, outcome, ended_attempt, ended_token, '1' if the reply is kept or '', due, due_after, retry_error, progress,
 --   progress_message, progress_at, crashes, runs}, nil for each that is absent. Progress only of the attempt that runs; `runs` is 1 if one does.
 
 local now = now_ms(ARGV[1])
@@ -14,7 +14,7 @@ local progress = runs(record) and record.progress_token == record.token and reco
 return {
   record.first_seen, record.changed, record.kind or false, record.gpu or false, record.attempt or false, record.waiting or false,
   record.cancelled or false, record.outcome or false, record.ended_attempt or false, record.ended_token or false,
-  kept_reply(record, KEYS[2], now), record.due or false, record.due_after or false, record.retry_error or false,
+  keeps_reply(record, now), record.due or false, record.due_after or false, record.retry_error or false,
   progress or false, progress and record.progress_message or false, progress and record.progress_at or false,
   record.crashes or false, runs(record) and '1' or false,
 }

@@ -1,13 +1,10 @@
 //! A kernel's arguments, from the payload to the GPU and back.
 
 use devices::nvidia::cuda::{Argument, Buffer, CudaError, Grid, Lane, Scalar};
-use serde_json::{Value, json};
+use protocol::Json;
+use serde::{Serialize, Serializer, de::DeserializeOwned};
 
-use crate::{
-    Failure,
-    cuda::{number, short_number},
-    payload::Fields,
-};
+use crate::{Failure, cuda::Finite, payload::Fields};
 
 /// The most arguments that are read.
 const ARGUMENTS_MAX: usize = 64;
@@ -49,16 +46,16 @@ pub(super) enum Given {
 }
 
 impl Asked {
-    pub(super) fn read(payload: &Value) -> Result<Self, Failure> {
+    pub(super) fn read(payload: &Json) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
         let module = fields.text("module")?.ok_or_else(|| Failure::invalid("payload.module", "is missing"))?;
         let kernel = fields.text("kernel")?.unwrap_or_else(|| module.clone());
         let blocks = sizes(&mut fields, "blocks", 2_147_483_647)?;
         let threads = sizes(&mut fields, "threads", 1_024)?;
         let shared_bytes = fields.whole("shared_bytes", 0, 1 << 20)?.unwrap_or(0) as u32;
-        let arguments = match fields.value("arguments") {
+        let arguments = match fields.value("arguments").map(|given| given.elements()) {
             None => Vec::new(),
-            Some(Value::Array(given)) if given.len() <= ARGUMENTS_MAX => {
+            Some(Ok(given)) if given.len() <= ARGUMENTS_MAX => {
                 given.iter().enumerate().map(|(at, value)| Given::read(at, value)).collect::<Result<_, _>>()?
             }
             Some(_) => return Err(Failure::invalid("payload.arguments", format!("must be a list of at most {ARGUMENTS_MAX} arguments"))),
@@ -74,34 +71,35 @@ impl Asked {
 /// One to three sizes; the missing ones are 1.
 fn sizes(fields: &mut Fields, name: &'static str, max: u64) -> Result<(u32, u32, u32), Failure> {
     let wrong = || Failure::invalid(format!("payload.{name}"), format!("must be a whole number from 1 to {max}, or a list of up to three"));
-    let size = |value: &Value| value.as_u64().filter(|size| (1..=max).contains(size)).map(|size| size as u32).ok_or_else(wrong);
-    match fields.value(name).ok_or_else(wrong)? {
-        Value::Array(list) if (1..=3).contains(&list.len()) => {
+    let size = |size: &u64| if (1..=max).contains(size) { Ok(*size as u32) } else { Err(wrong()) };
+    let value = fields.value(name).ok_or_else(wrong)?;
+    match value.to::<Vec<u64>>() {
+        Ok(list) if (1..=3).contains(&list.len()) => {
             let at = |index: usize| list.get(index).map_or(Ok(1), size);
             Ok((at(0)?, at(1)?, at(2)?))
         }
-        single => Ok((size(&single)?, 1, 1)),
+        _ => Ok((size(&value.to().map_err(|_| wrong())?)?, 1, 1)),
     }
 }
 
 impl Given {
-    fn read(at: usize, value: &Value) -> Result<Self, Failure> {
+    fn read(at: usize, value: &Json) -> Result<Self, Failure> {
         let wrong = |what: &str| Failure::invalid(format!("payload.arguments[{at}]"), what);
         let Some((name, value)) = single(value) else {
             return Err(wrong("must be an object with one field: a number type, in, inout or out"));
         };
-        if let Some(number) = Number::named(name) {
-            return number.scalar(value).map(Self::Scalar).ok_or_else(|| wrong("is no number of its type"));
+        if let Some(number) = Number::named(&name) {
+            return number.scalar(&value).map(Self::Scalar).ok_or_else(|| wrong("is no number of its type"));
         }
-        let typed = single(value).and_then(|(name, value)| Some((Number::named(name)?, value)));
+        let typed = single(&value).and_then(|(name, value)| Some((Number::named(&name)?, value)));
         let Some((number, value)) = typed else { return Err(wrong("must hold one list by its type, such as {\"f32\": [1, 2]}")) };
-        match (name, value) {
-            ("in" | "inout", Value::Array(list)) => {
-                let bytes = number.bytes_of(list).ok_or_else(|| wrong("holds something that is no number of its type"))?;
+        match (name.as_str(), value.as_bytes().first()) {
+            ("in" | "inout", Some(b'[')) => {
+                let bytes = number.bytes_of(&value).ok_or_else(|| wrong("holds something that is no number of its type"))?;
                 Ok(Self::Filled(bytes, (name == "inout").then_some(number)))
             }
-            ("out", Value::Number(count)) => {
-                let count = count.as_u64().filter(|count| count.saturating_mul(number.size() as u64) <= OUT_BYTES_MAX);
+            ("out", Some(b'-' | b'0'..=b'9')) => {
+                let count = value.to().ok().filter(|count: &u64| count.saturating_mul(number.size() as u64) <= OUT_BYTES_MAX);
                 let count =
                     count.ok_or_else(|| wrong(&format!("asks for more than {OUT_BYTES_MAX} bytes back, or for no whole number")))?;
                 Ok(Self::Zeros(count as usize, number))
@@ -146,20 +144,22 @@ impl Given {
     }
 
     /// What the kernel left in it, if it is to be given back.
-    pub(super) fn read_back(&self, lane: &Lane, buffer: &Buffer<'_, u8>) -> Option<Result<Value, CudaError>> {
+    pub(super) fn read_back(&self, lane: &Lane, buffer: &Buffer<'_, u8>) -> Option<Result<Written, CudaError>> {
         let (number, bytes) = match self {
             Self::Scalar(_) | Self::Filled(_, None) => return None,
             Self::Filled(bytes, Some(number)) => (number, bytes.len()),
             Self::Zeros(count, number) => (number, count * number.size()),
         };
-        Some(lane.download(buffer).map(|read| number.values(&read[..bytes.min(read.len())])))
+        Some(lane.download(buffer).map(|mut read| {
+            read.truncate(bytes);
+            Written { number: *number, bytes: read }
+        }))
     }
 }
 
 /// The only field of an object.
-fn single(value: &Value) -> Option<(&str, &Value)> {
-    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
-    fields.iter().next().map(|(name, value)| (name.as_str(), value))
+fn single(value: &Json) -> Option<(String, Json)> {
+    value.fields().ok().filter(|fields| fields.len() == 1)?.pop_first()
 }
 
 impl Number {
@@ -174,40 +174,52 @@ impl Number {
         }
     }
 
-    fn scalar(self, value: &Value) -> Option<Scalar> {
+    fn scalar(self, value: &Json) -> Option<Scalar> {
         match self {
-            Self::I32 => value.as_i64().and_then(|number| i32::try_from(number).ok()).map(Scalar::I32),
-            Self::U32 => value.as_u64().and_then(|number| u32::try_from(number).ok()).map(Scalar::U32),
-            Self::I64 => value.as_i64().map(Scalar::I64),
-            Self::U64 => value.as_u64().map(Scalar::U64),
-            Self::F32 => value.as_f64().map(|number| Scalar::F32(number as f32)),
-            Self::F64 => value.as_f64().map(Scalar::F64),
+            Self::I32 => value.to().ok().map(Scalar::I32),
+            Self::U32 => value.to().ok().map(Scalar::U32),
+            Self::I64 => value.to().ok().map(Scalar::I64),
+            Self::U64 => value.to().ok().map(Scalar::U64),
+            Self::F32 => value.to().ok().map(|number: f64| Scalar::F32(number as f32)),
+            Self::F64 => value.to().ok().map(Scalar::F64),
         }
     }
 
-    fn bytes_of(self, list: &[Value]) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(list.len() * self.size());
-        for value in list {
-            match self.scalar(value)? {
-                Scalar::I32(number) => bytes.extend(number.to_ne_bytes()),
-                Scalar::U32(number) => bytes.extend(number.to_ne_bytes()),
-                Scalar::I64(number) => bytes.extend(number.to_ne_bytes()),
-                Scalar::U64(number) => bytes.extend(number.to_ne_bytes()),
-                Scalar::F32(number) => bytes.extend(number.to_ne_bytes()),
-                Scalar::F64(number) => bytes.extend(number.to_ne_bytes()),
-            }
-        }
-        Some(bytes)
-    }
-
-    fn values(self, bytes: &[u8]) -> Value {
+    fn bytes_of(self, list: &Json) -> Option<Vec<u8>> {
         match self {
-            Self::I32 => words(bytes).map(|word| json!(i32::from_ne_bytes(word))).collect(),
-            Self::U32 => words(bytes).map(|word| json!(u32::from_ne_bytes(word))).collect(),
-            Self::F32 => words(bytes).map(|word| short_number(f32::from_ne_bytes(word))).collect(),
-            Self::I64 => words(bytes).map(|word| json!(i64::from_ne_bytes(word))).collect(),
-            Self::U64 => words(bytes).map(|word| json!(u64::from_ne_bytes(word))).collect(),
-            Self::F64 => words(bytes).map(|word| number(f64::from_ne_bytes(word))).collect(),
+            Self::I32 => bytes_by(list, i32::to_ne_bytes),
+            Self::U32 => bytes_by(list, u32::to_ne_bytes),
+            Self::I64 => bytes_by(list, i64::to_ne_bytes),
+            Self::U64 => bytes_by(list, u64::to_ne_bytes),
+            Self::F32 => bytes_by(list, |number: f64| (number as f32).to_ne_bytes()),
+            Self::F64 => bytes_by(list, f64::to_ne_bytes),
+        }
+    }
+}
+
+/// The numbers of a list, each by its bytes.
+fn bytes_by<T: DeserializeOwned, const N: usize>(list: &Json, bytes: impl Fn(T) -> [u8; N]) -> Option<Vec<u8>> {
+    let numbers: Vec<T> = list.to().ok()?;
+    Some(numbers.into_iter().flat_map(bytes).collect())
+}
+
+/// Numbers of one type that are given back, written as a list.
+#[derive(Debug)]
+pub(super) struct Written {
+    number: Number,
+    bytes: Vec<u8>,
+}
+
+impl Serialize for Written {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = &self.bytes;
+        match self.number {
+            Number::I32 => serializer.collect_seq(words(bytes).map(i32::from_ne_bytes)),
+            Number::U32 => serializer.collect_seq(words(bytes).map(u32::from_ne_bytes)),
+            Number::F32 => serializer.collect_seq(words(bytes).map(|word| Finite(f32::from_ne_bytes(word)))),
+            Number::I64 => serializer.collect_seq(words(bytes).map(i64::from_ne_bytes)),
+            Number::U64 => serializer.collect_seq(words(bytes).map(u64::from_ne_bytes)),
+            Number::F64 => serializer.collect_seq(words(bytes).map(|word| Finite(f64::from_ne_bytes(word)))),
         }
     }
 }
@@ -218,16 +230,18 @@ fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn refused(payload: &Value) -> String {
-        Asked::read(payload).unwrap_err().field.unwrap()
+        Asked::read(&payload.clone().into()).unwrap_err().field.unwrap()
     }
 
     #[test]
     fn a_payload_becomes_a_grid_and_arguments() {
         let arguments = json!([{"u32": 3}, {"f32": 0.5}, {"in": {"f64": [1, 2]}}, {"inout": {"i32": [-1]}}, {"out": {"u64": 2}}]);
-        let asked = Asked::read(&json!({"module": "m", "blocks": [2, 3], "threads": 64, "arguments": arguments})).unwrap();
+        let asked = Asked::read(&json!({"module": "m", "blocks": [2, 3], "threads": 64, "arguments": arguments}).into()).unwrap();
         assert_eq!((asked.kernel.as_str(), asked.grid.blocks, asked.grid.threads), ("m", (2, 3, 1), (64, 1, 1)));
         let bytes: Vec<u64> = asked.arguments.iter().map(Given::bytes).collect();
         assert_eq!(bytes, [0, 0, 16, 4, 16]);
@@ -263,8 +277,10 @@ mod tests {
             (Number::F32, json!([0.1, -3.5])),
             (Number::F64, json!([1e300, 0.1])),
         ] {
-            assert_eq!(number.values(&number.bytes_of(list.as_array().unwrap()).unwrap()), list);
+            let bytes = number.bytes_of(&list.clone().into()).unwrap();
+            assert_eq!(Json::of(&Written { number, bytes }), list);
         }
-        assert_eq!(Number::F32.values(&f32::NAN.to_ne_bytes()), json!([null]));
+        let not_a_number = Written { number: Number::F32, bytes: f32::NAN.to_ne_bytes().to_vec() };
+        assert_eq!(Json::of(&not_a_number), json!([null]));
     }
 }

@@ -7,8 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use devices::Use;
-use protocol::{Kind, config::PredictSection};
-use serde_json::{Value, json};
+use protocol::{Json, Kind, config::PredictSection};
+use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -56,13 +56,13 @@ impl Predict {
         Use { memory_mb: self.model.run_bytes(tokens).div_ceil(1_000_000) as u64, compute_share: 1.0 }
     }
 
-    fn result(&self, generated: &Generated) -> Value {
-        json!({
+    fn result(&self, generated: &Generated) -> Json {
+        Json::of(&json!({
             "text": generated.text,
             "tokens": generated.tokens.len(),
             "finish_reason": generated.finish_reason.name(),
             "model": self.model.name(),
-        })
+        }))
     }
 }
 
@@ -73,7 +73,7 @@ impl Executor for Predict {
     }
 
     /// A cancel gives what was generated until then, perhaps nothing, with `finish_reason` `cancelled`. Dropping the future stops the thread at its next token.
-    async fn run(&self, run: Run<'_>) -> Result<Value, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
         let request = Request::read(&run.task.body.payload, &self.limits)?;
         let stop = run.cancel.child_token();
         let _stop_if_dropped = stop.clone().drop_guard();
@@ -148,6 +148,6 @@ impl Watch for Reporting {
     }
 
     fn text(&mut self, piece: &str) {
-        self.report.partial(piece.into());
+        self.report.partial(Json::of(piece));
     }
 }

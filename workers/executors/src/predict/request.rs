@@ -1,7 +1,6 @@
 //! What a payload of `predict` asks for.
 
-use protocol::config::PredictSection;
-use serde_json::Value;
+use protocol::{Json, config::PredictSection};
 
 use crate::{Failure, payload::Fields};
 
@@ -23,7 +22,7 @@ impl Request {
     ///
     /// # Errors
     /// `invalid_payload` names the field that is missing, unknown or wrong.
-    pub fn read(payload: &Value, limits: &PredictSection) -> Result<Self, Failure> {
+    pub fn read(payload: &Json, limits: &PredictSection) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
         let text = fields.text("text")?;
         let max_length = fields.whole("max_length", 1, limits.max_length_max.into())?;
@@ -46,10 +45,10 @@ mod tests {
 
     #[test]
     fn only_text_is_required() {
-        let request = Request::read(&json!({"text": "Hello"}), &PredictSection::default()).unwrap();
+        let request = Request::read(&json!({"text": "Hello"}).into(), &PredictSection::default()).unwrap();
         assert_eq!(request, Request { text: "Hello".to_owned(), max_length: 128, temperature: 0.0, seed: 0 });
         let all = json!({"text": "Hello", "max_length": 2048, "temperature": 2, "seed": u64::MAX});
-        let request = Request::read(&all, &PredictSection::default()).unwrap();
+        let request = Request::read(&all.into(), &PredictSection::default()).unwrap();
         assert_eq!(request, Request { text: "Hello".to_owned(), max_length: 2_048, temperature: 2.0, seed: u64::MAX });
     }
 
@@ -71,7 +70,7 @@ mod tests {
             (json!({"text": "a", "top_k": 1}), "payload.top_k"),
             (json!("a"), "payload"),
         ] {
-            let refused = Request::read(&payload, &PredictSection::default()).unwrap_err();
+            let refused = Request::read(&payload.clone().into(), &PredictSection::default()).unwrap_err();
             assert_eq!(
                 (refused.field.as_deref(), refused.code.as_str(), refused.retry),
                 (Some(field), "invalid_payload", false),

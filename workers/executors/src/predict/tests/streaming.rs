@@ -58,9 +58,9 @@ async fn the_executor_reports_its_tokens_as_a_share_and_the_text_in_pieces() {
     let executor = executor(&Tiny::default().gguf(scratch.path())).await;
     let (report, reports) = Report::new(Listening::ToPartialsToo);
     let payload = json!({"text": "hello there", "max_length": 40, "temperature": 1.0, "seed": 3});
-    let answer = run_reporting(&executor, &gpu(), payload, report).await.unwrap();
+    let answer: serde_json::Value = run_reporting(&executor, &gpu(), payload, report).await.unwrap().to().unwrap();
     let partials = reports.partials.take();
-    let text: String = partials.iter().map(|partial| partial.value.as_str().unwrap()).collect();
+    let text: String = partials.iter().map(|partial| partial.value.to::<String>().unwrap()).collect();
     assert_eq!(answer["text"], text);
     assert_eq!(partials.iter().map(|partial| partial.number).collect::<Vec<_>>(), (1..=partials.len() as u64).collect::<Vec<_>>());
     let share = reports.progress.borrow().fraction.get();

@@ -1,0 +1,85 @@
+//! What can go wrong on the way to a Redis.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// A call that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The server cannot be reached, did not answer in time, or is not able to answer now. The call may have happened. A retry may help.
+    #[error("{0}")]
+    Away(String),
+    /// The server is there and refuses: its password, its access list. Somebody has to change something; a retry helps as soon as that was done.
+    #[error("the server refuses it; check the user, its password and what its access list allows: {0}")]
+    Refused(String),
+    /// A script failed on what it found, or the answer is not what it should be. No retry helps.
+    #[error("{0}")]
+    Garbled(String),
+}
+
+impl LinkError {
+    /// What a script was told by the server in the middle of its work.
+    pub(crate) fn within_a_script(text: String) -> Self {
+        let says = |codes: &[&str]| codes.iter().any(|code| text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == *code));
+        if says(&["NOPERM"]) || is_forbidden(&text) {
+            Self::Refused(text)
+        } else if is_full(&text)
+            || says(&["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN"])
+        {
+            Self::Away(text)
+        } else {
+            Self::Garbled(text)
+        }
+    }
+
+    pub(crate) fn late(limit: std::time::Duration) -> Self {
+        Self::Away(format!("no answer within {} ms", limit.as_millis()))
+    }
+}
+
+impl From<RedisError> for LinkError {
+    fn from(error: RedisError) -> Self {
+        let text = error.to_string();
+        match error.kind() {
+            _ if is_full(&text) => Self::Away(text),
+            _ if is_forbidden(&text) => Self::Refused(text),
+            ErrorKind::AuthenticationFailed => Self::Refused(text),
+            // A plain `ERR` is a script that fails on what it finds; `LOADING`, `READONLY`, `OOM` and their like pass by waiting.
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::Server(ServerErrorKind::ResponseError) => Self::Garbled(text),
+            ErrorKind::Server(ServerErrorKind::NoPerm) => Self::Refused(text),
+            _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Self::Refused(text),
+            _ if error.code() == Some("WRONGTYPE") => Self::Garbled(text),
+            _ => Self::Away(text),
+        }
+    }
+}
+
+/// Whether a script was told that its user may not run a command: Redis 7.0 says so by a plain `ERR`.
+fn is_forbidden(text: &str) -> bool {
+    text.contains("The user executing the script can't")
+}
+
+/// Whether the server has no place for one more client. It says so by a plain `ERR`, also in the middle of a login.
+fn is_full(text: &str) -> bool {
+    text.contains("max number of clients")
+}
+
+pub(crate) fn is_broken(error: &RedisError) -> bool {
+    !error.is_timeout() && (error.is_io_error() || error.is_connection_dropped())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_by_waiting_is_told_from_what_does_not() {
+        let of = |text: &str| LinkError::within_a_script(text.to_owned());
+        assert!(matches!(of("OOM command not allowed when used memory > 'maxmemory'."), LinkError::Away(_)));
+        assert!(matches!(of("READONLY You can't write against a read only replica."), LinkError::Away(_)));
+        assert!(matches!(of("NOPERM this user has no permissions"), LinkError::Refused(_)));
+        assert!(matches!(of("ERR The user executing the script can't run this command or subcommand"), LinkError::Refused(_)));
+        assert!(matches!(of("ERR max number of clients reached"), LinkError::Away(_)));
+        assert!(matches!(of("WRONGTYPE Operation against a key holding the wrong kind of value"), LinkError::Garbled(_)));
+        assert!(matches!(of("user_script:12: attempt to index a nil value"), LinkError::Garbled(_)));
+    }
+}

@@ -1,0 +1,22 @@
+-- A token for a task that is to end without a run, above that of every attempt that began: an outcome of theirs is refused from now on.
+-- KEYS[1] the task's record
+-- ARGV    offset ms, body hash, outcome retention ms, attempt, GPU, incarnation, token of a former holder ('' for none), whether that one is gone (1 or 0)
+-- Returns {'fenced', token}, {'ended', ...} or {'reused'} as `stands_against` says, or
+--   {'unfinished', token, GPU, incarnation, delivery}   an attempt has no end, and the caller does not say what became of it
+
+local now = now_ms(ARGV[1])
+local record = read(KEYS[1], now)
+local against = stands_against(record, ARGV[2], ARGV[4], now)
+if against and (against[1] == 'ended' or against[1] == 'reused') then
+  return against
+end
+local answer = unfinished(record, ARGV[7])
+if answer then
+  return answer
+end
+judge(KEYS[1], record, now, ARGV[3], ARGV[7], ARGV[8])
+local token = next_token(record, ARGV[1])
+write(KEYS[1], record, now, ARGV[3], {
+  'hash', ARGV[2], 'attempt', ARGV[4], 'token', token, 'gpu', ARGV[5], 'incarnation', ARGV[6], 'delivery', '0', 'alone', '0', 'settled', token,
+})
+return {'fenced', token}

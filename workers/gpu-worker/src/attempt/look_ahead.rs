@@ -1,0 +1,172 @@
+//! The next task at hand when a run ends.
+//!
+//! Between the end of a run and the delivery that its ack asks for, a slot would stand empty. So shortly before a run of a kind that always takes about the same time ends,
+//! the next task is taken from the pool's queue, and starts in the same slot as soon as the executor has ended, while the last outcome is still being recorded.
+//!
+//! ```text
+//!  run ──────────────────────────► end
+//!                     │ asks           │ the slot passes to the fetched task
+//!                     └─► queue ─► task at hand; given back if the run goes on for too long
+//! ```
+//!
+//! Priority holds: the task is taken milliseconds before it starts, and an urgent one that comes in between waits no longer than that. The broker would deliver another task
+//! for every delivery that is acked, so the finished delivery whose credit the slot uses stays unacked until nothing follows any more
+//! ([`Credit`]). Kinds that are not known yet or vary have no look-ahead.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use protocol::Task;
+use task_queue::{Delivery, Queue};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    claim::slots::Slot,
+    context::Context,
+    delivery::{InHand, in_hand::Credit},
+};
+
+/// Shorter runs are not worth the question: their deliveries come in bunches.
+const SHORTEST_RUN: Duration = Duration::from_millis(5);
+/// How much earlier than the broker's answer takes the next task is asked for.
+const MARGIN: Duration = Duration::from_millis(2);
+/// The earliest that the next task is asked for before the forecast end of a run.
+const EARLIEST: Duration = Duration::from_millis(8);
+/// How long after the forecast end of a run a fetched task waits for it, before it goes back.
+const PATIENCE: Duration = Duration::from_millis(8);
+
+/// What is to run in the slot of a run that ends.
+pub(crate) struct LookAhead {
+    /// `None`: nothing is asked for.
+    slot: Option<oneshot::Sender<Slot>>,
+}
+
+/// A task that follows another one in its slot.
+pub(crate) struct Following {
+    pub(crate) in_hand: InHand,
+    /// `None`: others stood in line for it.
+    pub(crate) slot: Option<Slot>,
+    /// Bounds how many fetched tasks a worker has in hand, until it is dropped.
+    pub(crate) one_of_few: OwnedSemaphorePermit,
+}
+
+/// One question for the next task.
+struct Question {
+    context: Arc<Context>,
+    forecast_end: Instant,
+    credit: Arc<Credit>,
+    run_ended: oneshot::Receiver<Slot>,
+    one_of_few: OwnedSemaphorePermit,
+}
+
+impl LookAhead {
+    /// Asks for the next task shortly before the end of a run that starts now. `then` is what is done with it.
+    pub(crate) fn of<F>(
+        context: &Arc<Context>,
+        task: &Task,
+        in_hand: &InHand,
+        then: impl FnOnce(Arc<Context>, Following) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let nothing = Self { slot: None };
+        let Some(shortest) = context.gpu.forecast.shortest(&task.kind).filter(|shortest| *shortest >= SHORTEST_RUN) else { return nothing };
+        let Ok(one_of_few) = Arc::clone(&context.fetched).try_acquire_owned() else { return nothing };
+        if !matches!(in_hand.queue, Queue::Pool(_)) || context.stops() {
+            return nothing;
+        }
+        // The broker loses patience with what stays unacked for long.
+        let Some(credit) = in_hand.share_credit().filter(|credit| credit.age() < context.me.options.unacked / 2) else { return nothing };
+        let (slot, run_ended) = oneshot::channel();
+        let question = Question { context: Arc::clone(context), forecast_end: Instant::now() + shortest, credit, run_ended, one_of_few };
+        context.ports.environment.spawn(
+            "look-ahead",
+            context.lives.track_future(async move {
+                let context = Arc::clone(&question.context);
+                if let Some(following) = question.ask().await {
+                    then(context, following).await;
+                }
+            }),
+        );
+        Self { slot: Some(slot) }
+    }
+
+    /// The run has ended: its slot passes on.
+    pub(crate) fn run_ended(self, slot: Slot) {
+        if let Some(next) = self.slot {
+            // Where nobody follows, the slot is dropped.
+            let _ = next.send(slot);
+        }
+    }
+}
+
+impl Question {
+    async fn ask(self) -> Option<Following> {
+        let Self { context, forecast_end, credit, mut run_ended, one_of_few } = self;
+        let lead = (context.pace.fetch() + MARGIN).min(EARLIEST);
+        let worth_asking = tokio::select! {
+            biased;
+            // It ended sooner than ever before.
+            _ = &mut run_ended => false,
+            () = context.ports.stop.gently.cancelled() => false,
+            // Who stands in line is next.
+            () = tokio::time::sleep_until(forecast_end - lead) => context.slots.waiting() == 0 && *context.signals.taking.borrow(),
+        };
+        let fetched = if worth_asking { fetch(&context, forecast_end, &mut run_ended).await } else { None };
+        let Some((delivery, slot)) = fetched else {
+            // Nothing follows: the credit is for the broker to fill.
+            credit.let_go().await;
+            return None;
+        };
+        let slot = (context.slots.waiting() == 0).then_some(slot);
+        Some(Following { in_hand: InHand::fetched(context.next_delivery(), delivery, credit), slot, one_of_few })
+    }
+}
+
+/// Takes the next task, and waits for the slot that it is to follow in. `None`: there is none, or it came too early or too late, and went back.
+async fn fetch(context: &Context, forecast_end: Instant, run_ended: &mut oneshot::Receiver<Slot>) -> Option<(Delivery, Slot)> {
+    // Never dropped half-way: a message that had been taken by then would be nobody's.
+    let mut taking = pin!(take(context));
+    let (delivery, slot) = tokio::select! {
+        biased;
+        delivery = &mut taking => {
+            let delivery = delivery?;
+            let slot = tokio::select! {
+                biased;
+                slot = run_ended => slot.ok(),
+                () = tokio::time::sleep_until(forecast_end + PATIENCE) => None,
+            };
+            (Some(delivery), slot)
+        }
+        slot = &mut *run_ended => match tokio::time::timeout(PATIENCE, &mut taking).await {
+            Ok(delivery) => (delivery, slot.ok()),
+            // The slot does not wait for a broker that is away.
+            Err(_) => {
+                drop(slot);
+                (taking.await, None)
+            }
+        },
+    };
+    match (delivery?, slot) {
+        (delivery, Some(slot)) => Some((delivery, slot)),
+        (delivery, None) => {
+            if let Err(error) = delivery.receipt.give_back().await {
+                tracing::debug!(%error, "a task that was fetched too early or too late is back already");
+            }
+            None
+        }
+    }
+}
+
+async fn take(context: &Context) -> Option<Delivery> {
+    let asked = Instant::now();
+    let taken = context.ports.queue.take(&Queue::Pool(context.me.options.pool.clone())).await;
+    context.pace.fetched_after(asked.elapsed());
+    taken.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the next task was not asked for");
+        None
+    })
+}

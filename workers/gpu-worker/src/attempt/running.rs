@@ -1,0 +1,185 @@
+//! Running one attempt: the executor under its time limits.
+
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration};
+
+use executors::{Failure, Usage};
+use futures::FutureExt;
+use protocol::{Json, Task, TaskError, Token};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{memory::Trying, progress::Relay};
+use crate::{
+    context::Context,
+    delivery::{
+        InHand,
+        onward::{self, WaitsFor},
+    },
+    ports::Abandoned,
+};
+
+/// How long an executor whose time is up may take to notice.
+pub(crate) const NOTICE: Duration = Duration::from_secs(5);
+/// How soon the loss of a GPU is told.
+const LOSS_TOLD: Duration = Duration::from_secs(15);
+/// How often a running task is looked up for a cancel.
+const CANCEL_LOOK: Duration = Duration::from_millis(500);
+
+/// How an attempt came out.
+pub(crate) enum Outcome {
+    /// It gave a result.
+    Succeeded(Json),
+    /// It failed, or its attempt limit passed; another try may mend it.
+    Failed(TaskError),
+    /// The GPU had too little memory for it, whatever was tried; what it needed, in MB, where that is known.
+    OutOfMemory(TaskError, Option<u64>),
+    /// It failed, and no other try would mend it.
+    FailedForGood(TaskError),
+    /// A cancel was asked for while it ran.
+    Cancelled,
+    /// The task's total deadline passed while it ran.
+    DeadlinePassed,
+}
+
+/// Runs the attempt. One that takes long does not keep its delivery for so long that the broker loses patience: a copy goes round through a retry queue (where
+/// every worker finds the task held) and is there if this worker dies.
+pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, token: Token, usage: &Usage) -> Result<Outcome, Abandoned> {
+    let mut running = pin!(run_in_time(context, task, in_hand, token, usage));
+    let options = &context.me.options;
+    tokio::select! {
+        biased;
+        outcome = &mut running => return outcome,
+        () = tokio::time::sleep(options.unacked.saturating_sub(in_hand.received.elapsed())) => {}
+    }
+    let copy = onward::waiting(in_hand, &task.id, (true, WaitsFor::ItsEnd), (&options.pool, options.lease), context.ports.now_ms());
+    let left = tokio::select! {
+        biased;
+        outcome = &mut running => return outcome,
+        left = context.ports.publish_surely(&copy, options.lease) => left,
+    };
+    if left.is_err() {
+        return running.await;
+    }
+    tracing::debug!(task_id = %task.id, "runs for long; its delivery is exchanged for a copy in a retry queue");
+    // Both to their ends: an ack that was dropped half-way would be none.
+    tokio::join!(running, in_hand.ack_elsewhere()).0
+}
+
+/// Runs the attempt within its limits, and hands on what it reports.
+async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: Token, usage: &Usage) -> Result<Outcome, Abandoned> {
+    let Some(executor) = context.gpu.executors.get(&task.kind) else {
+        let message = format!("this worker runs no kind {:?}", task.kind.as_str());
+        return Ok(Outcome::FailedForGood(TaskError::new("unknown_kind", message)));
+    };
+    let limit = Limit::of(context, task);
+    let cancel = CancellationToken::new();
+    let relay = Relay::new(context, task, in_hand, token);
+    let (report, reports) = relay.reports();
+    let mut relaying = pin!(relay.run(reports));
+    let trying = Trying { context, executor: executor.as_ref(), task, cancel: cancel.clone(), report, usage };
+    let mut running = pin!(AssertUnwindSafe(trying.with_what_memory_there_is()).catch_unwind());
+    let started = Instant::now();
+    let mut relayed = false;
+    let ended = tokio::select! {
+        biased;
+        () = context.ports.stop.now.cancelled() => Ended::Early(Err(Abandoned)),
+        ended = &mut running => Ended::ByItself(ended),
+        () = tokio::time::sleep(limit.after) => Ended::Early(Ok(limit.passed())),
+        () = cancel_asked(context, task) => Ended::Early(Ok(Outcome::Cancelled)),
+        never = beside(&mut relaying, &mut relayed) => match never {},
+    };
+    if matches!(ended, Ended::Early(_)) {
+        cancel.cancel();
+        // What it gives now is too late; but it should let go of the GPU before the slot is given away.
+        if tokio::time::timeout(NOTICE, &mut running).await.is_err() {
+            context.metrics.cancel_ignored.inc();
+            tracing::warn!(task_id = %task.id, kind = %task.kind, "the executor did not end when asked to; it was dropped");
+        }
+    }
+    let took = started.elapsed();
+    context.metrics.ran(task.kind.as_str(), took.as_secs_f64());
+    if matches!(ended, Ended::ByItself(Ok(Ok(_)))) {
+        context.gpu.forecast.ran(&task.kind, took);
+    }
+    if !relayed && !context.ports.stop.now.is_cancelled() {
+        relay.finish(relaying).await;
+    }
+    match ended {
+        Ended::ByItself(Ok(Ok(result))) => Ok(Outcome::Succeeded(result)),
+        // What it says of itself is worth nothing: any task on the GPU may have done it.
+        Ended::ByItself(_) if context.gpu.device.is_lost() => {
+            // The watch of the GPU tells why, and ends this worker. Where it does not, this attempt's delivery still goes back.
+            let _ = tokio::time::timeout(LOSS_TOLD, context.ports.stop.now.cancelled()).await;
+            context.ports.stop.now.cancel();
+            Err(Abandoned)
+        }
+        Ended::ByItself(Ok(Err(failure))) if failure.code == Failure::OUT_OF_MEMORY && failure.retry => {
+            let wanted_mb = failure.memory_mb;
+            Ok(Outcome::OutOfMemory(error_of(failure), wanted_mb))
+        }
+        Ended::ByItself(Ok(Err(failure))) if failure.retry => Ok(Outcome::Failed(error_of(failure))),
+        Ended::ByItself(Ok(Err(failure))) => Ok(Outcome::FailedForGood(error_of(failure))),
+        Ended::ByItself(Err(panic)) => {
+            Ok(Outcome::Failed(TaskError::new("executor_failed", format!("the executor panicked: {}", words(&*panic)))))
+        }
+        Ended::Early(attempt) => attempt,
+    }
+}
+
+/// Drives the relay of reports beside the attempt, and never returns: the attempt ends the wait. `over` is set once the relay has come to its end, since a future that has
+/// ended must not be polled again.
+async fn beside(work: impl Future<Output = ()>, over: &mut bool) -> Infallible {
+    work.await;
+    *over = true;
+    std::future::pending().await
+}
+
+/// Why an attempt is over.
+enum Ended {
+    ByItself(std::thread::Result<Result<Json, Failure>>),
+    Early(Result<Outcome, Abandoned>),
+}
+
+/// Waits until somebody asks for the task's end. Short tasks never pay for it: the first look comes after [`CANCEL_LOOK`].
+async fn cancel_asked(context: &Context, task: &Task) {
+    loop {
+        tokio::time::sleep(CANCEL_LOOK).await;
+        if context.ports.cancel_asked(&task.id).await {
+            return;
+        }
+    }
+}
+
+/// The time limit that comes first.
+struct Limit {
+    after: Duration,
+    total: bool,
+}
+
+impl Limit {
+    fn of(context: &Context, task: &Task) -> Self {
+        let attempt = task.body.limits.attempt_timeout_ms.map_or(context.me.options.attempt_timeout, Duration::from_millis);
+        let total = task.end_before_ms.map(|deadline| Duration::from_millis(deadline.saturating_sub(context.ports.now_ms())));
+        match total {
+            Some(total) if total < attempt => Self { after: total, total: true },
+            _ => Self { after: attempt, total: false },
+        }
+    }
+
+    fn passed(&self) -> Outcome {
+        if self.total {
+            return Outcome::DeadlinePassed;
+        }
+        let message = format!("the attempt ran longer than its limit of {} ms", self.after.as_millis());
+        Outcome::Failed(TaskError::new("attempt_timeout", message))
+    }
+}
+
+fn error_of(failure: Failure) -> TaskError {
+    TaskError { code: failure.code, message: failure.message, field: failure.field }
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

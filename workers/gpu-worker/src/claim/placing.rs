@@ -1,0 +1,347 @@
+//! Where a task goes: a slot here, another queue, or an end without a run.
+
+use std::time::Duration;
+
+use gpu_table::eligibility::{fits, has_memory_now, is_within_thresholds};
+use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Holding, Task, TaskError, Unplaceable};
+use task_queue::Queue;
+use tokio::time::Instant;
+
+use super::{needs, slots::Slot};
+use crate::{
+    context::Context,
+    delivery::{InHand, credits::Waits},
+    disposition::{Disposition, Onward},
+    ports::{Abandoned, Backoff},
+};
+
+/// After so many forwards a task stays where it fits.
+const HOPS_MAX: u32 = 3;
+
+/// A slot of this GPU, and the strategy that chose it.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) slot: Slot,
+    pub(crate) choice: Choice,
+}
+
+/// Where a task goes.
+#[derive(Debug)]
+pub(crate) enum Placement<'t> {
+    /// Here.
+    Here(Placed),
+    /// Nowhere, or somewhere else.
+    Not(Disposition<'t>),
+}
+
+/// Whether this GPU can run the task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Here {
+    /// Now, if it has a slot.
+    Now,
+    /// Not while so much of its memory, or so much of it by others, is in use.
+    Later,
+    /// It does not fit, or this GPU takes no tasks.
+    No,
+}
+
+/// Waits until the task's queue deadline passes; for ever if it has none.
+pub(crate) async fn deadline(context: &Context, task: &Task) {
+    match task.start_before_ms {
+        Some(deadline) => tokio::time::sleep(Duration::from_millis(deadline.saturating_sub(context.ports.now_ms()))).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The placing of one task, across the tries that its life makes.
+pub(crate) struct Placing<'t> {
+    context: &'t Context,
+    in_hand: &'t InHand,
+    task: &'t Task,
+    request: ClaimRequest,
+    /// The slot of the task that this one was fetched to follow.
+    follows_in: Option<Slot>,
+    /// Tasks wait: the next slot that becomes free will do, before anybody is asked.
+    next_slot_will_do: bool,
+    own_queue: bool,
+    backoff: Backoff,
+    asked_for_beat: bool,
+}
+
+impl<'t> Placing<'t> {
+    /// Of a task in hand. `follows_in`: the slot of the task that it was fetched to follow, if it was.
+    pub(crate) fn new(context: &'t Context, in_hand: &'t InHand, task: &'t Task, follows_in: Option<Slot>) -> Self {
+        let own_queue = matches!(in_hand.queue, Queue::Gpu(_));
+        if own_queue {
+            context.slots.offer_taken(&task.id);
+        }
+        let tasks_wait = in_hand.waits == Waits::Tasks || task.hops >= HOPS_MAX;
+        Self {
+            request: request(context, task, tasks_wait),
+            next_slot_will_do: tasks_wait,
+            context,
+            in_hand,
+            task,
+            follows_in,
+            own_queue,
+            backoff: Backoff::default(),
+            asked_for_beat: false,
+        }
+    }
+
+    /// Finds its place.
+    pub(crate) async fn place(&mut self) -> Result<Placement<'t>, Abandoned> {
+        loop {
+            if self.task.start_before_ms.is_some_and(|deadline| deadline <= self.context.ports.now_ms()) {
+                return Ok(Placement::Not(Disposition::expired()));
+            }
+            // Given back after a long wait, it takes its old place, and the broker's patience with it begins anew.
+            if self.context.stops() || self.in_hand.received.elapsed() >= self.context.me.options.unacked {
+                return Ok(Placement::Not(Disposition::GiveBack));
+            }
+            let placed = if self.own_queue { self.on_arrival().await? } else { self.out_of_the_pool().await? };
+            if let Some(placement) = placed {
+                return Ok(placement);
+            }
+        }
+    }
+
+    /// Nothing can be done right now: a short pause, then the question again.
+    pub(crate) async fn rest(&mut self, why: &str) -> Result<(), Abandoned> {
+        let pause = self.backoff.next(&self.context.ports.environment);
+        tracing::debug!(task_id = %self.task.id, why, pause_ms = pause.as_millis(), "asks again");
+        self.context.signals.nudge.notify_one();
+        self.context.ports.pause(pause).await
+    }
+
+    /// A task that was forwarded here: this worker decides alone, since the local count has the last word.
+    async fn on_arrival(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
+        match self.here() {
+            Here::No if self.row_is_missing() => self.beat_and_ask_again().await,
+            Here::No => self.back_to_pool().await,
+            Here::Later => self.rest("its memory is in use").await.map(|()| None),
+            Here::Now => {
+                let line = self.context.slots.wait_for_offered(self.task.priority);
+                self.stand(line).await
+            }
+        }
+    }
+
+    async fn out_of_the_pool(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
+        let follows_in = self.follows_in.take();
+        let here = if self.next_slot_will_do { self.here() } else { Here::No };
+        if here != Here::Now {
+            drop(follows_in);
+            self.next_slot_will_do = false;
+            return self.claim().await;
+        }
+        if let Some(slot) = follows_in.or_else(|| self.context.slots.take_kept()) {
+            return Ok(Some(self.placed(slot)));
+        }
+        self.next_slot_will_do = false;
+        if self.context.slots.has_free() {
+            return self.claim().await;
+        }
+        // Tasks wait and every slot here is busy: the next one that ends passes its slot on. Asking the table now could only find the moment between two tasks of another GPU, and
+        // pay a hop to fill it.
+        self.wait_in_hand().await
+    }
+
+    /// Whether this GPU can run the task, by what the table was last told of it.
+    fn here(&self) -> Here {
+        let Some(row) = self.context.signals.row() else { return Here::No };
+        let settings = self.context.signals.settings.borrow();
+        if !fits(&row, &settings, &self.request) || !self.takes_tasks() {
+            return Here::No;
+        }
+        if is_within_thresholds(&row, &settings) && has_memory_now(&row, &self.request.needs, &settings) { Here::Now } else { Here::Later }
+    }
+
+    fn takes_tasks(&self) -> bool {
+        self.context.gpu.health.takes_tasks() && *self.context.signals.taking.borrow()
+    }
+
+    fn placed(&self, slot: Slot) -> Placement<'t> {
+        let settings = self.context.signals.settings.borrow();
+        let choice = Choice::resolve(self.request.strategy.as_deref(), settings.default_strategy, &settings.strategies);
+        Placement::Here(Placed { slot, choice })
+    }
+
+    /// Asks the table, once it knows that this worker consumes.
+    async fn claim(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
+        let context = self.context;
+        if context.signals.beats.now() == 0 {
+            tokio::select! {
+                biased;
+                () = context.ports.stop.now.cancelled() => return Err(Abandoned),
+                () = context.signals.beats.above(0) => {}
+            }
+        }
+        let question = tokio::select! {
+            biased;
+            () = context.ports.stop.now.cancelled() => return Err(Abandoned),
+            question = context.slots.ask() => question,
+        };
+        (self.request.has_slot, self.request.holding) = (question.has_slot(), question.holding());
+        let asked = Instant::now();
+        let answer = context.ports.claim(&self.request).await?;
+        context.metrics.claim_seconds.observe(asked.elapsed().as_secs_f64());
+        context.metrics.claimed(name(&answer));
+        let ClaimAnswer::Own(choice) = answer else {
+            question.not_given();
+            return self.not_here(answer).await;
+        };
+        match question.given() {
+            Some(slot) => self.own(choice, slot).await,
+            // Without a slot of its own the table gives it none.
+            None => self.wait_in_hand().await,
+        }
+    }
+
+    async fn own(&mut self, choice: Choice, slot: Slot) -> Result<Option<Placement<'t>>, Abandoned> {
+        if self.context.gpu.health.takes_tasks() {
+            return Ok(Some(Placement::Here(Placed { slot, choice })));
+        }
+        drop(slot);
+        // The table does not know yet that this GPU takes no tasks: until it does, the task would come straight back.
+        self.context.signals.beat_now(self.context.me.options.lease).await;
+        self.back_to_pool().await
+    }
+
+    async fn not_here(&mut self, answer: ClaimAnswer) -> Result<Option<Placement<'t>>, Abandoned> {
+        match answer {
+            ClaimAnswer::Other(offer) => {
+                let queue = Queue::Gpu(offer.gpu_id.clone());
+                Ok(Some(Placement::Not(Disposition::SendOn(Onward { task: self.task, queue, reason: "forward", offer: Some(offer) }))))
+            }
+            ClaimAnswer::Own(_) | ClaimAnswer::Full { fits_here: true, .. } => self.wait_in_hand().await,
+            // It fits only elsewhere, where no slot is free: it waits there, so that it stands in nobody's way here.
+            ClaimAnswer::Full { elsewhere: Some(gpu_id), .. } => self.away(Queue::Gpu(gpu_id), "wait_there"),
+            ClaimAnswer::Full { elsewhere: None, .. } => self.rest("no GPU that fits has a free slot").await.map(|()| None),
+            ClaimAnswer::Unplaceable(Unplaceable::NothingFits { .. }) if self.row_is_missing() => self.beat_and_ask_again().await,
+            ClaimAnswer::Unplaceable(why) => self.unplaceable(why).await,
+        }
+    }
+
+    /// It came on this GPU's own queue and cannot run here now.
+    async fn back_to_pool(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
+        self.away(Queue::Pool(self.context.me.options.pool.clone()), "back_to_pool")
+    }
+
+    fn away(&self, queue: Queue, reason: &'static str) -> Result<Option<Placement<'t>>, Abandoned> {
+        Ok(Some(Placement::Not(Disposition::SendOn(Onward { task: self.task, queue, reason, offer: None }))))
+    }
+
+    async fn unplaceable(&mut self, why: Unplaceable) -> Result<Option<Placement<'t>>, Abandoned> {
+        let reason = match &why {
+            Unplaceable::NothingFits { wanted } => format!("no living GPU fits: {wanted}"),
+            Unplaceable::GpuAway { gpu_id } => format!("GPU {gpu_id} is away or takes no tasks"),
+            Unplaceable::GpuUnknown { gpu_id } if self.was_announced(gpu_id).await? => format!("GPU {gpu_id} is away"),
+            Unplaceable::GpuUnknown { gpu_id } => return self.unknown(gpu_id).await,
+        };
+        let task = self.task;
+        tracing::info!(task_id = %task.id, kind = %task.kind, reason, "unplaceable");
+        if let Err(error) = self.context.ports.store.waits_for(&task.id, &task.kind, &reason).await {
+            tracing::debug!(task_id = %task.id, %error, "the reason was not noted");
+        }
+        self.away(Queue::Unplaceable, "unplaceable")
+    }
+
+    /// Fails the task, once the table is steady: where it was emptied and the store with it, living GPUs are known again within a lease.
+    async fn unknown(&mut self, gpu_id: &GpuId) -> Result<Option<Placement<'t>>, Abandoned> {
+        let options = &self.context.me.options;
+        let missing = options.lease.saturating_sub(self.context.ports.steady(&options.pool).await?);
+        if missing.is_zero() {
+            return Ok(Some(Placement::Not(Disposition::fails(unknown_gpu(gpu_id)))));
+        }
+        self.context.ports.pause(missing).await.map(|()| None)
+    }
+
+    /// The table may have been emptied; the store remembers every GPU that ever announced itself.
+    async fn was_announced(&self, gpu_id: &GpuId) -> Result<bool, Abandoned> {
+        Ok(self.context.ports.announced().await?.iter().any(|known| known.gpu_id == *gpu_id))
+    }
+
+    /// Waits in hand for a slot here; once its patience ends, the table is asked whether another GPU has one.
+    async fn wait_in_hand(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
+        let line = self.context.slots.wait_for_freed(self.task.priority);
+        let placed = self.stand(line).await?;
+        if placed.is_none() && self.task.hops < HOPS_MAX {
+            self.request.mode = ClaimMode::Choose;
+        }
+        Ok(placed)
+    }
+
+    /// Stands in line until a slot comes, or the patience ends.
+    async fn stand(&mut self, mut line: super::slots::InLine) -> Result<Option<Placement<'t>>, Abandoned> {
+        let slot = tokio::select! {
+            biased;
+            () = self.context.ports.stop.now.cancelled() => return Err(Abandoned),
+            slot = line.slot() => slot,
+            () = self.context.ports.stop.gently.cancelled() => return Ok(None),
+            () = tokio::time::sleep(self.patience()) => return Ok(None),
+        };
+        // Much may have changed meanwhile.
+        Ok((self.here() == Here::Now && !self.is_late()).then(|| self.placed(slot)))
+    }
+
+    fn is_late(&self) -> bool {
+        self.task.start_before_ms.is_some_and(|deadline| deadline <= self.context.ports.now_ms())
+    }
+
+    /// Until the next look: the patience, or the deadline if that is sooner.
+    fn patience(&self) -> Duration {
+        let patience = self.context.me.options.in_hand_patience;
+        let left =
+            self.task.start_before_ms.map(|deadline| Duration::from_millis(deadline.saturating_sub(self.context.ports.now_ms()).max(1)));
+        left.map_or(patience, |left| left.min(patience))
+    }
+
+    /// Nothing fits although this GPU would: the table has lost this worker's row (or has not got it yet).
+    fn row_is_missing(&self) -> bool {
+        !self.asked_for_beat
+            && self.context.signals.row().is_none_or(|row| fits(&row, &self.context.signals.settings.borrow(), &self.request))
+            && self.takes_tasks()
+    }
+
+    async fn beat_and_ask_again(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
+        self.asked_for_beat = true;
+        let seen = self.context.signals.beats.now();
+        self.context.signals.nudge.notify_one();
+        tokio::select! {
+            biased;
+            () = self.context.ports.stop.now.cancelled() => Err(Abandoned),
+            () = self.context.signals.beats.above(seen) => Ok(None),
+        }
+    }
+}
+
+fn request(context: &Context, task: &Task, tasks_wait: bool) -> ClaimRequest {
+    ClaimRequest {
+        pool: context.me.options.pool.clone(),
+        task_id: task.id.clone(),
+        kind: task.kind.clone(),
+        needs: needs::needs(context, task),
+        specific_gpu_id: task.body.gpu_options.specific_gpu_id.clone(),
+        strategy: task.body.gpu_options.strategy.clone(),
+        asker: context.me.gpu_id.clone(),
+        incarnation: context.me.incarnation.clone(),
+        holding: Holding::default(),
+        has_slot: false,
+        mode: if tasks_wait { ClaimMode::TasksWaiting } else { ClaimMode::Choose },
+    }
+}
+
+fn unknown_gpu(gpu_id: &GpuId) -> TaskError {
+    let message = format!("the fleet never knew a GPU {gpu_id}; `gpufleet gpus` lists those that it knows");
+    TaskError { code: "unknown_gpu".to_owned(), message, field: Some("gpu_options.specific_gpu_id".to_owned()) }
+}
+
+const fn name(answer: &ClaimAnswer) -> &'static str {
+    match answer {
+        ClaimAnswer::Own(_) => "own",
+        ClaimAnswer::Other(_) => "other",
+        ClaimAnswer::Full { .. } => "full",
+        ClaimAnswer::Unplaceable(_) => "unplaceable",
+    }
+}

@@ -1,0 +1,9 @@
+//! Deliveries: received, in hand, sent on.
+
+pub(crate) mod credits;
+pub(crate) mod identity;
+pub(crate) mod in_hand;
+pub(crate) mod onward;
+
+pub(crate) use identity::Identity;
+pub(crate) use in_hand::InHand;

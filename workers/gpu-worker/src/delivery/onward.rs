@@ -1,0 +1,117 @@
+//! Sending a task on: to another GPU, back to its pool, to wait, or to the dead letters.
+//!
+//! Every message is built anew from an [`Envelope`], which is the whitelist of properties. What a producer's login was moves to a header,
+//! because a `user_id` that is not the publisher's own closes the channel.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::{Envelope, Limits, PoolName, Task, TaskId};
+use task_queue::{Outgoing, Queue, Target};
+
+use super::{InHand, in_hand::Deadlines};
+
+/// Long enough for whatever goes round of a task that has begun.
+const BEGAN_IN_TIME: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Until when a task that has begun once must start: it began in time, so that neither a copy of it nor another attempt may expire for that.
+pub(crate) fn began_in_time(now_ms: u64) -> u64 {
+    now_ms + BEGAN_IN_TIME.as_millis() as u64
+}
+
+/// What a message in a retry queue waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitsFor {
+    /// The end of somebody else's attempt, which may be a crash: its deadlines go on.
+    AnotherHolder,
+    /// The end of its own attempt, or of one that followed: the task began in time.
+    ItsEnd,
+}
+
+/// A delivery's message for a retry queue, in which it waits for `wait` before it comes back to its pool. A `copy` goes round beside a task that has begun.
+pub(crate) fn waiting(
+    in_hand: &InHand,
+    task_id: &TaskId,
+    (copy, waits_for): (bool, WaitsFor),
+    (pool, wait): (&PoolName, Duration),
+    now_ms: u64,
+) -> Outgoing {
+    let mut envelope = in_hand.envelope.clone();
+    envelope.headers.copy = copy;
+    // Every hop restarts the broker's clock: deadlines travel as headers.
+    let Deadlines { start_before_ms, end_before_ms } = in_hand.deadlines;
+    let began = copy && waits_for == WaitsFor::ItsEnd && in_hand.queue != Queue::Expired;
+    envelope.headers.start_before_ms = if began { Some(began_in_time(now_ms)) } else { start_before_ms };
+    envelope.headers.end_before_ms = end_before_ms;
+    envelope.headers.pool = Some(pool.to_string());
+    let mut outgoing = returned(envelope, in_hand.body.clone(), pool, task_id.clone(), now_ms);
+    outgoing.target = Target::Queue(Queue::retry_after(wait));
+    outgoing.envelope.expiration = Some(wait.as_millis().max(1).to_string());
+    outgoing
+}
+
+/// The envelope with which `task` travels on. Deadlines become absolute, because every hop restarts the broker's clock.
+pub(crate) fn envelope(in_hand: &InHand, task: &Task, pool: &PoolName, now_ms: u64) -> Envelope {
+    let mut envelope = bare(&in_hand.envelope, &task.id, pool);
+    envelope.priority = Some(task.priority);
+    envelope.expiration = remaining(task.start_before_ms, now_ms);
+    let headers = &mut envelope.headers;
+    headers.attempt = Some(task.attempt);
+    headers.hops = Some(task.hops);
+    headers.memory_mb = task.memory_mb;
+    headers.start_before_ms = task.start_before_ms;
+    headers.end_before_ms = task.end_before_ms;
+    envelope
+}
+
+/// What is left until a deadline, as AMQP writes it; at least 1 ms, so that the broker ends it and not nobody, and no more than any limit
+/// allows: the deadline may be a header that a producer made up, and the broker takes no time to live of centuries.
+fn remaining(deadline_ms: Option<u64>, now_ms: u64) -> Option<String> {
+    deadline_ms.map(|deadline| deadline.saturating_sub(now_ms).clamp(1, Limits::LONGEST_MS).to_string())
+}
+
+/// The properties of a message that is no valid task, or is not to be read again: identity, addresses and trace only.
+pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> Envelope {
+    let mut envelope = Envelope {
+        message_id: Some(task_id.to_string()),
+        kind: original.kind.clone(),
+        reply_to: original.reply_to.clone(),
+        correlation_id: original.correlation_id.clone(),
+        content_type: original.content_type.clone(),
+        timestamp: original.timestamp,
+        ..Envelope::default()
+    };
+    envelope.headers.traceparent.clone_from(&original.headers.traceparent);
+    envelope.headers.unreadable.clone_from(&original.headers.unreadable);
+    envelope.headers.properties.clone_from(&original.headers.properties);
+    envelope.headers.progress = original.headers.progress;
+    envelope.headers.copy = original.headers.copy;
+    envelope.headers.history.clone_from(&original.headers.history);
+    envelope.headers.user = original.user_id.clone().or_else(|| original.headers.user.clone());
+    envelope.headers.pool = Some(pool.to_string());
+    envelope
+}
+
+/// A message from a waiting queue goes back to its pool as it is; only the broker's clock is set anew.
+pub(crate) fn returned(envelope: Envelope, body: Bytes, fallback_pool: &PoolName, fallback_id: TaskId, now_ms: u64) -> Outgoing {
+    let pool = envelope.pool_or(fallback_pool);
+    let mut envelope = envelope;
+    envelope.message_id.get_or_insert_with(|| fallback_id.to_string());
+    envelope.expiration = remaining(envelope.headers.start_before_ms, now_ms);
+    envelope.headers.user = envelope.user_id.take().or(envelope.headers.user);
+    envelope.headers.returned = true;
+    envelope.headers.invalid.clear();
+    Outgoing::new(Target::Queue(Queue::Pool(pool)), envelope, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_deadline_is_too_far_for_the_broker_and_none_is_in_the_past() {
+        let ms = |deadline| remaining(Some(deadline), 1_000).expect("a deadline").parse::<u64>().expect("a number");
+        assert_eq!([ms(3_000), ms(10), ms(u64::MAX)], [2_000, 1, Limits::LONGEST_MS]);
+        assert!(Limits::LONGEST_MS < u32::MAX.into(), "RabbitMQ takes no more");
+    }
+}

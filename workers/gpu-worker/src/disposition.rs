@@ -1,0 +1,120 @@
+//! What becomes of a delivery: decided by its life, carried out by `settle/carry_out.rs`.
+
+use std::time::Duration;
+
+use protocol::{Choice, Json, Offer, Outcome, Refusal, Task, TaskError, Token, reply::Timings};
+use task_queue::Queue;
+use task_store::{Crash, Look, Retry, Stored};
+
+/// How a task ended.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    pub(crate) outcome: Outcome,
+    pub(crate) result: Json,
+    pub(crate) error: Option<TaskError>,
+    pub(crate) timings: Timings,
+}
+
+impl End {
+    /// An end without a run.
+    pub(crate) fn without_run(outcome: Outcome, error: TaskError) -> Self {
+        Self { outcome, result: Json::null(), error: Some(error), timings: Timings::default() }
+    }
+
+    /// The deadline passed before it could start.
+    pub(crate) fn expired() -> Self {
+        Self::without_run(Outcome::Expired, TaskError::new("deadline", "the task's deadline passed before a GPU could start it"))
+    }
+}
+
+/// What an attempt ran under.
+#[derive(Debug, Clone)]
+pub(crate) struct Ran {
+    /// What refuses a late holder.
+    pub(crate) token: Token,
+    /// The strategy that chose its GPU, for the reply.
+    pub(crate) choice: Choice,
+}
+
+/// What becomes of a delivery.
+#[derive(Debug)]
+pub(crate) enum Disposition<'t> {
+    /// Its task ended after a run: record, publish, ack.
+    Finish(End, Ran),
+    /// Its task ended without a run: record, publish, ack. An attempt that began once is fenced off first.
+    EndUnrun(End),
+    /// Its task had ended before: publish the stored reply again, ack.
+    Resend(Stored),
+    /// Its attempt failed and may be mended by another: record that, publish the next one, ack.
+    Retry(Retrying<'t>),
+    /// Its attempt's retry is recorded: publish it (again), ack.
+    PublishRetry(&'t Task, Retry),
+    /// Somebody else has its task: a copy waits in a retry queue for so long, ack.
+    Park(Duration),
+    /// Its task goes to another queue: publish, ack.
+    SendOn(Onward<'t>),
+    /// It goes back to its queue, for another worker.
+    GiveBack,
+    /// It is no valid task: keep its bytes among the dead letters, then end it as failed.
+    Refuse(Refusal),
+    /// Its id is in use for another task: keep its bytes among the dead letters, answer it, record nothing.
+    RefuseReusedId,
+    /// Its worker crashed too often while it ran: keep it among the dead letters, then end it as failed under this token.
+    Quarantine(Vec<Crash>),
+}
+
+impl Disposition<'_> {
+    /// Its deadline passed before it could start.
+    pub(crate) fn expired() -> Self {
+        Self::EndUnrun(End::expired())
+    }
+
+    /// It fails without a run.
+    pub(crate) fn fails(error: TaskError) -> Self {
+        Self::EndUnrun(End::without_run(Outcome::Failed, error))
+    }
+}
+
+impl<'t> Disposition<'t> {
+    /// What follows from what the store knows of a task that is not to run. `lease`: how long somebody else may have it.
+    pub(crate) fn not_run(task: &'t Task, look: Look, lease: Duration) -> Self {
+        match look {
+            Look::Ended(stored) => Self::Resend(stored),
+            Look::Cancelled => {
+                let error = TaskError::new("cancelled", "the task was cancelled before it began");
+                Self::EndUnrun(End::without_run(Outcome::Cancelled, error))
+            }
+            Look::ReusedId => Self::RefuseReusedId,
+            Look::Retried(due) => Self::PublishRetry(task, due),
+            Look::Open | Look::Unfinished(_) => Self::Park(lease),
+        }
+    }
+}
+
+/// An attempt that failed and is to be followed by another.
+#[derive(Debug)]
+pub(crate) struct Retrying<'t> {
+    pub(crate) task: &'t Task,
+    /// What the next attempt needs of memory at least, in MB, where this one found that out.
+    pub(crate) memory_mb: Option<u64>,
+    pub(crate) error: TaskError,
+    pub(crate) token: Token,
+}
+
+/// A task's way to another queue.
+#[derive(Debug)]
+pub(crate) struct Onward<'t> {
+    pub(crate) task: &'t Task,
+    pub(crate) queue: Queue,
+    /// Why, as the metric names it.
+    pub(crate) reason: &'static str,
+    /// The slot that is offered for it there.
+    pub(crate) offer: Option<Offer>,
+}
+
+impl Onward<'_> {
+    /// How many hops further it is then: a GPU's own queue is one.
+    pub(crate) fn hops(&self) -> u32 {
+        u32::from(matches!(self.queue, Queue::Gpu(_)))
+    }
+}

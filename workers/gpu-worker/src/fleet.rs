@@ -1,0 +1,4 @@
+//! Duties of a worker for the whole fleet.
+
+pub(crate) mod mover;
+pub(crate) mod reaper;

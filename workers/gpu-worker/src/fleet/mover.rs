@@ -1,0 +1,83 @@
+//! The mover: puts what comes back from a waiting queue (retry, unplaceable) into its pool's queue, confirmed, then acks.
+//!
+//! The broker's own dead-lettering is unconfirmed, and drops silently where the target is full; so waiting queues lead to one unbounded queue,
+//! and from there a message moves only when its pool has taken it. Every worker moves; the broker shares the messages out.
+
+use std::{sync::Arc, time::Duration};
+
+use task_queue::{Consumer, Delivery, Outgoing, Queue, Target};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    context::Context,
+    delivery::onward,
+    me::Me,
+    metrics::GpuMetrics,
+    ports::{Abandoned, Ports, Sent},
+};
+
+/// How many messages one worker moves at a time.
+pub(crate) const AT_ONCE: u16 = 64;
+/// How long a message waits whose pool has no queue.
+const REST: Duration = Duration::from_secs(60);
+
+/// What moves messages.
+#[derive(Clone)]
+pub(crate) struct Mover {
+    ports: Ports,
+    me: Arc<Me>,
+    metrics: Arc<GpuMetrics>,
+}
+
+impl Mover {
+    pub(crate) fn of(context: &Context) -> Self {
+        Self { ports: context.ports.clone(), me: Arc::clone(&context.me), metrics: Arc::clone(&context.metrics) }
+    }
+
+    /// Moves until the consumer is stopped. `jobs` counts what is under way.
+    pub(crate) async fn run(self, mut consumer: Consumer, jobs: TaskTracker) {
+        let moves = TaskTracker::new();
+        while let Some(delivery) = consumer.next().await {
+            let mover = self.clone();
+            let job = jobs.track_future(moves.track_future(async move {
+                if mover.move_one(delivery).await == Err(Abandoned) {
+                    tracing::debug!("left unacked: the broker will deliver it again");
+                }
+            }));
+            self.ports.environment.spawn("move of a message", job);
+        }
+        // A consumer that is dropped gives back what is in hand.
+        moves.close();
+        moves.wait().await;
+    }
+
+    /// Puts one message back into its pool's queue, then acks it.
+    pub(crate) async fn move_one(&self, delivery: Delivery) -> Result<(), Abandoned> {
+        let fresh = self.ports.environment.fresh_task_id();
+        let outgoing = onward::returned(delivery.envelope, delivery.body, &self.me.options.pool, fresh, self.ports.now_ms());
+        loop {
+            let sent = match self.ports.publish(&outgoing).await? {
+                Sent::NoQueue(_) => self.keep_waiting(outgoing.clone()).await?,
+                sent => sent,
+            };
+            if sent == Sent::There {
+                break;
+            }
+            // Nothing is dropped: somebody must look.
+            self.ports.pause(self.me.options.lease).await?;
+        }
+        self.metrics.moved.inc();
+        if let Err(error) = delivery.receipt.ack().await {
+            tracing::debug!(%error, "moved, and will be delivered again; its identity makes the copy harmless");
+        }
+        Ok(())
+    }
+
+    /// A pool without a queue (it is gone, or somebody made it up): the message waits for it elsewhere. In the mover's hand it would hold up all others.
+    async fn keep_waiting(&self, mut outgoing: Outgoing) -> Result<Sent, Abandoned> {
+        tracing::warn!(target = ?outgoing.target, "a message came back for a pool that has no queue; it waits");
+        outgoing.target = Target::Queue(Queue::retry_after(REST));
+        outgoing.envelope.expiration = None;
+        self.ports.publish(&outgoing).await
+    }
+}

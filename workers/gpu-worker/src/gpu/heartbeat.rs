@@ -1,0 +1,192 @@
+//! The heartbeat: the row, the slots held and the settings, three times a lease; at once when something an operator or a claim would
+//! notice has changed.
+
+use std::{sync::Arc, time::Duration};
+
+use gpu_table::Heartbeat;
+use protocol::{GpuRow, GpuSample, Health};
+use tokio::time::Instant;
+
+use crate::{
+    claim::{begun::Begun, slots::Slots},
+    context::{Context, Gpu},
+    me::{Me, Signals},
+    metrics::GpuMetrics,
+    ports::Ports,
+};
+
+/// How many heartbeats pass between two announcements of the GPU's queue in the store.
+const ANNOUNCE_EVERY: u64 = 10;
+
+/// What beats.
+pub(crate) struct Heart {
+    ports: Ports,
+    me: Arc<Me>,
+    gpu: Arc<Gpu>,
+    signals: Arc<Signals>,
+    slots: Arc<Slots>,
+    begun: Arc<Begun>,
+    metrics: Arc<GpuMetrics>,
+    foreign: Foreign,
+    beats: u64,
+    announce_at: u64,
+    away: bool,
+}
+
+impl Heart {
+    pub(crate) fn of(context: &Context) -> Self {
+        Self {
+            ports: context.ports.clone(),
+            me: Arc::clone(&context.me),
+            gpu: Arc::clone(&context.gpu),
+            signals: Arc::clone(&context.signals),
+            slots: Arc::clone(&context.slots),
+            begun: Arc::clone(&context.begun),
+            metrics: Arc::clone(&context.metrics),
+            foreign: Foreign::default(),
+            beats: 0,
+            announce_at: 0,
+            away: false,
+        }
+    }
+
+    /// Beats until what the worker held is let go of: a row that lapsed before would make a crash of it.
+    pub(crate) async fn beat(mut self) {
+        loop {
+            self.once().await;
+            tokio::select! {
+                biased;
+                () = self.signals.last_beat.cancelled() => break,
+                () = self.signals.nudge.notified() => {}
+                () = tokio::time::sleep(self.me.options.lease / 3) => {}
+            }
+        }
+        self.signals.silent.cancel();
+    }
+
+    async fn once(&mut self) {
+        let sample = self.gpu.device.sample();
+        let held = self.slots.held();
+        self.metrics.sampled(&sample, held);
+        self.foreign.observe(&sample, held, Instant::now());
+        let row = self.row(sample);
+        let (consuming, healthy) = (row.consuming, row.health.takes_tasks());
+        let settings = self.signals.settings.borrow().clone();
+        let (holding, taken) = self.slots.beat();
+        let heartbeat = Heartbeat { row, holding, taken, settings };
+        match self.ports.table.heartbeat(&heartbeat).await {
+            Ok(beat) => {
+                self.came_back();
+                self.signals.settings.send_if_modified(|known| {
+                    let changed = *known != beat.settings;
+                    *known = beat.settings;
+                    changed
+                });
+                self.signals.row_was_written(heartbeat.row);
+                self.signals.taking.send_if_modified(|taking| std::mem::replace(taking, healthy && !beat.draining) != *taking);
+                if consuming {
+                    self.signals.beats.count();
+                }
+            }
+            Err(error) => {
+                self.slots.unheard(holding);
+                self.went_away(&error);
+            }
+        }
+        if self.beats >= self.announce_at && self.announce().await {
+            self.announce_at = self.beats + ANNOUNCE_EVERY;
+        }
+        self.beats += 1;
+    }
+
+    fn came_back(&mut self) {
+        if std::mem::take(&mut self.away) {
+            tracing::info!("the table answers again");
+        }
+    }
+
+    fn went_away(&mut self, error: &gpu_table::TableError) {
+        if !std::mem::replace(&mut self.away, true) {
+            tracing::warn!(%error, "heartbeat failed; tasks that run go on, no new ones are placed");
+        }
+    }
+
+    /// Whether the store took it; if not, the next beat tries again.
+    async fn announce(&self) -> bool {
+        let announced = self.ports.store.announce(&self.me.gpu_id, &self.me.options.pool).await;
+        if let Err(error) = &announced {
+            tracing::debug!(%error, "not announced");
+        }
+        announced.is_ok()
+    }
+
+    fn row(&self, sample: GpuSample) -> GpuRow {
+        let (health, health_reason) = self.gpu.health.together_with(self.gpu.device.health());
+        GpuRow {
+            gpu: self.gpu.device.description().clone(),
+            sample,
+            pool: self.me.options.pool.clone(),
+            incarnation: self.me.incarnation.clone(),
+            host: self.me.options.host.clone(),
+            slots: self.gpu.health.limit(self.slots.on_offer()),
+            health_reason: if health == Health::Healthy { String::new() } else { health_reason },
+            health,
+            consuming: *self.signals.consuming.borrow(),
+            stopping: self.ports.stop.gently.is_cancelled(),
+            kinds: self.gpu.executors.kinds(),
+            models: self.gpu.executors.models(),
+            foreign_utilization_percent: self.foreign.percent,
+            waiting: self.slots.waiting(),
+            running: self.begun.tasks(),
+        }
+    }
+}
+
+/// What others make of the GPU: its utilisation when none of our tasks ran, believed for a minute.
+#[derive(Debug, Default)]
+struct Foreign {
+    percent: f64,
+    measured: Option<Instant>,
+    was_idle: bool,
+}
+
+impl Foreign {
+    const BELIEVED: Duration = Duration::from_secs(60);
+
+    fn observe(&mut self, sample: &GpuSample, busy: u32, now: Instant) {
+        let idle = busy == 0;
+        // The sample looks back: only if we were idle at the last look too did it measure others alone.
+        if idle && self.was_idle {
+            self.percent = sample.utilization_percent;
+            self.measured = Some(now);
+        }
+        self.was_idle = idle;
+        if self.measured.is_none_or(|at| now.saturating_duration_since(at) > Self::BELIEVED) {
+            self.percent = 0.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(utilization_percent: f64) -> GpuSample {
+        GpuSample { utilization_percent, ..GpuSample::default() }
+    }
+
+    #[test]
+    fn a_gpu_that_is_busy_with_our_tasks_is_not_held_for_busy_with_others() {
+        let (mut foreign, now) = (Foreign::default(), Instant::now());
+        foreign.observe(&sample(100.0), 8, now);
+        assert_eq!(foreign.percent, 0.0);
+        foreign.observe(&sample(100.0), 0, now);
+        assert_eq!(foreign.percent, 0.0, "the sample still looks back on our work");
+        foreign.observe(&sample(70.0), 0, now);
+        assert_eq!(foreign.percent, 70.0);
+        foreign.observe(&sample(100.0), 3, now + Duration::from_secs(30));
+        assert_eq!(foreign.percent, 70.0);
+        foreign.observe(&sample(100.0), 3, now + Duration::from_secs(61));
+        assert_eq!(foreign.percent, 0.0);
+    }
+}

@@ -1,0 +1,96 @@
+//! What a worker is made of, and its settings.
+
+use std::{sync::Arc, time::Duration};
+
+use devices::Device;
+use executors::Executors;
+use gpu_table::GpuTable;
+use protocol::{Environment, IntakeLimits, PoolName, claim::Settings, config::Configuration, gpu::PastTrouble};
+use task_queue::TaskQueue;
+use task_store::TaskStore;
+
+use crate::metrics::WorkerMetrics;
+
+/// What a worker is made of.
+pub struct WorkerParts {
+    /// How tasks and replies travel.
+    pub queue: Arc<dyn TaskQueue>,
+    /// Who holds which GPU.
+    pub table: Arc<dyn GpuTable>,
+    /// What became of each task.
+    pub store: Arc<dyn TaskStore>,
+    /// The GPU.
+    pub device: Arc<dyn Device>,
+    /// What it can run.
+    pub executors: Executors,
+    /// Clock, randomness, spawning.
+    pub environment: Environment,
+    /// Its settings.
+    pub options: WorkerOptions,
+    /// Where it counts; shared by the workers of one process.
+    pub metrics: Arc<WorkerMetrics>,
+}
+
+/// A worker's settings. See [`protocol::config::WorkerSection`] for defaults and bounds.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// The pool that it serves.
+    pub pool: PoolName,
+    /// The host's name, for operators.
+    pub host: String,
+    /// How many tasks the GPU may hold at once, at least 1.
+    pub slots: u16,
+    /// How long its row and claims live without a heartbeat; it sends three in that time.
+    pub lease: Duration,
+    /// Longest run of one attempt where the task sets none.
+    pub attempt_timeout: Duration,
+    /// How long a running task's delivery stays unacked before it is exchanged for a copy.
+    pub unacked: Duration,
+    /// After so many crashes of its worker a task is quarantined.
+    pub crashes_max: u32,
+    /// After so many different tasks in a row that failed here the GPU is quarantined; 0: never.
+    pub failures_to_quarantine: u32,
+    /// The first pause before a quarantined GPU's canary; doubles with each quarantine.
+    pub quarantine: Duration,
+    /// See [`protocol::config::WorkerSection::tasks_waiting_within_ms`].
+    pub tasks_waiting_within: Duration,
+    /// See [`protocol::config::WorkerSection::in_hand_patience_ms`].
+    pub in_hand_patience: Duration,
+    /// How often a running task's progress is noted in the store at most.
+    pub progress_every: Duration,
+    /// Bounds on what is accepted.
+    pub intake: IntakeLimits,
+    /// How long running tasks may go on after a gentle stop.
+    pub drain_grace: Duration,
+    /// What an empty table's settings become.
+    pub initial_settings: Settings,
+    /// What was wrong with the GPU when the last worker's process had to end: this one has probed it, and proves it with one slot first.
+    pub after_trouble: Option<PastTrouble>,
+}
+
+impl WorkerOptions {
+    /// The options that a configuration gives, on `host`.
+    #[must_use]
+    pub fn of(configuration: &Configuration, host: impl Into<String>) -> Self {
+        let worker = &configuration.worker;
+        let multi_gpu = &configuration.gpu.multi_gpu;
+        Self {
+            pool: worker.pool.clone(),
+            host: host.into(),
+            slots: u16::try_from(multi_gpu.max_concurrent_tasks_per_gpu.max(1)).unwrap_or(u16::MAX),
+            lease: Duration::from_millis(worker.lease_ms),
+            attempt_timeout: Duration::from_millis(worker.attempt_timeout_ms),
+            unacked: Duration::from_millis(worker.unacked_ms),
+            crashes_max: worker.crashes_max,
+            failures_to_quarantine: worker.failures_to_quarantine,
+            quarantine: Duration::from_millis(worker.quarantine_ms),
+            tasks_waiting_within: Duration::from_millis(worker.tasks_waiting_within_ms),
+            in_hand_patience: Duration::from_millis(worker.in_hand_patience_ms),
+            progress_every: Duration::from_millis(worker.progress_every_ms),
+            intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
+            drain_grace: Duration::from_millis(worker.drain_grace_ms),
+            initial_settings: multi_gpu.initial_settings(),
+            after_trouble: None,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Queue, table and store as a worker uses them: tried again while they are away, bounded by the worker's stop.
+//!
+//! The one place that knows what is transient and how long to pause. What no retry mends is logged here, and the delivery it was for is abandoned.
+
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
+
+use gpu_table::{GpuTable, Seen, TableError};
+use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, TaskId};
+use task_queue::{Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
+use task_store::{
+    Begin, BeginRequest, Fence, FenceRequest, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, TaskStore,
+};
+
+use crate::{delivery::Identity, worker::Stop};
+
+/// The delivery is left unacked, and the broker will deliver it again: the worker stops at once, or an operation failed in a way that no retry mends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Abandoned;
+
+/// Pauses that grow from 50 ms to 5 s, each shortened by up to half at random.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    const FIRST_MS: u64 = 50;
+    const LONGEST_MS: u64 = 5_000;
+
+    /// The next pause.
+    pub(crate) fn next(&mut self, environment: &Environment) -> Duration {
+        let full = Self::FIRST_MS.saturating_mul(1 << self.failures.min(10)).min(Self::LONGEST_MS);
+        self.failures += 1;
+        Duration::from_millis(full).mul_f64(0.5 + environment.random.unit() / 2.0)
+    }
+}
+
+/// Errors that say whether a later retry can succeed.
+pub(crate) trait Transience: Display {
+    fn is_transient(&self) -> bool;
+}
+
+macro_rules! transience {
+    ($($error:ty),+) => {
+        $(impl Transience for $error {
+            fn is_transient(&self) -> bool {
+                Self::is_transient(self)
+            }
+        })+
+    };
+}
+
+transience!(TableError, StoreError, QueueError, PublishError);
+
+/// What became of a publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is there, confirmed.
+    There,
+    /// No such queue, or none that can be reached now.
+    NoQueue(PublishError),
+    /// The message cannot be sent at all.
+    Unsendable(PublishError),
+}
+
+/// The ports of one worker, with what every call needs. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Ports {
+    pub(crate) queue: Arc<dyn TaskQueue>,
+    pub(crate) table: Arc<dyn GpuTable>,
+    pub(crate) store: Arc<dyn TaskStore>,
+    pub(crate) environment: Environment,
+    pub(crate) stop: Stop,
+}
+
+impl Ports {
+    /// Unix time in milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.environment.clock.now_ms()
+    }
+
+    /// Sleeps, unless the worker stops at once.
+    pub(crate) async fn pause(&self, pause: Duration) -> Result<(), Abandoned> {
+        tokio::select! {
+            biased;
+            () = self.stop.now.cancelled() => Err(Abandoned),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+
+    /// Repeats `operation` while it fails transiently. An error that no retry mends is given back; a stop at once abandons.
+    async fn try_until_settled<T, E, F>(&self, mut operation: impl FnMut() -> F) -> Result<Tried<T, E>, Abandoned>
+    where
+        E: Transience,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut backoff = Backoff::default();
+        loop {
+            let result = tokio::select! {
+                biased;
+                () = self.stop.now.cancelled() => return Err(Abandoned),
+                result = operation() => result,
+            };
+            match result {
+                Ok(done) => return Ok(Tried::Done(done)),
+                Err(error) if error.is_transient() => {
+                    let pause = backoff.next(&self.environment);
+                    tracing::warn!(%error, pause_ms = pause.as_millis(), "will try again");
+                    self.pause(pause).await?;
+                }
+                Err(error) => return Ok(Tried::Failed(error)),
+            }
+        }
+    }
+
+    /// As [`Ports::try_until_settled`]; an error that no retry mends is logged, and the delivery is abandoned.
+    async fn insist<T, E, F>(&self, operation: impl FnMut() -> F) -> Result<T, Abandoned>
+    where
+        E: Transience,
+        F: Future<Output = Result<T, E>>,
+    {
+        match self.try_until_settled(operation).await? {
+            Tried::Done(done) => Ok(done),
+            Tried::Failed(error) => {
+                tracing::error!(%error, "no retry mends this: the delivery stays unacked");
+                Err(Abandoned)
+            }
+        }
+    }
+
+    pub(crate) async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, Abandoned> {
+        self.insist(|| self.table.claim(request)).await
+    }
+
+    pub(crate) async fn steady(&self, pool: &PoolName) -> Result<Duration, Abandoned> {
+        self.insist(|| self.table.steady(pool)).await
+    }
+
+    pub(crate) async fn seen(&self, pool: &PoolName, gpu_id: &GpuId) -> Result<Seen, Abandoned> {
+        self.insist(|| self.table.seen(pool, gpu_id)).await
+    }
+
+    /// What the store knows of a task, before anything is done with its delivery.
+    pub(crate) async fn look(&self, Identity { task_id, body_hash, attempt, .. }: &Identity) -> Result<Look, Abandoned> {
+        self.insist(|| self.store.look(task_id, body_hash, *attempt)).await
+    }
+
+    pub(crate) async fn begin(&self, request: &BeginRequest) -> Result<Begin, Abandoned> {
+        self.insist(|| self.store.begin(request)).await
+    }
+
+    pub(crate) async fn fence(&self, request: &FenceRequest) -> Result<Fence, Abandoned> {
+        self.insist(|| self.store.fence(request)).await
+    }
+
+    pub(crate) async fn record(&self, request: &RecordRequest) -> Result<Record, Abandoned> {
+        self.insist(|| self.store.record(request)).await
+    }
+
+    pub(crate) async fn record_retry(&self, request: &RetryRequest) -> Result<RetryAnswer, Abandoned> {
+        self.insist(|| self.store.retry(request)).await
+    }
+
+    pub(crate) async fn announced(&self) -> Result<Vec<KnownGpu>, Abandoned> {
+        self.insist(|| self.store.announced()).await
+    }
+
+    /// Whether a cancel was asked for. An error is a no: it is asked again.
+    pub(crate) async fn cancel_asked(&self, task_id: &TaskId) -> bool {
+        self.store.cancel_asked(task_id).await.unwrap_or_else(|error| {
+            tracing::debug!(%task_id, %error, "not known whether it is cancelled; asks again");
+            false
+        })
+    }
+
+    /// Publishes, trying again while the broker is away or blocked. Not while only this one queue cannot be reached: there are others.
+    pub(crate) async fn publish(&self, outgoing: &Outgoing) -> Result<Sent, Abandoned> {
+        let publish = async || match self.queue.publish(outgoing.clone()).await {
+            Ok(()) => Ok(Sent::There),
+            Err(error @ (PublishError::Unroutable { .. } | PublishError::Inaccessible { .. })) => Ok(Sent::NoQueue(error)),
+            Err(error) => Err(error),
+        };
+        Ok(match self.try_until_settled(publish).await? {
+            Tried::Done(sent) => sent,
+            Tried::Failed(error) => {
+                tracing::error!(%error, "cannot be sent");
+                Sent::Unsendable(error)
+            }
+        })
+    }
+
+    /// Publishes and does not give up: where its queue is gone or takes no such message, somebody must look, and nothing may be acked until then.
+    pub(crate) async fn publish_surely(&self, outgoing: &Outgoing, pause: Duration) -> Result<(), Abandoned> {
+        while self.publish(outgoing).await? != Sent::There {
+            tracing::error!(target = ?outgoing.target, "the fleet's own queue takes no message: start the broker's node that has it, or declare it again by restarting a worker; tried again after a lease");
+            self.pause(pause).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a message among the dead letters.
+    pub(crate) async fn bury(&self, envelope: protocol::Envelope, body: bytes::Bytes, pause: Duration) -> Result<(), Abandoned> {
+        self.publish_surely(&Outgoing::new(Target::Queue(Queue::Dead), envelope, body), pause).await
+    }
+}
+
+/// How an operation came out that was repeated while it failed transiently.
+enum Tried<T, E> {
+    Done(T),
+    Failed(E),
+}

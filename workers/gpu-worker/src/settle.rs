@@ -1,0 +1,6 @@
+//! What becomes of a delivery, and how it is carried out.
+
+pub(crate) mod carry_out;
+pub(crate) mod history;
+mod reply;
+pub(crate) mod retrying;

@@ -1,0 +1,292 @@
+//! Carrying out what becomes of a delivery. The one file that records, publishes and acks, in this order, so that a crash anywhere leads to a redelivery, and a redelivery
+//! to the same stored reply. (The slot is not here: it was free as soon as the executor had ended.)
+
+use std::time::Duration;
+
+use protocol::{
+    Outcome, Refusal, TaskError,
+    envelope::{Headers, PRIORITY_MAX},
+    intake::Reading,
+};
+use task_queue::{Outgoing, Target};
+use task_store::{Crash, Fence, FenceRequest, Look, Record, RecordRequest, Stored};
+
+use super::{
+    history,
+    reply::{self, Answered, CopyOf, Final},
+    retrying,
+};
+use crate::{
+    claim::holder::{self, Former},
+    context::Context,
+    delivery::{
+        Identity, InHand,
+        onward::{self, WaitsFor},
+    },
+    disposition::{Disposition, End, Onward, Ran},
+    metrics::known_kind,
+    ports::{Abandoned, Sent},
+};
+
+/// What is left to do with a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Nothing.
+    Done,
+    /// It could not be sent where it was to go: decide anew.
+    NotSent,
+}
+
+/// A delivery whose disposition is carried out.
+pub(crate) struct Settling<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) in_hand: &'a InHand,
+    pub(crate) identity: Identity,
+}
+
+/// Carries out a disposition. The delivery is acked only when what must follow it is safe.
+pub(crate) async fn carry_out(
+    context: &Context,
+    in_hand: &InHand,
+    reading: &Reading,
+    disposition: Disposition<'_>,
+) -> Result<Settled, Abandoned> {
+    let settling = Settling { context, in_hand, identity: Identity::read(reading, in_hand) };
+    let mut next = Some(disposition);
+    while let Some(disposition) = next.take() {
+        match disposition {
+            Disposition::Finish(end, ran) => settling.finish(end, ran).await?,
+            Disposition::EndUnrun(end) => settling.end_unrun(end).await?,
+            Disposition::Resend(stored) => settling.resend(stored).await?,
+            // The store may know better than that another attempt follows.
+            Disposition::Retry(retry) => next = retrying::retry(&settling, retry).await?,
+            Disposition::PublishRetry(task, due) => retrying::publish(&settling, task, due).await?,
+            Disposition::Park(wait) => settling.wait_in_a_retry_queue(WaitsFor::AnotherHolder, wait).await?,
+            Disposition::SendOn(onward) => return settling.send_on(onward).await,
+            Disposition::GiveBack => in_hand.give_back().await,
+            Disposition::Refuse(refusal) => settling.refuse(refusal).await?,
+            Disposition::RefuseReusedId => settling.refuse_reused_id().await?,
+            Disposition::Quarantine(crashes) => settling.quarantine(&crashes).await?,
+        }
+    }
+    Ok(Settled::Done)
+}
+
+/// What an ack says of the slot that the delivery had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ack {
+    AfterRun,
+    Elsewhere,
+}
+
+impl<'a> Settling<'a> {
+    /// After a run: record, publish, ack.
+    async fn finish(&self, end: End, ran: Ran) -> Result<(), Abandoned> {
+        let outcome = end.outcome;
+        let body = reply::body(self.context, &self.identity, end, Some(&ran));
+        match self.context.ports.record(&self.request(outcome, Some(&ran), &body)).await? {
+            Record::Recorded => self.publish_and_ack(self.recorded(outcome, Some(&ran), body), Ack::AfterRun).await,
+            Record::EndedBefore(stored) => self.resend_and_ack(stored, Ack::AfterRun).await,
+            Record::Superseded => self.is_late().await,
+        }
+    }
+
+    /// Without a run: record, publish, ack. Where an attempt of the task began once, that one's outcome is refused from now on, unless it is still in somebody's hand.
+    pub(super) async fn end_unrun(&self, end: End) -> Result<(), Abandoned> {
+        let outcome = end.outcome;
+        let body = reply::body(self.context, &self.identity, end, None);
+        let mut request = self.request(outcome, None, &body);
+        loop {
+            match self.context.ports.record(&request).await? {
+                Record::Recorded => return self.publish_and_ack(self.recorded(outcome, None, body), Ack::Elsewhere).await,
+                Record::EndedBefore(stored) => return self.resend_and_ack(stored, Ack::Elsewhere).await,
+                Record::Superseded if request.token.is_some() => return self.is_late().await,
+                Record::Superseded => match self.fence().await? {
+                    Fence::Fenced(token) => request.token = Some(token),
+                    Fence::Not(Look::Ended(stored)) => return self.resend_and_ack(stored, Ack::Elsewhere).await,
+                    Fence::Not(_) | Fence::Unfinished(_) => return self.park(self.lease()).await,
+                },
+            }
+        }
+    }
+
+    fn request(&self, outcome: Outcome, ran: Option<&Ran>, body: &bytes::Bytes) -> RecordRequest {
+        let Identity { task_id, body_hash, kind, attempt } = self.identity.clone();
+        RecordRequest { task_id, body_hash, kind, outcome, attempt, token: ran.map(|ran| ran.token), reply: body.clone() }
+    }
+
+    /// The reply of the outcome that was just recorded.
+    fn recorded(&self, outcome: Outcome, ran: Option<&Ran>, body: bytes::Bytes) -> Final {
+        let kind = known_kind(&self.context.gpu.executors, self.identity.kind.as_ref());
+        self.context.metrics.ended(kind, outcome.name());
+        Final { copy: CopyOf::None, outcome, body, attempt: self.identity.attempt, token: ran.map(|ran| ran.token) }
+    }
+
+    /// Publishes the reply that the store has for good, and acks.
+    async fn publish_and_ack(&self, reply: Final, ack: Ack) -> Result<(), Abandoned> {
+        let Settling { context, in_hand, identity } = self;
+        let copy = reply.copy;
+        if reply::publish(context, in_hand, &identity.task_id, reply).await? == Answered::NotYet {
+            return self.park(self.lease()).await;
+        }
+        // Only who comes again asks whether the reply went out.
+        if in_hand.may_come_again() {
+            context.ports.store.note_published(&identity.task_id, &in_hand.address());
+        }
+        if copy == CopyOf::None {
+            context.metrics.response_time_ms.observe(in_hand.received.elapsed().as_secs_f64() * 1_000.0);
+        }
+        match ack {
+            Ack::AfterRun => in_hand.ack_after_run().await,
+            Ack::Elsewhere => in_hand.ack_elsewhere().await,
+        }
+        Ok(())
+    }
+
+    /// Publishes the stored reply of a task that ended before, and acks.
+    async fn resend_and_ack(&self, stored: Stored, ack: Ack) -> Result<(), Abandoned> {
+        let reply = reply::kept(self.context, &self.identity.task_id, self.identity.kind.clone(), stored);
+        self.publish_and_ack(reply, ack).await
+    }
+
+    /// The same delivery, for another attempt of its task.
+    pub(super) fn of_attempt(&self, attempt: u32) -> Settling<'a> {
+        Settling { context: self.context, in_hand: self.in_hand, identity: Identity { attempt, ..self.identity.clone() } }
+    }
+
+    /// Publishes the stored reply and acks, unless this is a copy of a delivery whose reply has gone out: that one is done with already.
+    async fn resend(&self, stored: Stored) -> Result<(), Abandoned> {
+        if self.in_hand.is_copy() && stored.published_to.as_deref() == Some(self.in_hand.address().as_str()) {
+            self.in_hand.ack_elsewhere().await;
+            return Ok(());
+        }
+        self.resend_and_ack(stored, Ack::Elsewhere).await
+    }
+
+    /// Takes a token above that of every attempt that began, unless one of them is in somebody's hand.
+    async fn fence(&self) -> Result<Fence, Abandoned> {
+        let (context, identity) = (self.context, &self.identity);
+        let mut request = FenceRequest {
+            task_id: identity.task_id.clone(),
+            body_hash: identity.body_hash.clone(),
+            attempt: identity.attempt,
+            gpu_id: context.me.gpu_id.clone(),
+            incarnation: context.me.incarnation.clone(),
+            verdict: None,
+        };
+        loop {
+            let answer = context.ports.fence(&request).await?;
+            let Fence::Unfinished(former) = &answer else { return Ok(answer) };
+            match holder::patiently(context, self.in_hand, holder::look_into(context, &identity.task_id, former)).await? {
+                Some(Former::Over(verdict)) => request.verdict = Some(verdict),
+                Some(Former::GoesOn) | None => return Ok(answer),
+            }
+        }
+    }
+
+    /// A later holder began, whose outcome counts: this one's is refused. The delivery waits, and then finds that holder's reply.
+    pub(super) async fn is_late(&self) -> Result<(), Abandoned> {
+        self.context.metrics.late_outcomes.inc();
+        tracing::warn!(task_id = %self.identity.task_id, attempt = self.identity.attempt, "outcome refused: a later holder began");
+        self.park(self.lease()).await
+    }
+
+    fn lease(&self) -> Duration {
+        self.context.me.options.lease
+    }
+
+    /// Lets a delivery wait until its task has come to its end, or its reply queue can be reached.
+    pub(super) async fn park(&self, wait: Duration) -> Result<(), Abandoned> {
+        self.wait_in_a_retry_queue(WaitsFor::ItsEnd, wait).await
+    }
+
+    /// Lets a delivery wait in a retry queue, at no cost to its task.
+    async fn wait_in_a_retry_queue(&self, waits_for: WaitsFor, wait: Duration) -> Result<(), Abandoned> {
+        let Settling { context, in_hand, identity } = self;
+        // Where it was settled before its end, a copy of it goes round already.
+        if !in_hand.is_settled() {
+            let at = (&context.me.options.pool, wait);
+            let waiting = onward::waiting(in_hand, &identity.task_id, (in_hand.is_copy(), waits_for), at, context.ports.now_ms());
+            context.ports.publish_surely(&waiting, self.lease()).await?;
+            in_hand.ack_elsewhere().await;
+        }
+        Ok(())
+    }
+
+    /// To another queue of the fleet, with everything that its task carries.
+    async fn send_on(&self, to: Onward<'_>) -> Result<Settled, Abandoned> {
+        let Settling { context, in_hand, .. } = self;
+        let hops = to.hops();
+        let Onward { task, queue, reason, offer } = to;
+        let mut envelope = onward::envelope(in_hand, task, &context.me.options.pool, context.ports.now_ms());
+        envelope.headers.hops = Some(task.hops.saturating_add(hops));
+        envelope.headers.returned = hops == 0;
+        let outgoing = Outgoing::new(Target::Queue(queue), envelope, in_hand.body.clone());
+        let sent = context.ports.publish(&outgoing).await?;
+        if sent == Sent::There {
+            context.metrics.forwarded(reason);
+            in_hand.ack_elsewhere().await;
+            return Ok(Settled::Done);
+        }
+        if let Some(offer) = offer
+            && let Err(error) = context.ports.table.withdraw(&offer).await
+        {
+            tracing::debug!(task_id = %offer.task_id, %error, "not withdrawn; the offer lapses by itself");
+        }
+        if matches!(sent, Sent::NoQueue(_)) {
+            return Ok(Settled::NotSent);
+        }
+        let message = "the broker does not take the message on to another queue; are its properties too long?";
+        self.end_unrun(End::without_run(Outcome::Failed, TaskError::new("invalid_task", message))).await?;
+        Ok(Settled::Done)
+    }
+
+    /// What is no valid task: recorded as failed, answered, its original bytes kept among the dead letters. The id's record may belong to another task; then that one is left
+    /// alone.
+    async fn refuse(&self, refusal: Refusal) -> Result<(), Abandoned> {
+        match self.context.ports.look(&self.identity).await? {
+            Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) => {}
+            Look::Ended(stored) => return self.resend(stored).await,
+            Look::ReusedId => return self.refuse_reused_id().await,
+        }
+        tracing::info!(task_id = %self.identity.task_id, field = refusal.field, problem = refusal.problem, "refused");
+        self.bury(&refusal.to_string(), self.in_hand.envelope.headers.history.clone()).await?;
+        let error = TaskError { code: "invalid_task".to_owned(), message: refusal.problem, field: Some(refusal.field) };
+        self.end_unrun(End::without_run(Outcome::Failed, error)).await
+    }
+
+    /// Gives up a task whose worker crashed too often: its history goes to its producer, and with its original bytes to the dead letters.
+    async fn quarantine(&self, crashes: &[Crash]) -> Result<(), Abandoned> {
+        let crashed: Vec<String> = crashes.iter().map(history::crashed).collect();
+        let message = format!("its worker crashed {} times while it ran: {}", crashes.len(), crashed.join("; "));
+        tracing::error!(task_id = %self.identity.task_id, message, "quarantined");
+        self.context.metrics.quarantined.inc();
+        let history = history::with(self.in_hand.envelope.headers.history.as_deref(), crashed);
+        self.bury(&format!("quarantined: its worker crashed {} times while it ran", crashes.len()), Some(history)).await?;
+        self.end_unrun(End::without_run(Outcome::Failed, TaskError::new("quarantined", message))).await
+    }
+
+    /// A task whose id is in use for another body. The id's record belongs to the other task and is left alone.
+    async fn refuse_reused_id(&self) -> Result<(), Abandoned> {
+        let message = "this message_id is in use for a task with another body; give each task its own id";
+        self.bury(message, self.in_hand.envelope.headers.history.clone()).await?;
+        let error = TaskError { code: "reused_id".to_owned(), message: message.to_owned(), field: Some("message_id".to_owned()) };
+        let body = reply::body(self.context, &self.identity, End::without_run(Outcome::Failed, error), None);
+        // Nothing is stored of it: a reply that finds no queue stays parked.
+        let reply = Final { copy: CopyOf::None, outcome: Outcome::Failed, body, attempt: self.identity.attempt, token: None };
+        reply::publish(self.context, self.in_hand, &self.identity.task_id, reply).await?;
+        self.in_hand.ack_elsewhere().await;
+        Ok(())
+    }
+
+    /// Keeps the original bytes among the dead letters.
+    async fn bury(&self, reason: &str, history: Option<String>) -> Result<(), Abandoned> {
+        let original = &self.in_hand.envelope;
+        let mut envelope = onward::bare(original, &self.identity.task_id, &self.context.me.options.pool);
+        envelope.priority = original.priority.filter(|priority| *priority <= PRIORITY_MAX);
+        envelope.headers.attempt = original.headers.attempt;
+        envelope.headers.history = history;
+        envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
+        self.context.ports.bury(envelope, self.in_hand.body.clone(), self.lease()).await
+    }
+}
