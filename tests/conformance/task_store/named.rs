@@ -62,6 +62,7 @@ impl NamedTokens {
     fn look(&self, look: Look) -> Look {
         match look {
             Look::Ended(stored) => Look::Ended(self.stored(stored)),
+            Look::Unfinished(holder) => Look::Unfinished(self.holder(holder)),
             look => look,
         }
     }
