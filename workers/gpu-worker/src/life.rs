@@ -134,7 +134,10 @@ async fn decide<'t>(
                     () = placing::deadline(context, task) => return Ok(Decided::Unrun(Disposition::expired())),
                 };
                 match looked {
-                    Some(Former::Over(judged)) => verdict = Some(judged),
+                    Some(Former::Over(judged)) => {
+                        verdict = Some(judged);
+                        placing.begin_anew();
+                    }
                     Some(Former::GoesOn) => return Ok(Decided::Unrun(Disposition::Park(lease))),
                     None => return Ok(Decided::Unrun(Disposition::GiveBack)),
                 }

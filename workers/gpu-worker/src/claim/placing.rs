@@ -56,7 +56,6 @@ pub(crate) async fn deadline(context: &Context, task: &Task) {
 /// The placing of one task, across the tries that its life makes.
 pub(crate) struct Placing<'t> {
     context: &'t Context,
-    in_hand: &'t InHand,
     task: &'t Task,
     request: ClaimRequest,
     /// The slot of the task that this one was fetched to follow.
@@ -64,6 +63,8 @@ pub(crate) struct Placing<'t> {
     /// Tasks wait: the next slot that becomes free will do, before anybody is asked.
     next_slot_will_do: bool,
     own_queue: bool,
+    /// Since when it looks for a place: what is given back for its age gave way to nobody before.
+    since: Instant,
     backoff: Backoff,
     asked_for_beat: bool,
 }
@@ -80,13 +81,18 @@ impl<'t> Placing<'t> {
             request: request(context, task, tasks_wait),
             next_slot_will_do: tasks_wait,
             context,
-            in_hand,
             task,
             follows_in,
             own_queue,
+            since: in_hand.received,
             backoff: Backoff::default(),
             asked_for_beat: false,
         }
+    }
+
+    /// The time until now went into a look at a former holder, whose answer must not be lost: the patience begins anew.
+    pub(crate) fn begin_anew(&mut self) {
+        self.since = Instant::now();
     }
 
     /// Finds its place.
@@ -96,7 +102,7 @@ impl<'t> Placing<'t> {
                 return Ok(Placement::Not(Disposition::expired()));
             }
             // Given back after a long wait, it takes its old place, and the broker's patience with it begins anew.
-            if self.context.stops() || self.in_hand.received.elapsed() >= self.context.me.options.unacked {
+            if self.context.stops() || self.since.elapsed() >= self.context.me.options.unacked {
                 return Ok(Placement::Not(Disposition::GiveBack));
             }
             let placed = if self.own_queue { self.on_arrival().await? } else { self.out_of_the_pool().await? };
