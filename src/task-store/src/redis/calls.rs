@@ -13,20 +13,20 @@ const LARGE: usize = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct Calls {
     link: Link,
-    library: ScriptLibrary,
+    scripts: ScriptLibrary,
     group: Group<ScriptLibrary>,
 }
 
 impl Calls {
     pub fn new(link: Link) -> Self {
-        let library = scripts::library(&link);
-        Self { group: Group::new(library.clone()), library, link }
+        let scripts = scripts::library(&link);
+        Self { group: Group::new(scripts.clone()), scripts, link }
     }
 
     /// Runs a function, together with whatever else this process has to tell the server at this moment.
     pub async fn run(&self, operation: &'static str, item: Item) -> Result<Answer, StoreError> {
         let large = item.arguments.iter().any(|argument| argument.len() > LARGE);
-        let answer = if large { self.library.run_large(item).await } else { self.group.run(item).await };
+        let answer = if large { self.scripts.run_large(item).await } else { self.group.run(item).await };
         self.answer(operation, answer)
     }
 
