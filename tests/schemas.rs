@@ -244,6 +244,7 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         traceparent: text(),
         attempt: Some(1),
         hops: Some(1),
+        strategy: text(),
         memory_mb: Some(1),
         start_before_ms: Some(1),
         end_before_ms: Some(1),

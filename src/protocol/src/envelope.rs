@@ -11,6 +11,8 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const ATTEMPT: &str = "x-gpufleet-attempt";
 /// Header: how often the task was forwarded. Absent means 0.
 pub const HOPS: &str = "x-gpufleet-hops";
+/// Header: the strategy that chose the GPU to which the task was forwarded.
+pub const STRATEGY: &str = "x-gpufleet-strategy";
 /// Header: memory that an earlier attempt found it needs, in MB (10^6 bytes): the next one looks for a GPU with so much.
 pub const MEMORY: &str = "x-gpufleet-memory-mb";
 /// Header: the task's queue deadline in Unix milliseconds. Written by the first re-publish, because dead-lettering strips
@@ -82,6 +84,8 @@ pub struct Headers {
     pub attempt: Option<u32>,
     /// See [`HOPS`].
     pub hops: Option<u32>,
+    /// See [`STRATEGY`].
+    pub strategy: Option<String>,
     /// See [`MEMORY`].
     pub memory_mb: Option<u64>,
     /// See [`START_BEFORE`].
@@ -158,6 +162,7 @@ impl Headers {
             MEMORY => take(&mut self.memory_mb, integer(&value).filter(|mb| *mb <= Needs::MEMORY_MB_MAX)),
             START_BEFORE => take(&mut self.start_before_ms, integer(&value)),
             END_BEFORE => take(&mut self.end_before_ms, integer(&value)),
+            STRATEGY => take(&mut self.strategy, text(value)),
             USER => take(&mut self.user, text(value)),
             POOL => take(&mut self.pool, text(value)),
             OUTCOME => take(&mut self.outcome, text(value)),
@@ -178,6 +183,7 @@ impl Headers {
     pub fn pairs(&self) -> Vec<(&'static str, HeaderValue)> {
         let texts = [
             (TRACEPARENT, &self.traceparent),
+            (STRATEGY, &self.strategy),
             (USER, &self.user),
             (POOL, &self.pool),
             (OUTCOME, &self.outcome),
@@ -257,6 +263,7 @@ mod tests {
             hops: Some(1),
             memory_mb: Some(40_000),
             start_before_ms: Some(1_700_000_000_000),
+            strategy: Some("round_robin".into()),
             user: Some("ann".into()),
             returned: true,
             progress: true,

@@ -66,10 +66,11 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     envelope::TRACEPARENT,
     envelope::ATTEMPT,
     envelope::HOPS,
+    envelope::STRATEGY,
     envelope::START_BEFORE,
     envelope::END_BEFORE,
     envelope::USER,

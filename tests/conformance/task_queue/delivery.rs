@@ -127,6 +127,7 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         attempt: Some(3),
         hops: Some(1),
+        strategy: Some("round_robin".into()),
         memory_mb: Some(40_000),
         start_before_ms: Some(1_900_000_000_000),
         end_before_ms: Some(1_900_000_100_000),

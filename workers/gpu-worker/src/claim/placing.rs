@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gpu_table::eligibility::{fits, has_memory_now, is_within_thresholds};
-use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Holding, Task, TaskError, Unplaceable};
+use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Holding, Strategy, Task, TaskError, Unplaceable};
 use task_queue::Queue;
 use tokio::time::Instant;
 
@@ -63,6 +63,8 @@ pub(crate) struct Placing<'t> {
     /// Tasks wait: the next slot that becomes free will do, before anybody is asked.
     next_slot_will_do: bool,
     own_queue: bool,
+    /// The strategy that chose this GPU, where the task was forwarded to it.
+    forwarded_by: Option<Strategy>,
     /// Since when it looks for a place: what is given back for its age gave way to nobody before.
     since: Instant,
     backoff: Backoff,
@@ -83,6 +85,7 @@ impl<'t> Placing<'t> {
             context,
             task,
             follows_in,
+            forwarded_by: in_hand.envelope.headers.strategy.as_deref().filter(|_| own_queue).and_then(|name| name.parse().ok()),
             own_queue,
             since: in_hand.received,
             backoff: Backoff::default(),
@@ -168,8 +171,14 @@ impl<'t> Placing<'t> {
     }
 
     fn placed(&self, slot: Slot) -> Placement<'t> {
-        let settings = self.context.signals.settings.borrow();
-        let choice = Choice::resolve(self.request.strategy.as_deref(), settings.default_strategy, &settings.strategies);
+        let requested = self.request.strategy.as_deref();
+        let choice = match self.forwarded_by {
+            Some(used) => Choice::made(used, requested),
+            None => {
+                let settings = self.context.signals.settings.borrow();
+                Choice::resolve(requested, settings.default_strategy, &settings.strategies)
+            }
+        };
         Placement::Here(Placed { slot, choice })
     }
 

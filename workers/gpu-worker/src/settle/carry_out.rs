@@ -221,6 +221,7 @@ impl<'a> Settling<'a> {
         let mut envelope = onward::envelope(in_hand, task, &context.me.options.pool, context.ports.now_ms());
         envelope.headers.hops = Some(task.hops.saturating_add(hops));
         envelope.headers.returned = hops == 0;
+        envelope.headers.strategy = offer.as_ref().map(|offer| offer.choice.used.name().to_owned());
         let outgoing = Outgoing::new(Target::Queue(queue), envelope, in_hand.body.clone());
         let sent = context.ports.publish(&outgoing).await?;
         if sent == Sent::There {
