@@ -65,19 +65,20 @@ impl Choice {
     /// Resolves what a task asks for (nothing, a name, or nonsense) against the fleet's default and enabled strategies.
     #[must_use]
     pub fn resolve(requested: Option<&str>, default: Strategy, enabled: &[Strategy]) -> Self {
-        let wanted = requested.and_then(|name| name.parse().ok()).filter(|strategy| enabled.contains(strategy));
-        Self::made(wanted.unwrap_or(default), requested)
+        let plain = |used| Self { used, requested: None, fallback: None };
+        let fallen = |name: &str, why| Self { used: default, requested: Some(name.to_owned()), fallback: Some(why) };
+        match requested.map(|name| (name, name.parse::<Strategy>())) {
+            None => plain(default),
+            Some((_, Ok(strategy))) if enabled.contains(&strategy) => plain(strategy),
+            Some((name, Ok(_))) => fallen(name, Fallback::Disabled),
+            Some((name, Err(_))) => fallen(name, Fallback::Unknown),
+        }
     }
 
-    /// The choice that `used` made for a task that asked for `requested`.
+    /// The choice of a strategy that is known to have chosen, for a task that asked for `requested`.
     #[must_use]
-    pub fn made(used: Strategy, requested: Option<&str>) -> Self {
-        let fallback = match requested.map(str::parse::<Strategy>) {
-            None => None,
-            Some(Ok(strategy)) => (strategy != used).then_some(Fallback::Disabled),
-            Some(Err(_)) => Some(Fallback::Unknown),
-        };
-        Self { used, requested: fallback.and(requested).map(str::to_owned), fallback }
+    pub fn made_by(used: Strategy, requested: Option<&str>) -> Self {
+        Self::resolve(requested, used, &[used])
     }
 }
 

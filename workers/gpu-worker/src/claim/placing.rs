@@ -173,7 +173,7 @@ impl<'t> Placing<'t> {
     fn placed(&self, slot: Slot) -> Placement<'t> {
         let requested = self.request.strategy.as_deref();
         let choice = match self.forwarded_by {
-            Some(used) => Choice::made(used, requested),
+            Some(used) => Choice::made_by(used, requested),
             None => {
                 let settings = self.context.signals.settings.borrow();
                 Choice::resolve(requested, settings.default_strategy, &settings.strategies)
