@@ -15,6 +15,7 @@ mod properties;
 mod publisher;
 mod receipt;
 mod screen;
+mod settling;
 mod subscription;
 mod topology;
 
@@ -35,7 +36,7 @@ use self::{
     failure::Failure,
     line::{Dialer, Keeper, Line},
     publisher::Publisher,
-    receipt::{TakeChannel, TakeChannels},
+    receipt::{TakeChannel, TakeChannels, TakenReceipt},
     subscription::{Declare, Subscription, Wish, Wishes},
     topology::{Topology, short},
 };
@@ -220,7 +221,8 @@ impl TaskQueue for RabbitMq {
         match got.map_err(|_| Failure::Away("no answer in time".to_owned())).and_then(|got| got.map_err(Failure::from)) {
             Ok(Some(got)) => {
                 let channel = TakeChannel::new(channel, self.take_channels.clone());
-                Ok(Some(receipt::delivery(queue, got.delivery, Some(channel))))
+                let receipt = TakenReceipt { acker: got.delivery.acker.clone(), channel };
+                Ok(Some(receipt::delivery(queue, got.delivery, receipt)))
             }
             Ok(None) => {
                 self.take_channels.free(channel);

@@ -1,10 +1,7 @@
-//! Settles deliveries. An ack is written and not answered, so it costs no round trip; it is lost with its channel, and then the broker
+//! Settles messages that were taken without a consumer. An ack is written and not answered, so it costs no round trip; it is lost with its channel, and then the broker
 //! delivers the message again.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use lapin::{
@@ -13,44 +10,39 @@ use lapin::{
     options::{BasicAckOptions, BasicNackOptions},
 };
 
-use super::properties;
+use super::{properties, settling::WRITE_LIMIT};
 use crate::{Delivery, Queue, QueueError, Receipt, Settle};
 
-/// Longest wait until an ack is written. It bounds a hang of the client library.
-const WRITE_LIMIT: Duration = Duration::from_secs(10);
-
 /// Turns what arrived into the port's delivery.
-pub(super) fn delivery(queue: &Queue, arrived: AmqpDelivery, channel: Option<TakeChannel>) -> Delivery {
+pub(super) fn delivery(queue: &Queue, arrived: AmqpDelivery, settle: impl Settle + 'static) -> Delivery {
     Delivery {
         queue: queue.clone(),
         envelope: properties::read(&arrived.properties),
         body: arrived.data.into(),
         redelivered: arrived.redelivered,
-        receipt: Receipt::new(Box::new(AmqpReceipt { acker: arrived.acker, channel })),
+        receipt: Receipt::new(Box::new(settle)),
     }
 }
 
-struct AmqpReceipt {
-    acker: Acker,
-    /// For a message taken without a consumer.
-    channel: Option<TakeChannel>,
+/// Settles a taken message.
+pub(super) struct TakenReceipt {
+    pub(super) acker: Acker,
+    pub(super) channel: TakeChannel,
 }
 
-impl AmqpReceipt {
+impl TakenReceipt {
     async fn settle(self, settled: impl Future<Output = lapin::Result<bool>>) -> Result<(), QueueError> {
         let written = tokio::time::timeout(WRITE_LIMIT, settled).await;
         if !matches!(written, Ok(Ok(true))) {
             return Err(QueueError::Stale);
         }
-        if let Some(channel) = self.channel {
-            channel.free();
-        }
+        self.channel.free();
         Ok(())
     }
 }
 
 #[async_trait]
-impl Settle for AmqpReceipt {
+impl Settle for TakenReceipt {
     async fn ack(self: Box<Self>) -> Result<(), QueueError> {
         let acker = self.acker.clone();
         self.settle(async move { acker.ack(BasicAckOptions::default()).await }).await

@@ -10,13 +10,13 @@
 //!     └───────────► ended ◄┘
 //! ```
 
-use std::{num::NonZeroU16, sync::Arc, time::Duration};
+use std::{num::NonZeroU16, pin::pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt};
 use lapin::{
     Channel,
     message::Delivery as AmqpDelivery,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ use super::{
     failure::Failure,
     line::Kept,
     receipt,
+    settling::{ConsumerReceipt, Settling},
     topology::{Topology, short},
 };
 use crate::{Feed, Inbox, Queue};
@@ -70,6 +71,7 @@ impl Feed for Wishes {
 /// A consumer on an open channel.
 pub(super) struct Opened {
     channel: Channel,
+    settling: Arc<Settling>,
     stream: lapin::Consumer,
 }
 
@@ -103,7 +105,8 @@ impl Subscription {
             }
             let name = short(&self.topology.options.names.queue(&self.queue))?;
             let stream = channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
-            Ok(Opened { channel, stream })
+            let settling = Arc::new(Settling::new(channel.clone()));
+            Ok(Opened { channel, settling, stream })
         };
         let limit = self.topology.options.publish_timeout;
         tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned())))
@@ -137,12 +140,15 @@ impl Subscription {
 
     /// Feeds the inbox until the stream ends (a queue deleted on the broker ends it without an error) or the owner wants something else.
     async fn feed(&mut self, opened: &mut Opened) -> Ending {
+        let settling = Arc::clone(&opened.settling);
+        let mut writing = pin!(settling.write());
         loop {
             tokio::select! {
                 biased;
                 wish = self.wished() => return Ending::Wished(wish),
+                never = &mut writing => match never {},
                 arrived = opened.stream.next() => match arrived {
-                    Some(Ok(arrived)) => self.push(arrived),
+                    Some(Ok(arrived)) => self.push(&settling, arrived),
                     Some(Err(error)) => return Ending::Lost(error.to_string()),
                     None => return Ending::Lost("the broker cancelled it".to_owned()),
                 },
@@ -150,9 +156,11 @@ impl Subscription {
         }
     }
 
-    fn push(&self, arrived: AmqpDelivery) {
+    fn push(&self, settling: &Arc<Settling>, arrived: AmqpDelivery) {
         let tag = arrived.delivery_tag;
-        self.inbox.push(tag, receipt::delivery(&self.queue, arrived, None));
+        settling.delivered(tag);
+        let receipt = ConsumerReceipt { settling: Arc::clone(settling), tag };
+        self.inbox.push(tag, receipt::delivery(&self.queue, arrived, receipt));
     }
 
     /// Waits until something else than deliveries is wanted. Cancel safe.
@@ -189,26 +197,30 @@ impl Subscription {
     }
 
     async fn wind_down(&mut self, opened: Opened, wish: Wish) {
-        let Opened { channel, mut stream } = opened;
+        let Opened { channel, settling, mut stream } = opened;
         if wish == Wish::Stop {
-            self.cancel(&channel, &mut stream).await;
-            self.until_ended(&channel).await;
+            tokio::select! {
+                biased;
+                never = settling.write() => match never {},
+                () = async {
+                    self.cancel((&channel, &settling), &mut stream).await;
+                    self.until_ended(&channel).await;
+                } => {}
+            }
         }
         self.inbox.close();
+        settling.close().await;
         let _ignored = tokio::time::timeout(CLOSE_LIMIT, channel.close(200, "OK".into())).await;
     }
 
     /// Ends the deliveries and gives back those that nobody took.
-    async fn cancel(&self, channel: &Channel, stream: &mut lapin::Consumer) {
+    async fn cancel(&self, (channel, settling): (&Channel, &Arc<Settling>), stream: &mut lapin::Consumer) {
         let limit = self.topology.options.publish_timeout;
         let _ignored = tokio::time::timeout(limit, channel.basic_cancel(stream.tag(), BasicCancelOptions::default())).await;
         while let Some(Some(Ok(arrived))) = stream.next().now_or_never() {
-            self.push(arrived);
+            self.push(settling, arrived);
         }
-        let requeue = BasicNackOptions { requeue: true, multiple: false };
-        for tag in self.inbox.close() {
-            let _ignored = tokio::time::timeout(limit, channel.basic_nack(tag, requeue)).await;
-        }
+        self.inbox.close().into_iter().for_each(|tag| settling.give_back(tag));
     }
 
     /// Waits until the owner has let go of the consumer, or there is nothing left to settle.
