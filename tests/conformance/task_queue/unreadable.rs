@@ -25,10 +25,10 @@ fn unreadable() -> Vec<(&'static str, RawProperties, &'static str)> {
             "headers: has a name that is not UTF-8 text",
         ),
         ("deep", task("deep").headers(&nested(40)), "headers: is nested too deeply"),
-        ("abyss", task("abyss").headers(&nested(14_000)), "headers: is nested too deeply"),
+        ("abyss", task("abyss").headers(&nested(8_000)), "headers: is nested too deeply"),
         (
             "large",
-            task("large").text(RawProperties::TYPE, b"\xff").headers(&entry(b"x", &[b"S", &long(&[b'x'; 120_000])[..]].concat())),
+            task("large").text(RawProperties::TYPE, b"\xff").headers(&entry(b"x", &[b"S", &long(&[b'x'; 60_000])[..]].concat())),
             "type: is not UTF-8 text",
         ),
     ]

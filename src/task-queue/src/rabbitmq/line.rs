@@ -27,6 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Seconds between heartbeats where the URL asks for none: half-open connections end after two.
 const HEARTBEAT_S: u16 = 20;
 
+/// Bytes of the largest frame where the URL asks for none, and so of the properties of a message. The client library keeps room for 64 of them on each connection, and goes round
+/// in it.
+const FRAME_MAX: u32 = 64 * 1024;
+
 /// How to reach the broker.
 #[derive(Clone)]
 pub(super) struct Dialer {
@@ -44,6 +48,7 @@ impl Dialer {
             reason: "this is not an AMQP URL (amqp://user:password@host:5672/vhost)".to_owned(),
         })?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_S);
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
         Ok(Self { uri, url: url.redacted() })
     }
 

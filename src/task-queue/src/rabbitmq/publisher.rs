@@ -1,4 +1,4 @@
-//! The publishing side: messages go to one of a few lanes by their id, so that batches overlap and copies of a message stay apart.
+//! The publishing side: one lane for messages to queues, which carries in one batch what waits at one moment, and one for direct replies.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -16,16 +16,14 @@ use super::{
 };
 use crate::{Link, Names, Outgoing, PublishError, QueueError, message::is_direct_reply};
 
-/// Publishing channels.
-const LANES: usize = 4;
-/// Messages that may wait for a lane; above it publishers wait, up to their deadline.
+/// Messages that may wait for the lane; above it publishers wait, up to their deadline.
 const WAITING_MAX: usize = 1_024;
 
 /// What one publish is answered.
 type Answer = Result<(), PublishError>;
 
 pub(super) struct Publisher {
-    lanes: Vec<mpsc::Sender<Job>>,
+    lane: mpsc::Sender<Job>,
     link: watch::Receiver<Link>,
     direct: OnceCell<DirectReplies>,
     dialer: Dialer,
@@ -42,8 +40,8 @@ struct DirectReplies {
 
 impl Publisher {
     pub(super) fn start(line: &Line, dialer: Dialer, timeout: Duration, stop: CancellationToken, tasks: TaskTracker) -> Self {
-        let lanes = (0..LANES).map(|_| start_lane(Cargo::Queues, line, &stop, &tasks)).collect();
-        Self { lanes, link: line.link.clone(), direct: OnceCell::new(), dialer, timeout, stop, tasks }
+        let lane = start_lane(Cargo::Queues, line, &stop, &tasks);
+        Self { lane, link: line.link.clone(), direct: OnceCell::new(), dialer, timeout, stop, tasks }
     }
 
     pub(super) fn link(&self) -> watch::Receiver<Link> {
@@ -57,9 +55,7 @@ impl Publisher {
         let direct = is_direct_reply(&target);
         let job = self.job(&target, message, Instant::now() + timeout, answer)?;
         let mut link = self.link.clone();
-        let sending = async {
-            if direct { self.send_direct(job, answered).await } else { send(&self.lanes[lane_of(&job.message_id)], job, answered).await }
-        };
+        let sending = async { if direct { self.send_direct(job, answered).await } else { send(&self.lane, job, answered).await } };
         tokio::select! {
             biased;
             down = link.wait_for(|link| *link != Link::Up) => Err(down.map_or_else(|_| closed(&target), |link| link_error(&target, &link))),
@@ -144,10 +140,4 @@ fn link_error(target: &str, link: &Link) -> PublishError {
         Link::Down(reason) => PublishError::Disconnected { target: target.to_owned(), reason: reason.clone() },
         Link::Up => closed(target),
     }
-}
-
-/// The lane of a message: the same for all its copies. FNV-1a: this is hot, and needs no more.
-fn lane_of(message_id: &str) -> usize {
-    let hash = message_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    usize::try_from((hash >> 32) % LANES as u64).unwrap_or(0)
 }
