@@ -24,7 +24,7 @@ mod status;
 mod strategy;
 mod submit;
 
-use std::process::ExitCode;
+use std::{num::NonZeroUsize, process::ExitCode, thread};
 
 use clap::{CommandFactory, Parser};
 
@@ -34,9 +34,20 @@ use crate::{
     fault::Fault,
 };
 
+/// Tasks are many small pieces of memory that one thread makes and another lets go.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How many simulated GPUs one thread of a worker's runtime serves.
+const GPUS_PER_THREAD: usize = 16;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads(&arguments.command) {
+        builder.worker_threads(threads);
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Fault::Failed(format!("start the runtime: {error}")).report(),
     };
@@ -44,6 +55,15 @@ fn main() -> ExitCode {
     // What a blocking thread still computes must not keep the process.
     runtime.shutdown_background();
     done.unwrap_or_else(|fault| fault.report())
+}
+
+/// The threads of the runtime; `None`: one for each core. A worker computes on threads of its own and only coordinates in the runtime, in short steps: waking each other costs
+/// its threads more than they help.
+fn threads(command: &Command) -> Option<usize> {
+    let Command::Worker(worker) = command else { return None };
+    let gpus = worker.simulated.map_or(1, |gpus| usize::try_from(gpus).unwrap_or(usize::MAX));
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Some(gpus.div_ceil(GPUS_PER_THREAD).clamp(1, cores))
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
