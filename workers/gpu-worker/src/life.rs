@@ -24,7 +24,7 @@ use crate::{
     claim::{
         holder::{self, Former},
         placing::{self, Placement, Placing},
-        slots::Slot,
+        slots::{BeingSettled, Slot},
     },
     context::Context,
     delivery::{Identity, InHand, in_hand::Deadlines},
@@ -178,7 +178,7 @@ async fn run_and_settle(
     let Attempt { slot, choice, token, unsettled } = attempt;
     let ran = Ran { token, choice };
     let settled = async {
-        let disposition = run(context, in_hand, task, (slot, ran)).await?;
+        let (disposition, _being_settled) = run(context, in_hand, task, (slot, ran)).await?;
         carry_out(context, in_hand, reading, disposition).await
     };
     let settled = settled.await;
@@ -192,7 +192,12 @@ async fn run_and_settle(
 }
 
 /// Runs the attempt, frees its slot, and says what becomes of the delivery.
-async fn run<'t>(context: &Arc<Context>, in_hand: &InHand, task: &'t Task, (slot, ran): (Slot, Ran)) -> Result<Disposition<'t>, Abandoned> {
+async fn run<'t>(
+    context: &Arc<Context>,
+    in_hand: &InHand,
+    task: &'t Task,
+    (slot, ran): (Slot, Ran),
+) -> Result<(Disposition<'t>, BeingSettled), Abandoned> {
     let (started, usage, waited) = (Instant::now(), Usage::default(), in_hand.received.elapsed());
     let ahead = LookAhead::of(context, task, in_hand, follow);
     let ended = running::run(context, task, in_hand, ran.token, &usage).await?;
@@ -204,10 +209,11 @@ async fn run<'t>(context: &Arc<Context>, in_hand: &InHand, task: &'t Task, (slot
         Ended::Failed(error) => quarantine::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
         _ => {}
     }
+    let being_settled = context.slots.settling();
     ahead.run_ended(slot);
     in_hand.let_credit_go().await;
     let timings = Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()), device_ms: usage.device_time().map(millis) };
-    Ok(after(context, task, ended, (ran, timings)).await)
+    Ok((after(context, task, ended, (ran, timings)).await, being_settled))
 }
 
 /// The life of a task that was fetched to follow another one.

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!             told = held: all is said
-//!   a run ends, nobody in line:  held < told   the slot is kept for a few milliseconds: the next task takes it without a word
-//!                                              to the table; if none comes, the table is told
+//!   a run ends, nobody in line:  held < told   the slot is kept until the task is settled, since no other can come before, and a few milliseconds
+//!                                              more: the next task takes it without a word to the table; if none comes, the table is told
 //!   a forwarded task arrives:    held > told   its slot was offered; the table is told at once that the offer is taken
 //!   the table is asked:          its slot counts as held once the table has given it
 //! ```
@@ -39,6 +39,23 @@ impl Drop for Slot {
     }
 }
 
+/// A task that has run, and is being settled until this is dropped.
+#[derive(Debug)]
+pub(crate) struct BeingSettled(Arc<Slots>);
+
+impl Drop for BeingSettled {
+    fn drop(&mut self) {
+        let begins = {
+            let mut state = self.0.lock();
+            state.settling -= 1;
+            state.keep()
+        };
+        if begins {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
 /// What is waited for; earlier comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
@@ -60,6 +77,8 @@ struct State {
     asked_for: u32,
     /// Somebody holds all slots.
     alone: bool,
+    /// How many tasks have run and are being settled.
+    settling: u32,
     arrivals: u64,
     line: BTreeMap<Place, oneshot::Sender<Slot>>,
     table: Told,
@@ -74,7 +93,7 @@ struct Told {
     number: u64,
     /// Whether the last telling may have got lost.
     unsure: bool,
-    /// Since when the table counts more than are held.
+    /// Since when the table counts more than are held, and more than are being settled besides.
     kept_since: Option<Instant>,
     /// Tasks whose offers were taken, and the table does not know yet.
     taken: Vec<TaskId>,
@@ -103,16 +122,34 @@ impl State {
         self.held - self.asked_for
     }
 
-    /// Whether the table counts a slot as held here that is free.
+    /// How many slots the table counts as held here that are free.
+    fn kept(&self) -> u32 {
+        self.table.slots.saturating_sub(self.given())
+    }
+
     fn has_kept(&self) -> bool {
-        self.given() < self.table.slots
+        self.kept() > 0
+    }
+
+    /// Whether a slot is kept although no delivery is being settled for which the next one may come.
+    fn keeps_in_vain(&self) -> bool {
+        self.kept() > self.settling
     }
 
     fn hold(&mut self, count: u32) {
         self.held += count;
-        if !self.has_kept() {
+        if !self.keeps_in_vain() {
             self.table.kept_since = None;
         }
+    }
+
+    /// Begins the time that slots are kept for, if it has not begun.
+    fn keep(&mut self) -> bool {
+        let begins = self.keeps_in_vain() && self.table.kept_since.is_none();
+        if begins {
+            self.table.kept_since = Some(Instant::now());
+        }
+        begins
     }
 }
 
@@ -303,11 +340,15 @@ impl Slots {
             self.alone_changed.notify_one();
         }
         self.serve(if asked_for { 0 } else { count });
-        let mut state = self.lock();
-        if state.has_kept() && state.table.kept_since.is_none() {
-            state.table.kept_since = Some(Instant::now());
+        if self.lock().keep() {
             self.changed.notify_one();
         }
+    }
+
+    /// A task has run and is being settled, until what this gives is dropped.
+    pub(crate) fn settling(self: &Arc<Self>) -> BeingSettled {
+        self.lock().settling += 1;
+        BeingSettled(Arc::clone(self))
     }
 
     /// Gives free slots to those in line, `freed` of them even to those who wait for one that becomes free.
@@ -368,9 +409,7 @@ impl Slots {
             // A heartbeat that left later may have been heard before, or after: it did not count this slot.
             state.table.unsure = true;
         }
-        if state.has_kept() {
-            state.table.kept_since.get_or_insert_with(Instant::now);
-        }
+        state.keep();
         self.changed.notify_one();
     }
 
@@ -385,7 +424,7 @@ impl Slots {
     pub(crate) fn beat(&self) -> (Holding, Vec<TaskId>) {
         let mut state = self.lock();
         let given = state.given();
-        let slots = if state.table.kept_since.is_some() { given.max(state.table.slots) } else { given };
+        let slots = given.max(state.table.slots);
         let taken = std::mem::take(&mut state.table.taken);
         (state.table.next(slots), taken)
     }
@@ -395,7 +434,7 @@ impl Slots {
         let mut state = self.lock();
         let given = state.given();
         if state.table.taken.is_empty() && !state.table.unsure {
-            if !state.has_kept() {
+            if !state.keeps_in_vain() {
                 return Due::Never;
             }
             if let Some(until) = state.table.kept_since.map(|since| since + keep).filter(|until| *until > Instant::now()) {
@@ -404,7 +443,8 @@ impl Slots {
         }
         state.table.kept_since = None;
         let taken = std::mem::take(&mut state.table.taken);
-        Due::Now(state.table.next(given), taken)
+        let kept = state.kept().min(state.settling);
+        Due::Now(state.table.next(given + kept), taken)
     }
 
     /// Until the table may have to hear something.

@@ -70,6 +70,25 @@ async fn a_free_slot_is_kept_for_a_moment_and_then_the_table_is_told() {
     assert_eq!(slots.due(KEEP), Due::Never);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_kept_while_its_task_is_settled_however_long_that_takes_and_for_a_moment_more() {
+    let slots = slots(4);
+    let (one, other) = (claimed(&slots), claimed(&slots));
+    let settling = slots.settling();
+    drop(one);
+    tokio::time::advance(9 * KEEP).await;
+    assert_eq!(slots.due(KEEP), Due::Never, "no other delivery can come before this one is acked");
+    assert_eq!(slots.beat().0.slots, 2, "the heartbeat goes on counting it");
+    drop(other);
+    assert_eq!(slots.due(KEEP), Due::At(Instant::now() + KEEP), "nobody is being settled for whom the other one is kept");
+    tokio::time::advance(KEEP).await;
+    let Due::Now(holding, _) = slots.due(KEEP) else { panic!("it is given up") };
+    assert_eq!(holding.slots, 1, "and the first is not");
+    drop(settling);
+    assert_eq!(slots.due(KEEP), Due::At(Instant::now() + KEEP));
+    assert!(slots.take_kept().is_some());
+}
+
 #[tokio::test]
 async fn a_slot_counts_as_given_only_once_the_table_has_given_it() {
     let slots = slots(2);
