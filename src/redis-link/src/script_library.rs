@@ -8,7 +8,7 @@ use redis::{Script, Value, from_redis_value};
 
 use crate::{Call, Item, Link, LinkError};
 
-/// What runs the items. `functions` is what the parts before have filled.
+/// What runs the items. `find` makes the function of that name, at its first use in the call.
 ///
 /// ARGV: for each item its function's name, how many keys and how many arguments it has, then the arguments. KEYS: all keys, in the items' order.
 /// Returns for each item {1, its answer} or {0, why it failed}.
@@ -22,7 +22,7 @@ while place <= #ARGV do
   end
   local count = tonumber(ARGV[place + 2])
   for i = 1, count do arguments[i] = ARGV[place + 2 + i] end
-  local done, answer = pcall(functions[ARGV[place]], keys, arguments)
+  local done, answer = pcall(find(ARGV[place]), keys, arguments)
   if not done and type(answer) == 'table' then answer = answer.err end
   answers[#answers + 1] = { done and 1 or 0, done and answer or tostring(answer) }
   place = place + 3 + count
@@ -41,10 +41,12 @@ impl ScriptLibrary {
     /// A library of `functions`, each a name and the body of a function of `KEYS` and `ARGV`, behind what they share. Calls go over `link`.
     #[must_use]
     pub fn new(link: Link, shared: &str, functions: &[(&str, &str)]) -> Self {
-        let mut text = format!("{shared}\nlocal functions = {{}}\n");
+        let mut text =
+            format!("{shared}\nlocal functions = {{}}\nlocal function find(name)\nif functions[name] then return functions[name] end\n");
         for (name, body) in functions {
-            text.push_str(&format!("functions['{name}'] = function(KEYS, ARGV)\n{body}\nend\n"));
+            text.push_str(&format!("if name == '{name}' then functions[name] = function(KEYS, ARGV)\n{body}\nend end\n"));
         }
+        text.push_str("return functions[name]\nend\n");
         text.push_str(DISPATCH);
         Self { link, script: Script::new(&text) }
     }

@@ -59,7 +59,8 @@ async fn every_key_of_a_task_expires_by_itself() {
     };
     within("{task:order-17}:reply", REPLY_RETENTION);
     for key in ["{task:order-17}", "{task:submitted}", "{task:waits}"] {
-        within(key, OUTCOME_RETENTION);
+        // The key lives an eighth longer than the record counts, so that not every change of it has to say it anew.
+        within(key, OUTCOME_RETENTION * 9 / 8);
     }
 }
 

@@ -5,6 +5,7 @@
 --
 -- Fields of a record (one hash a task; an absent field means "not yet"):
 --   first_seen, changed, expires     Unix ms
+--   kept                             Unix ms until when the server keeps the key: longer than it counts, so that not every change has to say it anew
 --   only_submitted                   1 while nothing but `submitted` was written
 --   kind, hash, waiting              text
 --   attempt, token, gpu, incarnation, delivery   the attempt with the highest token that began, or the token that fences all of them off
@@ -56,11 +57,21 @@ local function write(key, record, now, retention_ms, fields)
   end
   fields[count + 1], fields[count + 2] = 'changed', now_text
   fields[count + 3], fields[count + 4] = 'expires', text(now + tonumber(retention_ms))
+  count = count + 4
   if not record.first_seen then
-    fields[count + 5], fields[count + 6] = 'first_seen', now_text
+    fields[count + 1], fields[count + 2] = 'first_seen', now_text
+    count = count + 2
+  end
+  local keep_ms
+  local lives_on = tonumber(record.kept or 0) >= now + retention_ms
+  if not lives_on then
+    keep_ms = text(math.floor(retention_ms * 9 / 8))
+    fields[count + 1], fields[count + 2] = 'kept', text(now + keep_ms)
   end
   redis.call('HSET', key, unpack(fields))
-  redis.call('PEXPIRE', key, retention_ms)
+  if not lives_on then
+    redis.call('PEXPIRE', key, keep_ms)
+  end
 end
 
 -- '1' while the reply is kept under its own key, else ''. The reply itself may be large: whoever wants it reads it beside the quick calls.

@@ -37,10 +37,12 @@ if tonumber(ARGV[9]) > 0 then
   reply_until = now + tonumber(ARGV[9])
   redis.call('SET', KEYS[2], ARGV[10], 'PX', ARGV[9])
 end
-local fields = {'hash', ARGV[2], 'outcome', ARGV[5], 'ended_attempt', ARGV[6], 'ended_token', ARGV[7], 'digest', ARGV[8], 'reply_until', text(reply_until)}
-if ARGV[4] ~= '' then
-  table.insert(fields, 'kind')
-  table.insert(fields, ARGV[4])
+local fields = {'outcome', ARGV[5], 'ended_attempt', ARGV[6], 'ended_token', ARGV[7], 'digest', ARGV[8], 'reply_until', text(reply_until)}
+if not record.hash then
+  fields[11], fields[12] = 'hash', ARGV[2]
+end
+if ARGV[4] ~= '' and record.kind ~= ARGV[4] then
+  fields[#fields + 1], fields[#fields + 2] = 'kind', ARGV[4]
 end
 write(KEYS[1], record, now, ARGV[3], fields)
 if record.waiting then
