@@ -8,7 +8,7 @@ use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, Wor
 use prometheus::Registry;
 use protocol::GpuId;
 use serde_json::Value;
-use task_queue::{RabbitMq, TaskQueue};
+use task_queue::{BodyBudget, RabbitMq, TaskQueue};
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
@@ -66,6 +66,7 @@ impl Pool {
             environment: environment(),
             options: WorkerOptions::of(&self.names.configuration, "bench"),
             metrics: Arc::clone(metrics),
+            bodies: BodyBudget::new(self.names.configuration.memory.bodies_mb),
         };
         self.workers.spawn(GpuWorker::new(parts, self.stop.clone()).run());
         Ok(())

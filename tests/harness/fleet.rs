@@ -20,7 +20,7 @@ use protocol::{
     config::{Configuration, SecretUrl},
     gpu::GpuView,
 };
-use task_queue::{MemoryBroker, QueueOptions, RabbitMq, TaskQueue};
+use task_queue::{BodyBudget, MemoryBroker, QueueOptions, RabbitMq, TaskQueue};
 use task_store::{MemoryStore, RedisStore, StoreOptions, TaskStore};
 use tokio::task::JoinHandle;
 
@@ -297,6 +297,8 @@ impl Fleet {
             environment: lifeline.hold(&self.plan.environment),
             options: WorkerOptions::of(&self.plan.configuration, "test"),
             metrics: Arc::clone(&self.metrics),
+            // A worker of a test stands for a process.
+            bodies: BodyBudget::new(self.plan.configuration.memory.bodies_mb),
         };
         let stop = Stop::default();
         let worker = GpuWorker::new(parts, stop.clone());

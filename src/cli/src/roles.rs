@@ -27,6 +27,7 @@ pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, 
     let program = Program::start(configuration::load(common, &more)?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::open(program.configuration.clone())?;
+    program.show_bodies(&servers)?;
     let starting = simulated::start(&servers, &program.registry, &program.stop);
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
     announce(&listener, &servers)?;
@@ -55,6 +56,7 @@ async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u3
     let program = Program::start(configuration::load(common, &more)?)?;
     let metrics = Metrics::serve(&program).await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
+    program.show_bodies(&servers)?;
     let starting = simulated::start(&servers, &program.registry, &program.stop);
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
     let ended = workers.ended(&program.stop).await;
@@ -70,6 +72,7 @@ pub(crate) async fn gateway(common: &Common, gateway: &arguments::Gateway) -> Re
     let program = Program::start(configuration::load(common, &listen.into_iter().collect::<Vec<_>>())?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
+    program.show_bodies(&servers)?;
     announce(&listener, &servers)?;
     let starting = serve(&program, &servers, listener);
     let Some(serving) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
@@ -115,6 +118,12 @@ impl Program {
         Ok(Self { configuration, registry: service::telemetry::metrics_registry(), stop })
     }
 
+    /// Shows in the program's metrics what the bodies in hand take.
+    pub(crate) fn show_bodies(&self, servers: &Servers) -> Result<(), Fault> {
+        service::telemetry::show_bodies(&self.registry, servers.bodies())
+            .map_err(|error| Fault::Failed(format!("register metrics: {error}")))
+    }
+
     /// Does a step of the start, which may wait long for servers or read a large model; `None` if a signal came first.
     pub(crate) async fn unless_stopped<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
@@ -156,7 +165,14 @@ async fn serve(program: &Program, servers: &Servers, listener: TcpListener) -> R
         ..ProducerOptions::default()
     };
     let producer = Producer::new(ports.queue.clone(), ports.store.clone(), servers.environment().clone(), options);
-    let ports = gateway::Ports { producer, queue: ports.queue, table: ports.table, store: ports.store, registry: program.registry.clone() };
+    let ports = gateway::Ports {
+        producer,
+        queue: ports.queue,
+        table: ports.table,
+        store: ports.store,
+        registry: program.registry.clone(),
+        bodies: ports.bodies,
+    };
     let gateway = Gateway::new(ports, GatewayOptions::from(&program.configuration))
         .map_err(|error| Fault::Failed(format!("register metrics: {error}")))?;
     Ok(tokio::spawn(gateway::serve(listener, gateway, program.stop.gently.clone())))

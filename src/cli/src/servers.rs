@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gpu_table::GpuTable;
 use protocol::{Environment, config::Configuration};
 use service::{BackendError, Backends, Embedded, system_environment};
+use task_queue::BodyBudget;
 use task_store::TaskStore;
 use tokio::sync::OnceCell;
 
@@ -112,6 +113,11 @@ impl Servers {
 
     pub(crate) const fn environment(&self) -> &Environment {
         &self.environment
+    }
+
+    /// The process's budget for bodies in hand.
+    pub(crate) const fn bodies(&self) -> &BodyBudget {
+        self.embedded.bodies()
     }
 
     fn is_embedded(&self) -> bool {

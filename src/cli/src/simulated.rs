@@ -50,6 +50,7 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
             environment: servers.environment().clone(),
             options: WorkerOptions::of(configuration, host()),
             metrics: Arc::clone(&metrics),
+            bodies: ports.bodies,
         };
         // A worker that has left triggers its own `now`, which must not end what the others still run.
         let own_stop = Stop { gently: stop.gently.clone(), now: stop.now.child_token() };

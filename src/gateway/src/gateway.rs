@@ -6,7 +6,7 @@ use gpu_table::GpuTable;
 use producer::Producer;
 use prometheus::Registry;
 use protocol::{PoolName, config::Configuration};
-use task_queue::TaskQueue;
+use task_queue::{BodyBudget, TaskQueue};
 use task_store::TaskStore;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ pub struct Ports {
     pub store: Arc<dyn TaskStore>,
     /// What `/metrics` shows: the gateway's own metrics and those of every worker in this process.
     pub registry: Registry,
+    /// The memory for the bodies in hand; shared with the workers of this process.
+    pub bodies: BodyBudget,
 }
 
 /// How the gateway behaves.
@@ -74,6 +76,7 @@ pub struct Shared {
     pub(crate) metrics: GatewayMetrics,
     pub(crate) full: Refusals,
     pub(crate) unavailable: Refusals,
+    pub(crate) overloaded: Refusals,
     /// What the tasks said that were submitted here with `progress`.
     pub(crate) watched: Watched,
     /// One permit for each open stream of events.
@@ -89,9 +92,9 @@ impl Gateway {
     /// The registry has metrics of these names already: it has another gateway.
     pub fn new(ports: Ports, options: GatewayOptions) -> Result<Self, prometheus::Error> {
         let metrics = GatewayMetrics::register(&ports.registry)?;
-        let (full, unavailable, watched, closing) = Default::default();
+        let (full, unavailable, overloaded, watched, closing) = Default::default();
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Ok(Self(Arc::new(Shared { ports, options, metrics, full, unavailable, watched, streams, closing })))
+        Ok(Self(Arc::new(Shared { ports, options, metrics, full, unavailable, overloaded, watched, streams, closing })))
     }
 }
 

@@ -9,6 +9,7 @@ use axum::{
 };
 use protocol::read_object;
 use serde::de::DeserializeOwned;
+use task_queue::BodyShare;
 use tokio::time::timeout;
 
 use crate::{Gateway, Problem, problem::ProblemKind};
@@ -16,9 +17,10 @@ use crate::{Gateway, Problem, problem::ProblemKind};
 /// Longest time for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A JSON body. Refused: another content type (415), too large (413), too slow (408), no JSON (400), a wrong field (422).
+/// A JSON body, and its share of the memory for bodies, which is to be kept until the task is published. Refused: another content type (415), too large (413), no
+/// memory for it (503), too slow (408), no JSON (400), a wrong field (422).
 #[derive(Debug)]
-pub(crate) struct JsonBody<T>(pub(crate) T);
+pub(crate) struct JsonBody<T>(pub(crate) T, pub(crate) BodyShare);
 
 impl<T: DeserializeOwned> FromRequest<Gateway> for JsonBody<T> {
     type Rejection = Problem;
@@ -27,12 +29,36 @@ impl<T: DeserializeOwned> FromRequest<Gateway> for JsonBody<T> {
         if !is_json(request.headers()) {
             return Err(Problem::new(ProblemKind::UnsupportedMediaType, "Content-Type must be application/json"));
         }
+        let mut share = gateway.share_of(request.headers())?;
         let bytes = match timeout(BODY_TIMEOUT, Bytes::from_request(request, gateway)).await {
             Ok(bytes) => bytes.map_err(|rejection| unread(&rejection, gateway.options.body_bytes_max))?,
             Err(_) => return Err(Problem::new(ProblemKind::BodyTimeout, format!("it took longer than {} s", BODY_TIMEOUT.as_secs()))),
         };
-        read(&bytes).map(Self)
+        share.shrink_to(bytes.len());
+        read(&bytes).map(|value| Self(value, share))
     }
+}
+
+impl Gateway {
+    /// The share of a body that is about to be read: of the length that is announced, or of the longest one.
+    fn share_of(&self, headers: &HeaderMap) -> Result<BodyShare, Problem> {
+        let (bodies, bytes_max) = (&self.ports.bodies, self.options.body_bytes_max);
+        let bytes = content_length(headers).unwrap_or(bytes_max);
+        if bytes > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        let share = bodies.try_take(bytes).ok_or_else(|| {
+            let (in_use, size) = (bodies.in_use_bytes(), bodies.size_bytes());
+            let detail = format!("{in_use} of {size} bytes for bodies are in use (memory.bodies_mb), and this one may take {bytes}");
+            Problem::new(ProblemKind::Overloaded, detail).retry_after(self.overloaded.refused())
+        })?;
+        self.overloaded.accepted();
+        Ok(share)
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -43,10 +69,14 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn unread(rejection: &BytesRejection, body_bytes_max: usize) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let detail = format!("the bound is {body_bytes_max} bytes (pass large inputs by reference)");
-        return Problem::new(ProblemKind::BodyTooLarge, detail).field("body");
+        return too_large(body_bytes_max);
     }
     Problem::new(ProblemKind::InvalidJson, rejection.body_text()).field("body")
+}
+
+fn too_large(body_bytes_max: usize) -> Problem {
+    let detail = format!("the bound is {body_bytes_max} bytes (pass large inputs by reference)");
+    Problem::new(ProblemKind::BodyTooLarge, detail).field("body")
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

@@ -93,12 +93,14 @@ const OURS: [&str; 5] = ["task_id", "gpu_id", "strategy", "attempt", "timings"];
 pub(crate) async fn predict(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
-    JsonBody(request): JsonBody<PredictRequest>,
+    JsonBody(request, share): JsonBody<PredictRequest>,
 ) -> Result<Response, Problem> {
     let stream = request.stream;
     let new = NewTask { progress: stream, traceparent: traceparent(&headers), ..new_task(request) };
     let pending =
         gateway.ports.producer.pending(new, gateway.options.predict_timeout).await.map_err(|error| gateway.not_answered(&error))?;
+    // The broker has the body now. Kept up to the result, the share could be the one that the task's worker waits for in this very process.
+    drop(share);
     gateway.accepted();
     if stream {
         return Ok(events::answer(stream::Prediction::new(gateway, pending)));

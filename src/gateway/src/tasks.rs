@@ -73,7 +73,7 @@ impl TaskAccepted {
 pub(crate) async fn submit(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
-    JsonBody(request): JsonBody<TaskRequest>,
+    JsonBody(request, _share): JsonBody<TaskRequest>,
 ) -> Result<Response, Problem> {
     let TaskRequest { kind, priority, task_id, payload, gpu_options, needs, limits, progress } = request;
     let watched = progress && gateway.watched.has_room_for(task_id.as_ref());

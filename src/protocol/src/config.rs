@@ -23,6 +23,8 @@ pub struct Configuration {
     pub redis: RedisSection,
     /// Workers.
     pub worker: WorkerSection,
+    /// Memory of a process.
+    pub memory: MemorySection,
     /// The task store.
     pub store: StoreSection,
     /// The HTTP gateway.
@@ -285,6 +287,22 @@ impl Default for WorkerSection {
             drain_grace_ms: 30_000,
             metrics_listen: None,
         }
+    }
+}
+
+/// `memory:`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemorySection {
+    /// Most that the bodies of requests and tasks in a process's hand may take together, in MB (10^6 bytes). Above it workers wait with what the broker delivers, and the
+    /// gateway answers 503. A larger body goes alone. Default: 256.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub bodies_mb: u32,
+}
+
+impl Default for MemorySection {
+    fn default() -> Self {
+        Self { bodies_mb: 256 }
     }
 }
 

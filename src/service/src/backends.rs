@@ -7,7 +7,7 @@ use protocol::{
     config::{Configuration, SecretUrl},
     environment::Clock,
 };
-use task_queue::{MemoryBroker, QueueError, QueueOptions, RabbitMq, TaskQueue};
+use task_queue::{BodyBudget, MemoryBroker, QueueError, QueueOptions, RabbitMq, TaskQueue};
 use task_store::{MemoryStore, RedisStore, StoreError, StoreOptions, TaskStore};
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// The three ports. Clones share them.
+/// The three ports, and the memory for the bodies that pass through them. Clones share them.
 #[derive(Clone)]
 pub struct Backends {
     /// How tasks and replies travel.
@@ -27,13 +27,16 @@ pub struct Backends {
     pub table: Arc<dyn GpuTable>,
     /// What became of tasks.
     pub store: Arc<dyn TaskStore>,
+    /// The process's budget for bodies in hand, whatever the ports are.
+    pub bodies: BodyBudget,
 }
 
-/// The back ends inside this process. All workers and producers of the process share one.
+/// The back ends inside this process, and its budget for bodies. All workers and producers of the process share one.
 pub struct Embedded {
     broker: MemoryBroker,
     table: Arc<MemoryTable>,
     store: Arc<MemoryStore>,
+    bodies: BodyBudget,
 }
 
 /// A back end that cannot be opened.
@@ -70,13 +73,25 @@ impl Embedded {
             broker: MemoryBroker::new(QueueOptions::from(&configuration.amqp)),
             table: Arc::new(MemoryTable::new(Arc::clone(clock), leases(configuration))),
             store: Arc::new(MemoryStore::new(Arc::clone(clock), StoreOptions::from(&configuration.store))),
+            bodies: BodyBudget::new(configuration.memory.bodies_mb),
         }
     }
 
     /// The ports for one more worker or producer: a connection of its own to the broker, the shared table and store.
     #[must_use]
     pub fn connect(&self) -> Backends {
-        Backends { queue: Arc::new(self.broker.connect()), table: self.table.clone(), store: self.store.clone() }
+        Backends {
+            queue: Arc::new(self.broker.connect()),
+            table: self.table.clone(),
+            store: self.store.clone(),
+            bodies: self.bodies.clone(),
+        }
+    }
+
+    /// The process's budget for bodies in hand.
+    #[must_use]
+    pub const fn bodies(&self) -> &BodyBudget {
+        &self.bodies
     }
 }
 
@@ -183,6 +198,8 @@ mod tests {
         one.queue.close().await;
         assert!(other.queue.depth(&Queue::Pool(pool)).await.unwrap().is_some(), "each has a connection of its own");
         other.table.ping().await.unwrap();
+        let _share = one.bodies.try_take(1).unwrap();
+        assert!(other.bodies.in_use_bytes() > 0, "they share the memory for bodies");
         one.store.announce(&GpuId::new("g").unwrap(), &PoolName::default()).await.unwrap();
     }
 

@@ -2,8 +2,14 @@
 
 use std::io::IsTerminal;
 
-use prometheus::{Registry, process_collector::ProcessCollector};
+use prometheus::{
+    IntGauge, Registry,
+    core::{Collector, Desc},
+    process_collector::ProcessCollector,
+    proto::MetricFamily,
+};
 use protocol::config::LogSection;
+use task_queue::BodyBudget;
 use tracing_subscriber::{EnvFilter, Layer, Registry as Spans, layer::SubscriberExt, util::SubscriberInitExt};
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -32,6 +38,32 @@ pub fn metrics_registry() -> Registry {
     let registry = Registry::new();
     registry.register(Box::new(ProcessCollector::for_self())).expect("an empty registry takes any collector");
     registry
+}
+
+/// Adds what the bodies in the process's hand take (`gpufleet_bodies_bytes`), as it is whenever somebody looks.
+///
+/// # Errors
+/// The registry has it already.
+pub fn show_bodies(registry: &Registry, bodies: &BodyBudget) -> Result<(), prometheus::Error> {
+    let gauge = IntGauge::new("gpufleet_bodies_bytes", "Bytes of bodies in this process's hand, of memory.bodies_mb.")?;
+    registry.register(Box::new(BodiesInHand { gauge, bodies: bodies.clone() }))
+}
+
+/// A gauge that looks at a budget.
+struct BodiesInHand {
+    gauge: IntGauge,
+    bodies: BodyBudget,
+}
+
+impl Collector for BodiesInHand {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gauge.set(i64::try_from(self.bodies.in_use_bytes()).unwrap_or(i64::MAX));
+        self.gauge.collect()
+    }
 }
 
 /// Whether `level` is one level, or a filter of `target=level` parts separated by commas.
@@ -81,5 +113,16 @@ mod tests {
     fn a_registry_has_the_metrics_of_the_process() {
         let families = metrics_registry().gather();
         assert!(families.iter().any(|family| family.name() == "process_resident_memory_bytes"));
+    }
+
+    #[test]
+    fn bodies_in_hand_show_as_they_are_now() {
+        let (registry, bodies) = (Registry::new(), BodyBudget::new(1));
+        show_bodies(&registry, &bodies).unwrap();
+        let shown = || registry.gather()[0].get_metric()[0].get_gauge().get_value();
+        let share = bodies.try_take(4_096).unwrap();
+        assert_eq!(shown(), 4_096.0);
+        drop(share);
+        assert_eq!(shown(), 0.0);
     }
 }

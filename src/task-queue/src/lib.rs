@@ -1,8 +1,9 @@
 //! How tasks and replies travel: one port, two back ends, one conformance suite.
 //!
 //! [`TaskQueue`] is the port. [`MemoryBroker`] keeps everything inside the process; [`RabbitMq`] speaks AMQP 0-9-1. The worker cannot tell which it
-//! has.
+//! has. [`BodyBudget`] bounds the memory of what has arrived.
 
+mod bodies;
 mod consumer;
 mod error;
 mod memory;
@@ -12,6 +13,7 @@ mod queue;
 mod rabbitmq;
 mod topology;
 
+pub use bodies::{BodyBudget, BodyShare};
 pub use consumer::{Consumer, Feed, Inbox, Stopper};
 pub use error::{PublishError, QueueError};
 pub use memory::{MemoryBroker, MemoryQueue};

@@ -19,7 +19,7 @@ use protocol::{
     Envelope, Environment, GpuId, GpuOptions, PoolName, TaskBody, TaskId, config::Configuration, environment::Clock, task::Limits,
 };
 use serde_json::json;
-use task_queue::{MemoryBroker, Outgoing, PublishError, Queue, QueueOptions, Target, TaskQueue};
+use task_queue::{BodyBudget, MemoryBroker, Outgoing, PublishError, Queue, QueueOptions, Target, TaskQueue};
 use task_store::{MemoryStore, StoreOptions, TaskStore};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -314,6 +314,7 @@ impl SimulatedFleet {
             environment: chaos.lifeline().hold(&environment),
             options: WorkerOptions::of(&self.configuration, "simulated"),
             metrics: Arc::clone(&self.metrics),
+            bodies: BodyBudget::new(self.configuration.memory.bodies_mb),
         };
         let stop = Stop::default();
         let worker = GpuWorker::new(parts, stop.clone());

@@ -54,7 +54,7 @@ impl Fleet {
         let (backends, metrics) = (embedded.connect(), Arc::new(WorkerMetrics::new(&registry)?));
         let (stop, wanted) = (Stop::default(), devices.len());
         let start = |device| {
-            let Backends { queue, table, store } = embedded.connect();
+            let Backends { queue, table, store, bodies } = embedded.connect();
             let parts = WorkerParts {
                 queue,
                 table,
@@ -64,6 +64,7 @@ impl Fleet {
                 environment: environment.clone(),
                 options: WorkerOptions::of(&configuration, "here"),
                 metrics: Arc::clone(&metrics),
+                bodies,
             };
             tokio::spawn(GpuWorker::new(parts, stop.clone()).run())
         };

@@ -8,6 +8,7 @@ use std::sync::{
 use devices::Device;
 use executors::Executors;
 use protocol::DeliveryId;
+use task_queue::BodyBudget;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -46,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) begun: Arc<Begun>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) metrics: Arc<GpuMetrics>,
+    /// The process's memory for bodies in hand.
+    pub(crate) bodies: BodyBudget,
     /// The lives of deliveries in hand.
     pub(crate) lives: TaskTracker,
     /// Bounds the tasks in hand that were fetched to follow others.
@@ -78,6 +81,7 @@ impl Context {
             begun: Arc::default(),
             pace: Arc::new(Pace::new(me.options.tasks_waiting_within)),
             metrics: Arc::new(metrics),
+            bodies: parts.bodies,
             lives: TaskTracker::new(),
             fetched: Arc::new(Semaphore::new(usize::from(me.options.slots))),
             deliveries: AtomicU64::new(0),

@@ -4,6 +4,8 @@ pub(crate) mod credits;
 pub(crate) mod identity;
 pub(crate) mod in_hand;
 pub(crate) mod onward;
+pub(crate) mod share;
 
 pub(crate) use identity::Identity;
 pub(crate) use in_hand::InHand;
+pub(crate) use share::Share;

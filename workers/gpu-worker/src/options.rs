@@ -6,7 +6,7 @@ use devices::Device;
 use executors::Executors;
 use gpu_table::GpuTable;
 use protocol::{Environment, IntakeLimits, PoolName, claim::Settings, config::Configuration, gpu::PastTrouble};
-use task_queue::TaskQueue;
+use task_queue::{BodyBudget, TaskQueue};
 use task_store::TaskStore;
 
 use crate::metrics::WorkerMetrics;
@@ -29,6 +29,8 @@ pub struct WorkerParts {
     pub options: WorkerOptions,
     /// Where it counts; shared by the workers of one process.
     pub metrics: Arc<WorkerMetrics>,
+    /// The memory for the bodies in hand; shared by the workers of one process, and with its gateway.
+    pub bodies: BodyBudget,
 }
 
 /// A worker's settings. See [`protocol::config::WorkerSection`] for defaults and bounds.

@@ -11,8 +11,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     context::Context,
-    delivery::{InHand, credits::Credits},
+    delivery::{InHand, Share, credits::Credits},
     life,
+    ports::Abandoned,
 };
 
 /// What the pool's consumer does right now.
@@ -41,11 +42,35 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
         }
         let within = context.pace.tasks_waiting_within();
         let in_hand = InHand::delivered(context.next_delivery(), delivery, Arc::clone(&credits), within);
-        let alive = life::live(Arc::clone(&context), in_hand, None);
+        let alive = admit(Arc::clone(&context), in_hand);
         context.ports.environment.spawn("life of a task", context.lives.track_future(lives.track_future(alive)));
     }
     lives.close();
     lives.wait().await;
+}
+
+/// Lives the life of one delivery, once there is memory for its body. Until then it waits, and the broker holds back the next ones.
+async fn admit(context: Arc<Context>, in_hand: InHand) {
+    match share_of(&context, &in_hand).await {
+        Ok(Some(share)) => life::live(context, in_hand.with_share(share), None).await,
+        Ok(None) => in_hand.give_back().await,
+        Err(Abandoned) => tracing::debug!("left unacked: the broker will deliver it again"),
+    }
+}
+
+/// The body's share of the memory for bodies. `None`: the worker stops, or the broker would lose patience; it is to go back to its place.
+async fn share_of(context: &Context, in_hand: &InHand) -> Result<Option<Share>, Abandoned> {
+    if let Some(share) = Share::at_once(&context.bodies, &in_hand.body) {
+        return Ok(Some(share));
+    }
+    let patience = context.me.options.unacked.saturating_sub(in_hand.received.elapsed());
+    tokio::select! {
+        biased;
+        () = context.ports.stop.now.cancelled() => Err(Abandoned),
+        () = context.ports.stop.gently.cancelled() => Ok(None),
+        share = Share::wait(&context.bodies, &in_hand.body) => Ok(Some(share)),
+        () = tokio::time::sleep(patience) => Ok(None),
+    }
 }
 
 /// Receives from the pool while the GPU takes tasks: one that drains or is quarantined leaves them to the others. Ends when the worker stops gently.

@@ -97,6 +97,7 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
     let device = Arc::new(device);
     std::mem::forget(Arc::clone(&device));
     let servers = Servers::of_a_running_fleet(configuration.clone())?;
+    program.show_bodies(&servers)?;
     let metrics = Metrics::serve(program).await?;
     let offering = executing::on_nvidia(configuration, &device);
     let Some(executors) = program.unless_stopped(offering).await.transpose()? else { return Ok(Ok(())) };
@@ -112,6 +113,7 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
         environment: servers.environment().clone(),
         options: WorkerOptions { after_trouble, ..WorkerOptions::of(configuration, simulated::host()) },
         metrics: Arc::new(executing::worker_metrics(&program.registry)?),
+        bodies: ports.bodies,
     };
     let stop = Stop { gently: program.stop.gently.clone(), now: program.stop.now.child_token() };
     if gpu_host::supervised() {

@@ -167,7 +167,7 @@ pub(super) const fn problem(status: u16) -> &'static str {
         422 => "A field is not valid, found by the gateway or by the worker; field names it.",
         429 => "The pool's queue is full.",
         502 => "The task failed; code and detail say why.",
-        503 => "The broker, the table or the store cannot be reached, or the broker blocks publishers.",
+        503 => "The broker, the table or the store cannot be reached, the broker blocks publishers, or the gateway has too much in hand.",
         504 => "No result in time: the wait ended and the task goes on, or the task ran out of time. type tells the two apart.",
         _ => "The gateway is at fault.",
     }

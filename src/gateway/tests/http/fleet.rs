@@ -20,7 +20,7 @@ use protocol::{
 };
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
-use task_queue::{MemoryBroker, MemoryQueue, Outgoing, Queue, QueueOptions, Target, TaskQueue};
+use task_queue::{BodyBudget, MemoryBroker, MemoryQueue, Outgoing, Queue, QueueOptions, Target, TaskQueue};
 use task_store::{MemoryStore, Record, RecordRequest, StoreOptions, TaskStore};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,7 @@ pub struct Setup {
     pub queue: QueueOptions,
     pub table: Arc<dyn GpuTable>,
     pub store: Arc<dyn TaskStore>,
+    pub bodies: BodyBudget,
 }
 
 impl Default for Setup {
@@ -73,6 +74,7 @@ impl Default for Setup {
             queue: QueueOptions::default(),
             table: Arc::new(MemoryTable::new(clock.clone(), Leases { held: Duration::from_secs(60), offered: Duration::from_secs(3) })),
             store: Arc::new(MemoryStore::new(clock, StoreOptions::default())),
+            bodies: BodyBudget::new(256),
         }
     }
 }
@@ -90,12 +92,13 @@ pub struct Fleet {
 
 impl Setup {
     pub async fn start(self) -> Fleet {
-        let Self { options, queue, table, store } = self;
+        let Self { options, queue, table, store, bodies } = self;
         let broker = MemoryBroker::new(queue);
         let queue = Arc::new(broker.connect());
         let producer_options = ProducerOptions { body_bytes_max: options.body_bytes_max, ..ProducerOptions::default() };
         let producer = Producer::new(queue.clone(), store.clone(), environment(), producer_options);
-        let ports = Ports { producer, queue: queue.clone(), table: table.clone(), store: store.clone(), registry: Registry::new() };
+        let (queue_port, registry) = (queue.clone(), Registry::new());
+        let ports = Ports { producer, queue: queue_port, table: table.clone(), store: store.clone(), registry, bodies };
         let gateway = Gateway::new(ports, options).expect("fresh metrics");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));

@@ -5,6 +5,7 @@ mod down;
 mod events;
 mod fleet;
 mod observing;
+mod overloaded;
 mod predict;
 mod stopping;
 mod streaming;

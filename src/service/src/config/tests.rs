@@ -217,6 +217,7 @@ fn a_value_of_the_wrong_type_or_range_is_answered_with_what_is_wanted() {
         ("worker.pool=two words", "pool must be 1 to 64 letters"),
         ("amqp.queue_length_max=0", "is 0, and must be at least 1"),
         ("store.reply_retention_ms=1", "is 1, and must be at least 1000"),
+        ("memory.bodies_mb=0", "is 0, and must be between 1 and 65536 (default: 256)"),
     ];
     for (text, expected) in cases {
         let mistake = only_mistake(&overrides(&[text]));

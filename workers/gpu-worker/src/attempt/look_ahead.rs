@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     claim::slots::Slot,
     context::Context,
-    delivery::{InHand, in_hand::Credit},
+    delivery::{InHand, Share, in_hand::Credit},
 };
 
 /// Shorter runs are not worth the question: their deliveries come in bunches.
@@ -56,9 +56,17 @@ pub(crate) struct Following {
 struct Question {
     context: Arc<Context>,
     forecast_end: Instant,
+    /// The size of the body of the task that runs: the next one's is likely to be like it.
+    body_bytes: usize,
     credit: Arc<Credit>,
     run_ended: oneshot::Receiver<Slot>,
     one_of_few: OwnedSemaphorePermit,
+}
+
+/// A task that was fetched, and the share of its body.
+struct Fetched {
+    delivery: Delivery,
+    share: Share,
 }
 
 impl LookAhead {
@@ -81,7 +89,8 @@ impl LookAhead {
         // The broker loses patience with what stays unacked for long.
         let Some(credit) = in_hand.share_credit().filter(|credit| credit.age() < context.me.options.unacked / 2) else { return nothing };
         let (slot, run_ended) = oneshot::channel();
-        let question = Question { context: Arc::clone(context), forecast_end: Instant::now() + shortest, credit, run_ended, one_of_few };
+        let (forecast_end, body_bytes) = (Instant::now() + shortest, in_hand.body.len());
+        let question = Question { context: Arc::clone(context), forecast_end, body_bytes, credit, run_ended, one_of_few };
         context.ports.environment.spawn(
             "look-ahead",
             context.lives.track_future(async move {
@@ -105,44 +114,47 @@ impl LookAhead {
 
 impl Question {
     async fn ask(self) -> Option<Following> {
-        let Self { context, forecast_end, credit, mut run_ended, one_of_few } = self;
+        let Self { context, forecast_end, body_bytes, credit, mut run_ended, one_of_few } = self;
         let lead = (context.pace.fetch() + MARGIN).min(EARLIEST);
         let worth_asking = tokio::select! {
             biased;
             // It ended sooner than ever before.
             _ = &mut run_ended => false,
             () = context.ports.stop.gently.cancelled() => false,
-            // Who stands in line is next.
-            () = tokio::time::sleep_until(forecast_end - lead) => context.slots.waiting() == 0 && *context.signals.taking.borrow(),
+            () = tokio::time::sleep_until(forecast_end - lead) => {
+                // Who stands in line is next.
+                context.slots.waiting() == 0 && *context.signals.taking.borrow() && Share::is_there_for(&context.bodies, body_bytes)
+            }
         };
         let fetched = if worth_asking { fetch(&context, forecast_end, &mut run_ended).await } else { None };
-        let Some((delivery, slot)) = fetched else {
+        let Some((Fetched { delivery, share }, slot)) = fetched else {
             // Nothing follows: the credit is for the broker to fill.
             credit.let_go().await;
             return None;
         };
         let slot = (context.slots.waiting() == 0).then_some(slot);
-        Some(Following { in_hand: InHand::fetched(context.next_delivery(), delivery, credit), slot, one_of_few })
+        let in_hand = InHand::fetched(context.next_delivery(), delivery, credit).with_share(share);
+        Some(Following { in_hand, slot, one_of_few })
     }
 }
 
 /// Takes the next task, and waits for the slot that it is to follow in. `None`: there is none, or it came too early or too late, and went back.
-async fn fetch(context: &Context, forecast_end: Instant, run_ended: &mut oneshot::Receiver<Slot>) -> Option<(Delivery, Slot)> {
+async fn fetch(context: &Context, forecast_end: Instant, run_ended: &mut oneshot::Receiver<Slot>) -> Option<(Fetched, Slot)> {
     // Never dropped half-way: a message that had been taken by then would be nobody's.
     let mut taking = pin!(take(context));
-    let (delivery, slot) = tokio::select! {
+    let (fetched, slot) = tokio::select! {
         biased;
-        delivery = &mut taking => {
-            let delivery = delivery?;
+        fetched = &mut taking => {
+            let fetched = fetched?;
             let slot = tokio::select! {
                 biased;
                 slot = run_ended => slot.ok(),
                 () = tokio::time::sleep_until(forecast_end + PATIENCE) => None,
             };
-            (Some(delivery), slot)
+            (Some(fetched), slot)
         }
         slot = &mut *run_ended => match tokio::time::timeout(PATIENCE, &mut taking).await {
-            Ok(delivery) => (delivery, slot.ok()),
+            Ok(fetched) => (fetched, slot.ok()),
             // The slot does not wait for a broker that is away.
             Err(_) => {
                 drop(slot);
@@ -150,23 +162,33 @@ async fn fetch(context: &Context, forecast_end: Instant, run_ended: &mut oneshot
             }
         },
     };
-    match (delivery?, slot) {
-        (delivery, Some(slot)) => Some((delivery, slot)),
-        (delivery, None) => {
-            if let Err(error) = delivery.receipt.give_back().await {
-                tracing::debug!(%error, "a task that was fetched too early or too late is back already");
-            }
+    match (fetched?, slot) {
+        (fetched, Some(slot)) => Some((fetched, slot)),
+        (fetched, None) => {
+            give_back(fetched.delivery).await;
             None
         }
     }
 }
 
-async fn take(context: &Context) -> Option<Delivery> {
+async fn give_back(delivery: Delivery) {
+    if let Err(error) = delivery.receipt.give_back().await {
+        tracing::debug!(%error, "a task that was fetched and is not to follow is back already");
+    }
+}
+
+/// Takes the next task, if there is memory for its body. It never waits for that: who has the memory may wait for the very slot that this task would keep.
+async fn take(context: &Context) -> Option<Fetched> {
     let asked = Instant::now();
     let taken = context.ports.queue.take(&Queue::Pool(context.me.options.pool.clone())).await;
     context.pace.fetched_after(asked.elapsed());
-    taken.unwrap_or_else(|error| {
+    let delivery = taken.unwrap_or_else(|error| {
         tracing::debug!(%error, "the next task was not asked for");
         None
-    })
+    })?;
+    let Some(share) = Share::at_once(&context.bodies, &delivery.body) else {
+        give_back(delivery).await;
+        return None;
+    };
+    Some(Fetched { delivery, share })
 }

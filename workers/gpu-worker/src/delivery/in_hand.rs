@@ -14,7 +14,10 @@ use protocol::{BodyHash, DeliveryId, Envelope};
 use task_queue::{Delivery, Queue, QueueError, Receipt};
 use tokio::time::Instant;
 
-use super::credits::{Credits, Settled, Waits};
+use super::{
+    credits::{Credits, Settled, Waits},
+    share::Share,
+};
 
 /// A delivery in a worker's hand.
 pub(crate) struct InHand {
@@ -33,6 +36,8 @@ pub(crate) struct InHand {
     settle: Mutex<Option<Settle>>,
     /// The credit that fetched tasks may use after this one; `None` while nobody has asked for it, or if it has none to share.
     credit: Mutex<Option<Arc<Credit>>>,
+    /// What its body has of the memory for bodies.
+    _share: Share,
 }
 
 /// Until when a task must have started and ended, in Unix ms.
@@ -112,7 +117,13 @@ impl InHand {
             deadlines: Deadlines::default(),
             settle: Mutex::new(Some(Settle { receipt: delivery.receipt, credits })),
             credit: Mutex::default(),
+            _share: Share::default(),
         }
+    }
+
+    /// The same delivery with the share of its body, which it gives back when it is dropped.
+    pub(crate) fn with_share(self, share: Share) -> Self {
+        Self { _share: share, ..self }
     }
 
     fn settle(&self) -> MutexGuard<'_, Option<Settle>> {
