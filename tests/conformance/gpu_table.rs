@@ -5,6 +5,7 @@ mod claims;
 mod comparison;
 mod cost;
 mod membership;
+mod one_trip;
 mod redis_only;
 mod settings;
 mod specific;

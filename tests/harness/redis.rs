@@ -17,6 +17,8 @@ pub enum Persistence {
     Nothing,
     /// An append-only file, synced at every write: it forgets nothing, even when killed.
     AppendOnly,
+    /// It forgets everything, and is a Redis Cluster of one node, which has all hash slots: it refuses a call whose keys do not share one.
+    ClusterOfOne,
 }
 
 /// A Redis server of this test process.
@@ -106,13 +108,38 @@ impl PrivateRedis {
         let port = self.port.to_string();
         let append_only = if self.persistence == Persistence::AppendOnly { "yes" } else { "no" };
         let command = ["redis-server", "--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", append_only];
-        self.server = Some(Watchdog::start(&self.folder, &[&command[..], &["--appendfsync", "always"]].concat()));
+        let mut command = [&command[..], &["--appendfsync", "always"]].concat();
+        let bus_port = free_port().to_string();
+        if self.persistence == Persistence::ClusterOfOne {
+            command.extend(["--cluster-enabled", "yes", "--cluster-port", &bus_port]);
+        }
+        self.server = Some(Watchdog::start(&self.folder, &command));
         let answered = tokio::time::timeout(START_LIMIT, async {
             while !self.answers().await {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
         assert!(answered.await.is_ok(), "redis-server did not start on port {port}; it says:\n{}", self.log());
+        if self.persistence == Persistence::ClusterOfOne {
+            self.become_cluster().await;
+        }
+    }
+
+    /// Takes all hash slots, and waits until the cluster of one serves them.
+    async fn become_cluster(&self) {
+        let mut connection = self.connection().await;
+        let all = redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16_383).to_owned();
+        all.exec_async(&mut connection).await.expect("a fresh node takes all slots");
+        let serves = tokio::time::timeout(START_LIMIT, async {
+            loop {
+                let about: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut connection).await.expect("an answer");
+                if about.contains("cluster_state:ok") {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        assert!(serves.await.is_ok(), "the cluster of one does not serve; it says:\n{}", self.log());
     }
 
     /// Freezes it: connections stay open, nothing is answered.

@@ -14,14 +14,14 @@ mod keys;
 mod scripts;
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use protocol::{ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, claim::Settings, config::SecretUrl, gpu::GpuView};
-use redis::{FromRedisValue, Script};
-use redis_link::{Link, LinkError};
+use redis::{FromRedisValue, Script, ScriptInvocation};
+use redis_link::{Link, LinkError, Ridden, Rider};
 
 use self::scripts::Scripts;
 use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, TableError, Telling};
@@ -32,9 +32,14 @@ pub struct RedisTable {
     scripts: Scripts,
     prefix: String,
     leases: Leases,
+    /// A cluster keeps what rides along somewhere else.
+    lives_apart: AtomicBool,
     /// Added to the server's time, in ms: 0 except in tests.
     offset_ms: AtomicU64,
 }
+
+/// What the operation is called in errors.
+const CLAIM: &str = "claim a GPU";
 
 impl RedisTable {
     /// A table on the server at `url`, all keys of which begin with `prefix`. Connects at the first operation; use [`GpuTable::ping`] to know at once.
@@ -44,7 +49,14 @@ impl RedisTable {
     /// [`TableError::BadUrl`] if `url` is not a Redis URL.
     pub fn connect(url: &SecretUrl, prefix: &str, leases: Leases, response_timeout: Duration) -> Result<Self, TableError> {
         let link = Link::open(url, response_timeout).map_err(|reason| TableError::BadUrl { url: url.redacted(), reason })?;
-        Ok(Self { link, scripts: Scripts::new(), prefix: prefix.to_owned(), leases, offset_ms: AtomicU64::new(0) })
+        Ok(Self {
+            link,
+            scripts: Scripts::new(),
+            prefix: prefix.to_owned(),
+            leases,
+            lives_apart: AtomicBool::new(false),
+            offset_ms: AtomicU64::new(0),
+        })
     }
 
     async fn run<T: FromRedisValue>(
@@ -57,6 +69,19 @@ impl RedisTable {
         let mut invocation = script.key(keys::base(&self.prefix, pool));
         invocation.arg(self.offset_ms.load(Ordering::Relaxed)).arg(arguments);
         self.link.invoke(&invocation).await.map_err(|error| self.failed(operation, error))
+    }
+
+    fn with_rider<'a>(&self, script: &'a Script, request: &ClaimRequest, rider: &Rider) -> ScriptInvocation<'a> {
+        let claim = arguments::claim(self.leases, request);
+        let mut invocation = script.key(keys::base(&self.prefix, &request.pool));
+        rider.item.keys.iter().for_each(|key| {
+            invocation.key(key);
+        });
+        invocation.arg(claim.len() + 1).arg(self.offset_ms.load(Ordering::Relaxed)).arg(claim);
+        rider.item.arguments.iter().for_each(|argument| {
+            invocation.arg(argument.as_slice());
+        });
+        invocation
     }
 
     fn failed(&self, operation: &'static str, error: LinkError) -> TableError {
@@ -99,10 +124,23 @@ impl GpuTable for RedisTable {
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, TableError> {
-        let operation = "claim a GPU";
         let arguments = arguments::claim(self.leases, request);
-        let answer: Vec<String> = self.run(operation, &request.pool, &self.scripts.claim, arguments).await?;
-        answers::claim(operation, request, &answer)
+        let answer: Vec<String> = self.run(CLAIM, &request.pool, &self.scripts.claim, arguments).await?;
+        answers::claim(CLAIM, request, &answer)
+    }
+
+    async fn claim_with(&self, request: &ClaimRequest, rider: Option<&Rider>) -> Result<(ClaimAnswer, Option<Ridden>), TableError> {
+        let here = rider.filter(|rider| rider.server == *self.link.server() && !self.lives_apart.load(Ordering::Relaxed));
+        let riding = here.and_then(|rider| Some((rider, self.scripts.claim_with(rider.function)?)));
+        let Some((rider, script)) = riding else { return Ok((self.claim(request).await?, None)) };
+        match self.link.invoke(&self.with_rider(script, request, rider)).await {
+            Ok(answer) => answers::claim_with(CLAIM, request, answer),
+            Err(error) if error.is_cross_slot() => {
+                self.lives_apart.store(true, Ordering::Relaxed);
+                Ok((self.claim(request).await?, None))
+            }
+            Err(error) => Err(self.failed(CLAIM, error)),
+        }
     }
 
     async fn tell(&self, telling: &Telling) -> Result<(), TableError> {

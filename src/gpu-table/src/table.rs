@@ -9,6 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use protocol::{ClaimAnswer, ClaimRequest, GpuId, GpuRow, Holding, Incarnation, Offer, PoolName, TaskId, claim::Settings, gpu::GpuView};
 
+use redis_link::{Ridden, Rider};
+
 use crate::TableError;
 
 /// How long things live in the table unless renewed.
@@ -86,6 +88,11 @@ pub trait GpuTable: Send + Sync + 'static {
     /// Claims a slot for a task; see [`ClaimAnswer`] for every answer. A task that an offer stands for gets the same offer again; the GPU that it is made to takes it
     /// by asking.
     async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, TableError>;
+
+    /// As [`GpuTable::claim`]; where the asking GPU gets the slot and `rider` is of the same server, that one runs in the same trip. `None`: it did not run.
+    async fn claim_with(&self, request: &ClaimRequest, _rider: Option<&Rider>) -> Result<(ClaimAnswer, Option<Ridden>), TableError> {
+        Ok((self.claim(request).await?, None))
+    }
 
     /// Hears how many slots a worker holds now, and which offers it has taken. Does nothing if the table has no row of it: its next heartbeat says the same.
     async fn tell(&self, telling: &Telling) -> Result<(), TableError>;

@@ -31,6 +31,13 @@ impl LinkError {
         }
     }
 
+    /// Whether a cluster refused the call because its keys live apart. Nothing of it has happened.
+    #[must_use]
+    pub fn is_cross_slot(&self) -> bool {
+        let (Self::Away(text) | Self::Refused(text) | Self::Garbled(text)) = self;
+        ["CROSSSLOT", "CrossSlot"].iter().any(|word| text.contains(word))
+    }
+
     pub(crate) fn late(limit: std::time::Duration) -> Self {
         Self::Away(format!("no answer within {} ms", limit.as_millis()))
     }

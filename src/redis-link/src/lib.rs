@@ -6,9 +6,11 @@
 mod error;
 mod group;
 mod link;
+mod rider;
 mod script_library;
 
 pub use error::LinkError;
 pub use group::{Call, Group, Item};
 pub use link::Link;
+pub use rider::{Ridden, Rider, ServerId};
 pub use script_library::ScriptLibrary;

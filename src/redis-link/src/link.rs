@@ -10,7 +10,10 @@ use redis::{
     io::tcp::TcpSettings,
 };
 
-use crate::error::{LinkError, is_broken};
+use crate::{
+    ServerId,
+    error::{LinkError, is_broken},
+};
 
 /// Connections for what is large or slow.
 const POOL: usize = 4;
@@ -24,6 +27,7 @@ pub struct Link {
     manager: ConnectionManager,
     pool: Pool,
     url: String,
+    server: ServerId,
     timeout: Duration,
 }
 
@@ -40,17 +44,25 @@ impl Link {
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout));
         let info = client.get_connection_info().clone();
+        let (database, user) = (info.redis_settings().db(), info.redis_settings().username());
+        let server = ServerId(format!("{} {database} {}", info.addr(), user.unwrap_or_default()));
         let manager = ConnectionManager::new_lazy_with_config(client, config).map_err(|problem| problem.to_string())?;
         let timeouts = Timeouts { wait: Some(timeout), create: Some(timeout), recycle: Some(timeout) };
         let pooled = Manager::new(info).map_err(|problem| problem.to_string())?;
         let pool = Pool::builder(pooled).max_size(POOL).timeouts(timeouts).runtime(Runtime::Tokio1).build();
-        Ok(Self { manager, pool: pool.map_err(|problem| problem.to_string())?, url: url.redacted(), timeout })
+        Ok(Self { manager, pool: pool.map_err(|problem| problem.to_string())?, url: url.redacted(), server, timeout })
     }
 
     /// The server, without its password.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The server and database, for comparison.
+    #[must_use]
+    pub const fn server(&self) -> &ServerId {
+        &self.server
     }
 
     /// Runs a small, quick script. It may have run even where this fails.

@@ -4,9 +4,9 @@
 //! other, each for itself: an item that fails touches no other.
 
 use async_trait::async_trait;
-use redis::{Script, Value, from_redis_value};
+use redis::{Script, Value};
 
-use crate::{Call, Item, Link, LinkError};
+use crate::{Call, Item, Link, LinkError, Rider};
 
 /// What runs the items. `find` makes the function of that name, at its first use in the call.
 ///
@@ -76,11 +76,7 @@ impl ScriptLibrary {
 }
 
 fn answers(each: Vec<(bool, Value)>) -> Vec<Result<Value, LinkError>> {
-    let read = |(done, answer): (bool, Value)| match done {
-        true => Ok(answer),
-        false => Err(LinkError::within_a_script(from_redis_value(answer).unwrap_or_else(|_| "a script failed".to_owned()))),
-    };
-    each.into_iter().map(read).collect()
+    each.into_iter().map(|(done, answer)| Rider::ridden(done, answer)).collect()
 }
 
 #[async_trait]

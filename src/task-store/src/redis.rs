@@ -20,7 +20,7 @@ use std::{
 
 use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, config::SecretUrl};
-use redis_link::Item;
+use redis_link::{Item, Ridden, Rider};
 use tokio::task::JoinHandle;
 
 pub use self::server::ServerFacts;
@@ -29,6 +29,9 @@ use crate::{
     Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
     RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore, Totals, Verdict,
 };
+
+/// What the operation is called in errors.
+const BEGIN: &str = "begin an attempt";
 
 /// A [`TaskStore`] on Redis. Share it by `Arc`; it ends its background exchange of counts when it is dropped.
 #[derive(Debug)]
@@ -87,8 +90,19 @@ impl RedisStore {
 
     /// Runs an item that may be answered with what is recorded of the task's end, and with the kept reply then.
     async fn run(&self, operation: &'static str, task_id: &TaskId, item: Arguments) -> Result<Answer, StoreError> {
-        let answer = self.calls.run(operation, item.0).await?;
+        self.with_kept_reply(self.calls.run(operation, item.0).await?, task_id).await
+    }
+
+    /// The answer with the kept reply, if it is what is recorded of the task's end.
+    async fn with_kept_reply(&self, answer: Answer, task_id: &TaskId) -> Result<Answer, StoreError> {
         if answer.word() == "ended" { self.with_reply(answer, 4, task_id).await } else { Ok(answer) }
+    }
+
+    fn begin_item(&self, request: &BeginRequest) -> Arguments {
+        let item = self.on_task("begin", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
+        let item = item.with(request.kind.as_str()).with(request.attempt).with(request.delivery.0).with(request.gpu_id.as_str());
+        let item = item.with(request.incarnation.as_str()).with(u8::from(request.alone)).with(request.crashes_max);
+        item.with_verdict(request.verdict)
     }
 
     async fn record_answer(&self, request: &RecordRequest, keep: Keep) -> Result<Answer, StoreError> {
@@ -162,10 +176,15 @@ impl TaskStore for RedisStore {
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
-        let item = self.on_task("begin", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
-        let item = item.with(request.kind.as_str()).with(request.attempt).with(request.delivery.0).with(request.gpu_id.as_str());
-        let item = item.with(request.incarnation.as_str()).with(u8::from(request.alone)).with(request.crashes_max);
-        self.run("begin an attempt", &request.task_id, item.with_verdict(request.verdict)).await?.begin()
+        self.run(BEGIN, &request.task_id, self.begin_item(request)).await?.begin()
+    }
+
+    fn begin_rider(&self, request: &BeginRequest) -> Option<Rider> {
+        Some(Rider { server: self.calls.server().clone(), function: scripts::BEGIN, item: self.begin_item(request).0 })
+    }
+
+    async fn begin_ridden(&self, task_id: &TaskId, ridden: Ridden) -> Result<Begin, StoreError> {
+        self.with_kept_reply(self.calls.answer(BEGIN, ridden)?, task_id).await?.begin()
     }
 
     async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError> {

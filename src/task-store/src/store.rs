@@ -4,6 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::{BodyHash, DeliveryId, Fraction, GpuId, Incarnation, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
 
+use redis_link::{Ridden, Rider};
+
 use crate::{Crash, Holder, StoreError, Verdict};
 
 /// A task's record before anything is done with a delivery of it.
@@ -256,6 +258,16 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running.
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError>;
+
+    /// [`TaskStore::begin`] as an operation that another back end's call may take along; `None`: it cannot.
+    fn begin_rider(&self, _request: &BeginRequest) -> Option<Rider> {
+        None
+    }
+
+    /// What the taken along beginning of a task was answered.
+    async fn begin_ridden(&self, _task_id: &TaskId, ridden: Ridden) -> Result<Begin, StoreError> {
+        Err(StoreError::Garbled { operation: "begin an attempt", answer: format!("nothing was taken along: {ridden:?}") })
+    }
 
     /// Gives out a token above that of every attempt that began, for a task that is to end without a run.
     async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError>;

@@ -122,7 +122,6 @@ async fn decide<'t>(
     if context.begun.has_another(&task.id, in_hand.id) {
         return Ok(Decided::Unrun(Disposition::Park(lease)));
     }
-    let mut verdict = None;
     if may_have_a_history(in_hand, task) {
         match context.ports.look(&Identity::of(task)).await? {
             Look::Open => {}
@@ -134,10 +133,7 @@ async fn decide<'t>(
                     () = placing::deadline(context, task) => return Ok(Decided::Unrun(Disposition::expired())),
                 };
                 match looked {
-                    Some(Former::Over(judged)) => {
-                        verdict = Some(judged);
-                        placing.begin_anew();
-                    }
+                    Some(Former::Over(verdict)) => placing.begin_anew(verdict),
                     Some(Former::GoesOn) => return Ok(Decided::Unrun(Disposition::Park(lease))),
                     None => return Ok(Decided::Unrun(Disposition::GiveBack)),
                 }
@@ -150,7 +146,7 @@ async fn decide<'t>(
         Placement::Not(disposition) => return Ok(Decided::Unrun(disposition)),
     };
     let waited = in_hand.received.elapsed();
-    let beginning = beginning::begin(context, (task, in_hand), placed, verdict).await?;
+    let beginning = beginning::begin(context, (task, in_hand), placed, placing.verdict()).await?;
     observe_waits(context, in_hand, waited);
     Ok(match beginning {
         Beginning::Begun(attempt) => Decided::Begun(attempt),
@@ -186,7 +182,7 @@ async fn run_and_settle(
     // Wherever it was abandoned: the store knows whether there is anything left to hand back. A task that may have cost this process its GPU is left as a crash leaves it: the
     // next worker runs it alone.
     if settled.is_err() && !context.gpu.lost.get().is_some_and(|lost| lost.by_a_task) {
-        beginning::hand_back(context, task, token).await;
+        context.ports.hand_back(&task.id, token).await;
     }
     settled.map(drop)
 }

@@ -5,13 +5,16 @@
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
 use gpu_table::{GpuTable, Seen, TableError};
-use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, TaskId};
+use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, TaskId, Token};
 use task_queue::{Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
 use task_store::{
     Begin, BeginRequest, Fence, FenceRequest, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, TaskStore,
 };
 
 use crate::{delivery::Identity, worker::Stop};
+
+/// How long a stopping worker may take to note that an attempt was handed back.
+pub(crate) const HAND_BACK: Duration = Duration::from_secs(2);
 
 /// The delivery is left unacked, and the broker will deliver it again: the worker stops at once, or an operation failed in a way that no retry mends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,8 +131,28 @@ impl Ports {
         }
     }
 
-    pub(crate) async fn claim(&self, request: &ClaimRequest) -> Result<ClaimAnswer, Abandoned> {
-        self.insist(|| self.table.claim(request)).await
+    /// Claims a slot, and begins the attempt in the same trip where table and store are one server. The claim's answer, and the beginning's if it came to one.
+    pub(crate) async fn claim(
+        &self,
+        request: &ClaimRequest,
+        begin: Option<&BeginRequest>,
+    ) -> Result<(ClaimAnswer, Option<Begin>), Abandoned> {
+        let rider = begin.and_then(|begin| self.store.begin_rider(begin));
+        let (answer, ridden) = self.insist(|| self.table.claim_with(request, rider.as_ref())).await?;
+        let (Some(begin), Some(ridden)) = (begin, ridden) else { return Ok((answer, None)) };
+        let begun = self.store.begin_ridden(&begin.task_id, ridden).await;
+        // The beginning is asked for once more, and says the same again if it had happened.
+        let begun = begun.inspect_err(|error| tracing::debug!(task_id = %begin.task_id, %error, "did not begin with the claim")).ok();
+        Ok((answer, begun))
+    }
+
+    /// Notes that this worker stops before the attempt has ended, or does not run it: it is nobody's crash.
+    pub(crate) async fn hand_back(&self, task_id: &TaskId, token: Token) {
+        match tokio::time::timeout(HAND_BACK, self.store.hand_back(task_id, token)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%task_id, %error, "not noted as handed back: it will count as a crash"),
+            Err(_) => tracing::warn!(%task_id, "not noted as handed back in time: it will count as a crash"),
+        }
     }
 
     pub(crate) async fn steady(&self, pool: &PoolName) -> Result<Duration, Abandoned> {

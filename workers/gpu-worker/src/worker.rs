@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    attempt::{beginning, running},
+    attempt::running,
     claim::telling,
     context::Context,
     fleet::{
@@ -17,12 +17,12 @@ use crate::{
     },
     gpu::{heartbeat::Heart, trouble},
     options::WorkerParts,
-    ports::{Backoff, Ports},
+    ports::{Backoff, HAND_BACK, Ports},
     receiving::{self, PoolConsumer},
 };
 
 /// How long lives that are cut off may take: an executor to notice, and the store to hear that its attempt was handed back.
-const LAST_WORDS: Duration = running::NOTICE.saturating_add(beginning::HAND_BACK).saturating_add(Duration::from_secs(1));
+const LAST_WORDS: Duration = running::NOTICE.saturating_add(HAND_BACK).saturating_add(Duration::from_secs(1));
 
 /// How a worker is asked to stop.
 #[derive(Debug, Clone, Default)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use protocol::{Choice, ClaimAnswer, ClaimRequest, Fallback, GpuId, GpuRow, Offer, Unplaceable, claim::Settings, gpu::GpuView};
 use redis::from_redis_value;
+use redis_link::{Ridden, Rider};
 
 use crate::{Beat, Seen, TableError, wanted::nothing_fits};
 
@@ -23,6 +24,23 @@ pub(super) fn claim(operation: &'static str, request: &ClaimRequest, answer: &[S
         _ => None,
     };
     read.ok_or_else(|| garbled(operation, answer))
+}
+
+/// The claim's answer, and whether the rider came to its end with its answer, if it ran.
+pub(super) fn claim_with(
+    operation: &'static str,
+    request: &ClaimRequest,
+    answer: Vec<redis::Value>,
+) -> Result<(ClaimAnswer, Option<Ridden>), TableError> {
+    let mut parts = answer.into_iter();
+    let words: Vec<String> =
+        parts.next().map(from_redis_value).transpose().map_err(|error| garbled(operation, &error))?.unwrap_or_default();
+    let claimed = claim(operation, request, &words)?;
+    let ridden = match (parts.next(), parts.next()) {
+        (Some(done), Some(answer)) => Some(Rider::ridden(from_redis_value(done).map_err(|error| garbled(operation, &error))?, answer)),
+        _ => None,
+    };
+    Ok((claimed, ridden))
 }
 
 fn offered(request: &ClaimRequest, words: &[&str]) -> Option<Offer> {

@@ -1,5 +1,7 @@
 //! The scripts: each is the parts that it needs, in order, and its own text.
 
+use std::sync::OnceLock;
+
 use redis::Script;
 
 use super::keys;
@@ -10,8 +12,23 @@ const OFFERS: &str = include_str!("offers.lua");
 const CHOOSE: &str = include_str!("choose.lua");
 const SETTINGS: &str = include_str!("settings.lua");
 
+/// Claims, and then runs the rider if the asking GPU has got the slot. ARGV begins with the number of the claim's arguments.
+/// Returns {the claim's answer}, or with it 1 and the rider's answer, or 0 and why it failed.
+const RIDE: &str = "\
+local claims, claim_arguments, rider_arguments = tonumber(ARGV[1]), {}, {}
+for i = 1, claims do claim_arguments[i] = ARGV[1 + i] end
+for i = claims + 2, #ARGV do rider_arguments[i - claims - 1] = ARGV[i] end
+local answer = claim({ KEYS[1] }, claim_arguments)
+if answer[1] ~= 'own' then return { answer } end
+local done, ridden = pcall(ride, { unpack(KEYS, 2) }, rider_arguments)
+if not done and type(ridden) == 'table' then ridden = ridden.err end
+return { answer, done and 1 or 0, done and ridden or tostring(ridden) }
+";
+
 pub(super) struct Scripts {
     pub claim: Script,
+    /// With the rider that it was made for: there is one kind of them.
+    claim_with: OnceLock<(&'static str, Script)>,
     pub heartbeat: Script,
     pub tell: Script,
     pub withdraw: Script,
@@ -24,9 +41,20 @@ pub(super) struct Scripts {
 }
 
 impl Scripts {
+    /// The claim that takes along a rider with this function; `None` for any but the first one.
+    pub(super) fn claim_with(&self, rider: &'static str) -> Option<&Script> {
+        let (made_for, script) = self.claim_with.get_or_init(|| {
+            let function = |name: &str, body: &str| format!("local function {name}(KEYS, ARGV)\n{body}\nend\n");
+            let parts = [function("claim", &text(&CLAIM)), function("ride", rider), RIDE.to_owned()];
+            (rider, Script::new(&parts.concat()))
+        });
+        (*made_for == rider).then_some(script)
+    }
+
     pub(super) fn new() -> Self {
         Self {
-            claim: script(&[ROW, OFFERS, CHOOSE, include_str!("claim.lua")]),
+            claim: script(&CLAIM),
+            claim_with: OnceLock::new(),
             heartbeat: script(&[ROW, OFFERS, SETTINGS, include_str!("heartbeat.lua")]),
             tell: script(&[ROW, OFFERS, include_str!("tell.lua")]),
             withdraw: script(&[ROW, OFFERS, include_str!("withdraw.lua")]),
@@ -40,6 +68,13 @@ impl Scripts {
     }
 }
 
+/// The parts of a claim.
+const CLAIM: [&str; 4] = [ROW, OFFERS, CHOOSE, include_str!("claim.lua")];
+
 fn script(parts: &[&str]) -> Script {
-    Script::new(&[keys::PREAMBLE, CLOCK, &parts.concat()].concat())
+    Script::new(&text(parts))
+}
+
+fn text(parts: &[&str]) -> String {
+    [keys::PREAMBLE, CLOCK, &parts.concat()].concat()
 }

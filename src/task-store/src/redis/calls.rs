@@ -1,7 +1,7 @@
 //! Calls to the server: which operations travel together, which go beside the others, and what their errors mean.
 
 use redis::{Cmd, FromRedisValue, Value, from_redis_value};
-use redis_link::{Group, Item, Link, LinkError, ScriptLibrary};
+use redis_link::{Group, Item, Link, LinkError, ScriptLibrary, ServerId};
 
 use super::{answers::Answer, scripts};
 use crate::StoreError;
@@ -21,6 +21,11 @@ impl Calls {
     pub fn new(link: Link) -> Self {
         let scripts = scripts::library(&link);
         Self { group: Group::new(scripts.clone()), scripts, link }
+    }
+
+    /// The server.
+    pub const fn server(&self) -> &ServerId {
+        self.link.server()
     }
 
     /// Runs a function, together with whatever else this process has to tell the server at this moment.
@@ -45,7 +50,8 @@ impl Calls {
         self.link.query_large(command).await.map_err(|error| self.failed(operation, error))
     }
 
-    fn answer(&self, operation: &'static str, answer: Result<Value, LinkError>) -> Result<Answer, StoreError> {
+    /// The answer to an operation.
+    pub fn answer(&self, operation: &'static str, answer: Result<Value, LinkError>) -> Result<Answer, StoreError> {
         let value = answer.map_err(|error| self.failed(operation, error))?;
         let garbled = |error: redis::ParsingError| StoreError::Garbled { operation, answer: error.to_string() };
         Ok(Answer::new(operation, from_redis_value(value).map_err(garbled)?))

@@ -30,6 +30,9 @@ const FUNCTIONS: &[(&str, &str)] = functions!(
     "reply_bytes"
 );
 
+/// `begin` alone, with all that it needs.
+pub const BEGIN: &str = concat!(include_str!("prelude.lua"), include_str!("begin.lua"));
+
 /// The library, on the server that `link` leads to.
 pub fn library(link: &Link) -> ScriptLibrary {
     ScriptLibrary::new(link.clone(), PRELUDE, FUNCTIONS)

@@ -3,15 +3,13 @@
 //! An attempt that began and has no end was either handed back, or its worker is gone: a crash. A task with a crash is a suspect and runs alone on its GPU, so that a
 //! further crash convicts nobody else; with [`crashes_max`](crate::WorkerOptions::crashes_max) of them it is quarantined.
 
-use std::time::Duration;
-
 use protocol::{Choice, Task, Token};
-use task_store::{Begin, BeginRequest, Crash, Look, Verdict};
+use task_store::{Begin, Crash, Look, Verdict};
 use tokio::time::Instant;
 
 use crate::{
     claim::{
-        begun::Unsettled,
+        begun::{self, Unsettled},
         holder::{self, Former},
         placing::{self, Placed},
         slots::Slot,
@@ -20,9 +18,6 @@ use crate::{
     delivery::InHand,
     ports::Abandoned,
 };
-
-/// How long a stopping worker may take to note that an attempt was handed back.
-pub(crate) const HAND_BACK: Duration = Duration::from_secs(2);
 
 /// An attempt that has begun, in its slot.
 #[derive(Debug)]
@@ -67,22 +62,21 @@ pub(crate) async fn begin(
     verdict: Option<Verdict>,
 ) -> Result<Beginning, Abandoned> {
     let not = |why| Ok(Beginning::Not(why));
-    let Placed { mut slot, choice } = placed;
-    let Some(unsettled) = context.begun.add(&task.id, in_hand.id) else { return not(NotBegun::HeldElsewhere) };
-    let mut request = BeginRequest {
-        task_id: task.id.clone(),
-        body_hash: task.body_hash.clone(),
-        kind: task.kind.clone(),
-        attempt: task.attempt,
-        gpu_id: context.me.gpu_id.clone(),
-        incarnation: context.me.incarnation.clone(),
-        delivery: in_hand.id,
-        alone: false,
-        verdict,
-        crashes_max: context.me.options.crashes_max,
+    let Placed { mut slot, choice, begun } = placed;
+    let (unsettled, mut answered) = match begun {
+        Some((unsettled, begin)) => (unsettled, Some(begin)),
+        None => match context.begun.add(&task.id, in_hand.id) {
+            Some(unsettled) => (unsettled, None),
+            None => return not(NotBegun::HeldElsewhere),
+        },
     };
+    let mut request = begun::request(context, task, in_hand.id, verdict);
     loop {
-        match context.ports.begin(&request).await? {
+        let begin = match answered.take() {
+            Some(begin) => begin,
+            None => context.ports.begin(&request).await?,
+        };
+        match begin {
             Begin::Begun(token) => return Ok(Beginning::Begun(Attempt { slot, choice, token, unsettled })),
             Begin::Not(look) => return not(NotBegun::Look(look)),
             Begin::Condemned(crashes) => return not(NotBegun::Condemned(crashes)),
@@ -128,15 +122,5 @@ async fn all_slots(context: &Context, task: &Task, received: Instant) -> Result<
         () = context.ports.stop.gently.cancelled() => Ok(Alone::Not(NotBegun::GivenBack)),
         () = tokio::time::sleep(left) => Ok(Alone::Not(NotBegun::GivenBack)),
         () = placing::deadline(context, task) => Ok(Alone::Not(NotBegun::TooLate)),
-    }
-}
-
-/// Notes that this worker stops before the attempt has ended: it is nobody's crash.
-pub(crate) async fn hand_back(context: &Context, task: &Task, token: Token) {
-    let noting = context.ports.store.hand_back(&task.id, token);
-    match tokio::time::timeout(HAND_BACK, noting).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(task_id = %task.id, %error, "not noted as handed back: it will count as a crash"),
-        Err(_) => tracing::warn!(task_id = %task.id, "not noted as handed back in time: it will count as a crash"),
     }
 }

@@ -5,7 +5,26 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use protocol::{DeliveryId, GpuRow, TaskId};
+use protocol::{DeliveryId, GpuRow, Task, TaskId};
+use task_store::{BeginRequest, Verdict};
+
+use crate::context::Context;
+
+/// What the store is asked when the attempt of a task begins beside others. `verdict`: what became of its former holder, if that is known already.
+pub(crate) fn request(context: &Context, task: &Task, delivery: DeliveryId, verdict: Option<Verdict>) -> BeginRequest {
+    BeginRequest {
+        task_id: task.id.clone(),
+        body_hash: task.body_hash.clone(),
+        kind: task.kind.clone(),
+        attempt: task.attempt,
+        gpu_id: context.me.gpu_id.clone(),
+        incarnation: context.me.incarnation.clone(),
+        delivery,
+        alone: false,
+        verdict,
+        crashes_max: context.me.options.crashes_max,
+    }
+}
 
 /// The unsettled attempts, by task.
 #[derive(Debug, Default)]

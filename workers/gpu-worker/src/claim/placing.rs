@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use gpu_table::eligibility::{fits, has_memory_now, is_within_thresholds};
-use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, GpuId, Holding, Strategy, Task, TaskError, Unplaceable};
+use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, DeliveryId, GpuId, Holding, Strategy, Task, TaskError, Unplaceable};
 use task_queue::Queue;
+use task_store::{Begin, Verdict};
 use tokio::time::Instant;
 
-use super::{needs, slots::Slot};
+use super::{
+    begun::{self, Unsettled},
+    needs,
+    slots::Slot,
+};
 use crate::{
     context::Context,
     delivery::{InHand, credits::Waits},
@@ -23,6 +28,8 @@ const HOPS_MAX: u32 = 3;
 pub(crate) struct Placed {
     pub(crate) slot: Slot,
     pub(crate) choice: Choice,
+    /// What the store said of the beginning, where it was asked in the same trip as the table.
+    pub(crate) begun: Option<(Unsettled, Begin)>,
 }
 
 /// Where a task goes.
@@ -57,7 +64,10 @@ pub(crate) async fn deadline(context: &Context, task: &Task) {
 pub(crate) struct Placing<'t> {
     context: &'t Context,
     task: &'t Task,
+    delivery: DeliveryId,
     request: ClaimRequest,
+    /// What became of its former holder, where that is known.
+    verdict: Option<Verdict>,
     /// The slot of the task that this one was fetched to follow.
     follows_in: Option<Slot>,
     /// Tasks wait: the next slot that becomes free will do, before anybody is asked.
@@ -84,6 +94,8 @@ impl<'t> Placing<'t> {
             next_slot_will_do: tasks_wait,
             context,
             task,
+            delivery: in_hand.id,
+            verdict: None,
             follows_in,
             forwarded_by: in_hand.envelope.headers.strategy.as_deref().filter(|_| own_queue).and_then(|name| name.parse().ok()),
             own_queue,
@@ -94,8 +106,14 @@ impl<'t> Placing<'t> {
     }
 
     /// The time until now went into a look at a former holder, whose answer must not be lost: the patience begins anew.
-    pub(crate) fn begin_anew(&mut self) {
+    pub(crate) fn begin_anew(&mut self, verdict: Verdict) {
         self.since = Instant::now();
+        self.verdict = Some(verdict);
+    }
+
+    /// What became of its former holder, where that is known.
+    pub(crate) const fn verdict(&self) -> Option<Verdict> {
+        self.verdict
     }
 
     /// Finds its place.
@@ -179,7 +197,7 @@ impl<'t> Placing<'t> {
                 Choice::resolve(requested, settings.default_strategy, &settings.strategies)
             }
         };
-        Placement::Here(Placed { slot, choice })
+        Placement::Here(Placed { slot, choice, begun: None })
     }
 
     /// Asks the table, once it knows that this worker consumes.
@@ -198,8 +216,11 @@ impl<'t> Placing<'t> {
             question = context.slots.ask() => question,
         };
         (self.request.has_slot, self.request.holding) = (question.has_slot(), question.holding());
+        // Where another delivery of it has begun here, the claim alone is asked for, and the beginning finds that out.
+        let unsettled = if question.has_slot() { context.begun.add(&self.task.id, self.delivery) } else { None };
+        let begin = unsettled.as_ref().map(|_| begun::request(context, self.task, self.delivery, self.verdict));
         let asked = Instant::now();
-        let answer = context.ports.claim(&self.request).await?;
+        let (answer, begun) = context.ports.claim(&self.request, begin.as_ref()).await?;
         context.metrics.claim_seconds.observe(asked.elapsed().as_secs_f64());
         context.metrics.claimed(name(&answer));
         let ClaimAnswer::Own(choice) = answer else {
@@ -207,17 +228,20 @@ impl<'t> Placing<'t> {
             return self.not_here(answer).await;
         };
         match question.given() {
-            Some(slot) => self.own(choice, slot).await,
+            Some(slot) => self.own(choice, slot, unsettled.zip(begun)).await,
             // Without a slot of its own the table gives it none.
             None => self.wait_in_hand().await,
         }
     }
 
-    async fn own(&mut self, choice: Choice, slot: Slot) -> Result<Option<Placement<'t>>, Abandoned> {
+    async fn own(&mut self, choice: Choice, slot: Slot, begun: Option<(Unsettled, Begin)>) -> Result<Option<Placement<'t>>, Abandoned> {
         if self.context.gpu.health.takes_tasks() {
-            return Ok(Some(Placement::Here(Placed { slot, choice })));
+            return Ok(Some(Placement::Here(Placed { slot, choice, begun })));
         }
         drop(slot);
+        if let Some((_unsettled, Begin::Begun(token))) = begun {
+            self.context.ports.hand_back(&self.task.id, token).await;
+        }
         // The table does not know yet that this GPU takes no tasks: until it does, the task would come straight back.
         self.context.signals.beat_now(self.context.me.options.lease).await;
         self.back_to_pool().await
