@@ -5,6 +5,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
+use devices::simulated::Sleeper;
 use futures::StreamExt;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
@@ -14,7 +15,7 @@ use lapin::{
 };
 use serde::{Deserialize, Serialize};
 use tests::program::Program;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::{Fault, output, servers::Servers};
 
@@ -108,8 +109,8 @@ async fn consume(channel: &Channel, plan: &BarePlan) -> Result<(), Fault> {
 
 async fn answer(channel: &Channel, delivery: Delivery, service: Duration) -> lapin::Result<()> {
     if !service.is_zero() {
-        // As the kind `simulate` does it.
-        sleep_until(Instant::now() + service).await;
+        // By the timer that `simulate` waits by in a worker: the work is to take both sides equally long.
+        Sleeper::Precise.sleep_until(Instant::now() + service).await;
     }
     let asked = &delivery.properties;
     let mut properties = BasicProperties::default().with_delivery_mode(PERSISTENT);

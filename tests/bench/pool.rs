@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use devices::simulated::{SimulatedGpu, SimulatedOptions};
+use devices::simulated::{SimulatedGpu, SimulatedOptions, Sleeper};
 use executors::Executors;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
@@ -55,13 +55,15 @@ impl Pool {
 
     async fn add_worker(&mut self, servers: &Servers, number: usize, metrics: &Arc<WorkerMetrics>) -> Result<(), Fault> {
         let gpu_id = GpuId::new(format!("sim-{number}"))?;
+        // As the real binary makes them.
+        let simulated = SimulatedOptions { sleeper: Sleeper::Precise, ..SimulatedOptions::new(gpu_id) };
         let queue = self.names.queue(servers).await?;
         self.queues.push(Arc::clone(&queue));
         let parts = WorkerParts {
             queue,
             table: Arc::new(self.names.table(servers)?),
             store: Arc::new(self.names.store(servers).await?),
-            device: Arc::new(SimulatedGpu::new(SimulatedOptions::new(gpu_id))),
+            device: Arc::new(SimulatedGpu::new(simulated)),
             executors: Executors::new().with(executors::echo()).with(executors::simulate()),
             environment: environment(),
             options: WorkerOptions::of(&self.names.configuration, "bench"),

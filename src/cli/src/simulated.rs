@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use devices::simulated::{SimulatedGpu, SimulatedOptions};
+use devices::simulated::{SimulatedGpu, SimulatedOptions, Sleeper};
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::{GpuId, config::SimulatedSection};
@@ -24,7 +24,8 @@ fn devices(section: &SimulatedSection) -> Result<Vec<SimulatedGpu>, Fault> {
         .map(|number| {
             let gpu_id = GpuId::new(format!("{}-{number}", section.id_prefix))
                 .map_err(|error| Fault::Usage(format!("simulated.id_prefix: {error}")))?;
-            Ok(SimulatedGpu::new(SimulatedOptions { memory_mb: section.memory_mb, ..SimulatedOptions::new(gpu_id) }))
+            let defaults = SimulatedOptions::new(gpu_id);
+            Ok(SimulatedGpu::new(SimulatedOptions { memory_mb: section.memory_mb, sleeper: Sleeper::Precise, ..defaults }))
         })
         .collect()
 }

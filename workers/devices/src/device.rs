@@ -5,6 +5,8 @@ use std::fmt;
 use async_trait::async_trait;
 use protocol::{GpuDescription, GpuSample, Health};
 
+use crate::simulated::Sleeper;
+
 /// What an attempt will use of a GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Use {
@@ -92,6 +94,11 @@ pub trait Device: Send + Sync + 'static {
     /// How fast work goes, against what is normal: 0.5 takes twice as long. Above 0. Default: 1.
     fn speed(&self) -> f64 {
         1.0
+    }
+
+    /// How simulated work on it waits for its end. Default: by tokio's timer alone.
+    fn sleeper(&self) -> Sleeper {
+        Sleeper::default()
     }
 
     /// Runs a small piece of work with a known answer: whether a GPU that was taken out works again. Default: it does.

@@ -11,4 +11,4 @@ pub use nvidia::{
     NvidiaGpu,
     cuda::{Cuda, CudaError},
 };
-pub use simulated::{SimulatedGpu, SimulatedKnobs, SimulatedOptions};
+pub use simulated::{SimulatedGpu, SimulatedKnobs, SimulatedOptions, Sleeper};

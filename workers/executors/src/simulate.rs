@@ -10,15 +10,16 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use devices::Use;
+use devices::{Sleeper, Use};
 use protocol::{Json, Kind, task::Limits};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::{Executor, Failure, Report, Run, occupy::occupy, payload::Fields};
 
 struct Simulate;
 
-/// The executor of the kind `simulate`. A device's [`speed`](devices::Device::speed) at the start scales `duration_ms`.
+/// The executor of the kind `simulate`. A device's [`speed`](devices::Device::speed) at the start scales `duration_ms`, and its
+/// [`sleeper`](devices::Device::sleeper) waits for the end.
 #[must_use]
 pub fn simulate() -> Arc<dyn Executor> {
     Arc::new(Simulate)
@@ -37,24 +38,24 @@ impl Executor for Simulate {
         tokio::select! {
             biased;
             () = run.cancel.cancelled() => return Err(Failure::cancelled()),
-            () = pass(duration, asked.progress_every, &run.report) => {}
+            () = pass(run.device.sleeper(), duration, asked.progress_every, &run.report) => {}
         }
         asked.end
     }
 }
 
 /// Takes its time, and reports at every step of it.
-async fn pass(duration: Duration, progress_every: Option<Duration>, report: &Report) {
+async fn pass(sleeper: Sleeper, duration: Duration, progress_every: Option<Duration>, report: &Report) {
     let started = Instant::now();
     let ends = started + duration;
     for step in 1_u32.. {
         let Some(due) = progress_every.map(|every| started + every.saturating_mul(step)).filter(|due| *due < ends) else { break };
-        sleep_until(due).await;
+        sleeper.sleep_until(due).await;
         let passed = started.elapsed();
         report.progress(passed.div_duration_f64(duration), &format!("{} of {} ms", passed.as_millis(), duration.as_millis()));
         report.partial(Json::of(&step));
     }
-    sleep_until(ends).await;
+    sleeper.sleep_until(ends).await;
 }
 
 /// What the payload asks for.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use protocol::{GpuDescription, GpuSample, Health};
 
 use super::{
-    SimulatedKnobs, SimulatedOptions,
+    SimulatedKnobs, SimulatedOptions, Sleeper,
     state::{Shared, State, Taken},
 };
 use crate::{Device, OutOfMemory, Trouble, Use, WorkOn};
@@ -14,6 +14,7 @@ use crate::{Device, OutOfMemory, Trouble, Use, WorkOn};
 #[derive(Debug)]
 pub struct SimulatedGpu {
     description: GpuDescription,
+    sleeper: Sleeper,
     state: Shared,
 }
 
@@ -21,7 +22,7 @@ impl SimulatedGpu {
     /// A cold, healthy, empty GPU.
     #[must_use]
     pub fn new(options: SimulatedOptions) -> Self {
-        Self { description: options.description(), state: Shared::new(State::new(&options)) }
+        Self { description: options.description(), sleeper: options.sleeper, state: Shared::new(State::new(&options)) }
     }
 
     /// The knobs that inject its faults.
@@ -53,6 +54,10 @@ impl Device for SimulatedGpu {
 
     fn speed(&self) -> f64 {
         self.state.lock().speed
+    }
+
+    fn sleeper(&self) -> Sleeper {
+        self.sleeper
     }
 
     async fn probe(&self) -> Result<(), String> {

@@ -2,14 +2,17 @@
 //!
 //! [`SimulatedGpu`] is the [`Device`](crate::Device); [`SimulatedOptions`] say what it is; [`SimulatedKnobs`] break it while it runs. It is
 //! deterministic: time is tokio's (which can be paused), and there are no threads and no random numbers. It computes nothing: how long work
-//! takes is the executor's affair, scaled by [`Device::speed`](crate::Device::speed).
+//! takes is the executor's affair, scaled by [`Device::speed`](crate::Device::speed). Only where the options ask for [`Sleeper::Precise`] does
+//! the end of such work follow the kernel's clock.
 
 mod gpu;
 mod knobs;
 mod options;
 mod physics;
+mod sleeper;
 mod state;
 
 pub use gpu::SimulatedGpu;
 pub use knobs::SimulatedKnobs;
 pub use options::{SimulatedOptions, Thermals};
+pub use sleeper::Sleeper;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use protocol::{GpuDescription, GpuId, gpu::Hardware, task::ComputeCapability};
 
+use super::Sleeper;
+
 /// What a simulated GPU is. Every field has a default: write `SimulatedOptions { memory_mb: 24_000, ..SimulatedOptions::new(gpu_id) }`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SimulatedOptions {
@@ -17,6 +19,8 @@ pub struct SimulatedOptions {
     pub compute_capability: ComputeCapability,
     /// How heat, power and clock answer to load.
     pub thermals: Thermals,
+    /// How simulated work on it waits for its end. Default: [`Sleeper::Coarse`], which follows a paused clock.
+    pub sleeper: Sleeper,
 }
 
 impl SimulatedOptions {
@@ -29,6 +33,7 @@ impl SimulatedOptions {
             memory_mb: 80_000,
             compute_capability: ComputeCapability { major: 9, minor: 0 },
             thermals: Thermals::default(),
+            sleeper: Sleeper::default(),
         }
     }
 

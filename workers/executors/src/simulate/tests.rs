@@ -1,4 +1,4 @@
-use devices::{SimulatedGpu, SimulatedOptions};
+use devices::{SimulatedGpu, SimulatedOptions, Sleeper};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,17 @@ async fn a_slow_gpu_takes_longer() {
     let before = Instant::now();
     run_on(&simulate(), &(Arc::new(slow) as _), json!({"duration_ms": 250})).await.unwrap();
     assert_eq!(before.elapsed().as_millis(), 500);
+}
+
+#[tokio::test]
+async fn on_a_running_clock_it_never_takes_less_than_the_time_asked_for() {
+    let precise = SimulatedGpu::new(SimulatedOptions { sleeper: Sleeper::Precise, ..SimulatedOptions::default() });
+    let gpu: Arc<dyn devices::Device> = Arc::new(precise);
+    for payload in [json!({"duration_ms": 5}), json!({"duration_ms": 5, "progress_every_ms": 2})] {
+        let before = Instant::now();
+        run_on(&simulate(), &gpu, payload).await.unwrap();
+        assert!(before.elapsed() >= Duration::from_millis(5));
+    }
 }
 
 #[tokio::test(start_paused = true)]

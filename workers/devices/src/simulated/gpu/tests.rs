@@ -101,6 +101,13 @@ async fn health_and_speed_are_what_the_knobs_say() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn work_on_it_waits_as_its_options_say() {
+    assert_eq!(gpu().sleeper(), Sleeper::Coarse);
+    let precise = SimulatedGpu::new(SimulatedOptions { sleeper: Sleeper::Precise, ..SimulatedOptions::default() });
+    assert_eq!(precise.sleeper(), Sleeper::Precise);
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_processes_take_memory_and_show_in_samples() {
     let gpu = gpu();
     gpu.knobs().set_foreign_use(work(700, 0.4));
