@@ -23,6 +23,10 @@ use crate::{
     worker::Stop,
 };
 
+/// Most tasks in hand that were fetched to follow others, for each slot: one that runs, one that is being settled, one that is asked for. With fewer, only every other task
+/// would be followed by one that was at hand.
+const FETCHED_PER_SLOT: usize = 3;
+
 /// The GPU and what is known of it.
 pub(crate) struct Gpu {
     pub(crate) device: Arc<dyn Device>,
@@ -83,7 +87,7 @@ impl Context {
             metrics: Arc::new(metrics),
             bodies: parts.bodies,
             lives: TaskTracker::new(),
-            fetched: Arc::new(Semaphore::new(usize::from(me.options.slots))),
+            fetched: Arc::new(Semaphore::new(FETCHED_PER_SLOT * usize::from(me.options.slots))),
             deliveries: AtomicU64::new(0),
             ports: Ports { queue: parts.queue, table: parts.table, store: parts.store, environment: parts.environment, stop },
             me: Arc::new(me),
