@@ -5,12 +5,14 @@
 
 mod error;
 mod group;
+mod hash_slot;
 mod link;
 mod rider;
 mod script_library;
 
 pub use error::LinkError;
 pub use group::{Call, Group, Item};
+pub use hash_slot::hash_slot;
 pub use link::Link;
 pub use rider::{Ridden, Rider, ServerId};
 pub use script_library::ScriptLibrary;

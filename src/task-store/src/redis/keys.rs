@@ -41,6 +41,8 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use redis_link::hash_slot;
+
     use super::*;
 
     #[test]
@@ -49,5 +51,6 @@ mod tests {
         let task_id = TaskId::new("order-17:3").expect("a valid id");
         assert_eq!(keys.record(&task_id), "fleet:{task:order-17:3}");
         assert_eq!(keys.reply(&task_id), "fleet:{task:order-17:3}:reply");
+        assert_eq!(hash_slot(&keys.record(&task_id)), hash_slot(&keys.reply(&task_id)));
     }
 }
