@@ -86,7 +86,7 @@ impl RedisTable {
 
     fn failed(&self, operation: &'static str, error: LinkError) -> TableError {
         match error {
-            LinkError::Garbled(answer) => TableError::Garbled { operation, answer },
+            LinkError::Garbled(answer) | LinkError::Scattered(answer) => TableError::Garbled { operation, answer },
             LinkError::Away(reason) => TableError::Unavailable { operation, url: self.link.url().to_owned(), reason },
             refused @ LinkError::Refused(_) => {
                 TableError::Unavailable { operation, url: self.link.url().to_owned(), reason: refused.to_string() }
@@ -135,7 +135,7 @@ impl GpuTable for RedisTable {
         let Some((rider, script)) = riding else { return Ok((self.claim(request).await?, None)) };
         match self.link.invoke(&self.with_rider(script, request, rider)).await {
             Ok(answer) => answers::claim_with(CLAIM, request, answer),
-            Err(error) if error.is_cross_slot() => {
+            Err(LinkError::Scattered(_)) => {
                 self.lives_apart.store(true, Ordering::Relaxed);
                 Ok((self.claim(request).await?, None))
             }

@@ -14,6 +14,9 @@ pub enum LinkError {
     /// A script failed on what it found, or the answer is not what it should be. No retry helps.
     #[error("{0}")]
     Garbled(String),
+    /// The keys of the call lie in several hash slots of a Redis Cluster. Nothing of it happened. The same call is refused for ever.
+    #[error("a Redis Cluster refuses keys in several hash slots: {0}")]
+    Scattered(String),
 }
 
 impl LinkError {
@@ -31,15 +34,13 @@ impl LinkError {
         }
     }
 
-    /// Whether a cluster refused the call because its keys live apart. Nothing of it has happened.
-    #[must_use]
-    pub fn is_cross_slot(&self) -> bool {
-        let (Self::Away(text) | Self::Refused(text) | Self::Garbled(text)) = self;
-        ["CROSSSLOT", "CrossSlot"].iter().any(|word| text.contains(word))
-    }
-
     pub(crate) fn late(limit: std::time::Duration) -> Self {
         Self::Away(format!("no answer within {} ms", limit.as_millis()))
+    }
+
+    /// What made the call ended before the answer came.
+    pub(crate) fn broken_off() -> Self {
+        Self::Away("the call was broken off".to_owned())
     }
 }
 
@@ -53,6 +54,7 @@ impl From<RedisError> for LinkError {
             // A plain `ERR` is a script that fails on what it finds; `LOADING`, `READONLY`, `OOM` and their like pass by waiting.
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::Server(ServerErrorKind::ResponseError) => Self::Garbled(text),
             ErrorKind::Server(ServerErrorKind::NoPerm) => Self::Refused(text),
+            ErrorKind::Server(ServerErrorKind::CrossSlot) => Self::Scattered(text),
             _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Self::Refused(text),
             _ if error.code() == Some("WRONGTYPE") => Self::Garbled(text),
             _ => Self::Away(text),
@@ -88,5 +90,13 @@ mod tests {
         assert!(matches!(of("ERR max number of clients reached"), LinkError::Away(_)));
         assert!(matches!(of("WRONGTYPE Operation against a key holding the wrong kind of value"), LinkError::Garbled(_)));
         assert!(matches!(of("user_script:12: attempt to index a nil value"), LinkError::Garbled(_)));
+    }
+
+    #[test]
+    fn a_cluster_that_refuses_several_hash_slots_is_told_from_a_garbled_answer() {
+        let of = |line: &[u8]| LinkError::from(redis::parse_redis_value(line).unwrap().extract_error().unwrap_err());
+        assert!(matches!(of(b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"), LinkError::Scattered(_)));
+        assert!(matches!(of(b"-ERR wrong number of arguments\r\n"), LinkError::Garbled(_)));
+        assert!(matches!(of(b"-MOVED 3999 127.0.0.1:6381\r\n"), LinkError::Away(_)));
     }
 }

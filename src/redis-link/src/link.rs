@@ -22,6 +22,8 @@ const POOL: usize = 4;
 ///
 /// Every call takes at most the response time-out, reconnecting included. Where the connection broke, a call is sent once more at once: every operation of the back ends is
 /// idempotent, so one that had happened already gives the same answer.
+///
+/// It speaks to one server and follows no redirection: of a Redis Cluster it reaches what that node, or a proxy before the nodes, answers for.
 #[derive(Clone)]
 pub struct Link {
     manager: ConnectionManager,
@@ -63,6 +65,12 @@ impl Link {
     #[must_use]
     pub const fn server(&self) -> &ServerId {
         &self.server
+    }
+
+    /// What every call takes at most.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Runs a small, quick script. It may have run even where this fails.

@@ -47,7 +47,7 @@ pub struct RedisStore {
 
 impl RedisStore {
     /// Connects to `redis://[user:password@]host[:port][/database]`. Every key begins with `prefix`; every operation, this one included, takes at
-    /// most `response_timeout`. Needs a tokio runtime.
+    /// most `response_timeout`, and as long again where it reads a kept reply. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`StoreError::BadUrl`]; [`StoreError::Unavailable`] if the server does not answer or refuses the login.

@@ -20,7 +20,8 @@ pub struct Calls {
 impl Calls {
     pub fn new(link: Link) -> Self {
         let scripts = scripts::library(&link);
-        Self { group: Group::new(scripts.clone()), scripts, link }
+        // The time that an operation stands in line counts: the store promises one time limit for all of it.
+        Self { group: Group::new(scripts.clone(), link.timeout()), scripts, link }
     }
 
     /// The server.
@@ -59,7 +60,7 @@ impl Calls {
 
     fn failed(&self, operation: &'static str, error: LinkError) -> StoreError {
         match error {
-            LinkError::Garbled(answer) => StoreError::Garbled { operation, answer },
+            LinkError::Garbled(answer) | LinkError::Scattered(answer) => StoreError::Garbled { operation, answer },
             LinkError::Away(reason) => StoreError::Unavailable { operation, url: self.link.url().to_owned(), reason },
             refused @ LinkError::Refused(_) => {
                 StoreError::Unavailable { operation, url: self.link.url().to_owned(), reason: refused.to_string() }
