@@ -23,6 +23,10 @@ pub struct RawProperties {
 }
 
 impl RawProperties {
+    /// The bit of `content_type`.
+    pub const CONTENT_TYPE: u8 = 15;
+    /// The bit of `content_encoding`.
+    pub const CONTENT_ENCODING: u8 = 14;
     /// The bit of the headers.
     pub const HEADERS: u8 = 13;
     /// The bit of `priority`.

@@ -1,5 +1,6 @@
-//! The real `gpufleet` binary on private servers: plain AMQP clients that are not ours, HTTP, every command, and signals.
+//! The real `gpufleet` binary on private servers: plain AMQP clients that are not ours, HTTP, every command, signals, and inputs that once went wrong.
 
+mod cases;
 mod clients;
 mod commands;
 mod dead;
