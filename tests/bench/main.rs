@@ -11,6 +11,7 @@ mod commands;
 mod echo;
 mod facts;
 mod ideal;
+mod large_replies;
 mod latency;
 mod load;
 mod meter;
@@ -102,6 +103,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::Latency => latency::measure(servers, options.pace).await,
             Part::Processes => processes::measure(servers, options.pace).await,
             Part::Rest => rest::measure(servers, options.pace).await,
+            Part::LargeReplies => large_replies::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -12,6 +12,7 @@ usage: bench [--only a,b,c,d,e,f,g] [--quick]
   e     latency under Poisson arrivals at 70 % load, beside the ideal queue
   f     8 worker processes of one slot and tasks of 20 ms beside 8 bare consumers: closed loop, and Poisson arrivals at 70 % load
   g     8 worker processes at rest: processor time, wake-ups, Redis commands, memory; and the time from a start to the first reply
+  h     small calls to the store alone, and while 50 clients of the same process read kept replies of 8 MiB; the same over one connection
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -23,9 +24,10 @@ pub(crate) enum Part {
     Latency,
     Processes,
     Rest,
+    LargeReplies,
 }
 
-const ALL: [Part; 6] = [Part::Echo, Part::Claims, Part::Scaling, Part::Latency, Part::Processes, Part::Rest];
+const ALL: [Part; 7] = [Part::Echo, Part::Claims, Part::Scaling, Part::Latency, Part::Processes, Part::Rest, Part::LargeReplies];
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -53,6 +55,10 @@ pub(crate) struct Pace {
     pub(crate) arrivals: Duration,
     /// How long workers at rest are looked at.
     pub(crate) rest: Duration,
+    /// Rounds of small calls beside large replies.
+    pub(crate) large_reply_rounds: usize,
+    /// One sample of them.
+    pub(crate) large_replies: Duration,
 }
 
 impl Pace {
@@ -65,6 +71,8 @@ impl Pace {
         arrival_runs: 3,
         arrivals: Duration::from_secs(15),
         rest: Duration::from_secs(10),
+        large_reply_rounds: 2,
+        large_replies: Duration::from_secs(5),
     };
     const QUICK: Self = Self {
         rounds: 2,
@@ -75,6 +83,8 @@ impl Pace {
         arrival_runs: 1,
         arrivals: Duration::from_secs(3),
         rest: Duration::from_secs(3),
+        large_reply_rounds: 1,
+        large_replies: Duration::from_secs(1),
     };
 }
 
@@ -105,6 +115,7 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "e" => Ok(Part::Latency),
             "f" => Ok(Part::Processes),
             "g" => Ok(Part::Rest),
+            "h" => Ok(Part::LargeReplies),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()
