@@ -9,10 +9,13 @@ use std::{
 };
 
 use protocol::{GpuId, GpuRow, Incarnation, claim::Settings};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::options::WorkerOptions;
+use crate::{delivery::credits::LATELY, options::WorkerOptions};
 
 /// Who a worker is.
 #[derive(Debug)]
@@ -28,11 +31,13 @@ pub(crate) struct Pace {
     confirm_us: AtomicU64,
     fetch_us: AtomicU64,
     shortest: Duration,
+    /// When a delivery last showed that tasks wait.
+    tasks_waited: Mutex<Option<Instant>>,
 }
 
 impl Pace {
     pub(crate) fn new(shortest: Duration) -> Self {
-        Self { confirm_us: AtomicU64::new(0), fetch_us: AtomicU64::new(0), shortest }
+        Self { confirm_us: AtomicU64::new(0), fetch_us: AtomicU64::new(0), shortest, tasks_waited: Mutex::default() }
     }
 
     /// Takes note of how long a reply's confirm took.
@@ -50,8 +55,21 @@ impl Pace {
         Duration::from_micros(self.fetch_us.load(Ordering::Relaxed))
     }
 
+    /// Takes note that a delivery showed that tasks wait.
+    pub(crate) fn tasks_waited(&self) {
+        *self.tasks_waited.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How long a slot that became free is kept: as long as a delivery for it may take to come.
+    pub(crate) fn keep(&self) -> Duration {
+        let within = self.tasks_waiting_within();
+        let waited = *self.tasks_waited.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = within * LATELY;
+        if waited.is_some_and(|at| at.elapsed() <= lately) { lately } else { within }
+    }
+
     /// How soon after an ack a delivery means that tasks wait: the configured time, stretched while the broker is slow, since an ack and its delivery then take as long
-    /// as a confirm does. A slot that became free is kept as long.
+    /// as a confirm does.
     pub(crate) fn tasks_waiting_within(&self) -> Duration {
         Duration::from_micros(self.confirm_us.load(Ordering::Relaxed) * 2).max(self.shortest)
     }

@@ -11,7 +11,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     context::Context,
-    delivery::{InHand, Share, credits::Credits},
+    delivery::{
+        InHand, Share,
+        credits::{Credits, Waits},
+    },
     life,
     ports::Abandoned,
 };
@@ -42,6 +45,9 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
         }
         let within = context.pace.tasks_waiting_within();
         let in_hand = InHand::delivered(context.next_delivery(), delivery, Arc::clone(&credits), within);
+        if in_hand.waits == Waits::Tasks {
+            context.pace.tasks_waited();
+        }
         let alive = admit(Arc::clone(&context), in_hand);
         context.ports.environment.spawn("life of a task", context.lives.track_future(lives.track_future(alive)));
     }

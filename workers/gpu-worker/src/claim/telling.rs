@@ -14,7 +14,7 @@ use crate::{
 /// Tells until the worker stops.
 pub(crate) async fn run(ports: Ports, me: Arc<Me>, slots: Arc<Slots>, pace: Arc<Pace>) {
     loop {
-        let until = match slots.due(pace.tasks_waiting_within()) {
+        let until = match slots.due(pace.keep()) {
             Due::Never => None,
             Due::At(until) => Some(until),
             Due::Now(holding, taken) => {

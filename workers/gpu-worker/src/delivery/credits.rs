@@ -38,6 +38,9 @@ pub(crate) struct Credits {
     pace: Duration,
 }
 
+/// How many times as long it counts that tasks waited: a busy machine lets some deliveries come late.
+pub(crate) const LATELY: u32 = 4;
+
 /// A credit that was open for longer was idle; it tells nothing of the broker's pace.
 const IDLE: Duration = Duration::from_millis(50);
 
@@ -58,7 +61,10 @@ impl Credits {
         if open_for <= IDLE {
             self.pace = (self.pace * 7 + open_for) / 8;
         }
-        if self.tasks_waited == Some(now) { Waits::Tasks } else { Waits::Slots }
+        // Credits are taken up oldest first, so one of its age is taken up only where all the others are: and where tasks waited a moment ago, they wait still.
+        let lately = within * LATELY;
+        let waited_lately = self.tasks_waited.is_some_and(|at| now.saturating_duration_since(at) <= lately);
+        if waited_lately && open_for <= lately { Waits::Tasks } else { Waits::Slots }
     }
 
     /// A settled delivery opens a credit. `within` as in [`Credits::delivered`].
@@ -96,6 +102,17 @@ mod tests {
         assert_eq!(credits.delivered(after(start, 102), WITHIN), Waits::Tasks);
         credits.settled(after(start, 200), Settled::AfterRun, WITHIN);
         assert_eq!(credits.delivered(after(start, 220), WITHIN), Waits::Slots);
+    }
+
+    #[test]
+    fn where_tasks_waited_a_moment_ago_a_delivery_that_comes_late_means_the_same() {
+        let (mut credits, start) = (Credits::new(2), Instant::now());
+        assert!((0..2).all(|_| credits.delivered(start, WITHIN) == Waits::Slots));
+        (0..2).for_each(|_| credits.settled(after(start, 100), Settled::AfterRun, WITHIN));
+        assert_eq!(credits.delivered(after(start, 101), WITHIN), Waits::Tasks);
+        assert_eq!(credits.delivered(after(start, 115), WITHIN), Waits::Tasks, "the machine is busy");
+        credits.settled(after(start, 130), Settled::AfterRun, WITHIN);
+        assert_eq!(credits.delivered(after(start, 145), WITHIN), Waits::Slots, "nothing has shown it lately");
     }
 
     #[test]
