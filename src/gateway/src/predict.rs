@@ -12,7 +12,7 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    Choice, GpuId, GpuOptions, Json as JsonText, Kind, Outcome, Reply, TaskBody, TaskError, TaskId, reply::Timings, task::object,
+    Choice, ErrorCode, GpuId, GpuOptions, Json as JsonText, Kind, Outcome, Reply, TaskBody, TaskError, TaskId, reply::Timings, task::object,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -142,11 +142,11 @@ fn answer(reply: Reply) -> Result<PredictResponse, Problem> {
 /// How a task that did not succeed looks over HTTP.
 fn unsuccessful(outcome: Outcome, error: Option<TaskError>) -> Problem {
     let error = error.unwrap_or_else(|| TaskError::new(outcome.name(), format!("the task {}", outcome.name())));
-    let kind = match (outcome, error.code.as_str()) {
+    let kind = match (outcome, ErrorCode::named(&error.code)) {
         (Outcome::Cancelled, _) => ProblemKind::TaskCancelled,
         (Outcome::Expired, _) => ProblemKind::TaskExpired,
-        (_, "invalid_payload" | "invalid_task" | "unknown_gpu") => ProblemKind::TaskRefused,
-        (_, "attempt_timeout" | "deadline") => ProblemKind::TaskTimeout,
+        (_, Some(ErrorCode::InvalidPayload | ErrorCode::InvalidTask | ErrorCode::UnknownGpu)) => ProblemKind::TaskRefused,
+        (_, Some(ErrorCode::AttemptTimeout | ErrorCode::Deadline)) => ProblemKind::TaskTimeout,
         _ => ProblemKind::TaskFailed,
     };
     let problem = Problem::new(kind, error.message).code(error.code);

@@ -36,8 +36,8 @@ impl Outcome {
 /// Why a task did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskError {
-    /// A word for programs: `invalid_task`, `unknown_kind`, `unknown_gpu`, `reused_id`, `executor_failed`, `attempt_timeout`, `deadline`,
-    /// `out_of_memory`, `cancelled`, `quarantined`.
+    /// A word for programs: `invalid_task`, `invalid_payload`, `unknown_kind`, `unknown_gpu`, `reused_id`, `executor_failed`, `attempt_timeout`,
+    /// `deadline`, `out_of_memory`, `cancelled`, `quarantined`, `reply_not_kept`, or one of the executor's own.
     pub code: String,
     /// A sentence for people.
     pub message: String,
@@ -47,9 +47,15 @@ pub struct TaskError {
 }
 
 impl TaskError {
-    /// An error without a field.
-    pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into(), field: None }
+    /// An error without a field. The code is an [`ErrorCode`](crate::ErrorCode), or an executor's own word.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), field: None }
+    }
+
+    /// The same error, with the field that is at fault.
+    #[must_use]
+    pub fn at(self, field: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), ..self }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use devices::Device;
-use protocol::{Json, Kind, Task};
+use protocol::{ErrorCode, Json, Kind, Task};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Report, Usage};
@@ -29,7 +29,7 @@ pub struct Run<'a> {
 /// How an attempt failed. A value, not a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// A word for programs: `invalid_payload`, `out_of_memory`, `executor_failed`, ….
+    /// A word for programs: the [`ErrorCode`] that fits, or one of the executor's own.
     pub code: String,
     /// A sentence for people.
     pub message: String,
@@ -42,28 +42,31 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The code of a GPU that lacks the memory.
-    pub const OUT_OF_MEMORY: &'static str = "out_of_memory";
-
     /// The payload is not what this kind takes. Trying again changes nothing.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: "invalid_payload".to_owned(), message: message.into(), field: Some(field.into()), retry: false, memory_mb: None }
+        Self { code: ErrorCode::InvalidPayload.into(), message: message.into(), field: Some(field.into()), retry: false, memory_mb: None }
     }
 
     /// The GPU lacks the memory.
     pub fn out_of_memory(message: impl Into<String>) -> Self {
-        Self { code: Self::OUT_OF_MEMORY.to_owned(), message: message.into(), field: None, retry: true, memory_mb: None }
+        Self { code: ErrorCode::OutOfMemory.into(), message: message.into(), field: None, retry: true, memory_mb: None }
     }
 
     /// The attempt ended early because its cancellation fired. The worker knows why it fired, and what follows.
     #[must_use]
     pub fn cancelled() -> Self {
-        Self { code: "cancelled".to_owned(), message: "the attempt was cancelled".to_owned(), field: None, retry: false, memory_mb: None }
+        Self {
+            code: ErrorCode::Cancelled.into(),
+            message: "the attempt was cancelled".to_owned(),
+            field: None,
+            retry: false,
+            memory_mb: None,
+        }
     }
 
     /// Anything else that another try may mend.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self { code: "executor_failed".to_owned(), message: message.into(), field: None, retry: true, memory_mb: None }
+        Self { code: ErrorCode::ExecutorFailed.into(), message: message.into(), field: None, retry: true, memory_mb: None }
     }
 }
 

@@ -66,7 +66,7 @@ proptest! {
     fn a_payload_is_run_or_refused_with_its_field(payload in payload()) {
         for executor in [simulate(), matmul(), kernel("/nowhere".into())] {
             if let Err(failure) = answer(&executor, payload.clone())
-                && failure.code == "invalid_payload"
+                && failure.code == protocol::ErrorCode::InvalidPayload.name()
             {
                 let field = failure.field.unwrap_or_default();
                 prop_assert!(field.starts_with("payload") && !failure.retry && !failure.message.is_empty(), "{field}: {}", failure.message);

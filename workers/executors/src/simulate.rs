@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use devices::{Sleeper, Use};
-use protocol::{Json, Kind, task::Limits};
+use protocol::{ErrorCode, Json, Kind, task::Limits};
 use tokio::time::Instant;
 
 use crate::{Executor, Failure, Report, Run, occupy::occupy, payload::Fields};
@@ -82,7 +82,7 @@ impl Asked {
 
 fn failure(mut fields: Fields) -> Result<Failure, Failure> {
     let failure = Failure {
-        code: fields.text("code")?.unwrap_or_else(|| "executor_failed".to_owned()),
+        code: fields.text("code")?.unwrap_or_else(|| ErrorCode::ExecutorFailed.into()),
         message: fields.text("message")?.unwrap_or_else(|| "the payload asked for a failure".to_owned()),
         field: None,
         retry: fields.flag("retry")?.unwrap_or(false),

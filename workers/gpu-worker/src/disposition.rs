@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{Choice, Json, Offer, Outcome, Refusal, Task, TaskError, Token, reply::Timings};
+use protocol::{Choice, ErrorCode, Json, Offer, Outcome, Refusal, Task, TaskError, Token, reply::Timings};
 use task_queue::Queue;
 use task_store::{Crash, Look, Retry, Stored};
 
@@ -23,7 +23,7 @@ impl End {
 
     /// The deadline passed before it could start.
     pub(crate) fn expired() -> Self {
-        Self::without_run(Outcome::Expired, TaskError::new("deadline", "the task's deadline passed before a GPU could start it"))
+        Self::without_run(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's deadline passed before a GPU could start it"))
     }
 }
 
@@ -81,7 +81,7 @@ impl<'t> Disposition<'t> {
         match look {
             Look::Ended(stored) => Self::Resend(stored),
             Look::Cancelled => {
-                let error = TaskError::new("cancelled", "the task was cancelled before it began");
+                let error = TaskError::new(ErrorCode::Cancelled, "the task was cancelled before it began");
                 Self::EndUnrun(End::without_run(Outcome::Cancelled, error))
             }
             Look::ReusedId => Self::RefuseReusedId,

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use executors::Usage;
 use protocol::{
-    Json, Outcome, Task, TaskError,
+    ErrorCode, Json, Outcome, Task, TaskError,
     intake::{Message, Reading},
     read_task,
     reply::Timings,
@@ -235,9 +235,9 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
             Next::End(error) => without_result(Outcome::Failed, error),
         },
         Ended::Failed(error) | Ended::FailedForGood(error) | Ended::OutOfMemory(error, _) => without_result(Outcome::Failed, error),
-        Ended::Cancelled => without_result(Outcome::Cancelled, TaskError::new("cancelled", "the task was cancelled while it ran")),
+        Ended::Cancelled => without_result(Outcome::Cancelled, TaskError::new(ErrorCode::Cancelled, "the task was cancelled while it ran")),
         Ended::DeadlinePassed => {
-            without_result(Outcome::Expired, TaskError::new("deadline", "the task's total deadline passed while it ran"))
+            without_result(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's total deadline passed while it ran"))
         }
     };
     finish(outcome, result, error)

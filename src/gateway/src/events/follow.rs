@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use protocol::{Json, Outcome, Progress, Reply, TaskError, TaskId, TaskState, TaskStatus, reply::Timings};
+use protocol::{ErrorCode, Json, Outcome, Progress, Reply, TaskError, TaskId, TaskState, TaskStatus, reply::Timings};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
@@ -142,8 +142,8 @@ const fn outcome(state: TaskState) -> Option<Outcome> {
 /// The reply of a task that has none in the store: its body is no longer kept, or it was cancelled before any worker had it.
 fn without_body(status: TaskStatus, outcome: Outcome) -> Reply {
     let error = match outcome {
-        Outcome::Cancelled => TaskError::new("cancelled", "the task was cancelled"),
-        _ => TaskError::new("reply_not_kept", "the task ended, and its reply is not kept; only its outcome is known"),
+        Outcome::Cancelled => TaskError::new(ErrorCode::Cancelled, "the task was cancelled"),
+        _ => TaskError::new(ErrorCode::ReplyNotKept, "the task ended, and its reply is not kept; only its outcome is known"),
     };
     Reply {
         task_id: status.task_id,

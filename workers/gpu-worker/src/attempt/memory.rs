@@ -1,7 +1,7 @@
 //! An attempt that finds too little memory: evict what is only kept to save time, cut the work into pieces, look for a bigger GPU, fail clearly.
 
 use executors::{Executor, Failure, Report, Run, Usage};
-use protocol::{Json, Needs, Task, TaskError};
+use protocol::{ErrorCode, Json, Needs, Task, TaskError};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,7 +26,7 @@ impl Trying<'_> {
         let (mut pieces, mut evicted) = (1, false);
         loop {
             let failure = match self.once(pieces).await {
-                Err(failure) if failure.code == Failure::OUT_OF_MEMORY && failure.retry => failure,
+                Err(failure) if failure.code == ErrorCode::OutOfMemory.name() && failure.retry => failure,
                 ended => return ended,
             };
             if !std::mem::replace(&mut evicted, true) && context.gpu.executors.evict(context.gpu.device.as_ref()).await {

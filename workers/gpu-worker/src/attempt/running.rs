@@ -4,7 +4,7 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration
 
 use executors::{Failure, Usage};
 use futures::FutureExt;
-use protocol::{Json, Task, TaskError, Token};
+use protocol::{ErrorCode, Json, Task, TaskError, Token};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +69,7 @@ pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, token:
 async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: Token, usage: &Usage) -> Result<Outcome, Abandoned> {
     let Some(executor) = context.gpu.executors.get(&task.kind) else {
         let message = format!("this worker runs no kind {:?}", task.kind.as_str());
-        return Ok(Outcome::FailedForGood(TaskError::new("unknown_kind", message)));
+        return Ok(Outcome::FailedForGood(TaskError::new(ErrorCode::UnknownKind, message)));
     };
     let limit = Limit::of(context, task);
     let cancel = CancellationToken::new();
@@ -113,14 +113,14 @@ async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: To
             context.ports.stop.now.cancel();
             Err(Abandoned)
         }
-        Ended::ByItself(Ok(Err(failure))) if failure.code == Failure::OUT_OF_MEMORY && failure.retry => {
+        Ended::ByItself(Ok(Err(failure))) if failure.code == ErrorCode::OutOfMemory.name() && failure.retry => {
             let wanted_mb = failure.memory_mb;
             Ok(Outcome::OutOfMemory(error_of(failure), wanted_mb))
         }
         Ended::ByItself(Ok(Err(failure))) if failure.retry => Ok(Outcome::Failed(error_of(failure))),
         Ended::ByItself(Ok(Err(failure))) => Ok(Outcome::FailedForGood(error_of(failure))),
         Ended::ByItself(Err(panic)) => {
-            Ok(Outcome::Failed(TaskError::new("executor_failed", format!("the executor panicked: {}", words(&*panic)))))
+            Ok(Outcome::Failed(TaskError::new(ErrorCode::ExecutorFailed, format!("the executor panicked: {}", words(&*panic)))))
         }
         Ended::Early(attempt) => attempt,
     }
@@ -171,7 +171,7 @@ impl Limit {
             return Outcome::DeadlinePassed;
         }
         let message = format!("the attempt ran longer than its limit of {} ms", self.after.as_millis());
-        Outcome::Failed(TaskError::new("attempt_timeout", message))
+        Outcome::Failed(TaskError::new(ErrorCode::AttemptTimeout, message))
     }
 }
 

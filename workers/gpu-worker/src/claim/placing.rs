@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use gpu_table::eligibility::{fits, has_memory_now, is_within_thresholds};
-use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, DeliveryId, GpuId, Holding, Strategy, Task, TaskError, Unplaceable};
+use protocol::{
+    Choice, ClaimAnswer, ClaimMode, ClaimRequest, DeliveryId, ErrorCode, GpuId, Holding, Strategy, Task, TaskError, Unplaceable,
+};
 use task_queue::Queue;
 use task_store::{Begin, Verdict};
 use tokio::time::Instant;
@@ -373,7 +375,7 @@ fn request(context: &Context, task: &Task, tasks_wait: bool) -> ClaimRequest {
 
 fn unknown_gpu(gpu_id: &GpuId) -> TaskError {
     let message = format!("the fleet never knew a GPU {gpu_id}; `gpufleet gpus` lists those that it knows");
-    TaskError { code: "unknown_gpu".to_owned(), message, field: Some("gpu_options.specific_gpu_id".to_owned()) }
+    TaskError::new(ErrorCode::UnknownGpu, message).at("gpu_options.specific_gpu_id")
 }
 
 const fn name(answer: &ClaimAnswer) -> &'static str {

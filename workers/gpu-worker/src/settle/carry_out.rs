@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::{
-    Outcome, Refusal, TaskError,
+    ErrorCode, Outcome, Refusal, TaskError,
     envelope::{Headers, PRIORITY_MAX},
     intake::Reading,
 };
@@ -238,7 +238,7 @@ impl<'a> Settling<'a> {
             return Ok(Settled::NotSent);
         }
         let message = "the broker does not take the message on to another queue; are its properties too long?";
-        self.end_unrun(End::without_run(Outcome::Failed, TaskError::new("invalid_task", message))).await?;
+        self.end_unrun(End::without_run(Outcome::Failed, TaskError::new(ErrorCode::InvalidTask, message))).await?;
         Ok(Settled::Done)
     }
 
@@ -252,7 +252,7 @@ impl<'a> Settling<'a> {
         }
         tracing::info!(task_id = %self.identity.task_id, field = refusal.field, problem = refusal.problem, "refused");
         self.bury(&refusal.to_string(), self.in_hand.envelope.headers.history.clone()).await?;
-        let error = TaskError { code: "invalid_task".to_owned(), message: refusal.problem, field: Some(refusal.field) };
+        let error = TaskError::new(ErrorCode::InvalidTask, refusal.problem).at(refusal.field);
         self.end_unrun(End::without_run(Outcome::Failed, error)).await
     }
 
@@ -264,14 +264,14 @@ impl<'a> Settling<'a> {
         self.context.metrics.quarantined.inc();
         let history = history::with(self.in_hand.envelope.headers.history.as_deref(), crashed);
         self.bury(&format!("quarantined: its worker crashed {} times while it ran", crashes.len()), Some(history)).await?;
-        self.end_unrun(End::without_run(Outcome::Failed, TaskError::new("quarantined", message))).await
+        self.end_unrun(End::without_run(Outcome::Failed, TaskError::new(ErrorCode::Quarantined, message))).await
     }
 
     /// A task whose id is in use for another body. The id's record belongs to the other task and is left alone.
     async fn refuse_reused_id(&self) -> Result<(), Abandoned> {
         let message = "this message_id is in use for a task with another body; give each task its own id";
         self.bury(message, self.in_hand.envelope.headers.history.clone()).await?;
-        let error = TaskError { code: "reused_id".to_owned(), message: message.to_owned(), field: Some("message_id".to_owned()) };
+        let error = TaskError::new(ErrorCode::ReusedId, message).at("message_id");
         let body = reply::body(self.context, &self.identity, End::without_run(Outcome::Failed, error), None);
         // Nothing is stored of it: a reply that finds no queue stays parked.
         let reply = Final { copy: CopyOf::None, outcome: Outcome::Failed, body, attempt: self.identity.attempt, token: None };

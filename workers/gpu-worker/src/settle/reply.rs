@@ -1,7 +1,7 @@
 //! Replies: their bodies, and their way to the queue that a delivery names.
 
 use bytes::Bytes;
-use protocol::{Envelope, Json, Kind, Outcome, Reply, TaskError, TaskId, Token, envelope::Headers, reply::Timings};
+use protocol::{Envelope, ErrorCode, Json, Kind, Outcome, Reply, TaskError, TaskId, Token, envelope::Headers, reply::Timings};
 use task_queue::{Outgoing, PublishError, Queue, Target};
 use task_store::Stored;
 use tokio::time::Instant;
@@ -64,7 +64,8 @@ pub(super) fn body(context: &Context, identity: &Identity, end: End, ran: Option
 pub(super) fn kept(context: &Context, task_id: &TaskId, kind: Option<Kind>, stored: Stored) -> Final {
     let copy = if stored.body.is_some() { CopyOf::Stored } else { CopyOf::Outcome };
     let body = stored.body.unwrap_or_else(|| {
-        let error = TaskError::new("reply_not_kept", "the task ended before, and its reply is no longer kept; only its outcome is known");
+        let message = "the task ended before, and its reply is no longer kept; only its outcome is known";
+        let error = TaskError::new(ErrorCode::ReplyNotKept, message);
         Reply {
             task_id: task_id.clone(),
             kind,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use protocol::{Task, TaskError};
+use protocol::{ErrorCode, Task, TaskError};
 use task_queue::{Outgoing, Queue, Target};
 use task_store::{Retry, RetryAnswer, RetryRequest};
 
@@ -94,7 +94,7 @@ async fn publish_next(settling: &Settling<'_>, next: Next<'_>) -> Result<(), Aba
         // The store knows of the retry: whoever finds the delivery again tries again to publish it.
         Sent::NoQueue(_) => settling.park(context.me.options.lease).await,
         Sent::Unsendable(_) => {
-            let error = TaskError::new("executor_failed", "the retry could not be published");
+            let error = TaskError::new(ErrorCode::ExecutorFailed, "the retry could not be published");
             settling.of_attempt(due.attempt).end_unrun(End::without_run(protocol::Outcome::Failed, error)).await
         }
     }
