@@ -65,6 +65,15 @@ impl RedisStore {
         self.offset_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
+    /// For tests: what all stores on the server have counted and hold, after this one told its own counts.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the server does not answer.
+    #[doc(hidden)]
+    pub async fn totals(&self) -> Result<Totals, StoreError> {
+        self.reply_bytes.exchange().await
+    }
+
     /// An item on a task's record, whose first argument is the offset of time.
     fn on_task(&self, function: &'static str, task_id: &TaskId) -> Arguments {
         Arguments::new(function, vec![self.keys.record(task_id)]).with(self.offset_ms.load(Relaxed))
@@ -275,10 +284,6 @@ impl TaskStore for RedisStore {
     async fn withdraw(&self, gpu: &KnownGpu) -> Result<(), StoreError> {
         let item = Arguments::new("withdraw", vec![self.keys.gpus()]).with(gpu.gpu_id.as_str()).with(gpu.announced_ms);
         self.calls.run("withdraw a GPU", item.0).await.map(drop)
-    }
-
-    async fn totals(&self) -> Result<Totals, StoreError> {
-        self.reply_bytes.exchange().await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -314,9 +314,6 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Takes an announcement back, once the queue is deleted. Does nothing if it was repeated after `announced_ms`.
     async fn withdraw(&self, gpu: &KnownGpu) -> Result<(), StoreError>;
 
-    /// What the store has counted and holds.
-    async fn totals(&self) -> Result<Totals, StoreError>;
-
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token};
 use task_store::{
     Begin, BeginRequest, Cancel, Fence, FenceRequest, Holder, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest,
-    Reopen, RetryAnswer, RetryRequest, StoreError, Stored, TaskStore, Totals, Verdict,
+    Reopen, RetryAnswer, RetryRequest, StoreError, Stored, TaskStore, Verdict,
 };
 
 /// The name of the token that a fence is given.
@@ -159,10 +159,6 @@ impl TaskStore for NamedTokens {
 
     async fn withdraw(&self, gpu: &KnownGpu) -> Result<(), StoreError> {
         self.store.withdraw(gpu).await
-    }
-
-    async fn totals(&self) -> Result<Totals, StoreError> {
-        self.store.totals().await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

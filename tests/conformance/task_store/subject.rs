@@ -11,7 +11,7 @@ use std::{
 use protocol::{
     BodyHash, DeliveryId, GpuId, Kind, Outcome, Reply, TaskId, TaskState, Token, config::SecretUrl, environment::Clock, reply::Timings,
 };
-use task_store::{BeginRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore};
+use task_store::{BeginRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore, Totals};
 use tests::redis::PrivateRedis;
 
 use super::named::NamedTokens;
@@ -21,14 +21,15 @@ pub const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
 pub const OPTIONS: StoreOptions =
     StoreOptions { reply_retention: REPLY_RETENTION, outcome_retention: OUTCOME_RETENTION, reply_bytes_max: 1 << 20 };
 
-/// A store, and the hand on its clock.
+/// A store, the hand on its clock, and what only its back end tells.
 pub struct Subject {
     pub store: Arc<dyn TaskStore>,
-    time: Time,
+    behind: Behind,
 }
 
-enum Time {
-    Simulated(Arc<SimulatedClock>),
+/// The store itself.
+enum Behind {
+    Memory(Arc<MemoryStore>, Arc<SimulatedClock>),
     Redis(Arc<RedisStore>),
 }
 
@@ -42,9 +43,17 @@ impl Clock for SimulatedClock {
 
 impl Subject {
     pub fn pass(&self, duration: Duration) {
-        match &self.time {
-            Time::Simulated(clock) => _ = clock.0.fetch_add(duration.as_micros() as u64, Relaxed),
-            Time::Redis(store) => store.move_time(duration),
+        match &self.behind {
+            Behind::Memory(_, clock) => _ = clock.0.fetch_add(duration.as_micros() as u64, Relaxed),
+            Behind::Redis(store) => store.move_time(duration),
+        }
+    }
+
+    /// What the store has counted and holds.
+    pub async fn totals(&self) -> Totals {
+        match &self.behind {
+            Behind::Memory(store, _) => store.totals(),
+            Behind::Redis(store) => store.totals().await.expect("an answer"),
         }
     }
 }
@@ -65,11 +74,11 @@ impl BackEnd {
             Self::Memory => {
                 let clock = Arc::new(SimulatedClock(AtomicU64::new(1_700_000_000_000_000)));
                 let store = Arc::new(MemoryStore::new(clock.clone(), options));
-                Subject { store: Arc::new(NamedTokens::new(store)), time: Time::Simulated(clock) }
+                Subject { store: Arc::new(NamedTokens::new(store.clone())), behind: Behind::Memory(store, clock) }
             }
             Self::Redis => {
                 let store = Arc::new(redis_store(&PrivateRedis::fresh_prefix(), options).await);
-                Subject { store: Arc::new(NamedTokens::new(store.clone())), time: Time::Redis(store) }
+                Subject { store: Arc::new(NamedTokens::new(store.clone())), behind: Behind::Redis(store) }
             }
         }
     }

@@ -13,7 +13,7 @@ use protocol::{
 };
 use task_store::{
     Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, StoreError, TaskStore, Totals,
+    RetryAnswer, RetryRequest, StoreError, TaskStore,
 };
 
 use super::{
@@ -226,10 +226,6 @@ impl TaskStore for ChaosStore {
 
     async fn withdraw(&self, gpu: &KnownGpu) -> Result<(), StoreError> {
         self.call("withdraw", self.inner.withdraw(gpu)).await
-    }
-
-    async fn totals(&self) -> Result<Totals, StoreError> {
-        self.inner.totals().await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -10,7 +10,7 @@ use protocol::{
 };
 use task_store::{
     Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, StoreError, TaskStore, Totals,
+    RetryAnswer, RetryRequest, StoreError, TaskStore,
 };
 
 pub struct DownTable;
@@ -117,9 +117,6 @@ impl TaskStore for DownStore {
         no_store()
     }
     async fn withdraw(&self, _: &KnownGpu) -> Result<(), StoreError> {
-        no_store()
-    }
-    async fn totals(&self) -> Result<Totals, StoreError> {
         no_store()
     }
     async fn ping(&self) -> Result<(), StoreError> {
