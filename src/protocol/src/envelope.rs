@@ -3,7 +3,9 @@
 //! An [`Envelope`] holds only what gpufleet reads or writes: building a message from one *is* the whitelist of properties for re-publishing.
 //! A producer's `CC`, `BCC`, `x-death` or unknown headers never travel on.
 
-use crate::{Needs, PoolName};
+use std::time::Duration;
+
+use crate::{Limits, Needs, PoolName};
 
 /// Header: W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
@@ -250,6 +252,12 @@ impl Envelope {
     pub fn pool_or(&self, pool: &PoolName) -> PoolName {
         self.headers.pool.as_deref().and_then(|name| PoolName::new(name).ok()).unwrap_or_else(|| pool.clone())
     }
+
+    /// From its publish on, the message lives for `time`, in whole milliseconds: at least 1, so that the broker ends it and not nobody, and at most
+    /// [`Limits::LONGEST_MS`]. The time may come from a header that a producer made up, and the broker takes no time to live of centuries.
+    pub fn expires_in(&mut self, time: Duration) {
+        self.expiration = Some(time.as_millis().clamp(1, Limits::LONGEST_MS.into()).to_string());
+    }
 }
 
 #[cfg(test)]
@@ -273,6 +281,17 @@ mod tests {
         };
         let pairs = headers.pairs().into_iter().map(|(name, value)| (name.to_owned(), value));
         assert_eq!(Headers::read(pairs), headers);
+    }
+
+    #[test]
+    fn no_time_to_live_is_too_long_for_the_broker_and_none_is_nothing() {
+        let written = |time| {
+            let mut envelope = Envelope::default();
+            envelope.expires_in(time);
+            envelope.expiration.expect("just set").parse::<u64>().expect("a number")
+        };
+        assert_eq!([Duration::from_secs(2), Duration::ZERO, Duration::MAX].map(written), [2_000, 1, Limits::LONGEST_MS]);
+        assert!(Limits::LONGEST_MS < u32::MAX.into(), "RabbitMQ takes no more");
     }
 
     #[test]

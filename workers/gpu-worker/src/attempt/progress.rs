@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Longest wait for the confirm of one message. It bounds how long the reply may wait for the last one.
 const CONFIRM: Duration = Duration::from_secs(1);
 /// How long a message is worth reading: a reply queue that nobody reads does not fill up with them.
-const WORTH_READING_MS: &str = "60000";
+const WORTH_READING: Duration = Duration::from_secs(60);
 
 /// Hands on the reports of one attempt.
 pub(crate) struct Relay<'a> {
@@ -169,16 +169,16 @@ impl<'a> Relay<'a> {
             token: Some(message.token.0),
             ..Headers::default()
         };
-        let envelope = Envelope {
+        let mut envelope = Envelope {
             message_id: Some(message.task_id.to_string()),
             kind: Some(PROGRESS_TYPE.to_owned()),
             correlation_id: Some(address.correlation_id.clone()),
             content_type: Some("application/json".to_owned()),
-            expiration: Some(WORTH_READING_MS.to_owned()),
             timestamp: Some(self.context.ports.now_ms() / 1_000),
             headers,
             ..Envelope::default()
         };
+        envelope.expires_in(WORTH_READING);
         let body = Bytes::from(serde_json::to_vec(message).expect("a message has string keys only"));
         let outgoing = Outgoing::new(Target::ReplyTo(address.reply_to.clone()), envelope, body).transient(CONFIRM);
         let sent = match self.context.ports.queue.publish(outgoing).await {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Envelope, Limits, PoolName, Task, TaskId};
+use protocol::{Envelope, PoolName, Task, TaskId};
 use task_queue::{Outgoing, Queue, Target};
 
 use super::{InHand, in_hand::Deadlines};
@@ -46,7 +46,7 @@ pub(crate) fn waiting(
     envelope.headers.pool = Some(pool.to_string());
     let mut outgoing = returned(envelope, in_hand.body.clone(), pool, task_id.clone(), now_ms);
     outgoing.target = Target::Queue(Queue::retry_after(wait));
-    outgoing.envelope.expiration = Some(wait.as_millis().max(1).to_string());
+    outgoing.envelope.expires_in(wait);
     outgoing
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn waiting(
 pub(crate) fn envelope(in_hand: &InHand, task: &Task, pool: &PoolName, now_ms: u64) -> Envelope {
     let mut envelope = bare(&in_hand.envelope, &task.id, pool);
     envelope.priority = Some(task.priority);
-    envelope.expiration = remaining(task.start_before_ms, now_ms);
+    expire_at(&mut envelope, task.start_before_ms, now_ms);
     let headers = &mut envelope.headers;
     headers.attempt = Some(task.attempt);
     headers.hops = Some(task.hops);
@@ -64,10 +64,12 @@ pub(crate) fn envelope(in_hand: &InHand, task: &Task, pool: &PoolName, now_ms: u
     envelope
 }
 
-/// What is left until a deadline, as AMQP writes it; at least 1 ms, so that the broker ends it and not nobody, and no more than any limit
-/// allows: the deadline may be a header that a producer made up, and the broker takes no time to live of centuries.
-fn remaining(deadline_ms: Option<u64>, now_ms: u64) -> Option<String> {
-    deadline_ms.map(|deadline| deadline.saturating_sub(now_ms).clamp(1, Limits::LONGEST_MS).to_string())
+/// Lets the broker end the message at its deadline, and at once where that has passed; never, where there is none.
+fn expire_at(envelope: &mut Envelope, deadline_ms: Option<u64>, now_ms: u64) {
+    envelope.expiration = None;
+    if let Some(deadline_ms) = deadline_ms {
+        envelope.expires_in(Duration::from_millis(deadline_ms.saturating_sub(now_ms)));
+    }
 }
 
 /// The properties of a message that is no valid task, or is not to be read again: identity, addresses and trace only.
@@ -97,7 +99,8 @@ pub(crate) fn returned(envelope: Envelope, body: Bytes, fallback_pool: &PoolName
     let pool = envelope.pool_or(fallback_pool);
     let mut envelope = envelope;
     envelope.message_id.get_or_insert_with(|| fallback_id.to_string());
-    envelope.expiration = remaining(envelope.headers.start_before_ms, now_ms);
+    let start_before_ms = envelope.headers.start_before_ms;
+    expire_at(&mut envelope, start_before_ms, now_ms);
     envelope.headers.user = envelope.user_id.take().or(envelope.headers.user);
     envelope.headers.returned = true;
     envelope.headers.invalid.clear();
@@ -109,9 +112,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_deadline_is_too_far_for_the_broker_and_none_is_in_the_past() {
-        let ms = |deadline| remaining(Some(deadline), 1_000).expect("a deadline").parse::<u64>().expect("a number");
-        assert_eq!([ms(3_000), ms(10), ms(u64::MAX)], [2_000, 1, Limits::LONGEST_MS]);
-        assert!(Limits::LONGEST_MS < u32::MAX.into(), "RabbitMQ takes no more");
+    fn what_has_no_deadline_never_expires_and_what_is_late_does_at_once() {
+        let expiration = |deadline| {
+            let mut envelope = Envelope { expiration: Some("7".into()), ..Envelope::default() };
+            expire_at(&mut envelope, deadline, 1_000);
+            envelope.expiration
+        };
+        assert_eq!([None, Some(10), Some(3_000)].map(expiration), [None, Some("1".to_owned()), Some("2000".to_owned())]);
     }
 }

@@ -83,8 +83,9 @@ async fn publish_next(settling: &Settling<'_>, next: Next<'_>) -> Result<(), Aba
     headers.returned = true;
     // The task started in time: from now on its total deadline counts alone.
     headers.start_before_ms = Some(task.end_before_ms.unwrap_or_else(|| onward::began_in_time(now_ms)));
-    envelope.expiration = Some(due.after_ms.max(1).to_string());
-    let queue = Queue::retry_after(Duration::from_millis(due.after_ms));
+    let pause = Duration::from_millis(due.after_ms);
+    envelope.expires_in(pause);
+    let queue = Queue::retry_after(pause);
     let outgoing = Outgoing::new(Target::Queue(queue), envelope, in_hand.body.clone());
     match context.ports.publish(&outgoing).await? {
         Sent::There => {
