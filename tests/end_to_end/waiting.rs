@@ -13,6 +13,8 @@ use tests::{
 
 crate::on_both!(
     an_urgent_task_overtakes_five_hundred_waiting_ones,
+    an_urgent_task_is_next_although_the_next_task_is_fetched_before_a_run_ends,
+    an_urgent_task_is_next_where_run_times_are_mixed,
     under_a_backlog_no_task_is_forwarded_after_the_first_fill,
     on_an_idle_fleet_forwards_follow_the_strategy,
     two_hundred_tasks_at_once_never_exceed_the_slots,
@@ -43,6 +45,44 @@ async fn an_urgent_task_overtakes_five_hundred_waiting_ones(here: fn(FleetPlan) 
         "the urgent task ended as number {place} of {}; {before} had ended before it came",
         ended.len()
     );
+}
+
+async fn an_urgent_task_is_next_although_the_next_task_is_fetched_before_a_run_ends(here: fn(FleetPlan) -> FleetPlan) {
+    urgent_tasks_are_next(here, |_| 100).await;
+}
+
+async fn an_urgent_task_is_next_where_run_times_are_mixed(here: fn(FleetPlan) -> FleetPlan) {
+    urgent_tasks_are_next(here, |n| if n % 3 == 0 { 160 } else { 60 }).await;
+}
+
+/// One slot, a backlog of tasks that take so many milliseconds each, and three urgent ones that come while it is worked off.
+async fn urgent_tasks_are_next(here: fn(FleetPlan) -> FleetPlan, run_ms: fn(u64) -> u64) {
+    let fleet = here(Fleet::of(1).slots(1)).start().await;
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let submit = async |name: String, task| {
+        let pending = fleet.producer.pending(task, PATIENCE).await.unwrap();
+        let ended = Arc::clone(&ended);
+        tokio::spawn(async move {
+            assert_eq!(pending.await.unwrap().outcome, Outcome::Succeeded);
+            ended.lock().unwrap().push(name);
+        })
+    };
+    let mut waits = Vec::new();
+    for n in 0..30 {
+        waits.push(submit(format!("low {n}"), priority(1, simulate(run_ms(n), n))).await);
+    }
+    let mut before = Vec::new();
+    for n in 0..3 {
+        until("some more have ended", async || ended.lock().unwrap().len() >= 7 * (n + 1)).await;
+        waits.push(submit(format!("urgent {n}"), priority(9, simulate(100, n))).await);
+        before.push(ended.lock().unwrap().len());
+    }
+    join_all(waits).await;
+    let ended = ended.lock().unwrap();
+    let behind: Vec<usize> =
+        (0..3).map(|n| ended.iter().position(|name| *name == format!("urgent {n}")).unwrap().saturating_sub(before[n])).collect();
+    assert!(behind.iter().all(|tasks| *tasks <= 2), "behind what ran and what had just been fetched, and no more: {behind:?}");
+    assert!(behind.iter().filter(|tasks| **tasks <= 1).count() >= 2, "nothing is fetched long before it is needed: {behind:?}");
 }
 
 async fn under_a_backlog_no_task_is_forwarded_after_the_first_fill(here: fn(FleetPlan) -> FleetPlan) {

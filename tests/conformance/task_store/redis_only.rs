@@ -85,6 +85,23 @@ async fn a_task_marked_as_cancelled_before_it_began_does_not_begin() {
 }
 
 #[tokio::test]
+async fn a_record_of_a_version_that_wrote_less_is_understood() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    store.begin(&attempt(1, 7)).await.expect("an answer");
+    let mut server = PrivateRedis::shared().await.connection().await;
+    let () = server.hdel(format!("{prefix}:{{task:order-17}}"), &["delivery", "kept", "alone"]).await.unwrap();
+
+    let Begin::Unfinished(holder) = store.begin(&attempt_by_another(1, 8)).await.expect("an answer") else { panic!("it has no end") };
+    assert_eq!((holder.gpu_id.as_str(), holder.delivery.0), ("GPU-7", 0));
+    let verdict = Some(Verdict { token: holder.token, gone: false });
+    let next = store.begin(&BeginRequest { verdict, ..attempt_by_another(1, 8) }).await.expect("an answer");
+    assert!(matches!(next, Begin::Begun(token) if token > holder.token), "{next:?}");
+    let left: i64 = server.ttl(format!("{prefix}:{{task:order-17}}")).await.unwrap();
+    assert!(left > 0, "the key goes on expiring");
+}
+
+#[tokio::test]
 async fn clients_learn_of_each_others_replies_when_they_exchange_counts() {
     let prefix = PrivateRedis::fresh_prefix();
     let options = StoreOptions { reply_bytes_max: 1_000, ..OPTIONS };

@@ -120,7 +120,8 @@ impl Settling {
         let alone = due.acks.into_iter().map(|tag| ack(tag, false));
         let requeue = BasicNackOptions { requeue: true, multiple: false };
         let given_back = due.given_back.into_iter().map(|tag| self.channel.basic_nack(tag, requeue));
-        let writing = async { (join_all(together.chain(alone)).await, join_all(given_back).await) };
+        let (acking, giving_back) = (join_all(together.chain(alone)), join_all(given_back));
+        let writing = async { tokio::join!(acking, giving_back) };
         // What could not be written was delivered on a channel that has ended: the broker delivers it again.
         let _ignored = tokio::time::timeout(WRITE_LIMIT, writing).await;
     }
