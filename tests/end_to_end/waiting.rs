@@ -59,25 +59,25 @@ async fn an_urgent_task_is_next_where_run_times_are_mixed(here: fn(FleetPlan) ->
 async fn urgent_tasks_are_next(here: fn(FleetPlan) -> FleetPlan, run_ms: fn(u64) -> u64) {
     let fleet = here(Fleet::of(1).slots(1)).start().await;
     let ended = Arc::new(Mutex::new(Vec::new()));
-    let submit = async |name: String, task| {
-        let pending = fleet.producer.pending(task, PATIENCE).await.unwrap();
+    let mut waits = tokio::task::JoinSet::new();
+    let mut note = |name: String, pending: producer::Pending| {
         let ended = Arc::clone(&ended);
-        tokio::spawn(async move {
+        waits.spawn(async move {
             assert_eq!(pending.await.unwrap().outcome, Outcome::Succeeded);
             ended.lock().unwrap().push(name);
-        })
+        });
     };
-    let mut waits = Vec::new();
+    let submit = async |task| fleet.producer.pending(task, PATIENCE).await.unwrap();
     for n in 0..30 {
-        waits.push(submit(format!("low {n}"), priority(1, simulate(run_ms(n), n))).await);
+        note(format!("low {n}"), submit(priority(1, simulate(run_ms(n), n))).await);
     }
     let mut before = Vec::new();
     for n in 0..3 {
         until("some more have ended", async || ended.lock().unwrap().len() >= 7 * (n + 1)).await;
-        waits.push(submit(format!("urgent {n}"), priority(9, simulate(100, n))).await);
+        note(format!("urgent {n}"), submit(priority(9, simulate(100, n))).await);
         before.push(ended.lock().unwrap().len());
     }
-    join_all(waits).await;
+    waits.join_all().await;
     let ended = ended.lock().unwrap();
     let behind: Vec<usize> =
         (0..3).map(|n| ended.iter().position(|name| *name == format!("urgent {n}")).unwrap().saturating_sub(before[n])).collect();
