@@ -250,7 +250,8 @@ pub struct WorkerSection {
     /// How long a quarantined GPU rests before its canary decides, in ms; doubles with each quarantine, up to 5 min. Default: 5,000.
     #[schemars(range(min = 100))]
     pub quarantine_ms: u64,
-    /// A delivery this soon after the ack that made room for it means that tasks wait, in ms (stretched while the broker is slow). Default: 5.
+    /// A delivery this soon after the ack that made room for it means that tasks wait, in ms (stretched while the broker is slow, and four times as long where tasks waited a moment
+    /// ago). A slot that has become free is kept from the table as long. Default: 5.
     #[schemars(range(min = 1, max = 10_000))]
     pub tasks_waiting_within_ms: u64,
     /// A pool task that waits longer than this in hand looks for a slot elsewhere, in ms. Default: 100.

@@ -102,6 +102,20 @@ async fn a_record_of_a_version_that_wrote_less_is_understood() {
 }
 
 #[tokio::test]
+async fn on_a_cluster_what_many_tasks_have_to_say_at_once_is_all_answered() {
+    let redis = PrivateRedis::start(Persistence::ClusterOfOne).await;
+    let store = RedisStore::connect(&redis.url(), "cluster", OPTIONS, Duration::from_secs(30)).await.expect("it answers");
+    let begin = |n: u32| {
+        let request = BeginRequest { task_id: TaskId::new(format!("task-{n}")).expect("a valid id"), ..attempt(1, 7) };
+        let store = &store;
+        async move { store.begin(&request).await }
+    };
+    // Their keys lie in as many hash slots: what gathers is refused once, and goes again slot by slot.
+    let begun = futures::future::join_all((0..50).map(begin)).await;
+    assert!(begun.iter().all(|begin| matches!(begin, Ok(Begin::Begun(_)))), "{begun:?}");
+}
+
+#[tokio::test]
 async fn clients_learn_of_each_others_replies_when_they_exchange_counts() {
     let prefix = PrivateRedis::fresh_prefix();
     let options = StoreOptions { reply_bytes_max: 1_000, ..OPTIONS };

@@ -43,7 +43,9 @@ impl State {
     fn due(&mut self) -> Due {
         let acked = std::mem::take(&mut self.acked);
         let given_back = std::mem::take(&mut self.given_back);
-        self.unsettled.retain(|tag| !acked.contains(tag));
+        for tag in &acked {
+            self.unsettled.remove(tag);
+        }
         let first_left = self.unsettled.first().copied().unwrap_or(u64::MAX);
         for tag in &given_back {
             self.unsettled.remove(tag);
