@@ -8,7 +8,7 @@ help: ## Shows the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## The whole fleet in one process: no server, no GPU
-	$(CARGO) run --release --quiet -p cli -- demo
+	$(CARGO) run --quiet -p cli --no-default-features -- demo
 
 needs: ## Installs what the tests need from the distribution's packages, where it is missing
 	scripts/install-test-needs
@@ -31,11 +31,11 @@ check: ci ## What CI does
 ci: lint docs test ## Format, clippy, docs, tests
 
 bench: needs ## Throughput, latency, claims, scaling and cost at rest against yardsticks of the same run; writes bench.json
-	$(CARGO) build --release --quiet -p cli
-	$(CARGO) run --release --quiet -p tests --bin bench
+	$(CARGO) build --release --quiet --workspace --bin gpufleet --bin bench
+	target/release/bench
 
 gpu-check: ## On a machine with an NVIDIA GPU: what fake libraries cannot show; writes docs/gpu-check.md
-	$(CARGO) build --release --quiet -p cli -p gpu-check
+	$(CARGO) build --release --quiet --workspace --bin gpufleet --bin gpu-check
 	scripts/gpu-check
 
 model: ## Fetches a small real model (SmolLM2-135M, Apache-2.0) for `predict` into models/

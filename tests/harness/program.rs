@@ -44,7 +44,7 @@ cd /; rm -rf "$folder"
 /// If it does not build.
 pub fn binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("cli", "gpufleet"))
+    BUILT.get_or_init(|| build("gpufleet"))
 }
 
 /// The path of the `gpu-check` binary. The first call builds it.
@@ -53,11 +53,12 @@ pub fn binary() -> &'static Path {
 /// If it does not build.
 pub fn gpu_check() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("gpu-check", "gpu-check"))
+    BUILT.get_or_init(|| build("gpu-check"))
 }
 
-/// Beside this test's own binary: `<target>/<profile>/deps/<test>`.
-fn build(package: &str, program: &str) -> PathBuf {
+/// Beside this test's own binary: `<target>/<profile>/deps/<test>`. For the whole workspace, as the tests are: for its package alone, what it is built on
+/// would be compiled once more, with other features.
+fn build(program: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a running binary");
     let folder = own.ancestors().nth(2).expect("target/<profile>/deps/<test>");
     let target = folder.parent().expect("target/<profile>");
@@ -66,7 +67,7 @@ fn build(package: &str, program: &str) -> PathBuf {
         Some(name) => name,
     };
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "-p", package, "--bin", program, "--profile", profile]);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--workspace", "--bin", program, "--profile", profile]);
     let built = cargo.arg("--target-dir").arg(target).output().expect("cargo can be started");
     assert!(built.status.success(), "{program} does not build:\n{}", String::from_utf8_lossy(&built.stderr));
     folder.join(program)

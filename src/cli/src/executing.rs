@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use devices::{CudaError, Device, NvidiaGpu, nvidia::cuda};
-use executors::{Executors, Predict};
+use executors::Executors;
 use gpu_worker::WorkerMetrics;
 use prometheus::Registry;
 use protocol::config::{Configuration, PredictSection};
@@ -67,8 +67,21 @@ async fn with_model(executors: Executors, section: &PredictSection) -> Result<Ex
     if section.model.is_none() {
         return Ok(executors);
     }
-    let predict = Predict::load(section).await.map_err(|error| Fault::Usage(error.to_string()))?;
+    offer_predict(executors, section).await
+}
+
+#[cfg(feature = "predict")]
+async fn offer_predict(executors: Executors, section: &PredictSection) -> Result<Executors, Fault> {
+    let predict = executors::Predict::load(section).await.map_err(|error| Fault::Usage(error.to_string()))?;
     Ok(executors.with(predict))
+}
+
+#[cfg(not(feature = "predict"))]
+async fn offer_predict(_: Executors, _: &PredictSection) -> Result<Executors, Fault> {
+    Err(Fault::Usage(
+        "predict.model: this gpufleet was built without the kind `predict`; build it with the feature `predict`, which is on by default"
+            .to_owned(),
+    ))
 }
 
 /// The metrics of this process's workers.

@@ -1,7 +1,7 @@
 //! What a kind of task does when it runs: one file or folder per kind.
 //!
 //! [`Executor`] is the trait; [`Executors`] is the set that one worker offers: [`echo`], [`simulate`], [`matmul`],
-//! [`kernel`] and [`predict`].
+//! [`kernel`] and, with the feature of that name, `predict`.
 
 mod cuda;
 mod echo;
@@ -14,6 +14,7 @@ mod occupy;
 #[cfg(test)]
 mod outside;
 mod payload;
+#[cfg(feature = "predict")]
 pub mod predict;
 mod report;
 mod simulate;
@@ -23,6 +24,7 @@ pub use echo::echo;
 pub use executor::{Executor, Executors, Failure, Run};
 pub use kernel::kernel;
 pub use matmul::matmul;
+#[cfg(feature = "predict")]
 pub use predict::{Predict, PredictError};
 pub use report::{Listening, Report, Reported, ReportedPartials, Reports};
 pub use simulate::simulate;
