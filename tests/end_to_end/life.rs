@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use producer::{NewTask, Pending};
-use protocol::{BodyHash, Envelope, Outcome, TaskId, TaskState};
+use protocol::{BodyHash, Envelope, GpuId, Outcome, TaskId, TaskState, envelope::Headers};
 use serde_json::json;
 use task_queue::{Outgoing, Queue, Target};
 use tests::{
@@ -29,6 +29,7 @@ crate::on_both!(
     a_total_deadline_ends_a_running_task,
     what_expired_after_a_crash_is_answered_though_every_slot_is_always_busy,
     a_malformed_message_under_a_used_id_leaves_the_first_task_alone,
+    a_task_in_the_queue_of_a_gpu_that_nobody_remembers_runs_elsewhere,
 );
 
 async fn every_task_gets_its_own_reply(here: fn(FleetPlan) -> FleetPlan) {
@@ -281,4 +282,25 @@ async fn a_malformed_message_under_a_used_id_leaves_the_first_task_alone(here: f
     .await;
     let status = fleet.producer.status(&TaskId::new("taken").unwrap()).await.unwrap().unwrap();
     assert_eq!(status.reply.unwrap().result, json!("first"));
+}
+
+/// As a worker leaves it that forwarded a task and was killed, together with the GPU's worker and all that table and store knew.
+async fn a_task_in_the_queue_of_a_gpu_that_nobody_remembers_runs_elsewhere(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1).configured(|configuration| configuration.amqp.gpu_queue_ttl_ms = 1_000)).start().await;
+    let queue = &fleet.ports.queue;
+    let (gone, reply_queue) = (Queue::Gpu(GpuId::new("gone").unwrap()), Queue::Reply("stranded".to_owned()));
+    queue.declare(&gone).await.unwrap();
+    queue.declare(&reply_queue).await.unwrap();
+    let mut answers = queue.consume(&reply_queue, std::num::NonZeroU16::MIN).await.unwrap();
+    let headers = Headers { pool: Some(fleet.pool().to_string()), hops: Some(1), ..Headers::default() };
+    let envelope = Envelope {
+        message_id: Some("stranded".to_owned()),
+        kind: Some("echo".to_owned()),
+        reply_to: Some(queue.names().queue(&reply_queue)),
+        headers,
+        ..Envelope::default()
+    };
+    queue.publish(Outgoing::new(Target::Queue(gone), envelope, br#"{"payload": 1}"#.as_slice().into())).await.unwrap();
+    let answer = answers.next().await.unwrap();
+    assert_eq!(answer.envelope.headers.outcome.as_deref(), Some("succeeded"));
 }

@@ -180,6 +180,10 @@ pub struct AmqpSection {
     /// How long a publish may wait for the broker's confirm, in ms. Default: 10,000.
     #[schemars(range(min = 100))]
     pub publish_timeout_ms: u64,
+    /// How long a task may wait in the own queue of a GPU, in ms. Then the broker takes it out, and it goes back to its pool, so that nothing stays in the queue of a GPU that is
+    /// gone, also when nobody remembers that there was one. A task for which a slot was kept there waits for five leases at most. Default: 300,000 (5 min).
+    #[schemars(range(min = 1_000))]
+    pub gpu_queue_ttl_ms: u64,
     /// How long a task that fits no GPU rests before it is looked at again, in ms. Default: 5,000.
     #[schemars(range(min = 100))]
     pub unplaceable_ttl_ms: u64,
@@ -196,6 +200,7 @@ impl Default for AmqpSection {
             queue_type: QueueType::Classic,
             queue_length_max: None,
             publish_timeout_ms: 10_000,
+            gpu_queue_ttl_ms: 300_000,
             unplaceable_ttl_ms: 5_000,
             parked_ttl_ms: 3_600_000,
         }

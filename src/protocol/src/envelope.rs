@@ -258,6 +258,14 @@ impl Envelope {
     pub fn expires_in(&mut self, time: Duration) {
         self.expiration = Some(time.as_millis().clamp(1, Limits::LONGEST_MS.into()).to_string());
     }
+
+    /// The message lives for `time` at most, from its publish on, or less where its `expiration` says so.
+    pub fn lives_at_most(&mut self, time: Duration) {
+        let own = self.expiration.as_deref().and_then(|text| text.parse::<u64>().ok());
+        if own.is_none_or(|own_ms| u128::from(own_ms) > time.as_millis()) {
+            self.expires_in(time);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -292,6 +300,16 @@ mod tests {
         };
         assert_eq!([Duration::from_secs(2), Duration::ZERO, Duration::MAX].map(written), [2_000, 1, Limits::LONGEST_MS]);
         assert!(Limits::LONGEST_MS < u32::MAX.into(), "RabbitMQ takes no more");
+    }
+
+    #[test]
+    fn the_shorter_of_two_times_to_live_counts() {
+        let bounded = |own: Option<&str>| {
+            let mut envelope = Envelope { expiration: own.map(str::to_owned), ..Envelope::default() };
+            envelope.lives_at_most(Duration::from_secs(2));
+            envelope.expiration
+        };
+        assert_eq!([None, Some("3000"), Some("500")].map(bounded), ["2000", "2000", "500"].map(|ms| Some(ms.to_owned())));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct QueueOptions {
     pub length_max: Option<u32>,
     /// Longest wait for a confirm where the message sets none, and for any other answer of the broker.
     pub publish_timeout: Duration,
+    /// How long a message may wait in the own queue of a GPU before it comes back.
+    pub gpu_queue_ttl: Duration,
     /// How long a task that fits no GPU rests before it returns.
     pub unplaceable_ttl: Duration,
     /// How long a reply that nobody took is kept.
@@ -37,6 +39,7 @@ impl From<&AmqpSection> for QueueOptions {
             length_max: section.queue_length_max,
             publish_timeout: Duration::from_millis(section.publish_timeout_ms),
             parked_ttl: Duration::from_millis(section.parked_ttl_ms),
+            gpu_queue_ttl: Duration::from_millis(section.gpu_queue_ttl_ms),
             unplaceable_ttl: Duration::from_millis(section.unplaceable_ttl_ms),
             queue_type: section.queue_type,
         }

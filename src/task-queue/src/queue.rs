@@ -23,9 +23,9 @@ use crate::{Consumer, Delivery, Outgoing, PublishError, QueueError, Target};
 pub enum Queue {
     /// Where a pool's tasks wait. Durable, ten priorities, optional bound (refuses publishes at it); what expires goes to [`Queue::Expired`].
     Pool(PoolName),
-    /// Tasks forwarded to one GPU. Like [`Queue::Pool`], without a bound.
+    /// Tasks forwarded to one GPU. Like [`Queue::Pool`], without a bound in length, but every message in it has a time to live: whoever consumed it may be gone for good.
     Gpu(GpuId),
-    /// Tasks whose time ran out in a queue, for a worker to record and answer. Durable.
+    /// Tasks whose time ran out in a queue, for a worker to record and answer, or to put back into their pool where it was the queue's time and not theirs. Durable.
     Expired,
     /// What came back from a waiting queue, for the mover to publish to its pool. Durable, unbounded.
     Returned,

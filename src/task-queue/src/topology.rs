@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol::config::QueueType;
 
-use crate::{Queue, QueueOptions};
+use crate::{Outgoing, Queue, QueueOptions, Target};
 
 /// `x-max-priority` of a classic queue: tasks use 0 to 9, anything higher counts as 10.
 pub(crate) const PRIORITY_LEVELS_MAX: u8 = 10;
@@ -43,6 +43,14 @@ impl Queue {
 }
 
 impl QueueOptions {
+    /// Bounds the life of a message where its queue may be consumed by nobody for good: then it comes back by the broker's own means, and rests on nobody's memory. A
+    /// property of the message and not of the queue, whose arguments nobody can change.
+    pub(crate) fn bound_life(&self, message: &mut Outgoing) {
+        if let Target::Queue(Queue::Gpu(_)) = message.target {
+            message.envelope.lives_at_most(self.gpu_queue_ttl);
+        }
+    }
+
     /// The contract of `queue`.
     pub(crate) fn plan(&self, queue: &Queue) -> Plan {
         let plain = Plan {

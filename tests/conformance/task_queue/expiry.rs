@@ -26,6 +26,19 @@ pub async fn what_expires_in_the_queue_of_a_gpu_goes_to_the_expired_queue(broker
     until_ready(&*queue, &gpu(), 0).await;
 }
 
+pub async fn nothing_stays_in_the_queue_of_a_gpu_that_nobody_consumes(broker: &Broker) {
+    let queue = broker.fleet(|options| options.gpu_queue_ttl = Duration::from_millis(100)).connect().await;
+    queue.declare(&gpu()).await.expect("declared");
+    queue.publish(message(&gpu(), "forgotten")).await.expect("published");
+    queue.publish(with_expiration(&gpu(), "patient", "86400000")).await.expect("published");
+    let mut came_back = Vec::new();
+    let mut expired = queue.consume(&Queue::Expired, prefetch(2)).await.expect("consuming");
+    for _ in 0..2 {
+        came_back.push(id_of(&next(&mut expired).await).to_owned());
+    }
+    assert_eq!(came_back, ["forgotten", "patient"]);
+}
+
 pub async fn what_expires_before_anybody_else_has_declared_a_queue_is_kept(broker: &Broker) {
     let queue = broker.fleet(|_| ()).bare().await;
     queue.declare(&pool()).await.expect("declared");

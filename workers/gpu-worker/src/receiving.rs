@@ -14,7 +14,9 @@ use crate::{
     delivery::{
         InHand, Share,
         credits::{Credits, Waits},
+        onward,
     },
+    fleet::mover::Mover,
     life,
     ports::Abandoned,
 };
@@ -42,6 +44,12 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
         }
         if delivery.redelivered {
             context.metrics.redelivered.inc();
+        }
+        if delivery.queue == Queue::Expired && onward::is_stranded(&delivery.envelope, context.ports.now_ms()) {
+            tracing::info!(task_id = delivery.envelope.message_id, "waited in vain in the queue of a GPU; it goes back to its pool");
+            let moving = Mover::of(&context).move_or_leave(delivery);
+            context.ports.environment.spawn("move of a message", context.lives.track_future(lives.track_future(moving)));
+            continue;
         }
         let within = context.pace.tasks_waiting_within();
         let in_hand = InHand::delivered(context.next_delivery(), delivery, Arc::clone(&credits), within);

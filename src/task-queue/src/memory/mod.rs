@@ -174,6 +174,8 @@ impl MemoryQueue {
         let Ok(mut state) = self.open() else {
             return Err(PublishError::Disconnected { target, reason: "closed".to_owned() });
         };
+        let mut message = message;
+        state.options.bound_life(&mut message);
         if let Some(reason) = state.blocked.clone() {
             return Err(PublishError::Blocked { target, reason });
         }

@@ -176,7 +176,8 @@ impl TaskQueue for RabbitMq {
         Ok(())
     }
 
-    async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {
+    async fn publish(&self, mut message: Outgoing) -> Result<(), PublishError> {
+        self.topology.options.bound_life(&mut message);
         match self.publisher.publish(self.names(), message).await {
             Err(PublishError::Unroutable { target }) => Err(self.unroutable(target).await),
             done => done,

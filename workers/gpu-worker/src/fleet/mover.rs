@@ -39,16 +39,19 @@ impl Mover {
         let moves = TaskTracker::new();
         while let Some(delivery) = consumer.next().await {
             let mover = self.clone();
-            let job = jobs.track_future(moves.track_future(async move {
-                if mover.move_one(delivery).await == Err(Abandoned) {
-                    tracing::debug!("left unacked: the broker will deliver it again");
-                }
-            }));
+            let job = jobs.track_future(moves.track_future(mover.move_or_leave(delivery)));
             self.ports.environment.spawn("move of a message", job);
         }
         // A consumer that is dropped gives back what is in hand.
         moves.close();
         moves.wait().await;
+    }
+
+    /// Moves one message, or leaves it unacked where the worker stops at once.
+    pub(crate) async fn move_or_leave(self, delivery: Delivery) {
+        if self.move_one(delivery).await == Err(Abandoned) {
+            tracing::debug!("left unacked: the broker will deliver it again");
+        }
     }
 
     /// Puts one message back into its pool's queue, then acks it.

@@ -28,6 +28,9 @@ use crate::{
     ports::{Abandoned, Sent},
 };
 
+/// For how many leases a task waits in the queue of a GPU that has a slot for it. A GPU that lives takes it at once; one whose row has lapsed is counted as gone after two.
+const LEASES_IN_THE_QUEUE_OF_A_GPU: u32 = 5;
+
 /// What is left to do with a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Settled {
@@ -221,6 +224,9 @@ impl<'a> Settling<'a> {
         let mut envelope = onward::envelope(in_hand, task, &context.me.options.pool, context.ports.now_ms());
         envelope.headers.hops = Some(task.hops.saturating_add(hops));
         envelope.headers.returned = hops == 0;
+        if offer.is_some() {
+            envelope.lives_at_most(self.lease() * LEASES_IN_THE_QUEUE_OF_A_GPU);
+        }
         envelope.headers.strategy = offer.as_ref().map(|offer| offer.choice.used.name().to_owned());
         let outgoing = Outgoing::new(Target::Queue(queue), envelope, in_hand.body.clone());
         let sent = context.ports.publish(&outgoing).await?;
