@@ -80,6 +80,7 @@ fn read_message(message: &Value) -> Verdict {
         correlation_id: text("correlation_id"),
         expiration: text("expiration"),
         content_type: text("content_type"),
+        content_encoding: text("content_encoding"),
         timestamp: properties["timestamp"].as_u64(),
         user_id: None,
         headers: Headers::read(headers),
@@ -259,6 +260,8 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         history: text(),
         unreadable: text(),
         properties: Some(Vec::new()),
+        published_ms: None,
+        traceparent_dropped: false,
         invalid: Vec::new(),
     };
     let names: BTreeSet<String> = every.pairs().into_iter().map(|(name, _)| name.to_owned()).collect();

@@ -44,6 +44,7 @@ cases! {
         what_a_closed_connection_held_comes_again,
         a_stopped_consumer_gives_back_what_was_not_taken_and_can_settle_what_was,
         every_property_of_the_envelope_arrives,
+        what_is_found_by_reading_a_message_does_not_travel,
         a_body_of_a_mebibyte_and_an_empty_one_arrive,
         consuming_a_queue_that_does_not_exist_is_refused;
     publish:
@@ -60,6 +61,7 @@ cases! {
         what_expires_in_a_pool_goes_to_the_expired_queue_without_its_expiration,
         nothing_stays_in_the_queue_of_a_gpu_that_nobody_consumes,
         what_expires_in_the_queue_of_a_gpu_goes_to_the_expired_queue,
+        what_expired_says_where_and_why_until_it_is_published_again,
         what_expires_before_anybody_else_has_declared_a_queue_is_kept,
         what_waits_for_a_retry_returns,
         what_fits_no_gpu_returns;

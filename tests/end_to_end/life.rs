@@ -8,7 +8,7 @@ use serde_json::json;
 use task_queue::{Outgoing, Queue, Target};
 use tests::{
     fleet::{Fleet, FleetPlan},
-    tasks::{echo, on, replies, reply, result, simulate, started, task},
+    tasks::{PATIENCE, echo, on, replies, reply, result, simulate, started, task},
     until::until,
 };
 
@@ -21,6 +21,7 @@ crate::on_both!(
     an_executors_failure_is_the_tasks_outcome,
     a_task_that_runs_too_long_fails_at_its_attempt_limit,
     a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs,
+    an_urgent_task_that_expired_beside_waiting_ones_does_not_start_late,
     a_reply_that_nobody_takes_is_parked_and_counted,
     a_full_queue_refuses_the_publish_and_nothing_that_was_taken_is_lost,
     a_task_without_a_reply_queue_leaves_its_reply_in_the_store,
@@ -149,6 +150,26 @@ async fn a_task_whose_deadline_passes_in_the_queue_expires_and_never_runs(here: 
     let expired = replies(&fleet.producer, vec![hurried, in_body], 2).await;
     assert!(expired.iter().all(|reply| reply.outcome == Outcome::Expired && reply.gpu_id.is_none()), "{expired:?}");
     result(&busy.await.unwrap());
+    assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 0.0);
+}
+
+/// A classic priority queue delivers what expired in it beside other messages, and only then.
+async fn an_urgent_task_that_expired_beside_waiting_ones_does_not_start_late(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(1).slots(1)).start().await;
+    let busy = started(&fleet.producer, simulate(600_000, "busy")).await;
+    let submit = async |task| fleet.producer.pending(task, PATIENCE).await.unwrap();
+    let before = submit(simulate(1, "before")).await;
+    let urgent = submit(NewTask { priority: 9, expiration: Some(Duration::from_millis(500)), ..echo("too late") }).await;
+    let after = submit(simulate(1, "after")).await;
+    // A deadline counts from the end of the second of the publish.
+    let over_ms = fleet.environment().clock.now_ms() + 1_500;
+    until("its time is over", async || fleet.environment().clock.now_ms() > over_ms).await;
+    fleet.producer.cancel(busy.task_id()).await.unwrap();
+    assert_eq!(urgent.await.unwrap().outcome, Outcome::Expired);
+    for patient in [before, after] {
+        result(&patient.await.unwrap());
+    }
+    assert_eq!(busy.await.unwrap().outcome, Outcome::Cancelled);
     assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 0.0);
 }
 

@@ -11,6 +11,7 @@ mod hostile;
 mod life;
 mod memory;
 mod progress;
+mod reading;
 mod retrying;
 mod scaling;
 mod waiting;

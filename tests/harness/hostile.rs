@@ -2,7 +2,9 @@
 
 use protocol::{
     Envelope,
-    envelope::{ATTEMPT, END_BEFORE, HOPS, HeaderValue, Headers, POOL, RETURNED, START_BEFORE, TRACEPARENT, UNREADABLE},
+    envelope::{
+        ATTEMPT, END_BEFORE, HOPS, HeaderValue, Headers, POOL, RETURNED, START_BEFORE, TIMESTAMP_IN_MS, TRACEPARENT, UNREADABLE, USER,
+    },
 };
 use rand::{Rng, RngCore, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
@@ -125,7 +127,7 @@ fn wrong_header(random: &mut ChaCha8Rng, hostile: &mut Hostile) {
     let texts = [HeaderValue::Integer(-1), HeaderValue::Bool(true), HeaderValue::Other, HeaderValue::Text("x".repeat(600))];
     let numbers = [HeaderValue::Integer(-1), HeaderValue::Integer(i64::MIN), HeaderValue::Text("9".to_owned()), HeaderValue::Other];
     let (name, value, field) = match random.random_range(0..6) {
-        0 => (TRACEPARENT, texts.choose(random), "headers.traceparent"),
+        0 => (USER, texts.choose(random), "headers.x-gpufleet-user"),
         1 => (POOL, texts.choose(random), "headers.x-gpufleet-pool"),
         2 => (ATTEMPT, numbers.choose(random), "headers.x-gpufleet-attempt"),
         3 => (HOPS, numbers.choose(random), "headers.x-gpufleet-hops"),
@@ -150,6 +152,10 @@ fn odd(random: &mut ChaCha8Rng, hostile: &mut Hostile) {
         (POOL, HeaderValue::Text("{*}".to_owned())),
         (RETURNED, HeaderValue::Bool(true)),
         ("x-death", HeaderValue::Text("no table".to_owned())),
+        (TRACEPARENT, HeaderValue::Other),
+        (TRACEPARENT, HeaderValue::Text("x".repeat(600))),
+        (TIMESTAMP_IN_MS, HeaderValue::Integer(i64::MAX)),
+        (TIMESTAMP_IN_MS, HeaderValue::Text("now".to_owned())),
     ];
     let (name, value) = headers.choose(random).expect("not empty").clone();
     hostile.headers.push((name.to_owned(), value));

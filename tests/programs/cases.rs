@@ -5,7 +5,7 @@ mod expect;
 
 use std::{collections::BTreeMap, fs, num::NonZeroU16, path::Path, sync::Arc, time::Duration};
 
-use protocol::{Reply, config::SecretUrl};
+use protocol::{Reply, config::SecretUrl, envelope::Headers};
 use task_queue::{Queue, RabbitMq, TaskQueue};
 use tests::raw_amqp::RawPublisher;
 
@@ -63,7 +63,7 @@ impl Stage {
         };
         let mut differences = Vec::new();
         match self.first_reply(&case).await {
-            Ok(reply) => differences.extend(case.expect.difference(&reply)),
+            Ok((reply, headers)) => differences.extend(case.expect.difference(&reply, &headers)),
             Err(problem) => differences.push(problem),
         }
         if let Some(expected) = &case.expect.http_after {
@@ -72,8 +72,8 @@ impl Stage {
         differences.into_iter().map(|difference| format!("{difference}\n    ({})", case.about)).collect()
     }
 
-    /// Publishes the messages of a case, and waits for the first reply that comes to its own queue.
-    async fn first_reply(&self, case: &Case) -> Result<Reply, String> {
+    /// Publishes the messages of a case, and waits for the first reply that comes to its own queue, with its headers.
+    async fn first_reply(&self, case: &Case) -> Result<(Reply, Headers), String> {
         let own = Queue::Reply(format!("case-{}", uuid::Uuid::new_v4().simple()));
         self.queue.declare(&own).await.expect("the private broker");
         let mut replies = self.queue.consume(&own, NonZeroU16::MIN).await.expect("the private broker");
@@ -87,7 +87,8 @@ impl Stage {
         }
         let delivery = tokio::time::timeout(PATIENCE, replies.next()).await.map_err(|_| format!("no reply came within {PATIENCE:?}"))?;
         let delivery = delivery.ok_or("the reply queue is closed")?;
-        serde_json::from_slice(&delivery.body).map_err(|error| format!("the reply cannot be read: {error}"))
+        let reply = serde_json::from_slice(&delivery.body).map_err(|error| format!("the reply cannot be read: {error}"))?;
+        Ok((reply, delivery.envelope.headers))
     }
 
     /// What differs in the answer to this request.

@@ -85,6 +85,7 @@ async fn requeue(backends: &Backends, configuration: &Configuration, letter: &De
         reply_to: original.reply_to.clone(),
         correlation_id: original.correlation_id.clone(),
         content_type: original.content_type.clone(),
+        content_encoding: original.content_encoding.clone(),
         // Deadlines count from now.
         timestamp: SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_secs()),
         headers: protocol::envelope::Headers {

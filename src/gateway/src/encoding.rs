@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use axum::http::HeaderMap;
-use protocol::{TaskId, envelope::TRACEPARENT};
+use protocol::{TaskId, envelope::TRACEPARENT, is_traceparent};
 
 /// Where a task's status is. An id may hold what a path may not.
 pub(crate) fn status_url(task_id: &TaskId) -> String {
@@ -18,13 +18,10 @@ pub(crate) fn status_url(task_id: &TaskId) -> String {
     url
 }
 
-/// The request's W3C trace context, if it is one: a worker would refuse a task with a broken header, for which the client is not to blame.
+/// The request's W3C trace context, if it is one. What is none is left behind, as everywhere.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let parts: Vec<&str> = text.split('-').collect();
-    let hexadecimal = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-    (lengths == [2, 32, 16, 2] && parts.iter().all(|part| hexadecimal(part))).then(|| text.to_owned())
+    is_traceparent(text).then(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -42,8 +39,10 @@ mod tests {
         let of =
             |text: &str| traceparent(&HeaderMap::from_iter([("traceparent".parse().expect("a name"), text.parse().expect("a value"))]));
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(of(good).as_deref(), Some(good));
-        for bad in ["", "00-xyz", &"0".repeat(55), "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
+        let of_a_later_version = "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more";
+        assert_eq!([good, of_a_later_version].map(of), [Some(good.to_owned()), Some(of_a_later_version.to_owned())]);
+        let zeros = "00-00000000000000000000000000000000-b7ad6b7169203331-01";
+        for bad in ["", "00-xyz", &"0".repeat(55), "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", zeros] {
             assert_eq!(of(bad), None, "{bad}");
         }
     }

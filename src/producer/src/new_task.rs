@@ -6,6 +6,7 @@ use bytes::Bytes;
 use protocol::{
     Envelope, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
     envelope::{Headers, PRIORITY_DEFAULT, PRIORITY_MAX},
+    is_traceparent,
 };
 
 /// A task to submit. `NewTask { priority: 5, ..NewTask::new(kind, body) }` sets what differs from the defaults.
@@ -25,7 +26,7 @@ pub struct NewTask {
     pub reply_to: Option<ReplyTo>,
     /// Whether progress messages go where the reply goes, before it; see `schemas/progress.schema.json`. Default: no, the reply alone.
     pub progress: bool,
-    /// W3C trace context. Default: none.
+    /// W3C trace context. What [is none](is_traceparent) is left out: telemetry decides over no task. Default: none.
     pub traceparent: Option<String>,
 }
 
@@ -60,9 +61,6 @@ impl NewTask {
         if self.expiration.is_some_and(|time| time.as_millis() > u128::from(Limits::LONGEST_MS)) {
             return Err(Refusal::new("expiration", format!("must be at most {} ms (30 days)", Limits::LONGEST_MS)));
         }
-        if self.traceparent.as_ref().is_some_and(|text| text.len() > Headers::TEXT_MAX) {
-            return Err(Refusal::new("headers.traceparent", format!("must be at most {} bytes", Headers::TEXT_MAX)));
-        }
         check_body(&self.body)?;
         let bytes = self.body.to_bytes();
         if bytes.len() > body_bytes_max {
@@ -76,6 +74,7 @@ impl NewTask {
 
     /// Its properties.
     pub(crate) fn envelope(&self, task_id: &TaskId, reply_to: Option<&ReplyTo>, now_ms: u64) -> Envelope {
+        let traceparent = self.traceparent.clone().filter(|text| is_traceparent(text));
         Envelope {
             message_id: Some(task_id.to_string()),
             kind: Some(self.kind.to_string()),
@@ -84,9 +83,11 @@ impl NewTask {
             correlation_id: reply_to.map(|to| to.correlation_id.clone()),
             expiration: self.expiration.map(|time| time.as_millis().to_string()),
             content_type: Some("application/json".to_owned()),
+            content_encoding: None,
+            // Without it nobody could tell how long the task has waited.
             timestamp: Some(now_ms / 1_000),
             user_id: None,
-            headers: Headers { traceparent: self.traceparent.clone(), progress: self.progress, ..Headers::default() },
+            headers: Headers { traceparent, progress: self.progress, ..Headers::default() },
         }
     }
 }

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use crate::{Limits, Needs, PoolName};
+use crate::{Limits, Needs, PoolName, is_traceparent};
 
-/// Header: W3C trace context.
+/// Header: W3C trace context. What [is none](is_traceparent) is left behind: it fails no task, does not travel on and does not come back.
 pub const TRACEPARENT: &str = "traceparent";
 /// Header: which attempt this message asks for, from 1. Absent means 1.
 pub const ATTEMPT: &str = "x-gpufleet-attempt";
@@ -47,6 +47,10 @@ pub const UNREADABLE: &str = "x-gpufleet-unreadable";
 /// Header of a message whose properties cannot be read: their original bytes, as AMQP has them, from the flags on.
 pub const PROPERTIES: &str = "x-gpufleet-properties";
 
+/// Header: when the broker took the message from its publisher, in Unix milliseconds. RabbitMQ writes it where its interceptor `set_header_timestamp` is on. Read only: a message
+/// that is published again gets another one, and deadlines travel as headers of their own.
+pub const TIMESTAMP_IN_MS: &str = "timestamp_in_ms";
+
 /// The highest priority of a task.
 pub const PRIORITY_MAX: u8 = 9;
 /// The priority of a task that sets none.
@@ -69,6 +73,8 @@ pub struct Envelope {
     pub expiration: Option<String>,
     /// MIME type of the body.
     pub content_type: Option<String>,
+    /// How the body is coded; see [`content::CODINGS`](crate::content::CODINGS).
+    pub content_encoding: Option<String>,
     /// Unix time in seconds.
     pub timestamp: Option<u64>,
     /// The publishing login; the broker has checked it against the connection.
@@ -77,7 +83,8 @@ pub struct Envelope {
     pub headers: Headers,
 }
 
-/// The headers that gpufleet knows, typed. A known header with a wrong type or an absurd value is listed in `invalid` and not used.
+/// The headers that gpufleet knows, typed. A known header with a wrong type or an absurd value is not used. It is listed in `invalid` if it decides over a task; what only tells of
+/// where a message came from is left behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     /// See [`TRACEPARENT`].
@@ -116,6 +123,10 @@ pub struct Headers {
     pub unreadable: Option<String>,
     /// See [`PROPERTIES`].
     pub properties: Option<Vec<u8>>,
+    /// See [`TIMESTAMP_IN_MS`]. Never written.
+    pub published_ms: Option<u64>,
+    /// Whether there was a [`TRACEPARENT`] that is no trace context. Never written.
+    pub traceparent_dropped: bool,
     /// Names of known headers whose value was unusable.
     pub invalid: Vec<String>,
 }
@@ -155,22 +166,23 @@ impl Headers {
         headers
     }
 
-    /// Takes one header; false if it is ours and its value is unusable.
+    /// Takes one header; false if it is ours, its value is unusable, and a task may not be what its producer meant without it.
     fn set(&mut self, name: &str, value: HeaderValue) -> bool {
         match name {
-            TRACEPARENT => take(&mut self.traceparent, text(value)),
+            TRACEPARENT => self.set_traceparent(value),
+            TIMESTAMP_IN_MS => tell(&mut self.published_ms, integer(&value)),
             ATTEMPT => take(&mut self.attempt, integer(&value).filter(|n| *n >= 1)),
             HOPS => take(&mut self.hops, integer(&value)),
             MEMORY => take(&mut self.memory_mb, integer(&value).filter(|mb| *mb <= Needs::MEMORY_MB_MAX)),
             START_BEFORE => take(&mut self.start_before_ms, integer(&value)),
             END_BEFORE => take(&mut self.end_before_ms, integer(&value)),
-            STRATEGY => take(&mut self.strategy, text(value)),
+            STRATEGY => tell(&mut self.strategy, text(value)),
             USER => take(&mut self.user, text(value)),
             POOL => take(&mut self.pool, text(value)),
-            OUTCOME => take(&mut self.outcome, text(value)),
-            TOKEN => take(&mut self.token, integer(&value)),
-            REASON => take(&mut self.reason, text(value)),
-            HISTORY => take(&mut self.history, text_up_to(Self::HISTORY_MAX, value)),
+            OUTCOME => tell(&mut self.outcome, text(value)),
+            TOKEN => tell(&mut self.token, integer(&value)),
+            REASON => tell(&mut self.reason, text(value)),
+            HISTORY => tell(&mut self.history, text_up_to(Self::HISTORY_MAX, value)),
             UNREADABLE => take(&mut self.unreadable, text(value)),
             PROPERTIES => take(&mut self.properties, bytes(value)),
             RETURNED => flag(&mut self.returned, &value),
@@ -178,6 +190,19 @@ impl Headers {
             PROGRESS => flag(&mut self.progress, &value),
             _ => true,
         }
+    }
+
+    /// Telemetry decides over no task, so this is never at fault.
+    fn set_traceparent(&mut self, value: HeaderValue) -> bool {
+        self.traceparent = text(value).filter(|text| is_traceparent(text));
+        self.traceparent_dropped = self.traceparent.is_none();
+        true
+    }
+
+    /// Forgets what is found by reading and never written, as every message does on its way through a broker.
+    pub fn forget_findings(&mut self) {
+        self.published_ms = None;
+        self.traceparent_dropped = false;
     }
 
     /// The headers as pairs, for a back end to write.
@@ -214,6 +239,12 @@ impl Headers {
 fn take<T>(slot: &mut Option<T>, value: Option<T>) -> bool {
     *slot = value;
     slot.is_some()
+}
+
+/// Takes what only tells of where a message came from: without it the task is the same.
+fn tell<T>(slot: &mut Option<T>, value: Option<T>) -> bool {
+    *slot = value;
+    true
 }
 
 fn flag(slot: &mut bool, value: &HeaderValue) -> bool {
@@ -317,10 +348,45 @@ mod tests {
         let read = Headers::read([
             (ATTEMPT.to_owned(), HeaderValue::Integer(-1)),
             (HOPS.to_owned(), HeaderValue::Text("many".into())),
-            (TRACEPARENT.to_owned(), HeaderValue::Text("x".repeat(600))),
             ("x-death".to_owned(), HeaderValue::Other),
+            (TOKEN.to_owned(), HeaderValue::Text("a service's own".into())),
+            (HISTORY.to_owned(), HeaderValue::Text("x".repeat(Headers::HISTORY_MAX + 1))),
         ]);
-        assert_eq!(read.invalid, [TRACEPARENT, ATTEMPT, HOPS]);
+        assert_eq!(read.invalid, [ATTEMPT, HOPS], "what only tells of the past is left behind without a word");
         assert_eq!(read, Headers { invalid: read.invalid.clone(), ..Headers::default() });
+    }
+
+    #[test]
+    fn what_is_no_trace_context_is_dropped_and_noted_and_does_not_travel() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let read = |value| Headers::read([(TRACEPARENT.to_owned(), value)]);
+        assert_eq!(read(HeaderValue::Text(good.into())), Headers { traceparent: Some(good.into()), ..Headers::default() });
+        let unusable = [
+            HeaderValue::Bytes(good.into()),
+            HeaderValue::Integer(7),
+            HeaderValue::Bool(true),
+            HeaderValue::Other,
+            HeaderValue::Text(String::new()),
+            HeaderValue::Text("x".repeat(1_000)),
+        ];
+        for value in unusable {
+            let dropped = read(value.clone());
+            assert_eq!(dropped, Headers { traceparent_dropped: true, ..Headers::default() }, "{value:?}");
+            assert!(dropped.pairs().is_empty());
+        }
+    }
+
+    #[test]
+    fn the_brokers_time_is_read_and_never_written() {
+        let read = |value| Headers::read([(TIMESTAMP_IN_MS.to_owned(), value)]);
+        let stamped = read(HeaderValue::Integer(1_800_000_000_123));
+        assert_eq!(stamped, Headers { published_ms: Some(1_800_000_000_123), ..Headers::default() });
+        assert!(stamped.pairs().is_empty());
+        for value in [HeaderValue::Integer(-1), HeaderValue::Text("now".into()), HeaderValue::Other] {
+            assert_eq!(read(value), Headers::default(), "it is not ours to refuse");
+        }
+        let mut again = Headers { traceparent_dropped: true, attempt: Some(2), ..stamped };
+        again.forget_findings();
+        assert_eq!(again, Headers { attempt: Some(2), ..Headers::default() });
     }
 }

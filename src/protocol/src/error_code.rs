@@ -31,11 +31,13 @@ pub enum ErrorCode {
     Quarantined,
     /// The task ended before and its reply is not kept; only its outcome is known. The outcome may be a success.
     ReplyNotKept,
+    /// The broker took the task out of its queue before its time and before a worker had it: by a limit or a policy of the operator's, or because a stranger's consumer rejected it.
+    Dropped,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidTask,
         Self::InvalidPayload,
         Self::UnknownKind,
@@ -48,6 +50,7 @@ impl ErrorCode {
         Self::Cancelled,
         Self::Quarantined,
         Self::ReplyNotKept,
+        Self::Dropped,
     ];
 
     /// The word on the wire.
@@ -66,6 +69,7 @@ impl ErrorCode {
             Self::Cancelled => "cancelled",
             Self::Quarantined => "quarantined",
             Self::ReplyNotKept => "reply_not_kept",
+            Self::Dropped => "dropped",
         }
     }
 

@@ -1,14 +1,18 @@
 //! From the bytes of a message to a [`Task`], or to a [`Refusal`] that names the field.
 
+mod deadlines;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use self::deadlines::Deadlines;
 use crate::{
-    BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, Refusal, Task, TaskBody, TaskId, TaskIdentity,
-    envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
+    BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, Refusal, Task, TaskBody, TaskId, TaskIdentity, content,
+    envelope::{PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS},
     identify,
-    reading::{object, read_object},
+    reading::{Unfit, object, read_object},
+    refusal::quoted,
 };
 
 /// The bounds on what is accepted.
@@ -91,16 +95,29 @@ fn read(envelope: &Envelope, body: &Bytes, limits: IntakeLimits) -> Result<(Kind
         return Err(Refusal::new("priority", format!("must be 0 to {PRIORITY_MAX}, not {priority}")));
     }
     if let Some(header) = envelope.headers.invalid.first() {
-        return Err(Refusal::new(format!("headers.{header}"), "has a value of the wrong type or range; producers leave it out"));
+        return Err(unusable(header));
     }
     expiration_ms(envelope)?;
+    if let Some(coding) = envelope.content_encoding.as_deref().filter(|coding| !content::is_uncoded(coding)) {
+        return Err(Refusal::new("content_encoding", content::unknown_coding(coding)));
+    }
     if body.len() > limits.body_bytes_max {
         return Err(Refusal::new(
             "body",
             format!("is {} bytes; the bound is {} (pass large inputs by reference)", body.len(), limits.body_bytes_max),
         ));
     }
-    Ok((kind, priority, read_body(body)?))
+    Ok((kind, priority, read_body_of(body, envelope.content_type.as_deref())?))
+}
+
+/// A header whose value cannot be used, and without which the task would be another one.
+fn unusable(header: &str) -> Refusal {
+    let problem = if header == PROGRESS {
+        "must be a boolean: true asks for progress messages before the reply"
+    } else {
+        "is written by workers alone, and its value has the wrong type or range; leave it out"
+    };
+    Refusal::new(format!("headers.{header}"), problem)
 }
 
 /// A task's body as it is read: the payload is found, and not looked into.
@@ -122,12 +139,29 @@ struct BodyText<'a> {
 /// # Errors
 /// A [`Refusal`] with the path of the field.
 pub fn read_body(body: &Bytes) -> Result<TaskBody, Refusal> {
-    let text: BodyText<'_> = read_object(body).map_err(|unfit| Refusal::new(unfit.field, unfit.problem))?;
+    read_body_of(body, None)
+}
+
+/// Reads a body that says of itself that it is of this type.
+fn read_body_of(body: &Bytes, content_type: Option<&str>) -> Result<TaskBody, Refusal> {
+    let text: BodyText<'_> = read_object(body).map_err(|unfit| unread(unfit, body, content_type))?;
     let BodyText { payload, gpu_options, needs, limits } = text;
     let payload = payload.map(|part| Json::within(body, part)).unwrap_or_default();
     let read = TaskBody { payload, gpu_options, needs, limits };
     check_body(&read)?;
     Ok(read)
+}
+
+fn unread(unfit: Unfit, body: &[u8], content_type: Option<&str>) -> Refusal {
+    let Unfit { field, problem, is_syntax } = unfit;
+    let problem = if is_syntax {
+        content::no_json(body, content_type, &problem)
+    } else if field == "body" && problem.starts_with("invalid type") {
+        format!("the body must be a JSON object, as {{\"payload\": 1}}: {problem}")
+    } else {
+        problem
+    };
+    Refusal::new(field, problem)
 }
 
 /// Checks what the types of a task's body cannot say: lengths and ranges, those of `schemas/task.schema.json`.
@@ -140,12 +174,13 @@ pub fn check_body(body: &TaskBody) -> Result<(), Refusal> {
         ("needs.model", &body.needs.model, Needs::MODEL_CHARACTERS_MAX),
     ];
     for (field, text, characters_max) in texts {
-        if text.as_ref().is_some_and(|text| text.chars().count() > characters_max) {
-            return Err(Refusal::new(field, format!("must be at most {characters_max} characters")));
+        let characters = text.as_ref().map_or(0, |text| text.chars().count());
+        if characters > characters_max {
+            return Err(Refusal::new(field, format!("must be at most {characters_max} characters, not {characters}")));
         }
     }
-    if body.needs.memory_mb.is_some_and(|mb| mb > Needs::MEMORY_MB_MAX) {
-        return Err(Refusal::new("needs.memory_mb", format!("must be at most {}", Needs::MEMORY_MB_MAX)));
+    if let Some(mb) = body.needs.memory_mb.filter(|mb| *mb > Needs::MEMORY_MB_MAX) {
+        return Err(Refusal::new("needs.memory_mb", format!("must be at most {} MB, not {mb}", Needs::MEMORY_MB_MAX)));
     }
     if body.payload.depth() > Json::DEPTH_MAX {
         return Err(Refusal::new("payload", format!("must not be nested deeper than {} levels", Json::DEPTH_MAX)));
@@ -160,8 +195,8 @@ fn check_limits(limits: &Limits) -> Result<(), Refusal> {
         ("limits.total_deadline_ms", limits.total_deadline_ms),
     ];
     for (field, value) in times {
-        if value.is_some_and(|ms| ms == 0 || ms > Limits::LONGEST_MS) {
-            return Err(Refusal::new(field, format!("must be 1 to {} ms (30 days)", Limits::LONGEST_MS)));
+        if let Some(ms) = value.filter(|ms| *ms == 0 || *ms > Limits::LONGEST_MS) {
+            return Err(Refusal::new(field, format!("must be 1 to {} ms (30 days), not {ms}", Limits::LONGEST_MS)));
         }
     }
     match limits.max_attempts {
@@ -172,52 +207,16 @@ fn check_limits(limits: &Limits) -> Result<(), Refusal> {
 
 fn expiration_ms(envelope: &Envelope) -> Result<Option<u64>, Refusal> {
     let Some(text) = &envelope.expiration else { return Ok(None) };
-    let number =
-        text.parse::<u64>().map_err(|_| Refusal::new("expiration", format!("must be a number of milliseconds as text, not {text:?}")))?;
+    let number = text.parse::<u64>().map_err(|_| {
+        Refusal::new("expiration", format!("must be a number of milliseconds as text, like \"60000\", not {}", quoted(text)))
+    })?;
     Ok(Some(number))
-}
-
-/// Absolute deadlines, from what earlier hops wrote or from this message's own limits.
-struct Deadlines {
-    start: Option<u64>,
-    end: Option<u64>,
-}
-
-impl Deadlines {
-    /// A clock that runs ahead of ours by more than this is not believed.
-    const AHEAD_MS: u64 = 5_000;
-
-    fn of(envelope: &Envelope, limits: &Limits, now_ms: u64) -> Self {
-        // AMQP's timestamp is in whole seconds, rounded down: no deadline may come early by that.
-        let published = envelope
-            .timestamp
-            .map(|s| s.saturating_mul(1_000).saturating_add(999))
-            .filter(|ms| *ms <= now_ms + Self::AHEAD_MS && *ms + Limits::LONGEST_MS > now_ms)
-            .map(|ms| ms.min(now_ms));
-        let base = published.unwrap_or(now_ms);
-        let expiration = expiration_ms(envelope).ok().flatten().map(|ms| Self::expires(published, now_ms, ms));
-        let queue = limits.queue_deadline_ms.map(|ms| base.saturating_add(ms));
-        let total = limits.total_deadline_ms.map(|ms| base.saturating_add(ms));
-        let end = envelope.headers.end_before_ms.or(total);
-        let start = envelope.headers.start_before_ms.or_else(|| earliest([expiration, queue]));
-        Self { start: earliest([start, end]), end }
-    }
-
-    /// When a message of this `expiration` expires. It waited in its queue already; but the broker would not have delivered one whose time was over, so a timestamp that says so
-    /// is of a clock that runs behind, and tells nothing.
-    fn expires(published: Option<u64>, now_ms: u64, expiration_ms: u64) -> u64 {
-        let since_publish = published.map(|published| published.saturating_add(expiration_ms)).filter(|expires| *expires > now_ms);
-        since_publish.unwrap_or_else(|| now_ms.saturating_add(expiration_ms))
-    }
-}
-
-fn earliest<const N: usize>(times: [Option<u64>; N]) -> Option<u64> {
-    times.into_iter().flatten().min()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::{HeaderValue, Headers, TIMESTAMP_IN_MS, TRACEPARENT};
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -261,6 +260,7 @@ mod tests {
         assert_eq!(refused(&Envelope { priority: Some(10), ..echo() }, b"{}").field, "priority");
         assert_eq!(refused(&Envelope { expiration: Some("soon".into()), ..echo() }, b"{}").field, "expiration");
         assert_eq!(refused(&Envelope { message_id: Some("a b".into()), ..echo() }, b"{}").field, "message_id");
+        assert_eq!(refused(&Envelope { content_encoding: Some("gzip".into()), ..echo() }, b"{}").field, "content_encoding");
         assert_eq!(refused(&echo(), [b' '; 1_001]).field, "body");
         let mut unreadable = Envelope { kind: None, ..echo() };
         unreadable.headers.unreadable = Some("type: is not UTF-8 text".into());
@@ -278,41 +278,20 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_take_the_shorter_and_survive_hops() {
-        let envelope = Envelope { expiration: Some("500".into()), ..echo() };
-        let body = br#"{"limits":{"queue_deadline_ms":2000,"total_deadline_ms":9000}}"#;
-        let task = reading(&envelope, body).task.expect("valid");
-        assert_eq!((task.start_before_ms, task.end_before_ms), (Some(NOW + 500), Some(NOW + 9_000)));
-
-        let mut hopped = envelope;
-        hopped.headers.start_before_ms = Some(NOW + 100);
-        hopped.headers.end_before_ms = Some(NOW + 200);
-        let task = reading(&hopped, body).task.expect("valid");
-        assert_eq!((task.start_before_ms, task.end_before_ms), (Some(NOW + 100), Some(NOW + 200)));
+    fn telemetry_and_foreign_headers_fail_no_task() {
+        let mut envelope = echo();
+        envelope.headers = Headers::read([
+            (TRACEPARENT.to_owned(), HeaderValue::Integer(7)),
+            (TIMESTAMP_IN_MS.to_owned(), HeaderValue::Text("soon".into())),
+            ("x-death".to_owned(), HeaderValue::Other),
+        ]);
+        assert!(reading(&envelope, b"{}").task.is_ok());
     }
 
     #[test]
-    fn an_expiration_counts_from_the_publish_where_the_timestamp_can_be_believed() {
-        let start = |seconds_ago: u64| {
-            let envelope = Envelope { timestamp: Some(NOW / 1_000 - seconds_ago), expiration: Some("10000".into()), ..echo() };
-            reading(&envelope, b"{}").task.expect("valid").start_before_ms
-        };
-        assert_eq!(start(9), Some(NOW - 9_000 + 999 + 10_000), "it has waited nine of its ten seconds");
-        assert_eq!(start(60), Some(NOW + 10_000), "the broker would not have delivered it: the producer's clock is behind");
-    }
-
-    #[test]
-    fn a_timestamp_from_the_future_is_not_believed() {
-        let stamped = |seconds| Envelope { timestamp: Some(seconds), ..echo() };
-        let body = br#"{"limits":{"queue_deadline_ms":60000}}"#;
-        let start = |envelope| reading(&envelope, body).task.expect("valid").start_before_ms;
-        assert_eq!(
-            start(stamped(NOW / 1_000 - 10)),
-            Some(NOW - 10_000 + 999 + 60_000),
-            "whole seconds, rounded down, are no reason to be early"
-        );
-        assert_eq!(start(stamped(NOW / 1_000)), Some(NOW + 60_000));
-        assert_eq!(start(stamped(NOW / 1_000 + 3_600)), Some(NOW + 60_000));
-        assert_eq!(start(stamped(u64::MAX)), Some(NOW + 60_000));
+    fn a_task_has_the_deadlines_of_its_message() {
+        let envelope = Envelope { timestamp: Some(NOW / 1_000 - 10), expiration: Some("500".into()), ..echo() };
+        let task = reading(&envelope, br#"{"limits":{"total_deadline_ms":60000}}"#).task.expect("valid");
+        assert_eq!((task.start_before_ms, task.end_before_ms), (Some(NOW - 10_000 + 999 + 500), Some(NOW - 10_000 + 999 + 60_000)));
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod claim;
 pub mod config;
+pub mod content;
 pub mod envelope;
 pub mod environment;
 mod error_code;
@@ -21,6 +22,7 @@ pub mod reply;
 pub mod status;
 mod strategy;
 pub mod task;
+mod trace_context;
 
 pub use claim::{ClaimAnswer, ClaimMode, ClaimRequest, Holding, Offer, Token, Unplaceable};
 pub use envelope::Envelope;
@@ -39,3 +41,4 @@ pub use reply::{Outcome, Reply, TaskError};
 pub use status::{TaskState, TaskStatus};
 pub use strategy::{Choice, Fallback, Strategy};
 pub use task::{GpuOptions, Limits, Needs, Task, TaskBody};
+pub use trace_context::is_traceparent;

@@ -143,6 +143,12 @@ impl From<ComputeCapability> for String {
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Longest wait from publishing to the start (schedule-to-start). AMQP `expiration` counts too; the shorter wins. Default: none.
+    ///
+    /// AMQP itself does not say when a message was published. The header `timestamp_in_ms` does, to the millisecond, where RabbitMQ writes it (message interceptor
+    /// `set_header_timestamp`); else the property `timestamp` does, in whole seconds, and the time counts from the end of that second. A time more than 5 s in the future or 30 days
+    /// back is not believed. A producer whose clock is behind loses that much of its deadline, unless the broker writes the time. Where nothing says when it was, the time counts
+    /// from the first delivery to a worker, and before that the wait is bounded by `expiration` alone, as far as the broker keeps it: on a priority queue it may take out an expired
+    /// message late.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000_000_u64))]
     pub queue_deadline_ms: Option<u64>,

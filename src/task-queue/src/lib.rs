@@ -5,6 +5,7 @@
 
 mod bodies;
 mod consumer;
+mod death;
 mod error;
 mod memory;
 pub mod message;
@@ -15,6 +16,7 @@ mod topology;
 
 pub use bodies::{BodyBudget, BodyShare};
 pub use consumer::{Consumer, Feed, Inbox, Stopper};
+pub use death::{Death, DeathReason};
 pub use error::{PublishError, QueueError};
 pub use memory::{MemoryBroker, MemoryQueue};
 pub use message::{Delivery, Outgoing, Receipt, Settle, Target};

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::Envelope;
 
-use crate::{Queue, QueueError};
+use crate::{Death, Queue, QueueError};
 
 /// Where a message goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,7 +53,7 @@ impl Outgoing {
 
     /// Whether the message can be sent at all; the reason if not. The broker would close the channel, and with it the publishes of others.
     pub(crate) fn check(&self, name: &str) -> Result<(), String> {
-        let Envelope { message_id, kind, reply_to, correlation_id, expiration, content_type, .. } = &self.envelope;
+        let Envelope { message_id, kind, reply_to, correlation_id, expiration, content_type, content_encoding, .. } = &self.envelope;
         if message_id.as_deref().is_none_or(str::is_empty) {
             return Err("message_id is missing".to_owned());
         }
@@ -64,6 +64,7 @@ impl Outgoing {
             ("correlation_id", correlation_id),
             ("expiration", expiration),
             ("content_type", content_type),
+            ("content_encoding", content_encoding),
         ];
         let texts = texts.into_iter().filter_map(|(property, text)| Some((property, text.as_deref()?)));
         for (property, text) in texts.chain([("routing key", name)]) {
@@ -100,6 +101,8 @@ pub struct Delivery {
     pub body: Bytes,
     /// Whether the broker says it was delivered before.
     pub redelivered: bool,
+    /// Why the broker took it out of another queue and put it into this one, if it did.
+    pub death: Option<Death>,
     /// What settles it.
     pub receipt: Receipt,
 }

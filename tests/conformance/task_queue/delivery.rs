@@ -142,6 +142,8 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         history: Some("attempt 1 on gpu-0 failed: ü\n".repeat(80)),
         unreadable: Some("type: is not UTF-8 text".into()),
         properties: Some(vec![0, 0xff]),
+        published_ms: None,
+        traceparent_dropped: false,
         invalid: Vec::new(),
     };
     let envelope = Envelope {
@@ -152,6 +154,7 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         correlation_id: Some("c-1".into()),
         expiration: Some("600000".into()),
         content_type: Some("application/json".into()),
+        content_encoding: Some("utf-8".into()),
         timestamp: Some(1_700_000_000),
         user_id: None,
         headers,
@@ -160,7 +163,18 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
     queue.publish(sent).await.expect("published");
     let delivery = queue.take(&pool()).await.expect("connected").expect("a message");
     assert_eq!(delivery.envelope, envelope);
-    assert_eq!((delivery.queue, &delivery.body[..], delivery.redelivered), (pool(), &b"{}"[..], false));
+    assert_eq!((delivery.queue, &delivery.body[..], delivery.redelivered, delivery.death), (pool(), &b"{}"[..], false, None));
+}
+
+pub async fn what_is_found_by_reading_a_message_does_not_travel(broker: &Broker) {
+    let queue = broker.connect().await;
+    let mut found = message(&pool(), "a");
+    let plain = found.envelope.clone();
+    found.envelope.headers.published_ms = Some(1_700_000_000_000);
+    found.envelope.headers.traceparent_dropped = true;
+    queue.publish(found).await.expect("published");
+    let delivery = queue.take(&pool()).await.expect("connected").expect("a message");
+    assert_eq!(delivery.envelope, plain);
 }
 
 pub async fn a_body_of_a_mebibyte_and_an_empty_one_arrive(broker: &Broker) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use task_queue::{Delivery, Queue, TaskQueue};
+use task_queue::{Death, DeathReason, Delivery, Outgoing, Queue, Target, TaskQueue};
 
 use super::broker::{Broker, gpu, id_of, message, next, pool, prefetch, ready, until_ready, with_expiration};
 
@@ -37,6 +37,20 @@ pub async fn nothing_stays_in_the_queue_of_a_gpu_that_nobody_consumes(broker: &B
         came_back.push(id_of(&next(&mut expired).await).to_owned());
     }
     assert_eq!(came_back, ["forgotten", "patient"]);
+}
+
+pub async fn what_expired_says_where_and_why_until_it_is_published_again(broker: &Broker) {
+    let queue = broker.connect().await;
+    queue.publish(with_expiration(&pool(), "late", "20")).await.expect("published");
+    let expected = Death { queue: queue.names().queue(&pool()), reason: DeathReason::Expired };
+    let expired = next_of(&*queue, &Queue::Expired).await;
+    assert_eq!(expired.death.as_ref(), Some(&expected));
+    // Its consumer is gone, so it comes again.
+    let again = next_of(&*queue, &Queue::Expired).await;
+    assert_eq!((again.redelivered, again.death.as_ref()), (true, Some(&expected)));
+    let anew = Outgoing::new(Target::Queue(pool()), again.envelope.clone(), again.body.clone());
+    queue.publish(anew).await.expect("published");
+    assert_eq!(next_of(&*queue, &pool()).await.death, None);
 }
 
 pub async fn what_expires_before_anybody_else_has_declared_a_queue_is_kept(broker: &Broker) {

@@ -6,11 +6,13 @@ use bytes::Bytes;
 use futures::{FutureExt, future::join_all};
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeleteOptions},
+    options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicRejectOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 use protocol::config::{QueueType, SecretUrl};
-use task_queue::{Link, Names, Outgoing, Presence, PublishError, Queue, QueueError, QueueOptions, RabbitMq, Target, TaskQueue};
+use task_queue::{
+    Death, DeathReason, Link, Names, Outgoing, Presence, PublishError, Queue, QueueError, QueueOptions, RabbitMq, Target, TaskQueue,
+};
 use tests::{
     rabbitmq::{Permissions, PrivateRabbitMq},
     until::until,
@@ -292,6 +294,65 @@ async fn the_queues_can_be_quorum_queues() {
     let mut returned = queue.consume(&Queue::Returned, prefetch(1)).await.expect("consuming");
     assert_eq!(ack_next(&mut returned, 1).await, ["b"]);
     assert_eq!(queue.publish(empty(&pool())).await, Ok(()));
+}
+
+/// A policy of the operator's for the pool's queue of these names. Set before the queue is declared: it holds from its first message on.
+async fn policy(server: &PrivateRabbitMq, options: &QueueOptions, definition: &str) {
+    let name = options.names.queue(&pool());
+    let pattern = format!("^{}$", name.replace('.', "[.]"));
+    server.control(&["set_policy", "--apply-to", "queues", &name, &pattern, definition]).await;
+}
+
+/// The next message in the queue of what expired.
+async fn taken_out(queue: &RabbitMq) -> (String, Option<Death>) {
+    until_ready(queue, &Queue::Expired, 1).await;
+    let delivery = queue.take(&Queue::Expired).await.expect("connected").expect("a message");
+    let (id, death) = (id_of(&delivery).to_owned(), delivery.death.clone());
+    delivery.receipt.ack().await.expect("acked");
+    (id, death)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operators_policy_drops_says_so() {
+    let (server, options) = (PrivateRabbitMq::shared().await, options());
+    policy(server, &options, r#"{"max-length": 1}"#).await;
+    let queue = connect(&server.url(), options).await;
+    publish_all(&*queue, ["a", "b"].map(|id| message(&pool(), id))).await;
+    let full = Death { queue: queue.names().queue(&pool()), reason: DeathReason::MaxLength };
+    assert_eq!(taken_out(&queue).await, ("a".to_owned(), Some(full)));
+
+    let kept = queue.take(&pool()).await.expect("connected").expect("a message");
+    assert_eq!((id_of(&kept), kept.death.as_ref()), ("b", None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_quorum_queue_delivered_too_often_says_so() {
+    let (server, options) = (PrivateRabbitMq::shared().await, QueueOptions { queue_type: QueueType::Quorum, ..options() });
+    policy(server, &options, r#"{"delivery-limit": 1}"#).await;
+    let queue = connect(&server.url(), options).await;
+    publish_all(&*queue, [message(&pool(), "a")]).await;
+    until("it was given back too often", async || {
+        if let Some(delivery) = queue.take(&pool()).await.expect("connected") {
+            delivery.receipt.give_back().await.expect("given back");
+        }
+        ready(&*queue, &Queue::Expired).await == 1
+    })
+    .await;
+    let too_often = Death { queue: queue.names().queue(&pool()), reason: DeathReason::DeliveryLimit };
+    assert_eq!(taken_out(&queue).await, ("a".to_owned(), Some(too_often)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_foreign_consumer_rejects_says_so() {
+    let url = PrivateRabbitMq::shared().await.url();
+    let queue = connect(&url, options()).await;
+    publish_all(&*queue, [message(&pool(), "a")]).await;
+    let (_connection, channel) = foreign(&url).await;
+    let name = queue.names().queue(&pool());
+    let got = channel.basic_get(name.as_str().into(), BasicGetOptions::default()).await.expect("connected").expect("a message");
+    channel.basic_reject(got.delivery.delivery_tag, BasicRejectOptions { requeue: false }).await.expect("rejected");
+    let rejected = Death { queue: name, reason: DeathReason::Rejected };
+    assert_eq!(taken_out(&queue).await, ("a".to_owned(), Some(rejected)));
 }
 
 fn empty(queue: &Queue) -> Outgoing {

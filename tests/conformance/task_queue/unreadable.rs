@@ -24,8 +24,8 @@ fn unreadable() -> Vec<(&'static str, RawProperties, &'static str)> {
             task("header-in-table").headers(&entry(b"a", &[b"F", &long(&entry(b"\xff", b"V"))[..]].concat())),
             "headers: has a name that is not UTF-8 text",
         ),
-        ("deep", task("deep").headers(&nested(40)), "headers: is nested too deeply"),
-        ("abyss", task("abyss").headers(&nested(8_000)), "headers: is nested too deeply"),
+        ("deep", task("deep").headers(&nested(40)), "headers: is nested deeper than 32 levels"),
+        ("abyss", task("abyss").headers(&nested(8_000)), "headers: is nested deeper than 32 levels"),
         (
             "large",
             task("large").text(RawProperties::TYPE, b"\xff").headers(&entry(b"x", &[b"S", &long(&[b'x'; 60_000])[..]].concat())),

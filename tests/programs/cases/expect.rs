@@ -1,6 +1,9 @@
 //! What should come of a case, and what differs from it.
 
-use protocol::{Json, Reply};
+use protocol::{
+    Json, Reply,
+    envelope::{Headers, TRACEPARENT},
+};
 use serde::{Deserialize, Deserializer};
 
 /// What should come of a case.
@@ -45,6 +48,9 @@ struct ExpectedReply {
     error_code: OneOf,
     #[serde(default)]
     error_field: OneOf,
+    /// Names of headers that the reply does not have.
+    #[serde(default)]
+    headers_without: Vec<String>,
 }
 
 /// Takes what is there for a value, `null` too.
@@ -59,8 +65,8 @@ impl Expect {
     }
 
     /// Why this reply is none of the right ones; nothing if it is one.
-    pub fn difference(&self, reply: &Reply) -> Option<String> {
-        let differences: Vec<Vec<String>> = self.right_replies().map(|right| right.differences(reply)).collect();
+    pub fn difference(&self, reply: &Reply, headers: &Headers) -> Option<String> {
+        let differences: Vec<Vec<String>> = self.right_replies().map(|right| right.differences(reply, headers)).collect();
         if differences.iter().any(Vec::is_empty) {
             return None;
         }
@@ -75,7 +81,7 @@ impl Expect {
 }
 
 impl ExpectedReply {
-    fn differences(&self, reply: &Reply) -> Vec<String> {
+    fn differences(&self, reply: &Reply, headers: &Headers) -> Vec<String> {
         let error = reply.error.as_ref();
         let found = [
             self.outcome.difference("outcome", Some(reply.outcome.name())),
@@ -84,8 +90,18 @@ impl ExpectedReply {
             self.error_code.difference("error_code", error.map(|error| error.code.as_str())),
             self.error_field.difference("error_field", error.and_then(|error| error.field.as_deref())),
         ];
-        found.into_iter().flatten().collect()
+        let present = names(headers);
+        let unwanted =
+            self.headers_without.iter().filter(|name| present.contains(&name.as_str())).map(|name| format!("it has the header {name}"));
+        found.into_iter().flatten().chain(unwanted).collect()
     }
+}
+
+/// The headers that a reply has, as far as the fleet knows them.
+fn names(headers: &Headers) -> Vec<&'static str> {
+    // What is no trace context is left behind by this reader too.
+    let unusable = headers.traceparent_dropped.then_some(TRACEPARENT);
+    headers.pairs().into_iter().map(|(name, _)| name).chain(unusable).collect()
 }
 
 /// A text, or a list of which each is right. Absent: whatever comes is right.
@@ -162,10 +178,10 @@ fn a_right_answer_is_one_of_those_that_the_case_names() {
     ];
     for expect in &either {
         for right in [succeeded("10"), refused("payload"), refused("body")] {
-            assert_eq!(expect.difference(&right), None);
+            assert_eq!(expect.difference(&right, &Headers::default()), None);
         }
         for (wrong, named) in [(succeeded("10.0"), "result_text"), (refused("type"), "error_field"), (succeeded("1e1"), "1e1")] {
-            let difference = expect.difference(&wrong).expect(named);
+            let difference = expect.difference(&wrong, &Headers::default()).expect(named);
             assert!(difference.contains(named), "{difference}");
         }
     }
@@ -175,10 +191,23 @@ fn a_right_answer_is_one_of_those_that_the_case_names() {
 fn a_result_is_compared_as_a_value_whose_keys_are_only_keys() {
     let with_result = |result: &str| expect(&format!(r#"{{"reply": {{"result": {result}}}}}"#));
     for (right, found) in [(PRIVATE, PRIVATE), (r#"{"a": [1, "é"], "b": null}"#, r#"{"b":null,"a":[1,"\u00e9"]}"#), ("null", "null")] {
-        assert_eq!(with_result(right).difference(&succeeded(found)), None);
+        assert_eq!(with_result(right).difference(&succeeded(found), &Headers::default()), None);
     }
     for (right, wrong) in [(PRIVATE, "12"), ("12", PRIVATE), ("1", "1.0"), ("[1]", "[1, 2]"), ("null", "0"), ("{}", "[]"), (r#""1""#, "1")]
     {
-        assert!(with_result(right).difference(&succeeded(wrong)).is_some(), "{right} and {wrong}");
+        assert!(with_result(right).difference(&succeeded(wrong), &Headers::default()).is_some(), "{right} and {wrong}");
+    }
+}
+
+#[test]
+fn a_header_that_should_not_be_there_is_found_also_if_it_cannot_be_read() {
+    let without = expect(r#"{"reply": {"headers_without": ["traceparent"]}}"#);
+    let headers = [
+        (Headers::default(), true),
+        (Headers { traceparent: Some("00".to_owned()), ..Headers::default() }, false),
+        (Headers { traceparent_dropped: true, ..Headers::default() }, false),
+    ];
+    for (headers, right) in headers {
+        assert_eq!(without.difference(&succeeded("1"), &headers).is_none(), right, "{headers:?}");
     }
 }

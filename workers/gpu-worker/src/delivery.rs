@@ -5,6 +5,7 @@ pub(crate) mod identity;
 pub(crate) mod in_hand;
 pub(crate) mod onward;
 pub(crate) mod share;
+pub(crate) mod why_it_came;
 
 pub(crate) use identity::Identity;
 pub(crate) use in_hand::InHand;

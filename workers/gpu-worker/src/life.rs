@@ -27,7 +27,11 @@ use crate::{
         slots::{BeingSettled, Slot},
     },
     context::Context,
-    delivery::{Identity, InHand, in_hand::Deadlines},
+    delivery::{
+        Identity, InHand,
+        in_hand::Deadlines,
+        why_it_came::{WhyItCame, why_it_came},
+    },
     disposition::{Disposition, End, Ran, Retrying},
     gpu::quarantine,
     ports::Abandoned,
@@ -43,6 +47,9 @@ pub(crate) fn live(context: Arc<Context>, in_hand: InHand, follows_in: Option<Sl
     Box::pin(async move {
         let mut in_hand = in_hand;
         let reading = read(&context, &in_hand);
+        if in_hand.envelope.headers.traceparent_dropped {
+            context.metrics.trace_headers_dropped.inc();
+        }
         in_hand.deadlines = deadlines(&context, &in_hand, &reading);
         let span = tracing::debug_span!("task", task_id = %reading.task_id, gpu_id = %context.me.gpu_id);
         let lived = match &reading.task {
@@ -68,20 +75,38 @@ fn read(context: &Context, in_hand: &InHand) -> Reading {
 /// What the broker took out of a queue because its time had run out has lost the property that said so, and must never start.
 fn deadlines(context: &Context, in_hand: &InHand, reading: &Reading) -> Deadlines {
     let Ok(task) = &reading.task else { return Deadlines::default() };
-    let start_before_ms = if in_hand.queue == Queue::Expired { Some(context.ports.now_ms()) } else { task.start_before_ms };
+    let is_over = in_hand.queue == Queue::Expired && came(context, in_hand) == WhyItCame::TimeOver;
+    let start_before_ms = if is_over { Some(context.ports.now_ms()) } else { task.start_before_ms };
     Deadlines { start_before_ms, end_before_ms: task.end_before_ms }
 }
 
-/// What is no valid task, or what the broker took out of a queue because its time had run out there.
+/// What is no valid task, or what the broker took out of a queue: because its time had run out there, or before.
 async fn live_without_run(context: &Context, in_hand: &InHand, reading: &Reading) -> Result<(), Abandoned> {
     let disposition = match &reading.task {
         Err(refusal) => Disposition::Refuse(refusal.clone()),
         Ok(task) => match context.ports.look(&Identity::of(task)).await? {
-            Look::Open | Look::Unfinished(_) => Disposition::expired(),
+            Look::Open | Look::Unfinished(_) => taken_out(context, in_hand, task),
             look => Disposition::not_run(task, look, context.me.options.lease),
         },
     };
     carry_out(context, in_hand, reading, disposition).await.map(drop)
+}
+
+fn came(context: &Context, in_hand: &InHand) -> WhyItCame {
+    why_it_came(in_hand.death.as_ref(), &in_hand.envelope.headers, context.ports.now_ms())
+}
+
+/// What becomes of a task that the broker took out of its queue.
+fn taken_out(context: &Context, in_hand: &InHand, task: &Task) -> Disposition<'static> {
+    match came(context, in_hand) {
+        // What is stranded is moved before its life begins: here its time was over in between.
+        WhyItCame::TimeOver | WhyItCame::Stranded => Disposition::expired(),
+        WhyItCame::Dropped(dropped) => {
+            context.metrics.dropped(dropped.reason);
+            tracing::warn!(task_id = %task.id, reason = dropped.reason, message = dropped.message, "taken out of its queue before its time");
+            Disposition::fails(TaskError::new(ErrorCode::Dropped, dropped.message))
+        }
+    }
 }
 
 async fn live_task(

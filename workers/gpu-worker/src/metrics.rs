@@ -34,6 +34,8 @@ pub struct WorkerMetrics {
     xid_errors_total: CounterVec,
     memory_relief_total: CounterVec,
     progress_total: CounterVec,
+    trace_headers_dropped_total: CounterVec,
+    tasks_dropped_total: CounterVec,
     moved_total: Counter,
 }
 
@@ -57,6 +59,8 @@ pub(crate) struct GpuMetrics {
     progress_total: CounterVec,
     xid_errors_total: CounterVec,
     memory_relief_total: CounterVec,
+    tasks_dropped_total: CounterVec,
+    pub(crate) trace_headers_dropped: Counter,
     pub(crate) redelivered: Counter,
     pub(crate) replies_returned: Counter,
     pub(crate) late_outcomes: Counter,
@@ -151,6 +155,12 @@ impl WorkerMetrics {
                 "Progress of running tasks: noted (in the store), refused (there, of a late holder), sent (to producers that asked), dropped (not sent).",
                 &["gpu_id", "what"],
             )?,
+            trace_headers_dropped_total: to.counters("gpufleet_trace_headers_dropped_total", "Unusable traceparents left behind.", gpu)?,
+            tasks_dropped_total: to.counters(
+                "gpufleet_tasks_dropped_total",
+                "Tasks that the broker took out of a queue before their time, by reason: maxlen, delivery_limit, rejected.",
+                &["gpu_id", "reason"],
+            )?,
             moved_total: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
         })
     }
@@ -184,6 +194,8 @@ impl WorkerMetrics {
             crashes: self.crashes_total.with_label_values(gpu),
             quarantined: self.quarantined_total.with_label_values(gpu),
             gpu_quarantines: self.gpu_quarantines_total.with_label_values(gpu),
+            tasks_dropped_total: self.tasks_dropped_total.clone(),
+            trace_headers_dropped: self.trace_headers_dropped_total.with_label_values(gpu),
             moved: self.moved_total.clone(),
             gpu_id: gpu_id.to_string(),
         }
@@ -223,6 +235,10 @@ impl GpuMetrics {
 
     pub(crate) fn memory_relief(&self, what: &str) {
         self.memory_relief_total.with_label_values(&[self.gpu_id.as_str(), what]).inc();
+    }
+
+    pub(crate) fn dropped(&self, reason: &str) {
+        self.tasks_dropped_total.with_label_values(&[self.gpu_id.as_str(), reason]).inc();
     }
 
     pub(crate) fn forwarded(&self, reason: &str) {

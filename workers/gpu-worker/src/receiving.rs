@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use task_queue::{Consumer, Queue, QueueError};
+use task_queue::{Consumer, Delivery, Queue, QueueError};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -14,7 +14,7 @@ use crate::{
     delivery::{
         InHand, Share,
         credits::{Credits, Waits},
-        onward,
+        why_it_came::{WhyItCame, why_it_came},
     },
     fleet::mover::Mover,
     life,
@@ -45,7 +45,7 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
         if delivery.redelivered {
             context.metrics.redelivered.inc();
         }
-        if delivery.queue == Queue::Expired && onward::is_stranded(&delivery.envelope, context.ports.now_ms()) {
+        if is_stranded(&context, &delivery) {
             tracing::info!(task_id = delivery.envelope.message_id, "waited in vain in the queue of a GPU; it goes back to its pool");
             let moving = Mover::of(&context).move_or_leave(delivery);
             context.ports.environment.spawn("move of a message", context.lives.track_future(lives.track_future(moving)));
@@ -61,6 +61,11 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
     }
     lives.close();
     lives.wait().await;
+}
+
+fn is_stranded(context: &Context, delivery: &Delivery) -> bool {
+    let Delivery { queue, envelope, death, .. } = delivery;
+    *queue == Queue::Expired && why_it_came(death.as_ref(), &envelope.headers, context.ports.now_ms()) == WhyItCame::Stranded
 }
 
 /// Lives the life of one delivery, once there is memory for its body. Until then it waits, and the broker holds back the next ones.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use protocol::Envelope;
 use tokio::time::Instant;
 
-use crate::topology::PRIORITY_LEVELS_MAX;
+use crate::{Death, topology::PRIORITY_LEVELS_MAX};
 
 /// A message in a queue or unacked.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub(super) struct Message {
     pub body: Bytes,
     /// Whether it was delivered before.
     pub redelivered: bool,
+    /// Why it was taken out of another queue, if it was.
+    pub death: Option<Death>,
     pub expires_at: Option<Instant>,
 }
 

@@ -189,7 +189,8 @@ impl MemoryQueue {
         let expires = queue.plan.ttl.is_some() || message.envelope.expiration.is_some();
         let mut envelope = message.envelope;
         envelope.user_id = envelope.user_id.filter(|user| self.login.as_ref() == Some(user));
-        state.enqueue(&target, envelope, message.body);
+        envelope.headers.forget_findings();
+        state.enqueue(&target, envelope, message.body, None);
         drop(state);
         if expires {
             self.shared.ensure_timer();

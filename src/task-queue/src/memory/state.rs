@@ -13,7 +13,7 @@ use super::{
     backlog::{Backlog, Message},
     receipt::MemoryReceipt,
 };
-use crate::{Delivery, Inbox, Link, Queue, QueueOptions, Receipt, message::expiration_ms, topology::Plan};
+use crate::{Death, DeathReason, Delivery, Inbox, Link, Queue, QueueOptions, Receipt, message::expiration_ms, topology::Plan};
 
 /// A queue and who consumes it.
 #[derive(Debug)]
@@ -121,13 +121,13 @@ impl State {
     }
 
     /// Adds a new message to an existing queue.
-    pub(super) fn enqueue(&mut self, name: &str, envelope: protocol::Envelope, body: bytes::Bytes) {
+    pub(super) fn enqueue(&mut self, name: &str, envelope: protocol::Envelope, body: bytes::Bytes, death: Option<Death>) {
         let place = self.number();
         let Some(queue) = self.queues.get(name) else { return };
         let own = envelope.expiration.as_deref().and_then(expiration_ms).map(Duration::from_millis);
         let lives = [queue.plan.ttl, own].into_iter().flatten().min();
         let expires_at = lives.map(|lives| Instant::now() + lives);
-        let message = Message { place, envelope, body, redelivered: false, expires_at };
+        let message = Message { place, envelope, body, redelivered: false, death, expires_at };
         // As on the broker, what a consumer can take at once is delivered however short its life.
         if queue.backlog.is_empty()
             && let Some(consumer) = self.whose_turn(name)
@@ -171,7 +171,9 @@ impl State {
             let Some(mut message) = queue.backlog.pop_expired(now) else { return };
             message.envelope.expiration = None;
             if let Some(target) = queue.plan.dead_letters_to.clone() {
-                self.enqueue(&target, message.envelope, message.body);
+                // The one way for a message out of a queue here: the bound of a pool refuses what is new, and drops nothing.
+                let death = Death { queue: name.to_owned(), reason: DeathReason::Expired };
+                self.enqueue(&target, message.envelope, message.body, Some(death));
             }
         }
     }
@@ -216,6 +218,7 @@ impl State {
             envelope: message.envelope.clone(),
             body: message.body.clone(),
             redelivered: message.redelivered,
+            death: message.death.clone(),
             receipt: Receipt::new(Box::new(MemoryReceipt::new(self.shared.clone(), tag))),
         });
         self.unacked.insert(tag, Unacked { queue_name: name.to_owned(), consumer, connection, message });

@@ -9,10 +9,12 @@ use protocol::{
     envelope::{HeaderValue, Headers},
 };
 
-use crate::{Outgoing, message::is_direct_reply};
+use crate::{Death, DeathReason, Outgoing, message::is_direct_reply};
 
 const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
+/// Header: every time that the broker took the message out of a queue, the last one first.
+const DEATHS: &str = "x-death";
 
 /// The properties of a message to `routing_key`; `None` if a text does not fit (more than 255 bytes). Its `user_id` travels only if it is the
 /// publishing `login`: the broker closes the channel for any other.
@@ -21,13 +23,14 @@ pub(super) fn write(message: &Outgoing, routing_key: &str, login: &str) -> Optio
     let persistence = if message.transient || is_direct_reply(routing_key) { TRANSIENT } else { PERSISTENT };
     let mut properties = BasicProperties::default().with_delivery_mode(persistence);
     type With = fn(BasicProperties, ShortString) -> BasicProperties;
-    let texts: [(&Option<String>, With); 6] = [
+    let texts: [(&Option<String>, With); 7] = [
         (&envelope.message_id, BasicProperties::with_message_id),
         (&envelope.kind, BasicProperties::with_type),
         (&envelope.reply_to, BasicProperties::with_reply_to),
         (&envelope.correlation_id, BasicProperties::with_correlation_id),
         (&envelope.expiration, BasicProperties::with_expiration),
         (&envelope.content_type, BasicProperties::with_content_type),
+        (&envelope.content_encoding, BasicProperties::with_content_encoding),
     ];
     for (text, with) in texts {
         if let Some(text) = text {
@@ -73,10 +76,23 @@ pub(super) fn read(properties: &BasicProperties) -> Envelope {
         correlation_id: text(properties.correlation_id()),
         expiration: text(properties.expiration()),
         content_type: text(properties.content_type()),
+        content_encoding: text(properties.content_encoding()),
         timestamp: *properties.timestamp(),
         user_id: text(properties.user_id()),
         headers: properties.headers().as_ref().map(read_headers).unwrap_or_default(),
     }
+}
+
+/// Why the broker last took the message out of a queue. The first entry of `x-death` is written by every version of the broker. `x-first-death-…` tells of the first time, and
+/// `x-last-death-…` only newer versions write: on an older one it says what a producer makes up.
+pub(super) fn death(properties: &BasicProperties) -> Option<Death> {
+    let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get(DEATHS)? else { return None };
+    let AMQPValue::FieldTable(last) = deaths.as_slice().first()? else { return None };
+    let text = |name: &str| match read_value(last.inner().get(name)?) {
+        HeaderValue::Text(text) => Some(text),
+        _ => None,
+    };
+    Some(Death { queue: text("queue")?, reason: DeathReason::named(&text("reason")?) })
 }
 
 fn read_headers(table: &FieldTable) -> Headers {
@@ -111,7 +127,7 @@ fn read_value(value: &AMQPValue) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use lapin::types::FieldArray;
-    use protocol::envelope::{ATTEMPT, HOPS, POOL, REASON, TOKEN, TRACEPARENT};
+    use protocol::envelope::{ATTEMPT, HOPS, MEMORY, POOL, REASON, START_BEFORE, TIMESTAMP_IN_MS, TOKEN, TRACEPARENT, USER};
 
     use super::*;
     use crate::{Queue, Target};
@@ -146,15 +162,81 @@ mod tests {
     #[test]
     fn headers_of_unusable_types_are_named_and_not_used() {
         let unusable = [
-            (TOKEN, AMQPValue::Timestamp(u64::MAX)),
-            (REASON, AMQPValue::LongString(vec![0xff, 0xfe].into())),
+            (START_BEFORE, AMQPValue::Timestamp(u64::MAX)),
+            (USER, AMQPValue::LongString(vec![0xff, 0xfe].into())),
             (HOPS, AMQPValue::Double(1.0)),
             (POOL, AMQPValue::FieldArray(FieldArray::default())),
-            (TRACEPARENT, AMQPValue::Void),
+            (MEMORY, AMQPValue::Void),
         ];
         for (name, value) in unusable {
             assert_eq!(read_one(name, value), Headers { invalid: vec![name.to_owned()], ..Headers::default() });
         }
+        for value in [AMQPValue::LongString(vec![0xff, 0xfe].into()), AMQPValue::ByteArray(vec![b'0'; 55].into()), AMQPValue::Void] {
+            assert_eq!(read_one(TRACEPARENT, value), Headers { traceparent_dropped: true, ..Headers::default() });
+        }
+    }
+
+    #[test]
+    fn the_brokers_time_is_read_in_either_of_its_types() {
+        for value in [AMQPValue::LongLongInt(1_800_000_000_123), AMQPValue::Timestamp(1_800_000_000_123)] {
+            assert_eq!(read_one(TIMESTAMP_IN_MS, value), Headers { published_ms: Some(1_800_000_000_123), ..Headers::default() });
+        }
+    }
+
+    fn died(entries: Vec<AMQPValue>) -> Option<Death> {
+        let mut headers = FieldTable::default();
+        headers.insert(DEATHS.into(), AMQPValue::FieldArray(entries.into()));
+        headers.insert("x-first-death-reason".into(), AMQPValue::LongString("rejected".into()));
+        headers.insert("x-last-death-reason".into(), AMQPValue::LongString("rejected".into()));
+        death(&BasicProperties::default().with_headers(headers))
+    }
+
+    fn entry(pairs: &[(&str, AMQPValue)]) -> AMQPValue {
+        let mut table = FieldTable::default();
+        for (name, value) in pairs {
+            table.insert((*name).into(), value.clone());
+        }
+        AMQPValue::FieldTable(table)
+    }
+
+    #[test]
+    fn of_several_deaths_the_last_one_counts() {
+        let of = |queue: &str, reason: &str| {
+            entry(&[
+                ("count", AMQPValue::LongLongInt(1)),
+                ("queue", AMQPValue::LongString(queue.into())),
+                ("reason", AMQPValue::LongString(reason.into())),
+            ])
+        };
+        let words = [
+            ("expired", DeathReason::Expired),
+            ("maxlen", DeathReason::MaxLength),
+            ("delivery_limit", DeathReason::DeliveryLimit),
+            ("rejected", DeathReason::Rejected),
+            ("of old age", DeathReason::Other),
+        ];
+        for (word, reason) in words {
+            let expected = Death { queue: "gpufleet.tasks.default".into(), reason };
+            assert_eq!(died(vec![of("gpufleet.tasks.default", word), of("gpufleet.retry.250", "expired")]), Some(expected));
+        }
+    }
+
+    #[test]
+    fn deaths_that_a_producer_made_up_are_none() {
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let made_up = [
+            vec![],
+            vec![AMQPValue::LongLongInt(7)],
+            vec![entry(&[])],
+            vec![entry(&[("queue", text("q"))])],
+            vec![entry(&[("reason", text("maxlen"))])],
+            vec![entry(&[("queue", AMQPValue::LongLongInt(7)), ("reason", text("maxlen"))])],
+            vec![entry(&[("queue", text("q")), ("reason", AMQPValue::Void)])],
+        ];
+        for entries in made_up {
+            assert_eq!(died(entries.clone()), None, "{entries:?}");
+        }
+        assert_eq!(death(&BasicProperties::default()), None);
     }
 
     #[test]
@@ -189,13 +271,14 @@ mod tests {
 
         prop_compose! {
             fn any_headers()(
-                texts in prop::array::uniform6(text()),
+                traceparent in option::of(Just("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned())),
+                texts in prop::array::uniform5(text()),
                 numbers in prop::array::uniform2(option::of(0..=i64::MAX as u64)),
                 attempt in option::of(1..=u32::MAX),
                 properties in option::of(vec(any::<u8>(), 0..100)),
                 returned in any::<bool>(),
             ) -> Headers {
-                let [traceparent, user, pool, outcome, reason, unreadable] = texts;
+                let [user, pool, outcome, reason, unreadable] = texts;
                 let [start_before_ms, token] = numbers;
                 Headers { traceparent, attempt, start_before_ms, user, pool, returned, outcome, token, reason, unreadable, properties, ..Headers::default() }
             }
@@ -203,13 +286,14 @@ mod tests {
 
         prop_compose! {
             fn any_envelope()(
-                texts in prop::array::uniform6(text()),
+                texts in prop::array::uniform7(text()),
                 priority in option::of(any::<u8>()),
                 timestamp in option::of(any::<u64>()),
                 headers in any_headers(),
             ) -> Envelope {
-                let [message_id, kind, reply_to, correlation_id, expiration, content_type] = texts;
-                Envelope { message_id, kind, priority, reply_to, correlation_id, expiration, content_type, timestamp, user_id: None, headers }
+                let [message_id, kind, reply_to, correlation_id, expiration, content_type, content_encoding] = texts;
+                let user_id = None;
+                Envelope { message_id, kind, priority, reply_to, correlation_id, expiration, content_type, content_encoding, timestamp, user_id, headers }
             }
         }
 

@@ -20,6 +20,7 @@ pub(super) fn delivery(queue: &Queue, arrived: AmqpDelivery, settle: impl Settle
         envelope: properties::read(&arrived.properties),
         body: arrived.data.into(),
         redelivered: arrived.redelivered,
+        death: properties::death(&arrived.properties),
         receipt: Receipt::new(Box::new(settle)),
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use protocol::{BodyHash, DeliveryId, Envelope};
-use task_queue::{Delivery, Queue, QueueError, Receipt};
+use task_queue::{Death, Delivery, Queue, QueueError, Receipt};
 use tokio::time::Instant;
 
 use super::{
@@ -26,6 +26,8 @@ pub(crate) struct InHand {
     pub(crate) envelope: Envelope,
     pub(crate) body: Bytes,
     pub(crate) redelivered: bool,
+    /// Why the broker took it out of another queue, if it did.
+    pub(crate) death: Option<Death>,
     pub(crate) received: Instant,
     pub(crate) waits: Waits,
     /// Until when its task must have started and ended, in Unix ms: known once it was read.
@@ -112,6 +114,7 @@ impl InHand {
             envelope: delivery.envelope,
             body: delivery.body,
             redelivered: delivery.redelivered,
+            death: delivery.death,
             received,
             waits,
             deadlines: Deadlines::default(),

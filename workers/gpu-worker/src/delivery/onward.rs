@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Envelope, PoolName, Task, TaskId, envelope::Headers};
+use protocol::{Envelope, PoolName, Task, TaskId};
 use task_queue::{Outgoing, Queue, Target};
 
 use super::{InHand, in_hand::Deadlines};
@@ -80,6 +80,7 @@ pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> En
         reply_to: original.reply_to.clone(),
         correlation_id: original.correlation_id.clone(),
         content_type: original.content_type.clone(),
+        content_encoding: original.content_encoding.clone(),
         timestamp: original.timestamp,
         ..Envelope::default()
     };
@@ -94,13 +95,6 @@ pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> En
     envelope
 }
 
-/// Whether the broker took a message out of a queue although its own time had not run out: what a worker sent on carries its deadline with it, if it has one. Such a message goes back to
-/// its pool.
-pub(crate) fn is_stranded(envelope: &Envelope, now_ms: u64) -> bool {
-    let Headers { pool, start_before_ms, .. } = &envelope.headers;
-    pool.is_some() && start_before_ms.is_none_or(|deadline_ms| deadline_ms > now_ms)
-}
-
 /// A message from a waiting queue goes back to its pool as it is; only the broker's clock is set anew.
 pub(crate) fn returned(envelope: Envelope, body: Bytes, fallback_pool: &PoolName, fallback_id: TaskId, now_ms: u64) -> Outgoing {
     let pool = envelope.pool_or(fallback_pool);
@@ -111,23 +105,13 @@ pub(crate) fn returned(envelope: Envelope, body: Bytes, fallback_pool: &PoolName
     envelope.headers.user = envelope.user_id.take().or(envelope.headers.user);
     envelope.headers.returned = true;
     envelope.headers.invalid.clear();
+    envelope.headers.forget_findings();
     Outgoing::new(Target::Queue(Queue::Pool(pool)), envelope, body)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_a_worker_sent_on_and_is_in_time_is_stranded() {
-        let stranded = |pool: Option<&str>, start_before_ms| {
-            let headers = Headers { pool: pool.map(str::to_owned), start_before_ms, ..Headers::default() };
-            is_stranded(&Envelope { headers, ..Envelope::default() }, 1_000)
-        };
-        assert!(stranded(Some("default"), None) && stranded(Some("default"), Some(1_001)));
-        assert!(!stranded(Some("default"), Some(1_000)), "its own time is over");
-        assert!(!stranded(None, None), "only its producer's expiration can have ended it");
-    }
 
     #[test]
     fn what_has_no_deadline_never_expires_and_what_is_late_does_at_once() {

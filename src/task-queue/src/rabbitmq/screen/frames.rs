@@ -121,7 +121,7 @@ impl Frames {
         if self.held.len() < enough {
             return false;
         }
-        let fault = ("properties", "are larger than a frame may be");
+        let fault = ("properties", "are larger than a frame may be; put what is large into the body");
         match content_header::replacement(&self.held[BEFORE..enough], fault, self.payload_max()) {
             Some(payload) => {
                 let frame = self.held.split_to(enough);

@@ -9,6 +9,8 @@ pub(super) type Fault = &'static str;
 
 pub(super) const CUT_SHORT: Fault = "is cut short";
 pub(super) const NOT_UTF8: Fault = "is not UTF-8 text";
+/// Says [`DEPTH_MAX`].
+const TOO_DEEP: Fault = "is nested deeper than 32 levels";
 
 /// Takes `count` bytes off the front.
 pub(super) fn take<'a>(rest: &mut &'a [u8], count: usize) -> Result<&'a [u8], Fault> {
@@ -52,7 +54,7 @@ fn array(mut values: &[u8], depth: usize) -> Result<(), Fault> {
 }
 
 fn value(rest: &mut &[u8], depth: usize) -> Result<(), Fault> {
-    let deeper = || depth.checked_sub(1).ok_or("is nested too deeply");
+    let deeper = || depth.checked_sub(1).ok_or(TOO_DEEP);
     let fixed = match take(rest, 1)?[0] {
         b'V' => 0,
         b't' | b'b' | b'B' => 1,

@@ -161,7 +161,10 @@ fn a_header_that_is_larger_than_a_frame_may_be_is_replaced_and_the_next_frame_pa
     let large = header(&[&[0b0010_0000, 0], &long(&table)[..]].concat());
     let passed = through([&[frame(2, &large), frame(3, b"body")].concat()[..]]);
     let replaced = passed.strip_suffix(&frame(3, b"body")[..]).expect("the next frame passes");
-    assert_eq!(unreadable_of(replaced), ("properties: are larger than a frame may be".to_owned(), 16 * 1024));
+    assert_eq!(
+        unreadable_of(replaced),
+        ("properties: are larger than a frame may be; put what is large into the body".to_owned(), 16 * 1024)
+    );
 }
 
 #[test]

@@ -1,0 +1,110 @@
+//! When a task stops being worth starting, and being worth finishing.
+//!
+//! A deadline counts from the publish, and AMQP does not say when that was. What is known, in this order: the header `timestamp_in_ms`, where the broker's interceptor writes it;
+//! the property `timestamp`, which the producer's clock set; else nothing, and the time counts from the first delivery. What the broker does with an `expiration` tells nothing: a
+//! classic priority queue delivers a message whose time is over while others wait beside it.
+
+use super::expiration_ms;
+use crate::{Envelope, Limits};
+
+/// A clock that runs ahead of ours by more than this is not believed.
+const AHEAD_MS: u64 = 5_000;
+
+/// Absolute deadlines in Unix milliseconds, from what earlier hops wrote or from the message's own limits.
+pub(super) struct Deadlines {
+    pub(super) start: Option<u64>,
+    pub(super) end: Option<u64>,
+}
+
+impl Deadlines {
+    pub(super) fn of(envelope: &Envelope, limits: &Limits, now_ms: u64) -> Self {
+        let base = published_ms(envelope, now_ms).unwrap_or(now_ms);
+        let from_base = |ms: Option<u64>| ms.map(|ms| base.saturating_add(ms));
+        let expiration = from_base(expiration_ms(envelope).ok().flatten());
+        let end = envelope.headers.end_before_ms.or_else(|| from_base(limits.total_deadline_ms));
+        let start = envelope.headers.start_before_ms.or_else(|| earliest([expiration, from_base(limits.queue_deadline_ms)]));
+        Self { start: earliest([start, end]), end }
+    }
+}
+
+/// When the message was published, as far as that can be known. A time is believed unless it lies in the future or further back than any limit reaches.
+fn published_ms(envelope: &Envelope, now_ms: u64) -> Option<u64> {
+    let believed = |ms: &u64| *ms <= now_ms.saturating_add(AHEAD_MS) && ms.saturating_add(Limits::LONGEST_MS) > now_ms;
+    let by_broker = envelope.headers.published_ms.filter(believed);
+    // AMQP's timestamp is in whole seconds, rounded down: no deadline may come early by that.
+    let by_producer = envelope.timestamp.map(|seconds| seconds.saturating_mul(1_000).saturating_add(999)).filter(believed);
+    by_broker.or(by_producer).map(|ms| ms.min(now_ms))
+}
+
+fn earliest<const N: usize>(times: [Option<u64>; N]) -> Option<u64> {
+    times.into_iter().flatten().min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::Headers;
+
+    const NOW: u64 = 1_800_000_000_000;
+    const MINUTE: Limits =
+        Limits { queue_deadline_ms: Some(60_000), attempt_timeout_ms: None, total_deadline_ms: None, max_attempts: None };
+
+    fn start(envelope: &Envelope, limits: &Limits) -> Option<u64> {
+        Deadlines::of(envelope, limits, NOW).start
+    }
+
+    #[test]
+    fn the_shorter_wins_and_absolute_ones_survive_hops() {
+        let envelope = Envelope { expiration: Some("500".into()), ..Envelope::default() };
+        let limits = Limits { queue_deadline_ms: Some(2_000), total_deadline_ms: Some(9_000), ..Limits::default() };
+        let of = |envelope: &Envelope| {
+            let Deadlines { start, end } = Deadlines::of(envelope, &limits, NOW);
+            (start, end)
+        };
+        assert_eq!(of(&envelope), (Some(NOW + 500), Some(NOW + 9_000)));
+        let headers = Headers { start_before_ms: Some(NOW + 100), end_before_ms: Some(NOW + 200), ..Headers::default() };
+        assert_eq!(of(&Envelope { headers, ..envelope }), (Some(NOW + 100), Some(NOW + 200)));
+    }
+
+    #[test]
+    fn an_expiration_counts_from_the_end_of_the_second_of_its_publish_also_where_it_is_over() {
+        let expiring = |seconds_ago: u64, expiration: &str| {
+            let envelope =
+                Envelope { timestamp: Some(NOW / 1_000 - seconds_ago), expiration: Some(expiration.into()), ..Envelope::default() };
+            start(&envelope, &Limits::default())
+        };
+        assert_eq!(expiring(9, "10000"), Some(NOW - 9_000 + 999 + 10_000), "it has waited nine of its ten seconds");
+        assert_eq!(expiring(4, "500"), Some(NOW - 4_000 + 999 + 500), "the broker delivered it although its time was over");
+        assert_eq!(expiring(0, "500"), Some(NOW + 500), "the end of this second is still to come");
+        let unstamped = Envelope { expiration: Some("500".into()), ..Envelope::default() };
+        assert_eq!(start(&unstamped, &Limits::default()), Some(NOW + 500), "nobody knows how long it has waited");
+    }
+
+    #[test]
+    fn a_time_from_the_future_or_from_long_ago_is_not_believed() {
+        let by_producer = |timestamp| start(&Envelope { timestamp: Some(timestamp), ..Envelope::default() }, &MINUTE);
+        let by_broker = |published_ms| {
+            let headers = Headers { published_ms: Some(published_ms), ..Headers::default() };
+            start(&Envelope { headers, ..Envelope::default() }, &MINUTE)
+        };
+        assert_eq!(by_producer(NOW / 1_000 - 10), Some(NOW - 10_000 + 999 + 60_000));
+        assert_eq!(by_producer(NOW / 1_000 + 4), Some(NOW + 60_000), "a clock that is a little ahead");
+        assert_eq!(by_broker(NOW - 10_000), Some(NOW - 10_000 + 60_000));
+        assert_eq!(by_broker(NOW + AHEAD_MS), Some(NOW + 60_000));
+        for unbelievable in [NOW + 3_600_000, NOW - Limits::LONGEST_MS - 1_000] {
+            assert_eq!(by_producer(unbelievable / 1_000), Some(NOW + 60_000));
+            assert_eq!(by_broker(unbelievable), Some(NOW + 60_000));
+        }
+        assert_eq!([by_producer(0), by_producer(u64::MAX), by_broker(0), by_broker(u64::MAX)], [Some(NOW + 60_000); 4]);
+    }
+
+    #[test]
+    fn the_brokers_time_wins_over_the_producers_clock() {
+        let both = |published_ms, timestamp| {
+            let headers = Headers { published_ms: Some(published_ms), ..Headers::default() };
+            start(&Envelope { headers, timestamp: Some(timestamp), ..Envelope::default() }, &MINUTE)
+        };
+        assert_eq!(both(NOW - 1, NOW / 1_000 - 3 * 3_600), Some(NOW - 1 + 60_000), "the producer's clock is hours behind");
+        assert_eq!(both(NOW + 3_600_000, NOW / 1_000 - 10), Some(NOW - 10_000 + 999 + 60_000), "a header that somebody made up");
+    }
+}
