@@ -221,3 +221,86 @@ fn a_broken_layer_is_found() {
     }
     assert_eq!(named_modules("use crate::{a::B, c::{d, e}, f};\ncrate::g::h()").into_iter().collect::<String>(), "acfg");
 }
+
+/// What may not stand in a log line, and why. `field`: one argument of a macro of `tracing`.
+fn wrong_in_a_log_line(field: &str) -> Option<&'static str> {
+    let field = field.trim();
+    let (name, value) = field.split_once('=').map_or((field, ""), |(name, value)| (name.trim(), value.trim()));
+    let is_name = !name.is_empty() && name.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.'));
+    if name.starts_with('?') || (is_name && value.starts_with('?')) {
+        Some("shows a value as Rust's Debug has it; give it a Display and write %")
+    } else if matches!(name.trim_start_matches('%'), "message" | "target" | "level" | "timestamp") {
+        Some("is a field by this name in every line of JSON already; call it something else")
+    } else {
+        None
+    }
+}
+
+/// The arguments of each macro of `tracing` in a text, and the line that it begins in.
+fn log_lines(text: &str) -> Vec<(usize, Vec<String>)> {
+    const MACROS: [&str; 7] = ["trace!(", "debug!(", "info!(", "warn!(", "error!(", "event!(", "span!("];
+    let mut found = Vec::new();
+    for name in MACROS {
+        for (place, _) in text.match_indices(name) {
+            found.push((text[..place].matches('\n').count() + 1, arguments(&text[place + name.len()..])));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What stands between commas up to the bracket that closes a call. Brackets in texts do not count.
+fn arguments(call: &str) -> Vec<String> {
+    let (mut found, mut depth, mut in_text, mut escaped) = (vec![String::new()], 0, false, false);
+    for letter in call.chars() {
+        match letter {
+            '"' if !escaped => in_text = !in_text,
+            '(' | '[' | '{' if !in_text => depth += 1,
+            ')' if !in_text && depth == 0 => break,
+            ')' | ']' | '}' if !in_text => depth -= 1,
+            ',' if !in_text && depth == 0 => {
+                found.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        escaped = letter == '\\' && !escaped;
+        if let Some(argument) = found.last_mut() {
+            argument.push(letter);
+        }
+    }
+    found
+}
+
+#[test]
+fn log_lines_are_in_words() {
+    let files = ["src", "workers"].iter().flat_map(|folder| sources(&root().join(folder)));
+    let (mut lines, mut found) = (0, Vec::new());
+    for (path, text) in files.filter(|(path, _)| path.extension().is_some_and(|extension| extension == "rs")) {
+        for (line, fields) in log_lines(&text) {
+            lines += 1;
+            let wrong = fields.iter().filter_map(|field| Some((field.trim().to_owned(), wrong_in_a_log_line(field)?)));
+            found.extend(wrong.map(|(field, why)| format!("{}:{line}: {field:?} {why}", path.display())));
+        }
+    }
+    assert!(lines > 80, "only {lines} log lines are found: the search is broken");
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_log_line_that_is_not_in_words_is_found() {
+    let text = r#"
+        tracing::warn!(queue = ?self.queue, reason, "lost (a consumer, it says");
+        info!(%error, ?failure, after = f(a, "b"), "done");
+        let span = tracing::debug_span!("task", task_id = %id, target = %queue);
+        error!(
+            error = %cause,
+            message,
+            "what?"
+        );
+        debug!(task_id, ok = maybe()?, "fine: a = ?b");
+    "#;
+    let of = |fields: &[String]| fields.iter().filter(|field| wrong_in_a_log_line(field).is_some()).count();
+    let found: Vec<(usize, usize)> = log_lines(text).iter().map(|(line, fields)| (*line, of(fields))).collect();
+    assert_eq!(found, [(2, 1), (3, 1), (4, 1), (5, 1), (10, 0)]);
+}

@@ -21,6 +21,7 @@ mod routes;
 mod serve;
 mod submit;
 mod tasks;
+mod trail;
 
 pub use error::ServeError;
 pub use gateway::{Gateway, GatewayOptions, Ports};

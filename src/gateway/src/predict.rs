@@ -17,7 +17,7 @@ use protocol::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Gateway, Problem, encoding::traceparent, events, intake::JsonBody, problem::ProblemKind};
+use crate::{Gateway, Problem, encoding::traceparent, events, intake::JsonBody, problem::ProblemKind, trail::Trail};
 
 /// A text to continue.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -95,18 +95,22 @@ pub(crate) async fn predict(
     headers: HeaderMap,
     JsonBody(request, share): JsonBody<PredictRequest>,
 ) -> Result<Response, Problem> {
-    let stream = request.stream;
-    let new = NewTask { progress: stream, traceparent: traceparent(&headers), ..new_task(request) };
-    let pending =
-        gateway.ports.producer.pending(new, gateway.options.predict_timeout).await.map_err(|error| gateway.not_answered(&error))?;
+    let (stream, traceparent) = (request.stream, traceparent(&headers));
+    let trail = Trail::of(traceparent.as_deref());
+    let new = NewTask { progress: stream, traceparent, ..new_task(request) };
+    let submitted = gateway.ports.producer.pending(new, gateway.options.predict_timeout).await;
+    let pending = submitted.map_err(|error| trail.failed(gateway.not_answered(&error)))?;
+    trail.submitted(pending.task_id());
     // The broker has the body now. Kept up to the result, the share could be the one that the task's worker waits for in this very process.
     drop(share);
     gateway.accepted();
     if stream {
-        return Ok(events::answer(stream::Prediction::new(gateway, pending)));
+        return Ok(events::answer(stream::Prediction::new(gateway, pending, trail)));
     }
-    let reply = pending.await.map_err(|error| gateway.not_answered(&error))?;
-    answer(reply).map(|response| Json(response).into_response())
+    let reply = pending.await.map_err(|error| trail.failed(gateway.not_answered(&error)))?;
+    let response = answer(reply).map_err(|problem| trail.failed(problem))?;
+    trail.answered(&response.task_id);
+    Ok(Json(response).into_response())
 }
 
 /// The payload of the kind `predict`.

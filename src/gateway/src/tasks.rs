@@ -22,6 +22,7 @@ use crate::{
     events::log::WATCHED,
     intake::JsonBody,
     problem::ProblemKind,
+    trail::Trail,
 };
 
 /// A task to submit: the body of a task message, and of its properties those that a client may set.
@@ -76,15 +77,19 @@ pub(crate) async fn submit(
     JsonBody(request, _share): JsonBody<TaskRequest>,
 ) -> Result<Response, Problem> {
     let TaskRequest { kind, priority, task_id, payload, gpu_options, needs, limits, progress } = request;
+    let traceparent = traceparent(&headers);
+    let trail = Trail::of(traceparent.as_deref());
     let watched = progress && gateway.watched.has_room_for(task_id.as_ref());
     let new = NewTask {
         priority: priority.unwrap_or(PRIORITY_DEFAULT),
         task_id,
         progress: watched,
-        traceparent: traceparent(&headers),
+        traceparent,
         ..NewTask::new(kind, TaskBody { payload, gpu_options, needs, limits })
     };
-    let task_id = if watched { submit_watched(&gateway, new).await? } else { submit_alone(&gateway, new).await? };
+    let submitted = if watched { submit_watched(&gateway, new).await } else { submit_alone(&gateway, new).await };
+    let task_id = submitted.map_err(|problem| trail.failed(problem))?;
+    trail.submitted(&task_id);
     gateway.accepted();
     let accepted = TaskAccepted::new(task_id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())

@@ -41,4 +41,4 @@ pub use reply::{Outcome, Reply, TaskError};
 pub use status::{TaskState, TaskStatus};
 pub use strategy::{Choice, Fallback, Strategy};
 pub use task::{GpuOptions, Limits, Needs, Task, TaskBody};
-pub use trace_context::is_traceparent;
+pub use trace_context::{is_traceparent, trace_id_of};

@@ -29,6 +29,12 @@ fn goes_on(rest: &[u8]) -> bool {
     rest[0] == b'-' && rest.iter().all(u8::is_ascii_graphic)
 }
 
+/// The trace id in a `traceparent`: the 32 hexadecimal digits under which every system of the same trace logs. `None`: the text is no trace context.
+#[must_use]
+pub fn trace_id_of(traceparent: &str) -> Option<&str> {
+    is_traceparent(traceparent).then(|| traceparent.get(3..35)).flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

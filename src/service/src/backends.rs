@@ -138,11 +138,15 @@ async fn store_at(url: &SecretUrl, configuration: &Configuration) -> Result<Arc<
 /// Tries until it succeeds, fails for good, or `patience` is used up.
 async fn patiently<T>(patience: Duration, open: impl AsyncFn() -> Result<T, BackendError>) -> Result<T, BackendError> {
     let until = Instant::now() + patience;
-    let mut pause = PAUSE;
+    let (mut pause, mut told) = (PAUSE, false);
     loop {
         match open().await {
             Err(error) if error.is_transient() && Instant::now() + pause <= until => {
-                tracing::warn!(%error, "a server is away; trying again");
+                if std::mem::replace(&mut told, true) {
+                    tracing::debug!(%error, "a server is still away");
+                } else {
+                    tracing::warn!(%error, "a server is away; trying again");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }

@@ -17,6 +17,16 @@ pub enum Target {
     ReplyTo(String),
 }
 
+/// The target as people call it, for the log.
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue(queue) => write!(formatter, "{queue}"),
+            Self::ReplyTo(name) => write!(formatter, "reply queue {name}"),
+        }
+    }
+}
+
 /// A message to publish. Always confirmed and under a deadline; mandatory, and persistent unless it says otherwise. A reply to a direct reply-to is neither: it
 /// is at most once on the wire and says nothing of a requester that is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The port: queues by meaning, and what can be done with them.
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{fmt, num::NonZeroU16, time::Duration};
 
 use async_trait::async_trait;
 use protocol::{GpuId, PoolName};
@@ -51,6 +51,23 @@ impl Queue {
         let longest = Self::RETRY_DELAYS_MS[Self::RETRY_DELAYS_MS.len() - 1];
         let delay = Self::RETRY_DELAYS_MS.into_iter().find(|ms| u128::from(*ms) >= wanted.as_millis()).unwrap_or(longest);
         Self::Retry(Duration::from_millis(delay))
+    }
+}
+
+/// The queue as people call it, for the log. Its name on the broker comes from [`Names`].
+impl fmt::Display for Queue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pool(pool) => write!(formatter, "pool {pool}"),
+            Self::Gpu(gpu_id) => write!(formatter, "own queue of GPU {gpu_id}"),
+            Self::Expired => formatter.write_str("expired tasks"),
+            Self::Returned => formatter.write_str("returned tasks"),
+            Self::Unplaceable => formatter.write_str("unplaceable tasks"),
+            Self::Retry(delay) => write!(formatter, "retries after {} ms", delay.as_millis()),
+            Self::Dead => formatter.write_str("dead letters"),
+            Self::Parked => formatter.write_str("parked replies"),
+            Self::Reply(name) => write!(formatter, "reply queue {name}"),
+        }
     }
 }
 
@@ -171,4 +188,21 @@ pub trait TaskQueue: Send + Sync + 'static {
 
     /// Ends every consumer and connection. Unacked deliveries go back to their queues.
     async fn close(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_and_a_target_are_named_in_words() {
+        let pool = Queue::Pool(PoolName::default());
+        assert_eq!(pool.to_string(), "pool default");
+        assert_eq!(Queue::Gpu(GpuId::new("gpu-0").expect("valid")).to_string(), "own queue of GPU gpu-0");
+        assert_eq!(Queue::retry_after(Duration::from_secs(2)).to_string(), "retries after 5000 ms");
+        assert_eq!(
+            (Target::Queue(pool).to_string(), Target::ReplyTo("mine".to_owned()).to_string()),
+            ("pool default".to_owned(), "reply queue mine".to_owned())
+        );
+    }
 }

@@ -99,6 +99,8 @@ pub(crate) struct Retrying<'t> {
     pub(crate) memory_mb: Option<u64>,
     pub(crate) error: TaskError,
     pub(crate) token: Token,
+    /// How long it ran, in milliseconds.
+    pub(crate) run_ms: f64,
 }
 
 /// A task's way to another queue.

@@ -16,6 +16,7 @@ mod life;
 mod me;
 mod metrics;
 mod options;
+mod outage;
 mod ports;
 mod receiving;
 mod settle;

@@ -51,7 +51,7 @@ pub(crate) fn live(context: Arc<Context>, in_hand: InHand, follows_in: Option<Sl
             context.metrics.trace_headers_dropped.inc();
         }
         in_hand.deadlines = deadlines(&context, &in_hand, &reading);
-        let span = tracing::debug_span!("task", task_id = %reading.task_id, gpu_id = %context.me.gpu_id);
+        let span = tracing::debug_span!("task", task_id = %reading.task_id, trace_id = in_hand.trace_id(), gpu_id = %context.me.gpu_id);
         let lived = match &reading.task {
             Ok(task) if in_hand.queue != Queue::Expired => {
                 live_task(&context, &in_hand, &reading, (task, follows_in)).instrument(span).await
@@ -248,7 +248,7 @@ async fn follow(context: Arc<Context>, following: Following) {
 async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Disposition<'t> {
     let may_retry = task.attempt < retrying::attempts_max(task);
     let token = ran.token;
-    let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token });
+    let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token, run_ms: timings.run_ms });
     let finish = |outcome, result, error| Disposition::Finish(End { outcome, result, error, timings }, ran);
     let without_result = |outcome, error| (outcome, Json::null(), Some(error));
     let (outcome, result, error) = match ended {

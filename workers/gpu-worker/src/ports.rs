@@ -11,7 +11,7 @@ use task_store::{
     Begin, BeginRequest, Fence, FenceRequest, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, TaskStore,
 };
 
-use crate::{delivery::Identity, worker::Stop};
+use crate::{delivery::Identity, outage::Outage, worker::Stop};
 
 /// How long a stopping worker may take to note that an attempt was handed back.
 pub(crate) const HAND_BACK: Duration = Duration::from_secs(2);
@@ -38,14 +38,45 @@ impl Backoff {
     }
 }
 
+/// A server that a worker depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Link {
+    Broker,
+    Table,
+    Store,
+}
+
+/// The outages of the links, for the log.
+#[derive(Debug, Default)]
+pub(crate) struct Outages {
+    broker: Outage,
+    table: Outage,
+    store: Outage,
+}
+
+impl Outages {
+    const fn of(&self, link: Link) -> (&Outage, &'static str) {
+        match link {
+            Link::Broker => (&self.broker, "broker"),
+            Link::Table => (&self.table, "table"),
+            Link::Store => (&self.store, "store"),
+        }
+    }
+}
+
 /// Errors that say whether a later retry can succeed.
 pub(crate) trait Transience: Display {
+    /// What was asked.
+    const LINK: Link;
+
     fn is_transient(&self) -> bool;
 }
 
 macro_rules! transience {
-    ($($error:ty),+) => {
+    ($($error:ty => $link:expr),+) => {
         $(impl Transience for $error {
+            const LINK: Link = $link;
+
             fn is_transient(&self) -> bool {
                 Self::is_transient(self)
             }
@@ -53,7 +84,7 @@ macro_rules! transience {
     };
 }
 
-transience!(TableError, StoreError, QueueError, PublishError);
+transience!(TableError => Link::Table, StoreError => Link::Store, QueueError => Link::Broker, PublishError => Link::Broker);
 
 /// What became of a publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +105,7 @@ pub(crate) struct Ports {
     pub(crate) store: Arc<dyn TaskStore>,
     pub(crate) environment: Environment,
     pub(crate) stop: Stop,
+    pub(crate) outages: Arc<Outages>,
 }
 
 impl Ports {
@@ -91,6 +123,26 @@ impl Ports {
         }
     }
 
+    /// Says that an operation will be tried again: once for each outage of its link, at `debug` all else.
+    pub(crate) fn tried_again<E: Transience>(&self, error: &E, pause: Duration) {
+        let (outage, link) = self.outages.of(E::LINK);
+        if outage.failed(self.now_ms()) {
+            tracing::warn!(link, %error, "a server does not answer as it should: everything that needs it is tried again until it does");
+        } else {
+            tracing::debug!(link, %error, pause_ms = millis(pause), "will try again");
+        }
+    }
+
+    /// Takes note that a link answers, be it with a refusal.
+    pub(crate) fn answered(&self, link: Link) {
+        let (outage, link) = self.outages.of(link);
+        if outage.is_on()
+            && let Some(over) = outage.ended(self.now_ms())
+        {
+            tracing::info!(link, failures = over.failures, lasted_ms = over.lasted_ms, "the server answers again");
+        }
+    }
+
     /// Repeats `operation` while it fails transiently. An error that no retry mends is given back; a stop at once abandons.
     async fn try_until_settled<T, E, F>(&self, mut operation: impl FnMut() -> F) -> Result<Tried<T, E>, Abandoned>
     where
@@ -104,20 +156,23 @@ impl Ports {
                 () = self.stop.now.cancelled() => return Err(Abandoned),
                 result = operation() => result,
             };
-            match result {
-                Ok(done) => return Ok(Tried::Done(done)),
+            let settled = match result {
+                Ok(done) => Tried::Done(done),
                 Err(error) if error.is_transient() => {
                     let pause = backoff.next(&self.environment);
-                    tracing::warn!(%error, pause_ms = pause.as_millis(), "will try again");
+                    self.tried_again(&error, pause);
                     self.pause(pause).await?;
+                    continue;
                 }
-                Err(error) => return Ok(Tried::Failed(error)),
-            }
+                Err(error) => Tried::Failed(error),
+            };
+            self.answered(E::LINK);
+            return Ok(settled);
         }
     }
 
-    /// As [`Ports::try_until_settled`]; an error that no retry mends is logged, and the delivery is abandoned.
-    async fn insist<T, E, F>(&self, operation: impl FnMut() -> F) -> Result<T, Abandoned>
+    /// As [`Ports::try_until_settled`]; an error that no retry mends is logged with the task that it is about, and the delivery is abandoned.
+    async fn insist<T, E, F>(&self, task_id: Option<&TaskId>, operation: impl FnMut() -> F) -> Result<T, Abandoned>
     where
         E: Transience,
         F: Future<Output = Result<T, E>>,
@@ -125,7 +180,8 @@ impl Ports {
         match self.try_until_settled(operation).await? {
             Tried::Done(done) => Ok(done),
             Tried::Failed(error) => {
-                tracing::error!(%error, "no retry mends this: the delivery stays unacked");
+                let task_id = task_id.map(TaskId::as_str);
+                tracing::error!(task_id, %error, "no retry mends this: the delivery stays unacked");
                 Err(Abandoned)
             }
         }
@@ -138,7 +194,7 @@ impl Ports {
         begin: Option<&BeginRequest>,
     ) -> Result<(ClaimAnswer, Option<Begin>), Abandoned> {
         let rider = begin.and_then(|begin| self.store.begin_rider(begin));
-        let (answer, ridden) = self.insist(|| self.table.claim_with(request, rider.as_ref())).await?;
+        let (answer, ridden) = self.insist(Some(&request.task_id), || self.table.claim_with(request, rider.as_ref())).await?;
         let (Some(begin), Some(ridden)) = (begin, ridden) else { return Ok((answer, None)) };
         let begun = self.store.begin_ridden(&begin.task_id, ridden).await;
         // The beginning is asked for once more, and says the same again if it had happened.
@@ -156,36 +212,36 @@ impl Ports {
     }
 
     pub(crate) async fn steady(&self, pool: &PoolName) -> Result<Duration, Abandoned> {
-        self.insist(|| self.table.steady(pool)).await
+        self.insist(None, || self.table.steady(pool)).await
     }
 
     pub(crate) async fn seen(&self, pool: &PoolName, gpu_id: &GpuId) -> Result<Seen, Abandoned> {
-        self.insist(|| self.table.seen(pool, gpu_id)).await
+        self.insist(None, || self.table.seen(pool, gpu_id)).await
     }
 
     /// What the store knows of a task, before anything is done with its delivery.
     pub(crate) async fn look(&self, Identity { task_id, body_hash, attempt, .. }: &Identity) -> Result<Look, Abandoned> {
-        self.insist(|| self.store.look(task_id, body_hash, *attempt)).await
+        self.insist(Some(task_id), || self.store.look(task_id, body_hash, *attempt)).await
     }
 
     pub(crate) async fn begin(&self, request: &BeginRequest) -> Result<Begin, Abandoned> {
-        self.insist(|| self.store.begin(request)).await
+        self.insist(Some(&request.task_id), || self.store.begin(request)).await
     }
 
     pub(crate) async fn fence(&self, request: &FenceRequest) -> Result<Fence, Abandoned> {
-        self.insist(|| self.store.fence(request)).await
+        self.insist(Some(&request.task_id), || self.store.fence(request)).await
     }
 
     pub(crate) async fn record(&self, request: &RecordRequest) -> Result<Record, Abandoned> {
-        self.insist(|| self.store.record(request)).await
+        self.insist(Some(&request.task_id), || self.store.record(request)).await
     }
 
     pub(crate) async fn record_retry(&self, request: &RetryRequest) -> Result<RetryAnswer, Abandoned> {
-        self.insist(|| self.store.retry(request)).await
+        self.insist(Some(&request.task_id), || self.store.retry(request)).await
     }
 
     pub(crate) async fn announced(&self) -> Result<Vec<KnownGpu>, Abandoned> {
-        self.insist(|| self.store.announced()).await
+        self.insist(None, || self.store.announced()).await
     }
 
     /// Whether a cancel was asked for. An error is a no: it is asked again.
@@ -206,7 +262,7 @@ impl Ports {
         Ok(match self.try_until_settled(publish).await? {
             Tried::Done(sent) => sent,
             Tried::Failed(error) => {
-                tracing::error!(%error, "cannot be sent");
+                tracing::error!(task_id = outgoing.envelope.message_id.as_deref(), %error, "cannot be sent");
                 Sent::Unsendable(error)
             }
         })
@@ -214,8 +270,14 @@ impl Ports {
 
     /// Publishes and does not give up: where its queue is gone or takes no such message, somebody must look, and nothing may be acked until then.
     pub(crate) async fn publish_surely(&self, outgoing: &Outgoing, pause: Duration) -> Result<(), Abandoned> {
+        let mut told = false;
         while self.publish(outgoing).await? != Sent::There {
-            tracing::error!(target = ?outgoing.target, "the fleet's own queue takes no message: start the broker's node that has it, or declare it again by restarting a worker; tried again after a lease");
+            let (queue, task_id) = (&outgoing.target, outgoing.envelope.message_id.as_deref());
+            if std::mem::replace(&mut told, true) {
+                tracing::debug!(%queue, task_id, "still takes no message");
+            } else {
+                tracing::error!(%queue, task_id, "the fleet's own queue takes no message: start the broker's node that has it, or declare it again by restarting a worker; tried again after each lease");
+            }
             self.pause(pause).await?;
         }
         Ok(())
@@ -225,6 +287,10 @@ impl Ports {
     pub(crate) async fn bury(&self, envelope: protocol::Envelope, body: bytes::Bytes, pause: Duration) -> Result<(), Abandoned> {
         self.publish_surely(&Outgoing::new(Target::Queue(Queue::Dead), envelope, body), pause).await
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How an operation came out that was repeated while it failed transiently.

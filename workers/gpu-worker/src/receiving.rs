@@ -117,6 +117,7 @@ pub(crate) async fn receive_from_pool(context: Arc<Context>, first: Consumer, sh
 async fn consume_again(context: &Context, shown: &watch::Sender<PoolConsumer>) -> Option<Consumer> {
     let queue = Queue::Pool(context.me.options.pool.clone());
     let prefetch = NonZeroU16::new(context.me.options.slots).unwrap_or(NonZeroU16::MIN);
+    let mut told = false;
     loop {
         let again = async {
             context.ports.queue.declare(&queue).await?;
@@ -126,7 +127,11 @@ async fn consume_again(context: &Context, shown: &watch::Sender<PoolConsumer>) -
             Ok(again) => return Some(again),
             Err(QueueError::Closed) => return None,
             Err(error) => {
-                tracing::error!(gpu_id = %context.me.gpu_id, %error, "cannot consume the pool's queue again; tried again after a lease");
+                if std::mem::replace(&mut told, true) {
+                    tracing::debug!(gpu_id = %context.me.gpu_id, %error, "still cannot consume the pool's queue");
+                } else {
+                    tracing::error!(gpu_id = %context.me.gpu_id, %error, "cannot consume the pool's queue again; tried again after each lease");
+                }
                 shown.send_replace(PoolConsumer::Lost);
             }
         }

@@ -17,7 +17,7 @@ use crate::{
     },
     gpu::{heartbeat::Heart, trouble},
     options::WorkerParts,
-    ports::{Backoff, HAND_BACK, Ports},
+    ports::{Abandoned, Backoff, HAND_BACK, Link, Ports},
     receiving::{self, PoolConsumer},
 };
 
@@ -143,10 +143,13 @@ where
     let mut backoff = Backoff::default();
     loop {
         match step().await {
-            Ok(done) => return Ok(Some(done)),
+            Ok(done) => {
+                ports.answered(Link::Broker);
+                return Ok(Some(done));
+            }
             Err(error) if error.is_transient() => {
                 let pause = backoff.next(&ports.environment);
-                tracing::warn!(%error, pause_ms = pause.as_millis(), "will try again");
+                ports.tried_again(&error, pause);
                 if ports.stop.gently.is_cancelled() || ports.pause(pause).await.is_err() {
                     return Ok(None);
                 }
@@ -230,7 +233,8 @@ async fn leave(context: &Arc<Context>) {
     if !context.ports.stop.now.is_cancelled() {
         let (own, reaper) = (Queue::Gpu(context.me.gpu_id.clone()), Reaper::of(context));
         let emptied = tokio::time::timeout(context.me.options.lease, reaper.empty(&own)).await;
-        tracing::debug!(gpu_id = %context.me.gpu_id, ?emptied, "own queue returned to the pool");
+        let moved = emptied.unwrap_or(Err(Abandoned)).ok();
+        tracing::debug!(gpu_id = %context.me.gpu_id, moved, "own queue returned to the pool");
     }
     context.ports.stop.now.cancel();
     // What is left of the lives ends now, so that nothing writes after the row is gone.

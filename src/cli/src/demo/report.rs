@@ -51,7 +51,7 @@ impl Report {
             Err(error) => return self.wrong(number, &error.to_string()),
         };
         if !load.is_right(number, &reply) {
-            return self.wrong(number, &format!("{reply:?}"));
+            return self.wrong(number, &output::json_text(&reply));
         }
         self.succeeded += 1;
         if let Some(gpu_id) = reply.gpu_id.clone() {

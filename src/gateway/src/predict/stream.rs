@@ -7,9 +7,10 @@ use protocol::{Reply, TaskId};
 use tracing::debug;
 
 use crate::{
-    Gateway, Problem,
+    Gateway,
     events::{Event, Source, log::next},
     tasks::TaskAccepted,
+    trail::Trail,
 };
 
 /// The events of one prediction.
@@ -19,6 +20,7 @@ pub(super) struct Prediction {
     said: Option<ProgressStream>,
     ready: VecDeque<Event>,
     leaving: Leaving,
+    trail: Trail,
 }
 
 /// Asks for the task's end when the only client that wants it goes away before it: nobody else would read what the GPU computes.
@@ -29,19 +31,22 @@ struct Leaving {
 }
 
 impl Prediction {
-    pub(super) fn new(gateway: Gateway, mut pending: Pending) -> Self {
+    pub(super) fn new(gateway: Gateway, mut pending: Pending, trail: Trail) -> Self {
         let task_id = pending.task_id().clone();
         let ready = VecDeque::from([Event::new("accepted", &TaskAccepted::new(task_id.clone()))]);
         let leaving = Leaving { producer: gateway.ports.producer.clone(), task_id, over: false };
-        Self { gateway, said: pending.progress(), pending, ready, leaving }
+        Self { gateway, said: pending.progress(), pending, ready, leaving, trail }
     }
 
     fn end(&mut self, reply: Result<Reply, WaitError>) {
         self.leaving.over = true;
         let answered = reply.map_err(|error| self.gateway.not_answered(&error)).and_then(super::answer);
         self.ready.push_back(match answered {
-            Ok(response) => Event::new("reply", &response),
-            Err(problem) => Event::new("problem", Problem::document(&problem)),
+            Ok(response) => {
+                self.trail.answered(&self.leaving.task_id);
+                Event::new("reply", &response)
+            }
+            Err(problem) => Event::new("problem", self.trail.failed(problem).document()),
         });
     }
 }

@@ -34,10 +34,12 @@ pub(super) fn claim_with(
 ) -> Result<(ClaimAnswer, Option<Ridden>), TableError> {
     let mut parts = answer.into_iter();
     let words: Vec<String> =
-        parts.next().map(from_redis_value).transpose().map_err(|error| garbled(operation, &error))?.unwrap_or_default();
+        parts.next().map(from_redis_value).transpose().map_err(|error| garbled(operation, &error.to_string()))?.unwrap_or_default();
     let claimed = claim(operation, request, &words)?;
     let ridden = match (parts.next(), parts.next()) {
-        (Some(done), Some(answer)) => Some(Rider::ridden(from_redis_value(done).map_err(|error| garbled(operation, &error))?, answer)),
+        (Some(done), Some(answer)) => {
+            Some(Rider::ridden(from_redis_value(done).map_err(|error| garbled(operation, &error.to_string()))?, answer))
+        }
         _ => None,
     };
     Ok((claimed, ridden))
@@ -65,25 +67,26 @@ fn named(request: &ClaimRequest) -> Option<GpuId> {
 
 /// The settings, whether the GPU drains.
 pub(super) fn beat(operation: &'static str, answer: redis::Value) -> Result<Beat, TableError> {
-    let (json, draining): (String, bool) = from_redis_value(answer).map_err(|error| garbled(operation, &error))?;
+    let (json, draining): (String, bool) = from_redis_value(answer).map_err(|error| garbled(operation, &error.to_string()))?;
     Ok(Beat { settings: settings(operation, &json)?, draining })
 }
 
 /// For how long the table is steady, in ms, and the JSON of the row, if it lives.
 pub(super) fn seen(operation: &'static str, answer: redis::Value) -> Result<Seen, TableError> {
-    let parts: Vec<String> = from_redis_value(answer).map_err(|error| garbled(operation, &error))?;
+    let parts: Vec<String> = from_redis_value(answer).map_err(|error| garbled(operation, &error.to_string()))?;
     let steady_ms = parts.first().and_then(|ms| ms.parse().ok()).ok_or_else(|| garbled(operation, &parts))?;
-    let row = parts.get(1).map(|json| serde_json::from_str(json).map_err(|error| garbled(operation, &(error, json)))).transpose()?;
+    let row =
+        parts.get(1).map(|json| serde_json::from_str(json).map_err(|error| garbled(operation, &format!("{error}: {json}")))).transpose()?;
     Ok(Seen { row, steady: Duration::from_millis(steady_ms) })
 }
 
 pub(super) fn settings(operation: &'static str, json: &str) -> Result<Settings, TableError> {
-    serde_json::from_str(json).map_err(|error| garbled(operation, &(error, json)))
+    serde_json::from_str(json).map_err(|error| garbled(operation, &format!("{error}: {json}")))
 }
 
 pub(super) fn views(operation: &'static str, rows: Vec<Row>) -> Result<Vec<GpuView>, TableError> {
     let view = |(json, held, draining, eligible, expires_in_ms): Row| {
-        let row: GpuRow = serde_json::from_str(&json).map_err(|error| garbled(operation, &(error, &json)))?;
+        let row: GpuRow = serde_json::from_str(&json).map_err(|error| garbled(operation, &format!("{error}: {json}")))?;
         Ok(GpuView { row, held, draining, eligible, expires_in_ms })
     };
     let mut views = rows.into_iter().map(view).collect::<Result<Vec<_>, TableError>>()?;
@@ -92,7 +95,7 @@ pub(super) fn views(operation: &'static str, rows: Vec<Row>) -> Result<Vec<GpuVi
 }
 
 pub(super) fn gpu_ids(operation: &'static str, ids: Vec<String>) -> Result<Vec<GpuId>, TableError> {
-    let mut ids = ids.into_iter().map(GpuId::new).collect::<Result<Vec<_>, _>>().map_err(|error| garbled(operation, &error))?;
+    let mut ids = ids.into_iter().map(GpuId::new).collect::<Result<Vec<_>, _>>().map_err(|error| garbled(operation, &error.to_string()))?;
     ids.sort();
     Ok(ids)
 }

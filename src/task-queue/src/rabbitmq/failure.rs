@@ -1,5 +1,7 @@
 //! What the client library's errors mean to us.
 
+use std::fmt;
+
 use lapin::ErrorKind;
 
 use crate::QueueError;
@@ -25,6 +27,19 @@ pub(super) enum Failure {
     Unsent(String),
     /// The connection or channel is down, or there was no answer in time.
     Away(String),
+}
+
+/// The reason alone: whoever logs it says what was tried.
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { text: reason, .. }
+            | Self::Inaccessible(reason)
+            | Self::Stumbled(reason)
+            | Self::Unsent(reason)
+            | Self::Away(reason) => formatter.write_str(reason),
+        }
+    }
 }
 
 impl From<lapin::Error> for Failure {

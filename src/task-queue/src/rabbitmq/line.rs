@@ -220,7 +220,7 @@ impl Keeper {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             if !kept.connected() {
-                return Ending::Lost(format!("the connection is {:?}", connection.status()));
+                return Ending::Lost("the connection is closed".to_owned());
             }
         }
     }
@@ -250,7 +250,7 @@ impl Keeper {
             let declared = async { topology.declare_on(&connection.create_channel().await?, &queue).await };
             let declared = tokio::time::timeout(topology.options.publish_timeout, declared).await;
             if let Err(failure) = declared.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned()))) {
-                tracing::warn!(?queue, ?failure, "could not declare a queue again");
+                tracing::warn!(%queue, error = %failure, "could not declare a queue again");
             }
         }
     }

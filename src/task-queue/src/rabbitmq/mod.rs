@@ -111,7 +111,7 @@ impl RabbitMq {
         loop {
             left -= 1;
             match self.on_a_channel(async |channel| self.topology.declare_on(channel, queue).await).await? {
-                Err(Failure::Inaccessible(reason)) if left > 0 => tracing::debug!(?queue, reason, "will declare it again"),
+                Err(Failure::Inaccessible(reason)) if left > 0 => tracing::debug!(%queue, reason, "will declare it again"),
                 declared => return Ok(declared),
             }
             tokio::time::sleep(backoff.next()).await;

@@ -125,7 +125,7 @@ impl Subscription {
                 Ending::Lost(reason) => {
                     // The broker delivers these again: what was not taken yet would be work done twice.
                     let stale = self.inbox.clear().len();
-                    tracing::warn!(queue = ?self.queue, reason, stale, "lost a consumer");
+                    tracing::warn!(queue = %self.queue, reason, stale, "lost a consumer");
                     drop(opened);
                     self.reopen(&mut backoff).await
                 }
@@ -174,6 +174,7 @@ impl Subscription {
 
     /// Opens until it succeeds; `None` if deliveries are not wanted any more.
     async fn reopen(&mut self, backoff: &mut Backoff) -> Option<Opened> {
+        let mut told = false;
         loop {
             let wait = backoff.next();
             let mut connection = self.connection.clone();
@@ -188,10 +189,13 @@ impl Subscription {
             }
             match self.open(Declare::Again).await {
                 Ok(opened) => {
-                    tracing::info!(queue = ?self.queue, "consuming again");
+                    tracing::info!(queue = %self.queue, "consuming again");
                     return Some(opened);
                 }
-                Err(failure) => tracing::warn!(queue = ?self.queue, ?failure, "could not consume again"),
+                Err(failure) if std::mem::replace(&mut told, true) => {
+                    tracing::debug!(queue = %self.queue, error = %failure, "still cannot consume")
+                }
+                Err(failure) => tracing::warn!(queue = %self.queue, error = %failure, "cannot consume again; tried again until it can"),
             }
         }
     }

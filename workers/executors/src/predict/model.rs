@@ -41,7 +41,10 @@ impl Shape {
         let whole = layers > 0 && tokens > 0 && context > 1 && heads > 0 && kv_heads > 0;
         let even = heads.checked_mul(2).is_some_and(|twice| hidden.is_multiple_of(twice));
         if !whole || !even || !heads.is_multiple_of(kv_heads) || hidden == 0 {
-            return Err(format!("its sizes do not go together: {self:?}"));
+            return Err(format!(
+                "its sizes do not go together: {layers} layers, {hidden} wide, {heads} heads, {kv_heads} of them for keys and values, {tokens} tokens in all, {context} in a \
+                 context"
+            ));
         }
         Ok(Self { context: context.min(CONTEXT_MAX), ..self })
     }

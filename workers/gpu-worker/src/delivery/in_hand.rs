@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use protocol::{BodyHash, DeliveryId, Envelope};
+use protocol::{BodyHash, DeliveryId, Envelope, trace_id_of};
 use task_queue::{Death, Delivery, Queue, QueueError, Receipt};
 use tokio::time::Instant;
 
@@ -187,6 +187,11 @@ impl InHand {
         if let Some(credit) = credit {
             credit.let_go().await;
         }
+    }
+
+    /// The trace that its task belongs to, for the log.
+    pub(crate) fn trace_id(&self) -> Option<&str> {
+        trace_id_of(self.envelope.headers.traceparent.as_deref()?)
     }
 
     /// Where its reply goes, short enough to be kept; empty if it wants none.

@@ -13,6 +13,7 @@ use crate::{
     delivery::onward,
     me::Me,
     metrics::GpuMetrics,
+    outage::Outage,
     ports::{Abandoned, Ports, Sent},
 };
 
@@ -27,11 +28,13 @@ pub(crate) struct Mover {
     ports: Ports,
     me: Arc<Me>,
     metrics: Arc<GpuMetrics>,
+    /// Of pools whose queue is missing.
+    missing: Arc<Outage>,
 }
 
 impl Mover {
     pub(crate) fn of(context: &Context) -> Self {
-        Self { ports: context.ports.clone(), me: Arc::clone(&context.me), metrics: Arc::clone(&context.metrics) }
+        Self { ports: context.ports.clone(), me: Arc::clone(&context.me), metrics: Arc::clone(&context.metrics), missing: Arc::default() }
     }
 
     /// Moves until the consumer is stopped. `jobs` counts what is under way.
@@ -61,7 +64,10 @@ impl Mover {
         loop {
             let sent = match self.ports.publish(&outgoing).await? {
                 Sent::NoQueue(_) => self.keep_waiting(outgoing.clone()).await?,
-                sent => sent,
+                sent => {
+                    self.found();
+                    sent
+                }
             };
             if sent == Sent::There {
                 break;
@@ -76,9 +82,21 @@ impl Mover {
         Ok(())
     }
 
+    /// Takes note that a pool has its queue. The log does not say that there was one without: which it was is not known here.
+    fn found(&self) {
+        if self.missing.is_on() {
+            self.missing.ended(self.ports.now_ms());
+        }
+    }
+
     /// A pool without a queue (it is gone, or somebody made it up): the message waits for it elsewhere. In the mover's hand it would hold up all others.
     async fn keep_waiting(&self, mut outgoing: Outgoing) -> Result<Sent, Abandoned> {
-        tracing::warn!(target = ?outgoing.target, "a message came back for a pool that has no queue; it waits");
+        let (queue, task_id) = (&outgoing.target, outgoing.envelope.message_id.as_deref());
+        if self.missing.failed(self.ports.now_ms()) {
+            tracing::warn!(%queue, task_id, "a message came back for a pool that has no queue; it waits, and so do all others of such pools");
+        } else {
+            tracing::debug!(%queue, task_id, "a message came back for a pool that has no queue; it waits");
+        }
         outgoing.target = Target::Queue(Queue::retry_after(REST));
         outgoing.envelope.expiration = None;
         self.ports.publish(&outgoing).await

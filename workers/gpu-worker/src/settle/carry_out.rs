@@ -12,6 +12,7 @@ use task_queue::{Outgoing, Target};
 use task_store::{Crash, Fence, FenceRequest, Look, Record, RecordRequest, Stored};
 
 use super::{
+    ending::Ending,
     history,
     reply::{self, Answered, CopyOf, Final},
     retrying,
@@ -85,10 +86,13 @@ enum Ack {
 impl<'a> Settling<'a> {
     /// After a run: record, publish, ack.
     async fn finish(&self, end: End, ran: Ran) -> Result<(), Abandoned> {
-        let outcome = end.outcome;
+        let (outcome, ending) = (end.outcome, Ending::of(&end));
         let body = reply::body(self.context, &self.identity, end, Some(&ran));
         match self.context.ports.record(&self.request(outcome, Some(&ran), &body)).await? {
-            Record::Recorded => self.publish_and_ack(self.recorded(outcome, Some(&ran), body), Ack::AfterRun).await,
+            Record::Recorded => {
+                ending.tell(self);
+                self.publish_and_ack(self.recorded(outcome, Some(&ran), body), Ack::AfterRun).await
+            }
             Record::EndedBefore(stored) => self.resend_and_ack(stored, Ack::AfterRun).await,
             Record::Superseded => self.is_late().await,
         }
@@ -96,12 +100,15 @@ impl<'a> Settling<'a> {
 
     /// Without a run: record, publish, ack. Where an attempt of the task began once, that one's outcome is refused from now on, unless it is still in somebody's hand.
     pub(super) async fn end_unrun(&self, end: End) -> Result<(), Abandoned> {
-        let outcome = end.outcome;
+        let (outcome, ending) = (end.outcome, Ending::of(&end));
         let body = reply::body(self.context, &self.identity, end, None);
         let mut request = self.request(outcome, None, &body);
         loop {
             match self.context.ports.record(&request).await? {
-                Record::Recorded => return self.publish_and_ack(self.recorded(outcome, None, body), Ack::Elsewhere).await,
+                Record::Recorded => {
+                    ending.tell(self);
+                    return self.publish_and_ack(self.recorded(outcome, None, body), Ack::Elsewhere).await;
+                }
                 Record::EndedBefore(stored) => return self.resend_and_ack(stored, Ack::Elsewhere).await,
                 Record::Superseded if request.token.is_some() => return self.is_late().await,
                 Record::Superseded => match self.fence().await? {
@@ -256,7 +263,6 @@ impl<'a> Settling<'a> {
             Look::Ended(stored) => return self.resend(stored).await,
             Look::ReusedId => return self.refuse_reused_id().await,
         }
-        tracing::info!(task_id = %self.identity.task_id, field = refusal.field, problem = refusal.problem, "refused");
         self.bury(&refusal.to_string(), self.in_hand.envelope.headers.history.clone()).await?;
         let error = TaskError::new(ErrorCode::InvalidTask, refusal.problem).at(refusal.field);
         self.end_unrun(End::without_run(Outcome::Failed, error)).await
@@ -266,7 +272,7 @@ impl<'a> Settling<'a> {
     async fn quarantine(&self, crashes: &[Crash]) -> Result<(), Abandoned> {
         let crashed: Vec<String> = crashes.iter().map(history::crashed).collect();
         let message = format!("its worker crashed {} times while it ran: {}", crashes.len(), crashed.join("; "));
-        tracing::error!(task_id = %self.identity.task_id, message, "quarantined");
+        tracing::error!(task_id = %self.identity.task_id, trace_id = self.in_hand.trace_id(), error = message, "quarantined");
         self.context.metrics.quarantined.inc();
         let history = history::with(self.in_hand.envelope.headers.history.as_deref(), crashed);
         self.bury(&format!("quarantined: its worker crashed {} times while it ran", crashes.len()), Some(history)).await?;
@@ -278,11 +284,14 @@ impl<'a> Settling<'a> {
         let message = "this message_id is in use for a task with another body; give each task its own id";
         self.bury(message, self.in_hand.envelope.headers.history.clone()).await?;
         let error = TaskError::new(ErrorCode::ReusedId, message).at("message_id");
-        let body = reply::body(self.context, &self.identity, End::without_run(Outcome::Failed, error), None);
+        let end = End::without_run(Outcome::Failed, error);
+        let ending = Ending::of(&end);
+        let body = reply::body(self.context, &self.identity, end, None);
         // Nothing is stored of it: a reply that finds no queue stays parked.
         let reply = Final { copy: CopyOf::None, outcome: Outcome::Failed, body, attempt: self.identity.attempt, token: None };
         reply::publish(self.context, self.in_hand, &self.identity.task_id, reply).await?;
         self.in_hand.ack_elsewhere().await;
+        ending.tell(self);
         Ok(())
     }
 

@@ -10,8 +10,17 @@ const CODE_CHARACTERS: usize = 60;
 
 /// An attempt that failed.
 pub(crate) fn failed(attempt: u32, gpu_id: &GpuId, error: &TaskError, now_ms: u64) -> String {
-    let (code, message) = (line(&error.code, CODE_CHARACTERS), line(&error.message, MESSAGE_CHARACTERS));
-    format!("attempt {attempt} on {gpu_id} failed at {}: {code}: {message}", date(now_ms))
+    format!("attempt {attempt} on {gpu_id} failed at {}: {}: {}", date(now_ms), code(&error.code), message(&error.message))
+}
+
+/// A code in one line that is not too long.
+pub(super) fn code(text: &str) -> String {
+    line(text, CODE_CHARACTERS)
+}
+
+/// A message in one line that is not too long.
+pub(super) fn message(text: &str) -> String {
+    line(text, MESSAGE_CHARACTERS)
 }
 
 /// An executor may say anything.

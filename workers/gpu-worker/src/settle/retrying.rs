@@ -8,7 +8,7 @@ use protocol::{ErrorCode, Task, TaskError};
 use task_queue::{Outgoing, Queue, Target};
 use task_store::{Retry, RetryAnswer, RetryRequest};
 
-use super::{carry_out::Settling, history};
+use super::{carry_out::Settling, ending, history};
 use crate::{
     context::Context,
     delivery::onward,
@@ -32,20 +32,21 @@ pub(crate) fn attempts_max(task: &Task) -> u32 {
 /// follows.
 pub(super) async fn retry<'t>(settling: &Settling<'_>, retrying: Retrying<'t>) -> Result<Option<Disposition<'t>>, Abandoned> {
     let context = settling.context;
-    let Retrying { task, memory_mb, error, token } = retrying;
-    tracing::info!(task_id = %task.id, attempt = task.attempt, code = error.code, message = error.message, "will be tried again");
+    let task = retrying.task;
+    let Retrying { memory_mb, error, token, .. } = &retrying;
     let request = RetryRequest {
         task_id: task.id.clone(),
         body_hash: task.body_hash.clone(),
         attempt: task.attempt,
-        token,
+        token: *token,
         error: format!("{}: {}", error.code, error.message),
         after_ms: pause_ms(context, task.attempt),
     };
     match context.ports.record_retry(&request).await? {
         RetryAnswer::Due(due) => {
             context.metrics.retries.inc();
-            let line = history::failed(task.attempt, &context.me.gpu_id, &error, context.ports.now_ms());
+            ending::tell_retry(settling, &retrying, due.after_ms);
+            let line = history::failed(task.attempt, &context.me.gpu_id, error, context.ports.now_ms());
             let history = history::with(settling.in_hand.envelope.headers.history.as_deref(), [line]);
             let next = Next { task, due, memory_mb: memory_mb.or(task.memory_mb), history: Some(history) };
             publish_next(settling, next).await?;

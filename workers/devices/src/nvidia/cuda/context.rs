@@ -213,7 +213,8 @@ fn ordinal_of(gpu_id: &GpuId) -> Result<usize, CudaError> {
         there.push(uuid);
     }
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").map_or_else(|_| "is not set".to_owned(), |value| format!("is {value:?}"));
-    Err(CudaError::Refused(format!("CUDA shows no GPU {gpu_id} to this process, only {there:?}; CUDA_VISIBLE_DEVICES {visible}")))
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    Err(CudaError::Refused(format!("CUDA shows no GPU {gpu_id} to this process; there are: {there}; CUDA_VISIBLE_DEVICES {visible}")))
 }
 
 /// As NVML writes a UUID, without its prefix.

@@ -1,6 +1,9 @@
 //! Kernels: modules of machine code, their functions, and launching one.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use cudarc::{
     driver::{CudaFunction, CudaModule, DriverError, LaunchConfig, PushKernelArg, sys},
@@ -22,6 +25,13 @@ pub struct Grid {
     pub threads: (u32, u32, u32),
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { blocks: (bx, by, bz), threads: (tx, ty, tz), shared_bytes } = self;
+        write!(formatter, "{bx} × {by} × {bz} blocks of {tx} × {ty} × {tz} threads and {shared_bytes} bytes of shared memory")
+    }
 }
 
 /// A number as a kernel takes it.
@@ -255,7 +265,7 @@ impl Lane {
         unsafe { launch.launch(config) }.map(|_| ()).map_err(|error| {
             let failed = self.shared.noted(CudaError::of("launch a kernel", error));
             if matches!(error.0, sys::CUresult::CUDA_ERROR_INVALID_VALUE | sys::CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES) {
-                return CudaError::Refused(format!("kernel {} with {grid:?}: {failed}", function.name));
+                return CudaError::Refused(format!("kernel {} with {grid}: {failed}", function.name));
             }
             failed
         })
