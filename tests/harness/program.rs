@@ -123,6 +123,17 @@ impl Program {
         Self::start_at(binary(), arguments, variables)
     }
 
+    /// Starts it as [`Program::start`] does, but with what `env` is told about signals (`--default-signal=HUP`, `--ignore-signal=HUP`): whoever runs the tests may
+    /// have other things to be inherited.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_with_signals(option: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, variables: &[(&str, &str)]) -> Self {
+        let own = [OsStr::new(option).to_owned(), binary().as_os_str().to_owned()];
+        let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
+        Self::start_at(Path::new("env"), own.into_iter().chain(arguments), variables)
+    }
+
     /// Starts the program of this path, which may be another than `gpufleet`, in the same way.
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-//! The real `gpufleet` binary on private servers: plain AMQP clients that are not ours, HTTP, every command, signals, and inputs that once went wrong.
+//! The real `gpufleet` binary on private servers: plain AMQP clients that are not ours, HTTP, every command, signals, logs, and inputs that once went wrong.
 
 mod cases;
 mod clients;
@@ -7,6 +7,7 @@ mod dead;
 mod doctor;
 mod foreign;
 mod http;
+mod logs;
 mod model;
 mod nvidia;
 mod servers;

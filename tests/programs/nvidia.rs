@@ -232,6 +232,30 @@ async fn a_killed_process_is_started_again_and_ends_with_its_supervisor() {
     until("the processes leave", async || host.servers.rows().await.is_empty()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hang_up_of_supervisor_and_workers_lets_their_tasks_end_and_every_line_of_their_log_is_json() {
+    let host = Host::with(2).await;
+    let environment = host.machine.environment();
+    let variables: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let line = host.line(&["worker", "--set", "log.json=true"]);
+    let supervisor = Program::start_with_signals("--default-signal=HUP", line, &variables);
+    host.servers.eligible(2).await;
+    let (producer, gpu) = (host.servers.producer().await, host.uuid(0));
+    let pending = started(&producer, on(&gpu, simulate(2_500, "kept"))).await;
+    let worker = host.holder(&gpu).unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-HUP", &worker]).status().unwrap().success());
+    supervisor.signal("HUP");
+    assert_eq!(supervisor.exit_code().await, 0, "{}", supervisor.log());
+    let answered = pending.await.unwrap();
+    assert_eq!((result(&answered), answered.attempt), (json!("kept"), 1));
+    let log = supervisor.log();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+    assert!(lines.iter().all(|line| line["level"].is_string() && line["message"].is_string()), "{log}");
+    for message in ["worker left", "works", "gpufleet serves 2 NVIDIA GPUs, a process each"] {
+        assert!(lines.iter().any(|line| line["message"] == message), "{message}: {log}");
+    }
+}
+
 /// As real ones may, while a thread of the process still uses them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn libraries_that_crash_at_the_exit_crash_no_worker_that_was_told_to_end() {

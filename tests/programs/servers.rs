@@ -29,7 +29,12 @@ pub struct Servers {
 impl Servers {
     /// The shared servers under a fresh prefix.
     pub async fn fresh() -> Self {
-        let (amqp, redis) = (PrivateRabbitMq::shared().await.url(), PrivateRedis::shared().await.url());
+        Self::with_redis(PrivateRedis::shared().await.url()).await
+    }
+
+    /// The shared broker under a fresh prefix, and a Redis of the test's own.
+    pub async fn with_redis(redis: SecretUrl) -> Self {
+        let amqp = PrivateRabbitMq::shared().await.url();
         let mut configuration = Configuration::default();
         configuration.amqp.prefix = PrivateRedis::fresh_prefix();
         configuration.redis.prefix.clone_from(&configuration.amqp.prefix);

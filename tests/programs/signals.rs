@@ -150,3 +150,81 @@ async fn a_second_signal_stops_a_gateway_that_still_waits_for_a_result() {
     let answer = asking.await.unwrap();
     assert!(answer.as_ref().map_or(true, |answer| answer.status() == 503), "{answer:?}");
 }
+
+/// Waits until a process answers a signal by itself.
+async fn hears(program: &Program, number: u32) {
+    let path = format!("/proc/{}/status", program.pid());
+    let caught = || {
+        let status = std::fs::read_to_string(&path).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim().to_owned();
+        u64::from_str_radix(&mask, 16).unwrap_or(0) & (1 << (number - 1)) != 0
+    };
+    until("the program hears the signal", async || caught()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hang_up_and_a_quit_end_a_worker_after_its_task() {
+    let servers = Servers::fresh().await;
+    let producer = servers.producer().await;
+    // A terminal that closes tells it by its shell and by the kernel.
+    for signals in [&["HUP", "HUP"][..], &["QUIT"]] {
+        let worker = Program::start_with_signals("--default-signal=HUP", servers.command_line(&["worker", "--simulated", "1"]), &[]);
+        servers.eligible(1).await;
+        let pending = started(&producer, simulate(2_500, "ended")).await;
+        for signal in signals {
+            worker.signal(signal);
+            worker.logged("a second signal stops at once").await;
+        }
+        assert_eq!(worker.exit_code().await, 0, "{signals:?}: {}", worker.log());
+        let reply = pending.await.expect("a reply");
+        assert_eq!((result(&reply), reply.attempt), (json!("ended"), 1), "{signals:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_that_mean_nothing_to_a_worker_end_no_task() {
+    let servers = Servers::fresh().await;
+    let producer = servers.producer().await;
+    let worker = servers.start(&["worker", "--simulated", "1"]);
+    servers.eligible(1).await;
+    let pending = started(&producer, simulate(2_500, "ended")).await;
+    for signal in ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "XFSZ", "PIPE"] {
+        worker.signal(signal);
+    }
+    let reply = pending.await.expect("a reply");
+    assert_eq!((result(&reply), reply.attempt), (json!("ended"), 1));
+    assert!(!worker.log().contains("stopping"), "{}", worker.log());
+    worker.signal("TERM");
+    assert_eq!(worker.exit_code().await, 0, "{}", worker.log());
+}
+
+/// As under `nohup`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hang_up_that_was_ignored_from_the_start_stays_ignored() {
+    let servers = Servers::fresh().await;
+    let producer = servers.producer().await;
+    let worker = Program::start_with_signals("--ignore-signal=HUP", servers.command_line(&["worker", "--simulated", "1"]), &[]);
+    servers.eligible(1).await;
+    let pending = started(&producer, simulate(1_000, "ended")).await;
+    worker.signal("HUP");
+    assert_eq!(result(&pending.await.expect("a reply")), "ended");
+    let next = producer.pending(simulate(0, "next"), PATIENCE).await.expect("submitted");
+    assert_eq!(result(&next.await.expect("a reply")), "next", "it goes on");
+    assert!(!worker.log().contains("stopping"), "{}", worker.log());
+    worker.signal("TERM");
+    assert_eq!(worker.exit_code().await, 0, "{}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hang_up_ends_a_gateway_a_fleet_in_one_process_and_a_demo_in_good_order() {
+    let servers = Servers::fresh().await;
+    let gateway = servers.command_line(&["gateway", "--listen", "127.0.0.1:0"]);
+    let up = ["up", "--simulated", "1", "--listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let demo = ["demo", "--tasks", "1000000", "--gpus", "1"].map(str::to_owned).to_vec();
+    for (arguments, code) in [(gateway, 0), (up, 0), (demo, 1)] {
+        let program = Program::start_with_signals("--default-signal=HUP", &arguments, &[]);
+        hears(&program, 1).await;
+        program.signal("HUP");
+        assert_eq!(program.exit_code().await, code, "{arguments:?}: {}", program.log());
+    }
+}

@@ -16,6 +16,12 @@ pub(crate) fn load(common: &Common, more: &[String]) -> Result<Configuration, Fa
     loaded(common, more).map(|loaded| loaded.configuration)
 }
 
+/// As [`load`], for a program that serves: its log starts before, so that all it ever says is in the form that the configuration wants, mistakes included.
+pub(crate) fn load_and_log(common: &Common, more: &[String]) -> Result<Configuration, Fault> {
+    service::telemetry::start_log(&common.sources(more).log());
+    load(common, more)
+}
+
 fn loaded(common: &Common, more: &[String]) -> Result<Loaded, Fault> {
     common.sources(more).load().map_err(|errors| Fault::Usage(format!("the configuration is wrong\n{errors}")))
 }

@@ -1,4 +1,4 @@
-//! `gpufleet demo`: the whole fleet in one process, and the proof that every task got its own right reply.
+//! `gpufleet demo`: the whole fleet in one process, and the proof that every task got its own right reply. A signal ends it before that.
 
 mod load;
 mod report;
@@ -16,9 +16,9 @@ use crate::{
     configuration,
     demo::{load::Load, report::Report},
     fault::Fault,
-    output,
+    output, roles,
     servers::Servers,
-    simulated,
+    simulated::{self, Workers},
 };
 
 /// How long one task may take, and how long the fleet may take to start or stop.
@@ -34,23 +34,33 @@ pub(crate) async fn run(common: &Common, demo: Demo) -> Result<ExitCode, Fault> 
     configuration.predict.model = None;
     let slots = configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu as usize * demo.gpus as usize;
     let servers = Servers::embedded(configuration);
-    let stop = Stop::default();
+    let stop = roles::stop_on_signals()?;
     let mut workers = simulated::start(&servers, &service::telemetry::metrics_registry(), &stop).await?;
-    ready(&servers, demo.gpus as usize).await?;
-
-    let ports = servers.connect().await?;
-    let options = ProducerOptions { pool: servers.configuration().worker.pool.clone(), ..ProducerOptions::default() };
-    let producer = Producer::new(ports.queue, ports.store, servers.environment().clone(), options);
     let load = Load { tasks: demo.tasks, strategy: demo.strategy.map(|strategy| strategy.name().to_owned()) };
-    let report = drive(&producer, &load, slots).await;
+    let working = async {
+        ready(&servers, demo.gpus as usize).await?;
+        let ports = servers.connect().await?;
+        let options = ProducerOptions { pool: servers.configuration().worker.pool.clone(), ..ProducerOptions::default() };
+        let producer = Producer::new(ports.queue, ports.store, servers.environment().clone(), options);
+        Ok::<Report, Fault>(drive(&producer, &load, slots).await)
+    };
+    let report = tokio::select! {
+        biased;
+        report = working => report?,
+        () = stop.gently.cancelled() => {
+            ended(&mut workers, &stop).await?;
+            return Err(Fault::Failed("the demo was stopped before every task had its reply".to_owned()));
+        }
+    };
     report.print(common.json);
-
     stop.gently.cancel();
-    match timeout(PATIENCE, workers.ended(&stop)).await {
-        Ok(ended) => ended?,
-        Err(_) => return Err(Fault::TimeLimit("the workers did not stop in time".to_owned())),
-    }
+    ended(&mut workers, &stop).await?;
     Ok(if report.all_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits for the workers, which were told to stop.
+async fn ended(workers: &mut Workers, stop: &Stop) -> Result<(), Fault> {
+    timeout(PATIENCE, workers.ended(stop)).await.map_err(|_| Fault::TimeLimit("the workers did not stop in time".to_owned()))?
 }
 
 async fn ready(servers: &Servers, gpus: usize) -> Result<(), Fault> {

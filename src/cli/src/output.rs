@@ -4,6 +4,8 @@ use std::io::{IsTerminal, Write};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
+use service::telemetry::json_line;
+use tracing::Level;
 
 /// Prints a line on standard output. A reader that went away (`| head`) is no error.
 pub(crate) fn line(text: &str) {
@@ -43,14 +45,16 @@ pub(crate) fn pretty(value: &impl Serialize) {
     line(&serde_json::to_string_pretty(value).expect("our own types have string keys only"));
 }
 
-/// Prints an error on standard error.
+/// Prints an error on standard error; between the lines of a log in JSON, as one of them.
 pub(crate) fn error_line(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "error: {text}");
+    let line = json_line(Level::ERROR, text).unwrap_or_else(|| format!("error: {text}"));
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Prints a note on standard error, for people only.
+/// Prints a note on standard error; between the lines of a log in JSON, as one of them.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let line = json_line(Level::INFO, text).unwrap_or_else(|| text.to_owned());
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Whether a person watches.

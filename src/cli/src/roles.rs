@@ -7,6 +7,7 @@ use gpu_worker::Stop;
 use producer::{Producer, ProducerOptions};
 use prometheus::Registry;
 use protocol::config::Configuration;
+use service::signals::HangUps;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -24,7 +25,7 @@ pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, 
     let listen = up.listen.as_ref().map(|listen| format!("gateway.listen={listen}"));
     let model = up.model.as_ref().map(|path| format!("predict.model={}", path.display()));
     let more: Vec<String> = [simulated, listen, model].into_iter().flatten().collect();
-    let program = Program::start(configuration::load(common, &more)?)?;
+    let program = Program::start(configuration::load_and_log(common, &more)?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::open(program.configuration.clone())?;
     program.show_bodies(&servers)?;
@@ -53,7 +54,7 @@ async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u3
     let model = worker.model.as_ref().map(|path| format!("predict.model={}", path.display()));
     let mut more = vec![format!("simulated.gpus={gpus}"), format!("simulated.id_prefix={prefix}")];
     more.extend(model);
-    let program = Program::start(configuration::load(common, &more)?)?;
+    let program = Program::start(configuration::load_and_log(common, &more)?)?;
     let metrics = Metrics::serve(&program).await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
     program.show_bodies(&servers)?;
@@ -69,7 +70,7 @@ async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u3
 /// The gateway alone.
 pub(crate) async fn gateway(common: &Common, gateway: &arguments::Gateway) -> Result<ExitCode, Fault> {
     let listen = gateway.listen.as_ref().map(|listen| format!("gateway.listen={listen}"));
-    let program = Program::start(configuration::load(common, &listen.into_iter().collect::<Vec<_>>())?)?;
+    let program = Program::start(configuration::load_and_log(common, &listen.into_iter().collect::<Vec<_>>())?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
     program.show_bodies(&servers)?;
@@ -110,12 +111,9 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts the log and listens to signals.
+    /// Listens to signals.
     pub(crate) fn start(configuration: Configuration) -> Result<Self, Fault> {
-        service::telemetry::start_log(&configuration.log);
-        let signals = service::Stop::on_signals().map_err(|error| Fault::Failed(format!("listen to signals: {error}")))?;
-        let stop = Stop { gently: signals.graceful().clone(), now: signals.at_once().clone() };
-        Ok(Self { configuration, registry: service::telemetry::metrics_registry(), stop })
+        Ok(Self { configuration, registry: service::telemetry::metrics_registry(), stop: stop_on_signals()? })
     }
 
     /// Shows in the program's metrics what the bodies in hand take.
@@ -132,6 +130,13 @@ impl Program {
             () = self.stop.gently.cancelled() => None,
         }
     }
+}
+
+/// Stops when a signal says so. Of a hang-up a process that has a supervisor hears by way of that one.
+pub(crate) fn stop_on_signals() -> Result<Stop, Fault> {
+    let hang_ups = if gpu_host::supervised() { HangUps::TheSupervisors } else { HangUps::Ours };
+    let signals = service::Stop::on_signals(hang_ups).map_err(|error| Fault::Failed(format!("listen to signals: {error}")))?;
+    Ok(Stop { gently: signals.graceful().clone(), now: signals.at_once().clone() })
 }
 
 /// An id prefix that no other process has: the host's name and this process's number.

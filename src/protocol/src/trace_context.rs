@@ -73,4 +73,10 @@ mod tests {
             assert!(!is_traceparent(&bad), "{bad}");
         }
     }
+
+    #[test]
+    fn the_trace_id_is_the_second_part() {
+        assert_eq!(trace_id_of(&format!("00-{TRACE}-{PARENT}-01")), Some(TRACE));
+        assert_eq!(trace_id_of(&format!("00-{TRACE}-{PARENT}-1")), None);
+    }
 }

@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use protocol::config::Configuration;
+use protocol::config::{Configuration, LogSection};
 
 use self::{known::KnownKeys, mistake::Mistakes, setting::Setting};
 pub use self::{
@@ -77,16 +77,28 @@ impl Sources {
     /// # Errors
     /// See [`load`].
     pub fn load(&self) -> Result<Loaded, ConfigurationErrors> {
-        let known = KnownKeys::read();
         let mut mistakes = Mistakes::default();
-        let file = self.file_to_read();
-        let mut settings = file.as_deref().map(|path| file::read(path, &known, &mut mistakes)).unwrap_or_default();
-        settings.extend(text::from_environment(&self.environment, &known, &mut mistakes));
-        settings.extend(text::from_overrides(&self.overrides, &known, &mut mistakes));
-        let (configuration, origins) = merge(&known, settings);
-        checks::check(&configuration, &origins, &mut mistakes);
+        let loaded = self.read(&mut mistakes);
+        checks::check(&loaded.configuration, &loaded.origins, &mut mistakes);
         mistakes.into_result()?;
-        Ok(Loaded { configuration, origins, file })
+        Ok(loaded)
+    }
+
+    /// How the log is wanted, as far as that can be told: mistakes elsewhere do not matter. For the log that is to say what is wrong with the configuration.
+    #[must_use]
+    pub fn log(&self) -> LogSection {
+        self.read(&mut Mistakes::default()).configuration.log
+    }
+
+    /// Every value that its key accepts; what else there is goes to `mistakes`.
+    fn read(&self, mistakes: &mut Mistakes) -> Loaded {
+        let known = KnownKeys::read();
+        let file = self.file_to_read();
+        let mut settings = file.as_deref().map(|path| file::read(path, &known, mistakes)).unwrap_or_default();
+        settings.extend(text::from_environment(&self.environment, &known, mistakes));
+        settings.extend(text::from_overrides(&self.overrides, &known, mistakes));
+        let (configuration, origins) = merge(&known, settings);
+        Loaded { configuration, origins, file }
     }
 
     fn file_to_read(&self) -> Option<PathBuf> {

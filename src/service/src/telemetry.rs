@@ -1,6 +1,11 @@
 //! Logs and metrics of a process.
 
-use std::io::IsTerminal;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{IsTerminal, Write},
+    panic::PanicHookInfo,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use prometheus::{
     IntGauge, Registry,
@@ -9,19 +14,71 @@ use prometheus::{
     proto::MetricFamily,
 };
 use protocol::config::LogSection;
+use serde_json::{Map, Value, json};
 use task_queue::BodyBudget;
-use tracing_subscriber::{EnvFilter, Layer, Registry as Spans, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry as Spans,
+    fmt::{
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Sends this process's log to standard error, as text or as one JSON object a line. `level` is as in the configuration.
+/// Whether this process's log is JSON.
+static IN_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Sends this process's log to standard error, as text or as one JSON object a line; then panics are such lines too. `level` is as in the configuration.
 ///
 /// Only the first call of a process has an effect; it returns true. A level that is not valid (loading refuses it) counts as `info`.
 pub fn start_log(section: &LogSection) -> bool {
     let filter = EnvFilter::try_new(with_quiet_client(&section.level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer::<Spans>().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let layer = if section.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok()
+    let started = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_ok();
+    if started && section.json {
+        IN_JSON.store(true, Ordering::Relaxed);
+        std::panic::set_hook(Box::new(report_panic));
+    }
+    started
+}
+
+/// `text` as a line of this process's log, for what must be said at every level: why the program ends, where it listens. `None` where the log is text or was not
+/// started: then it is said as people read it.
+#[must_use]
+pub fn json_line(level: Level, text: &str) -> Option<String> {
+    IN_JSON.load(Ordering::Relaxed).then(|| line(level, "gpufleet", text, Map::new()))
+}
+
+/// An object with the fields of every event.
+fn line(level: Level, target: &str, message: &str, mut fields: Map<String, Value>) -> String {
+    let mut timestamp = String::new();
+    // A string takes everything.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+    for (name, text) in [("timestamp", timestamp.as_str()), ("level", level.as_str()), ("message", message), ("target", target)] {
+        fields.insert(name.to_owned(), Value::from(text));
+    }
+    Value::Object(fields).to_string()
+}
+
+/// Writes a panic as one line, whatever the level of the log.
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let said = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = format!("panicked: {}", said.unwrap_or("no message"));
+    let mut fields = Map::new();
+    fields.insert("thread".to_owned(), json!(std::thread::current().name()));
+    fields.insert("location".to_owned(), json!(panic.location().map(ToString::to_string)));
+    // Only where RUST_BACKTRACE asks for it.
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        fields.insert("backtrace".to_owned(), json!(backtrace.to_string()));
+    }
+    let _ = writeln!(std::io::stderr().lock(), "{}", line(Level::ERROR, "panic", &message, fields));
 }
 
 /// The AMQP library warns of every returned message with the message itself, payload and all; whoever published it reports the return. And it calls every channel
@@ -88,6 +145,37 @@ mod tests {
     fn starting_the_log_twice_is_harmless() {
         start_log(&LogSection::default());
         assert!(!start_log(&LogSection { level: "debug".to_owned(), json: true }));
+    }
+
+    #[test]
+    fn a_line_is_one_object_with_the_fields_of_an_event() {
+        let written = line(Level::WARN, "gpufleet", "two\nlines and a \"quote\"", Map::new());
+        let read: Map<String, Value> = serde_json::from_str(&written).expect("an object");
+        assert_eq!((&read["level"], &read["message"]), (&json!("WARN"), &json!("two\nlines and a \"quote\"")));
+        assert!(!written.contains('\n') && read["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{written}");
+    }
+
+    /// In a process of its own: the log and the hook are a process's.
+    #[test]
+    fn a_panic_is_one_line_of_a_json_log() {
+        const ROLE: &str = "GPUFLEET_TEST_PANICS";
+        if std::env::var_os(ROLE).is_some() {
+            assert!(start_log(&LogSection { level: "off".to_owned(), json: true }));
+            let broken = std::thread::Builder::new().name("broken".to_owned()).spawn(|| panic!("two\nlines")).expect("a thread");
+            assert!(broken.join().is_err());
+            return;
+        }
+        let mut command = std::process::Command::new(std::env::current_exe().expect("a running binary"));
+        command.args(["--exact", "telemetry::tests::a_panic_is_one_line_of_a_json_log", "--nocapture"]);
+        let ended = command.env(ROLE, "1").env_remove("RUST_BACKTRACE").output().expect("this binary can be started");
+        assert!(ended.status.success(), "{ended:?}");
+        let written = String::from_utf8(ended.stderr).expect("text");
+        let read: Map<String, Value> = serde_json::from_str(&written).expect("one object and nothing else");
+        assert_eq!(
+            (&read["level"], &read["message"], &read["thread"]),
+            (&json!("ERROR"), &json!("panicked: two\nlines"), &json!("broken"))
+        );
+        assert!(read["location"].as_str().is_some_and(|place| place.contains("telemetry.rs:")), "{written}");
     }
 
     #[test]

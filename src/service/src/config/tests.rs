@@ -312,3 +312,13 @@ fn what_is_printed_loads_again_and_hides_passwords() {
     again.amqp.url.clone_from(&loaded.configuration.amqp.url);
     assert_eq!(again, loaded.configuration);
 }
+
+#[test]
+fn how_the_log_is_wanted_is_known_although_other_keys_are_wrong() {
+    let written = Written::file("log:\n  json: true\nworker:\n  leese_ms: 1\n").flag("log.level=debug").flag("worker.lease_ms=soon");
+    let log = written.sources.log();
+    assert_eq!((log.json, log.level.as_str()), (true, "debug"));
+    assert_eq!(written.mistakes().len(), 2);
+    let wrong = Written::file("log:\n  json: perhaps\n").sources.log();
+    assert!(!wrong.json, "what cannot be told is as by default");
+}
