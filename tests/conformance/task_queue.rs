@@ -7,6 +7,7 @@ mod expiry;
 mod life;
 mod publish;
 mod servers;
+mod silent;
 mod unreadable;
 
 /// The list of cases. In memory the clock is paused: waiting costs nothing, and every run is the same.

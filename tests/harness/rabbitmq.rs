@@ -185,6 +185,27 @@ impl PrivateRabbitMq {
         assert!(self.try_control(arguments).await, "rabbitmqctl {arguments:?} failed\n{}", self.log());
     }
 
+    /// Lets the process of a classic queue hang: it takes messages, and neither confirms nor delivers any.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub async fn suspend(&self, queue: &str) {
+        self.with_process_of(queue, "sys:suspend").await;
+    }
+
+    /// Ends what [`PrivateRabbitMq::suspend`] began.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub async fn resume(&self, queue: &str) {
+        self.with_process_of(queue, "sys:resume").await;
+    }
+
+    async fn with_process_of(&self, queue: &str, function: &str) {
+        let found = format!(r#"{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>))"#);
+        self.control(&["eval", &format!("{found}, ok = {function}(amqqueue:get_pid(Queue)).")]).await;
+    }
+
     /// How many connections this user has.
     ///
     /// # Panics

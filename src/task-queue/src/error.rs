@@ -58,10 +58,21 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// No confirm came within `waited`.
+    pub(crate) fn timeout(target: String, waited: std::time::Duration) -> Self {
+        Self::Timeout { target, after_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX) }
+    }
+
     /// Whether a later retry can succeed without anybody changing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         !matches!(self, Self::Unroutable { .. } | Self::Refused { .. })
+    }
+
+    /// Whether the broker as a whole is away or takes nothing: a publish to another queue would fail too.
+    #[must_use]
+    pub const fn is_of_the_broker(&self) -> bool {
+        matches!(self, Self::Blocked { .. } | Self::Disconnected { .. })
     }
 }
 

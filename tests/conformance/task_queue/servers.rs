@@ -24,11 +24,11 @@ use super::broker::{
 
 const LONG: Duration = Duration::from_secs(3_600);
 
-fn options() -> QueueOptions {
+pub fn options() -> QueueOptions {
     QueueOptions { names: Names::new(format!("case-{}", uuid::Uuid::new_v4().simple())), publish_timeout: LONG, ..QueueOptions::default() }
 }
 
-async fn connect(url: &SecretUrl, options: QueueOptions) -> Arc<RabbitMq> {
+pub async fn connect(url: &SecretUrl, options: QueueOptions) -> Arc<RabbitMq> {
     let queue = RabbitMq::connect(url, options).await.expect("connected");
     for declared in [Queue::Expired, Queue::Returned, pool()] {
         queue.declare(&declared).await.expect("declared");

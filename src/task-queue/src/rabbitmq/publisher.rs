@@ -1,6 +1,7 @@
-//! The publishing side: one lane for messages to queues, which carries in one batch what waits at one moment, and one for direct replies.
+//! The publishing side: one lane for messages to queues, which carries in one batch what waits at one moment, one for those queues that do not confirm soon, and one for direct
+//! replies.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use lapin::types::ShortString;
 use tokio::{
@@ -10,7 +11,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    lane::{Cargo, Job, Lane},
+    lane::{Around, Cargo, Job, Lane, SlowQueues},
     line::{Dialer, Keeper, Line},
     properties,
 };
@@ -24,12 +25,12 @@ type Answer = Result<(), PublishError>;
 
 pub(super) struct Publisher {
     lane: mpsc::Sender<Job>,
+    slow_lane: mpsc::Sender<Job>,
     link: watch::Receiver<Link>,
     direct: OnceCell<DirectReplies>,
     dialer: Dialer,
     timeout: Duration,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    around: Arc<Around>,
 }
 
 /// The lane of direct replies and the link of its connection, which is opened when it is first needed.
@@ -40,8 +41,10 @@ struct DirectReplies {
 
 impl Publisher {
     pub(super) fn start(line: &Line, dialer: Dialer, timeout: Duration, stop: CancellationToken, tasks: TaskTracker) -> Self {
-        let lane = start_lane(Cargo::Queues, line, &stop, &tasks);
-        Self { lane, link: line.link.clone(), direct: OnceCell::new(), dialer, timeout, stop, tasks }
+        let around = Arc::new(Around { stop, tasks, slow: SlowQueues::default() });
+        let slow_lane = start_lane(Cargo::Queues, line, None, &around);
+        let lane = start_lane(Cargo::Queues, line, Some(slow_lane.clone()), &around);
+        Self { lane, slow_lane, link: line.link.clone(), direct: OnceCell::new(), dialer, timeout, around }
     }
 
     pub(super) fn link(&self) -> watch::Receiver<Link> {
@@ -53,17 +56,15 @@ impl Publisher {
         let timeout = message.timeout.unwrap_or(self.timeout);
         let (answer, answered) = oneshot::channel();
         let direct = is_direct_reply(&target);
-        let job = self.job(&target, message, Instant::now() + timeout, answer)?;
+        let job = self.job(&target, message, timeout, answer)?;
         let mut link = self.link.clone();
-        let sending = async { if direct { self.send_direct(job, answered).await } else { send(&self.lane, job, answered).await } };
+        let lane = if self.around.slow.has(&target) { &self.slow_lane } else { &self.lane };
+        let sending = async { if direct { self.send_direct(job, answered).await } else { send(lane, job, answered).await } };
         tokio::select! {
             biased;
             down = link.wait_for(|link| *link != Link::Up) => Err(down.map_or_else(|_| closed(&target), |link| link_error(&target, &link))),
             answer = sending => answer,
-            () = tokio::time::sleep(timeout) => {
-                let after_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-                Err(PublishError::Timeout { target, after_ms })
-            }
+            () = tokio::time::sleep(timeout) => Err(PublishError::timeout(target, timeout)),
         }
     }
 
@@ -83,14 +84,14 @@ impl Publisher {
 
     async fn open_direct(&self) -> Result<DirectReplies, QueueError> {
         let first = self.dialer.dial("direct replies").await?;
-        let keeper = Keeper { name: "direct replies", dialer: self.dialer.clone(), topology: None, stop: self.stop.clone() };
+        let keeper = Keeper { name: "direct replies", dialer: self.dialer.clone(), topology: None, stop: self.around.stop.clone() };
         let (line, life) = keeper.keep(first);
-        self.tasks.spawn(life);
-        Ok(DirectReplies { lane: start_lane(Cargo::DirectReplies, &line, &self.stop, &self.tasks), link: line.link })
+        self.around.tasks.spawn(life);
+        Ok(DirectReplies { lane: start_lane(Cargo::DirectReplies, &line, None, &self.around), link: line.link })
     }
 
     /// What travels of a message; refused here if it cannot, because the broker would close the channel over it.
-    fn job(&self, target: &str, message: Outgoing, deadline: Instant, answer: oneshot::Sender<Answer>) -> Result<Job, PublishError> {
+    fn job(&self, target: &str, message: Outgoing, timeout: Duration, answer: oneshot::Sender<Answer>) -> Result<Job, PublishError> {
         let refused = |reason: String| PublishError::Refused { target: target.to_owned(), reason };
         message.check(target).map_err(refused)?;
         let too_long = || refused("a property has more than 255 bytes".to_owned());
@@ -100,25 +101,16 @@ impl Publisher {
             properties: properties::write(&message, target, self.dialer.login()).ok_or_else(too_long)?,
             message_id: message.envelope.message_id.unwrap_or_default(),
             body: message.body,
-            deadline,
+            deadline: Instant::now() + timeout,
+            timeout,
             answer,
         })
     }
 }
 
-fn start_lane(cargo: Cargo, line: &Line, stop: &CancellationToken, tasks: &TaskTracker) -> mpsc::Sender<Job> {
+fn start_lane(cargo: Cargo, line: &Line, slow_lane: Option<mpsc::Sender<Job>>, around: &Arc<Around>) -> mpsc::Sender<Job> {
     let (sender, jobs) = mpsc::channel(WAITING_MAX);
-    let lane = Lane {
-        cargo,
-        jobs,
-        connection: line.connection.clone(),
-        link: line.link.clone(),
-        stop: stop.clone(),
-        held_over: VecDeque::new(),
-        suspects: VecDeque::new(),
-        channel: None,
-    };
-    tasks.spawn(lane.live());
+    around.tasks.spawn(Lane::new(cargo, jobs, line, slow_lane, Arc::clone(around)).live());
     sender
 }
 
