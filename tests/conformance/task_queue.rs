@@ -57,7 +57,8 @@ cases! {
         a_direct_reply_to_nobody_is_taken_and_lost,
         concurrent_publishes_are_each_settled_right,
         copies_of_one_message_are_each_settled,
-        a_foreign_user_id_is_left_behind;
+        a_foreign_user_id_is_left_behind,
+        the_queues_in_which_replies_wait_are_bounded_in_number_and_in_bytes;
     expiry:
         what_expires_in_a_pool_goes_to_the_expired_queue_without_its_expiration,
         nothing_stays_in_the_queue_of_a_gpu_that_nobody_consumes,
@@ -65,7 +66,8 @@ cases! {
         what_expired_says_where_and_why_until_it_is_published_again,
         what_expires_before_anybody_else_has_declared_a_queue_is_kept,
         what_waits_for_a_retry_returns,
-        what_fits_no_gpu_returns;
+        what_fits_no_gpu_returns,
+        a_reply_that_waits_is_delivered_again_with_its_address;
     life:
         declaring_twice_changes_nothing,
         one_message_can_be_taken_without_a_consumer,

@@ -12,6 +12,7 @@ mod life;
 mod memory;
 mod progress;
 mod reading;
+mod replies;
 mod retrying;
 mod scaling;
 mod waiting;

@@ -187,9 +187,17 @@ pub struct AmqpSection {
     /// How long a task that fits no GPU rests before it is looked at again, in ms. Default: 5,000.
     #[schemars(range(min = 100))]
     pub unplaceable_ttl_ms: u64,
-    /// How long a reply whose reply queue was gone (or could not be reached at first) is kept in the queue `<prefix>.parked`, in ms. Default: 3,600,000 (1 h).
+    /// How long a reply is tried again whose queue is full, cannot be reached or does not confirm, in ms. After that, and at once where its queue is gone, it is kept as long
+    /// again in the queue `<prefix>.parked`. Default: 3,600,000 (1 h).
     #[schemars(range(min = 1_000))]
     pub parked_ttl_ms: u64,
+    /// Most replies that may wait for another try in each of the queues `<prefix>.undelivered.<ms>`; above it they are parked. Part of the topology: it cannot be changed once
+    /// the queues exist. Default: 100,000.
+    #[schemars(range(min = 1))]
+    pub undelivered_max: u32,
+    /// Most that the bodies of these replies may take together in each of the queues, in MB (10^6 bytes); above it they are parked. Part of the topology. Default: 1,024.
+    #[schemars(range(min = 1))]
+    pub undelivered_mb: u32,
 }
 
 impl Default for AmqpSection {
@@ -203,6 +211,8 @@ impl Default for AmqpSection {
             gpu_queue_ttl_ms: 300_000,
             unplaceable_ttl_ms: 5_000,
             parked_ttl_ms: 3_600_000,
+            undelivered_max: 100_000,
+            undelivered_mb: 1_024,
         }
     }
 }

@@ -42,6 +42,10 @@ pub const TOKEN: &str = "x-gpufleet-token";
 pub const REASON: &str = "x-gpufleet-reason";
 /// Header: what became of the task's attempts so far, one line each: those that failed, oldest first, and in a dead letter those that crashed. It travels with the retries.
 pub const HISTORY: &str = "x-gpufleet-history";
+/// Header of a reply that waits for another try, or is parked: the queue that it is for, as the task's `reply_to` named it.
+pub const REPLY_TO: &str = "x-gpufleet-reply-to";
+/// Header of a reply that waits for another try, or is parked: when it was tried first, in Unix milliseconds. Its age counts from there.
+pub const FIRST_TRY: &str = "x-gpufleet-first-try-ms";
 /// Header of a message whose properties cannot be read: the property and what is wrong with it, as `type: is not UTF-8 text`.
 pub const UNREADABLE: &str = "x-gpufleet-unreadable";
 /// Header of a message whose properties cannot be read: their original bytes, as AMQP has them, from the flags on.
@@ -119,6 +123,10 @@ pub struct Headers {
     pub reason: Option<String>,
     /// See [`HISTORY`].
     pub history: Option<String>,
+    /// See [`REPLY_TO`].
+    pub reply_to: Option<String>,
+    /// See [`FIRST_TRY`].
+    pub first_try_ms: Option<u64>,
     /// See [`UNREADABLE`].
     pub unreadable: Option<String>,
     /// See [`PROPERTIES`].
@@ -183,6 +191,8 @@ impl Headers {
             TOKEN => tell(&mut self.token, integer(&value)),
             REASON => tell(&mut self.reason, text(value)),
             HISTORY => tell(&mut self.history, text_up_to(Self::HISTORY_MAX, value)),
+            REPLY_TO => take(&mut self.reply_to, text(value)),
+            FIRST_TRY => take(&mut self.first_try_ms, integer(&value)),
             UNREADABLE => take(&mut self.unreadable, text(value)),
             PROPERTIES => take(&mut self.properties, bytes(value)),
             RETURNED => flag(&mut self.returned, &value),
@@ -216,6 +226,7 @@ impl Headers {
             (OUTCOME, &self.outcome),
             (REASON, &self.reason),
             (HISTORY, &self.history),
+            (REPLY_TO, &self.reply_to),
             (UNREADABLE, &self.unreadable),
         ];
         let integers = [
@@ -225,6 +236,7 @@ impl Headers {
             (START_BEFORE, self.start_before_ms),
             (END_BEFORE, self.end_before_ms),
             (TOKEN, self.token),
+            (FIRST_TRY, self.first_try_ms),
         ];
         let mut pairs = Vec::new();
         pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
@@ -315,6 +327,8 @@ mod tests {
             returned: true,
             progress: true,
             copy: true,
+            reply_to: Some("answers".into()),
+            first_try_ms: Some(1_700_000_000_001),
             history: Some("attempt 1 on gpu-0: flaky\n".repeat(100)),
             ..Headers::default()
         };

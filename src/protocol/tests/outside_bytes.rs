@@ -67,7 +67,7 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 21] = [
     envelope::TRACEPARENT,
     envelope::ATTEMPT,
     envelope::HOPS,
@@ -87,6 +87,8 @@ const NAMES: [&str; 19] = [
     envelope::UNREADABLE,
     envelope::PROPERTIES,
     envelope::TIMESTAMP_IN_MS,
+    envelope::REPLY_TO,
+    envelope::FIRST_TRY,
 ];
 
 fn headers() -> impl Strategy<Value = Headers> {

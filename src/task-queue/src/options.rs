@@ -21,6 +21,10 @@ pub struct QueueOptions {
     pub unplaceable_ttl: Duration,
     /// How long a reply that nobody took is kept.
     pub parked_ttl: Duration,
+    /// Most replies that may wait for another try in each of their waiting queues; above it publishes are refused.
+    pub undelivered_max: u32,
+    /// Most bytes of their bodies in each of these queues; above it publishes are refused.
+    pub undelivered_bytes_max: u64,
     /// The type of the durable queues. In memory both behave as classic queues with strict priorities.
     pub queue_type: QueueType,
 }
@@ -40,6 +44,8 @@ impl From<&AmqpSection> for QueueOptions {
             publish_timeout: Duration::from_millis(section.publish_timeout_ms),
             parked_ttl: Duration::from_millis(section.parked_ttl_ms),
             gpu_queue_ttl: Duration::from_millis(section.gpu_queue_ttl_ms),
+            undelivered_max: section.undelivered_max,
+            undelivered_bytes_max: u64::from(section.undelivered_mb) * 1_000_000,
             unplaceable_ttl: Duration::from_millis(section.unplaceable_ttl_ms),
             queue_type: section.queue_type,
         }

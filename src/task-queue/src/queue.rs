@@ -18,6 +18,10 @@ use crate::{Consumer, Delivery, Outgoing, PublishError, QueueError, Target};
 ///                │            │        │ dead-letters
 ///                └── mover ◄──┼── Returned
 ///                             └► worker records `expired`
+///
+///  worker ── its reply is not taken now ──► Undelivered (TTL)
+///  ReplyTo ◄── redeliverer ◄── Redelivery ◄── dead-letters ┘
+///                   └ not taken for too long, or its queue is gone ──► Parked
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Queue {
@@ -35,8 +39,13 @@ pub enum Queue {
     Retry(Duration),
     /// What could not be a task, or was given up, in its original bytes. Durable.
     Dead,
-    /// Replies that nobody took, in their own bytes, until a TTL takes them. Durable.
+    /// Replies that nobody took, in their own bytes and with their address in a header, until a TTL takes them. Durable.
     Parked,
+    /// Replies whose queue takes none at present, with their address in a header: they wait for this delay, then go to [`Queue::Redelivery`]. Durable, bounded in number and
+    /// bytes (refuses publishes at it). Only the delays of [`Queue::UNDELIVERED_DELAYS_MS`] exist.
+    Undelivered(Duration),
+    /// Replies that have waited, for a worker to try again. Durable.
+    Redelivery,
     /// A reply queue of ours: exclusive to this process, named by us (server-named queues do not survive a recovery).
     Reply(String),
 }
@@ -44,6 +53,17 @@ pub enum Queue {
 impl Queue {
     /// The delays for which there are retry queues, in milliseconds.
     pub const RETRY_DELAYS_MS: [u64; 6] = [250, 1_000, 5_000, 15_000, 60_000, 300_000];
+
+    /// The delays between two tries of a reply, in milliseconds.
+    pub const UNDELIVERED_DELAYS_MS: [u64; 3] = [5_000, 15_000, 60_000];
+
+    /// Where a reply waits that has been tried in vain for so long: each wait is longer than all before it together, up to the longest one.
+    #[must_use]
+    pub fn undelivered_for(tried: Duration) -> Self {
+        let longest = Self::UNDELIVERED_DELAYS_MS[Self::UNDELIVERED_DELAYS_MS.len() - 1];
+        let delay = Self::UNDELIVERED_DELAYS_MS.into_iter().find(|ms| u128::from(*ms) > tried.as_millis()).unwrap_or(longest);
+        Self::Undelivered(Duration::from_millis(delay))
+    }
 
     /// The retry queue with the shortest delay of at least `wanted`; the longest one for more.
     #[must_use]
@@ -103,6 +123,8 @@ impl Names {
             Queue::Retry(delay) => format!("{prefix}.retry.{}", delay.as_millis()),
             Queue::Dead => format!("{prefix}.dead"),
             Queue::Parked => format!("{prefix}.parked"),
+            Queue::Undelivered(delay) => format!("{prefix}.undelivered.{}", delay.as_millis()),
+            Queue::Redelivery => format!("{prefix}.redelivery"),
             Queue::Reply(name) => format!("{prefix}.reply.{name}"),
         }
     }

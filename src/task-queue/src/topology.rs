@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub ttl: Option<Duration>,
     /// Most ready messages; above it publishes are refused.
     pub length_max: Option<u32>,
+    /// Most bytes of the bodies of ready messages; above it publishes are refused.
+    pub bytes_max: Option<u64>,
     /// Classic or quorum. Exclusive queues are always classic: a quorum queue cannot be exclusive.
     pub queue_type: QueueType,
     /// The routing key under which the task exchange leads here.
@@ -37,7 +39,8 @@ impl Queue {
         match self {
             Self::Pool(_) | Self::Gpu(_) => Some(Self::Expired),
             Self::Unplaceable | Self::Retry(_) => Some(Self::Returned),
-            Self::Expired | Self::Returned | Self::Dead | Self::Parked | Self::Reply(_) => None,
+            Self::Undelivered(_) => Some(Self::Redelivery),
+            Self::Expired | Self::Returned | Self::Redelivery | Self::Dead | Self::Parked | Self::Reply(_) => None,
         }
     }
 }
@@ -60,6 +63,7 @@ impl QueueOptions {
             dead_letters_to: None,
             ttl: None,
             length_max: None,
+            bytes_max: None,
             queue_type: self.queue_type,
             routing_key: None,
         };
@@ -70,7 +74,10 @@ impl QueueOptions {
             Queue::Unplaceable => Plan { ttl: Some(self.unplaceable_ttl), ..plain },
             Queue::Retry(delay) => Plan { ttl: Some(*delay), ..plain },
             Queue::Parked => Plan { ttl: Some(self.parked_ttl), ..plain },
-            Queue::Expired | Queue::Returned | Queue::Dead => plain,
+            Queue::Undelivered(delay) => {
+                Plan { ttl: Some(*delay), length_max: Some(self.undelivered_max), bytes_max: Some(self.undelivered_bytes_max), ..plain }
+            }
+            Queue::Expired | Queue::Returned | Queue::Redelivery | Queue::Dead => plain,
             Queue::Reply(_) => Plan { exclusive: true, queue_type: QueueType::Classic, ..plain },
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use task_queue::{Link, MemoryBroker, PublishError, QueueOptions, TaskQueue};
+use task_queue::{Link, MemoryBroker, PublishError, Queue, QueueOptions, TaskQueue};
 
 use super::broker::{id_of, message, next, pool, prefetch, publish_all, ready, with_expiration};
 
@@ -23,6 +23,19 @@ async fn a_blocked_broker_refuses_publishes_at_once_and_takes_acks() {
     broker.unblock_publishers();
     publish_all(&queue, [message(&pool(), "c")]).await;
     assert_eq!(*queue.link().borrow(), Link::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_can_be_bounded_and_refuses_then() {
+    let broker = MemoryBroker::new(QueueOptions::default());
+    let (queue, replies) = (broker.connect(), Queue::Reply("mine".to_owned()));
+    queue.declare(&replies).await.expect("declared");
+    broker.bound(&replies, Some(1));
+    publish_all(&queue, [message(&replies, "a")]).await;
+    assert!(matches!(queue.publish(message(&replies, "b")).await, Err(PublishError::Full { .. })));
+    broker.bound(&replies, None);
+    publish_all(&queue, [message(&replies, "b")]).await;
+    assert_eq!(ready(&queue, &replies).await, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,6 +75,18 @@ pub async fn what_fits_no_gpu_returns(broker: &Broker) {
     assert_eq!(id_of(&next_of(&*queue, &Queue::Returned).await), "large");
 }
 
+pub async fn a_reply_that_waits_is_delivered_again_with_its_address(broker: &Broker) {
+    let queue = broker.connect().await;
+    let waiting = Queue::undelivered_for(Duration::ZERO);
+    queue.declare(&waiting).await.expect("declared");
+    let mut reply = message(&waiting, "answer");
+    reply.envelope.headers.reply_to = Some("answers".to_owned());
+    reply.envelope.headers.first_try_ms = Some(1_700_000_000_000);
+    queue.publish(reply.clone()).await.expect("published");
+    let again = next_of(&*queue, &Queue::Redelivery).await;
+    assert_eq!((again.envelope, again.body), (reply.envelope, reply.body));
+}
+
 async fn next_of(queue: &dyn TaskQueue, name: &Queue) -> Delivery {
     let mut consumer = queue.consume(name, prefetch(1)).await.expect("consuming");
     next(&mut consumer).await

@@ -9,7 +9,8 @@ pub async fn declaring_twice_changes_nothing(broker: &Broker) {
     let fleet = broker.fleet(|_| ());
     let (one, other) = (fleet.connect().await, fleet.connect().await);
     publish_all(&*one, [message(&pool(), "a")]).await;
-    for queue in [pool(), gpu(), Queue::Dead, Queue::Unplaceable, Queue::retry_after(std::time::Duration::ZERO)] {
+    let waiting = [Queue::retry_after(std::time::Duration::ZERO), Queue::undelivered_for(std::time::Duration::ZERO)];
+    for queue in [pool(), gpu(), Queue::Dead, Queue::Unplaceable, Queue::Parked].into_iter().chain(waiting) {
         one.declare(&queue).await.expect("declared");
         other.declare(&queue).await.expect("declared again");
     }

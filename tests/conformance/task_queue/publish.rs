@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use task_queue::{PublishError, Queue, Target};
+use task_queue::{Outgoing, PublishError, Queue, QueueOptions, Target};
 
 use super::broker::{
     Broker, ack_next, gpu, message, message_to, pool, prefetch, publish_all, publish_together, ready, until_ready, with_expiration,
@@ -107,6 +107,24 @@ pub async fn copies_of_one_message_are_each_settled(broker: &Broker) {
 
 const LOST: Queue = Queue::Retry(Duration::from_millis(60_000));
 const KEPT: Queue = Queue::Dead;
+
+pub async fn the_queues_in_which_replies_wait_are_bounded_in_number_and_in_bytes(broker: &Broker) {
+    let bounds = |options: &mut QueueOptions| (options.undelivered_max, options.undelivered_bytes_max) = (2, 1_000);
+    let queue = broker.fleet(bounds).connect().await;
+    // The longest waits: nothing leaves them meanwhile.
+    let [_, by_bytes, by_number] = Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms)));
+    for waiting in [&by_number, &by_bytes] {
+        queue.declare(waiting).await.expect("declared");
+    }
+    publish_all(&*queue, [message(&by_number, "a"), message(&by_number, "b")]).await;
+    let target = queue.names().queue(&by_number);
+    assert_eq!(queue.publish(message(&by_number, "c")).await, Err(PublishError::Full { target }));
+    let large = |id: &str| Outgoing { body: vec![b'x'; 600].into(), ..message(&by_bytes, id) };
+    publish_all(&*queue, [large("a")]).await;
+    let target = queue.names().queue(&by_bytes);
+    assert_eq!(queue.publish(large("b")).await, Err(PublishError::Full { target }));
+    publish_all(&*queue, [message(&by_bytes, "small")]).await;
+}
 
 pub async fn a_foreign_user_id_is_left_behind(broker: &Broker) {
     let queue = broker.connect().await;

@@ -277,6 +277,12 @@ impl SimulatedFleet {
         queues
     }
 
+    /// Every queue in which replies wait.
+    fn queues_of_replies() -> impl Iterator<Item = Queue> {
+        let waiting = Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms)));
+        waiting.into_iter().chain([Queue::Redelivery, Queue::Parked])
+    }
+
     async fn start(&mut self, gpu: usize) {
         if let Some(process) = self.processes.remove(&gpu) {
             // It has drained, or hangs in its drain.
@@ -379,7 +385,7 @@ impl SimulatedFleet {
         if let Some(task) = self.scenario.tasks.iter().find(|task| self.world.replies(&id_of(task)).is_empty()) {
             return Some(format!("{} was not answered", task.id));
         }
-        for queue in self.queues() {
+        for queue in self.queues().into_iter().chain(Self::queues_of_replies()) {
             let ids = self.broker.message_ids(&queue);
             if !ids.is_empty() {
                 return Some(format!("{queue:?} holds {ids:?}"));

@@ -98,6 +98,7 @@ fn publish_site(target: &Target) -> &'static str {
         Target::Queue(Queue::Pool(_)) => "publish to the pool",
         Target::Queue(Queue::Retry(_)) => "publish to a retry queue",
         Target::Queue(Queue::Dead) => "publish a dead letter",
+        Target::Queue(Queue::Undelivered(_)) => "put a reply aside",
         Target::Queue(_) => "publish elsewhere",
     }
 }

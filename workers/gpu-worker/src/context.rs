@@ -20,6 +20,7 @@ use crate::{
     metrics::GpuMetrics,
     options::WorkerParts,
     ports::Ports,
+    replies::Replies,
     worker::Stop,
 };
 
@@ -51,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) begun: Arc<Begun>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) metrics: Arc<GpuMetrics>,
+    pub(crate) replies: Arc<Replies>,
     /// The process's memory for bodies in hand.
     pub(crate) bodies: BodyBudget,
     /// The lives of deliveries in hand.
@@ -80,23 +82,26 @@ impl Context {
         // Leaving ends what is left of this worker's own jobs; the caller may share its token with other workers.
         let stop = Stop { gently: stop.gently, now: stop.now.child_token() };
         let me = Me { gpu_id, incarnation: parts.environment.fresh_incarnation(), options: parts.options };
+        let ports = Ports {
+            queue: parts.queue,
+            table: parts.table,
+            store: parts.store,
+            environment: parts.environment,
+            stop,
+            outages: Arc::default(),
+        };
+        let metrics = Arc::new(metrics);
         Arc::new(Self {
             slots: Slots::new(u32::from(me.options.slots), Arc::clone(&signals.nudge)),
             begun: Arc::default(),
             pace: Arc::new(Pace::new(me.options.tasks_waiting_within)),
-            metrics: Arc::new(metrics),
+            replies: Arc::new(Replies::new(ports.clone(), Arc::clone(&metrics), me.options.reply_tried_for)),
+            metrics,
             bodies: parts.bodies,
             lives: TaskTracker::new(),
             fetched: Arc::new(Semaphore::new(FETCHED_PER_SLOT * usize::from(me.options.slots))),
             deliveries: AtomicU64::new(0),
-            ports: Ports {
-                queue: parts.queue,
-                table: parts.table,
-                store: parts.store,
-                environment: parts.environment,
-                stop,
-                outages: Arc::default(),
-            },
+            ports,
             me: Arc::new(me),
             gpu: Arc::new(gpu),
             signals: Arc::new(signals),

@@ -2,3 +2,4 @@
 
 pub(crate) mod mover;
 pub(crate) mod reaper;
+pub(crate) mod redeliverer;

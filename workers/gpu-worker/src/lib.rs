@@ -19,6 +19,7 @@ mod options;
 mod outage;
 mod ports;
 mod receiving;
+mod replies;
 mod settle;
 mod worker;
 

@@ -25,6 +25,8 @@ pub struct WorkerMetrics {
     forwarded_total: CounterVec,
     redelivered_total: CounterVec,
     replies_returned_total: CounterVec,
+    replies_put_aside_total: CounterVec,
+    replies_delivered_late_total: CounterVec,
     late_outcomes_total: CounterVec,
     retries_total: CounterVec,
     cancel_ignored_total: CounterVec,
@@ -61,8 +63,10 @@ pub(crate) struct GpuMetrics {
     memory_relief_total: CounterVec,
     tasks_dropped_total: CounterVec,
     pub(crate) trace_headers_dropped: Counter,
+    replies_put_aside_total: CounterVec,
     pub(crate) redelivered: Counter,
     pub(crate) replies_returned: Counter,
+    pub(crate) replies_delivered_late: Counter,
     pub(crate) late_outcomes: Counter,
     pub(crate) retries: Counter,
     pub(crate) cancel_ignored: Counter,
@@ -129,7 +133,21 @@ impl WorkerMetrics {
                 &["gpu_id", "reason"],
             )?,
             redelivered_total: to.counters("gpufleet_redelivered_total", "Deliveries that the broker marks as redelivered.", gpu)?,
-            replies_returned_total: to.counters("gpufleet_replies_returned_total", "Replies whose reply queue was gone, or could not be reached at first.", gpu)?,
+            replies_returned_total: to.counters(
+                "gpufleet_replies_returned_total",
+                "Replies that were parked: their queue was gone or took none for too long, or there was no room to wait.",
+                gpu,
+            )?,
+            replies_put_aside_total: to.counters(
+                "gpufleet_replies_put_aside_total",
+                "Replies that wait for another try, by what was wrong with their queue: full, unreachable, no_confirm.",
+                &["gpu_id", "reason"],
+            )?,
+            replies_delivered_late_total: to.counters(
+                "gpufleet_replies_delivered_late_total",
+                "Replies that their queue took after they had waited.",
+                gpu,
+            )?,
             late_outcomes_total: to.counters(
                 "gpufleet_late_outcomes_refused_total",
                 "Outcomes refused because a later holder began.",
@@ -188,6 +206,8 @@ impl WorkerMetrics {
             memory_relief_total: self.memory_relief_total.clone(),
             redelivered: self.redelivered_total.with_label_values(gpu),
             replies_returned: self.replies_returned_total.with_label_values(gpu),
+            replies_put_aside_total: self.replies_put_aside_total.clone(),
+            replies_delivered_late: self.replies_delivered_late_total.with_label_values(gpu),
             late_outcomes: self.late_outcomes_total.with_label_values(gpu),
             retries: self.retries_total.with_label_values(gpu),
             cancel_ignored: self.cancel_ignored_total.with_label_values(gpu),
@@ -239,6 +259,10 @@ impl GpuMetrics {
 
     pub(crate) fn dropped(&self, reason: &str) {
         self.tasks_dropped_total.with_label_values(&[self.gpu_id.as_str(), reason]).inc();
+    }
+
+    pub(crate) fn reply_put_aside(&self, reason: &str) {
+        self.replies_put_aside_total.with_label_values(&[self.gpu_id.as_str(), reason]).inc();
     }
 
     pub(crate) fn forwarded(&self, reason: &str) {

@@ -64,6 +64,8 @@ pub struct WorkerOptions {
     pub intake: IntakeLimits,
     /// How long running tasks may go on after a gentle stop.
     pub drain_grace: Duration,
+    /// How long a reply is tried again whose queue does not take it. See [`protocol::config::AmqpSection::parked_ttl_ms`].
+    pub reply_tried_for: Duration,
     /// What an empty table's settings become.
     pub initial_settings: Settings,
     /// What was wrong with the GPU when the last worker's process had to end: this one has probed it, and proves it with one slot first.
@@ -91,6 +93,7 @@ impl WorkerOptions {
             progress_every: Duration::from_millis(worker.progress_every_ms),
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
             drain_grace: Duration::from_millis(worker.drain_grace_ms),
+            reply_tried_for: Duration::from_millis(configuration.amqp.parked_ttl_ms),
             initial_settings: multi_gpu.initial_settings(),
             after_trouble: None,
         }

@@ -268,6 +268,22 @@ impl Ports {
         })
     }
 
+    /// Publishes, trying again while it fails in a way that `passes`, which must be transient; any other error is given back.
+    pub(crate) async fn publish_while(
+        &self,
+        passes: fn(&PublishError) -> bool,
+        outgoing: &Outgoing,
+    ) -> Result<Result<(), PublishError>, Abandoned> {
+        let publish = async || match self.queue.publish(outgoing.clone()).await {
+            Err(error) if passes(&error) => Err(error),
+            done => Ok(done),
+        };
+        Ok(match self.try_until_settled(publish).await? {
+            Tried::Done(done) => done,
+            Tried::Failed(error) => Err(error),
+        })
+    }
+
     /// Publishes and does not give up: where its queue is gone or takes no such message, somebody must look, and nothing may be acked until then.
     pub(crate) async fn publish_surely(&self, outgoing: &Outgoing, pause: Duration) -> Result<(), Abandoned> {
         let mut told = false;

@@ -14,6 +14,7 @@ use crate::{
     fleet::{
         mover::{self, Mover},
         reaper::Reaper,
+        redeliverer::{self, Redeliverer},
     },
     gpu::{heartbeat::Heart, trouble},
     options::WorkerParts,
@@ -67,6 +68,7 @@ struct Consumers {
     own: Consumer,
     expired: Consumer,
     returned: Consumer,
+    redelivery: Consumer,
 }
 
 impl GpuWorker {
@@ -111,6 +113,8 @@ fn topology(context: &Context) -> Vec<Queue> {
     let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
     let mut queues = vec![Queue::Returned, Queue::Expired, Queue::Dead, Queue::Unplaceable, Queue::Parked];
     queues.extend(retries);
+    queues.push(Queue::Redelivery);
+    queues.extend(Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms))));
     queues.push(Queue::Pool(context.me.options.pool.clone()));
     queues.push(Queue::Gpu(context.me.gpu_id.clone()));
     queues
@@ -131,8 +135,9 @@ async fn start(context: &Arc<Context>) -> Result<Option<Consumers>, QueueError> 
     let Some(own) = consume(Queue::Gpu(context.me.gpu_id.clone()), options.slots).await? else { return Ok(None) };
     let Some(expired) = consume(Queue::Expired, mover::AT_ONCE).await? else { return Ok(None) };
     let Some(returned) = consume(Queue::Returned, mover::AT_ONCE).await? else { return Ok(None) };
+    let Some(redelivery) = consume(Queue::Redelivery, redeliverer::AT_ONCE).await? else { return Ok(None) };
     let Some(pool) = consume(Queue::Pool(options.pool.clone()), options.slots).await? else { return Ok(None) };
-    Ok(Some(Consumers { pool, own, expired, returned }))
+    Ok(Some(Consumers { pool, own, expired, returned, redelivery }))
 }
 
 /// Repeats a start-up step while the broker is away. `None`: stopped meanwhile.
@@ -161,8 +166,8 @@ where
 
 /// Serves until a gentle stop, then drains.
 async fn work(context: &Arc<Context>, consumers: Consumers) {
-    let Consumers { pool, own, expired, returned } = consumers;
-    let stoppers = [own.stopper(), expired.stopper(), returned.stopper()];
+    let Consumers { pool, own, expired, returned, redelivery } = consumers;
+    let stoppers = [own.stopper(), expired.stopper(), returned.stopper(), redelivery.stopper()];
     let (shown, pool_consumer) = watch::channel(PoolConsumer::Lost);
     context.ports.environment.spawn("watch of the consumers", watch_consumers(Arc::clone(context), pool_consumer, own.live()));
     let slots = context.me.options.slots;
@@ -173,6 +178,8 @@ async fn work(context: &Arc<Context>, consumers: Consumers) {
         context.ports.environment.spawn("receiver", context.lives.track_future(receiving));
     }
     context.ports.environment.spawn("mover", context.lives.track_future(Mover::of(context).run(returned, context.lives.clone())));
+    let redelivering = Redeliverer::of(context).run(redelivery, context.lives.clone());
+    context.ports.environment.spawn("redeliverer", context.lives.track_future(redelivering));
     context.ports.environment.spawn("reaper", context.lives.track_future(Reaper::of(context).run()));
     let teller = telling::run(context.ports.clone(), Arc::clone(&context.me), Arc::clone(&context.slots), Arc::clone(&context.pace));
     context.ports.environment.spawn("what the table hears", teller);

@@ -28,7 +28,9 @@ pub(super) async fn look(configuration: &Configuration) -> Vec<Finding> {
 fn topology(configuration: &Configuration) -> Vec<Queue> {
     let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
     let pool = Queue::Pool(configuration.worker.pool.clone());
-    [pool, Queue::Expired, Queue::Returned, Queue::Unplaceable, Queue::Dead, Queue::Parked].into_iter().chain(retries).collect()
+    let undelivered = Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms)));
+    let single = [pool, Queue::Expired, Queue::Returned, Queue::Unplaceable, Queue::Dead, Queue::Parked, Queue::Redelivery];
+    single.into_iter().chain(retries).chain(undelivered).collect()
 }
 
 fn link(queue: &RabbitMq) -> Finding {

@@ -28,16 +28,22 @@ pub(super) struct Backlog {
     /// One level without priorities.
     levels: Vec<VecDeque<Message>>,
     length: usize,
+    /// What their bodies have together.
+    bytes: u64,
 }
 
 impl Backlog {
     pub(super) fn new(by_priority: bool) -> Self {
         let levels = if by_priority { usize::from(PRIORITY_LEVELS_MAX) + 1 } else { 1 };
-        Self { levels: vec![VecDeque::new(); levels], length: 0 }
+        Self { levels: vec![VecDeque::new(); levels], length: 0, bytes: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
         self.length
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -52,6 +58,7 @@ impl Backlog {
     /// Puts a message at its place: the end for a new one, where it was for a returned one.
     pub(super) fn insert(&mut self, message: Message) {
         let highest = self.levels.len() - 1;
+        self.bytes += message.body.len() as u64;
         let level = &mut self.levels[usize::from(message.envelope.priority.unwrap_or(0)).min(highest)];
         let index = level.partition_point(|waiting| waiting.place < message.place);
         level.insert(index, message);
@@ -67,6 +74,7 @@ impl Backlog {
     pub(super) fn pop(&mut self) -> Option<Message> {
         let message = self.levels.iter_mut().rev().find_map(VecDeque::pop_front)?;
         self.length -= 1;
+        self.bytes -= message.body.len() as u64;
         Some(message)
     }
 

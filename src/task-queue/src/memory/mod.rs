@@ -119,6 +119,15 @@ impl MemoryBroker {
         }
     }
 
+    /// Lets a queue that exists hold at most so many ready messages and refuse more, as an operator's policy on a broker does; `None`: as many as come.
+    pub fn bound(&self, queue: &Queue, most: Option<u32>) {
+        let mut state = self.0.lock();
+        let name = state.options.names.queue(queue);
+        if let Some(queue) = state.queues.get_mut(&name) {
+            queue.plan.length_max = most;
+        }
+    }
+
     /// The `message_id`s of all that it holds in `queue`, ready or unacked, sorted. For tests and simulations.
     #[must_use]
     pub fn message_ids(&self, queue: &Queue) -> Vec<String> {
@@ -183,7 +192,7 @@ impl MemoryQueue {
             return Ok(());
         }
         let Some(queue) = state.queues.get(&target) else { return Err(PublishError::Unroutable { target }) };
-        if queue.plan.length_max.is_some_and(|most| queue.backlog.len() >= most as usize) {
+        if queue.is_full_for(&message.body) {
             return Err(PublishError::Full { target });
         }
         let expires = queue.plan.ttl.is_some() || message.envelope.expiration.is_some();

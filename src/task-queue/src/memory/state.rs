@@ -28,6 +28,14 @@ pub(super) struct HeldQueue {
     pub consumers: BTreeSet<u64>,
 }
 
+impl HeldQueue {
+    /// Whether it refuses a message with this body.
+    pub(super) fn is_full_for(&self, body: &bytes::Bytes) -> bool {
+        self.plan.length_max.is_some_and(|most| self.backlog.len() >= most as usize)
+            || self.plan.bytes_max.is_some_and(|most| self.backlog.bytes() + body.len() as u64 > most)
+    }
+}
+
 /// One consumer.
 #[derive(Debug)]
 pub(super) struct Subscriber {

@@ -111,6 +111,11 @@ fn arguments(plan: &Plan) -> FieldTable {
     }
     if let Some(most) = plan.length_max {
         set("x-max-length", AMQPValue::LongLongInt(most.into()));
+    }
+    if let Some(most) = plan.bytes_max {
+        set("x-max-length-bytes", AMQPValue::LongLongInt(i64::try_from(most).unwrap_or(i64::MAX)));
+    }
+    if plan.length_max.is_some() || plan.bytes_max.is_some() {
         set("x-overflow", text("reject-publish"));
     }
     table

@@ -14,7 +14,7 @@ use task_store::{Crash, Fence, FenceRequest, Look, Record, RecordRequest, Stored
 use super::{
     ending::Ending,
     history,
-    reply::{self, Answered, CopyOf, Final},
+    reply::{self, Final},
     retrying,
 };
 use crate::{
@@ -129,21 +129,19 @@ impl<'a> Settling<'a> {
     fn recorded(&self, outcome: Outcome, ran: Option<&Ran>, body: bytes::Bytes) -> Final {
         let kind = known_kind(&self.context.gpu.executors, self.identity.kind.as_ref());
         self.context.metrics.ended(kind, outcome.name());
-        Final { copy: CopyOf::None, outcome, body, attempt: self.identity.attempt, token: ran.map(|ran| ran.token) }
+        Final { is_copy: false, outcome, body, attempt: self.identity.attempt, token: ran.map(|ran| ran.token) }
     }
 
-    /// Publishes the reply that the store has for good, and acks.
+    /// Sends the reply that the store has for good, and acks. Where its queue does not take it now, it is a copy in a waiting queue that is safe.
     async fn publish_and_ack(&self, reply: Final, ack: Ack) -> Result<(), Abandoned> {
         let Settling { context, in_hand, identity } = self;
-        let copy = reply.copy;
-        if reply::publish(context, in_hand, &identity.task_id, reply).await? == Answered::NotYet {
-            return self.park(self.lease()).await;
-        }
+        let is_copy = reply.is_copy;
+        reply::send(context, in_hand, &identity.task_id, reply).await?;
         // Only who comes again asks whether the reply went out.
         if in_hand.may_come_again() {
             context.ports.store.note_published(&identity.task_id, &in_hand.address());
         }
-        if copy == CopyOf::None {
+        if !is_copy {
             context.metrics.response_time_ms.observe(in_hand.received.elapsed().as_secs_f64() * 1_000.0);
         }
         match ack {
@@ -205,7 +203,7 @@ impl<'a> Settling<'a> {
         self.context.me.options.lease
     }
 
-    /// Lets a delivery wait until its task has come to its end, or its reply queue can be reached.
+    /// Lets a delivery wait until its task has come to its end.
     pub(super) async fn park(&self, wait: Duration) -> Result<(), Abandoned> {
         self.wait_in_a_retry_queue(WaitsFor::ItsEnd, wait).await
     }
@@ -288,8 +286,8 @@ impl<'a> Settling<'a> {
         let ending = Ending::of(&end);
         let body = reply::body(self.context, &self.identity, end, None);
         // Nothing is stored of it: a reply that finds no queue stays parked.
-        let reply = Final { copy: CopyOf::None, outcome: Outcome::Failed, body, attempt: self.identity.attempt, token: None };
-        reply::publish(self.context, self.in_hand, &self.identity.task_id, reply).await?;
+        let reply = Final { is_copy: false, outcome: Outcome::Failed, body, attempt: self.identity.attempt, token: None };
+        reply::send(self.context, self.in_hand, &self.identity.task_id, reply).await?;
         self.in_hand.ack_elsewhere().await;
         ending.tell(self);
         Ok(())

@@ -1,0 +1,230 @@
+//! Replies on their way to the queues that their tasks named.
+//!
+//! Such a queue is somebody else's, and its trouble must hold up nobody. A reply that is not taken now (its queue is full, cannot be reached or does not confirm) waits in a
+//! queue of the fleet, confirmed and with its address, and some worker's redeliverer tries again. One whose queue is gone, or takes none for too long, is parked where an
+//! operator finds it; so is one for which the waiting queue has no room. Waited for are only a broker that is away or blocked as a whole, and the fleet's own queues. The stored
+//! reply remains in any case.
+
+mod refusing;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use protocol::{Envelope, envelope::Headers};
+use task_queue::{Delivery, Outgoing, PublishError, Queue, Target};
+use tokio::time::Instant;
+
+use self::refusing::{Refusing, Try, Why};
+use crate::{
+    metrics::GpuMetrics,
+    ports::{Abandoned, Backoff, Ports},
+};
+
+/// Sends replies.
+pub(crate) struct Replies {
+    ports: Ports,
+    metrics: Arc<GpuMetrics>,
+    /// How long a reply is tried again.
+    tried_for: Duration,
+    refusing: Mutex<Refusing>,
+}
+
+/// What became of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Became {
+    /// Its queue has it.
+    Taken,
+    /// It waits for another try.
+    PutAside,
+    /// Nobody takes it.
+    Parked,
+}
+
+/// A reply, and where it goes.
+struct Addressed {
+    /// The queue that its task named; empty where somebody's message has none.
+    address: String,
+    first_try_ms: u64,
+    /// Its properties, as its reader is to see them.
+    envelope: Envelope,
+    body: Bytes,
+}
+
+/// A reply that its queue did not take.
+enum Untaken {
+    Now(Why),
+    Ever(PublishError),
+}
+
+impl Replies {
+    pub(crate) fn new(ports: Ports, metrics: Arc<GpuMetrics>, tried_for: Duration) -> Self {
+        Self { ports, metrics, tried_for, refusing: Mutex::default() }
+    }
+
+    /// Sends a reply for the first time. When this returns, it is safe wherever it is.
+    pub(crate) async fn send(&self, address: String, envelope: Envelope, body: Bytes) -> Result<Became, Abandoned> {
+        let reply = Addressed { address, first_try_ms: self.ports.now_ms(), envelope, body };
+        match self.try_once(&reply, Try::First).await? {
+            Ok(()) => Ok(Became::Taken),
+            Err(Untaken::Now(why)) => {
+                self.metrics.reply_put_aside(why.name());
+                self.put_aside(reply).await
+            }
+            Err(Untaken::Ever(error)) => self.park(reply, &error.to_string()).await,
+        }
+    }
+
+    /// Tries a reply again that has waited, and acks it once it is safe somewhere else.
+    pub(crate) async fn send_again(&self, delivery: Delivery) -> Result<(), Abandoned> {
+        let Delivery { envelope, body, receipt, .. } = delivery;
+        let became = self.again(self.waited(envelope, body)).await?;
+        if became == Became::Taken {
+            self.metrics.replies_delivered_late.inc();
+        }
+        if let Err(error) = receipt.ack().await {
+            tracing::debug!(%error, "sent on, and will be delivered again: another copy of the same reply");
+        }
+        Ok(())
+    }
+
+    /// A reply that has waited, as its reader is to see it.
+    fn waited(&self, mut envelope: Envelope, body: Bytes) -> Addressed {
+        let (address, first_try_ms) = (envelope.headers.reply_to.take(), envelope.headers.first_try_ms.take());
+        envelope.headers.invalid.clear();
+        envelope.user_id = None;
+        // Only a message that no worker wrote has none.
+        envelope.message_id.get_or_insert_with(|| self.ports.environment.fresh_task_id().to_string());
+        Addressed {
+            address: address.unwrap_or_default(),
+            first_try_ms: first_try_ms.unwrap_or_else(|| self.ports.now_ms()),
+            envelope,
+            body,
+        }
+    }
+
+    async fn again(&self, reply: Addressed) -> Result<Became, Abandoned> {
+        if reply.address.is_empty() {
+            return self.park(reply, "it names no queue: the header x-gpufleet-reply-to is missing").await;
+        }
+        if self.age(&reply) >= self.tried_for {
+            let reason = format!("its queue {} took no reply for {} s", reply.address, self.tried_for.as_secs());
+            return self.park(reply, &reason).await;
+        }
+        match self.try_once(&reply, Try::Again).await? {
+            Ok(()) => Ok(Became::Taken),
+            Err(Untaken::Now(_)) => self.put_aside(reply).await,
+            Err(Untaken::Ever(error)) => self.park(reply, &error.to_string()).await,
+        }
+    }
+
+    fn age(&self, reply: &Addressed) -> Duration {
+        Duration::from_millis(self.ports.now_ms().saturating_sub(reply.first_try_ms))
+    }
+
+    /// Publishes a reply to its queue, unless that is better left alone now.
+    async fn try_once(&self, reply: &Addressed, which: Try) -> Result<Result<(), Untaken>, Abandoned> {
+        let left_alone = self.refusing().leaves_alone(&reply.address, which, Instant::now());
+        if let Some(why) = left_alone {
+            return Ok(Err(Untaken::Now(why)));
+        }
+        let outgoing = Outgoing::new(Target::ReplyTo(reply.address.clone()), reply.envelope.clone(), reply.body.clone());
+        let Err(error) = self.ports.publish_while(PublishError::is_of_the_broker, &outgoing).await? else {
+            self.took(&reply.address);
+            return Ok(Ok(()));
+        };
+        let why = Why::of(&error);
+        match why {
+            Some(why) => self.refused(&reply.address, why, &error),
+            None => tracing::error!(task_id = reply.envelope.message_id, %error, "the reply cannot be sent"),
+        }
+        Ok(Err(match why {
+            None | Some(Why::Gone) => Untaken::Ever(error),
+            Some(why) => Untaken::Now(why),
+        }))
+    }
+
+    /// Lets a reply wait for another try. The first wait is short, and so is every one for a queue that is just being emptied.
+    async fn put_aside(&self, reply: Addressed) -> Result<Became, Abandoned> {
+        let lately = self.refusing().took_lately(&reply.address, Instant::now());
+        let tried = if lately { Duration::ZERO } else { self.age(&reply) };
+        let waiting = reply.for_queue(Queue::undelivered_for(tried));
+        let name = self.ports.queue.names().target(&waiting.target);
+        match self.keep(&waiting).await? {
+            Ok(()) => {
+                self.took(&name);
+                Ok(Became::PutAside)
+            }
+            Err(error) => {
+                let why = Why::of(&error).unwrap_or(Why::Full);
+                if self.refusing().refused(&name, why, Instant::now()) {
+                    tracing::warn!(queue = name, %error, "there is no room for replies to wait; they are parked");
+                }
+                self.park(reply, &error.to_string()).await
+            }
+        }
+    }
+
+    /// Publishes to a waiting queue, which may only refuse because it is full: until it can be reached nothing is safe, and one that is gone is declared again.
+    async fn keep(&self, waiting: &Outgoing) -> Result<Result<(), PublishError>, Abandoned> {
+        let mut backoff = Backoff::default();
+        loop {
+            let passes = |error: &PublishError| error.is_transient() && !matches!(error, PublishError::Full { .. });
+            let kept = self.ports.publish_while(passes, waiting).await?;
+            let (Err(PublishError::Unroutable { .. }), Target::Queue(queue)) = (&kept, &waiting.target) else { return Ok(kept) };
+            match self.ports.queue.declare(queue).await {
+                Ok(()) => tracing::warn!(?queue, "the queue in which replies wait was gone; it is declared again"),
+                Err(error) => tracing::error!(%error, "the queue in which replies wait is gone; tried again"),
+            }
+            self.ports.pause(backoff.next(&self.ports.environment)).await?;
+        }
+    }
+
+    /// Keeps a reply that nobody takes where an operator can find it.
+    async fn park(&self, mut reply: Addressed, reason: &str) -> Result<Became, Abandoned> {
+        self.metrics.replies_returned.inc();
+        tracing::debug!(task_id = reply.envelope.message_id, address = reply.address, reason, "a reply is parked, and stays in the store");
+        let envelope = &mut reply.envelope;
+        // A text that is too long for a property was why it could not be sent.
+        envelope.correlation_id = envelope.correlation_id.take().filter(|text| text.len() <= Outgoing::SHORT_TEXT_MAX);
+        envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
+        // Nobody waits for it: a queue of parked replies that is itself in trouble is not waited for.
+        let passes = |error: &PublishError| error.is_of_the_broker() || matches!(error, PublishError::Timeout { .. });
+        if let Err(error) = self.ports.publish_while(passes, &reply.for_queue(Queue::Parked)).await? {
+            tracing::error!(task_id = reply.envelope.message_id, address = reply.address, reason, %error, "a reply could not be parked; only the store has it");
+        }
+        Ok(Became::Parked)
+    }
+
+    fn refused(&self, queue: &str, why: Why, error: &PublishError) {
+        if self.refusing().refused(queue, why, Instant::now()) {
+            match why {
+                Why::Gone => tracing::info!(queue, %error, "a queue for replies is gone; its replies are parked, and stay in the store"),
+                _ => tracing::warn!(queue, reason = why.name(), %error, "a queue takes no replies; they wait, and are tried again"),
+            }
+        }
+    }
+
+    fn took(&self, queue: &str) {
+        if self.refusing().took(queue, Instant::now()) {
+            tracing::info!(queue, "the queue takes replies again");
+        }
+    }
+
+    fn refusing(&self) -> MutexGuard<'_, Refusing> {
+        // Nothing panics while it holds this lock, so a poisoned state is a whole one.
+        self.refusing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Addressed {
+    /// The reply for a queue of the fleet, with its address.
+    fn for_queue(&self, queue: Queue) -> Outgoing {
+        let mut envelope = self.envelope.clone();
+        envelope.headers.reply_to = Some(self.address.clone()).filter(|address| !address.is_empty());
+        envelope.headers.first_try_ms = Some(self.first_try_ms);
+        Outgoing::new(Target::Queue(queue), envelope, self.body.clone())
+    }
+}
