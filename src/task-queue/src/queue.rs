@@ -86,6 +86,8 @@ impl fmt::Display for Queue {
             Self::Retry(delay) => write!(formatter, "retries after {} ms", delay.as_millis()),
             Self::Dead => formatter.write_str("dead letters"),
             Self::Parked => formatter.write_str("parked replies"),
+            Self::Undelivered(delay) => write!(formatter, "replies tried again after {} ms", delay.as_millis()),
+            Self::Redelivery => formatter.write_str("replies to try again"),
             Self::Reply(name) => write!(formatter, "reply queue {name}"),
         }
     }

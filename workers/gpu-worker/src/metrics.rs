@@ -8,14 +8,9 @@ use protocol::{GpuId, GpuSample, Kind};
 
 /// The metrics of all workers of one process, told apart by the label `gpu_id`.
 pub struct WorkerMetrics {
-    utilization_percent: GaugeVec,
-    memory_used_mb: GaugeVec,
-    temperature_celsius: GaugeVec,
+    samples: SampleGauges,
     tasks_count: GaugeVec,
     response_time_ms: HistogramVec,
-    power_watts: GaugeVec,
-    sm_clock_mhz: GaugeVec,
-    sample_age_seconds: GaugeVec,
     tasks_total: CounterVec,
     queue_wait_seconds: HistogramVec,
     in_hand_seconds: HistogramVec,
@@ -24,9 +19,7 @@ pub struct WorkerMetrics {
     claims_total: CounterVec,
     forwarded_total: CounterVec,
     redelivered_total: CounterVec,
-    replies_returned_total: CounterVec,
-    replies_put_aside_total: CounterVec,
-    replies_delivered_late_total: CounterVec,
+    replies: ReplyCounters,
     late_outcomes_total: CounterVec,
     retries_total: CounterVec,
     cancel_ignored_total: CounterVec,
@@ -43,14 +36,9 @@ pub struct WorkerMetrics {
 
 /// One GPU's own series, looked up once.
 pub(crate) struct GpuMetrics {
-    utilization_percent: Gauge,
-    memory_used_mb: Gauge,
-    temperature_celsius: Gauge,
+    samples: SampleGauges,
     tasks_count: Gauge,
     pub(crate) response_time_ms: Histogram,
-    power_watts: Gauge,
-    sm_clock_mhz: Gauge,
-    sample_age_seconds: Gauge,
     tasks_total: CounterVec,
     pub(crate) queue_wait_seconds: Histogram,
     pub(crate) in_hand_seconds: Histogram,
@@ -99,6 +87,74 @@ impl Registrar<'_> {
     }
 }
 
+/// What a sample says of a GPU.
+#[derive(Clone)]
+struct SampleGauges {
+    utilization_percent: GaugeVec,
+    memory_used_mb: GaugeVec,
+    temperature_celsius: GaugeVec,
+    power_watts: GaugeVec,
+    sm_clock_mhz: GaugeVec,
+    sample_age_seconds: GaugeVec,
+}
+
+impl SampleGauges {
+    fn new(to: &Registrar<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            utilization_percent: to.gauges("gpu_utilization_percent", "Utilisation of the GPU, in %.")?,
+            memory_used_mb: to.gauges("gpu_memory_used_mb", "Memory in use, in MB (10^6 bytes).")?,
+            temperature_celsius: to.gauges("gpu_temperature_celsius", "Core temperature, in degrees Celsius.")?,
+            power_watts: to.gauges("gpu_power_watts", "Power draw, in W.")?,
+            sm_clock_mhz: to.gauges("gpu_sm_clock_mhz", "SM clock, in MHz.")?,
+            sample_age_seconds: to.gauges("gpu_sample_age_seconds", "Age of the GPU's last sample, in s.")?,
+        })
+    }
+
+    fn set(&self, gpu_id: &str, sample: &GpuSample) {
+        let values = [
+            (&self.utilization_percent, sample.utilization_percent),
+            (&self.memory_used_mb, sample.memory_used_mb as f64),
+            (&self.temperature_celsius, sample.temperature_celsius),
+            (&self.power_watts, sample.power_watts),
+            (&self.sm_clock_mhz, sample.sm_clock_mhz),
+            (&self.sample_age_seconds, sample.age_ms as f64 / 1_000.0),
+        ];
+        for (gauge, value) in values {
+            gauge.with_label_values(&[gpu_id]).set(value);
+        }
+    }
+}
+
+/// Replies that were not taken at once.
+struct ReplyCounters {
+    returned: CounterVec,
+    put_aside: CounterVec,
+    delivered_late: CounterVec,
+}
+
+impl ReplyCounters {
+    fn new(to: &Registrar<'_>) -> Result<Self, prometheus::Error> {
+        let gpu: &[&str] = &["gpu_id"];
+        Ok(Self {
+            returned: to.counters(
+                "gpufleet_replies_returned_total",
+                "Replies that were parked: their queue was gone or took none for too long, or there was no room to wait.",
+                gpu,
+            )?,
+            put_aside: to.counters(
+                "gpufleet_replies_put_aside_total",
+                "Replies that wait for another try, by what was wrong with their queue: full, unreachable, no_confirm.",
+                &["gpu_id", "reason"],
+            )?,
+            delivered_late: to.counters(
+                "gpufleet_replies_delivered_late_total",
+                "Replies that their queue took after they had waited.",
+                gpu,
+            )?,
+        })
+    }
+}
+
 impl WorkerMetrics {
     /// Registers the metrics of this process's workers.
     ///
@@ -109,14 +165,9 @@ impl WorkerMetrics {
         let gpu: &[&str] = &["gpu_id"];
         let response = HistogramOpts::new("gpu_response_time_ms", "Receipt of a task by the worker to its reply, in ms.");
         Ok(Self {
-            utilization_percent: to.gauges("gpu_utilization_percent", "Utilisation of the GPU, in %.")?,
-            memory_used_mb: to.gauges("gpu_memory_used_mb", "Memory in use, in MB (10^6 bytes).")?,
-            temperature_celsius: to.gauges("gpu_temperature_celsius", "Core temperature, in degrees Celsius.")?,
+            samples: SampleGauges::new(&to)?,
             tasks_count: to.gauges("gpu_tasks_count", "Tasks that the GPU runs now.")?,
             response_time_ms: to.add(HistogramVec::new(response.buckets(exponential_buckets(0.25, 2.0, 20)?), gpu)?)?,
-            power_watts: to.gauges("gpu_power_watts", "Power draw, in W.")?,
-            sm_clock_mhz: to.gauges("gpu_sm_clock_mhz", "SM clock, in MHz.")?,
-            sample_age_seconds: to.gauges("gpu_sample_age_seconds", "Age of the GPU's last sample, in s.")?,
             tasks_total: to.counters("gpufleet_tasks_total", "Tasks that ended, by outcome.", &["gpu_id", "kind", "outcome"])?,
             queue_wait_seconds: to.seconds(
                 "gpufleet_queue_wait_seconds",
@@ -133,21 +184,7 @@ impl WorkerMetrics {
                 &["gpu_id", "reason"],
             )?,
             redelivered_total: to.counters("gpufleet_redelivered_total", "Deliveries that the broker marks as redelivered.", gpu)?,
-            replies_returned_total: to.counters(
-                "gpufleet_replies_returned_total",
-                "Replies that were parked: their queue was gone or took none for too long, or there was no room to wait.",
-                gpu,
-            )?,
-            replies_put_aside_total: to.counters(
-                "gpufleet_replies_put_aside_total",
-                "Replies that wait for another try, by what was wrong with their queue: full, unreachable, no_confirm.",
-                &["gpu_id", "reason"],
-            )?,
-            replies_delivered_late_total: to.counters(
-                "gpufleet_replies_delivered_late_total",
-                "Replies that their queue took after they had waited.",
-                gpu,
-            )?,
+            replies: ReplyCounters::new(&to)?,
             late_outcomes_total: to.counters(
                 "gpufleet_late_outcomes_refused_total",
                 "Outcomes refused because a later holder began.",
@@ -186,14 +223,9 @@ impl WorkerMetrics {
     pub(crate) fn of(&self, gpu_id: &GpuId) -> GpuMetrics {
         let gpu = &[gpu_id.as_str()];
         GpuMetrics {
-            utilization_percent: self.utilization_percent.with_label_values(gpu),
-            memory_used_mb: self.memory_used_mb.with_label_values(gpu),
-            temperature_celsius: self.temperature_celsius.with_label_values(gpu),
+            samples: self.samples.clone(),
             tasks_count: self.tasks_count.with_label_values(gpu),
             response_time_ms: self.response_time_ms.with_label_values(gpu),
-            power_watts: self.power_watts.with_label_values(gpu),
-            sm_clock_mhz: self.sm_clock_mhz.with_label_values(gpu),
-            sample_age_seconds: self.sample_age_seconds.with_label_values(gpu),
             tasks_total: self.tasks_total.clone(),
             queue_wait_seconds: self.queue_wait_seconds.with_label_values(gpu),
             in_hand_seconds: self.in_hand_seconds.with_label_values(gpu),
@@ -205,9 +237,9 @@ impl WorkerMetrics {
             xid_errors_total: self.xid_errors_total.clone(),
             memory_relief_total: self.memory_relief_total.clone(),
             redelivered: self.redelivered_total.with_label_values(gpu),
-            replies_returned: self.replies_returned_total.with_label_values(gpu),
-            replies_put_aside_total: self.replies_put_aside_total.clone(),
-            replies_delivered_late: self.replies_delivered_late_total.with_label_values(gpu),
+            replies_returned: self.replies.returned.with_label_values(gpu),
+            replies_put_aside_total: self.replies.put_aside.clone(),
+            replies_delivered_late: self.replies.delivered_late.with_label_values(gpu),
             late_outcomes: self.late_outcomes_total.with_label_values(gpu),
             retries: self.retries_total.with_label_values(gpu),
             cancel_ignored: self.cancel_ignored_total.with_label_values(gpu),
@@ -224,12 +256,7 @@ impl WorkerMetrics {
 
 impl GpuMetrics {
     pub(crate) fn sampled(&self, sample: &GpuSample, busy: u32) {
-        self.utilization_percent.set(sample.utilization_percent);
-        self.memory_used_mb.set(sample.memory_used_mb as f64);
-        self.temperature_celsius.set(sample.temperature_celsius);
-        self.power_watts.set(sample.power_watts);
-        self.sm_clock_mhz.set(sample.sm_clock_mhz);
-        self.sample_age_seconds.set(sample.age_ms as f64 / 1_000.0);
+        self.samples.set(&self.gpu_id, sample);
         self.tasks_count.set(f64::from(busy));
     }
 

@@ -89,7 +89,8 @@ impl Job {
 
     /// There was no confirm by its deadline.
     fn late(self) {
-        self.settle(Err(PublishError::timeout(self.target.clone(), self.timeout)));
+        let late = PublishError::timeout(self.target.clone(), self.timeout);
+        self.settle(Err(late));
     }
 }
 
