@@ -8,7 +8,7 @@ use bytes::Bytes;
 use protocol::{BodyHash, DeliveryId, GpuId, Incarnation, Kind, Outcome, TaskId};
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, Script, aio::MultiplexedConnection, io::tcp::TcpSettings};
 use serde::Serialize;
-use task_store::{Begin, BeginRequest, Look, Record, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore};
+use task_store::{Begin, BeginRequest, Look, LookRequest, Record, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
@@ -131,7 +131,7 @@ impl Way {
     /// Reads the kept reply; its length.
     async fn large(&self) -> Result<usize, Fault> {
         match self {
-            Self::Store(store) => match store.look(&ended_task()?, &body_hash(), 1).await? {
+            Self::Store(store) => match store.look(&looking()?).await? {
                 Look::Ended(Stored { body: Some(body), .. }) => Ok(body.len()),
                 _ => Err("the store does not have the reply that is to be read".into()),
             },
@@ -145,6 +145,10 @@ impl Way {
 
 fn ended_task() -> Result<TaskId, Fault> {
     Ok(TaskId::new("ended")?)
+}
+
+fn looking() -> Result<LookRequest, Fault> {
+    Ok(LookRequest { task_id: ended_task()?, body_hash: body_hash(), attempt: 1, published_s: None })
 }
 
 fn body_hash() -> BodyHash {
@@ -163,6 +167,7 @@ async fn begin(store: &RedisStore, task: String) -> Result<(), Fault> {
         alone: false,
         verdict: None,
         crashes_max: 3,
+        published_s: None,
     };
     match store.begin(&request).await? {
         Begin::Begun(_) => Ok(()),

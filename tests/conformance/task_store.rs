@@ -1,23 +1,25 @@
 //! The conformance suite of the store: each case is listed once and runs on every back end. Time is moved, never slept.
 
 mod both;
+mod cancels;
 mod crashes;
 mod named;
 mod progress;
 mod redis_only;
 mod second_tries;
 mod subject;
+mod submissions;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, Outcome, PoolName, TaskId, TaskState, Token};
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Stored,
-    Totals, Verdict,
+    Begin, BeginRequest, Cancel, KnownGpu, Look, LookRequest, Reach, Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest,
+    StoreOptions, Stored, Submission, Totals, Verdict,
 };
 
-use self::{crashes::*, progress::*, second_tries::*, subject::*};
+use self::{cancels::*, crashes::*, progress::*, second_tries::*, subject::*, submissions::*};
 
 macro_rules! cases {
     ($($case:ident,)*) => {
@@ -62,6 +64,16 @@ cases! {
     a_cancel_of_a_running_task_names_its_gpu_and_is_found,
     a_cancel_of_an_ended_task_says_how_it_ended_and_changes_nothing,
     a_cancel_of_an_unseen_task_leaves_a_tombstone,
+    a_cancel_of_an_unseen_id_counts_for_what_was_published_before_it_alone,
+    a_cancel_that_did_not_reach_a_task_is_gone_when_that_begins,
+    a_cancel_of_an_unseen_id_asked_for_again_counts_from_then_and_shows_nowhere,
+    a_cancel_that_reaches_ahead_counts_for_every_later_task,
+    what_is_submitted_after_a_cancel_is_not_cancelled,
+    a_known_task_is_cancelled_whenever_it_was_published,
+    a_submitted_id_belongs_to_one_body_and_one_kind,
+    an_id_whose_task_ended_belongs_to_it_until_its_record_is_gone,
+    a_task_that_came_without_being_noted_has_its_id_all_the_same,
+    a_note_on_which_two_rely_is_not_taken_back,
     a_task_cancelled_between_two_attempts_is_skipped,
     the_last_progress_shows_while_the_task_runs,
     progress_of_a_late_holder_is_refused,
@@ -79,7 +91,7 @@ async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd
     let subject = back_end.start().await;
     let store = &subject.store;
     store.ping().await.expect("an answer");
-    store.submitted(&task(), &kind()).await.expect("an answer");
+    store.submitted(&task(), &kind(), &body_hash()).await.expect("an answer");
     let first = store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((first.state, first.kind, first.attempt, first.gpu_id), (TaskState::Waiting, Some(kind()), 0, None));
 
@@ -98,7 +110,7 @@ async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd
 
 async fn an_unseen_task_is_open_and_unknown(back_end: BackEnd) {
     let subject = back_end.start().await;
-    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Open);
+    assert_eq!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Open);
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
     subject.store.note_published(&task(), "here");
     subject.store.forget(&task()).await.expect("an answer");
@@ -107,11 +119,11 @@ async fn an_unseen_task_is_open_and_unknown(back_end: BackEnd) {
 
 async fn a_submitted_task_can_be_forgotten_until_something_else_is_written(back_end: BackEnd) {
     let subject = back_end.start().await;
-    subject.store.submitted(&task(), &kind()).await.expect("an answer");
+    subject.store.submitted(&task(), &kind(), &body_hash()).await.expect("an answer");
     subject.store.forget(&task()).await.expect("an answer");
     assert_eq!(state_of(&subject).await, None);
 
-    subject.store.submitted(&task(), &kind()).await.expect("an answer");
+    subject.store.submitted(&task(), &kind(), &body_hash()).await.expect("an answer");
     subject.store.begin(&attempt(1, 7)).await.expect("an answer");
     subject.store.forget(&task()).await.expect("an answer");
     assert_eq!(state_of(&subject).await, Some(TaskState::Running));
@@ -122,7 +134,8 @@ async fn submitting_a_known_task_changes_nothing(back_end: BackEnd) {
     subject.store.record(&success(1, 7)).await.expect("an answer");
     let before = subject.store.status(&task()).await.expect("an answer");
     subject.pass(Duration::from_secs(1));
-    subject.store.submitted(&task(), &Kind::new("other").expect("a valid name")).await.expect("an answer");
+    subject.store.submitted(&task(), &Kind::new("other").expect("a valid name"), &body_hash()).await.expect("an answer");
+    subject.store.submitted(&task(), &kind(), &body_hash()).await.expect("an answer");
     subject.store.forget(&task()).await.expect("an answer");
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), before);
 }
@@ -141,7 +154,7 @@ async fn the_first_outcome_is_final(back_end: BackEnd) {
     for other in others {
         assert_eq!(subject.store.record(&other).await.expect("an answer"), Record::EndedBefore(stored(&first)), "{other:?}");
     }
-    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&first)));
+    assert_eq!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&first)));
 }
 
 async fn the_same_outcome_recorded_again_is_accepted(back_end: BackEnd) {
@@ -188,7 +201,8 @@ async fn a_reused_id_is_refused_and_learns_nothing_of_the_first(back_end: BackEn
         if ended {
             subject.store.record(&success(1, 7)).await.expect("an answer");
         }
-        assert_eq!(subject.store.look(&task(), &other, 1).await.expect("an answer"), Look::ReusedId);
+        let look = LookRequest { body_hash: other.clone(), ..looking(1) };
+        assert_eq!(subject.store.look(&look).await.expect("an answer"), Look::ReusedId);
         let begin = BeginRequest { body_hash: other.clone(), ..attempt(1, 9) };
         assert_eq!(subject.store.begin(&begin).await.expect("an answer"), Begin::Not(Look::ReusedId));
         let record = RecordRequest { body_hash: other.clone(), ..success(1, 9) };
@@ -202,7 +216,7 @@ async fn a_task_that_never_ran_ends_without_a_token(back_end: BackEnd) {
     assert_eq!(subject.store.record(&refused).await.expect("an answer"), Record::Recorded);
     let status = subject.store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((status.state, status.kind, status.attempt), (TaskState::Failed, None, 0));
-    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&refused)));
+    assert_eq!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&refused)));
 }
 
 async fn an_outcome_without_a_token_does_not_overrule_a_running_attempt(back_end: BackEnd) {
@@ -231,10 +245,10 @@ async fn after_its_retention_the_reply_is_gone_and_the_outcome_remains(back_end:
     let subject = back_end.start().await;
     subject.store.record(&success(1, 7)).await.expect("an answer");
     subject.pass(REPLY_RETENTION - Duration::from_secs(60));
-    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    assert_eq!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
     subject.pass(Duration::from_secs(60));
     let gone = Stored { body: None, ..stored(&success(1, 7)) };
-    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(gone));
+    assert_eq!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Ended(gone));
     let status = subject.store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((status.state, status.reply), (TaskState::Succeeded, None));
 }
@@ -245,7 +259,8 @@ async fn after_its_retention_the_outcome_is_gone_and_the_id_is_free(back_end: Ba
     subject.pass(OUTCOME_RETENTION);
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
     let other = BodyHash::of(b"another body");
-    assert_eq!(subject.store.look(&task(), &other, 1).await.expect("an answer"), Look::Open);
+    let look = LookRequest { body_hash: other.clone(), ..looking(1) };
+    assert_eq!(subject.store.look(&look).await.expect("an answer"), Look::Open);
     let begin = BeginRequest { body_hash: other, ..attempt(1, 3) };
     assert_eq!(subject.store.begin(&begin).await.expect("an answer"), Begin::Begun(Token(3)));
     assert_eq!(state_of(&subject).await, Some(TaskState::Running), "nothing of the first is left");
@@ -253,7 +268,7 @@ async fn after_its_retention_the_outcome_is_gone_and_the_id_is_free(back_end: Ba
 
 async fn a_task_that_never_ended_is_forgotten_after_its_last_change(back_end: BackEnd) {
     let subject = back_end.start().await;
-    subject.store.submitted(&task(), &kind()).await.expect("an answer");
+    subject.store.submitted(&task(), &kind(), &body_hash()).await.expect("an answer");
     subject.pass(OUTCOME_RETENTION / 2);
     subject.store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer");
     subject.pass(OUTCOME_RETENTION / 2);
@@ -299,9 +314,8 @@ async fn a_reply_over_the_bound_is_not_kept_and_counted(back_end: BackEnd) {
     for (id, bytes, kept) in [("a", 600, true), ("b", 600, false), ("c", 400, true), ("d", 1, false)] {
         let request = large(id, bytes);
         assert_eq!(subject.store.record(&request).await.expect("an answer"), Record::Recorded);
-        let Look::Ended(stored) = subject.store.look(&request.task_id, &body_hash(), 1).await.expect("an answer") else {
-            panic!("{id} ended")
-        };
+        let look = LookRequest { task_id: request.task_id.clone(), ..looking(1) };
+        let Look::Ended(stored) = subject.store.look(&look).await.expect("an answer") else { panic!("{id} ended") };
         assert_eq!(stored.body.is_some(), kept, "{id}");
     }
     assert_eq!(subject.totals().await, Totals { reply_bytes: 1_000, replies_not_kept: 2 });
@@ -335,7 +349,7 @@ async fn the_first_address_of_a_reply_is_remembered(back_end: BackEnd) {
     let subject = back_end.start().await;
     subject.store.note_published(&task(), "too early");
     subject.store.record(&success(1, 7)).await.expect("an answer");
-    let look = async || subject.store.look(&task(), &body_hash(), 1).await.expect("an answer");
+    let look = async || subject.store.look(&looking(1)).await.expect("an answer");
     assert_eq!(look().await, Look::Ended(stored(&success(1, 7))));
     for to in ["first", "second"] {
         subject.store.note_published(&task(), to);
@@ -351,7 +365,7 @@ async fn a_task_that_ended_is_reopened_for_a_second_life_and_no_other_is(back_en
     assert_eq!(reopen(body_hash()).await, Reopen::NotEnded);
     subject.store.record(&success(1, 7)).await.expect("an answer");
     assert_eq!(reopen(BodyHash::of(b"another body")).await, Reopen::ReusedId);
-    assert!(matches!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(_)));
+    assert!(matches!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Ended(_)));
     assert_eq!(reopen(body_hash()).await, Reopen::Open);
     assert_eq!(subject.store.status(&task()).await.expect("an answer"), None);
     assert_eq!(subject.store.begin(&attempt(1, 8)).await.expect("an answer"), Begin::Begun(Token(8)));
@@ -389,7 +403,7 @@ async fn a_token_of_sixteen_digits_survives(back_end: BackEnd) {
     let subject = back_end.start().await;
     let token = 1_799_999_999_999_999;
     subject.store.record(&success(1, token)).await.expect("an answer");
-    assert_eq!(subject.store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, token))));
+    assert_eq!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&success(1, token))));
 }
 
 async fn a_reply_of_any_bytes_survives(back_end: BackEnd) {
@@ -397,6 +411,7 @@ async fn a_reply_of_any_bytes_survives(back_end: BackEnd) {
     for (id, reply) in [("empty", Bytes::new()), ("binary", Bytes::from((0..=255).collect::<Vec<u8>>()))] {
         let request = RecordRequest { task_id: TaskId::new(id).expect("a valid name"), reply, ..success(1, 7) };
         subject.store.record(&request).await.expect("an answer");
-        assert_eq!(subject.store.look(&request.task_id, &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&request)));
+        let look = LookRequest { task_id: request.task_id.clone(), ..looking(1) };
+        assert_eq!(subject.store.look(&look).await.expect("an answer"), Look::Ended(stored(&request)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use producer::{NewTask, Pending};
+use producer::{NewTask, Pending, SubmitError};
 use protocol::{BodyHash, Envelope, GpuId, Outcome, TaskId, TaskState, envelope::Headers};
 use serde_json::json;
 use task_queue::{Outgoing, Queue, Target};
@@ -87,7 +87,24 @@ async fn a_reused_id_is_refused_and_the_first_task_keeps_its_record(here: fn(Fle
         task
     };
     result(&reply(&fleet.producer, with_id(echo("first"))).await);
-    let refused = reply(&fleet.producer, with_id(echo("second"))).await;
+    let refused = fleet.producer.submit(with_id(echo("second"))).await;
+    assert_eq!(refused, Err(SubmitError::OtherTask { task_id: task_id.clone() }));
+
+    // A client of the broker asks nobody first.
+    let (queue, reply_queue) = (&fleet.ports.queue, Queue::Reply("asked-twice".to_owned()));
+    queue.declare(&reply_queue).await.unwrap();
+    let mut answers = queue.consume(&reply_queue, std::num::NonZeroU16::MIN).await.unwrap();
+    let envelope = Envelope {
+        message_id: Some(task_id.to_string()),
+        kind: Some("echo".to_owned()),
+        reply_to: Some(queue.names().queue(&reply_queue)),
+        correlation_id: Some("c-8".to_owned()),
+        ..Envelope::default()
+    };
+    let outgoing = Outgoing::new(Target::Queue(Queue::Pool(fleet.pool())), envelope, (&br#"{"payload":"second"}"#[..]).into());
+    queue.publish(outgoing).await.unwrap();
+    let answer = answers.next().await.unwrap();
+    let refused: protocol::Reply = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(refused.error.as_ref().map(|error| error.code.as_str()), Some("reused_id"));
     let status = fleet.producer.status(&task_id).await.unwrap().unwrap();
     assert_eq!(status.state, TaskState::Succeeded);
@@ -222,7 +239,9 @@ async fn a_task_without_a_reply_queue_leaves_its_reply_in_the_store(here: fn(Fle
     let status = async || fleet.producer.status(&submitted.task_id).await.unwrap().unwrap();
     until("the task ended", async || status().await.state.ended()).await;
     assert_eq!(status().await.reply.unwrap().result, json!("kept"));
-    let look = fleet.ports.store.look(&submitted.task_id, &BodyHash::of(br#"{"payload":"kept"}"#), 1).await.unwrap();
+    let body_hash = BodyHash::of(br#"{"payload":"kept"}"#);
+    let request = task_store::LookRequest { task_id: submitted.task_id.clone(), body_hash, attempt: 1, published_s: None };
+    let look = fleet.ports.store.look(&request).await.unwrap();
     assert!(matches!(look, task_store::Look::Ended(_)), "{look:?}");
 }
 

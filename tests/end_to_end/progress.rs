@@ -173,6 +173,7 @@ async fn progress_of_a_late_holder_is_refused_and_it_falls_silent(on: fn(FleetPl
         alone: false,
         verdict: None,
         crashes_max: 3,
+        published_s: None,
     };
     let task_store::Begin::Unfinished(holder) = fleet.ports.store.begin(&begun).await.unwrap() else { panic!("it runs") };
     begun.verdict = Some(task_store::Verdict { token: holder.token, gone: false });

@@ -143,6 +143,23 @@ async fn a_running_task_is_cancelled_from_the_command_line_and_over_http_and_an_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_of_an_id_that_no_task_has_says_what_it_counts_for_and_an_id_serves_one_task() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(1, &[]).await;
+    let cancelled = servers.run(&["cancel", "not-yet"]).await;
+    assert_eq!((cancelled.code, cancelled.errors.contains("submitted from now on is not")), (Some(0), true), "{cancelled:?}");
+    let ran = servers.run(&["submit", "echo", "--payload", "1", "--task-id", "not-yet", "--wait"]).await;
+    assert_eq!((ran.code, ran.output.as_str()), (Some(0), "1\n"), "{ran:?}");
+    let other = servers.run(&["submit", "echo", "--payload", "2", "--task-id", "not-yet"]).await;
+    assert_eq!((other.code, other.errors.contains("--task-id")), (Some(2), true), "{other:?}");
+
+    let cancelled = servers.run(&["cancel", "not-ever", "--ahead", "--json"]).await;
+    assert_eq!((cancelled.code, cancelled.errors.contains("or is submitted later")), (Some(0), true), "{cancelled:?}");
+    let never = servers.run(&["submit", "echo", "--task-id", "not-ever", "--wait"]).await;
+    assert_eq!((never.code, never.errors.contains("cancelled")), (Some(1), true), "{never:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gpus_are_watched_until_nobody_reads_any_more() {
     let servers = Servers::fresh().await;
     let _fleet = servers.up(1, &[]).await;

@@ -74,6 +74,9 @@ pub(crate) enum Command {
     Cancel {
         /// The task's id
         task_id: TaskId,
+        /// Where no task of this id has been seen, also cancels those that are submitted later
+        #[arg(long)]
+        ahead: bool,
     },
     /// Lets a GPU take no new tasks; what runs there ends, what waits there goes elsewhere
     Drain {

@@ -3,25 +3,28 @@
 use std::process::ExitCode;
 
 use protocol::TaskId;
-use task_store::Cancel;
+use task_store::{Cancel, Reach};
 
 use crate::{arguments::Common, configuration, fault::Fault, output, servers::Servers};
 
 /// Asks for a task's end. Exit code 1 if it had ended already.
-pub(crate) async fn run(common: &Common, task_id: &TaskId) -> Result<ExitCode, Fault> {
+pub(crate) async fn run(common: &Common, task_id: &TaskId, reach: Reach) -> Result<ExitCode, Fault> {
     let configuration = configuration::load(common, &[])?;
     let servers = Servers::redis_of_a_running_fleet(configuration)?;
-    let answer = servers.store().await?.cancel(task_id).await?;
+    let answer = servers.store().await?.cancel(task_id, reach).await?;
     let (word, sentence) = match &answer {
         Cancel::Waiting => ("waiting", "it had not begun and will be skipped".to_owned()),
         Cancel::Running(gpu_id) => ("running", format!("it runs on GPU {gpu_id}, whose worker ends it within about a second")),
-        Cancel::Unseen => ("unseen", "the store never heard of it; it will be skipped if it arrives".to_owned()),
+        Cancel::Unseen => ("unseen", "the cancel is noted".to_owned()),
         Cancel::Ended(outcome) => ("ended", format!("it had ended already: {}", outcome.name())),
     };
     if common.json {
         output::json(&serde_json::json!({"task_id": task_id, "was": word}));
     } else {
         output::line(&format!("task {task_id}: {sentence}"));
+    }
+    if answer == Cancel::Unseen {
+        output::note(reach.note());
     }
     Ok(if matches!(answer, Cancel::Ended(_)) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

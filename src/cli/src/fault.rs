@@ -72,6 +72,7 @@ impl From<SubmitError> for Fault {
     fn from(error: SubmitError) -> Self {
         match &error {
             refused if refused.refusal().is_some() => Self::Usage(error.to_string()),
+            SubmitError::OtherTask { .. } => Self::Usage(format!("{error} (--task-id)")),
             transient if transient.is_transient() => Self::Unavailable(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }

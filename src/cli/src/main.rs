@@ -27,6 +27,7 @@ mod submit;
 use std::{num::NonZeroUsize, process::ExitCode, thread};
 
 use clap::{CommandFactory, Parser};
+use task_store::Reach;
 
 use crate::{
     arguments::{Arguments, Command},
@@ -75,7 +76,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Gateway(gateway) => roles::gateway(&common, &gateway).await,
         Command::Submit(submit) => submit::run(&common, &submit).await,
         Command::Status { task_id } => status::run(&common, &task_id).await,
-        Command::Cancel { task_id } => cancel::run(&common, &task_id).await,
+        Command::Cancel { task_id, ahead } => cancel::run(&common, &task_id, if ahead { Reach::Ahead } else { Reach::Published }).await,
         Command::Drain { gpu } => drain::run(&common, &gpu, Drain::On).await,
         Command::Undrain { gpu } => drain::run(&common, &gpu, Drain::Off).await,
         Command::Dead(command) => dead::run(&common, command).await,

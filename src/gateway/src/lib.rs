@@ -10,6 +10,7 @@ mod events;
 mod gateway;
 mod gpus;
 mod health;
+mod idempotency;
 mod intake;
 mod metrics;
 mod monitor;

@@ -25,10 +25,21 @@ pub(crate) struct Operation {
     pub(crate) summary: &'static str,
     /// The path's parameter: its name and its type.
     pub(crate) parameter: Option<(&'static str, SchemaOf)>,
+    /// What a client may say beside the path and the body.
+    pub(crate) optional: &'static [Optional],
     pub(crate) body: Option<SchemaOf>,
     pub(crate) answer: Answer,
     /// The status codes of the problems it can answer.
     pub(crate) problems: &'static [u16],
+}
+
+/// A header or a query parameter that may be left out.
+pub(crate) struct Optional {
+    pub(crate) name: &'static str,
+    /// `header` or `query`.
+    pub(crate) place: &'static str,
+    pub(crate) description: &'static str,
+    pub(crate) schema: SchemaOf,
 }
 
 /// `GET /openapi.json`.
@@ -65,8 +76,9 @@ pub fn openapi() -> Value {
 fn described(route: &Route, problem: &Schema, schemas: &mut SchemaGenerator) -> Value {
     let operation = &route.operation;
     let mut described = json!({"operationId": operation.id, "summary": operation.summary});
-    if let Some((name, schema)) = operation.parameter {
-        described["parameters"] = json!([{"name": name, "in": "path", "required": true, "schema": schema(schemas)}]);
+    let parameters = parameters(operation, schemas);
+    if !parameters.is_empty() {
+        described["parameters"] = Value::Array(parameters);
     }
     if let Some(schema) = operation.body {
         described["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema(schemas)}}});
@@ -76,6 +88,17 @@ fn described(route: &Route, problem: &Schema, schemas: &mut SchemaGenerator) -> 
         responses.insert(status.to_string(), refused(*status, problem));
     }
     described["responses"] = Value::Object(responses);
+    described
+}
+
+fn parameters(operation: &Operation, schemas: &mut SchemaGenerator) -> Vec<Value> {
+    let mut described = Vec::new();
+    if let Some((name, schema)) = operation.parameter {
+        described.push(json!({"name": name, "in": "path", "required": true, "schema": schema(schemas)}));
+    }
+    for Optional { name, place, description, schema } in operation.optional {
+        described.push(json!({"name": name, "in": place, "required": false, "description": description, "schema": schema(schemas)}));
+    }
     described
 }
 

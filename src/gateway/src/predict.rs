@@ -17,7 +17,7 @@ use protocol::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Gateway, Problem, encoding::traceparent, events, intake::JsonBody, problem::ProblemKind, trail::Trail};
+use crate::{Gateway, Problem, encoding::traceparent, events, idempotency::Identity, intake::JsonBody, problem::ProblemKind, trail::Trail};
 
 /// A text to continue.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -37,8 +37,8 @@ pub(crate) struct PredictRequest {
     /// The same seed gives the same text. Default: 0.
     #[serde(default)]
     seed: Option<u64>,
-    /// Whether the answer is a stream of server-sent events: the text as it grows, then the whole. A client that goes away before cancels the task. Default:
-    /// false.
+    /// Whether the answer is a stream of server-sent events: the text as it grows, then the whole. A client that goes away before cancels the task, unless it has given an
+    /// Idempotency-Key, with which it may come again. Default: false.
     #[serde(default)]
     stream: bool,
     /// How a GPU is chosen.
@@ -97,15 +97,16 @@ pub(crate) async fn predict(
 ) -> Result<Response, Problem> {
     let (stream, traceparent) = (request.stream, traceparent(&headers));
     let trail = Trail::of(traceparent.as_deref());
-    let new = NewTask { progress: stream, traceparent, ..new_task(request) };
+    let identity = Identity::read(&headers, None)?;
+    let new = NewTask { progress: stream, task_id: identity.task_id.clone(), traceparent, ..new_task(request) };
     let submitted = gateway.ports.producer.pending(new, gateway.options.predict_timeout).await;
-    let pending = submitted.map_err(|error| trail.failed(gateway.not_answered(&error)))?;
+    let pending = submitted.map_err(|error| trail.failed(identity.not_answered(&gateway, &error)))?;
     trail.submitted(pending.task_id());
     // The broker has the body now. Kept up to the result, the share could be the one that the task's worker waits for in this very process.
     drop(share);
     gateway.accepted();
     if stream {
-        return Ok(events::answer(stream::Prediction::new(gateway, pending, trail)));
+        return Ok(events::answer(stream::Prediction::new(gateway, pending, (&identity, trail))));
     }
     let reply = pending.await.map_err(|error| trail.failed(gateway.not_answered(&error)))?;
     let response = answer(reply).map_err(|problem| trail.failed(problem))?;

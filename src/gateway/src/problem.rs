@@ -48,6 +48,9 @@ pub(crate) enum ProblemKind {
     BodyTimeout,
     InvalidJson,
     InvalidField,
+    InvalidParameter,
+    TaskIdInUse,
+    IdempotencyKeyInUse,
     QueueFull,
     Unavailable,
     Overloaded,
@@ -72,6 +75,11 @@ impl ProblemKind {
             Self::BodyTimeout => ("body-timeout", StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
             Self::InvalidJson => ("invalid-json", StatusCode::BAD_REQUEST, "the body cannot be read"),
             Self::InvalidField => ("invalid-field", StatusCode::UNPROCESSABLE_ENTITY, "a field is not valid"),
+            Self::InvalidParameter => ("invalid-parameter", StatusCode::BAD_REQUEST, "a header or a query parameter is not valid"),
+            Self::TaskIdInUse => ("task-id-in-use", StatusCode::CONFLICT, "the task_id belongs to another task"),
+            Self::IdempotencyKeyInUse => {
+                ("idempotency-key-in-use", StatusCode::UNPROCESSABLE_ENTITY, "the Idempotency-Key belongs to another request")
+            }
             Self::QueueFull => ("queue-full", StatusCode::TOO_MANY_REQUESTS, "the fleet is full"),
             Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "the fleet cannot be reached"),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "the gateway has too much in hand"),

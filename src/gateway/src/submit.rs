@@ -1,6 +1,7 @@
 //! How the producer's and the store's errors look over HTTP.
 
 use producer::{SubmitError, WaitError};
+use protocol::TaskId;
 use task_store::StoreError;
 use tracing::error;
 
@@ -16,6 +17,9 @@ impl Gateway {
     pub(crate) fn not_submitted(&self, cause: &SubmitError) -> Problem {
         if let Some(refusal) = cause.refusal() {
             return refusal.clone().into();
+        }
+        if let SubmitError::OtherTask { task_id } = cause {
+            return in_use(task_id);
         }
         let problem = if cause.is_full() {
             Problem::new(ProblemKind::QueueFull, cause.to_string()).retry_after(self.full.refused())
@@ -57,4 +61,12 @@ impl Gateway {
     pub(crate) fn unreachable(&self, cause: &dyn std::error::Error) -> Problem {
         Problem::new(ProblemKind::Unavailable, cause.to_string()).retry_after(self.unavailable.refused())
     }
+}
+
+/// A `task_id` that another task has. Its status is the other task's.
+fn in_use(task_id: &TaskId) -> Problem {
+    let detail = format!(
+        "task_id {task_id} belongs to a task with another body or of another kind: give this one an id of its own, or repeat the first request unchanged"
+    );
+    Problem::new(ProblemKind::TaskIdInUse, detail).field("task_id").task(task_id)
 }

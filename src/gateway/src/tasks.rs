@@ -2,7 +2,10 @@
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::PathRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -14,12 +17,13 @@ use protocol::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use task_store::Cancel;
+use task_store::{Cancel, Reach};
 
 use crate::{
     Gateway, Problem,
     encoding::{status_url, traceparent},
     events::log::WATCHED,
+    idempotency::Identity,
     intake::JsonBody,
     problem::ProblemKind,
     trail::Trail,
@@ -35,7 +39,9 @@ pub(crate) struct TaskRequest {
     #[serde(default)]
     #[schemars(range(max = PRIORITY_MAX))]
     priority: Option<u8>,
-    /// The task's identity. The same request under the same id runs nothing again and has the same status. Default: a fresh id.
+    /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority; another body (payload, gpu_options, needs,
+    /// limits) or another kind under the same id is a conflict (409), for as long as the fleet keeps the task's record (`store.outcome_retention_ms`). Not together with the header
+    /// Idempotency-Key. Default: a fresh id.
     #[serde(default)]
     task_id: Option<TaskId>,
     /// What the kind's executor is given, to the last byte. Its shape belongs to the kind. Default: `null`.
@@ -79,15 +85,16 @@ pub(crate) async fn submit(
     let TaskRequest { kind, priority, task_id, payload, gpu_options, needs, limits, progress } = request;
     let traceparent = traceparent(&headers);
     let trail = Trail::of(traceparent.as_deref());
-    let watched = progress && gateway.watched.has_room_for(task_id.as_ref());
+    let identity = Identity::read(&headers, task_id)?;
+    let watched = progress && gateway.watched.has_room_for(identity.task_id.as_ref());
     let new = NewTask {
         priority: priority.unwrap_or(PRIORITY_DEFAULT),
-        task_id,
+        task_id: identity.task_id.clone(),
         progress: watched,
         traceparent,
         ..NewTask::new(kind, TaskBody { payload, gpu_options, needs, limits })
     };
-    let submitted = if watched { submit_watched(&gateway, new).await } else { submit_alone(&gateway, new).await };
+    let submitted = if watched { submit_watched(&gateway, new, &identity).await } else { submit_alone(&gateway, new, &identity).await };
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;
     trail.submitted(&task_id);
     gateway.accepted();
@@ -95,14 +102,14 @@ pub(crate) async fn submit(
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())
 }
 
-async fn submit_alone(gateway: &Gateway, new: NewTask) -> Result<TaskId, Problem> {
-    let submitted = gateway.ports.producer.submit(new).await.map_err(|error| gateway.not_submitted(&error))?;
+async fn submit_alone(gateway: &Gateway, new: NewTask, identity: &Identity) -> Result<TaskId, Problem> {
+    let submitted = gateway.ports.producer.submit(new).await.map_err(|error| identity.not_submitted(gateway, &error))?;
     Ok(submitted.task_id)
 }
 
 /// Submits a task and keeps what it says, from its first word on.
-async fn submit_watched(gateway: &Gateway, new: NewTask) -> Result<TaskId, Problem> {
-    let pending = gateway.ports.producer.pending(new, WATCHED).await.map_err(|error| gateway.not_answered(&error))?;
+async fn submit_watched(gateway: &Gateway, new: NewTask, identity: &Identity) -> Result<TaskId, Problem> {
+    let pending = gateway.ports.producer.pending(new, WATCHED).await.map_err(|error| identity.not_answered(gateway, &error))?;
     let task_id = pending.task_id().clone();
     gateway.watch(pending);
     Ok(task_id)
@@ -127,17 +134,39 @@ pub(crate) async fn known_status(gateway: &Gateway, task_id: &TaskId) -> Result<
 pub(crate) struct TaskCancelling {
     /// Its identity.
     task_id: TaskId,
-    /// What it was: `waiting` (it will be skipped), `running` (its worker ends it within about a second) or `unseen` (it will be skipped if it arrives).
+    /// What it was: `waiting` (it will be skipped), `running` (its worker ends it within about a second) or `unseen` (no task of this id has been seen; see `note`).
     was: &'static str,
+    /// Where it was `unseen`: which tasks of this id the cancel counts for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
     /// The GPU that runs it, where one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     gpu_id: Option<GpuId>,
 }
 
+/// How far a cancel reaches.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CancelQuery {
+    /// Also tasks that are submitted later under an id that none has yet.
+    #[serde(default)]
+    ahead: bool,
+}
+
 /// `DELETE /api/v1/tasks/{task_id}`.
-pub(crate) async fn cancel(State(gateway): State<Gateway>, task_id: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+pub(crate) async fn cancel(
+    State(gateway): State<Gateway>,
+    task_id: Result<Path<String>, PathRejection>,
+    query: Result<Query<CancelQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
     let task_id = named(task_id)?;
-    let answer = gateway.ports.producer.cancel(&task_id).await.map_err(|error| gateway.store_failed(&error))?;
+    let Query(CancelQuery { ahead }) = query.map_err(|rejection| {
+        let detail = format!("a cancel takes ahead=true or ahead=false and nothing else: {}", rejection.body_text());
+        Problem::new(ProblemKind::InvalidParameter, detail).field("ahead")
+    })?;
+    let reach = if ahead { Reach::Ahead } else { Reach::Published };
+    let answer = gateway.ports.producer.cancel_with(&task_id, reach).await.map_err(|error| gateway.store_failed(&error))?;
+    let note = (answer == Cancel::Unseen).then(|| reach.note());
     let (was, gpu_id) = match answer {
         Cancel::Waiting => ("waiting", None),
         Cancel::Running(gpu_id) => ("running", Some(gpu_id)),
@@ -146,7 +175,7 @@ pub(crate) async fn cancel(State(gateway): State<Gateway>, task_id: Result<Path<
             return Err(Problem::new(ProblemKind::TaskEnded, format!("it {}", outcome.name())).task(&task_id));
         }
     };
-    Ok((StatusCode::ACCEPTED, Json(TaskCancelling { task_id, was, gpu_id })).into_response())
+    Ok((StatusCode::ACCEPTED, Json(TaskCancelling { task_id, was, note, gpu_id })).into_response())
 }
 
 pub(crate) fn named(task_id: Result<Path<String>, PathRejection>) -> Result<TaskId, Problem> {

@@ -34,6 +34,14 @@ pub enum SubmitError {
         /// Why.
         source: StoreError,
     },
+    /// The id belongs to a task with another body or of another kind. Nothing was submitted; a retry changes nothing.
+    #[error(
+        "submit task {task_id}: the id belongs to another task, with another body or kind; give each its own, or send what was sent first"
+    )]
+    OtherTask {
+        /// The id.
+        task_id: TaskId,
+    },
     /// The broker did not confirm the task. Only after [`PublishError::Timeout`] and [`PublishError::Disconnected`] it may have it all the
     /// same; submitting again under the same id is harmless.
     #[error("submit task {task_id}: {source}")]
@@ -86,7 +94,7 @@ impl SubmitError {
             Self::Note { source, .. } => source.is_transient(),
             Self::Publish { source, .. } => source.is_transient() && !self.is_full(),
             Self::PrepareTimeout { .. } | Self::NotConfirmed { .. } | Self::Closed => true,
-            Self::Refused(_) | Self::TooManyWaiting { .. } => false,
+            Self::Refused(_) | Self::OtherTask { .. } | Self::TooManyWaiting { .. } => false,
         }
     }
 
@@ -100,7 +108,10 @@ impl SubmitError {
     #[must_use]
     pub const fn task_id(&self) -> Option<&TaskId> {
         match self {
-            Self::Note { task_id, .. } | Self::Publish { task_id, .. } | Self::NotConfirmed { task_id, .. } => Some(task_id),
+            Self::Note { task_id, .. }
+            | Self::OtherTask { task_id }
+            | Self::Publish { task_id, .. }
+            | Self::NotConfirmed { task_id, .. } => Some(task_id),
             _ => None,
         }
     }

@@ -18,7 +18,8 @@ pub struct NewTask {
     pub priority: u8,
     /// Payload, GPU options, needs and limits.
     pub body: TaskBody,
-    /// Its identity. A second submit under the same id and with the same body runs nothing and gets the first one's reply. Default: a fresh id.
+    /// Its identity. A second submit under the same id, of the same kind and with the same body, runs nothing and gets the first one's reply; with another body or of
+    /// another kind it is refused ([`SubmitError::OtherTask`](crate::SubmitError::OtherTask)), for as long as the store keeps the record. Default: a fresh id.
     pub task_id: Option<TaskId>,
     /// How long it may wait in queues before it expires, at most 30 days. Default: for ever.
     pub expiration: Option<Duration>,

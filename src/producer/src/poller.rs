@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
-use task_store::{Look, TaskStore};
+use task_store::{Look, LookRequest, TaskStore};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -41,7 +41,9 @@ pub(crate) async fn poll(store: Arc<dyn TaskStore>, waiters: Arc<Waiters>, pace:
 
 /// Asks about one task. A store that does not answer is asked again at the wait's next turn.
 async fn look_up(store: &dyn TaskStore, waiters: &Waiters, doubt: Doubt, pace: Pace) {
-    match timeout(pace.every, store.look(&doubt.task_id, &doubt.body_hash, u32::MAX)).await {
+    // Of no attempt and no publish in particular: only the end of the task matters.
+    let request = LookRequest { task_id: doubt.task_id.clone(), body_hash: doubt.body_hash.clone(), attempt: u32::MAX, published_s: None };
+    match timeout(pace.every, store.look(&request)).await {
         Ok(Ok(Look::Ended(stored))) => waiters.settle(doubt.number, stored.body.map_or(Ending::Gone(stored.outcome), Ending::Reply)),
         // Of a cancelled task or a reused id a worker still makes a reply.
         Ok(Ok(Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::ReusedId | Look::Retried(_))) => {}

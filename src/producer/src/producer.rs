@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use protocol::{BodyHash, Envelope, Environment, Refusal, Reply, TaskId, TaskStatus};
 use task_queue::{Link, Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
-use task_store::{Cancel, StoreError, TaskStore};
+use task_store::{Cancel, Reach, StoreError, Submission, TaskStore};
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout, timeout_at},
@@ -52,6 +52,7 @@ struct Prepared {
     task_id: TaskId,
     task: NewTask,
     body: Bytes,
+    body_hash: BodyHash,
 }
 
 impl Producer {
@@ -102,12 +103,20 @@ impl Producer {
     }
 
     /// Asks for a task's end: a waiting one will be skipped, the worker of a running one is told within a second. Its producer gets the reply
-    /// `cancelled`. Asking again changes nothing.
+    /// `cancelled`. Asking again changes nothing. A task that is submitted afterwards under an id that none had until then is not cancelled.
     ///
     /// # Errors
     /// [`StoreError`]: the store does not answer. The cancel may have been noted; ask again.
     pub async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
-        self.shared.store.cancel(task_id).await
+        self.cancel_with(task_id, Reach::Published).await
+    }
+
+    /// As [`Producer::cancel`], with a reach of the caller's: [`Reach::Ahead`] also cancels what is submitted later under an id that no task has yet.
+    ///
+    /// # Errors
+    /// Those of [`Producer::cancel`].
+    pub async fn cancel_with(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError> {
+        self.shared.store.cancel(task_id, reach).await
     }
 
     /// A task's status as the store has it; `None` if it never heard of it, or has forgotten it.
@@ -127,28 +136,34 @@ impl Producer {
     fn prepare(&self, task: NewTask) -> Result<Prepared, SubmitError> {
         let body = task.check(self.shared.options.body_bytes_max)?;
         let task_id = task.task_id.clone().unwrap_or_else(|| self.shared.environment.fresh_task_id());
-        Ok(Prepared { task_id, task, body })
+        let body_hash = BodyHash::of(&body);
+        Ok(Prepared { task_id, task, body, body_hash })
     }
 
     /// Begins to wait, then publishes: a reply can come before the confirm.
     async fn send_and_wait(&self, prepared: &Prepared) -> Result<Ticket, SubmitError> {
         self.check_link(&prepared.task_id)?;
         let queue = self.reply_queue().await?;
-        let ticket = self.shared.waiters.wait_for(prepared.task_id.clone(), BodyHash::of(&prepared.body), prepared.task.progress)?;
+        let ticket = self.shared.waiters.wait_for(prepared.task_id.clone(), prepared.body_hash.clone(), prepared.task.progress)?;
         let reply_to = ReplyTo { queue: queue.to_owned(), correlation_id: ticket.correlation_id() };
         self.send(prepared, Some(&reply_to)).await?;
         Ok(ticket)
     }
 
-    /// Notes the task as waiting, then publishes it. A note without a task is taken back; a task without a note cannot be.
+    /// Notes the task as waiting, then publishes it. A note without a task is taken back; a task without a note cannot be. A task that is known already is published
+    /// once more: its first submit may have died before it could.
     async fn send(&self, prepared: &Prepared, reply_to: Option<&ReplyTo>) -> Result<(), SubmitError> {
-        let Prepared { task_id, task, body } = prepared;
+        let Prepared { task_id, task, body, body_hash } = prepared;
         self.check_link(task_id)?;
         self.shared.pool_declared.get_or_try_init(|| self.declare_pool()).await?;
-        self.shared.store.submitted(task_id, &task.kind).await.map_err(|source| SubmitError::Note { task_id: task_id.clone(), source })?;
+        let noted = self.shared.store.submitted(task_id, &task.kind, body_hash).await;
+        let noted = noted.map_err(|source| SubmitError::Note { task_id: task_id.clone(), source })?;
+        if noted == Submission::Other {
+            return Err(SubmitError::OtherTask { task_id: task_id.clone() });
+        }
         let envelope = task.envelope(task_id, reply_to, self.shared.environment.clock.now_ms());
         let Err(source) = self.publish(envelope, body).await else { return Ok(()) };
-        if is_nowhere(&source) {
+        if noted == Submission::Noted && is_nowhere(&source) {
             self.take_note_back(task_id).await;
         }
         Err(SubmitError::Publish { task_id: task_id.clone(), source })

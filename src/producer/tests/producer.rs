@@ -300,6 +300,32 @@ async fn the_same_task_submitted_twice_is_answered_twice() {
     assert_eq!(first.expect("a reply"), second.expect("a reply"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn another_task_under_an_id_that_is_in_use_is_refused_before_it_is_published() {
+    let fleet = fleet();
+    let producer = fleet.producer();
+    let under = |payload| NewTask { task_id: Some(id("mine")), ..task(payload) };
+    producer.submit(under(json!(1))).await.expect("the first one");
+    producer.submit(under(json!(1))).await.expect("the same one");
+    let error = producer.submit(under(json!(2))).await.expect_err("another body");
+    assert_eq!(error, SubmitError::OtherTask { task_id: id("mine") });
+    assert!(!error.is_transient() && error.refusal().is_none() && error.task_id() == Some(&id("mine")), "{error}");
+    let error = producer.pending(under(json!(2)), LONG).await.expect_err("another body");
+    assert_eq!(error, WaitError::Submit(SubmitError::OtherTask { task_id: id("mine") }));
+    assert_eq!(producer.counts().waiting, 0);
+    assert_eq!(fleet.queue.depth(&pool()).await.expect("a broker").expect("a queue").ready, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_submit_that_is_refused_leaves_the_first_ones_note() {
+    let fleet = Fleet::new(QueueOptions { length_max: Some(1), ..QueueOptions::default() });
+    let producer = fleet.producer();
+    let new = NewTask { task_id: Some(id("mine")), ..task(json!(1)) };
+    producer.submit(new.clone()).await.expect("room for one");
+    assert!(producer.submit(new).await.expect_err("full").is_full());
+    assert_eq!(producer.status(&id("mine")).await.expect("a store").expect("it waits").state, TaskState::Waiting);
+}
+
 /// Waits for a condition on the paused clock; a condition that never comes true fails the test by the runner's limit.
 async fn until(condition: impl Fn() -> bool) {
     for _ in 0..10_000 {

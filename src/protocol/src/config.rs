@@ -181,7 +181,7 @@ pub struct AmqpSection {
     #[schemars(range(min = 100))]
     pub publish_timeout_ms: u64,
     /// How long a task may wait in the own queue of a GPU, in ms. Then the broker takes it out, and it goes back to its pool, so that nothing stays in the queue of a GPU that is
-    /// gone, also when nobody remembers that there was one. A task for which a slot was kept there waits for five leases at most. Default: 300,000 (5 min).
+    /// gone, also when nobody remembers that there was one. A task for which a slot was kept there waits for ten leases at most. Default: 300,000 (5 min).
     #[schemars(range(min = 1_000))]
     pub gpu_queue_ttl_ms: u64,
     /// How long a task that fits no GPU rests before it is looked at again, in ms. Default: 5,000.

@@ -63,6 +63,12 @@ pub fn identify(envelope: &Envelope, body_hash: &BodyHash) -> Result<TaskIdentit
     }
 }
 
+/// The identity of a task whose client names the request instead of the task (HTTP's `Idempotency-Key`): the same key gives the same id, on every gateway.
+#[must_use]
+pub fn identify_by_key(key: &str) -> TaskId {
+    TaskId::new(format!("idem-{}", hexadecimal(&Sha256::digest(key.as_bytes())[..16]))).expect("hexadecimal digits keep the rule")
+}
+
 fn derived(parts: &[&str]) -> Result<TaskIdentity, InvalidId> {
     let mut hash = Sha256::new();
     for part in parts {
@@ -96,6 +102,12 @@ mod tests {
         assert_ne!(id_of(&envelope("1")), identify(&envelope("1"), &BodyHash::of(b"[]")).expect("valid"));
         let shifted = Envelope { reply_to: Some("answers1".into()), correlation_id: Some(String::new()), ..Envelope::default() };
         assert_ne!(id_of(&envelope("1")), id_of(&shifted));
+    }
+
+    #[test]
+    fn a_key_is_always_the_same_id_and_no_other_keys() {
+        assert_eq!(identify_by_key("order-17").as_str(), "idem-72a90ea3da8b5dd01bde2f27314e02e2");
+        assert_ne!(identify_by_key("order-17"), identify_by_key("order-18"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use environment::Environment;
 pub use error_code::ErrorCode;
 pub use gpu::{GpuDescription, GpuRow, GpuSample, Health};
 pub use id::{DeliveryId, GpuId, Incarnation, InvalidId, Kind, PoolName, TaskId};
-pub use identity::{BodyHash, TaskIdentity, identify};
+pub use identity::{BodyHash, TaskIdentity, identify, identify_by_key};
 pub use intake::{IntakeLimits, check_body, read_body, read_task};
 pub use json::Json;
 pub use naming::{NamingError, gpu_named};

@@ -178,7 +178,7 @@ fn response_timeout(configuration: &Configuration) -> Duration {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-    use protocol::{GpuId, Kind, PoolName, TaskId};
+    use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId};
     use task_queue::Queue;
 
     use super::*;
@@ -196,7 +196,7 @@ mod tests {
         let other = Backends::open(&configuration, &embedded, Duration::ZERO).await.unwrap();
         let (task_id, pool) = (TaskId::new("a").unwrap(), PoolName::default());
 
-        one.store.submitted(&task_id, &Kind::new("echo").unwrap()).await.unwrap();
+        one.store.submitted(&task_id, &Kind::new("echo").unwrap(), &BodyHash::of(b"{}")).await.unwrap();
         assert!(other.store.status(&task_id).await.unwrap().is_some());
         one.queue.declare(&Queue::Pool(pool.clone())).await.unwrap();
         one.queue.close().await;

@@ -131,6 +131,12 @@ impl Names {
         }
     }
 
+    /// Whether a queue of this name is the own queue of some GPU.
+    #[must_use]
+    pub fn is_of_a_gpu(&self, name: &str) -> bool {
+        name.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with(".gpu."))
+    }
+
     /// The routing key that leads to a target through the default exchange: a queue's name.
     #[must_use]
     pub fn target(&self, target: &Target) -> String {

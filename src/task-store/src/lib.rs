@@ -17,6 +17,6 @@ pub use options::StoreOptions;
 
 pub use self::redis::{RedisStore, ServerFacts};
 pub use store::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
-    Retry, RetryAnswer, RetryRequest, Stored, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
+    RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, Stored, Submission, TaskStore, Totals,
 };

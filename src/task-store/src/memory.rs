@@ -14,8 +14,8 @@ use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, envir
 
 use self::state::State;
 use crate::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
+    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals,
 };
 
 /// How many expired records one operation clears away. More than one operation can add, so that they never pile up.
@@ -61,10 +61,9 @@ impl MemoryStore {
 
 #[async_trait]
 impl TaskStore for MemoryStore {
-    async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError> {
+    async fn submitted(&self, task_id: &TaskId, kind: &Kind, body_hash: &BodyHash) -> Result<Submission, StoreError> {
         let (mut state, now_ms) = self.enter();
-        state.submitted(task_id, kind, now_ms);
-        Ok(())
+        Ok(state.submitted(task_id, (kind, body_hash), now_ms))
     }
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
@@ -73,10 +72,10 @@ impl TaskStore for MemoryStore {
         Ok(())
     }
 
-    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
+    async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {
         let (state, now_ms) = self.enter();
-        let Some(record) = state.record(task_id, now_ms) else { return Ok(Look::Open) };
-        Ok(match record.look(body_hash, attempt, now_ms) {
+        let Some(record) = state.record(&request.task_id, now_ms) else { return Ok(Look::Open) };
+        Ok(match record.look(&request.body_hash, (request.attempt, request.published_s), now_ms) {
             Look::Open => record.unfinished(None).map_or(Look::Open, Look::Unfinished),
             look => look,
         })
@@ -118,9 +117,9 @@ impl TaskStore for MemoryStore {
         Ok(state.reopen(task_id, body_hash, now_ms))
     }
 
-    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
+    async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError> {
         let (mut state, now_ms) = self.enter();
-        Ok(state.cancel(task_id, now_ms))
+        Ok(state.cancel(task_id, reach, now_ms))
     }
 
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {
@@ -141,7 +140,8 @@ impl TaskStore for MemoryStore {
 
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         let (state, now_ms) = self.enter();
-        state.record(task_id, now_ms).map(|record| record.status(task_id, now_ms)).transpose()
+        let known = state.record(task_id, now_ms).filter(|record| record.shows());
+        known.map(|record| record.status(task_id, now_ms)).transpose()
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {

@@ -26,8 +26,8 @@ use tokio::task::JoinHandle;
 pub use self::server::ServerFacts;
 use self::{answers::Answer, calls::Calls, keys::Keys, reply_bytes::ReplyBytes};
 use crate::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, StoreError, StoreOptions, TaskStore, Totals, Verdict,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
+    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals, Verdict,
 };
 
 /// What the operation is called in errors.
@@ -111,7 +111,7 @@ impl RedisStore {
         let item = self.on_task("begin", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
         let item = item.with(request.kind.as_str()).with(request.attempt).with(request.delivery.0).with(request.gpu_id.as_str());
         let item = item.with(request.incarnation.as_str()).with(u8::from(request.alone)).with(request.crashes_max);
-        item.with_verdict(request.verdict)
+        item.with_verdict(request.verdict).with_published(request.published_s)
     }
 
     async fn record_answer(&self, request: &RecordRequest, keep: Keep) -> Result<Answer, StoreError> {
@@ -153,6 +153,11 @@ impl Arguments {
             None => self.with("").with(0),
         }
     }
+
+    /// When the message was published, or nothing.
+    fn with_published(self, published_s: Option<u64>) -> Self {
+        self.with(published_s.map_or_else(String::new, |second| second.to_string()))
+    }
 }
 
 /// What of an outcome is kept.
@@ -170,18 +175,19 @@ impl Drop for RedisStore {
 
 #[async_trait]
 impl TaskStore for RedisStore {
-    async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError> {
-        let item = self.on_task("submitted", task_id).with(self.options.outcome_retention_ms()).with(kind.as_str());
-        self.calls.run("note a submitted task", item.0).await.map(drop)
+    async fn submitted(&self, task_id: &TaskId, kind: &Kind, body_hash: &BodyHash) -> Result<Submission, StoreError> {
+        let item = self.on_task("submitted", task_id).with(self.options.outcome_retention_ms());
+        let item = item.with(kind.as_str()).with(body_hash.as_str());
+        self.calls.run("note a submitted task", item.0).await?.submission()
     }
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
         self.calls.run("forget a refused task", self.on_task("forget", task_id).0).await.map(drop)
     }
 
-    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
-        let item = self.on_task("look", task_id).with(body_hash.as_str()).with(attempt);
-        self.run("look at a task", task_id, item).await?.look()
+    async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {
+        let item = self.on_task("look", &request.task_id).with(request.body_hash.as_str()).with(request.attempt);
+        self.run("look at a task", &request.task_id, item.with_published(request.published_s)).await?.look()
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
@@ -242,9 +248,9 @@ impl TaskStore for RedisStore {
         }
     }
 
-    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
+    async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError> {
         let item = self.on_task("cancel", task_id).with(self.options.outcome_retention_ms());
-        self.calls.run("cancel a task", item.0).await?.cancel()
+        self.calls.run("cancel a task", item.with(u8::from(reach == Reach::Ahead)).0).await?.cancel()
     }
 
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {

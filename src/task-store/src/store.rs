@@ -8,6 +8,30 @@ use redis_link::{Ridden, Rider};
 
 use crate::{Crash, Holder, StoreError, Verdict};
 
+/// The store's answer to [`TaskStore::submitted`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submission {
+    /// No task of this id was known: the id is this one's from now on, and it waits. [`TaskStore::forget`] takes that back.
+    Noted,
+    /// This very task is known already: nothing changed. Publishing it once more is harmless.
+    Known,
+    /// The id belongs to a task with another body or of another kind: nothing changed. This one must not be published.
+    Other,
+}
+
+/// What is asked before anything is done with a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookRequest {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its body's hash.
+    pub body_hash: BodyHash,
+    /// The attempt.
+    pub attempt: u32,
+    /// When its message was published; see [`BeginRequest::published_s`].
+    pub published_s: Option<u64>,
+}
+
 /// A task's record before anything is done with a delivery of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Look {
@@ -17,7 +41,7 @@ pub enum Look {
     Unfinished(Holder),
     /// It ended; here is its reply's body, if still kept.
     Ended(Stored),
-    /// A cancel was asked for (perhaps before the task was ever seen): record `cancelled`, run nothing.
+    /// A cancel was asked for that reaches this task (perhaps before the task was ever seen): record `cancelled`, run nothing.
     Cancelled,
     /// This attempt ended, and the next one was recorded as due: publish that retry (again), run nothing.
     Retried(Retry),
@@ -73,6 +97,31 @@ pub enum Reopen {
     ReusedId,
 }
 
+/// How far a cancel reaches whose id no task had until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// To what was published before it, or in the same second: a task of the id that waits in a queue. The store knows of such a task once a worker has looked at
+    /// it.
+    Published,
+    /// Also to what is published later, for as long as the record is kept.
+    Ahead,
+}
+
+impl Reach {
+    /// What a cancel of this reach that was answered [`Cancel::Unseen`] means, for people.
+    #[must_use]
+    pub const fn note(self) -> &'static str {
+        match self {
+            Self::Published => {
+                "no task of this id has been seen; one that waits in a queue is cancelled when its turn comes; one that is submitted from now on is not"
+            }
+            Self::Ahead => {
+                "no task of this id has been seen; one that waits in a queue, or is submitted later, is cancelled when its turn comes"
+            }
+        }
+    }
+}
+
 /// The store's answer to [`TaskStore::cancel`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancel {
@@ -82,7 +131,7 @@ pub enum Cancel {
     Running(GpuId),
     /// It had ended already; nothing changed.
     Ended(Outcome),
-    /// The store never heard of it: it will be skipped if it arrives.
+    /// The store never heard of a task of this id. One that comes within the cancel's [`Reach`] will be skipped.
     Unseen,
 }
 
@@ -124,6 +173,9 @@ pub struct BeginRequest {
     pub verdict: Option<Verdict>,
     /// After so many crashes, the last of them alone on a GPU, the task does not begin again.
     pub crashes_max: u32,
+    /// When its message was published, in Unix seconds, rounded down, as AMQP's `timestamp` has it: a cancel that came before, while no task had the id, is not meant
+    /// for it. `None`, and a time more than a day ahead of the store's clock: that is not known, and every cancel counts.
+    pub published_s: Option<u64>,
 }
 
 /// The store's answer to [`TaskStore::begin`].
@@ -247,16 +299,17 @@ pub struct Totals {
 /// after `outcome_retention`, records of tasks that never ended after `outcome_retention` from their last change.
 #[async_trait]
 pub trait TaskStore: Send + Sync + 'static {
-    /// Notes that a producer is about to publish a task: its status is `waiting` from now on. Does nothing if the record exists.
-    async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError>;
+    /// Notes that a producer is about to publish a task: its status is `waiting` from now on, and its id belongs to this body and kind. Does nothing if a task of the
+    /// id is known. A cancel of the id that came before any task of it, without [`Reach::Ahead`], does not count for this one.
+    async fn submitted(&self, task_id: &TaskId, kind: &Kind, body_hash: &BodyHash) -> Result<Submission, StoreError>;
 
     /// Takes [`TaskStore::submitted`] back when the publish was refused. Does nothing once anything else was written.
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError>;
 
     /// Looks before anything is done with a delivery of this attempt.
-    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError>;
+    async fn look(&self, request: &LookRequest) -> Result<Look, StoreError>;
 
-    /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running.
+    /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running, and one that did not reach it is gone.
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError>;
 
     /// [`TaskStore::begin`] as an operation that another back end's call may take along; `None`: it cannot.
@@ -289,8 +342,9 @@ pub trait TaskStore: Send + Sync + 'static {
     /// its first life; a second reply will follow.
     async fn reopen(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Reopen, StoreError>;
 
-    /// Asks for a task's end. Compare-and-set against `begin`. Asking again changes nothing.
-    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError>;
+    /// Asks for a task's end. Compare-and-set against `begin`. Asking again for the end of a known task changes nothing; of an id that no task has, the latest time
+    /// counts, and the farthest reach. What is known of a task is cancelled whatever `reach` says.
+    async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError>;
 
     /// Whether a cancel was asked for since the task began.
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError>;
@@ -302,7 +356,7 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Notes why a task waits, for `why`. Does nothing once it ended.
     async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError>;
 
-    /// A task's status; `None` if the store never heard of it (or has forgotten it).
+    /// A task's status; `None` if the store never heard of it (or has forgotten it). A cancel of an id that no task has shows only if it reaches ahead.
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError>;
 
     /// Announces a GPU's queue.

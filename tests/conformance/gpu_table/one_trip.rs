@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gpu_table::{GpuTable, RedisTable};
-use protocol::{BodyHash, ClaimAnswer, DeliveryId, TaskId, config::SecretUrl};
-use task_store::{Begin, BeginRequest, Look, RedisStore, StoreOptions, TaskStore};
+use protocol::{BodyHash, ClaimAnswer, DeliveryId, config::SecretUrl};
+use task_store::{Begin, BeginRequest, Look, LookRequest, Reach, RedisStore, StoreOptions, TaskStore};
 use tests::redis::{Persistence, PrivateRedis};
 
 use super::world::{LEASES, ask, gpu_id, heartbeat, incarnation, is_own, pool, row, task_id};
@@ -46,6 +46,7 @@ fn beginning(task: &str, worker: &str) -> BeginRequest {
         alone: false,
         verdict: None,
         crashes_max: 3,
+        published_s: None,
     }
 }
 
@@ -62,7 +63,8 @@ impl Servers {
     }
 
     async fn look(&self, task: &str) -> Look {
-        self.store.look(&TaskId::new(task).expect("a good id"), &body_hash(), 1).await.expect("an answer")
+        let request = LookRequest { task_id: task_id(task), body_hash: body_hash(), attempt: 1, published_s: None };
+        self.store.look(&request).await.expect("an answer")
     }
 
     /// How many scripts the server has run.
@@ -103,7 +105,7 @@ async fn a_task_whose_slot_is_another_gpus_does_not_begin() {
 #[tokio::test]
 async fn what_stands_against_the_task_is_told_with_the_slot() {
     let servers = servers(Persistence::Nothing, 0).await;
-    servers.store.cancel(&task_id("t")).await.expect("an answer");
+    servers.store.cancel(&task_id("t"), Reach::Published).await.expect("an answer");
     let (answer, begun) = servers.claim_and_begin("t", "a").await;
     assert!(is_own(&answer));
     assert_eq!(begun, Some(Begin::Not(Look::Cancelled)));

@@ -14,7 +14,9 @@ const STEPS: usize = 40;
 #[derive(Debug, PartialEq)]
 enum Answer {
     Done,
+    Submitted(Submission),
     Looked(Look),
+    Cancelled(Cancel),
     Began(Begin),
     Progressed(ProgressAnswer),
     Recorded(Record),
@@ -24,10 +26,11 @@ enum Answer {
 /// One operation, made once and asked of both.
 #[derive(Debug, Clone)]
 enum Step {
-    Submit,
+    Submit(BodyHash),
     Forget,
-    Look(BodyHash),
-    Begin(BeginRequest),
+    Look(BodyHash, When),
+    Cancel(Reach),
+    Begin(BeginRequest, When),
     Progress(ProgressRequest),
     Record(RecordRequest),
     HandBack(Token),
@@ -36,14 +39,33 @@ enum Step {
     Pass(Duration),
 }
 
+/// When a message was published. The clocks of the two back ends differ.
+#[derive(Debug, Clone, Copy)]
+enum When {
+    NobodyKnows,
+    LongAgo,
+    InAMinute,
+}
+
+impl When {
+    async fn published_s(self, subject: &Subject) -> Option<u64> {
+        match self {
+            Self::NobodyKnows => None,
+            Self::LongAgo => Some(1),
+            Self::InAMinute => Some(subject.now_s().await + 60),
+        }
+    }
+}
+
 fn step(random: &mut ChaCha8Rng) -> Step {
     let hash = if random.random_ratio(1, 8) { BodyHash::of(b"another body") } else { body_hash() };
     let (number, token) = (random.random_range(1..4), random.random_range(1..6));
-    match random.random_range(0..13) {
-        0 => Step::Submit,
+    let when = [When::NobodyKnows, When::LongAgo, When::InAMinute, When::InAMinute][random.random_range(0..4)];
+    match random.random_range(0..16) {
+        0 => Step::Submit(hash),
         1 => Step::Forget,
-        2 => Step::Look(hash),
-        3..=5 => Step::Begin(begin(random, BeginRequest { body_hash: hash, ..attempt_by_another(number, token) })),
+        2 => Step::Look(hash, when),
+        3..=5 => Step::Begin(begin(random, BeginRequest { body_hash: hash, ..attempt_by_another(number, token) }), when),
         6 => {
             let how = [Outcome::Succeeded, Outcome::Failed, Outcome::Expired][random.random_range(0..3)];
             let token = random.random_bool(0.7).then_some(token);
@@ -53,6 +75,7 @@ fn step(random: &mut ChaCha8Rng) -> Step {
         8 => Step::Wait,
         9 => Step::HandBack(Token(token)),
         10..=11 => Step::Progress(progress(token, f64::from(number) / 7.0, Some("goes on"))),
+        12..=13 => Step::Cancel(if random.random_bool(0.2) { Reach::Ahead } else { Reach::Published }),
         _ => Step::Pass([REPLY_RETENTION, OUTCOME_RETENTION * 3 / 4][random.random_range(0..2)]),
     }
 }
@@ -67,14 +90,21 @@ fn begin(random: &mut ChaCha8Rng, request: BeginRequest) -> BeginRequest {
 async fn take(subject: &Subject, step: &Step) -> Answer {
     let store = &subject.store;
     match step {
-        Step::Submit => store.submitted(&task(), &kind()).await.expect("an answer"),
         Step::Forget => store.forget(&task()).await.expect("an answer"),
         Step::Publish => store.note_published(&task(), "here"),
         Step::HandBack(token) => store.hand_back(&task(), *token).await.expect("an answer"),
         Step::Wait => store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer"),
         Step::Pass(duration) => subject.pass(*duration),
-        Step::Look(hash) => return Answer::Looked(store.look(&task(), hash, 1).await.expect("an answer")),
-        Step::Begin(request) => return Answer::Began(timeless(store.begin(request).await.expect("an answer"))),
+        Step::Submit(hash) => return Answer::Submitted(store.submitted(&task(), &kind(), hash).await.expect("an answer")),
+        Step::Look(hash, when) => {
+            let request = LookRequest { body_hash: hash.clone(), published_s: when.published_s(subject).await, ..looking(1) };
+            return Answer::Looked(store.look(&request).await.expect("an answer"));
+        }
+        Step::Cancel(reach) => return Answer::Cancelled(store.cancel(&task(), *reach).await.expect("an answer")),
+        Step::Begin(request, when) => {
+            let request = BeginRequest { published_s: when.published_s(subject).await, ..request.clone() };
+            return Answer::Began(timeless(store.begin(&request).await.expect("an answer")));
+        }
         Step::Progress(request) => return Answer::Progressed(store.progress(request).await.expect("an answer")),
         Step::Record(request) => return Answer::Recorded(store.record(request).await.expect("an answer")),
     }

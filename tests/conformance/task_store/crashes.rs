@@ -94,7 +94,7 @@ pub async fn a_task_that_ends_without_a_run_fences_off_what_began(back_end: Back
     };
     begin(&subject, attempt_by_another(1, 7)).await;
     assert!(matches!(store.fence(&fence(None)).await.unwrap(), Fence::Unfinished(holder) if holder.token == Token(7)), "it runs");
-    store.cancel(&task()).await.unwrap();
+    store.cancel(&task(), Reach::Published).await.unwrap();
     let over = Some(Verdict { token: Token(7), gone: false });
     assert_eq!(store.fence(&fence(over)).await.unwrap(), Fence::Fenced(named::FENCE), "a cancel does not stand against ending it");
     assert_eq!(store.record(&success(1, 7)).await.unwrap(), Record::Superseded, "what began is late from now on");

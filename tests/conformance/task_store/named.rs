@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token};
 use task_store::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, Holder, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest,
-    Reopen, RetryAnswer, RetryRequest, StoreError, Stored, TaskStore, Verdict,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, Holder, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
+    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Stored, Submission, TaskStore, Verdict,
 };
 
 /// The name of the token that a fence is given.
@@ -70,16 +70,16 @@ impl NamedTokens {
 
 #[async_trait]
 impl TaskStore for NamedTokens {
-    async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError> {
-        self.store.submitted(task_id, kind).await
+    async fn submitted(&self, task_id: &TaskId, kind: &Kind, body_hash: &BodyHash) -> Result<Submission, StoreError> {
+        self.store.submitted(task_id, kind, body_hash).await
     }
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
         self.store.forget(task_id).await
     }
 
-    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
-        self.store.look(task_id, body_hash, attempt).await.map(|look| self.look(look))
+    async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {
+        self.store.look(request).await.map(|look| self.look(look))
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
@@ -129,8 +129,8 @@ impl TaskStore for NamedTokens {
         self.store.reopen(task_id, body_hash).await
     }
 
-    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
-        self.store.cancel(task_id).await
+    async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError> {
+        self.store.cancel(task_id, reach).await
     }
 
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {

@@ -55,7 +55,7 @@ pub async fn progress_of_what_does_not_run_is_refused_and_changes_nothing(back_e
         assert_eq!(store.status(&task()).await.expect("an answer"), before, "{what}");
     };
     refused("unseen").await;
-    store.submitted(&task(), &kind()).await.expect("an answer");
+    store.submitted(&task(), &kind(), &body_hash()).await.expect("an answer");
     refused("waiting").await;
     store.begin(&attempt(1, 7)).await.expect("an answer");
     store.retry(&failed(1, 7)).await.expect("an answer");

@@ -32,14 +32,14 @@ async fn two_stores_on_one_server_see_the_same_records() {
     let (one, other) = (redis_store(&prefix, OPTIONS).await, redis_store(&prefix, OPTIONS).await);
     one.record(&success(1, 7)).await.expect("an answer");
     drop(one);
-    assert_eq!(other.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    assert_eq!(other.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
 }
 
 #[tokio::test]
 async fn every_key_of_a_task_expires_by_itself() {
     let prefix = PrivateRedis::fresh_prefix();
     let store = named(redis_store(&prefix, OPTIONS).await);
-    store.submitted(&TaskId::new("submitted").expect("a valid name"), &kind()).await.expect("an answer");
+    store.submitted(&TaskId::new("submitted").expect("a valid name"), &kind(), &body_hash()).await.expect("an answer");
     store.waits_for(&TaskId::new("waits").expect("a valid name"), &kind(), "a GPU").await.expect("an answer");
     store.begin(&attempt(1, 7)).await.expect("an answer");
     store.record(&success(1, 7)).await.expect("an answer");
@@ -68,7 +68,7 @@ async fn every_key_of_a_task_expires_by_itself() {
 async fn a_task_marked_as_cancelled_before_it_began_does_not_begin() {
     let prefix = PrivateRedis::fresh_prefix();
     let store = redis_store(&prefix, OPTIONS).await;
-    store.submitted(&task(), &kind()).await.expect("an answer");
+    store.submitted(&task(), &kind(), &body_hash()).await.expect("an answer");
     let () = PrivateRedis::shared()
         .await
         .connection()
@@ -76,12 +76,36 @@ async fn a_task_marked_as_cancelled_before_it_began_does_not_begin() {
         .hset(format!("{prefix}:{{task:order-17}}"), "cancelled", "1700000000000")
         .await
         .unwrap();
-    assert_eq!(store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Cancelled);
+    assert_eq!(store.look(&looking(1)).await.expect("an answer"), Look::Cancelled);
     assert_eq!(store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Not(Look::Cancelled));
     assert_eq!(store.status(&task()).await.expect("an answer").map(|status| status.state), Some(TaskState::Cancelled));
     let cancelled = outcome(Outcome::Cancelled, 1, None, "cancelled");
     assert_eq!(store.record(&cancelled).await.expect("an answer"), Record::Recorded);
-    assert_eq!(store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&cancelled)));
+    assert_eq!(store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&cancelled)));
+}
+
+#[tokio::test]
+async fn a_cancel_of_a_version_that_knew_no_reach_counts_for_every_task() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    let fields = [("first_seen", "1700000000000"), ("changed", "1700000000000"), ("cancelled", "1700000000000")];
+    let () = PrivateRedis::shared().await.connection().await.hset_multiple(format!("{prefix}:{{task:order-17}}"), &fields).await.unwrap();
+    let later = LookRequest { published_s: Some(1_700_000_060), ..looking(1) };
+    assert_eq!(store.look(&later).await.expect("an answer"), Look::Cancelled);
+    assert_eq!(store.cancel(&task(), Reach::Published).await.expect("an answer"), Cancel::Unseen);
+    assert_eq!(store.look(&later).await.expect("an answer"), Look::Cancelled, "it is not made to reach less far");
+}
+
+#[tokio::test]
+async fn a_note_of_a_version_that_wrote_no_hash_takes_whatever_comes_first() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    store.submitted(&task(), &kind(), &body_hash()).await.expect("an answer");
+    let () = PrivateRedis::shared().await.connection().await.hdel(format!("{prefix}:{{task:order-17}}"), "hash").await.unwrap();
+    let other = BodyHash::of(b"another body");
+    assert_eq!(store.submitted(&task(), &kind(), &other).await.expect("an answer"), Submission::Known);
+    assert!(matches!(store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun(_)));
+    assert_eq!(store.submitted(&task(), &kind(), &other).await.expect("an answer"), Submission::Other);
 }
 
 #[tokio::test]
@@ -175,13 +199,13 @@ async fn outcomes_survive_a_killed_server_and_the_store_finds_it_again() {
     store.record(&success(1, 7)).await.expect("an answer");
 
     server.kill();
-    let away = store.look(&task(), &body_hash(), 1).await.expect_err("the server is away");
+    let away = store.look(&looking(1)).await.expect_err("the server is away");
     assert!(away.is_transient(), "{away}");
 
     server.restart().await;
     until("the store finds its server", async || store.ping().await.is_ok()).await;
     assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
-    assert_eq!(store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    assert_eq!(store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
 }
 
 #[tokio::test]
@@ -195,5 +219,5 @@ async fn a_frozen_server_costs_one_response_time_and_no_answer_is_mixed_up_later
     server.resume();
     until("the store finds its server", async || store.ping().await.is_ok()).await;
     assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
-    assert_eq!(store.look(&task(), &body_hash(), 1).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
+    assert_eq!(store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
 }

@@ -22,7 +22,7 @@ pub async fn a_recorded_retry_is_the_same_retry_for_every_later_copy_of_the_atte
     assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Due(DUE));
     let other_pause = RetryRequest { after_ms: 9, ..failed(1, 7) };
     assert_eq!(store.retry(&other_pause).await.unwrap(), RetryAnswer::Due(DUE), "what was recorded first counts");
-    assert_eq!(store.look(&task(), &body_hash(), 1).await.unwrap(), Look::Retried(DUE));
+    assert_eq!(store.look(&looking(1)).await.unwrap(), Look::Retried(DUE));
     assert_eq!(store.begin(&attempt(1, 8)).await.unwrap(), Begin::Not(Look::Retried(DUE)));
 }
 
@@ -34,7 +34,7 @@ pub async fn a_retry_waits_then_its_attempt_begins(back_end: BackEnd) {
     let status = store.status(&task()).await.unwrap().unwrap();
     assert_eq!(status.state, TaskState::Retrying);
     assert!(status.waiting_for.is_some_and(|why| why.contains("broken: as asked") && why.contains("attempt 2")));
-    assert_eq!(store.look(&task(), &body_hash(), 2).await.unwrap(), Look::Open);
+    assert_eq!(store.look(&looking(2)).await.unwrap(), Look::Open);
     assert_eq!(store.begin(&attempt(2, 9)).await.unwrap(), Begin::Begun(Token(9)));
     assert_eq!(state_of(&subject).await, Some(TaskState::Running));
     assert_eq!(store.record(&success(2, 9)).await.unwrap(), Record::Recorded);
@@ -53,7 +53,7 @@ pub async fn a_task_that_ended_or_was_cancelled_is_not_retried(back_end: BackEnd
     let subject = back_end.start().await;
     let store = &subject.store;
     store.begin(&attempt(1, 7)).await.unwrap();
-    store.cancel(&task()).await.unwrap();
+    store.cancel(&task(), Reach::Published).await.unwrap();
     assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Not(Look::Cancelled));
     store.record(&success(1, 7)).await.unwrap();
     assert_eq!(store.retry(&failed(1, 7)).await.unwrap(), RetryAnswer::Not(Look::Ended(stored(&success(1, 7)))));
@@ -62,14 +62,14 @@ pub async fn a_task_that_ended_or_was_cancelled_is_not_retried(back_end: BackEnd
 pub async fn a_cancelled_task_never_begins_and_ends_as_cancelled(back_end: BackEnd) {
     let subject = back_end.start().await;
     let store = &subject.store;
-    store.submitted(&task(), &kind()).await.unwrap();
-    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Waiting);
-    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Waiting);
+    store.submitted(&task(), &kind(), &body_hash()).await.unwrap();
+    assert_eq!(store.cancel(&task(), Reach::Published).await.unwrap(), Cancel::Waiting);
+    assert_eq!(store.cancel(&task(), Reach::Published).await.unwrap(), Cancel::Waiting);
     assert_eq!(store.begin(&attempt(1, 7)).await.unwrap(), Begin::Not(Look::Cancelled));
     assert_eq!(state_of(&subject).await, Some(TaskState::Cancelled));
     let end = outcome(Outcome::Cancelled, 1, None, "cancelled");
     assert_eq!(store.record(&end).await.unwrap(), Record::Recorded);
-    assert_eq!(store.look(&task(), &body_hash(), 1).await.unwrap(), Look::Ended(stored(&end)));
+    assert_eq!(store.look(&looking(1)).await.unwrap(), Look::Ended(stored(&end)));
 }
 
 pub async fn a_cancel_of_a_running_task_names_its_gpu_and_is_found(back_end: BackEnd) {
@@ -77,7 +77,7 @@ pub async fn a_cancel_of_a_running_task_names_its_gpu_and_is_found(back_end: Bac
     let store = &subject.store;
     store.begin(&attempt(1, 7)).await.unwrap();
     assert!(!store.cancel_asked(&task()).await.unwrap());
-    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Running(GpuId::new("GPU-7").unwrap()));
+    assert_eq!(store.cancel(&task(), Reach::Published).await.unwrap(), Cancel::Running(GpuId::new("GPU-7").unwrap()));
     assert!(store.cancel_asked(&task()).await.unwrap());
     assert_eq!(state_of(&subject).await, Some(TaskState::Running), "until its worker has ended it");
     let end = outcome(Outcome::Cancelled, 1, Some(7), "cancelled");
@@ -87,17 +87,17 @@ pub async fn a_cancel_of_a_running_task_names_its_gpu_and_is_found(back_end: Bac
 pub async fn a_cancel_of_an_ended_task_says_how_it_ended_and_changes_nothing(back_end: BackEnd) {
     let subject = back_end.start().await;
     subject.store.record(&success(1, 7)).await.unwrap();
-    assert_eq!(subject.store.cancel(&task()).await.unwrap(), Cancel::Ended(Outcome::Succeeded));
+    assert_eq!(subject.store.cancel(&task(), Reach::Published).await.unwrap(), Cancel::Ended(Outcome::Succeeded));
     assert!(!subject.store.cancel_asked(&task()).await.unwrap());
 }
 
 pub async fn a_cancel_of_an_unseen_task_leaves_a_tombstone(back_end: BackEnd) {
     let subject = back_end.start().await;
     let store = &subject.store;
-    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Unseen);
-    assert_eq!(store.look(&task(), &body_hash(), 1).await.unwrap(), Look::Cancelled);
+    assert_eq!(store.cancel(&task(), Reach::Published).await.unwrap(), Cancel::Unseen);
+    assert_eq!(store.look(&looking(1)).await.unwrap(), Look::Cancelled);
     subject.pass(OUTCOME_RETENTION + Duration::from_secs(60));
-    assert_eq!(store.look(&task(), &body_hash(), 1).await.unwrap(), Look::Open);
+    assert_eq!(store.look(&looking(1)).await.unwrap(), Look::Open);
 }
 
 pub async fn a_task_cancelled_between_two_attempts_is_skipped(back_end: BackEnd) {
@@ -105,7 +105,7 @@ pub async fn a_task_cancelled_between_two_attempts_is_skipped(back_end: BackEnd)
     let store = &subject.store;
     store.begin(&attempt(1, 7)).await.unwrap();
     store.retry(&failed(1, 7)).await.unwrap();
-    assert_eq!(store.cancel(&task()).await.unwrap(), Cancel::Waiting);
+    assert_eq!(store.cancel(&task(), Reach::Published).await.unwrap(), Cancel::Waiting);
     assert_eq!(store.begin(&attempt(2, 9)).await.unwrap(), Begin::Not(Look::Cancelled));
     let end = outcome(Outcome::Cancelled, 2, None, "cancelled");
     assert_eq!(store.record(&end).await.unwrap(), Record::Recorded);

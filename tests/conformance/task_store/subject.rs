@@ -11,7 +11,7 @@ use std::{
 use protocol::{
     BodyHash, DeliveryId, GpuId, Kind, Outcome, Reply, TaskId, TaskState, Token, config::SecretUrl, environment::Clock, reply::Timings,
 };
-use task_store::{BeginRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore, Totals};
+use task_store::{BeginRequest, LookRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore, Totals};
 use tests::redis::PrivateRedis;
 
 use super::named::NamedTokens;
@@ -47,6 +47,13 @@ impl Subject {
             Behind::Memory(_, clock) => _ = clock.0.fetch_add(duration.as_micros() as u64, Relaxed),
             Behind::Redis(store) => store.move_time(duration),
         }
+    }
+
+    /// The store's clock, in Unix seconds.
+    pub async fn now_s(&self) -> u64 {
+        let probe = TaskId::new("what-time-is-it").expect("a valid id");
+        self.store.waits_for(&probe, &kind(), "the time").await.expect("the store answers");
+        self.store.status(&probe).await.expect("the store answers").expect("just written").changed_ms / 1_000
     }
 
     /// What the store has counted and holds.
@@ -104,6 +111,11 @@ pub fn body_hash() -> BodyHash {
     BodyHash::of(b"the body")
 }
 
+/// A look for an attempt, of which is not known when it was published.
+pub fn looking(attempt: u32) -> LookRequest {
+    LookRequest { task_id: task(), body_hash: body_hash(), attempt, published_s: None }
+}
+
 /// An attempt that begins for the delivery of this number, which names its token.
 pub fn attempt(attempt: u32, token: u64) -> BeginRequest {
     BeginRequest {
@@ -117,6 +129,7 @@ pub fn attempt(attempt: u32, token: u64) -> BeginRequest {
         alone: false,
         verdict: None,
         crashes_max: 3,
+        published_s: None,
     }
 }
 

@@ -20,7 +20,7 @@ use protocol::{
 };
 use serde_json::json;
 use task_queue::{BodyBudget, MemoryBroker, Outgoing, PublishError, Queue, QueueOptions, Target, TaskQueue};
-use task_store::{MemoryStore, StoreOptions, TaskStore};
+use task_store::{MemoryStore, Reach, StoreOptions, TaskStore};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     time::Instant,
@@ -207,7 +207,7 @@ impl SimulatedFleet {
             Event::Publish(task) => self.publish(task).await,
             Event::Cancel(task) => {
                 let id = self.scenario.tasks[task].id.parse().expect("a valid id");
-                self.store.cancel(&id).await.expect("memory answers");
+                self.store.cancel(&id, Reach::Published).await.expect("memory answers");
             }
             Event::Start(gpu) => self.start(gpu).await,
             Event::Kill(gpu) => self.with(gpu, |process| process.chaos.kill(("anywhere", "at a time"))),

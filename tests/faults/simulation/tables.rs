@@ -12,8 +12,8 @@ use protocol::{
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, StoreError, TaskStore,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
+    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
 };
 
 use super::{
@@ -119,16 +119,16 @@ impl GpuTable for ChaosTable {
 
 #[async_trait]
 impl TaskStore for ChaosStore {
-    async fn submitted(&self, task_id: &TaskId, kind: &Kind) -> Result<(), StoreError> {
-        self.inner.submitted(task_id, kind).await
+    async fn submitted(&self, task_id: &TaskId, kind: &Kind, body_hash: &BodyHash) -> Result<Submission, StoreError> {
+        self.inner.submitted(task_id, kind, body_hash).await
     }
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
         self.inner.forget(task_id).await
     }
 
-    async fn look(&self, task_id: &TaskId, body_hash: &BodyHash, attempt: u32) -> Result<Look, StoreError> {
-        self.call("look", self.inner.look(task_id, body_hash, attempt)).await
+    async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {
+        self.call("look", self.inner.look(request)).await
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
@@ -194,8 +194,8 @@ impl TaskStore for ChaosStore {
         self.inner.reopen(task_id, body_hash).await
     }
 
-    async fn cancel(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
-        self.inner.cancel(task_id).await
+    async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError> {
+        self.inner.cancel(task_id, reach).await
     }
 
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {

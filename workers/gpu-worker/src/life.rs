@@ -84,7 +84,7 @@ fn deadlines(context: &Context, in_hand: &InHand, reading: &Reading) -> Deadline
 async fn live_without_run(context: &Context, in_hand: &InHand, reading: &Reading) -> Result<(), Abandoned> {
     let disposition = match &reading.task {
         Err(refusal) => Disposition::Refuse(refusal.clone()),
-        Ok(task) => match context.ports.look(&Identity::of(task)).await? {
+        Ok(task) => match context.ports.look(&Identity::of(task, in_hand)).await? {
             Look::Open | Look::Unfinished(_) => taken_out(context, in_hand, task),
             look => Disposition::not_run(task, look, context.me.options.lease),
         },
@@ -93,7 +93,7 @@ async fn live_without_run(context: &Context, in_hand: &InHand, reading: &Reading
 }
 
 fn came(context: &Context, in_hand: &InHand) -> WhyItCame {
-    why_it_came(in_hand.death.as_ref(), &in_hand.envelope.headers, context.ports.now_ms())
+    why_it_came(in_hand.death.as_ref(), &in_hand.envelope.headers, (context.ports.queue.names(), context.ports.now_ms()))
 }
 
 /// What becomes of a task that the broker took out of its queue.
@@ -103,7 +103,7 @@ fn taken_out(context: &Context, in_hand: &InHand, task: &Task) -> Disposition<'s
         WhyItCame::TimeOver | WhyItCame::Stranded => Disposition::expired(),
         WhyItCame::Dropped(dropped) => {
             context.metrics.dropped(dropped.reason);
-            tracing::warn!(task_id = %task.id, reason = dropped.reason, message = dropped.message, "taken out of its queue before its time");
+            tracing::warn!(task_id = %task.id, reason = dropped.reason, "taken out of its queue before its time");
             Disposition::fails(TaskError::new(ErrorCode::Dropped, dropped.message))
         }
     }
@@ -148,7 +148,7 @@ async fn decide<'t>(
         return Ok(Decided::Unrun(Disposition::Park(lease)));
     }
     if may_have_a_history(in_hand, task) {
-        match context.ports.look(&Identity::of(task)).await? {
+        match context.ports.look(&Identity::of(task, in_hand)).await? {
             Look::Open => {}
             Look::Unfinished(former) => {
                 let looking = holder::look_into(context, &task.id, &former);

@@ -8,7 +8,8 @@ use gpu_table::{GpuTable, Seen, TableError};
 use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, TaskId, Token};
 use task_queue::{Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
 use task_store::{
-    Begin, BeginRequest, Fence, FenceRequest, KnownGpu, Look, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError, TaskStore,
+    Begin, BeginRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError,
+    TaskStore,
 };
 
 use crate::{delivery::Identity, outage::Outage, worker::Stop};
@@ -220,8 +221,14 @@ impl Ports {
     }
 
     /// What the store knows of a task, before anything is done with its delivery.
-    pub(crate) async fn look(&self, Identity { task_id, body_hash, attempt, .. }: &Identity) -> Result<Look, Abandoned> {
-        self.insist(Some(task_id), || self.store.look(task_id, body_hash, *attempt)).await
+    pub(crate) async fn look(&self, identity: &Identity) -> Result<Look, Abandoned> {
+        let request = LookRequest {
+            task_id: identity.task_id.clone(),
+            body_hash: identity.body_hash.clone(),
+            attempt: identity.attempt,
+            published_s: identity.published_s,
+        };
+        self.insist(Some(&identity.task_id), || self.store.look(&request)).await
     }
 
     pub(crate) async fn begin(&self, request: &BeginRequest) -> Result<Begin, Abandoned> {

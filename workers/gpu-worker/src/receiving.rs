@@ -65,7 +65,8 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
 
 fn is_stranded(context: &Context, delivery: &Delivery) -> bool {
     let Delivery { queue, envelope, death, .. } = delivery;
-    *queue == Queue::Expired && why_it_came(death.as_ref(), &envelope.headers, context.ports.now_ms()) == WhyItCame::Stranded
+    *queue == Queue::Expired
+        && why_it_came(death.as_ref(), &envelope.headers, (context.ports.queue.names(), context.ports.now_ms())) == WhyItCame::Stranded
 }
 
 /// Lives the life of one delivery, once there is memory for its body. Until then it waits, and the broker holds back the next ones.

@@ -175,7 +175,7 @@ impl Replies {
             let kept = self.ports.publish_while(passes, waiting).await?;
             let (Err(PublishError::Unroutable { .. }), Target::Queue(queue)) = (&kept, &waiting.target) else { return Ok(kept) };
             match self.ports.queue.declare(queue).await {
-                Ok(()) => tracing::warn!(?queue, "the queue in which replies wait was gone; it is declared again"),
+                Ok(()) => tracing::warn!(%queue, "the queue in which replies wait was gone; it is declared again"),
                 Err(error) => tracing::error!(%error, "the queue in which replies wait is gone; tried again"),
             }
             self.ports.pause(backoff.next(&self.ports.environment)).await?;

@@ -3,10 +3,11 @@
 use protocol::{GpuId, Partial, Progress, Reply, TaskId, TaskStatus, gpu::GpuView};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use super::{Operation, SchemaOf};
+use super::{Operation, Optional, SchemaOf};
 use crate::{
     gpus::GpuList,
     health::Health,
+    idempotency::{self, IDEMPOTENCY_KEY},
     predict::{PredictRequest, PredictResponse},
     problem::ProblemDocument,
     tasks::{TaskAccepted, TaskCancelling, TaskRequest},
@@ -41,10 +42,28 @@ const fn ok(description: &'static str, content: Content) -> Answer {
     Answer { status: 200, description, content }
 }
 
+/// What makes a request that may be sent again.
+const KEYED: &[Optional] = &[Optional {
+    name: IDEMPOTENCY_KEY,
+    place: "header",
+    description: "Names this request, so that it can be sent again without harm: under the same key the same request runs nothing again and is answered with the same task; \
+                  another request under it is refused (422). A key is remembered for as long as its task's record (store.outcome_retention_ms).",
+    schema: idempotency::schema,
+}];
+
+const CANCEL_OPTIONS: &[Optional] = &[Optional {
+    name: "ahead",
+    place: "query",
+    description: "true: where no task of this id has been seen, also those that are submitted later are cancelled, for as long as the fleet keeps the cancel \
+                  (store.outcome_retention_ms). Default: false; the cancel counts for what was submitted before it.",
+    schema: of::<bool>,
+}];
+
 pub(crate) const PREDICT: Operation = Operation {
     id: "predict",
     summary: "Continue a text: submits a task of the kind predict and waits for its result. Only text is required.",
     parameter: None,
+    optional: KEYED,
     body: Some(of::<PredictRequest>),
     answer: ok(
         "The text that follows, and who ran it; with stream, events: accepted, then progress and partial (a piece of the text) as they come, and last \
@@ -56,17 +75,19 @@ pub(crate) const PREDICT: Operation = Operation {
 
 pub(crate) const SUBMIT: Operation = Operation {
     id: "submitTask",
-    summary: "Submit a task of any kind. Under the same task_id the same request can be sent again without harm.",
+    summary: "Submit a task of any kind. Under the same task_id, or the same Idempotency-Key, the same request can be sent again without harm.",
     parameter: None,
+    optional: KEYED,
     body: Some(of::<TaskRequest>),
     answer: Answer { status: 202, description: "The broker has the task.", content: Content::Json(of::<TaskAccepted>) },
-    problems: &[400, 408, 413, 415, 422, 429, 500, 503],
+    problems: &[400, 408, 409, 413, 415, 422, 429, 500, 503],
 };
 
 pub(crate) const STATUS: Operation = Operation {
     id: "taskStatus",
     summary: "What became of a task; with its reply once it ended and while that is kept.",
     parameter: Some(("task_id", of::<TaskId>)),
+    optional: &[],
     body: None,
     answer: ok("The task's status.", Content::Json(of::<TaskStatus>)),
     problems: &[404, 500, 503],
@@ -84,6 +105,7 @@ pub(crate) const EVENTS: Operation = Operation {
     id: "taskEvents",
     summary: "Follow a task: its status whenever that changes, its progress, parts of its output where this gateway submitted it with progress, and last its reply.",
     parameter: Some(("task_id", of::<TaskId>)),
+    optional: &[],
     body: None,
     answer: ok(
         "Server-sent events, up to the event reply. A stream that ends before can be taken up again, with Last-Event-ID for the parts.",
@@ -96,15 +118,21 @@ pub(crate) const CANCEL: Operation = Operation {
     id: "cancelTask",
     summary: "Ask for a task's end, whether it waits or runs. Asking again changes nothing; a task that had ended is a conflict.",
     parameter: Some(("task_id", of::<TaskId>)),
+    optional: CANCEL_OPTIONS,
     body: None,
-    answer: Answer { status: 202, description: "It will end as cancelled.", content: Content::Json(of::<TaskCancelling>) },
-    problems: &[404, 409, 500, 503],
+    answer: Answer {
+        status: 202,
+        description: "It will end as cancelled; where no task of this id has been seen, note says which ones will.",
+        content: Content::Json(of::<TaskCancelling>),
+    },
+    problems: &[400, 404, 409, 500, 503],
 };
 
 pub(crate) const GPUS: Operation = Operation {
     id: "gpus",
     summary: "The living GPUs of the pool.",
     parameter: None,
+    optional: &[],
     body: None,
     answer: ok("The GPUs, by id.", Content::Json(of::<GpuList>)),
     problems: &[500, 503],
@@ -114,6 +142,7 @@ pub(crate) const GPU: Operation = Operation {
     id: "gpu",
     summary: "One living GPU.",
     parameter: Some(("gpu_id", of::<GpuId>)),
+    optional: &[],
     body: None,
     answer: ok("The GPU.", Content::Json(of::<GpuView>)),
     problems: &[404, 500, 503],
@@ -123,6 +152,7 @@ pub(crate) const HEALTH: Operation = Operation {
     id: "healthz",
     summary: "Whether the process lives.",
     parameter: None,
+    optional: &[],
     body: None,
     answer: ok("It lives.", Content::Json(of::<Health>)),
     problems: &[],
@@ -132,6 +162,7 @@ pub(crate) const READY: Operation = Operation {
     id: "readyz",
     summary: "Whether broker, table and store can be reached; the problem says which cannot.",
     parameter: None,
+    optional: &[],
     body: None,
     answer: ok("All can.", Content::Json(of::<Health>)),
     problems: &[503],
@@ -141,6 +172,7 @@ pub(crate) const METRICS: Operation = Operation {
     id: "metrics",
     summary: "Metrics of the gateway and of every worker in its process, in Prometheus's text format.",
     parameter: None,
+    optional: &[],
     body: None,
     answer: ok("The metrics.", Content::Text),
     problems: &[500],
@@ -150,6 +182,7 @@ pub(crate) const OPENAPI: Operation = Operation {
     id: "openapi",
     summary: "This document.",
     parameter: None,
+    optional: &[],
     body: None,
     answer: ok("The document.", Content::JsonObject),
     problems: &[],
@@ -158,13 +191,15 @@ pub(crate) const OPENAPI: Operation = Operation {
 /// What a problem's status code means here.
 pub(super) const fn problem(status: u16) -> &'static str {
     match status {
-        400 => "The body is no JSON.",
+        400 => "The body is no JSON, or a header or a query parameter is not valid; field names it.",
         404 => "There is no such thing, or the fleet has forgotten it.",
         408 => "The body did not arrive in time.",
-        409 => "Somebody cancelled the task.",
+        409 => "Somebody cancelled the task, it had ended already, or its task_id belongs to another task; type tells them apart.",
         413 => "The body is larger than the workers take.",
         415 => "The body is not declared as JSON.",
-        422 => "A field is not valid, found by the gateway or by the worker; field names it.",
+        422 => {
+            "A field is not valid, found by the gateway or by the worker, or the Idempotency-Key belongs to another request; field names it."
+        }
         429 => "The pool's queue is full.",
         502 => "The task failed; code and detail say why.",
         503 => "The broker, the table or the store cannot be reached, the broker blocks publishers, or the gateway has too much in hand.",

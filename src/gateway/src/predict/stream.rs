@@ -9,6 +9,7 @@ use tracing::debug;
 use crate::{
     Gateway,
     events::{Event, Source, log::next},
+    idempotency::Identity,
     tasks::TaskAccepted,
     trail::Trail,
 };
@@ -23,18 +24,21 @@ pub(super) struct Prediction {
     trail: Trail,
 }
 
-/// Asks for the task's end when the only client that wants it goes away before it: nobody else would read what the GPU computes.
+/// Asks for the task's end when the only client that wants it goes away before it: nobody else would read what the GPU computes. Not where the client has a key to come
+/// again with: it would find its task cancelled.
 struct Leaving {
     producer: Producer,
     task_id: TaskId,
     over: bool,
+    may_come_again: bool,
 }
 
 impl Prediction {
-    pub(super) fn new(gateway: Gateway, mut pending: Pending, trail: Trail) -> Self {
+    pub(super) fn new(gateway: Gateway, mut pending: Pending, (identity, trail): (&Identity, Trail)) -> Self {
         let task_id = pending.task_id().clone();
         let ready = VecDeque::from([Event::new("accepted", &TaskAccepted::new(task_id.clone()))]);
-        let leaving = Leaving { producer: gateway.ports.producer.clone(), task_id, over: false };
+        let may_come_again = identity.is_keyed;
+        let leaving = Leaving { producer: gateway.ports.producer.clone(), task_id, over: false, may_come_again };
         Self { gateway, said: pending.progress(), pending, ready, leaving, trail }
     }
 
@@ -72,7 +76,7 @@ impl Source for Prediction {
 impl Drop for Leaving {
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if self.over {
+        if self.over || self.may_come_again {
             return;
         }
         let (producer, task_id) = (self.producer.clone(), self.task_id.clone());

@@ -9,8 +9,8 @@ use protocol::{
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, StoreError, TaskStore,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
+    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
 };
 
 pub struct DownTable;
@@ -67,13 +67,13 @@ fn no_store<T>() -> Result<T, StoreError> {
 
 #[async_trait]
 impl TaskStore for DownStore {
-    async fn submitted(&self, _: &TaskId, _: &Kind) -> Result<(), StoreError> {
+    async fn submitted(&self, _: &TaskId, _: &Kind, _: &BodyHash) -> Result<Submission, StoreError> {
         no_store()
     }
     async fn forget(&self, _: &TaskId) -> Result<(), StoreError> {
         no_store()
     }
-    async fn look(&self, _: &TaskId, _: &BodyHash, _: u32) -> Result<Look, StoreError> {
+    async fn look(&self, _: &LookRequest) -> Result<Look, StoreError> {
         no_store()
     }
     async fn retry(&self, _: &RetryRequest) -> Result<RetryAnswer, StoreError> {
@@ -82,7 +82,7 @@ impl TaskStore for DownStore {
     async fn reopen(&self, _: &TaskId, _: &BodyHash) -> Result<Reopen, StoreError> {
         no_store()
     }
-    async fn cancel(&self, _: &TaskId) -> Result<Cancel, StoreError> {
+    async fn cancel(&self, _: &TaskId, _: Reach) -> Result<Cancel, StoreError> {
         no_store()
     }
     async fn cancel_asked(&self, _: &TaskId) -> Result<bool, StoreError> {

@@ -4,6 +4,7 @@ mod contract;
 mod down;
 mod events;
 mod fleet;
+mod idempotency;
 mod observing;
 mod overloaded;
 mod predict;

@@ -115,6 +115,7 @@ impl Fleet {
             alone: false,
             verdict: None,
             crashes_max: 3,
+            published_s: None,
         };
         let Begin::Begun(token) = self.store.begin(&request).await.expect("a store") else { panic!("it does not begin") };
         hand.token.set(token).expect("it begins once");

@@ -115,8 +115,6 @@ async fn a_waiting_task_can_be_cancelled_and_an_ended_one_is_a_conflict() {
         assert_eq!(json(response).await, json!({"task_id": "unwanted", "was": "waiting"}));
     }
     assert_eq!(json(fleet.get("/api/v1/tasks/unwanted").await).await["state"], "cancelled");
-    assert_eq!(json(cancel("not-yet").await).await["was"], "unseen");
-
     let fleet = Fleet::start().await;
     fleet.post(TASKS, &json!({"kind": "echo", "task_id": "done", "payload": 1})).await;
     fleet.work(|body| Ok(body.payload.to().expect("JSON"))).await;
@@ -126,4 +124,32 @@ async fn a_waiting_task_can_be_cancelled_and_an_ended_one_is_a_conflict() {
     let response = fleet.http.delete(format!("{}{TASKS}/done", fleet.url)).send().await.expect("an answer");
     let ended = problem(response, StatusCode::CONFLICT).await;
     assert_eq!((&ended["detail"], &ended["task_id"]), (&json!("it succeeded"), &json!("done")));
+}
+
+#[tokio::test]
+async fn a_cancel_of_an_id_that_no_task_has_says_what_it_counts_for() {
+    let fleet = Fleet::start().await;
+    let cancel = async |task: &str| fleet.http.delete(format!("{}{TASKS}/{task}", fleet.url)).send().await.expect("an answer");
+    for _ in 0..2 {
+        let response = cancel("never-seen").await;
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
+        let answer = json(response).await;
+        assert_eq!((&answer["was"], &answer["task_id"]), (&json!("unseen"), &json!("never-seen")));
+        assert!(answer["note"].as_str().expect("a note").contains("submitted from now on is not"), "{answer}");
+        problem(fleet.get(&format!("{TASKS}/never-seen")).await, StatusCode::NOT_FOUND).await;
+    }
+    fleet.post(TASKS, &json!({"kind": "echo", "task_id": "never-seen"})).await;
+    assert_eq!(json(fleet.get(&format!("{TASKS}/never-seen")).await).await["state"], "waiting");
+
+    let answer = json(cancel("never?ahead=true").await).await;
+    assert_eq!(answer["was"], "unseen");
+    assert!(answer["note"].as_str().expect("a note").contains("or is submitted later"), "{answer}");
+    fleet.post(TASKS, &json!({"kind": "echo", "task_id": "never"})).await;
+    assert_eq!(json(fleet.get(&format!("{TASKS}/never")).await).await["state"], "cancelled");
+
+    for query in ["ahead", "ahead=perhaps", "ahed=true"] {
+        let document = problem(cancel(&format!("some?{query}")).await, StatusCode::BAD_REQUEST).await;
+        assert_eq!(document["field"], "ahead", "{query}");
+    }
+    problem(fleet.get(&format!("{TASKS}/some")).await, StatusCode::NOT_FOUND).await;
 }

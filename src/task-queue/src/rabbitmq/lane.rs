@@ -318,7 +318,11 @@ impl Lane {
         self.channel = None;
         let slow = self.around.slow.add(flight.silent());
         if !slow.is_empty() {
-            tracing::info!(queues = ?slow, within_ms = PATIENCE.as_millis(), "not confirmed soon; messages for other queues go on");
+            tracing::info!(
+                queues = slow.join(", "),
+                within_ms = PATIENCE.as_millis(),
+                "not confirmed soon; messages for other queues go on"
+            );
         }
         let life = flight.live_on(unusable(self.link.clone(), self.cargo), last);
         match Arc::clone(&self.left_behind).try_acquire_owned() {

@@ -33,11 +33,31 @@ pub struct TaskRecord {
     pub retried: Option<Retried>,
     /// Attempts whose worker crashed, oldest first.
     pub crashes: Vec<Crash>,
-    /// When a cancel was asked for, in Unix ms; on a record of its own where the task was never seen (a tombstone). Written under the same lock as
-    /// `begin`, which refuses a marked record; nothing clears it.
-    pub cancelled: Option<u64>,
+    /// The cancel that was asked for, on a record of its own where no task of the id was known (a tombstone). Written under the same lock as `begin`, which refuses a
+    /// record whose cancel counts for it.
+    pub cancelled: Option<CancelMark>,
     /// How it ended. Written once.
     pub ended: Option<Ended>,
+}
+
+/// A cancel.
+#[derive(Debug, Clone, Copy)]
+pub struct CancelMark {
+    /// When it was asked for, in Unix ms.
+    pub at_ms: u64,
+    /// No task of the id was known, and it does not reach ahead: it counts for what was published up to its second. Gone once a later task is submitted or begins.
+    pub unseen: bool,
+}
+
+impl CancelMark {
+    /// A time of publishing that is further ahead of the store's clock is none, in seconds: somebody has written milliseconds, for example.
+    const AHEAD_MAX_S: u64 = 86_400;
+
+    /// Whether it counts for what was published in that Unix second.
+    fn counts(self, published_s: Option<u64>, now_ms: u64) -> bool {
+        let believed = published_s.filter(|second| *second <= (now_ms / 1_000).saturating_add(Self::AHEAD_MAX_S));
+        !self.unseen || believed.is_none_or(|second| second <= self.at_ms / 1_000)
+    }
 }
 
 /// An attempt that began.
@@ -109,16 +129,37 @@ impl TaskRecord {
         self.body_hash.as_ref().is_some_and(|known| known != body_hash)
     }
 
-    /// What stands against running this attempt of the task.
-    pub fn look(&self, body_hash: &BodyHash, attempt: u32, now_ms: u64) -> Look {
+    /// Whether a task of the id is known: a cancel alone makes none.
+    pub fn is_seen(&self) -> bool {
+        self.kind.is_some() || self.body_hash.is_some()
+    }
+
+    /// Whether it is the record of this very task, as far as it tells.
+    pub fn is_of(&self, kind: &Kind, body_hash: &BodyHash) -> bool {
+        !self.is_of_another(body_hash) && self.kind.as_ref().is_none_or(|known| known == kind)
+    }
+
+    /// Whether there is a status to show: of a task, or of a cancel that waits for every task of the id.
+    pub fn shows(&self) -> bool {
+        self.is_seen() || self.is_cancelled()
+    }
+
+    /// Whether its task is cancelled, whenever that was published.
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.is_some_and(|mark| !mark.unseen)
+    }
+
+    /// What stands against running this attempt of the task, whose message was published in that Unix second.
+    pub fn look(&self, body_hash: &BodyHash, (attempt, published_s): (u32, Option<u64>), now_ms: u64) -> Look {
         if self.is_of_another(body_hash) {
             return Look::ReusedId;
         }
-        match (&self.ended, self.cancelled, &self.retried) {
-            (Some(ended), ..) => Look::Ended(ended.stored(now_ms)),
-            (None, Some(_), _) => Look::Cancelled,
-            (None, None, Some(retried)) if retried.due.attempt > attempt => Look::Retried(retried.due),
-            (None, None, _) => Look::Open,
+        let cancelled = self.cancelled.is_some_and(|mark| mark.counts(published_s, now_ms));
+        match (&self.ended, &self.retried) {
+            (Some(ended), _) => Look::Ended(ended.stored(now_ms)),
+            (None, _) if cancelled => Look::Cancelled,
+            (None, Some(retried)) if retried.due.attempt > attempt => Look::Retried(retried.due),
+            (None, _) => Look::Open,
         }
     }
 
@@ -135,7 +176,8 @@ impl TaskRecord {
 
     /// Whether a retry of this attempt may be written: `None` if so, else the answer.
     pub fn refuses_retry(&self, request: &RetryRequest, now_ms: u64) -> Option<RetryAnswer> {
-        match self.look(&request.body_hash, request.attempt, now_ms) {
+        // The attempt had begun before any cancel that is there now.
+        match self.look(&request.body_hash, (request.attempt, None), now_ms) {
             Look::Retried(due) => Some(RetryAnswer::Due(due)),
             Look::Open if self.begun.as_ref().is_some_and(|begun| begun.token > request.token) => Some(RetryAnswer::Superseded),
             Look::Open => None,
@@ -243,7 +285,7 @@ impl TaskRecord {
             Some(ended) => ended.outcome.into(),
             // Waiting is written by whoever holds the delivery now, so it tells more than an attempt that began before.
             None if self.runs() && self.waiting_for.is_none() => TaskState::Running,
-            None if self.cancelled.is_some() => TaskState::Cancelled,
+            None if self.is_cancelled() => TaskState::Cancelled,
             None if self.retried.is_some() && self.waiting_for.is_none() => TaskState::Retrying,
             None => TaskState::Waiting,
         }
@@ -263,5 +305,21 @@ impl Ended {
             token: self.token,
             published_to: self.published_to.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_without_a_task_counts_up_to_the_end_of_its_second() {
+        let (mark, now_ms) = (CancelMark { at_ms: 1_700_000_000_999, unseen: true }, 1_700_000_000_999);
+        let counts = |published_s| mark.counts(Some(published_s), now_ms);
+        assert!(counts(1_699_999_999) && counts(1_700_000_000) && !counts(1_700_000_001));
+        // A day ahead is the most that a clock is believed.
+        assert!(!counts(1_700_086_400) && counts(1_700_086_401));
+        assert!(mark.counts(None, now_ms));
+        assert!(CancelMark { unseen: false, ..mark }.counts(Some(1_700_000_001), now_ms), "of a task that was known");
     }
 }

@@ -6,11 +6,11 @@ use protocol::{BodyHash, DeliveryId, GpuId, Kind, PoolName, Progress, TaskId, To
 
 use super::{
     deadlines::Deadlines,
-    record::{Begun, Ended, KeptBody, Noted, Retried, TaskRecord},
+    record::{Begun, CancelMark, Ended, KeptBody, Noted, Retried, TaskRecord},
 };
 use crate::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Record, RecordRequest, Reopen,
-    Retry, RetryAnswer, RetryRequest, StoreOptions, Totals, Verdict,
+    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest,
+    Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Submission, Totals, Verdict,
 };
 
 /// What the lock protects.
@@ -45,16 +45,34 @@ impl State {
         self.records.get(task_id).filter(|record| record.expires_ms > now_ms)
     }
 
-    pub fn submitted(&mut self, task_id: &TaskId, kind: &Kind, now_ms: u64) {
-        if self.record(task_id, now_ms).is_none() {
-            let record = self.change(task_id, now_ms);
-            record.only_submitted = true;
-            record.kind = Some(kind.clone());
+    pub fn submitted(&mut self, task_id: &TaskId, (kind, body_hash): (&Kind, &BodyHash), now_ms: u64) -> Submission {
+        if let Some(record) = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms) {
+            if record.is_seen() {
+                let same = record.is_of(kind, body_hash);
+                // Two rely on the note now: neither takes it back alone.
+                record.only_submitted &= !same;
+                return if same { Submission::Known } else { Submission::Other };
+            }
+            // What is submitted now comes after the cancel.
+            if record.cancelled.is_some_and(|mark| mark.unseen) {
+                self.remove(task_id);
+            }
         }
+        let record = self.change(task_id, now_ms);
+        record.only_submitted = true;
+        record.kind = Some(kind.clone());
+        record.body_hash = Some(body_hash.clone());
+        Submission::Noted
     }
 
     pub fn forget(&mut self, task_id: &TaskId, now_ms: u64) {
-        if self.record(task_id, now_ms).is_some_and(|record| record.only_submitted) {
+        let Some(record) = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms && record.only_submitted) else {
+            return;
+        };
+        if record.cancelled.is_some() {
+            // A cancel that reached ahead was there before the task, and goes on waiting for the next one.
+            (record.only_submitted, record.kind, record.body_hash) = (false, None, None);
+        } else {
             self.remove(task_id);
         }
     }
@@ -62,7 +80,7 @@ impl State {
     pub fn begin(&mut self, request: &BeginRequest, now_us: u64) -> Begin {
         let now_ms = now_us / 1_000;
         if let Some(record) = self.record(&request.task_id, now_ms) {
-            match record.look(&request.body_hash, request.attempt, now_ms) {
+            match record.look(&request.body_hash, (request.attempt, request.published_s), now_ms) {
                 Look::Open => {}
                 look => return Begin::Not(look),
             }
@@ -82,6 +100,8 @@ impl State {
         record.kind = Some(request.kind.clone());
         record.body_hash = Some(request.body_hash.clone());
         record.waiting_for = None;
+        // A cancel that is there did not reach this task.
+        record.cancelled = None;
         record.begun = Some(Begun {
             attempt: request.attempt,
             token,
@@ -97,7 +117,7 @@ impl State {
     pub fn fence(&mut self, request: &FenceRequest, now_us: u64) -> Fence {
         let now_ms = now_us / 1_000;
         if let Some(record) = self.record(&request.task_id, now_ms) {
-            match record.look(&request.body_hash, request.attempt, now_ms) {
+            match record.look(&request.body_hash, (request.attempt, None), now_ms) {
                 look @ (Look::Ended(_) | Look::ReusedId) => return Fence::Not(look),
                 Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) => {}
             }
@@ -197,14 +217,19 @@ impl State {
         Reopen::Open
     }
 
-    pub fn cancel(&mut self, task_id: &TaskId, now_ms: u64) -> Cancel {
-        let answer = match self.record(task_id, now_ms) {
-            None => Cancel::Unseen,
+    pub fn cancel(&mut self, task_id: &TaskId, reach: Reach, now_ms: u64) -> Cancel {
+        let known = self.record(task_id, now_ms);
+        let before = known.and_then(|record| record.cancelled);
+        let answer = match known {
             Some(TaskRecord { ended: Some(ended), .. }) => return Cancel::Ended(ended.outcome),
+            Some(record) if !record.is_seen() => Cancel::Unseen,
             Some(record @ TaskRecord { begun: Some(begun), .. }) if record.runs() => Cancel::Running(begun.gpu_id.clone()),
             Some(_) => Cancel::Waiting,
+            None => Cancel::Unseen,
         };
-        self.change(task_id, now_ms).cancelled.get_or_insert(now_ms);
+        let bounded = answer == Cancel::Unseen && reach == Reach::Published && before.is_none_or(|mark| mark.unseen);
+        let at_ms = before.filter(|_| !bounded).map_or(now_ms, |mark| mark.at_ms);
+        self.change(task_id, now_ms).cancelled = Some(CancelMark { at_ms, unseen: bounded });
         answer
     }
 

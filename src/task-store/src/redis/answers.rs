@@ -6,7 +6,7 @@ use bytes::Bytes;
 use protocol::{DeliveryId, Fraction, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
-    Begin, Cancel, Crash, Fence, Holder, Look, ProgressAnswer, Record, Retry, RetryAnswer, StoreError, Stored,
+    Begin, Cancel, Crash, Fence, Holder, Look, ProgressAnswer, Record, Retry, RetryAnswer, StoreError, Stored, Submission,
     status::{parse_reply, waits_for_retry},
 };
 
@@ -40,6 +40,16 @@ impl Answer {
     /// Part `index` as a value.
     pub fn required<T: FromStr>(&self, index: usize) -> Result<T, StoreError> {
         self.optional(index)?.ok_or_else(|| self.garbled())
+    }
+
+    /// The answer to `submitted`.
+    pub fn submission(self) -> Result<Submission, StoreError> {
+        match self.word() {
+            "noted" => Ok(Submission::Noted),
+            "known" => Ok(Submission::Known),
+            "other" => Ok(Submission::Other),
+            _ => Err(self.garbled()),
+        }
     }
 
     /// The answer to `look`.
@@ -266,7 +276,7 @@ mod tests {
         /// Whatever a store answers is understood or garbled: a panic would end a worker.
         #[test]
         fn any_answer_is_understood_or_garbled(
-            word in proptest::sample::select(&["open", "ended", "retried", "running", "begun", "recorded", "succeeded", "7", ""][..]),
+            word in proptest::sample::select(&["open", "ended", "retried", "running", "begun", "recorded", "noted", "succeeded", "7", ""][..]),
             rest in proptest::collection::vec(
                 proptest::option::of(proptest::prop_oneof![
                     proptest::collection::vec(proptest::num::u8::ANY, 0..6),
@@ -280,7 +290,7 @@ mod tests {
             let task_id = TaskId::new("t").expect("valid");
             let errors = [
                 answer().look().err(), answer().retry().err(), answer().cancel().err(), answer().begin().err(), answer().record().err(),
-                answer().fence().err(), answer().status(&task_id).err(),
+                answer().fence().err(), answer().status(&task_id).err(), answer().submission().err(),
             ];
             for error in errors.into_iter().flatten() {
                 let garbled = matches!(error, StoreError::Garbled { .. });

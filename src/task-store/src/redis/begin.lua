@@ -1,7 +1,7 @@
 -- An attempt begins, unless the task ended, was cancelled, somebody else has it, or its crashes stand against it.
 -- KEYS[1] the task's record
 -- ARGV    offset ms, body hash, outcome retention ms, kind, attempt, delivery, GPU, incarnation, alone (1 or 0), most crashes,
---         token of a former holder ('' for none), whether that one is gone (1 or 0)
+--         token of a former holder ('' for none), whether that one is gone (1 or 0), Unix second in which it was published ('' if not known)
 -- Returns {'begun', token} (the same token if it had begun for this delivery), what `stands_against` says, or
 --   {'unfinished', token, GPU, incarnation, delivery}   another delivery's attempt has no end, and the caller does not say what became of it
 --   {'suspect'}                                         it crashed before and is to run alone
@@ -9,7 +9,7 @@
 
 local now = now_ms(ARGV[1])
 local record = read(KEYS[1], now)
-local answer = stands_against(record, ARGV[2], ARGV[5], now)
+local answer = stands_against(record, ARGV[2], ARGV[5], now, ARGV[13])
 if answer then
   return answer
 end
@@ -39,5 +39,9 @@ write(KEYS[1], record, now, ARGV[3], {
 })
 if record.waiting then
   redis.call('HDEL', KEYS[1], 'waiting')
+end
+-- It did not reach this task.
+if record.cancelled then
+  redis.call('HDEL', KEYS[1], 'cancelled', 'cancelled_unseen')
 end
 return {'begun', token}

@@ -14,7 +14,9 @@
 --   crashes                          one line a crash, oldest first: attempt, GPU, Unix ms, alone (1 or 0), with spaces between
 --   progress, progress_message ('' if none), progress_at (Unix ms), progress_token: how far the attempt of that token said it was
 --   due, due_after, retry_error      the next attempt that is due after the latest failed one, the pause before it in ms, that one's error
---   cancelled                        Unix ms when a cancel was asked for, on a record of its own where the task was never seen. Nothing clears it.
+--   cancelled                        Unix ms when a cancel was asked for, on a record of its own where no task of the id was known
+--   cancelled_unseen                 1 if no task of the id was known and the cancel does not reach ahead: it counts for what was published up to its second, and is gone
+--                                    once a later task is submitted or begins. A version that does not know this field takes the cancel to count for every task
 --   outcome, ended_attempt, ended_token ('' if it never ran), digest, reply_until (Unix ms, 0 if not kept)
 --   published                        to whom the reply was first published
 
@@ -74,21 +76,36 @@ local function write(key, record, now, retention_ms, fields)
   end
 end
 
+-- Whether a task of the id is known: a cancel alone makes none.
+local function seen(record)
+  return record.kind or record.hash
+end
+
+-- Whether there is a cancel that counts for what was published in that Unix second (nil or '' if it is not known when). A time more than a day ahead is none: somebody has
+-- written milliseconds, for example.
+local function is_cancelled(record, published, now)
+  if not record.cancelled or not record.cancelled_unseen then
+    return record.cancelled
+  end
+  local second = tonumber(published)
+  return not second or second > now / 1000 + 86400 or second <= math.floor(tonumber(record.cancelled) / 1000)
+end
+
 -- '1' while the reply is kept under its own key, else ''. The reply itself may be large: whoever wants it reads it beside the quick calls.
 local function keeps_reply(record, now)
   return record.reply_until and tonumber(record.reply_until) > now and '1' or ''
 end
 
--- What stands against running this attempt of the task, as the client reads it; nil if nothing does:
+-- What stands against running this attempt of the task, whose message was published in that Unix second, as the client reads it; nil if nothing does:
 --   {'reused'} | {'ended', outcome, attempt, token or '', '1' if the reply is kept or '', to whom published or nil} | {'cancelled'} | {'retried', attempt that is due, pause in ms}
-local function stands_against(record, hash, attempt, now)
+local function stands_against(record, hash, attempt, now, published)
   if record.hash and record.hash ~= hash then
     return {'reused'}
   end
   if record.outcome then
     return { 'ended', record.outcome, record.ended_attempt, record.ended_token, keeps_reply(record, now), record.published or false }
   end
-  if record.cancelled then
+  if is_cancelled(record, published, now) then
     return {'cancelled'}
   end
   if record.due and tonumber(record.due) > tonumber(attempt) then

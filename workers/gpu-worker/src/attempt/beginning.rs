@@ -70,7 +70,7 @@ pub(crate) async fn begin(
             None => return not(NotBegun::HeldElsewhere),
         },
     };
-    let mut request = begun::request(context, task, in_hand.id, verdict);
+    let mut request = begun::request(context, (task, in_hand), verdict);
     loop {
         let begin = match answered.take() {
             Some(begin) => begin,

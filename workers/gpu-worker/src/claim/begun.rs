@@ -8,10 +8,10 @@ use std::{
 use protocol::{DeliveryId, GpuRow, Task, TaskId};
 use task_store::{BeginRequest, Verdict};
 
-use crate::context::Context;
+use crate::{context::Context, delivery::InHand};
 
 /// What the store is asked when the attempt of a task begins beside others. `verdict`: what became of its former holder, if that is known already.
-pub(crate) fn request(context: &Context, task: &Task, delivery: DeliveryId, verdict: Option<Verdict>) -> BeginRequest {
+pub(crate) fn request(context: &Context, (task, in_hand): (&Task, &InHand), verdict: Option<Verdict>) -> BeginRequest {
     BeginRequest {
         task_id: task.id.clone(),
         body_hash: task.body_hash.clone(),
@@ -19,10 +19,11 @@ pub(crate) fn request(context: &Context, task: &Task, delivery: DeliveryId, verd
         attempt: task.attempt,
         gpu_id: context.me.gpu_id.clone(),
         incarnation: context.me.incarnation.clone(),
-        delivery,
+        delivery: in_hand.id,
         alone: false,
         verdict,
         crashes_max: context.me.options.crashes_max,
+        published_s: in_hand.envelope.timestamp,
     }
 }
 

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use gpu_table::eligibility::{fits, has_memory_now, is_within_thresholds};
-use protocol::{
-    Choice, ClaimAnswer, ClaimMode, ClaimRequest, DeliveryId, ErrorCode, GpuId, Holding, Strategy, Task, TaskError, Unplaceable,
-};
+use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, ErrorCode, GpuId, Holding, Strategy, Task, TaskError, Unplaceable};
 use task_queue::Queue;
 use task_store::{Begin, Verdict};
 use tokio::time::Instant;
@@ -66,7 +64,7 @@ pub(crate) async fn deadline(context: &Context, task: &Task) {
 pub(crate) struct Placing<'t> {
     context: &'t Context,
     task: &'t Task,
-    delivery: DeliveryId,
+    in_hand: &'t InHand,
     request: ClaimRequest,
     /// What became of its former holder, where that is known.
     verdict: Option<Verdict>,
@@ -96,7 +94,7 @@ impl<'t> Placing<'t> {
             next_slot_will_do: tasks_wait,
             context,
             task,
-            delivery: in_hand.id,
+            in_hand,
             verdict: None,
             follows_in,
             forwarded_by: in_hand.envelope.headers.strategy.as_deref().filter(|_| own_queue).and_then(|name| name.parse().ok()),
@@ -219,8 +217,8 @@ impl<'t> Placing<'t> {
         };
         (self.request.has_slot, self.request.holding) = (question.has_slot(), question.holding());
         // Where another delivery of it has begun here, the claim alone is asked for, and the beginning finds that out.
-        let unsettled = if question.has_slot() { context.begun.add(&self.task.id, self.delivery) } else { None };
-        let begin = unsettled.as_ref().map(|_| begun::request(context, self.task, self.delivery, self.verdict));
+        let unsettled = if question.has_slot() { context.begun.add(&self.task.id, self.in_hand.id) } else { None };
+        let begin = unsettled.as_ref().map(|_| begun::request(context, (self.task, self.in_hand), self.verdict));
         let asked = Instant::now();
         let (answer, begun) = context.ports.claim(&self.request, begin.as_ref()).await?;
         context.metrics.claim_seconds.observe(asked.elapsed().as_secs_f64());

@@ -29,8 +29,9 @@ use crate::{
     ports::{Abandoned, Sent},
 };
 
-/// For how many leases a task waits in the queue of a GPU that has a slot for it. A GPU that lives takes it at once; one whose row has lapsed is counted as gone after two.
-const LEASES_IN_THE_QUEUE_OF_A_GPU: u32 = 5;
+/// For how many leases a task waits in the queue of a GPU that has a slot for it. A GPU that lives takes it at once. Where one is gone that somebody remembers, its queue is emptied before
+/// that, with confirms.
+const LEASES_IN_THE_QUEUE_OF_A_GPU: u32 = 10;
 
 /// What is left to do with a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +122,7 @@ impl<'a> Settling<'a> {
     }
 
     fn request(&self, outcome: Outcome, ran: Option<&Ran>, body: &bytes::Bytes) -> RecordRequest {
-        let Identity { task_id, body_hash, kind, attempt } = self.identity.clone();
+        let Identity { task_id, body_hash, kind, attempt, .. } = self.identity.clone();
         RecordRequest { task_id, body_hash, kind, outcome, attempt, token: ran.map(|ran| ran.token), reply: body.clone() }
     }
 
