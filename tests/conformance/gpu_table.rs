@@ -9,6 +9,7 @@ mod one_trip;
 mod redis_only;
 mod settings;
 mod specific;
+mod unserved;
 mod world;
 
 /// Runs each case on each back end, as tests `gpu_table::on_memory::<case>` and `gpu_table::on_redis::<case>`.
@@ -87,4 +88,11 @@ cases! {
         new_thresholds_count_at_once_for_every_row,
         a_heartbeat_restores_lost_settings_but_never_older_ones,
         a_new_default_strategy_counts_at_once;
+    unserved:
+        what_is_unserved_is_kept_as_it_was_told_and_counted,
+        what_nobody_tells_of_any_more_lapses,
+        what_is_served_again_is_forgotten_at_once,
+        what_is_unserved_is_bounded_and_the_oldest_goes,
+        what_is_unserved_in_one_pool_is_of_no_concern_to_another,
+        who_lives_and_what_is_served_is_seen_with_how_steady_the_table_is;
 }

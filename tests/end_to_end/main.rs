@@ -15,6 +15,7 @@ mod reading;
 mod replies;
 mod retrying;
 mod scaling;
+mod unserved;
 mod waiting;
 
 /// Runs an async case on the embedded back ends, on a paused clock, and on private servers.

@@ -268,6 +268,11 @@ impl Fleet {
         gpu_id
     }
 
+    /// Workers that start from now on have these executors.
+    pub fn executors_from_now_on(&mut self, executors: Executors) {
+        self.plan.executors = executors;
+    }
+
     /// Starts one more worker, for this GPU.
     pub async fn add(&mut self, simulated: SimulatedOptions) {
         let ports = self.plan.ports(&self.servers).await;

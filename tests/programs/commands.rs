@@ -160,6 +160,36 @@ async fn a_cancel_of_an_id_that_no_task_has_says_what_it_counts_for_and_an_id_se
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_that_nobody_serves_is_warned_of_listed_and_found_by_doctor() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(1, &[]).await;
+    let submitted = servers.run(&["submit", "ecko"]).await;
+    assert_eq!(submitted.code, Some(0), "{submitted:?}");
+    for part in ["warning: no living GPU of pool default serves kind ecko", "served now: echo, simulate"] {
+        assert!(submitted.errors.contains(part), "{part}: {submitted:?}");
+    }
+    let quiet = servers.run(&["submit", "echo"]).await;
+    assert_eq!((quiet.code, quiet.errors.contains("warning")), (Some(0), false), "{quiet:?}");
+
+    until("the workers have told of it", async || {
+        let listed = servers.run(&["unserved", "--json"]).await;
+        let entries: Value = serde_json::from_str(&listed.output).unwrap();
+        entries[0]["kind"] == "ecko"
+    })
+    .await;
+    let table = servers.run(&["unserved"]).await;
+    assert_eq!((table.code, table.output.contains("kind ecko")), (Some(0), true), "{table:?}");
+    let examined = servers.run(&["doctor"]).await;
+    let found = examined.output.lines().any(|line| line.starts_with("warn") && line.contains("kind ecko"));
+    assert_eq!((examined.code, found), (Some(0), true), "{examined:?}");
+
+    let waited = servers.run(&["submit", "ecko", "--wait", "--timeout", "5"]).await;
+    assert_eq!((waited.code, waited.errors.contains("it goes on, and waits: no living GPU")), (Some(5), true), "{waited:?}");
+    let refused = servers.run(&["submit", "ecko", "--set", "gateway.unserved=refuse"]).await;
+    assert_eq!((refused.code, refused.errors.contains("nothing was submitted")), (Some(3), true), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gpus_are_watched_until_nobody_reads_any_more() {
     let servers = Servers::fresh().await;
     let _fleet = servers.up(1, &[]).await;

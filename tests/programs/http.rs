@@ -113,8 +113,27 @@ async fn a_predict_that_takes_too_long_is_answered_with_the_tasks_id() {
     let gateway = servers.start(&["gateway", "--listen", "127.0.0.1:0", "--set", "gateway.predict_timeout_ms=3000"]);
     let url = gateway.url().await;
     // The limit is for submit and wait together, and the first submit declares queues: time enough for it on a busy machine.
-    let (code, problem) = post(&format!("{url}/api/v1/predict"), &json!({"text": "no worker is there"})).await;
+    // A GPU that is away may come back, so that it is waited for.
+    let request = json!({"text": "no worker is there", "gpu_options": {"specific_gpu_id": "away"}});
+    let (code, problem) = post(&format!("{url}/api/v1/predict"), &request).await;
     assert_eq!(code, 504, "{problem}");
     let (code, status) = get_json(&format!("{url}{}", problem["status_url"].as_str().unwrap())).await;
     assert_eq!((code, &status["task_id"], &status["state"]), (200, &problem["task_id"], &json!("waiting")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_predict_that_nobody_serves_is_refused_at_once() {
+    let servers = Servers::fresh().await;
+    let fleet = servers.up(1, &["--set", "gateway.predict_timeout_ms=1000"]).await;
+    let url = format!("{}/api/v1/predict", fleet.url().await);
+    let mut answer = (0, Value::Null);
+    // Until the workers were heard of for a lease, a worker that serves it may be one that the table does not know.
+    until("it is refused", async || {
+        answer = post(&url, &json!({"text": "nobody has a model"})).await;
+        answer.0 == 503
+    })
+    .await;
+    let detail = answer.1["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("serves kind predict") && detail.contains("served now: echo, simulate"), "{answer:?}");
+    assert_eq!(answer.1["type"], "urn:gpufleet:problem:no-gpu");
 }

@@ -134,8 +134,9 @@ async fn a_second_signal_stops_a_gateway_that_still_waits_for_a_result() {
     let servers = Servers::fresh().await;
     let gateway = servers.start(&["gateway", "--listen", "127.0.0.1:0"]);
     let url = gateway.url().await;
-    let asking =
-        tokio::spawn(reqwest::Client::new().post(format!("{url}/api/v1/predict")).json(&json!({"text": "no worker is there"})).send());
+    // A GPU that is away may come back, so that it is waited for.
+    let request = json!({"text": "no worker is there", "gpu_options": {"specific_gpu_id": "away"}});
+    let asking = tokio::spawn(reqwest::Client::new().post(format!("{url}/api/v1/predict")).json(&request).send());
     until("the result is waited for", async || {
         let metrics = get_text(&format!("{url}/metrics")).await;
         metrics.lines().any(|line| line == "gateway_tasks_waited_for 1")

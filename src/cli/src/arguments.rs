@@ -93,6 +93,8 @@ pub(crate) enum Command {
     Dead(DeadCommand),
     /// Shows the GPUs of the pool, or all that is known of one
     Gpus(Gpus),
+    /// Shows what tasks ask for and no living GPU of the pool has: kinds that nobody serves, needs that nobody fulfils
+    Unserved,
     /// Shows or changes the fleet's default strategy while it runs
     #[command(subcommand)]
     Strategy(StrategyCommand),

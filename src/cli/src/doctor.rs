@@ -5,6 +5,7 @@
 mod broker;
 mod gpus;
 mod redis;
+mod unserved;
 
 use std::process::ExitCode;
 
@@ -54,7 +55,9 @@ pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
     findings.extend(broker::look(&configuration).await);
     findings.extend(redis::look(&configuration).await);
     if configuration.redis.url.is_some() {
-        findings.push(pool(Servers::redis_of_a_running_fleet(configuration)?).await);
+        let servers = Servers::redis_of_a_running_fleet(configuration)?;
+        findings.push(pool(&servers).await);
+        findings.extend(unserved::look(&servers).await);
     }
     if common.json {
         output::json(&findings);
@@ -65,7 +68,7 @@ pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn pool(servers: Servers) -> Finding {
+async fn pool(servers: &Servers) -> Finding {
     let pool = &servers.configuration().worker.pool;
     let rows = match servers.table().await {
         Ok(table) => table.rows(pool).await.map_err(|error| error.to_string()),

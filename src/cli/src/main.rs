@@ -23,6 +23,7 @@ mod simulated;
 mod status;
 mod strategy;
 mod submit;
+mod unserved;
 
 use std::{num::NonZeroUsize, process::ExitCode, thread};
 
@@ -81,6 +82,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Undrain { gpu } => drain::run(&common, &gpu, Drain::Off).await,
         Command::Dead(command) => dead::run(&common, command).await,
         Command::Gpus(gpus) => gpus::run(&common, &gpus).await,
+        Command::Unserved => unserved::run(&common).await,
         Command::Strategy(command) => strategy::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),
         Command::Doctor => doctor::run(&common).await,

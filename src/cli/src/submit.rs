@@ -3,7 +3,7 @@
 use std::{io::Read, process::ExitCode, time::Duration};
 
 use futures::StreamExt;
-use producer::{Many, NewTask, Producer, ProducerOptions};
+use producer::{Many, NewTask, Producer, ProducerOptions, WaitError};
 use protocol::{GpuOptions, Json, Outcome, Reply, TaskBody};
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     fault::Fault,
     gpus, output,
     servers::Servers,
+    unserved,
 };
 
 /// How many tasks are under way at once.
@@ -32,6 +33,10 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
         ..ProducerOptions::default()
     };
     let ports = servers.connect().await?;
+    if let Err(refused) = unserved::warn_of(&task, &*ports.table, configuration).await {
+        ports.queue.close().await;
+        return Err(refused);
+    }
     let producer = Producer::new(ports.queue.clone(), ports.store, servers.environment().clone(), options);
     let tasks = std::iter::repeat_n(task, submit.count.get());
     let done = if submit.wait { wait(common, &producer, tasks, submit).await } else { send(common, &producer, tasks).await };
@@ -103,14 +108,25 @@ async fn wait(
                 all_succeeded &= reply.outcome == Outcome::Succeeded;
                 show(common, &reply);
             }
-            Err(error) => {
-                first_fault.get_or_insert(Fault::from(error));
-            }
+            Err(error) if first_fault.is_none() => first_fault = Some(unanswered(producer, error).await),
+            Err(_) => {}
         }
     }
     match first_fault {
         Some(fault) => Err(fault),
         None => Ok(if all_succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
+}
+
+/// Why there is no reply; where the time for it ran out, also what the task waits for, as far as the store knows.
+async fn unanswered(producer: &Producer, error: WaitError) -> Fault {
+    let status = match error.task_id() {
+        Some(task_id) if error.is_timeout() => producer.status(task_id).await.ok().flatten(),
+        _ => None,
+    };
+    match status.and_then(|status| status.waiting_for) {
+        Some(why) => Fault::TimeLimit(format!("{error}; it goes on, and waits: {why}")),
+        None => error.into(),
     }
 }
 

@@ -1,14 +1,20 @@
 //! What every route can reach.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use gpu_table::GpuTable;
+use gpu_table::{GpuTable, PoolView};
 use producer::Producer;
 use prometheus::Registry;
-use protocol::{PoolName, config::Configuration};
+use protocol::{
+    PoolName,
+    config::{Configuration, WhenUnserved},
+};
 use task_queue::{BodyBudget, TaskQueue};
 use task_store::TaskStore;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -45,6 +51,10 @@ pub struct GatewayOptions {
     pub body_bytes_max: usize,
     /// How long open requests may go on after a stop. Default: 30 s.
     pub drain_grace: Duration,
+    /// What becomes of a task that no living GPU can run. Default: it waits, with a warning.
+    pub unserved: WhenUnserved,
+    /// The workers' lease: nobody is refused for what the table does not know unless it has heard of workers for so long. Default: 6 s.
+    pub lease: Duration,
 }
 
 impl From<&Configuration> for GatewayOptions {
@@ -55,6 +65,8 @@ impl From<&Configuration> for GatewayOptions {
             predict_timeout: Duration::from_millis(gateway.predict_timeout_ms),
             body_bytes_max: worker.body_bytes_max,
             drain_grace: Duration::from_millis(worker.drain_grace_ms),
+            unserved: gateway.unserved,
+            lease: Duration::from_millis(worker.lease_ms),
         }
     }
 }
@@ -77,6 +89,11 @@ pub struct Shared {
     pub(crate) full: Refusals,
     pub(crate) unavailable: Refusals,
     pub(crate) overloaded: Refusals,
+    pub(crate) unserved: Refusals,
+    /// The living GPUs of the pool, as they were a moment ago.
+    pub(crate) living: PoolView,
+    /// When the pool was last seen to have any, or the start.
+    pub(crate) gpus_known: Mutex<Instant>,
     /// What the tasks said that were submitted here with `progress`.
     pub(crate) watched: Watched,
     /// One permit for each open stream of events.
@@ -92,9 +109,24 @@ impl Gateway {
     /// The registry has metrics of these names already: it has another gateway.
     pub fn new(ports: Ports, options: GatewayOptions) -> Result<Self, prometheus::Error> {
         let metrics = GatewayMetrics::register(&ports.registry)?;
-        let (full, unavailable, overloaded, watched, closing) = Default::default();
+        let (full, unavailable, overloaded, unserved, watched, closing) = Default::default();
+        let living = PoolView::new(Arc::clone(&ports.table), options.pool.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Ok(Self(Arc::new(Shared { ports, options, metrics, full, unavailable, overloaded, watched, streams, closing })))
+        let gpus_known = Mutex::new(Instant::now());
+        Ok(Self(Arc::new(Shared {
+            ports,
+            options,
+            metrics,
+            full,
+            unavailable,
+            overloaded,
+            unserved,
+            living,
+            gpus_known,
+            watched,
+            streams,
+            closing,
+        })))
     }
 }
 

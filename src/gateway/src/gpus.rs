@@ -42,7 +42,7 @@ impl Gateway {
         self.ports.table.rows(&self.options.pool).await.map_err(|error| self.table_failed(&error))
     }
 
-    fn table_failed(&self, cause: &TableError) -> Problem {
+    pub(crate) fn table_failed(&self, cause: &TableError) -> Problem {
         if cause.is_transient() {
             return self.unreachable(cause);
         }

@@ -23,6 +23,7 @@ mod serve;
 mod submit;
 mod tasks;
 mod trail;
+mod unserved;
 
 pub use error::ServeError;
 pub use gateway::{Gateway, GatewayOptions, Ports};

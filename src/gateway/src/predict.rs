@@ -99,6 +99,7 @@ pub(crate) async fn predict(
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, None)?;
     let new = NewTask { progress: stream, task_id: identity.task_id.clone(), traceparent, ..new_task(request) };
+    gateway.must_be_served(&new.kind, &new.body.gpu_options).await.map_err(|problem| trail.failed(problem))?;
     let submitted = gateway.ports.producer.pending(new, gateway.options.predict_timeout).await;
     let pending = submitted.map_err(|error| trail.failed(identity.not_answered(&gateway, &error)))?;
     trail.submitted(pending.task_id());
@@ -152,6 +153,7 @@ fn unsuccessful(outcome: Outcome, error: Option<TaskError>) -> Problem {
         (Outcome::Expired, _) => ProblemKind::TaskExpired,
         (_, Some(ErrorCode::InvalidPayload | ErrorCode::InvalidTask | ErrorCode::UnknownGpu)) => ProblemKind::TaskRefused,
         (_, Some(ErrorCode::AttemptTimeout | ErrorCode::Deadline)) => ProblemKind::TaskTimeout,
+        (_, Some(ErrorCode::Unserved)) => ProblemKind::NoGpu,
         _ => ProblemKind::TaskFailed,
     };
     let problem = Problem::new(kind, error.message).code(error.code);

@@ -62,6 +62,8 @@ pub(crate) enum ProblemKind {
     TaskTimeout,
     TaskExpired,
     TaskEnded,
+    Unserved,
+    NoGpu,
     Internal,
 }
 
@@ -91,6 +93,8 @@ impl ProblemKind {
             Self::TaskTimeout => ("task-timeout", StatusCode::GATEWAY_TIMEOUT, "the task ran out of time"),
             Self::TaskExpired => ("task-expired", StatusCode::GATEWAY_TIMEOUT, "the task's deadline passed"),
             Self::TaskEnded => ("task-ended", StatusCode::CONFLICT, "the task had ended already"),
+            Self::Unserved => ("unserved", StatusCode::UNPROCESSABLE_ENTITY, "no living GPU can run such a task"),
+            Self::NoGpu => ("no-gpu", StatusCode::SERVICE_UNAVAILABLE, "no living GPU can do this now"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "the gateway is at fault"),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     openapi::{self, Operation, operations},
     predict,
     problem::ProblemKind,
-    tasks,
+    tasks, unserved,
 };
 
 /// One route.
@@ -26,7 +26,7 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 11] = [
+pub(crate) const ROUTES: [Route; 12] = [
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
     Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
@@ -34,6 +34,7 @@ pub(crate) const ROUTES: [Route; 11] = [
     Route { method: "delete", path: "/api/v1/tasks/{task_id}", handler: || delete(tasks::cancel), operation: operations::CANCEL },
     Route { method: "get", path: "/api/v1/gpus", handler: || get(gpus::list), operation: operations::GPUS },
     Route { method: "get", path: "/api/v1/gpus/{gpu_id}", handler: || get(gpus::one), operation: operations::GPU },
+    Route { method: "get", path: "/api/v1/unserved", handler: || get(unserved::list), operation: operations::UNSERVED },
     Route { method: "get", path: "/healthz", handler: || get(health::live), operation: operations::HEALTH },
     Route { method: "get", path: "/readyz", handler: || get(health::ready), operation: operations::READY },
     Route { method: "get", path: "/metrics", handler: || get(metrics::show), operation: operations::METRICS },

@@ -68,11 +68,14 @@ pub(crate) struct TaskAccepted {
     task_id: TaskId,
     /// Where its status is; also in `Location`.
     status_url: String,
+    /// What keeps it from being run now: no living GPU of the pool serves its kind, or has what it needs. It waits for one for a bounded time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 impl TaskAccepted {
     pub(crate) fn new(task_id: TaskId) -> Self {
-        Self { status_url: status_url(&task_id), task_id }
+        Self { status_url: status_url(&task_id), task_id, warnings: Vec::new() }
     }
 }
 
@@ -86,6 +89,7 @@ pub(crate) async fn submit(
     let traceparent = traceparent(&headers);
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, task_id)?;
+    let warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;
     let watched = progress && gateway.watched.has_room_for(identity.task_id.as_ref());
     let new = NewTask {
         priority: priority.unwrap_or(PRIORITY_DEFAULT),
@@ -98,7 +102,7 @@ pub(crate) async fn submit(
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;
     trail.submitted(&task_id);
     gateway.accepted();
-    let accepted = TaskAccepted::new(task_id);
+    let accepted = TaskAccepted { warnings, ..TaskAccepted::new(task_id) };
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())
 }
 

@@ -1,15 +1,19 @@
 //! Which GPUs may run which task: the one definition, for the table in memory and for a worker that decides about its own GPU.
 
-use protocol::{ClaimRequest, GpuRow, Needs, claim::Settings};
+use protocol::{ClaimRequest, GpuId, GpuRow, Kind, Needs, claim::Settings};
 
 /// Whether this GPU could ever run the task: kind, total memory, compute capability, and the GPU that the task names, if it names one.
 #[must_use]
 pub fn fits(row: &GpuRow, settings: &Settings, request: &ClaimRequest) -> bool {
-    let needs = &request.needs;
-    row.kinds.contains(&request.kind)
-        && needs.memory_mb.is_none_or(|memory_mb| memory_mb as f64 <= usable_mb(row, settings))
+    has_all(row, settings.memory_threshold, (&request.kind, &request.needs), request.specific_gpu_id.as_ref())
+}
+
+/// As [`fits`], of what a task asks for.
+pub(crate) fn has_all(row: &GpuRow, memory_threshold: f64, (kind, needs): (&Kind, &Needs), only: Option<&GpuId>) -> bool {
+    row.kinds.contains(kind)
+        && needs.memory_mb.is_none_or(|memory_mb| memory_mb as f64 <= memory_for_tasks_mb(row, memory_threshold))
         && needs.compute_capability.is_none_or(|lowest| row.gpu.compute_capability >= lowest)
-        && request.specific_gpu_id.as_ref().is_none_or(|only| *only == row.gpu.gpu_id)
+        && only.is_none_or(|only| *only == row.gpu.gpu_id)
 }
 
 /// Whether its worker takes tasks at all: healthy, not stopping, not drained. What else is in the way passes by waiting.
@@ -38,7 +42,12 @@ pub fn has_memory_now(row: &GpuRow, needs: &Needs, settings: &Settings) -> bool 
 
 /// The memory up to which tasks may use the GPU, whoever uses it.
 fn usable_mb(row: &GpuRow, settings: &Settings) -> f64 {
-    settings.memory_threshold * row.gpu.memory_total_mb as f64
+    memory_for_tasks_mb(row, settings.memory_threshold)
+}
+
+/// The memory of a GPU that tasks may use, where that is this share of it.
+pub(crate) fn memory_for_tasks_mb(row: &GpuRow, memory_threshold: f64) -> f64 {
+    memory_threshold * row.gpu.memory_total_mb as f64
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod eligibility;
 mod error;
+mod living;
 mod memory;
 mod redis;
 mod table;
@@ -12,6 +13,8 @@ mod wanted;
 
 pub use self::redis::RedisTable;
 pub use error::TableError;
+pub use living::{Lack, Living, PoolView};
 pub use memory::{MemoryTable, TableCopy};
-pub(crate) use table::KNOWN_FOR;
-pub use table::{Beat, GpuTable, Heartbeat, Leases, Seen, Telling};
+pub use table::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, Telling, UNSERVED_MAX};
+pub(crate) use table::{KNOWN_FOR, UNSERVED_FOR};
+pub use wanted::Wanted;

@@ -6,6 +6,7 @@
 mod choosing;
 mod claiming;
 mod pool;
+mod unserved;
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +15,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protocol::{ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, claim::Settings, environment::Clock, gpu::GpuView};
+use protocol::{
+    ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, Unserved, claim::Settings, environment::Clock, gpu::GpuView,
+};
 
 use self::pool::Pool;
-use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, TableError, Telling};
+use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TableError, Telling};
 
 /// A table in memory, for one process: no server, no I/O, never fails.
 pub struct MemoryTable {
@@ -125,6 +128,20 @@ impl GpuTable for MemoryTable {
 
     async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError> {
         Ok(self.on(pool, |pool| pool.change_settings(settings)))
+    }
+
+    async fn note_unserved(&self, pool: &PoolName, sighting: &Sighting) -> Result<(), TableError> {
+        self.on(pool, |pool| pool.note_unserved(sighting));
+        Ok(())
+    }
+
+    async fn forget_unserved(&self, pool: &PoolName, wanted: &str) -> Result<(), TableError> {
+        self.on(pool, |pool| pool.unserved.remove(wanted));
+        Ok(())
+    }
+
+    async fn unserved(&self, pool: &PoolName) -> Result<Vec<Unserved>, TableError> {
+        Ok(self.on(pool, |pool| pool.unserved()))
     }
 
     async fn ping(&self) -> Result<(), TableError> {

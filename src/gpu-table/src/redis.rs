@@ -19,12 +19,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protocol::{ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, claim::Settings, config::SecretUrl, gpu::GpuView};
+use protocol::{
+    ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, Unserved, claim::Settings, config::SecretUrl, gpu::GpuView,
+};
 use redis::{FromRedisValue, Script, ScriptInvocation};
 use redis_link::{Link, LinkError, Ridden, Rider};
 
 use self::scripts::Scripts;
-use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, TableError, Telling};
+use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TableError, Telling, UNSERVED_FOR};
 
 /// A table on a Redis server, 7.0 or later. Cheap to share; share one per process.
 pub struct RedisTable {
@@ -192,6 +194,23 @@ impl GpuTable for RedisTable {
         let arguments = std::iter::once(settings.version.to_string()).chain(arguments::settings(&changed)).collect();
         let json: String = self.run(operation, pool, &self.scripts.change_settings, arguments).await?;
         answers::settings(operation, &json)
+    }
+
+    async fn note_unserved(&self, pool: &PoolName, sighting: &Sighting) -> Result<(), TableError> {
+        let arguments = arguments::note_unserved(sighting);
+        self.run::<u64>("note tasks that nobody serves", pool, &self.scripts.note_unserved, arguments).await.map(drop)
+    }
+
+    async fn forget_unserved(&self, pool: &PoolName, wanted: &str) -> Result<(), TableError> {
+        let operation = "forget tasks that nobody served";
+        self.run::<bool>(operation, pool, &self.scripts.forget_unserved, vec![wanted.to_owned()]).await.map(drop)
+    }
+
+    async fn unserved(&self, pool: &PoolName) -> Result<Vec<Unserved>, TableError> {
+        let operation = "read the tasks that nobody serves";
+        let arguments = vec![arguments::milliseconds(UNSERVED_FOR)];
+        let entries: Vec<answers::Entry> = self.run(operation, pool, &self.scripts.unserved, arguments).await?;
+        answers::unserved(operation, entries)
     }
 
     async fn ping(&self) -> Result<(), TableError> {

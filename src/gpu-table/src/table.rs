@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use protocol::{ClaimAnswer, ClaimRequest, GpuId, GpuRow, Holding, Incarnation, Offer, PoolName, TaskId, claim::Settings, gpu::GpuView};
+use protocol::{
+    ClaimAnswer, ClaimRequest, GpuId, GpuRow, Holding, Incarnation, Kind, Offer, PoolName, TaskId, Unserved, claim::Settings, gpu::GpuView,
+};
 
 use redis_link::{Ridden, Rider};
 
@@ -24,6 +26,12 @@ pub struct Leases {
 
 /// How long the table knows a GPU after its last heartbeat.
 pub(crate) const KNOWN_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// How long the table remembers tasks that nobody serves after a worker last told of one.
+pub(crate) const UNSERVED_FOR: Duration = Duration::from_secs(180);
+
+/// How many entries of [`GpuTable::unserved`] a pool has at most. For a new one beyond them the one goes that was told of longest ago.
+pub const UNSERVED_MAX: usize = 100;
 
 /// What a worker tells the table, three times a lease.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +77,21 @@ pub struct Seen {
     pub row: Option<GpuRow>,
     /// As [`GpuTable::steady`].
     pub steady: Duration,
+}
+
+/// What a worker has found of tasks that no living GPU of its pool can run, since it told last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// What they ask for, as [`Wanted`](crate::Wanted) writes it: one entry of the table.
+    pub wanted: String,
+    /// Their kind.
+    pub kind: Kind,
+    /// Why no GPU fits, for people.
+    pub reason: String,
+    /// The kinds that are served, sorted, at most [`Unserved::SERVED_MAX`].
+    pub served: Vec<Kind>,
+    /// How often it has found such a task.
+    pub times: u64,
 }
 
 /// The shared GPU-state table.
@@ -122,6 +145,16 @@ pub trait GpuTable: Send + Sync + 'static {
     /// Replaces the settings, if `settings.version` is still the table's; the version grows by one. The settings that are now in force: not the
     /// given ones if somebody else was faster (compare, and try again).
     async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError>;
+
+    /// Notes that a worker has found tasks that no living GPU of the pool can run. For people: nothing is decided by it. It is the one operation that counts, so that one which
+    /// is sent twice counts its sightings twice.
+    async fn note_unserved(&self, pool: &PoolName, sighting: &Sighting) -> Result<(), TableError>;
+
+    /// Forgets what was noted of tasks that ask for this ([`Sighting::wanted`]): a GPU serves them now. Does nothing where nothing was noted.
+    async fn forget_unserved(&self, pool: &PoolName, wanted: &str) -> Result<(), TableError>;
+
+    /// What was noted by [`GpuTable::note_unserved`] in the last three minutes and not forgotten, sorted by what the tasks ask for; at most [`UNSERVED_MAX`].
+    async fn unserved(&self, pool: &PoolName) -> Result<Vec<Unserved>, TableError>;
 
     /// Whether the table answers.
     async fn ping(&self) -> Result<(), TableError>;

@@ -184,7 +184,7 @@ pub struct AmqpSection {
     /// gone, also when nobody remembers that there was one. A task for which a slot was kept there waits for ten leases at most. Default: 300,000 (5 min).
     #[schemars(range(min = 1_000))]
     pub gpu_queue_ttl_ms: u64,
-    /// How long a task that fits no GPU rests before it is looked at again, in ms. Default: 5,000.
+    /// How long a task that fits no GPU rests before it is looked at again, in ms; one that nobody serves rests longer with time, up to 60 s. Default: 5,000.
     #[schemars(range(min = 100))]
     pub unplaceable_ttl_ms: u64,
     /// How long a reply is tried again whose queue is full, cannot be reached or does not confirm, in ms. After that, and at once where its queue is gone, it is kept as long
@@ -257,6 +257,10 @@ pub struct WorkerSection {
     /// `consumer_timeout` (30 min by default). Default: 600,000 (10 min).
     #[schemars(range(min = 100))]
     pub unacked_ms: u64,
+    /// How long a task waits for a GPU that serves it while no living GPU of the pool does, in ms, from when a worker first finds so; then it fails with the code `unserved`. Its own
+    /// deadlines go on. 0: it fails as soon as that is certain, within a lease or two. Default: 600,000 (10 min).
+    #[schemars(range(max = 2_592_000_000_u64))]
+    pub unserved_wait_ms: u64,
     /// How often a worker may crash while it runs a task, at least once with nothing else on its GPU, before the task is quarantined. Default: 3.
     #[schemars(range(min = 1, max = 100))]
     pub crashes_max: u32,
@@ -293,6 +297,7 @@ impl Default for WorkerSection {
             offer_ms: 3_000,
             attempt_timeout_ms: 600_000,
             unacked_ms: 600_000,
+            unserved_wait_ms: 600_000,
             crashes_max: 3,
             failures_to_quarantine: 3,
             quarantine_ms: 5_000,
@@ -351,11 +356,25 @@ pub struct GatewaySection {
     /// How long `POST /api/v1/predict` waits for the result, in ms. Default: 60,000.
     #[schemars(range(min = 1))]
     pub predict_timeout_ms: u64,
+    /// What becomes of a task that is submitted while no living GPU of the pool serves its kind or has what it needs: `wait` takes it with a warning, `refuse` refuses it (HTTP 422).
+    /// `gpufleet submit` goes by it too. `POST /api/v1/predict` refuses in any case (503), since its caller waits. Default: `wait`.
+    pub unserved: WhenUnserved,
+}
+
+/// What becomes of a task that is submitted while nobody serves it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenUnserved {
+    /// It is taken, with a warning, and waits for a GPU that serves it.
+    #[default]
+    Wait,
+    /// It is refused.
+    Refuse,
 }
 
 impl Default for GatewaySection {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8080".to_owned(), predict_timeout_ms: 60_000 }
+        Self { listen: "127.0.0.1:8080".to_owned(), predict_timeout_ms: 60_000, unserved: WhenUnserved::default() }
     }
 }
 

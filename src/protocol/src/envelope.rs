@@ -29,6 +29,9 @@ pub const USER: &str = "x-gpufleet-user";
 pub const POOL: &str = "x-gpufleet-pool";
 /// Header: the task was looked at before (parked, returned): look in the store before claiming.
 pub const RETURNED: &str = "x-gpufleet-returned";
+/// Header: since when the task has waited for a GPU that serves it, in Unix milliseconds: written by the worker that first found that no living GPU of the pool
+/// does, and left out as soon as one does.
+pub const UNSERVED_SINCE: &str = "x-gpufleet-unserved-since";
 /// Header: true asks for progress messages on the reply queue, before the reply. It belongs to the delivery and not to the task: the body, its hash and
 /// so the task's identity are the same with and without it.
 pub const PROGRESS: &str = "x-gpufleet-progress";
@@ -105,6 +108,8 @@ pub struct Headers {
     pub start_before_ms: Option<u64>,
     /// See [`END_BEFORE`].
     pub end_before_ms: Option<u64>,
+    /// See [`UNSERVED_SINCE`].
+    pub unserved_since_ms: Option<u64>,
     /// See [`USER`].
     pub user: Option<String>,
     /// See [`POOL`].
@@ -184,6 +189,7 @@ impl Headers {
             MEMORY => take(&mut self.memory_mb, integer(&value).filter(|mb| *mb <= Needs::MEMORY_MB_MAX)),
             START_BEFORE => take(&mut self.start_before_ms, integer(&value)),
             END_BEFORE => take(&mut self.end_before_ms, integer(&value)),
+            UNSERVED_SINCE => take(&mut self.unserved_since_ms, integer(&value)),
             STRATEGY => tell(&mut self.strategy, text(value)),
             USER => take(&mut self.user, text(value)),
             POOL => take(&mut self.pool, text(value)),
@@ -235,6 +241,7 @@ impl Headers {
             (MEMORY, self.memory_mb),
             (START_BEFORE, self.start_before_ms),
             (END_BEFORE, self.end_before_ms),
+            (UNSERVED_SINCE, self.unserved_since_ms),
             (TOKEN, self.token),
             (FIRST_TRY, self.first_try_ms),
         ];
@@ -322,6 +329,7 @@ mod tests {
             hops: Some(1),
             memory_mb: Some(40_000),
             start_before_ms: Some(1_700_000_000_000),
+            unserved_since_ms: Some(1_600_000_000_000),
             strategy: Some("round_robin".into()),
             user: Some("ann".into()),
             returned: true,

@@ -33,11 +33,13 @@ pub enum ErrorCode {
     ReplyNotKept,
     /// The broker took the task out of its queue before its time and before a worker had it: by a limit or a policy of the operator's, or because a stranger's consumer rejected it.
     Dropped,
+    /// No living GPU of the pool serves the task's kind, or none has what the task needs, and the time for which such a task is waited for is over. Nothing ran.
+    Unserved,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::InvalidTask,
         Self::InvalidPayload,
         Self::UnknownKind,
@@ -51,6 +53,7 @@ impl ErrorCode {
         Self::Quarantined,
         Self::ReplyNotKept,
         Self::Dropped,
+        Self::Unserved,
     ];
 
     /// The word on the wire.
@@ -70,6 +73,7 @@ impl ErrorCode {
             Self::Quarantined => "quarantined",
             Self::ReplyNotKept => "reply_not_kept",
             Self::Dropped => "dropped",
+            Self::Unserved => "unserved",
         }
     }
 

@@ -23,6 +23,7 @@ pub mod status;
 mod strategy;
 pub mod task;
 mod trace_context;
+mod unserved;
 
 pub use claim::{ClaimAnswer, ClaimMode, ClaimRequest, Holding, Offer, Token, Unplaceable};
 pub use envelope::Envelope;
@@ -42,3 +43,4 @@ pub use status::{TaskState, TaskStatus};
 pub use strategy::{Choice, Fallback, Strategy};
 pub use task::{GpuOptions, Limits, Needs, Task, TaskBody};
 pub use trace_context::{is_traceparent, trace_id_of};
+pub use unserved::Unserved;

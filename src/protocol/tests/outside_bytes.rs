@@ -67,7 +67,7 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 21] = [
+const NAMES: [&str; 22] = [
     envelope::TRACEPARENT,
     envelope::ATTEMPT,
     envelope::HOPS,
@@ -89,6 +89,7 @@ const NAMES: [&str; 21] = [
     envelope::TIMESTAMP_IN_MS,
     envelope::REPLY_TO,
     envelope::FIRST_TRY,
+    envelope::UNSERVED_SINCE,
 ];
 
 fn headers() -> impl Strategy<Value = Headers> {

@@ -6,10 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use gpu_table::{Beat, GpuTable, Heartbeat, Seen, TableError, Telling};
+use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
-    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Holding, Incarnation, Kind, Offer, PoolName, TaskId, TaskStatus, Token, claim::Settings,
-    gpu::GpuView,
+    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Holding, Incarnation, Kind, Offer, PoolName, TaskId, TaskStatus, Token, Unserved,
+    claim::Settings, gpu::GpuView,
 };
 use task_store::{
     Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
@@ -110,6 +110,18 @@ impl GpuTable for ChaosTable {
 
     async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError> {
         self.call("change settings", self.inner.change_settings(pool, settings)).await
+    }
+
+    async fn note_unserved(&self, pool: &PoolName, sighting: &Sighting) -> Result<(), TableError> {
+        self.call("note unserved", self.inner.note_unserved(pool, sighting)).await
+    }
+
+    async fn forget_unserved(&self, pool: &PoolName, wanted: &str) -> Result<(), TableError> {
+        self.call("forget unserved", self.inner.forget_unserved(pool, wanted)).await
+    }
+
+    async fn unserved(&self, pool: &PoolName) -> Result<Vec<Unserved>, TableError> {
+        self.call("unserved", self.inner.unserved(pool)).await
     }
 
     async fn ping(&self) -> Result<(), TableError> {

@@ -6,3 +6,4 @@ pub(crate) mod needs;
 pub(crate) mod placing;
 pub(crate) mod slots;
 pub(crate) mod telling;
+pub(crate) mod unserved;

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     attempt::forecast::Forecast,
-    claim::{begun::Begun, needs::Learnt, slots::Slots},
+    claim::{begun::Begun, needs::Learnt, slots::Slots, unserved::UnservedTasks},
     gpu::{health::HealthWatch, trouble::Lost},
     me::{Me, Pace, Signals},
     metrics::GpuMetrics,
@@ -53,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) pace: Arc<Pace>,
     pub(crate) metrics: Arc<GpuMetrics>,
     pub(crate) replies: Arc<Replies>,
+    /// What tasks ask for that nobody serves.
+    pub(crate) unserved: Arc<UnservedTasks>,
     /// The process's memory for bodies in hand.
     pub(crate) bodies: BodyBudget,
     /// The lives of deliveries in hand.
@@ -65,12 +67,12 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(parts: WorkerParts, stop: Stop) -> Arc<Self> {
         let gpu_id = parts.device.description().gpu_id.clone();
-        let metrics = parts.metrics.of(&gpu_id);
+        let metrics = Arc::new(parts.metrics.of(&gpu_id));
         let past = parts.options.after_trouble.as_ref();
         if let Some(xid) = past.and_then(|trouble| trouble.xid) {
             metrics.xid(xid);
         }
-        let signals = Signals::new(parts.options.initial_settings.clone());
+        let signals = Arc::new(Signals::new(parts.options.initial_settings.clone()));
         let gpu = Gpu {
             health: HealthWatch::after(past.map(|trouble| trouble.reason.as_str())),
             learnt: Learnt::default(),
@@ -81,7 +83,7 @@ impl Context {
         };
         // Leaving ends what is left of this worker's own jobs; the caller may share its token with other workers.
         let stop = Stop { gently: stop.gently, now: stop.now.child_token() };
-        let me = Me { gpu_id, incarnation: parts.environment.fresh_incarnation(), options: parts.options };
+        let me = Arc::new(Me { gpu_id, incarnation: parts.environment.fresh_incarnation(), options: parts.options });
         let ports = Ports {
             queue: parts.queue,
             table: parts.table,
@@ -90,21 +92,21 @@ impl Context {
             stop,
             outages: Arc::default(),
         };
-        let metrics = Arc::new(metrics);
         Arc::new(Self {
             slots: Slots::new(u32::from(me.options.slots), Arc::clone(&signals.nudge)),
             begun: Arc::default(),
             pace: Arc::new(Pace::new(me.options.tasks_waiting_within)),
             replies: Arc::new(Replies::new(ports.clone(), Arc::clone(&metrics), me.options.reply_tried_for)),
+            unserved: UnservedTasks::new(ports.clone(), Arc::clone(&me), Arc::clone(&signals), Arc::clone(&metrics)),
             metrics,
             bodies: parts.bodies,
             lives: TaskTracker::new(),
             fetched: Arc::new(Semaphore::new(FETCHED_PER_SLOT * usize::from(me.options.slots))),
             deliveries: AtomicU64::new(0),
             ports,
-            me: Arc::new(me),
+            me,
             gpu: Arc::new(gpu),
-            signals: Arc::new(signals),
+            signals,
         })
     }
 

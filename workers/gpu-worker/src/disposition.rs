@@ -112,6 +112,8 @@ pub(crate) struct Onward<'t> {
     pub(crate) reason: &'static str,
     /// The slot that is offered for it there.
     pub(crate) offer: Option<Offer>,
+    /// Since when no living GPU can run it, in Unix milliseconds; `None` where one can.
+    pub(crate) unserved_since_ms: Option<u64>,
 }
 
 impl Onward<'_> {

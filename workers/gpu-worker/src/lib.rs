@@ -8,6 +8,7 @@
 mod attempt;
 mod claim;
 mod context;
+mod date;
 mod delivery;
 mod disposition;
 mod fleet;
@@ -21,6 +22,7 @@ mod ports;
 mod receiving;
 mod replies;
 mod settle;
+mod unserved_now;
 mod worker;
 
 pub use metrics::WorkerMetrics;

@@ -1,10 +1,14 @@
 //! What a worker counts and measures. The document's names stand first; units are in the names.
 
+use std::sync::Arc;
+
 use executors::Executors;
 use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry, core::Collector, exponential_buckets,
 };
 use protocol::{GpuId, GpuSample, Kind};
+
+use crate::unserved_now::UnservedNow;
 
 /// The metrics of all workers of one process, told apart by the label `gpu_id`.
 pub struct WorkerMetrics {
@@ -32,6 +36,8 @@ pub struct WorkerMetrics {
     trace_headers_dropped_total: CounterVec,
     tasks_dropped_total: CounterVec,
     moved_total: Counter,
+    unserved_rounds_total: CounterVec,
+    unserved: Arc<UnservedNow>,
 }
 
 /// One GPU's own series, looked up once.
@@ -62,6 +68,9 @@ pub(crate) struct GpuMetrics {
     pub(crate) quarantined: Counter,
     pub(crate) gpu_quarantines: Counter,
     pub(crate) moved: Counter,
+    pub(crate) unserved_rounds: Counter,
+    /// What this process's workers find unserved now.
+    pub(crate) unserved: Arc<UnservedNow>,
     gpu_id: String,
 }
 
@@ -217,6 +226,15 @@ impl WorkerMetrics {
                 &["gpu_id", "reason"],
             )?,
             moved_total: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
+            unserved_rounds_total: to.counters(
+                "gpufleet_unserved_rounds_total",
+                "Looks at a task that no living GPU of the pool can run: its kind or what it needs is served nowhere.",
+                gpu,
+            )?,
+            unserved: Arc::new(UnservedNow::new(to.add(Gauge::new(
+                "gpufleet_unserved_kinds",
+                "Kinds, and needs of kinds, that this process's workers found lately in tasks and that no living GPU of the pool serves.",
+            )?)?)),
         })
     }
 
@@ -248,6 +266,8 @@ impl WorkerMetrics {
             gpu_quarantines: self.gpu_quarantines_total.with_label_values(gpu),
             tasks_dropped_total: self.tasks_dropped_total.clone(),
             trace_headers_dropped: self.trace_headers_dropped_total.with_label_values(gpu),
+            unserved_rounds: self.unserved_rounds_total.with_label_values(gpu),
+            unserved: Arc::clone(&self.unserved),
             moved: self.moved_total.clone(),
             gpu_id: gpu_id.to_string(),
         }

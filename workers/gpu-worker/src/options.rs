@@ -48,6 +48,8 @@ pub struct WorkerOptions {
     pub attempt_timeout: Duration,
     /// How long a running task's delivery stays unacked before it is exchanged for a copy.
     pub unacked: Duration,
+    /// How long a task waits for a GPU that serves it while no living GPU does; then it fails.
+    pub unserved_wait: Duration,
     /// After so many crashes of its worker a task is quarantined.
     pub crashes_max: u32,
     /// After so many different tasks in a row that failed here the GPU is quarantined; 0: never.
@@ -85,6 +87,7 @@ impl WorkerOptions {
             lease: Duration::from_millis(worker.lease_ms),
             attempt_timeout: Duration::from_millis(worker.attempt_timeout_ms),
             unacked: Duration::from_millis(worker.unacked_ms),
+            unserved_wait: Duration::from_millis(worker.unserved_wait_ms),
             crashes_max: worker.crashes_max,
             failures_to_quarantine: worker.failures_to_quarantine,
             quarantine: Duration::from_millis(worker.quarantine_ms),

@@ -11,6 +11,7 @@ use crate::{
     predict::{PredictRequest, PredictResponse},
     problem::ProblemDocument,
     tasks::{TaskAccepted, TaskCancelling, TaskRequest},
+    unserved::UnservedList,
 };
 
 /// The answer to a request that went well.
@@ -61,7 +62,7 @@ const CANCEL_OPTIONS: &[Optional] = &[Optional {
 
 pub(crate) const PREDICT: Operation = Operation {
     id: "predict",
-    summary: "Continue a text: submits a task of the kind predict and waits for its result. Only text is required.",
+    summary: "Continue a text: submits a task of the kind predict and waits for its result. Only text is required. Answers 503 at once where no living GPU serves predict.",
     parameter: None,
     optional: KEYED,
     body: Some(of::<PredictRequest>),
@@ -79,7 +80,11 @@ pub(crate) const SUBMIT: Operation = Operation {
     parameter: None,
     optional: KEYED,
     body: Some(of::<TaskRequest>),
-    answer: Answer { status: 202, description: "The broker has the task.", content: Content::Json(of::<TaskAccepted>) },
+    answer: Answer {
+        status: 202,
+        description: "The broker has the task; warnings say where no living GPU can run it now.",
+        content: Content::Json(of::<TaskAccepted>),
+    },
     problems: &[400, 408, 409, 413, 415, 422, 429, 500, 503],
 };
 
@@ -148,6 +153,16 @@ pub(crate) const GPU: Operation = Operation {
     problems: &[404, 500, 503],
 };
 
+pub(crate) const UNSERVED: Operation = Operation {
+    id: "unserved",
+    summary: "What tasks of the pool ask for and no living GPU has: kinds that nobody serves, needs that nobody fulfils.",
+    parameter: None,
+    optional: &[],
+    body: None,
+    answer: ok("What workers found in the last three minutes.", Content::Json(of::<UnservedList>)),
+    problems: &[500, 503],
+};
+
 pub(crate) const HEALTH: Operation = Operation {
     id: "healthz",
     summary: "Whether the process lives.",
@@ -198,11 +213,13 @@ pub(super) const fn problem(status: u16) -> &'static str {
         413 => "The body is larger than the workers take.",
         415 => "The body is not declared as JSON.",
         422 => {
-            "A field is not valid, found by the gateway or by the worker, or the Idempotency-Key belongs to another request; field names it."
+            "A field is not valid, found by the gateway or by the worker, or no living GPU can run the task and gateway.unserved is refuse, or the Idempotency-Key belongs to another request; field names it."
         }
         429 => "The pool's queue is full.",
         502 => "The task failed; code and detail say why.",
-        503 => "The broker, the table or the store cannot be reached, the broker blocks publishers, or the gateway has too much in hand.",
+        503 => {
+            "The broker, the table or the store cannot be reached, the broker blocks publishers, the gateway has too much in hand, or no living GPU serves predict."
+        }
         504 => "No result in time: the wait ended and the task goes on, or the task ran out of time. type tells the two apart.",
         _ => "The gateway is at fault.",
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gpu_table::{Beat, GpuTable, Heartbeat, Seen, TableError, Telling};
+use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
-    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, Offer, PoolName, TaskId, TaskStatus, Token, claim::Settings,
+    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, Offer, PoolName, TaskId, TaskStatus, Token, Unserved, claim::Settings,
     gpu::GpuView,
 };
 use task_store::{
@@ -52,6 +52,15 @@ impl GpuTable for DownTable {
         no_table()
     }
     async fn change_settings(&self, _: &PoolName, _: &Settings) -> Result<Settings, TableError> {
+        no_table()
+    }
+    async fn note_unserved(&self, _: &PoolName, _: &Sighting) -> Result<(), TableError> {
+        no_table()
+    }
+    async fn forget_unserved(&self, _: &PoolName, _: &str) -> Result<(), TableError> {
+        no_table()
+    }
+    async fn unserved(&self, _: &PoolName) -> Result<Vec<Unserved>, TableError> {
         no_table()
     }
     async fn ping(&self) -> Result<(), TableError> {

@@ -10,13 +10,17 @@ use std::{
 };
 
 use gateway::{Gateway, GatewayOptions, Ports, serve};
-use gpu_table::{GpuTable, Leases, MemoryTable};
+use gpu_table::{GpuTable, Heartbeat, Leases, MemoryTable};
 use producer::{Producer, ProducerOptions};
 use prometheus::Registry;
 use protocol::{
-    BodyHash, Choice, Envelope, Environment, GpuId, Outcome, PoolName, Reply, Strategy, TaskBody, TaskError, TaskId,
+    BodyHash, Choice, Envelope, Environment, GpuDescription, GpuId, GpuRow, GpuSample, Health, Holding, Incarnation, Outcome, PoolName,
+    Reply, Strategy, TaskBody, TaskError, TaskId,
+    claim::Settings,
     environment::{Clock, Job, Random, Spawn},
+    gpu::Hardware,
     reply::Timings,
+    task::ComputeCapability,
 };
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
@@ -64,6 +68,44 @@ pub struct Setup {
     pub table: Arc<dyn GpuTable>,
     pub store: Arc<dyn TaskStore>,
     pub bodies: BodyBudget,
+    /// What the one GPU of the table serves; none: there is no GPU.
+    pub kinds: &'static [&'static str],
+}
+
+/// The heartbeat of an idle GPU of 80 GB that serves `kinds`.
+pub fn heartbeat(id: &str, kinds: &[&str]) -> Heartbeat {
+    let row = GpuRow {
+        gpu: GpuDescription {
+            gpu_id: GpuId::new(id).expect("valid"),
+            name: "Simulated".into(),
+            memory_total_mb: 80_000,
+            compute_capability: ComputeCapability { major: 9, minor: 0 },
+            hardware: Hardware::default(),
+        },
+        sample: GpuSample {
+            memory_used_mb: 1_000,
+            utilization_percent: 12.5,
+            temperature_celsius: 40.0,
+            power_watts: 100.0,
+            sm_clock_mhz: 1_500.0,
+            age_ms: 5,
+            ..GpuSample::default()
+        },
+        pool: PoolName::default(),
+        incarnation: Incarnation::new("i1").expect("valid"),
+        host: "test".into(),
+        slots: 8,
+        health: Health::Healthy,
+        health_reason: String::new(),
+        consuming: true,
+        stopping: false,
+        kinds: kinds.iter().map(|kind| kind.parse().expect("valid")).collect(),
+        models: Vec::new(),
+        foreign_utilization_percent: 0.0,
+        waiting: 0,
+        running: Vec::new(),
+    };
+    Heartbeat { row, holding: Holding::default(), taken: Vec::new(), settings: Settings::default() }
 }
 
 impl Default for Setup {
@@ -75,6 +117,7 @@ impl Default for Setup {
             table: Arc::new(MemoryTable::new(clock.clone(), Leases { held: Duration::from_secs(60), offered: Duration::from_secs(3) })),
             store: Arc::new(MemoryStore::new(clock, StoreOptions::default())),
             bodies: BodyBudget::new(256),
+            kinds: &["echo", "predict"],
         }
     }
 }
@@ -92,7 +135,11 @@ pub struct Fleet {
 
 impl Setup {
     pub async fn start(self) -> Fleet {
-        let Self { options, queue, table, store, bodies } = self;
+        let Self { options, queue, table, store, bodies, kinds } = self;
+        if !kinds.is_empty() {
+            // A table that is down has no GPU.
+            let _ = table.heartbeat(&heartbeat("sim-0", kinds)).await;
+        }
         let broker = MemoryBroker::new(queue);
         let queue = Arc::new(broker.connect());
         let producer_options = ProducerOptions { body_bytes_max: options.body_bytes_max, ..ProducerOptions::default() };

@@ -11,3 +11,4 @@ mod predict;
 mod stopping;
 mod streaming;
 mod tasks;
+mod unserved;

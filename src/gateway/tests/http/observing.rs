@@ -2,61 +2,21 @@
 
 use std::sync::Arc;
 
-use gpu_table::Heartbeat;
-use protocol::{
-    GpuDescription, GpuId, GpuRow, GpuSample, Health, Holding, Incarnation, PoolName, claim::Settings, gpu::Hardware,
-    task::ComputeCapability,
-};
 use reqwest::StatusCode;
 use serde_json::json;
 use task_queue::TaskQueue;
 
 use crate::{
     down::{DownStore, DownTable},
-    fleet::{Fleet, Setup, json, problem, retry_after_s},
+    fleet::{Fleet, Setup, heartbeat, json, problem, retry_after_s},
 };
-
-fn row(id: &str) -> GpuRow {
-    GpuRow {
-        gpu: GpuDescription {
-            gpu_id: GpuId::new(id).expect("valid"),
-            name: "Simulated".into(),
-            memory_total_mb: 80_000,
-            compute_capability: ComputeCapability { major: 9, minor: 0 },
-            hardware: Hardware::default(),
-        },
-        sample: GpuSample {
-            memory_used_mb: 1_000,
-            utilization_percent: 12.5,
-            temperature_celsius: 40.0,
-            power_watts: 100.0,
-            sm_clock_mhz: 1_500.0,
-            age_ms: 5,
-            ..GpuSample::default()
-        },
-        pool: PoolName::default(),
-        incarnation: Incarnation::new("i1").expect("valid"),
-        host: "test".into(),
-        slots: 8,
-        health: Health::Healthy,
-        health_reason: String::new(),
-        consuming: true,
-        stopping: false,
-        kinds: Vec::new(),
-        models: Vec::new(),
-        foreign_utilization_percent: 0.0,
-        waiting: 0,
-        running: Vec::new(),
-    }
-}
 
 #[tokio::test]
 async fn gpus_are_shown_as_the_table_has_them() {
-    let fleet = Fleet::start().await;
+    let fleet = Setup { kinds: &[], ..Setup::default() }.start().await;
     assert_eq!(json(fleet.get("/api/v1/gpus").await).await, json!({"pool": "default", "gpus": []}));
     for id in ["sim-1", "sim-0"] {
-        let heartbeat = Heartbeat { row: row(id), holding: Holding::default(), taken: Vec::new(), settings: Settings::default() };
-        fleet.table.heartbeat(&heartbeat).await.expect("a table");
+        fleet.table.heartbeat(&heartbeat(id, &[])).await.expect("a table");
     }
     let all = json(fleet.get("/api/v1/gpus").await).await;
     let ids: Vec<&str> = all["gpus"].as_array().expect("a list").iter().filter_map(|gpu| gpu["gpu"]["gpu_id"].as_str()).collect();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use protocol::{Choice, GpuId, GpuRow, Holding, Incarnation, TaskId, claim::Settings, gpu::GpuView};
+use protocol::{Choice, GpuId, GpuRow, Holding, Incarnation, TaskId, Unserved, claim::Settings, gpu::GpuView};
 
 use crate::{Beat, Heartbeat, KNOWN_FOR, Leases, Telling, eligibility::is_open};
 
@@ -40,6 +40,8 @@ pub(super) struct Pool {
     pub settings: Option<Settings>,
     pub sequence: u64,
     pub beats: Option<Beats>,
+    /// What tasks ask for and nobody serves, by that.
+    pub unserved: BTreeMap<String, Unserved>,
 }
 
 /// When workers were heard of, in ms.
@@ -61,6 +63,7 @@ impl Pool {
             settings: None,
             sequence: 0,
             beats: None,
+            unserved: BTreeMap::new(),
         }
     }
 
@@ -72,6 +75,7 @@ impl Pool {
         self.known.retain(|_, until_ms| *until_ms > now_ms);
         let rows = &self.rows;
         self.offers.retain(|_, offered| offered.deadline_ms > now_ms && rows.contains_key(&offered.gpu_id));
+        self.sweep_unserved();
     }
 
     pub(super) fn now_ms(&self) -> u64 {

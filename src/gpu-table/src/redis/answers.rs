@@ -2,14 +2,28 @@
 
 use std::time::Duration;
 
-use protocol::{Choice, ClaimAnswer, ClaimRequest, Fallback, GpuId, GpuRow, Offer, Unplaceable, claim::Settings, gpu::GpuView};
+use protocol::{
+    Choice, ClaimAnswer, ClaimRequest, Fallback, GpuId, GpuRow, Kind, Offer, Unplaceable, Unserved, claim::Settings, gpu::GpuView,
+};
 use redis::from_redis_value;
 use redis_link::{Ridden, Rider};
+use serde::{Deserialize, Serialize};
 
 use crate::{Beat, Seen, TableError, wanted::nothing_fits};
 
 /// JSON, slots held or offered, whether it drains, whether it is eligible, ms until it expires.
 pub(super) type Row = (String, u32, bool, bool, u64);
+
+/// What tasks ask for that nobody serves, when they were last told of, in ms; `first sightings JSON`.
+pub(super) type Entry = (String, u64, String);
+
+/// That JSON.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Told {
+    pub kind: Kind,
+    pub reason: String,
+    pub served: Vec<Kind>,
+}
 
 pub(super) fn claim(operation: &'static str, request: &ClaimRequest, answer: &[String]) -> Result<ClaimAnswer, TableError> {
     let words: Vec<&str> = answer.iter().map(String::as_str).collect();
@@ -100,6 +114,20 @@ pub(super) fn gpu_ids(operation: &'static str, ids: Vec<String>) -> Result<Vec<G
     Ok(ids)
 }
 
+pub(super) fn unserved(operation: &'static str, entries: Vec<Entry>) -> Result<Vec<Unserved>, TableError> {
+    let entry = |entry: Entry| one_unserved(&entry).ok_or_else(|| garbled(operation, &entry));
+    let mut unserved = entries.into_iter().map(entry).collect::<Result<Vec<_>, TableError>>()?;
+    unserved.sort_by(|a, b| a.wanted.cmp(&b.wanted));
+    Ok(unserved)
+}
+
+fn one_unserved((wanted, last_ms, told): &Entry) -> Option<Unserved> {
+    let mut parts = told.splitn(3, ' ');
+    let (first_ms, sightings) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let Told { kind, reason, served } = serde_json::from_str(parts.next()?).ok()?;
+    Some(Unserved { wanted: wanted.clone(), kind, reason, served, first_ms, last_ms: *last_ms, sightings })
+}
+
 fn garbled(operation: &'static str, answer: &(impl std::fmt::Debug + ?Sized)) -> TableError {
     TableError::Garbled { operation, answer: format!("{answer:?}").chars().take(200).collect() }
 }
@@ -137,6 +165,7 @@ mod tests {
         #[test]
         fn any_answer_is_understood_or_garbled(words in vec(word(), 0..8), json in "[\\PC]{0,40}") {
             let rows = vec![(json.clone(), 1, false, true, 5)];
+            let entries = vec![("kind echo".to_owned(), 5, json.clone())];
             let beat = redis::Value::Array(words.iter().map(|word| redis::Value::BulkString(word.as_bytes().to_vec())).collect());
             let errors = [
                 claim("test", &request(), &words).err(),
@@ -145,6 +174,7 @@ mod tests {
                 settings("test", &json).err(),
                 views("test", rows).err(),
                 gpu_ids("test", words.clone()).err(),
+                unserved("test", entries).err(),
             ];
             for error in errors.into_iter().flatten() {
                 let garbled = matches!(error, TableError::Garbled { .. });

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use protocol::{ClaimMode, ClaimRequest, GpuRow, claim::Settings};
 
-use crate::{Heartbeat, KNOWN_FOR, Leases, Telling};
+use super::answers::Told;
+use crate::{Heartbeat, KNOWN_FOR, Leases, Sighting, Telling, UNSERVED_FOR, UNSERVED_MAX};
 
 pub(super) fn claim(leases: Leases, request: &ClaimRequest) -> Vec<String> {
     let needs = &request.needs;
@@ -62,6 +63,11 @@ pub(super) fn heartbeat(leases: Leases, heartbeat: &Heartbeat) -> Vec<String> {
     arguments.extend(settings);
     arguments.extend(heartbeat.taken.iter().map(ToString::to_string));
     arguments
+}
+
+pub(super) fn note_unserved(sighting: &Sighting) -> Vec<String> {
+    let Sighting { wanted, kind, reason, served, times } = sighting.clone();
+    vec![milliseconds(UNSERVED_FOR), UNSERVED_MAX.to_string(), wanted, times.to_string(), json(&Told { kind, reason, served })]
 }
 
 /// The fields of `settings.lua`.

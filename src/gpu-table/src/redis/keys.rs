@@ -14,6 +14,8 @@
 //! | `slots:load:<class>`, `slots:model:<class>:<model>` | sorted set | eligible GPUs with a free slot, by load (`row.lua`) |
 //! | `slots:turn:<class>` | sorted set | the same GPUs, by the number of their last claim |
 //! | `slots:work:<class>` | sorted set | GPUs that a task can wait for, by their work |
+//! | `slots:unserved` | sorted set | what tasks ask for and no living GPU has → when a worker last told of it, ms |
+//! | `slots:unserved:told` | hash | the same → what was told of it (`unserved.lua`) |
 //!
 //! Settings and drains keep their names from version to version; what only lives for a lease is under `slots:`, apart from what versions before it wrote.
 //!
@@ -30,6 +32,9 @@ local ROWS, ROW, CLASSES = slots .. 'rows', slots .. 'row:', slots .. 'classes'
 local OFFERS, OFFERED, DUE = slots .. 'offers', slots .. 'offered:', slots .. 'due'
 local LOAD, TURN, WORK, MODEL = slots .. 'load:', slots .. 'turn:', slots .. 'work:', slots .. 'model:'
 ";
+
+/// The names of the keys of tasks that nobody serves, for the scripts that name them.
+pub(super) const UNSERVED: &str = "local UNSERVED, UNSERVED_TOLD = slots .. 'unserved', slots .. 'unserved:told'\n";
 
 /// What all keys of one pool begin with.
 pub(super) fn base(prefix: &str, pool: &PoolName) -> String {

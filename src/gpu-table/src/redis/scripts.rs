@@ -11,6 +11,7 @@ const ROW: &str = include_str!("row.lua");
 const OFFERS: &str = include_str!("offers.lua");
 const CHOOSE: &str = include_str!("choose.lua");
 const SETTINGS: &str = include_str!("settings.lua");
+const UNSERVED: &str = include_str!("unserved.lua");
 
 /// Claims, and then runs the rider if the asking GPU has got the slot. ARGV begins with the number of the claim's arguments.
 /// Returns {the claim's answer}, or with it 1 and the rider's answer, or 0 and why it failed.
@@ -38,6 +39,9 @@ pub(super) struct Scripts {
     pub known: Script,
     pub initial_settings: Script,
     pub change_settings: Script,
+    pub note_unserved: Script,
+    pub forget_unserved: Script,
+    pub unserved: Script,
 }
 
 impl Scripts {
@@ -64,6 +68,9 @@ impl Scripts {
             known: script(&[include_str!("known.lua")]),
             initial_settings: script(&[ROW, SETTINGS, include_str!("initial_settings.lua")]),
             change_settings: script(&[ROW, OFFERS, SETTINGS, include_str!("change_settings.lua")]),
+            note_unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("note_unserved.lua")]),
+            forget_unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("forget_unserved.lua")]),
+            unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("read_unserved.lua")]),
         }
     }
 }

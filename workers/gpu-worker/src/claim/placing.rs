@@ -12,6 +12,7 @@ use super::{
     begun::{self, Unsettled},
     needs,
     slots::Slot,
+    unserved::{Fate, Rest},
 };
 use crate::{
     context::Context,
@@ -75,6 +76,8 @@ pub(crate) struct Placing<'t> {
     own_queue: bool,
     /// The strategy that chose this GPU, where the task was forwarded to it.
     forwarded_by: Option<Strategy>,
+    /// Since when no living GPU can run it, in Unix milliseconds, where that was found before. A delivery that comes again may have been placed meanwhile: its wait begins anew.
+    unserved_since_ms: Option<u64>,
     /// Since when it looks for a place: what is given back for its age gave way to nobody before.
     since: Instant,
     backoff: Backoff,
@@ -99,6 +102,7 @@ impl<'t> Placing<'t> {
             follows_in,
             forwarded_by: in_hand.envelope.headers.strategy.as_deref().filter(|_| own_queue).and_then(|name| name.parse().ok()),
             own_queue,
+            unserved_since_ms: in_hand.envelope.headers.unserved_since_ms.filter(|_| !in_hand.redelivered),
             since: in_hand.received,
             backoff: Backoff::default(),
             asked_for_beat: false,
@@ -109,6 +113,7 @@ impl<'t> Placing<'t> {
     pub(crate) fn begin_anew(&mut self, verdict: Verdict) {
         self.since = Instant::now();
         self.verdict = Some(verdict);
+        self.unserved_since_ms = None;
     }
 
     /// What became of its former holder, where that is known.
@@ -251,7 +256,9 @@ impl<'t> Placing<'t> {
         match answer {
             ClaimAnswer::Other(offer) => {
                 let queue = Queue::Gpu(offer.gpu_id.clone());
-                Ok(Some(Placement::Not(Disposition::SendOn(Onward { task: self.task, queue, reason: "forward", offer: Some(offer) }))))
+                let (task, reason) = (self.task, "forward");
+                let onward = Onward { task, queue, reason, offer: Some(offer), unserved_since_ms: None };
+                Ok(Some(Placement::Not(Disposition::SendOn(onward))))
             }
             ClaimAnswer::Own(_) | ClaimAnswer::Full { fits_here: true, .. } => self.wait_in_hand().await,
             // It fits only elsewhere, where no slot is free: it waits there, so that it stands in nobody's way here.
@@ -268,22 +275,31 @@ impl<'t> Placing<'t> {
     }
 
     fn away(&self, queue: Queue, reason: &'static str) -> Result<Option<Placement<'t>>, Abandoned> {
-        Ok(Some(Placement::Not(Disposition::SendOn(Onward { task: self.task, queue, reason, offer: None }))))
+        let onward = Onward { task: self.task, queue, reason, offer: None, unserved_since_ms: None };
+        Ok(Some(Placement::Not(Disposition::SendOn(onward))))
     }
 
     async fn unplaceable(&mut self, why: Unplaceable) -> Result<Option<Placement<'t>>, Abandoned> {
-        let reason = match &why {
-            Unplaceable::NothingFits { wanted } => format!("no living GPU fits: {wanted}"),
-            Unplaceable::GpuAway { gpu_id } => format!("GPU {gpu_id} is away or takes no tasks"),
-            Unplaceable::GpuUnknown { gpu_id } if self.was_announced(gpu_id).await? => format!("GPU {gpu_id} is away"),
+        let task = self.task;
+        let rest = match &why {
+            Unplaceable::NothingFits { .. } => match self.context.unserved.judge(task, &self.request, self.unserved_since_ms).await {
+                Fate::Rests(rest) => rest,
+                Fate::Fails(error) => {
+                    tracing::debug!(task_id = %task.id, kind = %task.kind, error = error.message, "unserved for too long");
+                    return Ok(Some(Placement::Not(Disposition::fails(error))));
+                }
+            },
+            Unplaceable::GpuAway { gpu_id } => Rest::short(None, format!("GPU {gpu_id} is away or takes no tasks")),
+            Unplaceable::GpuUnknown { gpu_id } if self.was_announced(gpu_id).await? => Rest::short(None, format!("GPU {gpu_id} is away")),
             Unplaceable::GpuUnknown { gpu_id } => return self.unknown(gpu_id).await,
         };
-        let task = self.task;
-        tracing::info!(task_id = %task.id, kind = %task.kind, reason, "unplaceable");
+        let Rest { queue, since_ms, reason } = rest;
+        tracing::debug!(task_id = %task.id, kind = %task.kind, reason, "unplaceable");
         if let Err(error) = self.context.ports.store.waits_for(&task.id, &task.kind, &reason).await {
             tracing::debug!(task_id = %task.id, %error, "the reason was not noted");
         }
-        self.away(Queue::Unplaceable, "unplaceable")
+        let onward = Onward { task, queue, reason: "unplaceable", offer: None, unserved_since_ms: since_ms };
+        Ok(Some(Placement::Not(Disposition::SendOn(onward))))
     }
 
     /// Fails the task, once the table is steady: where it was emptied and the store with it, living GPUs are known again within a lease.

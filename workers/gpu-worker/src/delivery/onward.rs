@@ -38,6 +38,8 @@ pub(crate) fn waiting(
 ) -> Outgoing {
     let mut envelope = in_hand.envelope.clone();
     envelope.headers.copy = copy;
+    // It was placed since.
+    envelope.headers.unserved_since_ms = None;
     // Every hop restarts the broker's clock: deadlines travel as headers.
     let Deadlines { start_before_ms, end_before_ms } = in_hand.deadlines;
     let began = copy && waits_for == WaitsFor::ItsEnd && in_hand.queue != Queue::Expired;

@@ -226,13 +226,14 @@ impl<'a> Settling<'a> {
     async fn send_on(&self, to: Onward<'_>) -> Result<Settled, Abandoned> {
         let Settling { context, in_hand, .. } = self;
         let hops = to.hops();
-        let Onward { task, queue, reason, offer } = to;
+        let Onward { task, queue, reason, offer, unserved_since_ms } = to;
         let mut envelope = onward::envelope(in_hand, task, &context.me.options.pool, context.ports.now_ms());
         envelope.headers.hops = Some(task.hops.saturating_add(hops));
         envelope.headers.returned = hops == 0;
         if offer.is_some() {
             envelope.lives_at_most(self.lease() * LEASES_IN_THE_QUEUE_OF_A_GPU);
         }
+        envelope.headers.unserved_since_ms = unserved_since_ms;
         envelope.headers.strategy = offer.as_ref().map(|offer| offer.choice.used.name().to_owned());
         let outgoing = Outgoing::new(Target::Queue(queue), envelope, in_hand.body.clone());
         let sent = context.ports.publish(&outgoing).await?;

@@ -2,7 +2,8 @@
 
 use protocol::{GpuId, TaskError, envelope::Headers};
 use task_store::Crash;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::date::date;
 
 /// The longest message and the longest code of a line, in characters.
 const MESSAGE_CHARACTERS: usize = 400;
@@ -42,13 +43,6 @@ pub(crate) fn with(history: Option<&str>, more: impl IntoIterator<Item = String>
         lines.remove(0);
     }
     lines.join("\n")
-}
-
-/// RFC 3339 in UTC, to the second; what no calendar knows stays a number of milliseconds.
-pub(crate) fn date(unix_ms: u64) -> String {
-    let seconds = i64::try_from(unix_ms / 1_000).ok();
-    let date = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok());
-    date.unwrap_or_else(|| format!("{unix_ms} ms"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,91 @@
+//! Tasks that no living GPU of the pool can run: told to who submits one, and listed.
+//!
+//! The table is asked at most once a second, and only while tasks are submitted. Where it does not answer, nothing is said and nobody is refused.
+
+use std::sync::PoisonError;
+
+use axum::{Json, extract::State};
+use gpu_table::{Lack, Wanted};
+use protocol::{GpuOptions, Kind, Needs, PoolName, Unserved, config::WhenUnserved};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{Gateway, Problem, problem::ProblemKind};
+
+/// What fits is judged by all of a GPU's memory: what share of it tasks may use is in the fleet's settings, and its workers go by that.
+const ALL_MEMORY: f64 = 1.0;
+
+/// The tasks that no living GPU of a pool can run.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct UnservedList {
+    /// The pool.
+    pool: PoolName,
+    /// What such tasks ask for, and when workers found them, sorted; at most 100. It lapses three minutes after the last one was found.
+    unserved: Vec<Unserved>,
+}
+
+/// `GET /api/v1/unserved`.
+pub(crate) async fn list(State(gateway): State<Gateway>) -> Result<Json<UnservedList>, Problem> {
+    let pool = gateway.options.pool.clone();
+    let unserved = gateway.ports.table.unserved(&pool).await.map_err(|error| gateway.table_failed(&error))?;
+    Ok(Json(UnservedList { pool, unserved }))
+}
+
+/// How sure it is that no living GPU can run a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    /// The table has heard of workers for a lease: none lives that it does not know.
+    Sure,
+    /// The table has known of no GPU at all for a lease, as far as this gateway has looked.
+    NobodyLives,
+    /// The table was emptied a moment ago and has not heard of all workers since, or the first of them are about to start.
+    NotSure,
+}
+
+impl Gateway {
+    /// The warnings for a task that is about to be submitted; or its refusal, where the configuration says so.
+    pub(crate) async fn warnings(&self, kind: &Kind, needs: &Needs, gpu_options: &GpuOptions) -> Result<Vec<String>, Problem> {
+        let wanted = wanted(kind.clone(), needs.clone(), gpu_options);
+        let Some((lack, certainty)) = self.lack(&wanted).await else { return Ok(Vec::new()) };
+        if certainty == Certainty::Sure && self.options.unserved == WhenUnserved::Refuse {
+            let detail = format!("{lack} (gateway.unserved is refuse)");
+            return Err(Problem::new(ProblemKind::Unserved, detail).field(lack.field));
+        }
+        Ok(vec![lack.to_string()])
+    }
+
+    /// Refuses a prediction that no living GPU can make: its caller would wait for nothing.
+    pub(crate) async fn must_be_served(&self, kind: &Kind, gpu_options: &GpuOptions) -> Result<(), Problem> {
+        match self.lack(&wanted(kind.clone(), Needs::default(), gpu_options)).await {
+            Some((lack, Certainty::Sure | Certainty::NobodyLives)) => {
+                let detail = format!("{lack}; a worker serves {kind} once it has a model (predict.model)");
+                Err(Problem::new(ProblemKind::NoGpu, detail).retry_after(self.unserved.refused()))
+            }
+            Some((_, Certainty::NotSure)) | None => {
+                self.unserved.accepted();
+                Ok(())
+            }
+        }
+    }
+
+    async fn lack(&self, wanted: &Wanted) -> Option<(Lack, Certainty)> {
+        let (living, lease) = (self.living.living().await?, self.options.lease);
+        let nobody_for = {
+            let mut known = self.gpus_known.lock().unwrap_or_else(PoisonError::into_inner);
+            if !living.is_empty() {
+                *known = Instant::now();
+            }
+            known.elapsed()
+        };
+        let lack = living.lack(wanted, ALL_MEMORY)?;
+        if living.steady() >= lease {
+            return Some((lack, Certainty::Sure));
+        }
+        Some((lack, if nobody_for >= lease { Certainty::NobodyLives } else { Certainty::NotSure }))
+    }
+}
+
+fn wanted(kind: Kind, needs: Needs, gpu_options: &GpuOptions) -> Wanted {
+    Wanted { kind, needs, specific_gpu_id: gpu_options.specific_gpu_id.clone() }
+}
