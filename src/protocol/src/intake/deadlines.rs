@@ -20,7 +20,9 @@ impl Deadlines {
     pub(super) fn of(envelope: &Envelope, limits: &Limits, now_ms: u64) -> Self {
         let base = published_ms(envelope, now_ms).unwrap_or(now_ms);
         let from_base = |ms: Option<u64>| ms.map(|ms| base.saturating_add(ms));
-        let expiration = from_base(expiration_ms(envelope).ok().flatten());
+        // What a worker sent on carries its deadlines as headers; its `expiration` may be that of the queue it was sent to.
+        let is_a_producers = envelope.headers.pool.is_none();
+        let expiration = from_base(expiration_ms(envelope).ok().flatten().filter(|_| is_a_producers));
         let end = envelope.headers.end_before_ms.or_else(|| from_base(limits.total_deadline_ms));
         let start = envelope.headers.start_before_ms.or_else(|| earliest([expiration, from_base(limits.queue_deadline_ms)]));
         Self { start: earliest([start, end]), end }
@@ -64,6 +66,14 @@ mod tests {
         assert_eq!(of(&envelope), (Some(NOW + 500), Some(NOW + 9_000)));
         let headers = Headers { start_before_ms: Some(NOW + 100), end_before_ms: Some(NOW + 200), ..Headers::default() };
         assert_eq!(of(&Envelope { headers, ..envelope }), (Some(NOW + 100), Some(NOW + 200)));
+    }
+
+    #[test]
+    fn the_time_to_live_that_a_worker_gave_a_message_is_no_deadline_of_its_task() {
+        let headers = Headers { pool: Some("default".to_owned()), ..Headers::default() };
+        let sent_on = Envelope { expiration: Some("500".into()), headers, ..Envelope::default() };
+        assert_eq!(start(&sent_on, &Limits::default()), None);
+        assert_eq!(start(&sent_on, &MINUTE), Some(NOW + 60_000));
     }
 
     #[test]
