@@ -57,12 +57,14 @@ const EDGES: [(&str, &[&str]); 16] = [
 ];
 
 /// library → the crates that may name it. The tests may name everything.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 11] = [
     ("redis", &["gpu-table", "redis-link", "task-store"]),
     ("deadpool-redis", &["redis-link"]),
     ("lapin", &["task-queue"]),
     ("async-rs", &["task-queue"]),
     ("axum", &["gateway"]),
+    ("hyper", &["gateway"]),
+    ("hyper-util", &["gateway"]),
     ("cudarc", &["devices", "fake-nvidia", "gpu-check"]),
     ("nvml-wrapper", &["devices", "fake-nvidia"]),
     ("candle-core", &["executors"]),

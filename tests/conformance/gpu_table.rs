@@ -76,6 +76,7 @@ cases! {
         the_table_is_steady_while_workers_are_heard_of_without_a_gap,
         rows_say_what_is_held_and_who_is_eligible,
         seen_says_what_is_known_of_one_worker,
+        a_probe_changes_nothing,
         heartbeats_rebuild_a_lost_table,
         numbers_count_even_beyond_the_slots,
         an_offer_that_a_lost_table_forgot_is_made_anew,

@@ -85,6 +85,7 @@ cases! {
     the_first_address_of_a_reply_is_remembered,
     a_token_of_sixteen_digits_survives,
     a_reply_of_any_bytes_survives,
+    a_probe_leaves_nothing_that_a_task_sees,
 }
 
 async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd) {
@@ -106,6 +107,16 @@ async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd
     let ended = store.status(&task()).await.expect("an answer").expect("known");
     assert_eq!((ended.state, ended.attempt, ended.first_seen_ms), (TaskState::Succeeded, 1, first.first_seen_ms));
     assert_eq!(ended.reply, Some(reply(Outcome::Succeeded, "done")));
+}
+
+async fn a_probe_leaves_nothing_that_a_task_sees(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let before = subject.store.announced().await.expect("an answer");
+    for _ in 0..2 {
+        subject.store.probe().await.expect("it takes writes");
+    }
+    assert_eq!(subject.store.announced().await.expect("an answer"), before);
+    assert_eq!(state_of(&subject).await, None);
 }
 
 async fn an_unseen_task_is_open_and_unknown(back_end: BackEnd) {

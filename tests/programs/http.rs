@@ -3,7 +3,11 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tests::{program::Program, until::until};
+use tests::{
+    program::Program,
+    redis::{Persistence, PrivateRedis},
+    until::until,
+};
 
 use crate::{model, servers::Servers};
 
@@ -79,6 +83,31 @@ fn has_the_gpu_metrics<const N: usize>(metrics: &str, gpus: [&str; N]) {
             assert!(series.contains(wanted.as_str()), "{wanted} is not among\n{metrics}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_is_not_ready_while_redis_answers_and_refuses_writes() {
+    let redis = PrivateRedis::start(Persistence::Nothing).await;
+    let redis_url = redis.url();
+    let program = Program::start(["up", "--simulated", "1", "--listen", "127.0.0.1:0", "--redis-url", redis_url.reveal()], &[]);
+    let url = program.url().await;
+    let ready = format!("{url}/readyz");
+    let memory = async |bytes: &str| {
+        let setting = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).to_owned();
+        setting.exec_async(&mut redis.connection().await).await.expect("the private Redis takes its settings");
+    };
+    until("the gateway is ready", async || get_json(&ready).await.0 == 200).await;
+    memory("1").await;
+    until("the gateway is not ready", async || get_json(&ready).await.0 == 503).await;
+    let detail = get_json(&ready).await.1["detail"].as_str().expect("text").to_owned();
+    assert!(detail.contains("store: it answers, and refuses to write") && detail.contains("table: "), "{detail}");
+    let (code, problem) = post(&format!("{url}/api/v1/tasks"), &json!({"kind": "echo"})).await;
+    assert_eq!(code, 503, "a submit fares no better: {problem}");
+    for words in [&detail, &problem.to_string()] {
+        assert!(!words.contains("maxmemory") && !words.contains("127.0.0.1"), "what the server said is for the log: {words}");
+    }
+    memory("0").await;
+    until("the gateway is ready again", async || get_json(&ready).await.0 == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

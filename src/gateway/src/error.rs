@@ -1,11 +1,8 @@
 //! What ends the gateway. What a client does wrong is a [`crate::Problem`].
 
-/// The gateway stopped although nobody asked for it, or could not stop in time.
+/// The gateway could not stop in time.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Accepting connections failed for good.
-    #[error("serve HTTP: {0}")]
-    Accept(#[source] std::io::Error),
     /// Requests were still open when the grace after a stop was over; they were cut off.
     #[error("stop serving HTTP: requests were still open after {after_ms} ms")]
     CutOff {

@@ -27,6 +27,8 @@ use crate::{Gateway, Problem, problem::ProblemKind, tasks};
 pub(crate) const STREAMS_MAX: usize = 1_024;
 /// How often a silent stream shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Tells a proxy not to gather the events before it passes them on, which nginx does unless it is told.
+const NOT_KEPT_BACK: [(&str, &str); 2] = [("x-accel-buffering", "no"), ("cache-control", "no-cache")];
 
 /// One event, ready to be sent any number of times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +70,8 @@ pub(crate) trait Source: Send + 'static {
 
 /// An answer of events. All work is done as the client reads: when it goes away, `source` is dropped and nothing goes on.
 pub(crate) fn answer(source: impl Source) -> Response {
-    Sse::new(events_of(source)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    let events = Sse::new(events_of(source)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    (NOT_KEPT_BACK, events).into_response()
 }
 
 fn events_of(source: impl Source) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send {

@@ -18,9 +18,11 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    GatewayMetrics,
+    ConnectionLimits, GatewayMetrics,
     events::{STREAMS_MAX, log::Watched},
+    health::Readiness,
     retry::Refusals,
+    server::Connections,
 };
 
 /// What the gateway stands in front of.
@@ -49,12 +51,16 @@ pub struct GatewayOptions {
     pub predict_timeout: Duration,
     /// Largest body of a request, in bytes. Default: 8 MiB.
     pub body_bytes_max: usize,
+    /// How long the body of a request may take to arrive. Default: 30 s.
+    pub body_timeout: Duration,
     /// How long open requests may go on after a stop. Default: 30 s.
     pub drain_grace: Duration,
     /// What becomes of a task that no living GPU can run. Default: it waits, with a warning.
     pub unserved: WhenUnserved,
     /// The workers' lease: nobody is refused for what the table does not know unless it has heard of workers for so long. Default: 6 s.
     pub lease: Duration,
+    /// What its clients' connections are allowed.
+    pub connections: ConnectionLimits,
 }
 
 impl From<&Configuration> for GatewayOptions {
@@ -64,9 +70,11 @@ impl From<&Configuration> for GatewayOptions {
             pool: worker.pool.clone(),
             predict_timeout: Duration::from_millis(gateway.predict_timeout_ms),
             body_bytes_max: worker.body_bytes_max,
+            body_timeout: Duration::from_millis(gateway.body_timeout_ms),
             drain_grace: Duration::from_millis(worker.drain_grace_ms),
             unserved: gateway.unserved,
             lease: Duration::from_millis(worker.lease_ms),
+            connections: ConnectionLimits::from(gateway),
         }
     }
 }
@@ -96,6 +104,9 @@ pub struct Shared {
     pub(crate) gpus_known: Mutex<Instant>,
     /// What the tasks said that were submitted here with `progress`.
     pub(crate) watched: Watched,
+    /// What the servers behind last said to a probe.
+    pub(crate) readiness: Readiness,
+    pub(crate) connections: Arc<Connections>,
     /// One permit for each open stream of events.
     pub(crate) streams: Arc<Semaphore>,
     /// The gateway stops: streams of events end.
@@ -109,7 +120,9 @@ impl Gateway {
     /// The registry has metrics of these names already: it has another gateway.
     pub fn new(ports: Ports, options: GatewayOptions) -> Result<Self, prometheus::Error> {
         let metrics = GatewayMetrics::register(&ports.registry)?;
-        let (full, unavailable, overloaded, unserved, watched, closing) = Default::default();
+        let connections = Arc::new(Connections::new(options.connections)?);
+        connections.register(&ports.registry)?;
+        let (full, unavailable, overloaded, unserved, watched, readiness, closing) = Default::default();
         let living = PoolView::new(Arc::clone(&ports.table), options.pool.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let gpus_known = Mutex::new(Instant::now());
@@ -124,6 +137,8 @@ impl Gateway {
             living,
             gpus_known,
             watched,
+            readiness,
+            connections,
             streams,
             closing,
         })))

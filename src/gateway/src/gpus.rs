@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::error;
 
-use crate::{Gateway, Problem, problem::ProblemKind};
+use crate::{Gateway, Problem, problem::ProblemKind, submit::SEE_THE_LOG, tasks::not_utf8};
 
 /// The living GPUs of a pool.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -29,7 +29,7 @@ pub(crate) async fn list(State(gateway): State<Gateway>) -> Result<Json<GpuList>
 
 /// `GET /api/v1/gpus/{gpu_id}`.
 pub(crate) async fn one(State(gateway): State<Gateway>, gpu_id: Result<Path<String>, PathRejection>) -> Result<Json<GpuView>, Problem> {
-    let Path(wanted) = gpu_id.map_err(|rejection| Problem::new(ProblemKind::NotFound, rejection.body_text()))?;
+    let Path(wanted) = gpu_id.map_err(|_| not_utf8("gpu_id"))?;
     let found = gateway.gpus().await?.into_iter().find(|view| view.row.gpu.gpu_id.as_str() == wanted);
     found.map(Json).ok_or_else(|| {
         let pool = &gateway.options.pool;
@@ -44,9 +44,9 @@ impl Gateway {
 
     pub(crate) fn table_failed(&self, cause: &TableError) -> Problem {
         if cause.is_transient() {
-            return self.unreachable(cause);
+            return self.unreachable(cause, "the GPU table does not answer");
         }
         error!(error = %cause, "ask the table");
-        Problem::new(ProblemKind::Internal, cause.to_string())
+        Problem::new(ProblemKind::Internal, SEE_THE_LOG)
     }
 }

@@ -1,38 +1,37 @@
 //! From the bytes of a request to a checked value, or to a problem that names the field.
 
-use std::time::Duration;
-
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header},
 };
 use protocol::read_object;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use task_queue::BodyShare;
 use tokio::time::timeout;
+use tracing::debug;
 
-use crate::{Gateway, Problem, problem::ProblemKind};
+use crate::{Gateway, Problem, explain, problem::ProblemKind};
 
-/// Longest time for a body to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A JSON body, and its share of the memory for bodies, which is to be kept until the task is published. Refused: another content type (415), too large (413), no
-/// memory for it (503), too slow (408), no JSON (400), a wrong field (422).
+/// A JSON body, and its share of the memory for bodies, which is to be kept until the task is published. Refused: another content type or a content coding (415), too
+/// large (413), no memory for it (503), too slow (408), no JSON (400), a wrong field (422).
 #[derive(Debug)]
 pub(crate) struct JsonBody<T>(pub(crate) T, pub(crate) BodyShare);
 
-impl<T: DeserializeOwned> FromRequest<Gateway> for JsonBody<T> {
+impl<T: DeserializeOwned + JsonSchema> FromRequest<Gateway> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::new(ProblemKind::UnsupportedMediaType, "Content-Type must be application/json"));
-        }
+        check_headers(request.headers())?;
         let mut share = gateway.share_of(request.headers())?;
-        let bytes = match timeout(BODY_TIMEOUT, Bytes::from_request(request, gateway)).await {
+        let body_timeout = gateway.options.body_timeout;
+        let bytes = match timeout(body_timeout, Bytes::from_request(request, gateway)).await {
             Ok(bytes) => bytes.map_err(|rejection| unread(&rejection, gateway.options.body_bytes_max))?,
-            Err(_) => return Err(Problem::new(ProblemKind::BodyTimeout, format!("it took longer than {} s", BODY_TIMEOUT.as_secs()))),
+            Err(_) => {
+                let detail = format!("body: took longer than {} ms (gateway.body_timeout_ms)", body_timeout.as_millis());
+                return Err(Problem::new(ProblemKind::BodyTimeout, detail).field("body"));
+            }
         };
         share.shrink_to(bytes.len());
         read(&bytes).map(|value| Self(value, share))
@@ -61,6 +60,34 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
+fn check_headers(headers: &HeaderMap) -> Result<(), Problem> {
+    if let Some(coding) = content_coding(headers) {
+        let detail = format!("Content-Encoding: is {coding:?}; send the body as it is, without this header or with identity");
+        let problem = Problem::new(ProblemKind::UnsupportedEncoding, detail).field("Content-Encoding");
+        return Err(problem.accepts(header::ACCEPT_ENCODING, "identity"));
+    }
+    if is_json(headers) {
+        return Ok(());
+    }
+    let given = headers.get(header::CONTENT_TYPE).map(|value| shortened(value.as_bytes()));
+    let given = given.map_or_else(|| "is absent".to_owned(), |text| format!("is {text:?}"));
+    let problem = Problem::new(ProblemKind::UnsupportedMediaType, format!("Content-Type: {given}; it must be application/json"));
+    Err(problem.field("Content-Type").accepts(header::ACCEPT, "application/json"))
+}
+
+/// The first content coding that is one.
+fn content_coding(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")).map(shortened)
+}
+
+/// A header's value, for people.
+fn shortened(value: &[u8]) -> String {
+    const CHARACTERS_MAX: usize = 64;
+    String::from_utf8_lossy(value).chars().take(CHARACTERS_MAX).collect()
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(Ok(content_type)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else { return false };
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -71,18 +98,20 @@ fn unread(rejection: &BytesRejection, body_bytes_max: usize) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return too_large(body_bytes_max);
     }
-    Problem::new(ProblemKind::InvalidJson, rejection.body_text()).field("body")
+    debug!(error = rejection.body_text(), "a body broke off");
+    Problem::new(ProblemKind::InvalidJson, "body: broke off before its end").field("body")
 }
 
 fn too_large(body_bytes_max: usize) -> Problem {
-    let detail = format!("the bound is {body_bytes_max} bytes (pass large inputs by reference)");
+    let detail = format!("body: the bound is {body_bytes_max} bytes (pass large inputs by reference)");
     Problem::new(ProblemKind::BodyTooLarge, detail).field("body")
 }
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+fn read<T: DeserializeOwned + JsonSchema>(bytes: &Bytes) -> Result<T, Problem> {
     read_object(bytes).map_err(|unfit| {
         let kind = if unfit.is_syntax { ProblemKind::InvalidJson } else { ProblemKind::InvalidField };
-        Problem::new(kind, unfit.problem).field(unfit.field)
+        let refusal = explain::refusal::<T>(unfit, bytes);
+        Problem::new(kind, refusal.to_string()).field(refusal.field)
     })
 }
 
@@ -95,7 +124,7 @@ mod tests {
     use crate::tasks::TaskRequest;
 
     async fn problem(body: &str) -> (u64, String) {
-        let response = read::<TaskRequest>(body.as_bytes()).expect_err(body).into_response();
+        let response = read::<TaskRequest>(&Bytes::copy_from_slice(body.as_bytes())).expect_err(body).into_response();
         let bytes = to_bytes(response.into_body(), usize::MAX).await.expect("a body");
         let document: Value = serde_json::from_slice(&bytes).expect("JSON");
         (document["status"].as_u64().expect("a status"), document["field"].as_str().expect("a field").to_owned())
@@ -128,6 +157,21 @@ mod tests {
         assert!(!of("text/json") && !of("application/x-www-form-urlencoded") && !is_json(&HeaderMap::new()));
     }
 
+    #[test]
+    fn a_content_coding_is_found_in_any_header_and_any_place() {
+        let of = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::CONTENT_ENCODING, value.parse().expect("a value"));
+            }
+            content_coding(&headers)
+        };
+        assert_eq!((of(&[]), of(&["identity"]), of(&["Identity, identity", ""])), (None, None, None));
+        for values in [&["gzip"][..], &["identity, gzip"], &["identity", "gzip"], &["gzip,br"]] {
+            assert_eq!(of(values).as_deref(), Some("gzip"), "{values:?}");
+        }
+    }
+
     mod outside {
         use proptest::{collection::vec, prelude::*};
         use serde_json::json;
@@ -153,7 +197,7 @@ mod tests {
         }
 
         fn check(bytes: &[u8]) {
-            let Err(problem) = read::<TaskRequest>(bytes) else { return };
+            let Err(problem) = read::<TaskRequest>(&Bytes::copy_from_slice(bytes)) else { return };
             let answered = async {
                 let response = problem.into_response();
                 (response.status(), to_bytes(response.into_body(), usize::MAX).await.expect("a body"))

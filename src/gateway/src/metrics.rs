@@ -11,6 +11,7 @@ use axum::{
 use producer::Counts;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector, exponential_buckets};
 use tokio::time::Instant;
+use tracing::error;
 
 use crate::{Gateway, Problem, events::STREAMS_MAX, problem::ProblemKind};
 
@@ -101,6 +102,9 @@ pub(crate) async fn show(State(gateway): State<Gateway>) -> Result<Response, Pro
 /// Everything in `registry`, as Prometheus reads it.
 pub(crate) fn text(registry: &Registry) -> Result<Response, Problem> {
     let text = TextEncoder::new().encode_to_string(&registry.gather());
-    let text = text.map_err(|error| Problem::new(ProblemKind::Internal, error.to_string()))?;
+    let text = text.map_err(|error| {
+        error!(%error, "write the metrics as text");
+        Problem::new(ProblemKind::Internal, "the metrics cannot be written as text; the gateway's log has the details")
+    })?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }

@@ -5,7 +5,7 @@ pub(crate) mod operations;
 use std::sync::LazyLock;
 
 use axum::Json;
-use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use self::operations::{Answer, Content, Events};
@@ -40,6 +40,16 @@ pub(crate) struct Optional {
     pub(crate) place: &'static str,
     pub(crate) description: &'static str,
     pub(crate) schema: SchemaOf,
+}
+
+/// The schema of a type in the document.
+pub(crate) fn schema_of<T: JsonSchema>() -> Option<&'static Value> {
+    DOCUMENT["components"]["schemas"].get(&*T::schema_name())
+}
+
+/// What a JSON pointer leads to in the document.
+pub(crate) fn at(pointer: &str) -> Option<&'static Value> {
+    DOCUMENT.pointer(pointer)
 }
 
 /// `GET /openapi.json`.
@@ -109,6 +119,7 @@ fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
         Content::JsonOrEvents(schema, events) => {
             json!({"application/json": {"schema": schema(schemas)}, "text/event-stream": stream(events, schemas)})
         }
+        Content::PageOrJson => json!({"text/html": {"schema": {"type": "string"}}, "application/json": {"schema": {"type": "object"}}}),
         Content::JsonObject => json!({"application/json": {"schema": {"type": "object"}}}),
         Content::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
     };

@@ -12,12 +12,18 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    Choice, ErrorCode, GpuId, GpuOptions, Json as JsonText, Kind, Outcome, Reply, TaskBody, TaskError, TaskId, reply::Timings, task::object,
+    Choice, ErrorCode, GpuId, GpuOptions, Json as JsonText, Kind, Outcome, Refusal, Reply, TaskBody, TaskError, TaskId,
+    predict::{MAX_LENGTH_MIN, TEMPERATURE_MAX, TEMPERATURE_MIN},
+    reply::Timings,
+    task::object,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
-use crate::{Gateway, Problem, encoding::traceparent, events, idempotency::Identity, intake::JsonBody, problem::ProblemKind, trail::Trail};
+use crate::{
+    Gateway, Problem, encoding::traceparent, events, explain, idempotency::Identity, intake::JsonBody, problem::ProblemKind, trail::Trail,
+};
 
 /// A text to continue.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -28,11 +34,11 @@ pub(crate) struct PredictRequest {
     text: String,
     /// Most tokens to generate. Default and largest value: the workers' (`predict.max_length`, `predict.max_length_max`).
     #[serde(default)]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = MAX_LENGTH_MIN, max = u32::MAX))]
     max_length: Option<u32>,
     /// 0 takes the likeliest token every time, up to 2 the more random. Default: 0.
     #[serde(default)]
-    #[schemars(range(min = 0.0, max = 2.0))]
+    #[schemars(range(min = TEMPERATURE_MIN, max = TEMPERATURE_MAX))]
     temperature: Option<f64>,
     /// The same seed gives the same text. Default: 0.
     #[serde(default)]
@@ -44,6 +50,24 @@ pub(crate) struct PredictRequest {
     /// How a GPU is chosen.
     #[serde(default, deserialize_with = "object")]
     gpu_options: GpuOptions,
+}
+
+impl PredictRequest {
+    /// Checks the bounds that the types do not, so that nothing is submitted that every worker refuses.
+    fn check(&self) -> Result<(), Refusal> {
+        let wrong = |field: &str, value: String| {
+            let allowed = explain::allowed::<Self>(field).unwrap_or_default();
+            Err(Refusal::new(field, format!("must be {allowed}, not {value}")))
+        };
+        match self {
+            Self { text, .. } if text.is_empty() => wrong("text", "\"\"".to_owned()),
+            Self { max_length: Some(tokens), .. } if *tokens < MAX_LENGTH_MIN => wrong("max_length", tokens.to_string()),
+            Self { temperature: Some(heat), .. } if !(TEMPERATURE_MIN..=TEMPERATURE_MAX).contains(heat) => {
+                wrong("temperature", heat.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The text that follows, what else the model says, and who ran it.
@@ -95,6 +119,7 @@ pub(crate) async fn predict(
     headers: HeaderMap,
     JsonBody(request, share): JsonBody<PredictRequest>,
 ) -> Result<Response, Problem> {
+    request.check()?;
     let (stream, traceparent) = (request.stream, traceparent(&headers));
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, None)?;
@@ -140,8 +165,11 @@ fn answer(reply: Reply) -> Result<PredictResponse, Problem> {
     if outcome != Outcome::Succeeded || error.is_some() {
         return Err(unsuccessful(outcome, error).task(&task_id));
     }
-    let result = Prediction::read(&result)
-        .map_err(|error| Problem::new(ProblemKind::TaskFailed, format!("its result is none: {error}")).task(&task_id))?;
+    let result = Prediction::read(&result).map_err(|error| {
+        warn!(%task_id, error, "a result of predict is no prediction");
+        let detail = "its result is no prediction: that is an object with the field text";
+        Problem::new(ProblemKind::TaskFailed, detail).task(&task_id)
+    })?;
     Ok(PredictResponse { task_id, gpu_id, strategy, attempt, timings, result })
 }
 

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use protocol::{Refusal, TaskId};
@@ -44,6 +44,7 @@ pub(crate) enum ProblemKind {
     NotFound,
     MethodNotAllowed,
     UnsupportedMediaType,
+    UnsupportedEncoding,
     BodyTooLarge,
     BodyTimeout,
     InvalidJson,
@@ -73,6 +74,9 @@ impl ProblemKind {
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "there is no such thing"),
             Self::MethodNotAllowed => ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "the path does not take this method"),
             Self::UnsupportedMediaType => ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON"),
+            Self::UnsupportedEncoding => {
+                ("unsupported-encoding", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed or encoded otherwise")
+            }
             Self::BodyTooLarge => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
             Self::BodyTimeout => ("body-timeout", StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
             Self::InvalidJson => ("invalid-json", StatusCode::BAD_REQUEST, "the body cannot be read"),
@@ -106,6 +110,7 @@ pub struct Problem {
     status: StatusCode,
     document: Box<ProblemDocument>,
     retry_after_s: Option<u64>,
+    accepts: Option<(HeaderName, &'static str)>,
 }
 
 impl Problem {
@@ -121,7 +126,7 @@ impl Problem {
             status_url: None,
             code: None,
         };
-        Self { status, document: Box::new(document), retry_after_s: None }
+        Self { status, document: Box::new(document), retry_after_s: None, accepts: None }
     }
 
     pub(crate) fn document(&self) -> &ProblemDocument {
@@ -148,6 +153,12 @@ impl Problem {
         self.retry_after_s = Some(seconds);
         self
     }
+
+    /// What would have been accepted, as the header of that name says it.
+    pub(crate) fn accepts(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.accepts = Some((name, value));
+        self
+    }
 }
 
 impl From<Refusal> for Problem {
@@ -164,6 +175,9 @@ impl IntoResponse for Problem {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some((name, value)) = self.accepts {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response
     }

@@ -32,6 +32,11 @@ impl Refusals {
         lasted.clamp(Self::SHORTEST, Self::LONGEST).as_millis().div_ceil(1_000).try_into().unwrap_or(Self::LONGEST.as_secs())
     }
 
+    /// Whether the last one was refused.
+    pub(crate) fn are_under_way(&self) -> bool {
+        self.first.load(Ordering::Relaxed) != 0
+    }
+
     /// Notes an acceptance.
     pub(crate) fn accepted(&self) {
         // Read first: the line stays shared between cores while all goes well.

@@ -2,14 +2,14 @@
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, State},
     http::{Method, Uri},
     middleware::from_fn_with_state,
     routing::{MethodRouter, delete, get, post},
 };
 
 use crate::{
-    Gateway, Problem, events, gpus, health,
+    Gateway, Problem, events, front, gpus, health,
     metrics::{self, observe},
     openapi::{self, Operation, operations},
     predict,
@@ -26,7 +26,8 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 12] = [
+pub(crate) const ROUTES: [Route; 13] = [
+    Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
     Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
@@ -52,6 +53,30 @@ pub fn router(gateway: Gateway) -> Router {
         .layer(from_fn_with_state(gateway.clone(), observe))
         .with_state(gateway)
 }
+
+/// What a connection is still answered with that is one too many: whether the gateway lives and is ready, and its metrics. Everything else is refused, for a moment.
+pub(crate) fn router_when_full(gateway: Gateway) -> Router {
+    ROUTES
+        .iter()
+        .filter(|route| SHOWN_WHEN_FULL.contains(&route.path))
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
+        .fallback(no_room)
+        .layer(from_fn_with_state(gateway.clone(), observe))
+        .with_state(gateway)
+}
+
+const SHOWN_WHEN_FULL: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+async fn no_room(State(gateway): State<Gateway>) -> Problem {
+    let detail = format!(
+        "{} connections are open already (gateway.connections_max); come back later, or use fewer connections",
+        gateway.connections.connections_max()
+    );
+    Problem::new(ProblemKind::Overloaded, detail).retry_after(NO_ROOM_RETRY_S)
+}
+
+/// Room is made as soon as one connection rests.
+const NO_ROOM_RETRY_S: u64 = 1;
 
 async fn no_route(uri: Uri) -> Problem {
     Problem::new(ProblemKind::NotFound, format!("nothing is served at {}; see /openapi.json", uri.path()))

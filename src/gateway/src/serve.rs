@@ -1,11 +1,16 @@
 //! From a listener to the end of the last request.
 
-use axum::serve as serve_http;
+use std::sync::Arc;
+
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{Gateway, ServeError, router};
+use crate::{
+    Gateway, ServeError, router,
+    routes::router_when_full,
+    server::{Routers, serve_http},
+};
 
 /// Answers on `listener` until `stop`; then takes no new connection, ends the streams of tasks' events, and ends when the last request was
 /// answered.
@@ -17,19 +22,19 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationTo
     if let Ok(address) = listener.local_addr() {
         info!(%address, "the gateway listens");
     }
-    let closing = gateway.closing.clone();
-    let stopped = stop.clone();
-    let answering = serve_http(listener, router(gateway)).with_graceful_shutdown(async move {
-        stopped.cancelled().await;
-        closing.cancel();
-    });
+    let (closing, connections) = (gateway.closing.clone(), Arc::clone(&gateway.connections));
+    let routers = Routers { all: router(gateway.clone()), when_full: router_when_full(gateway) };
+    let answering = serve_http(listener, routers, connections, stop.clone());
     let out_of_grace = async {
         stop.cancelled().await;
+        closing.cancel();
         sleep(grace).await;
     };
-    tokio::select! {
+    let served = tokio::select! {
         biased;
-        ended = answering.into_future() => ended.map_err(ServeError::Accept),
+        () = answering => Ok(()),
         () = out_of_grace => Err(ServeError::CutOff { after_ms: grace.as_millis() }),
-    }
+    };
+    closing.cancel();
+    served
 }

@@ -11,7 +11,7 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    GpuId, GpuOptions, Json as JsonText, Kind, Limits, Needs, TaskBody, TaskId, TaskStatus,
+    GpuId, GpuOptions, Json as JsonText, Kind, Limits, Needs, Strategy, TaskBody, TaskId, TaskStatus,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     task::object,
 };
@@ -68,7 +68,8 @@ pub(crate) struct TaskAccepted {
     task_id: TaskId,
     /// Where its status is; also in `Location`.
     status_url: String,
-    /// What keeps it from being run now: no living GPU of the pool serves its kind, or has what it needs. It waits for one for a bounded time.
+    /// What keeps it from being run now or as asked: no living GPU of the pool serves its kind, or has what it needs, for which it waits a bounded time; or something of the request
+    /// will not do what it seems to ask for. Absent where all is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -77,6 +78,16 @@ impl TaskAccepted {
     pub(crate) fn new(task_id: TaskId) -> Self {
         Self { status_url: status_url(&task_id), task_id, warnings: Vec::new() }
     }
+
+    fn warned(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
+    }
+}
+
+/// A name that no strategy has is no reason to refuse a task, and none to say nothing.
+fn warning_of_strategy(options: &GpuOptions) -> Option<String> {
+    let unknown = options.strategy.as_deref()?.parse::<Strategy>().err()?;
+    Some(format!("gpu_options.strategy: {unknown}; the fleet's default strategy chooses"))
 }
 
 /// `POST /api/v1/tasks`.
@@ -89,7 +100,8 @@ pub(crate) async fn submit(
     let traceparent = traceparent(&headers);
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, task_id)?;
-    let warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;
+    let mut warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;
+    warnings.extend(warning_of_strategy(&gpu_options));
     let watched = progress && gateway.watched.has_room_for(identity.task_id.as_ref());
     let new = NewTask {
         priority: priority.unwrap_or(PRIORITY_DEFAULT),
@@ -102,7 +114,7 @@ pub(crate) async fn submit(
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;
     trail.submitted(&task_id);
     gateway.accepted();
-    let accepted = TaskAccepted { warnings, ..TaskAccepted::new(task_id) };
+    let accepted = TaskAccepted::new(task_id).warned(warnings);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())
 }
 
@@ -183,6 +195,16 @@ pub(crate) async fn cancel(
 }
 
 pub(crate) fn named(task_id: Result<Path<String>, PathRejection>) -> Result<TaskId, Problem> {
-    let Path(text) = task_id.map_err(|rejection| Problem::new(ProblemKind::NotFound, rejection.body_text()))?;
-    TaskId::new(text).map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))
+    let Path(text) = task_id.map_err(|_| not_utf8("task_id"))?;
+    TaskId::new(text).map_err(|error| {
+        let detail = format!("task_id: must be {}, not {:?}: no task has such an id", error.rule, error.value);
+        Problem::new(ProblemKind::NotFound, detail).field("task_id")
+    })
+}
+
+/// A part of the path that is no text.
+pub(crate) fn not_utf8(parameter: &str) -> Problem {
+    let detail =
+        format!("{parameter}: the path has bytes in its place that are not UTF-8; write the id with percent signs, as status_url has it");
+    Problem::new(ProblemKind::NotFound, detail).field(parameter)
 }

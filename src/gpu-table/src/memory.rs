@@ -147,4 +147,8 @@ impl GpuTable for MemoryTable {
     async fn ping(&self) -> Result<(), TableError> {
         Ok(())
     }
+
+    async fn probe(&self, _pool: &PoolName) -> Result<(), TableError> {
+        Ok(())
+    }
 }

@@ -42,6 +42,8 @@ pub struct RedisTable {
 
 /// What the operation is called in errors.
 const CLAIM: &str = "claim a GPU";
+/// How long the mark of a probe lives.
+const PROBE_LIVES: Duration = Duration::from_secs(10);
 
 impl RedisTable {
     /// A table on the server at `url`, all keys of which begin with `prefix`. Connects at the first operation; use [`GpuTable::ping`] to know at once.
@@ -215,5 +217,10 @@ impl GpuTable for RedisTable {
 
     async fn ping(&self) -> Result<(), TableError> {
         self.link.query::<String>(&redis::cmd("PING")).await.map(drop).map_err(|error| self.failed("ping", error))
+    }
+
+    async fn probe(&self, pool: &PoolName) -> Result<(), TableError> {
+        let arguments = vec![arguments::milliseconds(PROBE_LIVES)];
+        self.run::<bool>("try a write", pool, &self.scripts.probe, arguments).await.map(drop)
     }
 }

@@ -158,4 +158,8 @@ pub trait GpuTable: Send + Sync + 'static {
 
     /// Whether the table answers.
     async fn ping(&self) -> Result<(), TableError>;
+
+    /// Whether the table takes writes, asked the way that every claim goes: writes a mark of its own into this pool, which is gone after a few seconds. A server may
+    /// answer and still refuse this (its memory is full, it is a replica, its disk fails).
+    async fn probe(&self, pool: &PoolName) -> Result<(), TableError>;
 }

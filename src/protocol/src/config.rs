@@ -359,6 +359,19 @@ pub struct GatewaySection {
     /// What becomes of a task that is submitted while no living GPU of the pool serves its kind or has what it needs: `wait` takes it with a warning, `refuse` refuses it (HTTP 422).
     /// `gpufleet submit` goes by it too. `POST /api/v1/predict` refuses in any case (503), since its caller waits. Default: `wait`.
     pub unserved: WhenUnserved,
+    /// Most connections that may be open at once; never more than half of the files that the process may open. One too many closes the one that has waited longest for its
+    /// client; where none waits, it is answered 503, but for `/healthz`, `/readyz` and `/metrics`. Default: 1,024.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections_max: u32,
+    /// How long the head of a request may take to arrive, in ms. Default: 10,000.
+    #[schemars(range(min = 10, max = 600_000))]
+    pub head_timeout_ms: u64,
+    /// How long a connection stays open between two requests, and while its client reads nothing of an answer, in ms. Default: 75,000.
+    #[schemars(range(min = 10, max = 3_600_000))]
+    pub idle_timeout_ms: u64,
+    /// How long the body of a request may take to arrive, in ms. Default: 30,000.
+    #[schemars(range(min = 10, max = 3_600_000))]
+    pub body_timeout_ms: u64,
 }
 
 /// What becomes of a task that is submitted while nobody serves it.
@@ -374,7 +387,15 @@ pub enum WhenUnserved {
 
 impl Default for GatewaySection {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8080".to_owned(), predict_timeout_ms: 60_000, unserved: WhenUnserved::default() }
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            predict_timeout_ms: 60_000,
+            unserved: WhenUnserved::default(),
+            connections_max: 1_024,
+            head_timeout_ms: 10_000,
+            idle_timeout_ms: 75_000,
+            body_timeout_ms: 30_000,
+        }
     }
 }
 

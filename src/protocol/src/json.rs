@@ -93,6 +93,23 @@ impl Json {
         Ok(elements.into_iter().map(|value| Self::within(&self.0, value)).collect())
     }
 
+    /// It as a refusal shows it: short, and never a producer's whole text.
+    #[must_use]
+    pub fn in_brief(&self) -> String {
+        const CHARACTERS_MAX: usize = 40;
+        const TEXT_CHARACTERS_MAX: usize = 20;
+        match self.0.first() {
+            Some(b'"') => match self.to::<String>() {
+                Ok(text) if text.chars().count() <= TEXT_CHARACTERS_MAX => format!("{text:?}"),
+                _ => "text".to_owned(),
+            },
+            Some(b'[') => "a list".to_owned(),
+            Some(b'{') => "an object".to_owned(),
+            _ if self.0.len() <= CHARACTERS_MAX => self.to_string(),
+            _ => "a number of many digits".to_owned(),
+        }
+    }
+
     /// How deep its lists and objects are nested: 0 for a number, 1 for `[1]`.
     #[must_use]
     pub fn depth(&self) -> usize {
@@ -217,6 +234,22 @@ mod tests {
         let list = Json::parse("[1, [2 ,3]]").expect("JSON");
         assert_eq!(list.elements().expect("a list").iter().map(Json::as_str).collect::<Vec<_>>(), ["1", "[2 ,3]"]);
         assert!(list.fields().is_err() && whole.elements().is_err());
+    }
+
+    #[test]
+    fn a_value_in_brief_is_never_long() {
+        let (long, digits) = (format!("{:?}", "x".repeat(21)), "9".repeat(41));
+        for (text, brief) in [
+            ("-1", "-1"),
+            ("true", "true"),
+            (r#""hot""#, r#""hot""#),
+            (long.as_str(), "text"),
+            ("[1, 2]", "a list"),
+            (r#"{"a":1}"#, "an object"),
+            (digits.as_str(), "a number of many digits"),
+        ] {
+            assert_eq!(Json::parse(text.to_owned()).expect(text).in_brief(), brief, "{text}");
+        }
     }
 
     #[test]

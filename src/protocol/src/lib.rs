@@ -15,6 +15,7 @@ mod identity;
 pub mod intake;
 mod json;
 mod naming;
+pub mod predict;
 pub mod progress;
 pub mod reading;
 mod refusal;

@@ -162,6 +162,10 @@ impl TaskStore for MemoryStore {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for MemoryStore {

@@ -32,6 +32,8 @@ use crate::{
 
 /// What the operation is called in errors.
 const BEGIN: &str = "begin an attempt";
+/// How long the mark of a probe lives, in ms.
+const PROBE_LIVES_MS: u64 = 10_000;
 
 /// A [`TaskStore`] on Redis. Share it by `Arc`; it ends its background exchange of counts when it is dropped.
 #[derive(Debug)]
@@ -294,6 +296,11 @@ impl TaskStore for RedisStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.calls.query::<String>("ping", &redis::cmd("PING")).await.map(drop)
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        let item = Arguments::new("probe", vec![self.keys.probe()]).with(PROBE_LIVES_MS);
+        self.calls.run("try a write", item.0).await.map(drop)
     }
 }
 

@@ -370,4 +370,8 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Whether the store takes writes, asked the way that every submit goes: writes a mark of its own, which is gone after a few seconds. A server may answer and still
+    /// refuse this (its memory is full, it is a replica, its disk fails).
+    async fn probe(&self) -> Result<(), StoreError>;
 }

@@ -76,6 +76,18 @@ pub async fn a_stale_incarnation_cannot_remove_its_successors_row(world: World) 
     assert_eq!(names(&world).await, ["a"]);
 }
 
+pub async fn a_probe_changes_nothing(world: World) {
+    let world = world.with_gpus(&["a"]).await;
+    world.occupy("a", 1).await;
+    let before = world.table.rows(&pool()).await.expect("rows");
+    for _ in 0..2 {
+        world.table.probe(&pool()).await.expect("it takes writes");
+    }
+    let after = world.table.rows(&pool()).await.expect("rows");
+    assert_eq!((names(&world).await, after[0].held), (vec!["a".to_owned()], before[0].held));
+    assert_eq!(world.table.known(&pool()).await.expect("the known ones"), [gpu_id("a")]);
+}
+
 pub async fn a_gpu_stays_known_for_a_week(world: World) {
     let world = world.with_gpus(&["b", "a"]).await;
     let known = async || world.table.known(&pool()).await.expect("the known ones");

@@ -58,6 +58,24 @@ async fn a_worker_may_start_before_its_server() {
 }
 
 #[tokio::test]
+async fn a_server_that_answers_and_refuses_writes_fails_the_probe() {
+    let redis = PrivateRedis::start(Persistence::Nothing).await;
+    let table = table_on(&redis, Duration::from_secs(30)).await;
+    let set = async |name: &str, value: &str| {
+        let setting = redis::cmd("CONFIG").arg("SET").arg(name).arg(value).to_owned();
+        setting.exec_async(&mut redis.connection().await).await.expect("the private Redis takes its settings");
+    };
+    table.probe(&pool()).await.expect("it takes writes");
+    for (name, refusing, taking) in [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")] {
+        set(name, refusing).await;
+        table.ping().await.expect("it answers");
+        assert!(table.probe(&pool()).await.expect_err(name).is_transient());
+        set(name, taking).await;
+        table.probe(&pool()).await.expect("it takes writes again");
+    }
+}
+
+#[tokio::test]
 async fn a_silent_server_is_given_up_after_the_response_timeout() {
     let redis = PrivateRedis::start(Persistence::Nothing).await;
     let table = table_on(&redis, Duration::from_millis(300)).await;

@@ -164,4 +164,8 @@ impl TaskStore for NamedTokens {
     async fn ping(&self) -> Result<(), StoreError> {
         self.store.ping().await
     }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.store.probe().await
+    }
 }

@@ -221,3 +221,31 @@ async fn a_frozen_server_costs_one_response_time_and_no_answer_is_mixed_up_later
     assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
     assert_eq!(store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&success(1, 7))));
 }
+
+#[tokio::test]
+async fn a_server_that_answers_and_refuses_writes_fails_the_probe_and_every_submit_alike() {
+    let server = PrivateRedis::start(Persistence::Nothing).await;
+    let store = RedisStore::connect(&server.url(), "test", OPTIONS, Duration::from_secs(10)).await.expect("an answer");
+    let set = async |name: &str, value: &str| {
+        let setting = redis::cmd("CONFIG").arg("SET").arg(name).arg(value).to_owned();
+        setting.exec_async(&mut server.connection().await).await.expect("the private Redis takes its settings");
+    };
+    store.probe().await.expect("it takes writes");
+    for (name, refusing, taking) in [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")] {
+        set(name, refusing).await;
+        store.ping().await.expect("it answers");
+        let refused = store.probe().await.expect_err(name);
+        assert!(refused.is_transient() && refused.to_string().contains("try a write"), "{refused}");
+        assert!(store.submitted(&task(), &kind(), &BodyHash::of(b"body")).await.is_err(), "{name}: the probe is asked the way that a submit goes");
+        set(name, taking).await;
+        store.probe().await.expect("it takes writes again");
+    }
+}
+
+#[tokio::test]
+async fn the_mark_of_a_probe_expires_by_itself() {
+    let prefix = PrivateRedis::fresh_prefix();
+    redis_store(&prefix, OPTIONS).await.probe().await.expect("it takes writes");
+    let left: i64 = PrivateRedis::shared().await.connection().await.ttl(format!("{prefix}:store:probe")).await.expect("an answer");
+    assert!((0..=10).contains(&left), "{left} s");
+}

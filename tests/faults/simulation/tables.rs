@@ -127,6 +127,10 @@ impl GpuTable for ChaosTable {
     async fn ping(&self) -> Result<(), TableError> {
         self.inner.ping().await
     }
+
+    async fn probe(&self, pool: &PoolName) -> Result<(), TableError> {
+        self.inner.probe(pool).await
+    }
 }
 
 #[async_trait]
@@ -242,5 +246,9 @@ impl TaskStore for ChaosStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.inner.probe().await
     }
 }

@@ -21,7 +21,7 @@ impl Fields {
         if payload.is_null() {
             return Ok(Self::new("payload".to_owned(), BTreeMap::new()));
         }
-        let wrong = |_| Failure::invalid("payload", format!("must be an object, not {}", described(payload)));
+        let wrong = |_| Failure::invalid("payload", format!("must be an object, not {}", payload.in_brief()));
         Ok(Self::new("payload".to_owned(), payload.fields().map_err(wrong)?))
     }
 
@@ -50,7 +50,7 @@ impl Fields {
         let Some(value) = self.value(name) else { return Ok(None) };
         match value.to().ok().filter(is_right) {
             Some(read) => Ok(Some(read)),
-            None => Err(Failure::invalid(self.path(name), format!("must be {wanted}, not {}", described(&value)))),
+            None => Err(Failure::invalid(self.path(name), format!("must be {wanted}, not {}", value.in_brief()))),
         }
     }
 
@@ -77,7 +77,7 @@ impl Fields {
     /// An object, whose own fields are then read.
     pub(crate) fn object(&mut self, name: &'static str) -> Result<Option<Self>, Failure> {
         let Some(value) = self.value(name) else { return Ok(None) };
-        let wrong = |_| Failure::invalid(self.path(name), format!("must be an object, not {}", described(&value)));
+        let wrong = |_| Failure::invalid(self.path(name), format!("must be an object, not {}", value.in_brief()));
         Ok(Some(Self::new(self.path(name), value.fields().map_err(wrong)?)))
     }
 
@@ -87,21 +87,6 @@ impl Fields {
             None => Ok(()),
             Some(name) => Err(Failure::invalid(self.path(name), format!("is unknown; known are {}", self.known.join(", ")))),
         }
-    }
-}
-
-/// A value as a refusal shows it: short, and never the producer's whole text.
-fn described(value: &Json) -> String {
-    const CHARACTERS_MAX: usize = 40;
-    match value.as_bytes().first() {
-        Some(b'"') => match value.to::<String>() {
-            Ok(text) if text.chars().count() <= 20 => format!("{text:?}"),
-            _ => "text".to_owned(),
-        },
-        Some(b'[') => "a list".to_owned(),
-        Some(b'{') => "an object".to_owned(),
-        _ if value.as_bytes().len() <= CHARACTERS_MAX => value.to_string(),
-        _ => "a number of many digits".to_owned(),
     }
 }
 

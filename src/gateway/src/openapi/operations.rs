@@ -29,6 +29,8 @@ pub(crate) enum Content {
     /// Either, as the request says.
     JsonOrEvents(SchemaOf, Events),
     JsonObject,
+    /// A page for people, or an object where JSON is asked for.
+    PageOrJson,
     Text,
 }
 
@@ -59,6 +61,16 @@ const CANCEL_OPTIONS: &[Optional] = &[Optional {
                   (store.outcome_retention_ms). Default: false; the cancel counts for what was submitted before it.",
     schema: of::<bool>,
 }];
+
+pub(crate) const FRONT: Operation = Operation {
+    id: "front",
+    summary: "What this is and where to go on: a page for people; with Accept: application/json the same links as JSON.",
+    parameter: None,
+    optional: &[],
+    body: None,
+    answer: ok("The page.", Content::PageOrJson),
+    problems: &[],
+};
 
 pub(crate) const PREDICT: Operation = Operation {
     id: "predict",
@@ -175,11 +187,11 @@ pub(crate) const HEALTH: Operation = Operation {
 
 pub(crate) const READY: Operation = Operation {
     id: "readyz",
-    summary: "Whether broker, table and store can be reached; the problem says which cannot.",
+    summary: "Whether broker, table and store take what work writes to them; the problem says which do not.",
     parameter: None,
     optional: &[],
     body: None,
-    answer: ok("All can.", Content::Json(of::<Health>)),
+    answer: ok("All do.", Content::Json(of::<Health>)),
     problems: &[503],
 };
 
@@ -211,14 +223,14 @@ pub(super) const fn problem(status: u16) -> &'static str {
         408 => "The body did not arrive in time.",
         409 => "Somebody cancelled the task, it had ended already, or its task_id belongs to another task; type tells them apart.",
         413 => "The body is larger than the workers take.",
-        415 => "The body is not declared as JSON.",
+        415 => "The body is not declared as JSON, or is compressed or encoded otherwise.",
         422 => {
             "A field is not valid, found by the gateway or by the worker, or no living GPU can run the task and gateway.unserved is refuse, or the Idempotency-Key belongs to another request; field names it."
         }
         429 => "The pool's queue is full.",
         502 => "The task failed; code and detail say why.",
         503 => {
-            "The broker, the table or the store cannot be reached, the broker blocks publishers, the gateway has too much in hand, or no living GPU serves predict."
+            "The broker, the table or the store cannot be reached or refuses to write, the broker blocks publishers, the gateway has too much in hand, or no living GPU serves predict."
         }
         504 => "No result in time: the wait ended and the task goes on, or the task ran out of time. type tells the two apart.",
         _ => "The gateway is at fault.",

@@ -1,6 +1,9 @@
 //! A table and a store that do not answer.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
@@ -66,9 +69,19 @@ impl GpuTable for DownTable {
     async fn ping(&self) -> Result<(), TableError> {
         no_table()
     }
+    async fn probe(&self, _: &PoolName) -> Result<(), TableError> {
+        no_table()
+    }
 }
 
-pub struct DownStore;
+/// A store that takes nothing.
+#[derive(Debug, Default)]
+pub struct DownStore {
+    /// Whether it answers a ping all the same.
+    pub answers: bool,
+    /// How often it was probed.
+    pub probes: AtomicU32,
+}
 
 fn no_store<T>() -> Result<T, StoreError> {
     Err(StoreError::Unavailable { operation: "test", url: "redis://nowhere".into(), reason: "refused".into() })
@@ -129,6 +142,10 @@ impl TaskStore for DownStore {
         no_store()
     }
     async fn ping(&self) -> Result<(), StoreError> {
+        if self.answers { Ok(()) } else { no_store() }
+    }
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.probes.fetch_add(1, Ordering::Relaxed);
         no_store()
     }
 }

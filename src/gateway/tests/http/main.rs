@@ -1,13 +1,17 @@
 //! What the gateway promises over HTTP, in front of the memory back ends and a worker that answers as it is told.
 
+mod bounds;
+mod connections;
 mod contract;
 mod down;
 mod events;
 mod fleet;
+mod front;
 mod idempotency;
 mod observing;
 mod overloaded;
 mod predict;
+mod refusals;
 mod stopping;
 mod streaming;
 mod tasks;

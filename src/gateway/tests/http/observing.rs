@@ -1,6 +1,6 @@
 //! GPUs, health and metrics.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use reqwest::StatusCode;
 use serde_json::json;
@@ -30,20 +30,50 @@ async fn gpus_are_shown_as_the_table_has_them() {
 async fn readiness_says_what_is_down_and_liveness_asks_nobody() {
     let fleet = Fleet::start().await;
     assert_eq!(json(fleet.get("/readyz").await).await, json!({"status": "ok"}));
-    fleet.broker.block_publishers("low on disk");
+    fleet.broker.block_publishers("low on disk on node 7");
     let document = problem(fleet.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE).await;
-    assert!(document["detail"].as_str().is_some_and(|text| text.starts_with("queue:") && text.contains("low on disk")), "{document}");
+    let detail = document["detail"].as_str().expect("text");
+    assert!(detail.starts_with("queue: the broker blocks publishers") && !detail.contains("on node 7"), "{document}");
 
-    let fleet = Setup { table: Arc::new(DownTable), store: Arc::new(DownStore), ..Setup::default() }.start().await;
+    let fleet = Setup { table: Arc::new(DownTable), store: Arc::new(DownStore::default()), ..Setup::default() }.start().await;
     fleet.queue.close().await;
     let document = problem(fleet.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE).await;
     let detail = document["detail"].as_str().expect("text");
-    assert!(["queue:", "table:", "store:"].iter().all(|part| detail.contains(part)), "{detail}");
+    assert!(["queue:", "table: it does not answer", "store: it does not answer"].iter().all(|part| detail.contains(part)), "{detail}");
+    assert!(!detail.contains("redis://"), "where the servers are is nobody's business: {detail}");
     assert_eq!(fleet.get("/healthz").await.status(), StatusCode::OK);
 
     let gpus = fleet.get("/api/v1/gpus").await;
     assert!(retry_after_s(&gpus) >= 1);
     problem(gpus, StatusCode::SERVICE_UNAVAILABLE).await;
+}
+
+#[tokio::test]
+async fn a_store_that_answers_and_takes_no_writes_is_not_ready_and_is_not_asked_by_everybody() {
+    let store = Arc::new(DownStore { answers: true, ..DownStore::default() });
+    let fleet = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let asking = (0..20).map(|_| fleet.get("/readyz"));
+    for response in futures::future::join_all(asking).await {
+        let document = problem(response, StatusCode::SERVICE_UNAVAILABLE).await;
+        assert_eq!(document["detail"], "store: it answers, and refuses to write");
+    }
+    let probes = store.probes.load(Ordering::Relaxed);
+    assert!((1..20).contains(&probes), "twenty at once are told the same answer; it was probed {probes} times");
+    assert_eq!(fleet.post("/api/v1/tasks", &json!({"kind": "echo"})).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn nothing_of_the_servers_behind_shows_in_an_answer() {
+    let fleet = Setup { table: Arc::new(DownTable), store: Arc::new(DownStore::default()), ..Setup::default() }.start().await;
+    let task = json!({"kind": "echo", "task_id": "t"});
+    let cancel = fleet.http.delete(format!("{}/api/v1/tasks/t", fleet.url)).send();
+    let mut answers = vec![fleet.post("/api/v1/tasks", &task).await, fleet.post("/api/v1/predict", &json!({"text": "a"})).await];
+    answers.extend([fleet.get("/api/v1/tasks/t").await, fleet.get("/api/v1/gpus").await, cancel.await.expect("an answer")]);
+    for answer in answers {
+        let url = answer.url().clone();
+        let document = problem(answer, StatusCode::SERVICE_UNAVAILABLE).await.to_string();
+        assert!(["redis://", "nowhere", "refused"].iter().all(|inner| !document.contains(inner)), "{url}: {document}");
+    }
 }
 
 #[tokio::test]

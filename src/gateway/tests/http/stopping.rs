@@ -38,3 +38,13 @@ async fn a_stop_cuts_off_what_outlasts_the_grace() {
     assert!(matches!(fleet.serving.await.expect("no panic"), Err(ServeError::CutOff { after_ms: 50 })));
     request.abort();
 }
+
+#[tokio::test]
+async fn a_connection_without_a_request_does_not_hold_up_a_stop() {
+    let fleet = Fleet::start().await;
+    let address = fleet.url.strip_prefix("http://").expect("a URL");
+    let _silent = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    assert_eq!(fleet.get("/healthz").await.status(), StatusCode::OK);
+    fleet.stop.cancel();
+    fleet.serving.await.expect("no panic").expect("a clean end");
+}

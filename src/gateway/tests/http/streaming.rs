@@ -32,7 +32,10 @@ pub struct Listener {
 impl Listener {
     pub fn new(response: Response) -> Self {
         assert_eq!(response.status(), 200);
-        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        for (name, value) in [("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no")] {
+            let values: Vec<&str> = response.headers().get_all(name).iter().map(|value| value.to_str().expect("text")).collect();
+            assert_eq!(values, [value], "{name}: no proxy may keep events back");
+        }
         Self { response, text: String::new() }
     }
 

@@ -96,7 +96,7 @@ async fn a_body_that_is_no_json_or_too_deep_is_refused_in_every_way() {
 
 #[tokio::test]
 async fn without_the_store_nothing_is_submitted_and_the_answer_is_503() {
-    let fleet = Setup { store: Arc::new(DownStore), ..Setup::default() }.start().await;
+    let fleet = Setup { store: Arc::new(DownStore::default()), ..Setup::default() }.start().await;
     let response = fleet.post(TASKS, &json!({"kind": "echo"})).await;
     assert!(retry_after_s(&response) >= 1);
     problem(response, StatusCode::SERVICE_UNAVAILABLE).await;

@@ -16,6 +16,7 @@
 //! | `slots:work:<class>` | sorted set | GPUs that a task can wait for, by their work |
 //! | `slots:unserved` | sorted set | what tasks ask for and no living GPU has → when a worker last told of it, ms |
 //! | `slots:unserved:told` | hash | the same → what was told of it (`unserved.lua`) |
+//! | `slots:probe` | text | the mark that shows that the server takes writes; expires |
 //!
 //! Settings and drains keep their names from version to version; what only lives for a lease is under `slots:`, apart from what versions before it wrote.
 //!

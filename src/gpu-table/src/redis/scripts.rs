@@ -42,6 +42,7 @@ pub(super) struct Scripts {
     pub note_unserved: Script,
     pub forget_unserved: Script,
     pub unserved: Script,
+    pub probe: Script,
 }
 
 impl Scripts {
@@ -71,6 +72,7 @@ impl Scripts {
             note_unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("note_unserved.lua")]),
             forget_unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("forget_unserved.lua")]),
             unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("read_unserved.lua")]),
+            probe: script(&[include_str!("probe.lua")]),
         }
     }
 }

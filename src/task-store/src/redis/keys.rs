@@ -8,6 +8,7 @@
 //! | `<prefix>:{task:<id>}:reply` | the kept reply's body; expires |
 //! | `<prefix>:store:gpus` | the announced GPUs: a hash |
 //! | `<prefix>:store:reply_bytes` | what kept replies take: a hash of counts |
+//! | `<prefix>:store:probe` | the mark that shows that the server takes writes; expires |
 
 use protocol::TaskId;
 
@@ -36,6 +37,10 @@ impl Keys {
 
     pub fn reply_bytes(&self) -> String {
         format!("{}:store:reply_bytes", self.prefix)
+    }
+
+    pub fn probe(&self) -> String {
+        format!("{}:store:probe", self.prefix)
     }
 }
 

@@ -27,7 +27,8 @@ const FUNCTIONS: &[(&str, &str)] = functions!(
     "status",
     "announce",
     "withdraw",
-    "reply_bytes"
+    "reply_bytes",
+    "probe"
 );
 
 /// `begin` alone, with all that it needs.

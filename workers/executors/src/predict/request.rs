@@ -1,6 +1,10 @@
 //! What a payload of `predict` asks for.
 
-use protocol::{Json, config::PredictSection};
+use protocol::{
+    Json,
+    config::PredictSection,
+    predict::{MAX_LENGTH_MIN, TEMPERATURE_MAX, TEMPERATURE_MIN},
+};
 
 use crate::{Failure, payload::Fields};
 
@@ -25,8 +29,8 @@ impl Request {
     pub fn read(payload: &Json, limits: &PredictSection) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
         let text = fields.text("text")?;
-        let max_length = fields.whole("max_length", 1, limits.max_length_max.into())?;
-        let temperature = fields.number("temperature", 0.0, 2.0)?.unwrap_or(0.0);
+        let max_length = fields.whole("max_length", MAX_LENGTH_MIN.into(), limits.max_length_max.into())?;
+        let temperature = fields.number("temperature", TEMPERATURE_MIN, TEMPERATURE_MAX)?.unwrap_or(0.0);
         let seed = fields.whole("seed", 0, u64::MAX)?.unwrap_or(0);
         fields.finish()?;
         let text =

@@ -1,0 +1,178 @@
+//! Why a request cannot be read, in words for its caller.
+//!
+//! The JSON library says which field is at fault; its words are those of a Rust program. What would be accepted is said here out of the very schema that `/openapi.json`
+//! shows, so that the two are the same.
+
+use axum::body::Bytes;
+use protocol::{Json as JsonText, Refusal, reading::Unfit};
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use crate::openapi;
+
+/// What is wrong with a request for a `T`: the field by the caller's own name, its value, what is allowed.
+pub(crate) fn refusal<T: JsonSchema>(unfit: Unfit, text: &Bytes) -> Refusal {
+    let Unfit { field, problem, is_syntax } = unfit;
+    let (said, place) = apart(&problem);
+    if is_syntax {
+        let problem = if said.contains("recursion limit") {
+            format!("must not be nested deeper than {} levels", JsonText::DEPTH_MAX)
+        } else {
+            format!("must be one JSON object in UTF-8, and is none from {} on: {said}", place.unwrap_or("its beginning"))
+        };
+        return Refusal::new(field, problem);
+    }
+    let problem = if said.starts_with("missing field") {
+        format!("is missing; it must be {}", allowed::<T>(&field).unwrap_or_else(|| "there".to_owned()))
+    } else if said.starts_with("duplicate field") {
+        "is there twice; leave one of the two out".to_owned()
+    } else if said.starts_with("unknown field") {
+        format!("is unknown; known are {}", known_beside::<T>(&field))
+    } else if said.starts_with("invalid ") {
+        match allowed::<T>(&field) {
+            Some(allowed) => {
+                format!("must be {allowed}, not {}", value_at(text, &field).map_or("that".to_owned(), |value| value.in_brief()))
+            }
+            None => said.to_owned(),
+        }
+    } else {
+        // The words of a type of ours, which may begin with another name of the field than the caller's.
+        said.find("must be ").map_or(said, |at| &said[at..]).to_owned()
+    };
+    Refusal::new(field, problem)
+}
+
+/// What a field of `T` may be, as words that follow "must be": `a whole number from 0 to 9`. `body` is the whole; `None` where the schema says nothing.
+pub(crate) fn allowed<T: JsonSchema>(field: &str) -> Option<String> {
+    in_words(schema_at(openapi::schema_of::<T>()?, field)?)
+}
+
+/// The words of the JSON library, and the place in the text that follows them.
+fn apart(problem: &str) -> (&str, Option<&str>) {
+    match problem.rsplit_once(" at line ") {
+        Some((said, place)) => (said, Some(&problem[problem.len() - place.len() - "line ".len()..])),
+        None => (problem, None),
+    }
+}
+
+/// The schema of the field with this path.
+fn schema_at(root: &'static Value, path: &str) -> Option<&'static Value> {
+    if path == "body" {
+        return resolved(root);
+    }
+    path.split('.').try_fold(resolved(root)?, |schema, name| resolved(schema.get("properties")?.get(name)?))
+}
+
+/// The schema itself, where one refers to it, or allows `null` beside it.
+fn resolved(schema: &'static Value) -> Option<&'static Value> {
+    if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+        return resolved(openapi::at(reference.strip_prefix('#')?)?);
+    }
+    match schema.get("anyOf").and_then(Value::as_array) {
+        Some(either) => resolved(either.iter().find(|one| one["type"] != "null")?),
+        None => Some(schema),
+    }
+}
+
+fn in_words(schema: &Value) -> Option<String> {
+    let kind = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null")?,
+        kind => kind.as_str()?,
+    };
+    let bound = |name: &str| schema.get(name).filter(|bound| bound.is_number()).map(plain);
+    Some(match kind {
+        "integer" => within("a whole number", bound("minimum"), bound("maximum"), ""),
+        "number" => within("a number", bound("minimum"), bound("maximum"), ""),
+        "string" => within("text", bound("minLength"), bound("maxLength"), " characters"),
+        "boolean" => "true or false".to_owned(),
+        "object" => "an object".to_owned(),
+        "array" => "a list".to_owned(),
+        _ => return None,
+    })
+}
+
+fn within(what: &str, least: Option<String>, most: Option<String>, unit: &str) -> String {
+    match (least, most) {
+        (Some(least), Some(most)) => format!("{what} from {least} to {most}{unit}"),
+        (Some(least), None) if unit.is_empty() => format!("{what} of at least {least}"),
+        (Some(least), None) => format!("{what} of {least} or more{unit}"),
+        (None, Some(most)) => format!("{what} of at most {most}{unit}"),
+        (None, None) => what.to_owned(),
+    }
+}
+
+/// A number without a fraction that says nothing: `2`, not `2.0`.
+fn plain(number: &Value) -> String {
+    match (number.as_u64(), number.as_f64()) {
+        (None, Some(float)) => float.to_string(),
+        _ => number.to_string(),
+    }
+}
+
+/// The fields that there are where this one stands.
+fn known_beside<T: JsonSchema>(field: &str) -> String {
+    let parent = field.rsplit_once('.').map_or("body", |(parent, _)| parent);
+    let schema = openapi::schema_of::<T>().and_then(|root| schema_at(root, parent));
+    let known = schema.and_then(|schema| schema.get("properties")?.as_object());
+    known.map(|fields| fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
+/// What the caller wrote there. Nothing is built of the rest of the text, which may be large.
+fn value_at(text: &Bytes, path: &str) -> Option<JsonText> {
+    let whole = JsonText::parse(text.clone()).ok()?;
+    if path == "body" {
+        return Some(whole);
+    }
+    path.split('.').try_fold(whole, |value, name| value.fields().ok()?.remove(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::read_object;
+
+    use super::*;
+    use crate::{predict::PredictRequest, tasks::TaskRequest};
+
+    fn task(text: &str) -> String {
+        let unfit = read_object::<TaskRequest>(text.as_bytes()).expect_err(text);
+        refusal::<TaskRequest>(unfit, &Bytes::copy_from_slice(text.as_bytes())).to_string()
+    }
+
+    #[test]
+    fn a_refusal_says_the_field_the_value_and_what_is_allowed() {
+        for (text, words) in [
+            (r#"{"kind":"a","priority":-1}"#, "priority: must be a whole number from 0 to 9, not -1"),
+            (r#"{"kind":"a","priority":1.5}"#, "priority: must be a whole number from 0 to 9, not 1.5"),
+            (r#"{"kind":"a","priority":"9"}"#, "priority: must be a whole number from 0 to 9, not \"9\""),
+            (r#"{"kind":7}"#, "kind: must be text of at most 64 characters, not 7"),
+            (r#"{"kind":"Echo"}"#, "kind: must be a kind: 1 to 64 lower-case letters, digits, '-', '_' or '.', not \"Echo\""),
+            (r#"{"kind":"a","task_id":"a b"}"#, "task_id: must be 1 to 128 visible ASCII characters other than braces, not \"a b\""),
+            (r#"{"kind":"a","progress":1}"#, "progress: must be true or false, not 1"),
+            (r#"{"kind":"a","limits":[]}"#, "limits: must be an object, not a list"),
+            (r#"{"kind":"a","limits":{"max_attempts":-3}}"#, "limits.max_attempts: must be a whole number from 1 to 100, not -3"),
+            (r#"{"kind":"a","kind":"b"}"#, "kind: is there twice; leave one of the two out"),
+            ("{}", "kind: is missing; it must be text of at most 64 characters"),
+            ("[1]", "body: must be an object, not a list"),
+            (
+                r#"{"kind":"a","limits":{"hurry":1}}"#,
+                "limits.hurry: is unknown; known are attempt_timeout_ms, max_attempts, queue_deadline_ms, total_deadline_ms",
+            ),
+        ] {
+            assert_eq!(task(text), words, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_with_its_place() {
+        let words = task(r#"{"kind":"a","#);
+        assert!(words.starts_with("body: must be one JSON object in UTF-8, and is none from line 1 column "), "{words}");
+    }
+
+    #[test]
+    fn bounds_are_said_as_the_document_has_them() {
+        assert_eq!(allowed::<PredictRequest>("text").as_deref(), Some("text of 1 or more characters"));
+        assert_eq!(allowed::<PredictRequest>("temperature").as_deref(), Some("a number from 0 to 2"));
+        assert_eq!(allowed::<PredictRequest>("nothing"), None);
+        assert_eq!(allowed::<TaskRequest>("payload"), None, "it may be anything");
+    }
+}

@@ -1,0 +1,81 @@
+//! The requests of one connection, answered by a router.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    http::{Request, Response},
+};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    service::Service,
+};
+use hyper_util::service::TowerToHyperService;
+
+use super::activity::Activity;
+
+/// Answers one request after the other, and tells the connection's [`Activity`].
+pub(super) struct Answering {
+    router: TowerToHyperService<Router>,
+    activity: Arc<Activity>,
+}
+
+impl Answering {
+    pub(super) fn new(router: Router, activity: Arc<Activity>) -> Self {
+        Self { router: TowerToHyperService::new(router), activity }
+    }
+}
+
+impl Service<Request<Incoming>> for Answering {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.activity.answering();
+        let until_answered = UntilAnswered(Arc::clone(&self.activity));
+        let answer = self.router.call(request);
+        Box::pin(async move {
+            let answered = answer.await;
+            answered.map(|response| response.map(|body| Answer { body, _until_answered: until_answered }))
+        })
+    }
+}
+
+/// Says that an answer is complete when its body is let go of.
+struct UntilAnswered(Arc<Activity>);
+
+impl Drop for UntilAnswered {
+    fn drop(&mut self) {
+        self.0.answered();
+    }
+}
+
+/// The body of an answer.
+pub(super) struct Answer {
+    body: Body,
+    _until_answered: UntilAnswered,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
