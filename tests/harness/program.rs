@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 const GUARDIAN: &str = r#"
 folder=$1; shift
 cd "$folder" || exit 1
-"$@" >/dev/null 2>log </dev/null &
+"$@" >output 2>log </dev/null &
 pid=$!
 echo "$pid"
 exec 3<&0 >/dev/null 2>&1
@@ -90,10 +90,26 @@ pub struct Ended {
 /// If it does not end within two minutes.
 pub async fn gpufleet(folder: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, variables: &[(&str, &str)]) -> Ended {
     let mut command = Command::new(binary());
-    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command.args(arguments).current_dir(folder).stdout(Stdio::piped());
     only_these(&mut command, variables);
-    let running = tokio::process::Command::from(command).kill_on_drop(true).output();
-    let ended = tokio::time::timeout(LONGEST, running).await.expect("the command ends").expect("gpufleet can be started");
+    ended(command).await
+}
+
+/// Runs a command of `gpufleet` to its end, with its standard output somewhere else.
+///
+/// # Panics
+/// If it does not end within two minutes.
+pub async fn gpufleet_into(output: impl Into<Stdio>, arguments: &[&str]) -> Ended {
+    let mut command = Command::new(binary());
+    command.args(arguments).current_dir("/").stdout(output);
+    only_these(&mut command, &[]);
+    ended(command).await
+}
+
+async fn ended(mut command: Command) -> Ended {
+    command.stdin(Stdio::null()).stderr(Stdio::piped());
+    let running = tokio::process::Command::from(command).kill_on_drop(true).spawn().expect("gpufleet can be started").wait_with_output();
+    let ended = tokio::time::timeout(LONGEST, running).await.expect("the command ends").expect("its output is read");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     Ended { code: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
 }
@@ -182,10 +198,21 @@ impl Program {
         rest().unwrap_or_else(|| panic!("the program ended and never logged {text:?}:\n{}", self.log()))
     }
 
-    /// Waits until it listens; its `http://host:port`.
+    /// Waits until it listens; its `http://host:port`. `up` says it on standard output, others on standard error.
+    ///
+    /// # Panics
+    /// If it ends before.
     pub async fn url(&self) -> String {
-        let rest = self.logged("gpufleet listens on ").await;
-        rest.split(' ').next().unwrap_or_default().to_owned()
+        let said = |text: String| Some(text.split_once("gpufleet listens on ")?.1.split_once([' ', '\n'])?.0.to_owned());
+        let url = || said(self.output()).or_else(|| said(self.log()));
+        until("the program listens", async || url().is_some() || self.folder.join("ended").exists()).await;
+        url().unwrap_or_else(|| panic!("the program ended and never listened:\n{}", self.log()))
+    }
+
+    /// What it printed on standard output so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.read("output")
     }
 
     /// What it printed on standard error so far.

@@ -1,8 +1,9 @@
 //! Every command's output and exit code.
 
-use std::{collections::BTreeSet, net::TcpListener, path::Path, process::Stdio};
+use std::{collections::BTreeSet, net::TcpListener, num::NonZeroU16, path::Path, process::Stdio};
 
 use serde_json::{Value, json};
+use task_queue::{Queue, TaskQueue};
 use tests::{
     program::{Ended, binary, gpufleet},
     tasks::PATIENCE,
@@ -35,6 +36,42 @@ async fn the_demo_reports_what_each_gpu_did_as_one_json_object() {
     for gpu in gpus {
         assert_eq!(keys(gpu), BTreeSet::from(["gpu_id", "tasks", "p50_ms", "p95_ms", "p99_ms"]));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_ends_with_its_table_and_what_came_of_it() {
+    let demo = alone(&["demo", "--gpus", "2", "--tasks", "40"]).await;
+    assert_eq!(demo.code, Some(0), "{demo:?}");
+    let lines: Vec<&str> = demo.output.lines().collect();
+    let (table, last) = (&lines[lines.len() - 7..lines.len() - 1], lines[lines.len() - 1]);
+    assert!(last.starts_with("40 of 40 tasks got their own right reply"), "{demo:?}");
+    assert!(table[0].starts_with('┌') && table[3].contains("sim-0") && table[4].contains("sim-1"), "{demo:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submit_says_all_that_a_task_may_say() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(2, &[]).await;
+    let queue = servers.queue().await;
+    let own = Queue::Reply("submit-says-all".to_owned());
+    queue.declare(&own).await.expect("declared");
+    let mut replies = queue.consume(&own, NonZeroU16::MIN).await.expect("consumed");
+    let reply_to = queue.names().queue(&own);
+    let tries = ["--max-attempts", "2", "--attempt-timeout-ms", "60000", "--queue-deadline-ms", "60000", "--total-deadline-ms", "60000"];
+    let needs = ["--memory-mb", "100", "--compute-capability", "8.0", "--model", "any", "--strategy", "round_robin", "--gpu", "1"];
+    let more = ["--batch-split", "false", "--reply-to", &reply_to, "--correlation-id", "c-1", "--priority", "9"];
+    let submitted = servers.run(&[&["submit", "echo", "--payload", "7"][..], &tries[..], &needs[..], &more[..]].concat()).await;
+    assert_eq!(submitted.code, Some(0), "{submitted:?}");
+    let reply = tokio::time::timeout(PATIENCE, replies.next()).await.expect("in time").expect("a reply");
+    let body: Value = serde_json::from_slice(&reply.body).expect("JSON");
+    assert_eq!((reply.envelope.correlation_id.as_deref(), &body["result"], &body["gpu_id"]), (Some("c-1"), &json!(7), &json!("sim-1")));
+    assert_eq!(body["task_id"], submitted.output.trim());
+
+    // A need that no GPU has: it waits, and says for what once the time is over.
+    let large = ["submit", "echo", "--memory-mb", "99000000", "--wait", "--timeout", "5", "--total-deadline-ms", "600000"];
+    let waited = servers.run(&large).await;
+    assert_eq!(waited.code, Some(5), "{waited:?}");
+    assert!(waited.errors.contains(" s: it waits: ") && waited.errors.contains("99000000"), "{waited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,6 +135,9 @@ async fn gpus_and_the_strategy_are_shown_and_changed_while_the_fleet_runs() {
     assert_eq!((gpus.code, ids), (Some(0), vec![&json!("sim-0"), &json!("sim-1")]));
     let table = servers.run(&["gpus"]).await;
     assert!(table.output.contains("sim-0") && table.output.contains("healthy"), "{table:?}");
+    assert!(table.output.lines().all(|line| line.chars().count() <= 80), "{table:?}");
+    let wide = servers.run(&["gpus", "--wide"]).await;
+    assert!(wide.output.contains("CLOCK MHZ") && wide.output.contains("AGE MS"), "{wide:?}");
     let one = servers.run(&["gpus", "1"]).await;
     assert_eq!(one.code, Some(0), "{one:?}");
     for shown in ["sim-1 (number 1)", "0 of 8 held", "echo, simulate", "eligible: yes", "ECC"] {

@@ -56,7 +56,10 @@ async fn more_dead_letters_than_a_connection_has_channels_are_shown_and_purged()
     until("all letters are back in their queue", async || ready(&*queue).await == MANY).await;
     let missing = servers.run(&["dead", "show", "nobody"]).await;
     assert_eq!((missing.code, missing.errors.contains("among the first 1000")), (Some(4), true), "{missing:?}");
-    let purged = servers.run(&["dead", "purge", "--json"]).await;
+    let refused = servers.run(&["dead", "purge"]).await;
+    assert_eq!((refused.code, ready(&*queue).await), (Some(2), MANY), "{refused:?}");
+    assert!(refused.errors.contains("would delete all 2100 dead letters") && refused.errors.contains("--all"), "{refused:?}");
+    let purged = servers.run(&["dead", "purge", "--all", "--json"]).await;
     assert_eq!((purged.code, purged.output.trim()), (Some(0), "{\"purged\":2100}"), "{purged:?}");
     assert_eq!(ready(&*queue).await, 0);
 }

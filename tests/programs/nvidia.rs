@@ -358,7 +358,7 @@ async fn a_gpu_that_cannot_be_used_shows_why_and_comes_back() {
         host.row(&host.uuid(1)).await.is_some_and(|view| view.row.health == Health::Quarantined && view.row.consuming)
     })
     .await;
-    let listed = host.run(&["gpus"]).await;
+    let listed = host.run(&["gpus", "--wide"]).await;
     assert!(listed.output.contains("quarantined") && listed.output.contains("computes wrongly"), "{listed:?}");
     let producer = host.servers.producer().await;
     adds(&producer, &host.uuid(0)).await;

@@ -1,11 +1,20 @@
 //! The command line.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+mod parsers;
+mod submit;
+
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use protocol::{Kind, Strategy, TaskId};
-use service::config::Sources;
+use protocol::{Strategy, TaskId};
+use service::{
+    FlagSetting,
+    config::{GATEWAY_VARIABLE, Sources},
+};
+
+pub(crate) use self::submit::Submit;
+use crate::{fault::Fault, fleet::GatewayUrl};
 
 /// A fleet of GPU workers on RabbitMQ and Redis.
 #[derive(Debug, Parser)]
@@ -19,8 +28,8 @@ pub(crate) struct Arguments {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration;
-3 a server is away, blocked or full, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can use its GPU no
-more, a new one may.";
+3 a server is away, blocked or full, or lets nobody in, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can
+use its GPU no more, a new one may; 141 nobody reads the output any more.";
 
 /// What every command takes.
 #[derive(Debug, Args)]
@@ -28,6 +37,9 @@ pub(crate) struct Common {
     /// Configuration file (YAML). Default: $GPUFLEET_CONFIG, else ./gpufleet.yaml if it exists
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// A gateway, or `gpufleet up`: http://host:port. Also $GPUFLEET_URL. For the commands that submit and ask, in place of the servers
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) url: Option<GatewayUrl>,
     /// RabbitMQ, amqp://user:password@host:5672/vhost. Also $GPUFLEET_AMQP_URL. Without it `up` is embedded
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) amqp_url: Option<String>,
@@ -44,12 +56,41 @@ pub(crate) struct Common {
 
 impl Common {
     /// Where the configuration comes from; `more` are settings that a command's own flags make.
-    pub(crate) fn sources(&self, more: &[String]) -> Sources {
-        let urls = [("amqp.url", &self.amqp_url), ("redis.url", &self.redis_url)];
-        let urls = urls.into_iter().filter_map(|(key, url)| Some(format!("{key}={}", url.as_ref()?)));
-        let overrides = self.overrides.iter().cloned().chain(urls).chain(more.iter().cloned()).collect();
-        Sources::of_process(self.config.clone(), overrides)
+    pub(crate) fn sources(&self, more: Vec<FlagSetting>) -> Sources {
+        let urls = [set("--amqp-url", "amqp.url", self.amqp_url.as_ref()), set("--redis-url", "redis.url", self.redis_url.as_ref())];
+        let flags = urls.into_iter().flatten().chain(more).collect();
+        Sources::of_process(self.config.clone(), self.overrides.clone(), flags)
     }
+
+    /// The gateway that the command is to talk to, if one is named. Servers that flags name come before the variable.
+    pub(crate) fn gateway(&self) -> Result<Option<GatewayUrl>, Fault> {
+        match (&self.url, self.names_servers()) {
+            (Some(_), true) => {
+                let ways = "--url names a gateway, and --amqp-url, --redis-url or --set name servers";
+                return Err(Fault::Usage(format!("{ways}: give one way to the fleet")));
+            }
+            (Some(url), false) => return Ok(Some(url.clone())),
+            (None, true) => return Ok(None),
+            (None, false) => {}
+        }
+        let named = std::env::var(GATEWAY_VARIABLE).unwrap_or_default();
+        if named.is_empty() {
+            return Ok(None);
+        }
+        let url =
+            named.parse::<GatewayUrl>().map_err(|problem| Fault::Usage(format!("variable {GATEWAY_VARIABLE}: {named:?} {problem}")))?;
+        Ok(Some(url))
+    }
+
+    fn names_servers(&self) -> bool {
+        let sets = |key: &str| self.overrides.iter().any(|text| text.split('=').next() == Some(key));
+        self.amqp_url.is_some() || self.redis_url.is_some() || sets("amqp.url") || sets("redis.url")
+    }
+}
+
+/// The setting that a flag makes, if it was given.
+pub(crate) fn set(flag: &'static str, key: &'static str, value: Option<impl ToString>) -> Option<FlagSetting> {
+    Some(FlagSetting { flag, key, value: value?.to_string() })
 }
 
 /// What to do.
@@ -64,15 +105,17 @@ pub(crate) enum Command {
     /// The HTTP gateway alone, on RabbitMQ and Redis
     Gateway(Gateway),
     /// Submits tasks
-    Submit(Submit),
+    Submit(Box<Submit>),
     /// Shows a task's status
     Status {
         /// The task's id
+        #[arg(value_parser = parsers::task_id)]
         task_id: TaskId,
     },
     /// Asks for a task's end, whether it waits or runs; exit code 1 if it had ended already
     Cancel {
         /// The task's id
+        #[arg(value_parser = parsers::task_id)]
         task_id: TaskId,
         /// Where no task of this id has been seen, also cancels those that are submitted later
         #[arg(long)]
@@ -110,6 +153,25 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether it talks to a fleet that runs elsewhere, which a URL can name.
+    pub(crate) const fn asks_a_fleet(&self) -> bool {
+        match self {
+            Self::Submit(_)
+            | Self::Status { .. }
+            | Self::Cancel { .. }
+            | Self::Drain { .. }
+            | Self::Undrain { .. }
+            | Self::Dead(_)
+            | Self::Gpus(_)
+            | Self::Strategy(_)
+            | Self::Unserved
+            | Self::Doctor => true,
+            Self::Demo(_) | Self::Up(_) | Self::Worker(_) | Self::Gateway(_) | Self::Config(_) | Self::Completions { .. } => false,
+        }
+    }
+}
+
 /// `gpufleet demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
@@ -119,8 +181,8 @@ pub(crate) struct Demo {
     /// Tasks, 1 to 1,000,000
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) tasks: u32,
-    /// Strategy of the tasks: round_robin, least_loaded or task_specific. Default: the configuration's
-    #[arg(long)]
+    /// Strategy of the tasks. Default: the configuration's
+    #[arg(long, value_parser = parsers::strategy())]
     pub(crate) strategy: Option<Strategy>,
 }
 
@@ -163,6 +225,9 @@ pub(crate) struct Gpus {
     /// Shows them again every second, until it is interrupted
     #[arg(long)]
     pub(crate) watch: bool,
+    /// Shows every column and whole ids, however wide that is
+    #[arg(long)]
+    pub(crate) wide: bool,
 }
 
 /// `gpufleet gateway`.
@@ -173,47 +238,6 @@ pub(crate) struct Gateway {
     pub(crate) listen: Option<String>,
 }
 
-/// `gpufleet submit`.
-#[derive(Debug, Args)]
-pub(crate) struct Submit {
-    /// What to run: echo, simulate, predict, …
-    pub(crate) kind: Kind,
-    /// The payload: JSON, @FILE, or - for standard input
-    #[arg(long, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
-    pub(crate) payload: String,
-    /// 0 (lowest) to 9
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
-    pub(crate) priority: u8,
-    /// round_robin, least_loaded or task_specific. Default: the fleet's
-    #[arg(long)]
-    pub(crate) strategy: Option<String>,
-    /// Run on this GPU and no other: its id, the beginning of it, or its number in `gpufleet gpus`
-    #[arg(long, value_name = "GPU")]
-    pub(crate) gpu: Option<String>,
-    /// Waits for the reply and prints its result; exit code 1 if the task does not succeed
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// How long to wait, in seconds
-    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=2_592_000))]
-    pub(crate) timeout: u64,
-    /// Submits the task this many times
-    #[arg(long, default_value_t = NonZeroUsize::MIN)]
-    pub(crate) count: NonZeroUsize,
-    /// The task's id, so that submitting again is harmless. Default: a fresh one
-    #[arg(long, value_name = "ID", conflicts_with = "count")]
-    pub(crate) task_id: Option<TaskId>,
-    /// Longest wait in queues before the task expires, in milliseconds
-    #[arg(long, value_name = "MS")]
-    pub(crate) expiration_ms: Option<u64>,
-}
-
-impl Submit {
-    /// How long to wait for a reply.
-    pub(crate) fn limit(&self) -> Duration {
-        Duration::from_secs(self.timeout)
-    }
-}
-
 /// `gpufleet strategy`.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum StrategyCommand {
@@ -221,7 +245,8 @@ pub(crate) enum StrategyCommand {
     Get,
     /// Changes it, for the whole fleet, at once
     Set {
-        /// round_robin, least_loaded or task_specific
+        /// The strategy of tasks that name none
+        #[arg(value_parser = parsers::strategy())]
         strategy: Strategy,
     },
 }
@@ -238,21 +263,26 @@ pub(crate) enum DeadCommand {
     /// Shows one with its bytes
     Show {
         /// The task's id
+        #[arg(value_parser = parsers::task_id)]
         task_id: TaskId,
     },
     /// Publishes one, or all, to their pools again: a second life, with a second reply
     Requeue {
         /// The task's id; with --all, none
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(required_unless_present = "all", conflicts_with = "all", value_parser = parsers::task_id)]
         task_id: Option<TaskId>,
         /// All that are there now, at most 1,000
         #[arg(long)]
         all: bool,
     },
-    /// Deletes one, or all
+    /// Deletes one, or all; asks before it deletes all, where somebody can be asked
     Purge {
-        /// The task's id; all if absent
+        /// The task's id; with --all, none
+        #[arg(conflicts_with = "all", value_parser = parsers::task_id)]
         task_id: Option<TaskId>,
+        /// All that are there now, without asking
+        #[arg(long, visible_alias = "yes")]
+        all: bool,
     },
 }
 

@@ -5,13 +5,11 @@ use std::process::ExitCode;
 use protocol::TaskId;
 use task_store::{Cancel, Reach};
 
-use crate::{arguments::Common, configuration, fault::Fault, output, servers::Servers};
+use crate::{arguments::Common, fault::Fault, fleet::Fleet, output};
 
 /// Asks for a task's end. Exit code 1 if it had ended already.
 pub(crate) async fn run(common: &Common, task_id: &TaskId, reach: Reach) -> Result<ExitCode, Fault> {
-    let configuration = configuration::load(common, &[])?;
-    let servers = Servers::redis_of_a_running_fleet(configuration)?;
-    let answer = servers.store().await?.cancel(task_id, reach).await?;
+    let answer = Fleet::to_ask(common)?.cancel(task_id, reach).await?;
     let (word, sentence) = match &answer {
         Cancel::Waiting => ("waiting", "it had not begun and will be skipped".to_owned()),
         Cancel::Running(gpu_id) => ("running", format!("it runs on GPU {gpu_id}, whose worker ends it within about a second")),
@@ -19,9 +17,9 @@ pub(crate) async fn run(common: &Common, task_id: &TaskId, reach: Reach) -> Resu
         Cancel::Ended(outcome) => ("ended", format!("it had ended already: {}", outcome.name())),
     };
     if common.json {
-        output::json(&serde_json::json!({"task_id": task_id, "was": word}));
+        output::json(&serde_json::json!({"task_id": task_id, "was": word}))?;
     } else {
-        output::line(&format!("task {task_id}: {sentence}"));
+        output::line(&format!("task {task_id}: {sentence}"))?;
     }
     if answer == Cancel::Unseen {
         output::note(reach.note());

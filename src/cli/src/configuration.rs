@@ -1,9 +1,9 @@
-//! `gpufleet config`, and the loading that every command begins with.
+//! `gpufleet config`, and the loading that every command on servers begins with.
 
 use std::process::ExitCode;
 
 use protocol::config::{Configuration, SecretUrl};
-use service::config::Loaded;
+use service::{FlagSetting, Loaded};
 
 use crate::{
     arguments::{Common, ConfigCommand},
@@ -12,31 +12,35 @@ use crate::{
 };
 
 /// Loads the configuration; `more` are settings that a command's own flags make.
-pub(crate) fn load(common: &Common, more: &[String]) -> Result<Configuration, Fault> {
+pub(crate) fn load(common: &Common, more: Vec<FlagSetting>) -> Result<Configuration, Fault> {
     loaded(common, more).map(|loaded| loaded.configuration)
 }
 
 /// As [`load`], for a program that serves: its log starts before, so that all it ever says is in the form that the configuration wants, mistakes included.
-pub(crate) fn load_and_log(common: &Common, more: &[String]) -> Result<Configuration, Fault> {
-    service::telemetry::start_log(&common.sources(more).log());
+pub(crate) fn load_and_log(common: &Common, more: Vec<FlagSetting>) -> Result<Configuration, Fault> {
+    service::telemetry::start_log(&common.sources(more.clone()).log());
     load(common, more)
 }
 
-fn loaded(common: &Common, more: &[String]) -> Result<Loaded, Fault> {
-    common.sources(more).load().map_err(|errors| Fault::Usage(format!("the configuration is wrong\n{errors}")))
+fn loaded(common: &Common, more: Vec<FlagSetting>) -> Result<Loaded, Fault> {
+    let loaded = common.sources(more).load().map_err(|errors| Fault::Usage(format!("the configuration is wrong\n{errors}")))?;
+    loaded.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    Ok(loaded)
 }
 
 /// Runs `gpufleet config …`.
 pub(crate) fn run(common: &Common, command: &ConfigCommand) -> Result<ExitCode, Fault> {
-    let loaded = loaded(common, &[])?;
+    let loaded = loaded(common, Vec::new())?;
     match command {
-        ConfigCommand::Check if common.json => output::json(&serde_json::json!({"ok": true, "file": loaded.file})),
+        ConfigCommand::Check if common.json => {
+            output::json(&serde_json::json!({"ok": true, "file": loaded.file, "warnings": loaded.warnings}))?;
+        }
         ConfigCommand::Check => {
             let file = loaded.file.map_or_else(|| "no file; defaults, environment and flags".to_owned(), |path| path.display().to_string());
-            output::line(&format!("the configuration is right ({file})"));
+            output::line(&format!("the configuration is right ({file})"))?;
         }
-        ConfigCommand::Print if common.json => output::pretty(&redacted(loaded.configuration)),
-        ConfigCommand::Print => output::line(loaded.to_yaml().trim_end()),
+        ConfigCommand::Print if common.json => output::pretty(&redacted(loaded.configuration))?,
+        ConfigCommand::Print => output::line(loaded.to_yaml().trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
 }

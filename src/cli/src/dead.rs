@@ -12,6 +12,7 @@ use crate::{
     arguments::{Common, DeadCommand},
     configuration,
     fault::Fault,
+    fleet::needs_servers,
     output, requeue,
     servers::Servers,
 };
@@ -21,14 +22,20 @@ pub(crate) const IN_HAND_MAX: usize = 1_000;
 
 /// Shows, requeues or purges dead letters.
 pub(crate) async fn run(common: &Common, command: DeadCommand) -> Result<ExitCode, Fault> {
-    let servers = Servers::of_a_running_fleet(configuration::load(common, &[])?)?.impatient();
+    needs_servers(
+        common,
+        "dead letters",
+        "give --amqp-url and --redis-url, the fleet's servers; an embedded `gpufleet up` keeps its own to itself",
+    )?;
+    let servers = Servers::of_a_running_fleet(configuration::load(common, Vec::new())?)?.impatient();
     let backends = servers.connect().await?;
     let queue = Arc::clone(&backends.queue);
     let done = match command {
         DeadCommand::Ls { limit } => list(common, &*queue, limit).await,
         DeadCommand::Show { task_id } => show(&*queue, &task_id).await,
         DeadCommand::Requeue { task_id, .. } => requeue::run(common, &backends, servers.configuration(), task_id.as_ref()).await,
-        DeadCommand::Purge { task_id } => purge(common, &*queue, task_id.as_ref()).await,
+        DeadCommand::Purge { task_id: Some(task_id), .. } => purge_one(common, &*queue, &task_id).await,
+        DeadCommand::Purge { task_id: None, all } => purge_all(common, &*queue, all).await,
     };
     queue.close().await;
     done
@@ -60,17 +67,19 @@ pub(crate) fn id(letter: &Delivery) -> &str {
 
 async fn list(common: &Common, queue: &dyn TaskQueue, limit: usize) -> Result<ExitCode, Fault> {
     let letters = take(queue, limit).await?;
-    if common.json {
-        output::json(&letters.iter().map(describe).collect::<Vec<_>>());
+    let text = if common.json {
+        output::json_text(&letters.iter().map(describe).collect::<Vec<_>>())
     } else {
         let row = |letter: &Delivery| {
             let kind = letter.envelope.kind.clone().unwrap_or_default();
             let reason = letter.envelope.headers.reason.clone().unwrap_or_default();
             vec![id(letter).to_owned(), kind, letter.body.len().to_string(), reason]
         };
-        output::table(&["TASK", "KIND", "BYTES", "REASON"], &letters.iter().map(row).collect::<Vec<_>>());
-    }
+        output::table_text(&["TASK", "KIND", "BYTES", "REASON"], &letters.iter().map(row).collect::<Vec<_>>())
+    };
+    // Before they are shown: they go back whether or not somebody reads of them.
     give_back(letters).await?;
+    output::line(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -81,7 +90,9 @@ async fn show(queue: &dyn TaskQueue, task_id: &TaskId) -> Result<ExitCode, Fault
     if found.is_empty() {
         return Err(not_found(task_id));
     }
-    found.iter().for_each(output::pretty);
+    for letter in &found {
+        output::pretty(letter)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -109,21 +120,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Deletes one letter, or all that are there now.
-async fn purge(common: &Common, queue: &dyn TaskQueue, task_id: Option<&TaskId>) -> Result<ExitCode, Fault> {
-    let count = match task_id {
-        Some(task_id) => purge_one(queue, task_id).await?,
-        None => purge_all(queue).await?,
-    };
-    match task_id {
-        Some(task_id) if count == 0 => return Err(not_found(task_id)),
-        _ if common.json => output::json(&json!({ "purged": count })),
-        _ => output::line(&format!("{count} purged")),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn purge_one(queue: &dyn TaskQueue, task_id: &TaskId) -> Result<usize, Fault> {
+/// Deletes the letters of one task: a crash may have left two.
+async fn purge_one(common: &Common, queue: &dyn TaskQueue, task_id: &TaskId) -> Result<ExitCode, Fault> {
     let letters = take(queue, IN_HAND_MAX).await?;
     let (chosen, others): (Vec<_>, Vec<_>) = letters.into_iter().partition(|letter| id(letter) == task_id.as_str());
     give_back(others).await?;
@@ -131,12 +129,15 @@ async fn purge_one(queue: &dyn TaskQueue, task_id: &TaskId) -> Result<usize, Fau
     for letter in chosen {
         letter.receipt.ack().await?;
     }
-    Ok(count)
+    if count == 0 { Err(not_found(task_id)) } else { purged(common, count) }
 }
 
-/// One by one: there may be more than can be in hand.
-async fn purge_all(queue: &dyn TaskQueue) -> Result<usize, Fault> {
+/// Deletes all that are there now, if that was asked for outright, or somebody agrees. One by one: there may be more than can be in hand.
+async fn purge_all(common: &Common, queue: &dyn TaskQueue, all: bool) -> Result<ExitCode, Fault> {
     let present = queue.depth(&Queue::Dead).await?.map_or(0, |depth| depth.ready as usize);
+    if !all && present > 0 {
+        agreed(present, &queue.names().queue(&Queue::Dead))?;
+    }
     let mut count = 0;
     while count < present
         && let Some(letter) = queue.take(&Queue::Dead).await?
@@ -144,5 +145,23 @@ async fn purge_all(queue: &dyn TaskQueue) -> Result<usize, Fault> {
         letter.receipt.ack().await?;
         count += 1;
     }
-    Ok(count)
+    purged(common, count)
+}
+
+/// Asks whether all letters are to go. Where nobody can be asked it must have been said.
+fn agreed(present: usize, queue: &str) -> Result<(), Fault> {
+    if output::can_ask() && output::agreed(&format!("Delete all {present} dead letters in {queue}, for ever?")) {
+        return Ok(());
+    }
+    let advice = "give --all to delete them, or the id of one task (`gpufleet dead ls` lists them)";
+    Err(Fault::Usage(format!("nothing was deleted; this would delete all {present} dead letters in {queue}: {advice}")))
+}
+
+fn purged(common: &Common, count: usize) -> Result<ExitCode, Fault> {
+    if common.json {
+        output::json(&json!({ "purged": count }))?;
+    } else {
+        output::line(&format!("{count} purged"))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }

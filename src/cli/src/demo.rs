@@ -12,7 +12,7 @@ use producer::{Producer, ProducerOptions};
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    arguments::{Common, Demo},
+    arguments::{Common, Demo, set},
     configuration,
     demo::{load::Load, report::Report},
     fault::Fault,
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the demo. Exit code 0 only if every task got its own right reply.
 pub(crate) async fn run(common: &Common, demo: Demo) -> Result<ExitCode, Fault> {
-    let mut configuration = configuration::load(common, &[format!("simulated.gpus={}", demo.gpus)])?;
+    let mut configuration = configuration::load(common, set("--gpus", "simulated.gpus", Some(demo.gpus)).into_iter().collect())?;
     configuration.amqp.url = None;
     configuration.redis.url = None;
     configuration.redis.store_url = None;
@@ -52,7 +52,7 @@ pub(crate) async fn run(common: &Common, demo: Demo) -> Result<ExitCode, Fault> 
             return Err(Fault::Failed("the demo was stopped before every task had its reply".to_owned()));
         }
     };
-    report.print(common.json);
+    report.print(common.json)?;
     stop.gently.cancel();
     ended(&mut workers, &stop).await?;
     Ok(if report.all_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -3,6 +3,7 @@
 //! Changes nothing. Every finding says what is so; a bad one also says what to do.
 
 mod broker;
+mod gateway;
 mod gpus;
 mod redis;
 mod unserved;
@@ -11,7 +12,14 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::{arguments::Common, configuration, fault::Fault, output, servers::Servers};
+use crate::{
+    arguments::Common,
+    configuration,
+    fault::Fault,
+    fleet::{Fleet, Gateway, Pool},
+    output,
+    servers::Servers,
+};
 
 /// How good a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -47,50 +55,63 @@ impl Finding {
     }
 }
 
-/// Looks at everything. Exit code 1 if something is bad.
+/// Looks at everything: at the servers and this host, or at the gateway that is named. Exit code 1 if something is bad.
 pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
-    let configuration = configuration::load(common, &[])?;
+    let findings = match common.gateway()? {
+        Some(url) => {
+            let gateway = Gateway::new(url);
+            let mut findings = gateway::look(&gateway).await;
+            // Without an answer there is no pool to tell of.
+            if findings.iter().all(|finding| finding.verdict != Verdict::Bad) {
+                findings.push(pool(Fleet::Gateway(gateway).pool().await));
+            }
+            findings
+        }
+        None => on_servers(common).await?,
+    };
+    if common.json {
+        output::json(&findings)?;
+    } else {
+        for finding in &findings {
+            output::line(&shown(finding))?;
+        }
+    }
+    let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
+    let configuration = configuration::load(common, Vec::new())?;
     let mut findings = vec![Finding::good("configuration", "right")];
     findings.extend(gpus::look(&configuration).await);
     findings.extend(broker::look(&configuration).await);
     findings.extend(redis::look(&configuration).await);
     if configuration.redis.url.is_some() {
         let servers = Servers::redis_of_a_running_fleet(configuration)?;
-        findings.push(pool(&servers).await);
+        findings.push(pool(servers.pool().await));
         findings.extend(unserved::look(&servers).await);
     }
-    if common.json {
-        output::json(&findings);
-    } else {
-        findings.iter().for_each(show);
-    }
-    let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
-    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(findings)
 }
 
-async fn pool(servers: &Servers) -> Finding {
-    let pool = &servers.configuration().worker.pool;
-    let rows = match servers.table().await {
-        Ok(table) => table.rows(pool).await.map_err(|error| error.to_string()),
-        Err(_) => Err("the table does not answer".to_owned()),
-    };
-    match rows {
-        Ok(rows) if rows.is_empty() => {
-            Finding::warning("GPUs", format!("none serves the pool {pool}: tasks wait until a worker starts (`gpufleet worker`)"))
+fn pool(pool: Result<Pool, Fault>) -> Finding {
+    match pool {
+        Ok(Pool { name, gpus }) if gpus.is_empty() => {
+            Finding::warning("GPUs", format!("none serves the pool {name}: tasks wait until a worker starts (`gpufleet worker`)"))
         }
-        Ok(rows) => {
-            let eligible = rows.iter().filter(|view| view.eligible).count();
-            Finding::good("GPUs", format!("{} in the pool {pool}, {eligible} eligible", rows.len()))
+        Ok(Pool { name, gpus }) => {
+            let eligible = gpus.iter().filter(|view| view.eligible).count();
+            Finding::good("GPUs", format!("{} in the pool {name}, {eligible} eligible", gpus.len()))
         }
-        Err(error) => Finding::bad("GPUs", error),
+        Err(fault) => Finding::bad("GPUs", fault.to_string()),
     }
 }
 
-fn show(finding: &Finding) {
+fn shown(finding: &Finding) -> String {
     let mark = match finding.verdict {
         Verdict::Good => "ok",
         Verdict::Warning => "warn",
         Verdict::Bad => "BAD",
     };
-    output::line(&format!("{mark:<5} {}: {}", finding.subject, finding.detail));
+    format!("{mark:<5} {}: {}", finding.subject, finding.detail)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use protocol::{GpuId, claim::Settings};
 
-use crate::{arguments::Common, configuration, fault::Fault, gpus, output, servers::Servers, settings};
+use crate::{arguments::Common, configuration, fault::Fault, fleet::needs_servers, gpus, output, servers::Servers, settings};
 
 /// What to do with a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,19 +17,20 @@ pub(crate) enum Drain {
 
 /// Sets or clears a GPU's flag. The flag outlives the GPU's worker and a loss of the table.
 pub(crate) async fn run(common: &Common, gpu: &str, drain: Drain) -> Result<ExitCode, Fault> {
-    let servers = Servers::redis_of_a_running_fleet(configuration::load(common, &[])?)?;
-    let pool = servers.configuration().worker.pool.clone();
-    let gpu_id = gpus::named(&servers, gpu).await?;
-    let known = servers.table().await?.known(&pool).await?;
+    needs_servers(common, "drains", "give --redis-url, the fleet's Redis; an embedded `gpufleet up` has none, and is stopped as a whole")?;
+    let servers = Servers::redis_of_a_running_fleet(configuration::load(common, Vec::new())?)?;
+    let gpu_id = gpus::named(&servers.pool().await?, gpu)?;
+    let pool = &servers.configuration().worker.pool;
+    let known = servers.table().await?.known(pool).await?;
     if !known.contains(&gpu_id) {
         return Err(Fault::NotFound(format!("the pool {pool} never had a GPU {gpu_id}; `gpufleet gpus` lists those that live")));
     }
     let settings = settings::change(&servers, |settings| flagged(settings, &gpu_id, drain)).await?;
     if common.json {
-        output::json(&settings);
+        output::json(&settings)?;
     } else {
         let state = if drain == Drain::On { "drains: no new tasks, what runs there ends" } else { "takes tasks again" };
-        output::line(&format!("GPU {gpu_id} {state}"));
+        output::line(&format!("GPU {gpu_id} {state}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,16 +1,19 @@
 //! Why a command did not do what it was asked, and the exit code that says so.
 
-use std::process::ExitCode;
+use std::{fmt, process::ExitCode};
 
 use gpu_table::TableError;
 use producer::{SubmitError, WaitError};
+use service::BackendError;
 use task_queue::QueueError;
 use task_store::StoreError;
 
-use crate::output;
+use crate::output::{self, Unprinted};
 
 /// The exit code of a process that can use its GPU no more.
 pub(crate) const GPU_LOST: u8 = 6;
+/// The exit code that a shell gives a program that SIGPIPE has ended, which is how others end when nobody reads what they print.
+const READER_GONE: u8 = 141;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub(crate) enum Fault {
     Failed(String),
     /// The command line or the configuration is wrong. Exit code 2.
     Usage(String),
-    /// A server is away, blocked or full. Exit code 3.
+    /// A server is away, blocked or full, or lets nobody in. Exit code 3.
     Unavailable(String),
     /// What was asked for is not there. Exit code 4.
     NotFound(String),
@@ -27,6 +30,8 @@ pub(crate) enum Fault {
     TimeLimit(String),
     /// This process can use its GPU no more; a new one may. Exit code 6.
     GpuLost(String),
+    /// Nobody reads what is printed any more. Exit code 141, and not a word.
+    ReaderGone,
 }
 
 impl Fault {
@@ -37,16 +42,37 @@ impl Fault {
 
     /// As [`report`](Self::report), for a process that does not end by way of `main`.
     pub(crate) fn told(&self) -> u8 {
-        let (code, message) = match self {
-            Self::Failed(message) => (1, message),
-            Self::Usage(message) => (2, message),
-            Self::Unavailable(message) => (3, message),
-            Self::NotFound(message) => (4, message),
-            Self::TimeLimit(message) => (5, message),
-            Self::GpuLost(message) => (GPU_LOST, message),
+        let code = match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unavailable(_) => 3,
+            Self::NotFound(_) => 4,
+            Self::TimeLimit(_) => 5,
+            Self::GpuLost(_) => GPU_LOST,
+            Self::ReaderGone => return READER_GONE,
         };
-        output::error_line(message);
+        output::error_line(&self.to_string());
         code
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Failed(message)
+            | Self::Usage(message)
+            | Self::Unavailable(message)
+            | Self::NotFound(message)
+            | Self::TimeLimit(message)
+            | Self::GpuLost(message) => message,
+            Self::ReaderGone => "nobody reads the output any more",
+        })
+    }
+}
+
+impl From<Unprinted> for Fault {
+    fn from(unprinted: Unprinted) -> Self {
+        if unprinted.is_reader_gone() { Self::ReaderGone } else { Self::Failed(unprinted.to_string()) }
     }
 }
 
@@ -64,7 +90,18 @@ impl From<StoreError> for Fault {
 
 impl From<QueueError> for Fault {
     fn from(error: QueueError) -> Self {
-        if error.is_transient() { Self::Unavailable(error.to_string()) } else { Self::Failed(error.to_string()) }
+        let is_away = error.is_transient() || matches!(error, QueueError::NotAdmitted { .. });
+        if is_away { Self::Unavailable(error.to_string()) } else { Self::Failed(error.to_string()) }
+    }
+}
+
+impl From<BackendError> for Fault {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Queue(error) => error.into(),
+            BackendError::Table(error) => error.into(),
+            BackendError::Store(error) => error.into(),
+        }
     }
 }
 
@@ -83,7 +120,7 @@ impl From<WaitError> for Fault {
     fn from(error: WaitError) -> Self {
         match error {
             WaitError::Submit(error) => error.into(),
-            WaitError::Timeout { .. } => Self::TimeLimit(format!("{error}; it goes on: ask with `gpufleet status`")),
+            WaitError::Timeout { .. } => Self::TimeLimit(error.to_string()),
             other => Self::Failed(other.to_string()),
         }
     }

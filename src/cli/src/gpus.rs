@@ -1,5 +1,6 @@
 //! `gpufleet gpus`: the GPUs of the pool, or one of them.
 
+mod columns;
 mod one;
 
 use std::{process::ExitCode, time::Duration};
@@ -9,88 +10,86 @@ use protocol::{GpuId, NamingError, gpu::GpuView, gpu_named, task::ComputeCapabil
 pub(crate) use self::one::way;
 use crate::{
     arguments::{Common, Gpus},
-    configuration,
     fault::Fault,
+    fleet::{Fleet, Pool},
     output,
-    servers::Servers,
 };
 
 /// Between two looks of `--watch`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-const HEADER: [&str; 14] =
-    ["#", "GPU", "NAME", "CC", "HOST", "STATE", "SLOTS", "WAITING", "MEMORY MB", "UTIL %", "TEMP °C", "POWER W", "CLOCK MHZ", "AGE MS"];
-
 /// Shows the GPUs of the pool, once or until it is interrupted.
 pub(crate) async fn run(common: &Common, gpus: &Gpus) -> Result<ExitCode, Fault> {
-    let servers = Servers::redis_of_a_running_fleet(configuration::load(common, &[])?)?;
+    let fleet = Fleet::to_ask(common)?;
+    let first = look(common, &fleet, gpus).await?;
     if !gpus.watch {
-        output::line(&look(common, &servers, gpus.gpu.as_deref()).await?);
+        output::line(&first)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut looked = Ok(look(common, &servers, gpus.gpu.as_deref()).await?);
+    let mut looked = Ok(first);
     loop {
         // A server or a GPU that is away for a while is told, and ends nothing.
         match looked {
-            Ok(text) if output::page(&text).is_err() => return Ok(ExitCode::SUCCESS),
-            Ok(_) => {}
+            Ok(text) => match output::page(&text) {
+                // Nobody is there to show more to, which is how this ends.
+                Err(unprinted) if unprinted.is_reader_gone() => return Ok(ExitCode::SUCCESS),
+                printed => printed?,
+            },
             Err(Fault::Unavailable(away) | Fault::NotFound(away)) => output::note(&away),
             Err(fault) => return Err(fault),
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-        looked = look(common, &servers, gpus.gpu.as_deref()).await;
+        looked = look(common, &fleet, gpus).await;
     }
 }
 
-async fn look(common: &Common, servers: &Servers, name: Option<&str>) -> Result<String, Fault> {
-    let pool = &servers.configuration().worker.pool;
-    let rows = servers.table().await?.rows(pool).await?;
-    if let Some(name) = name {
-        let ids: Vec<GpuId> = rows.iter().map(|view| view.row.gpu.gpu_id.clone()).collect();
-        let wanted = gpu_named(name, &ids).map_err(|error| match error {
-            several @ NamingError::Several { .. } => Fault::Usage(several.to_string()),
-            none => Fault::NotFound(none.to_string()),
-        })?;
-        let found = rows.iter().enumerate().find(|(_, view)| view.row.gpu.gpu_id == *wanted);
-        let (number, view) = found.ok_or_else(|| Fault::NotFound(format!("GPU {wanted} is gone")))?;
-        return Ok(if common.json { output::json_text(view) } else { one::described(number, view) });
+async fn look(common: &Common, fleet: &Fleet, gpus: &Gpus) -> Result<String, Fault> {
+    let pool = fleet.pool().await?;
+    if let Some(name) = &gpus.gpu {
+        return one_of(common, &pool, name);
     }
-    Ok(match rows.as_slice() {
-        rows if common.json => output::json_text(&rows),
-        [] => format!("no GPU serves the pool {pool}; start one with `gpufleet worker`"),
-        rows => output::table_text(&HEADER, &rows.iter().enumerate().map(row).collect::<Vec<_>>()),
+    Ok(match pool.gpus.as_slice() {
+        views if common.json => output::json_text(&views),
+        [] => format!("no GPU serves the pool {}; start one with `gpufleet worker`", pool.name),
+        views => columns::table(views, if gpus.wide { None } else { Some(output::width()) }),
     })
 }
 
-fn row((number, view): (usize, &GpuView)) -> Vec<String> {
-    let GpuView { row, held, .. } = view;
-    let sample = &row.sample;
-    vec![
-        number.to_string(),
-        row.gpu.gpu_id.to_string(),
-        row.gpu.name.clone(),
-        capability(row.gpu.compute_capability),
-        row.host.clone(),
-        state(view),
-        format!("{held}/{}", row.slots),
-        row.waiting.to_string(),
-        format!("{}/{}", sample.memory_used_mb, row.gpu.memory_total_mb),
-        format!("{:.0}", sample.utilization_percent),
-        format!("{:.0}", sample.temperature_celsius),
-        format!("{:.0}", sample.power_watts),
-        format!("{:.0}", sample.sm_clock_mhz),
-        sample.age_ms.to_string(),
-    ]
+fn one_of(common: &Common, pool: &Pool, name: &str) -> Result<String, Fault> {
+    let ids = ids(pool);
+    let wanted = gpu_named(name, &ids).map_err(|error| match error {
+        several @ NamingError::Several { .. } => Fault::Usage(several.to_string()),
+        none => Fault::NotFound(none.to_string()),
+    })?;
+    let found = pool.gpus.iter().enumerate().find(|(_, view)| view.row.gpu.gpu_id == *wanted);
+    let (number, view) = found.ok_or_else(|| Fault::NotFound(format!("GPU {wanted} is gone")))?;
+    Ok(if common.json { output::json_text(view) } else { one::described(number, view) })
 }
 
-/// The GPU that an operator named: its id, the beginning of it, or its number in the list that [`run`] shows. A whole id need not be of a GPU that lives.
-pub(crate) async fn named(servers: &Servers, name: &str) -> Result<GpuId, Fault> {
-    let rows = servers.table().await?.rows(&servers.configuration().worker.pool).await?;
-    let ids: Vec<GpuId> = rows.into_iter().map(|view| view.row.gpu.gpu_id).collect();
+fn ids(pool: &Pool) -> Vec<GpuId> {
+    pool.gpus.iter().map(|view| view.row.gpu.gpu_id.clone()).collect()
+}
+
+/// The GPU that an operator named: its id, the beginning of it, or its number in the list that [`run`] shows. A whole id need not be of a GPU that lives; a number
+/// must be of one that does.
+pub(crate) fn named(pool: &Pool, name: &str) -> Result<GpuId, Fault> {
+    let ids = ids(pool);
     match gpu_named(name, &ids) {
         Ok(gpu_id) => Ok(gpu_id.clone()),
         Err(several @ NamingError::Several { .. }) => Err(Fault::Usage(several.to_string())),
+        Err(_) if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) => Err(Fault::NotFound(no_such_number(pool, name))),
         Err(none) => GpuId::new(name).map_err(|_| Fault::NotFound(none.to_string())),
+    }
+}
+
+fn no_such_number(pool: &Pool, name: &str) -> String {
+    let pool_name = &pool.name;
+    match pool.gpus.len() {
+        0 => format!("no GPU has the number {name}: none serves the pool {pool_name} now"),
+        1 => format!("no GPU has the number {name}: the pool {pool_name} has one now, number 0 (`gpufleet gpus` shows it)"),
+        count => {
+            format!("no GPU has the number {name}: those of the pool {pool_name} have 0 to {} now (`gpufleet gpus` lists them)", count - 1)
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The `gpufleet` command: every role and every operator's command.
 //!
 //! Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration; 3 a server is away, blocked or
-//! full, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can use its GPU no more, a new one may.
+//! full, or lets nobody in, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can use its GPU no more, a new one may; 141 nobody reads the
+//! output any more.
 
 mod arguments;
 mod cancel;
@@ -12,7 +13,9 @@ mod doctor;
 mod drain;
 mod executing;
 mod fault;
+mod fleet;
 mod gpus;
+mod greeting;
 mod nvidia;
 mod output;
 mod requeue;
@@ -24,6 +27,7 @@ mod status;
 mod strategy;
 mod submit;
 mod unserved;
+mod waiting;
 
 use std::{num::NonZeroUsize, process::ExitCode, thread};
 
@@ -34,6 +38,7 @@ use crate::{
     arguments::{Arguments, Command},
     drain::Drain,
     fault::Fault,
+    output::Unprinted,
 };
 
 /// Tasks are many small pieces of memory that one thread makes and another lets go.
@@ -44,7 +49,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const GPUS_PER_THREAD: usize = 16;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => return told(&answer),
+    };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = threads(&arguments.command) {
         builder.worker_threads(threads);
@@ -59,6 +67,14 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|fault| fault.report())
 }
 
+/// Prints help, the version, or what is wrong with the command line. Help is output like any other.
+fn told(answer: &clap::Error) -> ExitCode {
+    match answer.print() {
+        Err(error) if !answer.use_stderr() => Fault::from(Unprinted::from(error)).report(),
+        _ => ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(u8::MAX)),
+    }
+}
+
 /// The threads of the runtime; `None`: one for each core. A worker computes on threads of its own and only coordinates in the runtime, in short steps: waking each other costs
 /// its threads more than they help.
 fn threads(command: &Command) -> Option<usize> {
@@ -70,6 +86,10 @@ fn threads(command: &Command) -> Option<usize> {
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     let Arguments { common, command } = arguments;
+    if common.url.is_some() && !command.asks_a_fleet() {
+        let takes = "status, cancel, gpus, submit and doctor";
+        return Err(Fault::Usage(format!("--url names the gateway of a fleet to talk to, and this command talks to none; {takes} do")));
+    }
     match command {
         Command::Demo(demo) => demo::run(&common, demo).await,
         Command::Up(up) => roles::up(&common, &up).await,
@@ -87,7 +107,9 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Config(command) => configuration::run(&common, &command),
         Command::Doctor => doctor::run(&common).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "gpufleet", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "gpufleet", &mut script);
+            output::bytes(&script)?;
             Ok(ExitCode::SUCCESS)
         }
     }

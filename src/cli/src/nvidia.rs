@@ -11,10 +11,11 @@ use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
 use devices::nvidia::Found;
 use gpu_host::{ChildPlan, GpuLock, LogSink, Stop, SupervisorError, SupervisorOptions};
 use protocol::config::Configuration;
+use service::FlagSetting;
 
 pub(crate) use self::serving::one;
 use crate::{
-    arguments::{Common, Worker},
+    arguments::{Common, Worker, set},
     configuration,
     fault::Fault,
     output,
@@ -27,7 +28,7 @@ const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// A process for each GPU of this host.
 pub(crate) async fn all(common: &Common, worker: &Worker) -> Result<ExitCode, Fault> {
-    let program = Program::start(configuration::load_and_log(common, &more(worker))?)?;
+    let program = Program::start(configuration::load_and_log(common, more(worker))?)?;
     let configuration = &program.configuration;
     // Said now, and not by each child.
     Servers::of_a_running_fleet(configuration.clone())?;
@@ -46,8 +47,8 @@ pub(crate) async fn all(common: &Common, worker: &Worker) -> Result<ExitCode, Fa
     })
 }
 
-fn more(worker: &Worker) -> Vec<String> {
-    worker.model.as_ref().map(|path| format!("predict.model={}", path.display())).into_iter().collect()
+fn more(worker: &Worker) -> Vec<FlagSetting> {
+    set("--model", "predict.model", worker.model.as_ref().map(|path| path.display())).into_iter().collect()
 }
 
 /// A child for each GPU. One that has a worker now may only be waiting for a predecessor to drain: its child tries again.

@@ -1,33 +1,65 @@
 //! The only place that prints.
+//!
+//! What cannot be printed is an error of the command: a full disk must not look like success. A reader that went away (`| head`) ends it too, without a word.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 use service::telemetry::json_line;
 use tracing::Level;
 
-/// Prints a line on standard output. A reader that went away (`| head`) is no error.
-pub(crate) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+/// The columns of a terminal that does not tell its own, and of what is no terminal.
+const WIDTH: usize = 80;
+
+/// Standard output took no more.
+#[derive(Debug)]
+pub(crate) struct Unprinted(io::Error);
+
+/// Whether something was printed.
+pub(crate) type Printed = Result<(), Unprinted>;
+
+impl Unprinted {
+    /// Whether nobody reads any more, as opposed to a disk that is full, for instance.
+    pub(crate) fn is_reader_gone(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+impl From<io::Error> for Unprinted {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl std::fmt::Display for Unprinted {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "write to standard output: {}", self.0)
+    }
+}
+
+/// Prints a line on standard output.
+pub(crate) fn line(text: &str) -> Printed {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Prints bytes as they are.
+pub(crate) fn bytes(bytes: &[u8]) -> Printed {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
 }
 
 /// Prints a text that is shown anew again and again: in a terminal it takes the place of what was there.
-///
-/// # Errors
-/// The reader went away: there is nobody to show more to.
-pub(crate) fn page(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    if out.is_terminal() {
-        write!(out, "\x1b[H\x1b[2J")?;
-    }
-    writeln!(out, "{text}")?;
-    out.flush()
+pub(crate) fn page(text: &str) -> Printed {
+    let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+    line(&format!("{clear}{text}"))
 }
 
 /// Prints a value as one line of JSON.
-pub(crate) fn json(value: &impl Serialize) {
-    line(&json_text(value));
+pub(crate) fn json(value: &impl Serialize) -> Printed {
+    line(&json_text(value))
 }
 
 /// The text of such a line.
@@ -41,30 +73,48 @@ pub(crate) fn in_one_line(text: String) -> String {
 }
 
 /// Prints a value as indented JSON.
-pub(crate) fn pretty(value: &impl Serialize) {
-    line(&serde_json::to_string_pretty(value).expect("our own types have string keys only"));
+pub(crate) fn pretty(value: &impl Serialize) -> Printed {
+    line(&serde_json::to_string_pretty(value).expect("our own types have string keys only"))
 }
 
-/// Prints an error on standard error; between the lines of a log in JSON, as one of them.
+/// Prints an error on standard error; between the lines of a log in JSON, as one of them. Where that cannot be written there is nobody left to tell.
 pub(crate) fn error_line(text: &str) {
     let line = json_line(Level::ERROR, text).unwrap_or_else(|| format!("error: {text}"));
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Prints a note on standard error; between the lines of a log in JSON, as one of them.
 pub(crate) fn note(text: &str) {
     let line = json_line(Level::INFO, text).unwrap_or_else(|| text.to_owned());
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Asks a person at the terminal. No answer is a no.
+pub(crate) fn agreed(question: &str) -> bool {
+    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+/// Whether a person can be asked.
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Whether a person watches.
 pub(crate) fn is_terminal() -> bool {
-    std::io::stderr().is_terminal()
+    io::stderr().is_terminal()
+}
+
+/// The columns of the terminal that standard output is; 80 where it is none.
+pub(crate) fn width() -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(WIDTH, |(width, _)| usize::from(width.0))
 }
 
 /// Prints a table: the first column to the left, all others to the right.
-pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
-    line(&table_text(header, rows));
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> Printed {
+    line(&table_text(header, rows))
 }
 
 /// The text of such a table.

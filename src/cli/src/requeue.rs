@@ -53,10 +53,12 @@ pub(crate) async fn run(
     }
     if common.json {
         let kept: Vec<_> = kept.iter().map(|(task_id, why)| json!({"task_id": task_id, "why": why})).collect();
-        output::json(&json!({ "requeued": requeued, "kept": kept }));
+        output::json(&json!({ "requeued": requeued, "kept": kept }))?;
     } else {
-        output::line(&format!("{requeued} requeued"));
-        kept.iter().for_each(|(task_id, why)| output::line(&format!("{task_id} kept: {why}")));
+        output::line(&format!("{requeued} requeued"))?;
+        for (task_id, why) in &kept {
+            output::line(&format!("{task_id} kept: {why}"))?;
+        }
     }
     Ok(if kept.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

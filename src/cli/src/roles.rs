@@ -11,28 +11,29 @@ use service::signals::HangUps;
 use tokio::net::TcpListener;
 
 use crate::{
-    arguments::{self, Common},
+    arguments::{self, Common, set},
     configuration,
     fault::Fault,
-    nvidia, output,
+    greeting, nvidia, output,
     servers::Servers,
     simulated,
 };
 
 /// Gateway and workers in one process.
 pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, Fault> {
-    let simulated = up.simulated.map(|gpus| format!("simulated.gpus={gpus}"));
-    let listen = up.listen.as_ref().map(|listen| format!("gateway.listen={listen}"));
-    let model = up.model.as_ref().map(|path| format!("predict.model={}", path.display()));
-    let more: Vec<String> = [simulated, listen, model].into_iter().flatten().collect();
-    let program = Program::start(configuration::load_and_log(common, &more)?)?;
+    let simulated = set("--simulated", "simulated.gpus", up.simulated);
+    let listen = set("--listen", "gateway.listen", up.listen.as_ref());
+    let model = set("--model", "predict.model", up.model.as_ref().map(|path| path.display()));
+    let more = [simulated, listen, model].into_iter().flatten().collect();
+    let program = Program::start(configuration::load_and_log(common, more)?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::open(program.configuration.clone())?;
     program.show_bodies(&servers)?;
     let starting = simulated::start(&servers, &program.registry, &program.stop);
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
-    announce(&listener, &servers)?;
+    let address = address_of(&listener)?;
     let serving = serve(&program, &servers, listener).await?;
+    greeting::show(common, address, &servers);
     let ended = workers.ended(&program.stop).await;
     program.stop.gently.cancel();
     finish(&program.stop, serving).await?;
@@ -51,15 +52,16 @@ pub(crate) async fn worker(common: &Common, worker: &arguments::Worker) -> Resul
 
 async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u32) -> Result<ExitCode, Fault> {
     let prefix = worker.id_prefix.clone().unwrap_or_else(own_prefix);
-    let model = worker.model.as_ref().map(|path| format!("predict.model={}", path.display()));
-    let mut more = vec![format!("simulated.gpus={gpus}"), format!("simulated.id_prefix={prefix}")];
-    more.extend(model);
-    let program = Program::start(configuration::load_and_log(common, &more)?)?;
+    let model = set("--model", "predict.model", worker.model.as_ref().map(|path| path.display()));
+    let (gpus, prefix) = (set("--simulated", "simulated.gpus", Some(gpus)), set("--id-prefix", "simulated.id_prefix", Some(prefix)));
+    let more = [gpus, prefix, model].into_iter().flatten().collect();
+    let program = Program::start(configuration::load_and_log(common, more)?)?;
     let metrics = Metrics::serve(&program).await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
     program.show_bodies(&servers)?;
     let starting = simulated::start(&servers, &program.registry, &program.stop);
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
+    output::note(&format!("gpufleet serves simulated GPUs ({})", servers.describe()));
     let ended = workers.ended(&program.stop).await;
     program.stop.gently.cancel();
     metrics.finish(&program.stop).await?;
@@ -69,8 +71,8 @@ async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u3
 
 /// The gateway alone.
 pub(crate) async fn gateway(common: &Common, gateway: &arguments::Gateway) -> Result<ExitCode, Fault> {
-    let listen = gateway.listen.as_ref().map(|listen| format!("gateway.listen={listen}"));
-    let program = Program::start(configuration::load_and_log(common, &listen.into_iter().collect::<Vec<_>>())?)?;
+    let listen = set("--listen", "gateway.listen", gateway.listen.as_ref());
+    let program = Program::start(configuration::load_and_log(common, listen.into_iter().collect())?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
     program.show_bodies(&servers)?;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use gpu_table::GpuTable;
 use protocol::{Environment, config::Configuration};
-use service::{BackendError, Backends, Embedded, system_environment};
+use service::{Backends, Embedded, system_environment};
 use task_queue::BodyBudget;
 use task_store::TaskStore;
 use tokio::sync::OnceCell;
@@ -132,11 +132,5 @@ impl Servers {
             return "embedded: queue, table and store are in memory".to_owned();
         }
         format!("broker {}, Redis {}", url(&self.configuration.amqp.url), url(&self.configuration.redis.url))
-    }
-}
-
-impl From<BackendError> for Fault {
-    fn from(error: BackendError) -> Self {
-        if error.is_transient() { Self::Unavailable(error.to_string()) } else { Self::Failed(error.to_string()) }
     }
 }

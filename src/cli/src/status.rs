@@ -4,49 +4,53 @@ use std::process::ExitCode;
 
 use protocol::{Progress, TaskId, TaskStatus};
 
-use crate::{arguments::Common, configuration, fault::Fault, output, servers::Servers};
+use crate::{arguments::Common, fault::Fault, fleet::Fleet, output};
 
 /// Shows a task's status.
 pub(crate) async fn run(common: &Common, task_id: &TaskId) -> Result<ExitCode, Fault> {
-    let configuration = configuration::load(common, &[])?;
-    let servers = Servers::redis_of_a_running_fleet(configuration)?;
-    let store = servers.store().await?;
-    let status = store.status(task_id).await?.ok_or_else(|| {
+    let status = Fleet::to_ask(common)?.status(task_id).await?.ok_or_else(|| {
         Fault::NotFound(format!(
             "the store has no task {task_id}: it was never submitted, nobody has looked at it yet, or its record has expired"
         ))
     })?;
     if common.json {
-        output::json(&status);
+        output::json(&status)?;
     } else {
-        show(&status, servers.environment().clock.now_ms());
+        output::line(&shown(&status, service::system_environment().clock.now_ms()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(status: &TaskStatus, now_ms: u64) {
-    let text = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            output::line(&format!("{name:<12} {value}"));
-        }
-    };
-    text("task", Some(status.task_id.to_string()));
-    text("state", Some(status.state.name().to_owned()));
-    text("kind", status.kind.as_ref().map(ToString::to_string));
-    text("gpu", status.gpu_id.as_ref().map(ToString::to_string));
-    text("attempt", (status.attempt > 0).then(|| status.attempt.to_string()));
-    text("waits for", status.waiting_for.clone());
-    text("progress", status.progress.as_ref().map(|progress| described(progress, now_ms)));
+/// One line for each thing.
+fn shown(status: &TaskStatus, now_ms: u64) -> String {
     let reply = status.reply.as_ref();
-    text("error", reply.and_then(|reply| reply.error.as_ref()).map(|error| format!("{}: {}", error.code, error.message)));
-    text("result", reply.filter(|reply| !reply.result.is_null()).map(|reply| output::in_one_line(reply.result.to_string())));
+    let error = reply.and_then(|reply| reply.error.as_ref());
+    let result = reply.filter(|reply| !reply.result.is_null());
+    let lines = [
+        ("task", Some(status.task_id.to_string())),
+        ("state", Some(status.state.name().to_owned())),
+        ("kind", status.kind.as_ref().map(ToString::to_string)),
+        ("gpu", status.gpu_id.as_ref().map(ToString::to_string)),
+        ("attempt", (status.attempt > 0).then(|| status.attempt.to_string())),
+        ("waits for", status.waiting_for.clone()),
+        ("progress", status.progress.as_ref().map(|progress| described(progress, now_ms))),
+        ("error", error.map(|error| format!("{}: {}", error.code, error.message))),
+        ("result", result.map(|reply| output::in_one_line(reply.result.to_string()))),
+    ];
+    let lines = lines.into_iter().filter_map(|(name, value)| Some(format!("{name:<12} {}", value?)));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn described(progress: &Progress, now_ms: u64) -> String {
-    let message = progress.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default();
     // The store's clock may run ahead of ours.
     let seconds_ago = now_ms.saturating_sub(progress.at_ms) as f64 / 1_000.0;
-    format!("{:.0} %{message}, {seconds_ago:.1} s ago", progress.fraction.get() * 100.0)
+    format!("{}, {seconds_ago:.1} s ago", how_far(progress))
+}
+
+/// How far a task is, and what it does.
+pub(crate) fn how_far(progress: &Progress) -> String {
+    let message = progress.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default();
+    format!("{:.0} %{message}", progress.fraction.get() * 100.0)
 }
 
 #[cfg(test)]

@@ -1,59 +1,50 @@
 //! `gpufleet submit`.
 
-use std::{io::Read, process::ExitCode, time::Duration};
+use std::{io::Read, num::NonZeroUsize, process::ExitCode, time::Duration};
 
-use futures::StreamExt;
-use producer::{Many, NewTask, Producer, ProducerOptions, WaitError};
-use protocol::{GpuOptions, Json, Outcome, Reply, TaskBody};
+use futures::{StreamExt, stream};
+use producer::{NewTask, ReplyTo};
+use protocol::{Json, Outcome, Reply, TaskBody, TaskId};
 
 use crate::{
     arguments::{Common, Submit},
-    configuration,
     fault::Fault,
-    gpus, output,
-    servers::Servers,
-    unserved,
+    fleet::{Fleet, NoReply, Submitter},
+    gpus,
+    output::{self, Printed},
+    status, unserved, waiting,
 };
 
 /// How many tasks are under way at once.
-const IN_FLIGHT: std::num::NonZeroUsize = std::num::NonZeroUsize::new(256).expect("not zero");
+const IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
 /// Submits tasks, and waits for them if asked.
 pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fault> {
-    let configuration = configuration::load(common, &[])?;
+    let fleet = Fleet::to_submit(common)?;
     let mut task = task(submit)?;
-    let servers = Servers::of_a_running_fleet(configuration)?.impatient();
-    if let Some(gpu) = &submit.gpu {
-        task.body.gpu_options.specific_gpu_id = Some(gpus::named(&servers, gpu).await?);
+    if let Some(gpu) = submit.gpu() {
+        task.body.gpu_options.specific_gpu_id = Some(gpus::named(&fleet.pool().await?, gpu)?);
     }
-    let configuration = servers.configuration();
-    let options = ProducerOptions {
-        pool: configuration.worker.pool.clone(),
-        body_bytes_max: configuration.worker.body_bytes_max,
-        ..ProducerOptions::default()
-    };
-    let ports = servers.connect().await?;
-    if let Err(refused) = unserved::warn_of(&task, &*ports.table, configuration).await {
-        ports.queue.close().await;
-        return Err(refused);
-    }
-    let producer = Producer::new(ports.queue.clone(), ports.store, servers.environment().clone(), options);
+    unserved::warn_of(&task, &fleet).await?;
+    let submitter = fleet.submitter().await?;
     let tasks = std::iter::repeat_n(task, submit.count.get());
-    let done = if submit.wait { wait(common, &producer, tasks, submit).await } else { send(common, &producer, tasks).await };
-    ports.queue.close().await;
+    let done =
+        if submit.wait { wait(common, &fleet, &submitter, tasks, submit.limit()).await } else { send(common, &submitter, tasks).await };
+    submitter.close().await;
     done
 }
 
 fn task(submit: &Submit) -> Result<NewTask, Fault> {
-    let body = TaskBody {
-        payload: payload(&submit.payload)?,
-        gpu_options: GpuOptions { strategy: submit.strategy.clone(), ..GpuOptions::default() },
-        ..TaskBody::default()
-    };
+    let body =
+        TaskBody { payload: payload(&submit.payload)?, gpu_options: submit.gpu_options(), needs: submit.needs(), limits: submit.limits() };
+    let correlation_id = submit.correlation_id.clone().unwrap_or_default();
     Ok(NewTask {
         priority: submit.priority,
         task_id: submit.task_id.clone(),
         expiration: submit.expiration_ms.map(Duration::from_millis),
+        reply_to: submit.reply_to.clone().map(|queue| ReplyTo { queue, correlation_id }),
+        progress: submit.progress,
+        traceparent: submit.traceparent.clone(),
         ..NewTask::new(submit.kind.clone(), body)
     })
 }
@@ -77,39 +68,47 @@ fn payload(given: &str) -> Result<Json, Fault> {
     Json::parse(text).map_err(|error| Fault::Usage(format!("{origin} is not JSON: {error} (text must be quoted: '\"hello\"')")))
 }
 
-async fn send(common: &Common, producer: &Producer, tasks: impl Iterator<Item = NewTask> + Send) -> Result<ExitCode, Fault> {
-    let mut submits = std::pin::pin!(producer.submit_many(tasks, IN_FLIGHT));
+async fn send(common: &Common, submitter: &Submitter<'_>, tasks: impl Iterator<Item = NewTask>) -> Result<ExitCode, Fault> {
+    let mut submits = std::pin::pin!(stream::iter(tasks).map(|task| submitter.submit(task)).buffer_unordered(IN_FLIGHT.get()));
     let mut first_fault = None;
-    while let Some((_, submitted)) = submits.next().await {
-        match submitted {
-            Ok(submitted) if common.json => output::json(&serde_json::json!({"task_id": submitted.task_id})),
-            Ok(submitted) => output::line(submitted.task_id.as_str()),
-            Err(error) => {
-                first_fault.get_or_insert(Fault::from(error));
-            }
+    // Whatever happens to one of them, or to the output: the others are submitted.
+    while let Some(submitted) = submits.next().await {
+        if let Err(fault) = submitted.and_then(|task_id| show_id(common, &task_id).map_err(Fault::from)) {
+            first_fault.get_or_insert(fault);
         }
     }
     first_fault.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
+fn show_id(common: &Common, task_id: &TaskId) -> Printed {
+    if common.json { output::json(&serde_json::json!({ "task_id": task_id })) } else { output::line(task_id.as_str()) }
+}
+
 async fn wait(
     common: &Common,
-    producer: &Producer,
-    tasks: impl Iterator<Item = NewTask> + Send,
-    submit: &Submit,
+    fleet: &Fleet,
+    submitter: &Submitter<'_>,
+    tasks: impl Iterator<Item = NewTask>,
+    limit: Duration,
 ) -> Result<ExitCode, Fault> {
-    let many = Many { in_flight: IN_FLIGHT, timeout: submit.limit() };
-    let mut replies = std::pin::pin!(producer.submit_and_wait_many(tasks, many));
+    let told = |progress: &protocol::Progress| output::note(&status::how_far(progress));
+    let waits = stream::iter(tasks).map(|task| submitter.submit_and_wait(task, limit, told));
+    let mut replies = std::pin::pin!(waits.buffer_unordered(IN_FLIGHT.get()));
     let mut first_fault = None;
     let mut all_succeeded = true;
-    while let Some((_, reply)) = replies.next().await {
-        match reply {
+    while let Some(reply) = replies.next().await {
+        let shown = match reply {
             Ok(reply) => {
                 all_succeeded &= reply.outcome == Outcome::Succeeded;
-                show(common, &reply);
+                show(common, &reply).map_err(Fault::from)
             }
-            Err(error) if first_fault.is_none() => first_fault = Some(unanswered(producer, error).await),
-            Err(_) => {}
+            // The fleet is asked once why.
+            Err(NoReply::Late(task_id)) if first_fault.is_none() => Err(waiting::too_late(fleet, &task_id, limit).await),
+            Err(NoReply::Late(_)) => Ok(()),
+            Err(NoReply::Fault(fault)) => Err(fault),
+        };
+        if let Err(fault) = shown {
+            first_fault.get_or_insert(fault);
         }
     }
     match first_fault {
@@ -118,28 +117,16 @@ async fn wait(
     }
 }
 
-/// Why there is no reply; where the time for it ran out, also what the task waits for, as far as the store knows.
-async fn unanswered(producer: &Producer, error: WaitError) -> Fault {
-    let status = match error.task_id() {
-        Some(task_id) if error.is_timeout() => producer.status(task_id).await.ok().flatten(),
-        _ => None,
-    };
-    match status.and_then(|status| status.waiting_for) {
-        Some(why) => Fault::TimeLimit(format!("{error}; it goes on, and waits: {why}")),
-        None => error.into(),
-    }
-}
-
-fn show(common: &Common, reply: &Reply) {
+fn show(common: &Common, reply: &Reply) -> Printed {
     if common.json {
-        output::json(reply);
-        return;
+        return output::json(reply);
     }
     match &reply.error {
         None => output::line(&output::in_one_line(reply.result.to_string())),
         Some(error) => {
             let field = error.field.as_ref().map(|field| format!(" ({field})")).unwrap_or_default();
             output::error_line(&format!("task {} {}: {}{field}: {}", reply.task_id, reply.outcome.name(), error.code, error.message));
+            Ok(())
         }
     }
 }

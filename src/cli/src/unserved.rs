@@ -2,29 +2,24 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use gpu_table::{GpuTable, Living, Wanted};
+use gpu_table::{Living, Wanted};
 use producer::NewTask;
-use protocol::{
-    Unserved,
-    config::{Configuration, WhenUnserved},
-};
+use protocol::{Unserved, config::WhenUnserved};
 
-use crate::{arguments::Common, configuration, fault::Fault, output, servers::Servers};
+use crate::{arguments::Common, fault::Fault, fleet::Fleet, output};
 
 const HEADER: [&str; 6] = ["TASKS ASK FOR", "FOUND", "FIRST S AGO", "LAST S AGO", "SERVED", "WHY"];
 
 /// Lists what workers found lately.
 pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
-    let servers = Servers::redis_of_a_running_fleet(configuration::load(common, &[])?)?;
-    let pool = &servers.configuration().worker.pool;
-    let unserved = servers.table().await?.unserved(pool).await?;
+    let (pool, unserved) = Fleet::to_ask(common)?.unserved().await?;
     if common.json {
-        output::json(&unserved);
+        output::json(&unserved)?;
     } else if unserved.is_empty() {
-        output::line(&format!("in the last three minutes no worker of pool {pool} found a task that no living GPU can run"));
+        output::line(&format!("in the last three minutes no worker of pool {pool} found a task that no living GPU can run"))?;
     } else {
-        let now_ms = servers.environment().clock.now_ms();
-        output::table(&HEADER, &unserved.iter().map(|entry| row(entry, now_ms)).collect::<Vec<_>>());
+        let now_ms = service::system_environment().clock.now_ms();
+        output::table(&HEADER, &unserved.iter().map(|entry| row(entry, now_ms)).collect::<Vec<_>>())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -52,9 +47,12 @@ pub(crate) fn seconds_ago(at_ms: u64, now_ms: u64) -> String {
 }
 
 /// Warns of a task that no living GPU can run; refuses it where the configuration says so. Where the table does not answer, nothing is said.
-pub(crate) async fn warn_of(task: &NewTask, table: &dyn GpuTable, configuration: &Configuration) -> Result<(), Fault> {
+/// A gateway does so by itself.
+pub(crate) async fn warn_of(task: &NewTask, fleet: &Fleet) -> Result<(), Fault> {
+    let Fleet::Servers(servers) = fleet else { return Ok(()) };
+    let (table, configuration) = (servers.table().await?, servers.configuration());
     let worker = &configuration.worker;
-    let Ok(living) = Living::look(table, &worker.pool).await else { return Ok(()) };
+    let Ok(living) = Living::look(table.as_ref(), &worker.pool).await else { return Ok(()) };
     let wanted =
         Wanted { kind: task.kind.clone(), needs: task.body.needs.clone(), specific_gpu_id: task.body.gpu_options.specific_gpu_id.clone() };
     // What share of a GPU's memory tasks may use is in the fleet's settings, and its workers go by that.

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use axum::http::HeaderMap;
 use protocol::{TaskId, envelope::TRACEPARENT, is_traceparent};
 
-/// Where a task's status is. An id may hold what a path may not.
-pub(crate) fn status_url(task_id: &TaskId) -> String {
+/// The path at which a gateway serves a task: `GET` for its status, `DELETE` to end it. An id may hold what a path may not.
+#[must_use]
+pub fn status_url(task_id: &TaskId) -> String {
     let mut url = "/api/v1/tasks/".to_owned();
     for byte in task_id.as_str().bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

@@ -28,6 +28,7 @@ mod tasks;
 mod trail;
 mod unserved;
 
+pub use encoding::status_url;
 pub use error::ServeError;
 pub use gateway::{Gateway, GatewayOptions, Ports};
 pub use metrics::GatewayMetrics;

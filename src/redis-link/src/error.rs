@@ -50,16 +50,27 @@ impl From<RedisError> for LinkError {
         match error.kind() {
             _ if is_full(&text) => Self::Away(text),
             _ if is_forbidden(&text) => Self::Refused(text),
-            ErrorKind::AuthenticationFailed => Self::Refused(text),
+            ErrorKind::AuthenticationFailed => Self::Refused("the login was refused".to_owned()),
+            ErrorKind::Parse if is_no_redis(&text) => Self::Away(NO_REDIS.to_owned()),
             // A plain `ERR` is a script that fails on what it finds; `LOADING`, `READONLY`, `OOM` and their like pass by waiting.
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType | ErrorKind::Server(ServerErrorKind::ResponseError) => Self::Garbled(text),
             ErrorKind::Server(ServerErrorKind::NoPerm) => Self::Refused(text),
             ErrorKind::Server(ServerErrorKind::CrossSlot) => Self::Scattered(text),
-            _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Self::Refused(text),
+            _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
+                Self::Refused(format!("{} {}", error.code().unwrap_or_default(), error.detail().unwrap_or_default()))
+            }
             _ if error.code() == Some("WRONGTYPE") => Self::Garbled(text),
             _ => Self::Away(text),
         }
     }
+}
+
+/// What is said of a server that answers in another protocol.
+const NO_REDIS: &str = "what listens there is no Redis; is the port right? (a Redis listens on 6379, unless it was told otherwise)";
+
+/// Whether the library could not make out the bytes of an answer, which is not whether their value is of the wrong type.
+fn is_no_redis(text: &str) -> bool {
+    text.contains("Parse error at")
 }
 
 /// Whether a script was told that its user may not run a command: Redis 7.0 says so by a plain `ERR`.
@@ -90,6 +101,14 @@ mod tests {
         assert!(matches!(of("ERR max number of clients reached"), LinkError::Away(_)));
         assert!(matches!(of("WRONGTYPE Operation against a key holding the wrong kind of value"), LinkError::Garbled(_)));
         assert!(matches!(of("user_script:12: attempt to index a nil value"), LinkError::Garbled(_)));
+    }
+
+    #[test]
+    fn an_answer_in_another_protocol_is_told_from_an_answer_of_the_wrong_type() {
+        let other = LinkError::from(redis::parse_redis_value(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_err());
+        assert_eq!(other, LinkError::Away(NO_REDIS.to_owned()));
+        let wrong_type = redis::from_redis_value::<u64>(redis::Value::Okay).map_err(redis::RedisError::from).unwrap_err();
+        assert!(matches!(LinkError::from(wrong_type), LinkError::Garbled(_)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod mistake;
 mod print;
 mod setting;
 mod text;
+mod variables;
 
 use std::{
     collections::BTreeMap,
@@ -27,10 +28,23 @@ pub use self::{
 
 /// The environment variable that names the file.
 pub const FILE_VARIABLE: &str = "GPUFLEET_CONFIG";
+/// The environment variable that names the gateway that operators' commands talk to. It sets no key.
+pub const GATEWAY_VARIABLE: &str = "GPUFLEET_URL";
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "gpufleet.yaml";
 
-/// Where a configuration comes from, lowest first: the file, the environment, the overrides.
+/// A key that a flag of its own sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlagSetting {
+    /// The flag as it is written on the command line, for example `--redis-url`.
+    pub flag: &'static str,
+    /// The dotted key.
+    pub key: &'static str,
+    /// The value, as text.
+    pub value: String,
+}
+
+/// Where a configuration comes from, lowest first: the file, the environment, the overrides, the flags.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The file that `--config` names. Default: what `GPUFLEET_CONFIG` names; else `gpufleet.yaml` in `folder`, if it exists.
@@ -39,8 +53,10 @@ pub struct Sources {
     pub folder: PathBuf,
     /// Environment variables: `GPUFLEET__SECTION__KEY`, `GPUFLEET_AMQP_URL`, `GPUFLEET_REDIS_URL`; others are ignored.
     pub environment: BTreeMap<String, String>,
-    /// What flags set: `section.key=value`.
+    /// What `--set` sets: `section.key=value`.
     pub overrides: Vec<String>,
+    /// What other flags set.
+    pub flags: Vec<FlagSetting>,
 }
 
 /// A configuration, and where its values come from.
@@ -52,6 +68,8 @@ pub struct Loaded {
     pub origins: BTreeMap<String, Origin>,
     /// The file that was read, if one was.
     pub file: Option<PathBuf>,
+    /// What looks like a slip and is none that must stop a program, one sentence each: variables of our name that nobody reads.
+    pub warnings: Vec<String>,
 }
 
 /// Loads a configuration.
@@ -66,10 +84,10 @@ pub fn load(sources: &Sources) -> Result<Configuration, ConfigurationErrors> {
 impl Sources {
     /// The sources of this process: its environment, and what its command line says.
     #[must_use]
-    pub fn of_process(file: Option<PathBuf>, overrides: Vec<String>) -> Self {
+    pub fn of_process(file: Option<PathBuf>, overrides: Vec<String>, flags: Vec<FlagSetting>) -> Self {
         let text = |word: std::ffi::OsString| word.to_string_lossy().into_owned();
         let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
-        Self { file, folder: PathBuf::new(), environment, overrides }
+        Self { file, folder: PathBuf::new(), environment, overrides, flags }
     }
 
     /// Loads a configuration and remembers where its values come from.
@@ -97,8 +115,9 @@ impl Sources {
         let mut settings = file.as_deref().map(|path| file::read(path, &known, mistakes)).unwrap_or_default();
         settings.extend(text::from_environment(&self.environment, &known, mistakes));
         settings.extend(text::from_overrides(&self.overrides, &known, mistakes));
+        settings.extend(text::from_flags(&self.flags, &known, mistakes));
         let (configuration, origins) = merge(&known, settings);
-        Loaded { configuration, origins, file }
+        Loaded { configuration, origins, file, warnings: variables::warnings(&self.environment, &known) }
     }
 
     fn file_to_read(&self) -> Option<PathBuf> {

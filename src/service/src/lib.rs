@@ -8,7 +8,7 @@ pub mod signals;
 pub mod telemetry;
 
 pub use backends::{BackendError, Backends, Embedded};
-pub use config::{ConfigurationErrors, Loaded, Sources};
+pub use config::{ConfigurationErrors, FlagSetting, Loaded, Sources};
 pub use environment::system_environment;
 pub use redis_servers::{RedisServer, redis_servers};
 pub use signals::Stop;

@@ -87,6 +87,14 @@ pub enum QueueError {
         /// Why.
         reason: String,
     },
+    /// What listens there lets nobody in: a wrong login or virtual host, or no AMQP. Somebody must change something.
+    #[error("connect to {url}: {reason}")]
+    NotAdmitted {
+        /// The broker, without its password.
+        url: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The queue exists, but the broker's node that has it is down, or somebody is just creating it. Retry.
     #[error("{operation}: the queue exists, but it cannot be reached now: {reason}")]
     Inaccessible {

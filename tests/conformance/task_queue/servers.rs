@@ -236,7 +236,7 @@ async fn what_the_broker_forbids_is_refused_and_not_retried() {
 
     let wrong = SecretUrl::new(reader.reveal().replace("secret", "pa55word"));
     let refused = RabbitMq::connect(&wrong, options()).await.expect_err("a wrong password");
-    assert!(matches!(refused, QueueError::Refused { .. }), "{refused}");
+    assert!(matches!(refused, QueueError::NotAdmitted { .. }), "{refused}");
     assert!(!format!("{refused} {refused:?}").contains("pa55word"));
     let garbled = RabbitMq::connect(&SecretUrl::new("http://user:pa55word@host"), options()).await.expect_err("no AMQP URL");
     assert!(!format!("{garbled} {garbled:?}").contains("pa55word"));

@@ -6,7 +6,10 @@ use producer::WaitError;
 use protocol::{GpuId, Reply};
 use serde::Serialize;
 
-use crate::{demo::load::Load, output};
+use crate::{
+    demo::load::Load,
+    output::{self, Printed},
+};
 
 /// The outcome of a demo.
 #[derive(Debug)]
@@ -79,15 +82,12 @@ impl Report {
         self.succeeded == self.tasks
     }
 
-    pub(crate) fn print(&self, as_json: bool) {
-        if as_json {
-            output::json(&self.json());
-        } else {
-            self.print_for_people();
-        }
+    /// What counts comes last: it is what a person sees then.
+    pub(crate) fn print(&self, as_json: bool) -> Printed {
         if let Some(wrong) = &self.first_wrong {
             output::error_line(wrong);
         }
+        if as_json { output::json(&self.json()) } else { self.print_for_people() }
     }
 
     fn json(&self) -> Json {
@@ -103,18 +103,18 @@ impl Report {
         }
     }
 
-    fn print_for_people(&self) {
+    fn print_for_people(&self) -> Printed {
+        for sample in &self.samples {
+            output::pretty(sample)?;
+            output::line("")?;
+        }
         let json = self.json();
         let rows: Vec<Vec<String>> = json.gpus.iter().map(|gpu| row(gpu, self.succeeded)).collect();
-        output::table(&["GPU", "TASKS", "SHARE", "P50 MS", "P95 MS", "P99 MS"], &rows);
+        output::table(&["GPU", "TASKS", "SHARE", "P50 MS", "P95 MS", "P99 MS"], &rows)?;
         output::line(&format!(
             "{} of {} tasks got their own right reply in {:.2} s: {:.0} tasks/s, balance {:.3} (1 is even)",
             json.succeeded, json.tasks, json.seconds, json.throughput_per_s, json.balance
-        ));
-        for sample in &self.samples {
-            output::line("");
-            output::pretty(sample);
-        }
+        ))
     }
 }
 

@@ -122,6 +122,12 @@ fn url_problem(url: &SecretUrl, schemes: &[&str]) -> Option<String> {
     let Some((scheme, rest)) = url.reveal().split_once("://") else {
         return Some(format!("is not a URL; begin with {}", listed()));
     };
+    if scheme == "rediss" && schemes.contains(&"redis") {
+        return Some(
+            "asks for TLS: the fleet does not speak it to Redis yet; begin with redis:// (through a tunnel, where the network is not private), redis+unix:// or unix://"
+                .to_owned(),
+        );
+    }
     if !schemes.contains(&scheme) {
         return Some(format!("has the scheme {scheme:?}; begin with {}", listed()));
     }
@@ -138,5 +144,14 @@ fn url_problem(url: &SecretUrl, schemes: &[&str]) -> Option<String> {
         return Some("names no host".to_owned());
     }
     let port_is_valid = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
-    (!port_is_valid).then(|| "has a port that is not a number from 1 to 65535".to_owned())
+    if !port_is_valid {
+        return Some("has a port that is not a number from 1 to 65535".to_owned());
+    }
+    let names_no_vhost = schemes == AMQP_SCHEMES && is_bare_slash(&rest[authority.len()..]);
+    names_no_vhost.then(|| "names a virtual host without a name; write /%2f for the default one, or leave the slash out".to_owned())
+}
+
+/// Whether what follows host and port is a slash and nothing behind it. Parameters do not count.
+fn is_bare_slash(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(|vhost| vhost.is_empty() || vhost.starts_with(['?', '#']))
 }

@@ -41,7 +41,6 @@ impl KnownKeys {
         self.defaults.clone()
     }
 
-    #[cfg(test)]
     pub fn names(&self) -> Vec<String> {
         self.keys.keys().cloned().collect()
     }

@@ -18,7 +18,7 @@ pub enum Origin {
     },
     /// An environment variable of this name.
     Variable(String),
-    /// A flag that set this key.
+    /// A flag, as it is written: `--redis-url`, or `--set` with the key that it sets.
     Flag(String),
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Origin {
             Self::File { path, line: Some(line) } => write!(formatter, "{}:{line}", path.display()),
             Self::File { path, line: None } => write!(formatter, "{}", path.display()),
             Self::Variable(name) => write!(formatter, "variable {name}"),
-            Self::Flag(key) => write!(formatter, "flag {key}"),
+            Self::Flag(flag) => formatter.write_str(flag),
         }
     }
 }

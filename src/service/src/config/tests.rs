@@ -166,6 +166,37 @@ fn variables_that_a_platform_sets_are_left_alone_and_slips_are_not() {
 }
 
 #[test]
+fn a_variable_of_our_name_that_nobody_reads_is_warned_about() {
+    let cases = [
+        ("GPUFLEET_REDIS", Some("did you mean GPUFLEET_REDIS_URL?")),
+        ("GPUFLEET_AMQP", Some("did you mean GPUFLEET_AMQP_URL?")),
+        ("GPUFLEET_CONFIG_FILE", Some("did you mean GPUFLEET_CONFIG?")),
+        ("GPUFLEET_WORKER_LEASE_MS", Some("did you mean GPUFLEET__WORKER__LEASE_MS?")),
+        (
+            "GPUFLEET_COLOUR",
+            Some("known are GPUFLEET_AMQP_URL, GPUFLEET_REDIS_URL, GPUFLEET_CONFIG, GPUFLEET_URL and GPUFLEET__SECTION__KEY"),
+        ),
+        ("GPUFLEET_URL", None),
+        ("GPUFLEET_SUPERVISED", None),
+        ("GPUFLEET_GATEWAY_SERVICE_HOST", None),
+        ("GPUFLEET_GATEWAY_PORT_8080_TCP", None),
+        ("GPUFLEETS", None),
+    ];
+    for (name, advice) in cases {
+        let loaded = variables(&[(name, "3")]).load().expect("a warning is no mistake");
+        let expected: Vec<String> = advice.iter().map(|advice| format!("variable {name} has no effect: {advice}")).collect();
+        assert_eq!(loaded.warnings, expected);
+    }
+}
+
+#[test]
+fn a_mistake_in_a_flag_of_its_own_is_told_by_the_flags_name() {
+    let flags = vec![FlagSetting { flag: "--redis-url", key: "redis.url", value: "http://h".to_owned() }];
+    let mistake = only_mistake(&Sources { flags, ..overrides(&["redis.url=redis://h"]) });
+    assert!(mistake.starts_with("redis.url (--redis-url): is \"http://h\", which has the scheme"), "{mistake}");
+}
+
+#[test]
 fn all_mistakes_of_all_sources_are_reported_at_once() {
     let file = "worker:\n  lese_ms: 100\n  lease_ms: 10\nlog:\n  level: inof\nredis: here\n";
     let written =
@@ -176,8 +207,8 @@ fn all_mistakes_of_all_sources_are_reported_at_once() {
         "worker.lease_ms (gpufleet.yaml:3): is 10, and must be between 300 and 600000 (default: 6000)",
         "worker.lese_ms (gpufleet.yaml:2): unknown key; did you mean worker.lease_ms?",
         "amqp.queue_type (variable GPUFLEET__AMQP__QUEUE_TYPE): unknown variant `quorun`, expected `classic` or `quorum`",
-        "predict.max_length (flag predict.max_length): has no value; write key=value",
-        "gateway.listen (flag gateway.listen): is \"8080\", and must be host:port",
+        "predict.max_length (--set predict.max_length): has no value; write key=value",
+        "gateway.listen (--set gateway.listen): is \"8080\", and must be host:port",
         "log.level (gpufleet.yaml:5): \"inof\" is not a level; use one of off, error",
     ];
     for line in expected {
@@ -230,7 +261,7 @@ fn values_that_do_not_go_together_are_mistakes() {
     let cases: [(&[&str], &str); 12] = [
         (
             &["worker.lease_ms=1000", "worker.offer_ms=1001"],
-            "worker.offer_ms (flag worker.offer_ms): is 1001, and must not exceed worker.lease_ms (1000)",
+            "worker.offer_ms (--set worker.offer_ms): is 1001, and must not exceed worker.lease_ms (1000)",
         ),
         (&["worker.offer_ms=6001"], "worker.lease_ms (6000)"),
         (&["redis.url=redis://h", "redis.response_timeout_ms=6000"], "must be below worker.lease_ms (6000)"),
@@ -259,6 +290,9 @@ fn a_bad_url_is_a_mistake_that_hides_its_password() {
         ("amqp.url=amqp://u:s3cret@:5672/", "names no host"),
         ("amqp.url=amqp://u:s3cret@h:x/", "has a port that is not a number"),
         ("redis.url=unix://socket", "names no socket"),
+        ("redis.url=rediss://:s3cret@h", "does not speak it to Redis yet"),
+        ("amqp.url=amqp://u:s3cret@h:5672/", "write /%2f for the default one, or leave the slash out"),
+        ("amqp.url=amqp://u:s3cret@h/?heartbeat=5", "write /%2f"),
     ];
     for (text, expected) in cases {
         let mistake = only_mistake(&overrides(&[text]));
@@ -304,7 +338,7 @@ fn what_is_printed_loads_again_and_hides_passwords() {
     let printed = loaded.to_yaml();
     assert!(!printed.contains("s3cret") && printed.contains("amqp://fleet:***@h:5672/v"), "{printed}");
     for (value, origin) in
-        [("lease_ms: 7000", "gpufleet.yaml:2"), ("json: true", "# variable GPUFLEET__LOG__JSON"), ("url: ", "# flag amqp.url")]
+        [("lease_ms: 7000", "gpufleet.yaml:2"), ("json: true", "# variable GPUFLEET__LOG__JSON"), ("url: ", "# --set amqp.url")]
     {
         assert!(printed.lines().any(|line| line.contains(value) && line.ends_with(origin)), "{value} from {origin} in\n{printed}");
     }

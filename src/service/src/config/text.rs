@@ -4,15 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{FILE_VARIABLE, Mistakes, Origin, Setting, known::KnownKeys};
+use super::{FlagSetting, Mistakes, Origin, Setting, known::KnownKeys, variables};
 
 /// Before the name of every variable that sets a key: `GPUFLEET__WORKER__LEASE_MS`.
-const GENERIC: &str = "GPUFLEET__";
+pub const GENERIC: &str = "GPUFLEET__";
 /// The variables that people set most, and the key of each.
-const SHORT: [(&str, &str); 2] = [("GPUFLEET_AMQP_URL", "amqp.url"), ("GPUFLEET_REDIS_URL", "redis.url")];
-/// A variable that differs from a known one by at most this many slips of the hand is taken for a mistake. Others are ignored: container
-/// platforms set `GPUFLEET_…_PORT` and the like by themselves.
-const SLIPS_MAX: usize = 2;
+pub const SHORT: [(&str, &str); 2] = [("GPUFLEET_AMQP_URL", "amqp.url"), ("GPUFLEET_REDIS_URL", "redis.url")];
 
 /// Reads the variables; the generic form wins over the short one.
 pub fn from_environment(environment: &BTreeMap<String, String>, known: &KnownKeys, mistakes: &mut Mistakes) -> Vec<Setting> {
@@ -21,7 +18,7 @@ pub fn from_environment(environment: &BTreeMap<String, String>, known: &KnownKey
         let origin = Origin::Variable(name.clone());
         if let Some((_, key)) = SHORT.iter().find(|(short, _)| short == name) {
             settings.extend(known.accept(key, &readings(key, value, known), &origin, mistakes));
-        } else if let Some(meant) = misspelt(name) {
+        } else if let Some(meant) = variables::misspelt(name) {
             mistakes.add("", &origin, format!("unknown variable; did you mean {meant}?"));
         }
     }
@@ -39,13 +36,22 @@ pub fn from_overrides(overrides: &[String], known: &KnownKeys, mistakes: &mut Mi
     let mut settings = Vec::new();
     for text in overrides {
         let (key, value) = text.split_once('=').map_or((text.trim(), None), |(key, value)| (key.trim(), Some(value.trim())));
-        let origin = Origin::Flag(key.to_owned());
+        let origin = Origin::Flag(format!("--set {key}"));
         match value {
             Some(value) => settings.extend(known.accept(key, &readings(key, value, known), &origin, mistakes)),
             None => mistakes.add(key, &origin, "has no value; write key=value"),
         }
     }
     settings
+}
+
+/// Reads what flags of their own set.
+pub fn from_flags(flags: &[FlagSetting], known: &KnownKeys, mistakes: &mut Mistakes) -> Vec<Setting> {
+    let read = |setting: &FlagSetting| {
+        let FlagSetting { flag, key, value } = setting;
+        known.accept(key, &readings(key, value, known), &Origin::Flag((*flag).to_owned()), mistakes)
+    };
+    flags.iter().filter_map(read).collect()
 }
 
 /// What a text can mean for a key, likeliest first: YAML, then the text itself; for a list, YAML or parts separated by commas.
@@ -60,10 +66,4 @@ fn readings(key: &str, text: &str, known: &KnownKeys) -> Vec<Value> {
         return vec![yaml.filter(Value::is_array).unwrap_or_else(parts)];
     }
     yaml.into_iter().chain([plain]).collect()
-}
-
-fn misspelt(name: &str) -> Option<&'static str> {
-    let names = SHORT.iter().map(|(short, _)| *short).chain([FILE_VARIABLE]);
-    let is_near = |known: &&str| *known != name && strsim::damerau_levenshtein(known, name) <= SLIPS_MAX;
-    (name != FILE_VARIABLE).then(|| names.into_iter().find(is_near)).flatten()
 }

@@ -15,7 +15,7 @@ use protocol::config::SecretUrl;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{backoff::Backoff, failure::Failure, screen, topology::Topology};
+use super::{backoff::Backoff, dialling::not_connected, failure::Failure, screen, topology::Topology};
 use crate::{Link, QueueError};
 
 /// Longest wait for a connection to open.
@@ -62,12 +62,7 @@ impl Dialer {
         let dialled = tokio::time::timeout(DIAL_LIMIT, screen::connect(self.uri.clone(), properties)).await;
         let unreachable = |reason: String| QueueError::Unreachable { url: self.url.clone(), reason };
         let connection = dialled.map_err(|_| unreachable(format!("no answer within {} s", DIAL_LIMIT.as_secs())))?;
-        let connection = connection.map_err(|error| match error.kind() {
-            lapin::ErrorKind::ProtocolError(refusal) => {
-                QueueError::Refused { operation: format!("connect to {}", self.url), reason: refusal.get_message().to_string() }
-            }
-            _ => unreachable(error.to_string()),
-        })?;
+        let connection = connection.map_err(|error| not_connected(&error, &self.uri, &self.url))?;
         Ok(Arc::new(Kept { connection, worn: Notify::new(), used_up: AtomicBool::new(false) }))
     }
 }
@@ -250,7 +245,8 @@ impl Keeper {
             let declared = async { topology.declare_on(&connection.create_channel().await?, &queue).await };
             let declared = tokio::time::timeout(topology.options.publish_timeout, declared).await;
             if let Err(failure) = declared.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned()))) {
-                tracing::warn!(%queue, error = %failure, "could not declare a queue again");
+                let error = failure.into_declare_error(&self.dialer.url, &topology.options.names.queue(&queue));
+                tracing::warn!(%error, "could not declare a queue again");
             }
         }
     }

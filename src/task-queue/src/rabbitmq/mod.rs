@@ -6,6 +6,7 @@
 //! [`lane`]. Messages that the client library cannot read pass a [`screen`] first.
 
 mod backoff;
+mod dialling;
 mod failure;
 mod greeting;
 mod inspect;
@@ -67,7 +68,8 @@ impl RabbitMq {
     /// Connects, once: a broker that is away is an error here, and is waited for only after the first connection.
     ///
     /// # Errors
-    /// [`QueueError::Unreachable`] (transient), or [`QueueError::Refused`] for a wrong URL, password or virtual host.
+    /// [`QueueError::Unreachable`] (transient), [`QueueError::NotAdmitted`] for a wrong login, a wrong virtual host or a port without AMQP, or
+    /// [`QueueError::Refused`] for a wrong URL.
     pub async fn connect(url: &SecretUrl, options: QueueOptions) -> Result<Self, QueueError> {
         let dialer = Dialer::new(url)?;
         let (consuming, publishing) = tokio::try_join!(dialer.dial("consume"), dialer.dial("publish"))?;

@@ -1,0 +1,138 @@
+//! `gpufleet submit`: everything that a task may say.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use clap::Args;
+use protocol::{GpuOptions, Kind, Limits, Needs, Strategy, TaskId, task::ComputeCapability};
+
+use super::parsers;
+
+/// `gpufleet submit`.
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// What to run: echo, simulate, predict, …
+    #[arg(value_parser = parsers::kind)]
+    pub(crate) kind: Kind,
+    /// The payload: JSON, @FILE, or - for standard input
+    #[arg(long, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
+    pub(crate) payload: String,
+    /// 0 (lowest) to 9
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
+    pub(crate) priority: u8,
+    /// Waits for the reply and prints its result; exit code 1 if the task does not succeed
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait, in seconds
+    #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=2_592_000))]
+    pub(crate) timeout: u64,
+    /// Shows how far the task is while its reply is waited for, on standard error
+    #[arg(long, requires = "wait")]
+    pub(crate) progress: bool,
+    /// Submits the task this many times
+    #[arg(long, default_value = "1", value_name = "N", value_parser = parsers::count)]
+    pub(crate) count: NonZeroUsize,
+    /// The task's id, so that submitting again is harmless. Default: a fresh one
+    #[arg(long, value_name = "ID", conflicts_with = "count", value_parser = parsers::task_id)]
+    pub(crate) task_id: Option<TaskId>,
+    /// Longest wait in queues before the task expires, in milliseconds, as AMQP's expiration says it. The shorter of it and --queue-deadline-ms counts
+    #[arg(long, value_name = "MS", value_parser = parsers::limit_ms())]
+    pub(crate) expiration_ms: Option<u64>,
+    /// Sends the reply to this queue of the broker, which somebody has declared. Not through a gateway
+    #[arg(long, value_name = "QUEUE", conflicts_with = "wait")]
+    pub(crate) reply_to: Option<String>,
+    /// What comes back with that reply as its correlation_id. Default: empty
+    #[arg(long, value_name = "TEXT", requires = "reply_to")]
+    pub(crate) correlation_id: Option<String>,
+    /// W3C trace context that the task belongs to
+    #[arg(long, value_name = "TRACEPARENT")]
+    pub(crate) traceparent: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    needs: NeedsOptions,
+    #[command(flatten)]
+    limits: LimitsOptions,
+}
+
+/// How a GPU is chosen.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "How a GPU is chosen")]
+struct Choice {
+    /// Default: the fleet's
+    #[arg(long, value_parser = parsers::strategy())]
+    strategy: Option<Strategy>,
+    /// Run on this GPU and no other: its id, the beginning of it, or its number in `gpufleet gpus`
+    #[arg(long, value_name = "GPU")]
+    gpu: Option<String>,
+    /// Split a batch over several GPUs. Default: the fleet's
+    #[arg(long, value_name = "true|false")]
+    batch_split: Option<bool>,
+}
+
+/// What a GPU must have.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What a GPU must have")]
+struct NeedsOptions {
+    /// Memory that the task will use, in MB (10^6 bytes)
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(0..=Needs::MEMORY_MB_MAX))]
+    memory_mb: Option<u64>,
+    /// Lowest CUDA compute capability
+    #[arg(long, value_name = "MAJOR.MINOR", value_parser = parsers::capability)]
+    compute_capability: Option<ComputeCapability>,
+    /// A model that should be loaded already: a preference, never a condition
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+}
+
+/// Time and attempt limits.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits of the task")]
+struct LimitsOptions {
+    /// Longest wait from now to its start, in milliseconds. Default: none
+    #[arg(long, value_name = "MS", value_parser = parsers::limit_ms())]
+    queue_deadline_ms: Option<u64>,
+    /// Longest run of one attempt, in milliseconds. Default: the worker's
+    #[arg(long, value_name = "MS", value_parser = parsers::limit_ms())]
+    attempt_timeout_ms: Option<u64>,
+    /// Longest time from now to its end, over all attempts, in milliseconds. Default: none
+    #[arg(long, value_name = "MS", value_parser = parsers::limit_ms())]
+    total_deadline_ms: Option<u64>,
+    /// How often it may be tried, 1 to 100. Default: 3
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    max_attempts: Option<u32>,
+}
+
+impl Submit {
+    /// How long to wait for a reply.
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+
+    /// The GPU that is to run it, as the operator named it.
+    pub(crate) fn gpu(&self) -> Option<&str> {
+        self.choice.gpu.as_deref()
+    }
+
+    /// How a GPU is chosen; without the one that is named, which is still to be found.
+    pub(crate) fn gpu_options(&self) -> GpuOptions {
+        let Choice { strategy, batch_split, .. } = &self.choice;
+        GpuOptions { strategy: strategy.map(|strategy| strategy.name().to_owned()), specific_gpu_id: None, batch_split: *batch_split }
+    }
+
+    /// What a GPU must have.
+    pub(crate) fn needs(&self) -> Needs {
+        let NeedsOptions { memory_mb, compute_capability, model } = &self.needs;
+        Needs { memory_mb: *memory_mb, compute_capability: *compute_capability, model: model.clone() }
+    }
+
+    /// Its limits.
+    pub(crate) fn limits(&self) -> Limits {
+        let LimitsOptions { queue_deadline_ms, attempt_timeout_ms, total_deadline_ms, max_attempts } = &self.limits;
+        Limits {
+            queue_deadline_ms: *queue_deadline_ms,
+            attempt_timeout_ms: *attempt_timeout_ms,
+            total_deadline_ms: *total_deadline_ms,
+            max_attempts: *max_attempts,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The fleet that a command talks to: the servers that the configuration names, or a gateway over HTTP. A command is written once, on this.
+//!
+//! A gateway reaches every fleet, an embedded one too. What it does not serve (its clients are anybody's who can reach its port) needs the servers: the settings, and
+//! the dead letters.
+
+mod gateway;
+mod http;
+mod submitting;
+mod url;
+
+use protocol::{PoolName, TaskId, TaskStatus, Unserved, gpu::GpuView};
+use task_store::{Cancel, Reach};
+
+pub(crate) use self::{
+    gateway::Gateway,
+    submitting::{NoReply, Submitter},
+    url::GatewayUrl,
+};
+use crate::{arguments::Common, configuration, fault::Fault, servers::Servers};
+
+/// What to say where nothing says which fleet is meant.
+const NOWHERE: &str = "no fleet is named: give --url http://HOST:PORT of a gateway or of `gpufleet up` (or $GPUFLEET_URL), or the fleet's servers by --amqp-url \
+                       and --redis-url (or $GPUFLEET_AMQP_URL and $GPUFLEET_REDIS_URL, or a file); `gpufleet demo` and `gpufleet up` need none";
+
+/// The fleet.
+pub(crate) enum Fleet {
+    /// Its servers.
+    Servers(Box<Servers>),
+    /// A gateway before it.
+    Gateway(Gateway),
+}
+
+/// The GPUs of a pool.
+pub(crate) struct Pool {
+    pub(crate) name: PoolName,
+    /// Those that live, by id.
+    pub(crate) gpus: Vec<GpuView>,
+}
+
+impl Fleet {
+    /// For commands that only ask: of the servers they need Redis alone.
+    pub(crate) fn to_ask(common: &Common) -> Result<Self, Fault> {
+        if let Some(url) = common.gateway()? {
+            return Ok(Self::Gateway(Gateway::new(url)));
+        }
+        let configuration = configuration::load(common, Vec::new())?;
+        if configuration.redis.url.is_none() {
+            return Err(Fault::Usage(NOWHERE.to_owned()));
+        }
+        Ok(Self::Servers(Box::new(Servers::redis_of_a_running_fleet(configuration)?)))
+    }
+
+    /// For commands that submit.
+    pub(crate) fn to_submit(common: &Common) -> Result<Self, Fault> {
+        if let Some(url) = common.gateway()? {
+            return Ok(Self::Gateway(Gateway::new(url)));
+        }
+        let configuration = configuration::load(common, Vec::new())?;
+        if configuration.redis.url.is_none() && configuration.amqp.url.is_none() {
+            return Err(Fault::Usage(NOWHERE.to_owned()));
+        }
+        Ok(Self::Servers(Box::new(Servers::of_a_running_fleet(configuration)?.impatient())))
+    }
+
+    /// What the fleet knows of a task; `None` if it never heard of it, or has forgotten it.
+    pub(crate) async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, Fault> {
+        match self {
+            Self::Servers(servers) => Ok(servers.store().await?.status(task_id).await?),
+            Self::Gateway(gateway) => gateway.status(task_id).await,
+        }
+    }
+
+    /// Asks for a task's end; what it was.
+    pub(crate) async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, Fault> {
+        match self {
+            Self::Servers(servers) => Ok(servers.store().await?.cancel(task_id, reach).await?),
+            Self::Gateway(gateway) => gateway.cancel(task_id, reach).await,
+        }
+    }
+
+    /// The pool, and what workers found lately that tasks ask for and no living GPU of it has.
+    pub(crate) async fn unserved(&self) -> Result<(PoolName, Vec<Unserved>), Fault> {
+        match self {
+            Self::Servers(servers) => {
+                let pool = servers.configuration().worker.pool.clone();
+                let unserved = servers.table().await?.unserved(&pool).await?;
+                Ok((pool, unserved))
+            }
+            Self::Gateway(gateway) => gateway.unserved().await,
+        }
+    }
+
+    /// The pool and its living GPUs.
+    pub(crate) async fn pool(&self) -> Result<Pool, Fault> {
+        match self {
+            Self::Servers(servers) => servers.pool().await,
+            Self::Gateway(gateway) => gateway.gpus().await,
+        }
+    }
+}
+
+impl Servers {
+    /// The pool that the configuration names and its living GPUs.
+    pub(crate) async fn pool(&self) -> Result<Pool, Fault> {
+        let name = self.configuration().worker.pool.clone();
+        let gpus = self.table().await?.rows(&name).await?;
+        Ok(Pool { name, gpus })
+    }
+}
+
+/// Refuses a gateway for a command that it does not serve: what the command is about, and what to do instead.
+pub(crate) fn needs_servers(common: &Common, what: &str, instead: &str) -> Result<(), Fault> {
+    match common.gateway()? {
+        None => Ok(()),
+        Some(url) => Err(Fault::Usage(format!("the gateway at {url} does not serve {what}: {instead}"))),
+    }
+}

@@ -1,0 +1,254 @@
+//! A fleet behind a gateway: what the gateway serves, in the words of the ports.
+
+use std::time::Duration;
+
+use gateway::{ProblemDocument, status_url};
+use hyper::{Method, StatusCode};
+use producer::NewTask;
+use protocol::{
+    GpuOptions, Json, Kind, Limits, Needs, Outcome, PoolName, Progress, Reply, TaskId, TaskState, TaskStatus, Unserved, gpu::GpuView,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use task_store::{Cancel, Reach};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    NoReply, Pool,
+    http::{Answer, Client, Question},
+    url::GatewayUrl,
+};
+use crate::fault::Fault;
+
+/// The pause between two looks at a task that is waited for: the first, and the longest. It doubles from one to the other.
+const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// How long a task that ended may lack its reply, which is on its way.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A gateway, as its client sees it.
+pub(crate) struct Gateway {
+    client: Client,
+}
+
+/// `POST /api/v1/tasks`.
+#[derive(Serialize)]
+struct TaskRequest<'a> {
+    kind: &'a Kind,
+    priority: u8,
+    task_id: &'a TaskId,
+    payload: &'a Json,
+    gpu_options: &'a GpuOptions,
+    needs: &'a Needs,
+    limits: &'a Limits,
+    progress: bool,
+}
+
+/// `GET /api/v1/gpus`.
+#[derive(Deserialize)]
+struct GpuList {
+    pool: PoolName,
+    gpus: Vec<GpuView>,
+}
+
+/// `GET /api/v1/unserved`.
+#[derive(Deserialize)]
+struct UnservedList {
+    pool: PoolName,
+    unserved: Vec<Unserved>,
+}
+
+/// What of the answer to `POST /api/v1/tasks` is not known before.
+#[derive(Deserialize)]
+struct Accepted {
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+/// `DELETE /api/v1/tasks/{task_id}`.
+#[derive(Deserialize)]
+struct TaskCancelling {
+    was: String,
+    #[serde(default)]
+    gpu_id: Option<protocol::GpuId>,
+}
+
+/// The part of `/openapi.json` that tells the gateway's version.
+#[derive(Deserialize)]
+struct Described {
+    info: Info,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    version: String,
+}
+
+impl Gateway {
+    pub(crate) fn new(url: GatewayUrl) -> Self {
+        Self { client: Client::new(url) }
+    }
+
+    pub(crate) const fn url(&self) -> &GatewayUrl {
+        self.client.url()
+    }
+
+    pub(super) async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, Fault> {
+        match self.get(&status_url(task_id)).await {
+            Err(Fault::NotFound(_)) => Ok(None),
+            status => status.map(Some),
+        }
+    }
+
+    pub(super) async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, Fault> {
+        let ahead = if reach == Reach::Ahead { "?ahead=true" } else { "" };
+        let question = Question::new(Method::DELETE, status_url(task_id) + ahead);
+        let answer = self.ask(&question).await?;
+        if answer.status == StatusCode::CONFLICT {
+            let outcome = self.status(task_id).await?.and_then(|status| outcome(status.state));
+            return outcome.map(Cancel::Ended).ok_or_else(|| self.refused(&question, &answer));
+        }
+        let cancelling: TaskCancelling = self.read(&question, &answer)?;
+        Ok(match (cancelling.was.as_str(), cancelling.gpu_id) {
+            ("running", Some(gpu_id)) => Cancel::Running(gpu_id),
+            ("unseen", _) => Cancel::Unseen,
+            _ => Cancel::Waiting,
+        })
+    }
+
+    pub(super) async fn unserved(&self) -> Result<(PoolName, Vec<Unserved>), Fault> {
+        let UnservedList { pool, unserved } = self.get("/api/v1/unserved").await?;
+        Ok((pool, unserved))
+    }
+
+    pub(super) async fn gpus(&self) -> Result<Pool, Fault> {
+        let GpuList { pool, gpus } = self.get("/api/v1/gpus").await?;
+        Ok(Pool { name: pool, gpus })
+    }
+
+    /// Submits a task under an id that is known before, so that a question that goes out twice submits one. The gateway's warnings.
+    pub(super) async fn submit(&self, task: &NewTask, task_id: &TaskId) -> Result<Vec<String>, Fault> {
+        let body = &task.body;
+        let request = TaskRequest {
+            kind: &task.kind,
+            priority: task.priority,
+            task_id,
+            payload: &body.payload,
+            gpu_options: &body.gpu_options,
+            needs: &body.needs,
+            limits: &body.limits,
+            progress: task.progress,
+        };
+        let body = serde_json::to_vec(&request).expect("its keys are texts").into();
+        let traceparent = task.traceparent.clone();
+        let question = Question { body, traceparent, ..Question::new(Method::POST, "/api/v1/tasks") };
+        let answer = self.ask(&question).await?;
+        let accepted: Accepted = self.read(&question, &answer)?;
+        Ok(accepted.warnings)
+    }
+
+    /// Looks at a task until it has ended and its reply is there; tells of its progress on the way.
+    pub(super) async fn reply(&self, task_id: &TaskId, until: Instant, told: &impl Fn(&Progress)) -> Result<Reply, NoReply> {
+        let (mut pause, [_, longest]) = (PAUSE[0], PAUSE);
+        let (mut ended, mut last): (Option<Instant>, Option<Progress>) = (None, None);
+        loop {
+            match self.status(task_id).await {
+                Ok(Some(TaskStatus { reply: Some(reply), .. })) => return Ok(reply),
+                Ok(Some(status)) => {
+                    if status.progress != last {
+                        status.progress.iter().for_each(told);
+                        last = status.progress;
+                    }
+                    if status.state.ended() && ended.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                        let gone = format!("wait for task {task_id}: it {}, and its reply is not kept", status.state.name());
+                        return Err(Fault::Failed(gone).into());
+                    }
+                }
+                Ok(None) => return Err(Fault::NotFound(format!("wait for task {task_id}: the fleet has forgotten it")).into()),
+                // The gateway, or what is behind it, may come back while there is time.
+                Err(Fault::Unavailable(_)) if Instant::now() + pause < until => {}
+                Err(fault) => return Err(fault.into()),
+            }
+            if Instant::now() + pause >= until {
+                return Err(NoReply::Late(task_id.clone()));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// What is not ready behind the gateway; `None` if all is.
+    pub(crate) async fn not_ready(&self) -> Result<Option<String>, Fault> {
+        let question = Question::new(Method::GET, "/readyz");
+        let answer = self.ask(&question).await?;
+        if answer.status.is_success() {
+            return Ok(None);
+        }
+        match self.refused(&question, &answer) {
+            Fault::Unavailable(why) => Ok(Some(why)),
+            fault => Err(fault),
+        }
+    }
+
+    /// The version of the gateway.
+    pub(crate) async fn version(&self) -> Result<String, Fault> {
+        let described: Described = self.get("/openapi.json").await?;
+        Ok(described.info.version)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
+        let question = Question::new(Method::GET, path);
+        let answer = self.ask(&question).await?;
+        self.read(&question, &answer)
+    }
+
+    async fn ask(&self, question: &Question) -> Result<Answer, Fault> {
+        let url = self.url();
+        self.client.ask(question).await.map_err(|reason| {
+            Fault::Unavailable(format!("reach the gateway at {url}: {reason}; does `gpufleet up` or `gpufleet gateway` listen there?"))
+        })
+    }
+
+    fn read<T: DeserializeOwned>(&self, question: &Question, answer: &Answer) -> Result<T, Fault> {
+        if !answer.status.is_success() {
+            return Err(self.refused(question, answer));
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            let Question { method, path, .. } = question;
+            let url = self.url();
+            Fault::Failed(format!(
+                "{method} {path}: the answer of {url} is not understood ({error}); is it a gateway of this program's version?"
+            ))
+        })
+    }
+
+    /// What a problem document says, under the exit code that goes with its status.
+    fn refused(&self, question: &Question, answer: &Answer) -> Fault {
+        let Ok(problem) = serde_json::from_slice::<ProblemDocument>(&answer.body) else {
+            let (Question { method, path, .. }, url, status) = (question, self.url(), answer.status);
+            return Fault::Failed(format!(
+                "{method} {path}: {url} answers {status}, and not as a gateway does; is this a gateway's address?"
+            ));
+        };
+        let detail = problem.detail;
+        let text = match problem.field {
+            Some(field) if !detail.starts_with(&field) => format!("{field}: {detail}"),
+            _ => detail,
+        };
+        match answer.status.as_u16() {
+            404 => Fault::NotFound(text),
+            429 | 503 => Fault::Unavailable(text),
+            408 | 504 => Fault::TimeLimit(text),
+            400 | 413 | 415 | 422 => Fault::Usage(text),
+            _ => Fault::Failed(text),
+        }
+    }
+}
+
+const fn outcome(state: TaskState) -> Option<Outcome> {
+    match state {
+        TaskState::Waiting | TaskState::Running | TaskState::Retrying => None,
+        TaskState::Succeeded => Some(Outcome::Succeeded),
+        TaskState::Failed => Some(Outcome::Failed),
+        TaskState::Cancelled => Some(Outcome::Cancelled),
+        TaskState::Expired => Some(Outcome::Expired),
+    }
+}

@@ -1,0 +1,139 @@
+//! Submitting tasks, and waiting for their replies.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use producer::{NewTask, Producer, ProducerOptions, WaitError};
+use protocol::{Environment, Limits, Progress, Reply, TaskId};
+use task_queue::TaskQueue;
+use tokio::time::Instant;
+
+use super::{Fleet, Gateway};
+use crate::{fault::Fault, output};
+
+/// What submits to a fleet.
+pub(crate) enum Submitter<'fleet> {
+    /// Publishes to the broker.
+    Broker { producer: Producer, queue: Arc<dyn TaskQueue> },
+    /// Asks a gateway to.
+    Gateway { gateway: &'fleet Gateway, environment: Environment },
+}
+
+/// Why there is no reply.
+pub(crate) enum NoReply {
+    /// The time for it is over. The task goes on.
+    Late(TaskId),
+    /// Anything else.
+    Fault(Fault),
+}
+
+impl From<Fault> for NoReply {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<WaitError> for NoReply {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Timeout { task_id, .. } => Self::Late(task_id),
+            other => Self::Fault(other.into()),
+        }
+    }
+}
+
+impl Fleet {
+    /// What submits to this fleet.
+    pub(crate) async fn submitter(&self) -> Result<Submitter<'_>, Fault> {
+        let servers = match self {
+            Self::Servers(servers) => servers,
+            Self::Gateway(gateway) => return Ok(Submitter::Gateway { gateway, environment: service::system_environment() }),
+        };
+        let worker = &servers.configuration().worker;
+        let options = ProducerOptions { pool: worker.pool.clone(), body_bytes_max: worker.body_bytes_max, ..ProducerOptions::default() };
+        let ports = servers.connect().await?;
+        let producer = Producer::new(Arc::clone(&ports.queue), ports.store, servers.environment().clone(), options);
+        Ok(Submitter::Broker { producer, queue: ports.queue })
+    }
+}
+
+impl Submitter<'_> {
+    /// Submits a task; its id once the broker has it.
+    pub(crate) async fn submit(&self, task: NewTask) -> Result<TaskId, Fault> {
+        match self {
+            Self::Broker { producer, .. } => Ok(producer.submit(task).await?.task_id),
+            Self::Gateway { gateway, environment } => hand_over(gateway, environment, task).await,
+        }
+    }
+
+    /// Submits a task and waits for its reply, at most `limit` for both; calls `told` with how far it is, if it was submitted with `progress`.
+    pub(crate) async fn submit_and_wait(&self, task: NewTask, limit: Duration, told: impl Fn(&Progress)) -> Result<Reply, NoReply> {
+        let until = Instant::now() + limit;
+        match self {
+            Self::Broker { producer, .. } => {
+                let mut pending = producer.pending(task, limit).await?;
+                let Some(mut progress) = pending.progress() else { return Ok(pending.await?) };
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(message) = progress.next() => message.progress.iter().for_each(&told),
+                        reply = &mut pending => return Ok(reply?),
+                    }
+                }
+            }
+            Self::Gateway { gateway, environment } => {
+                let wanted = task.progress;
+                let task_id = hand_over(gateway, environment, task).await?;
+                let told = |progress: &Progress| {
+                    if wanted {
+                        told(progress)
+                    }
+                };
+                gateway.reply(&task_id, until, &told).await
+            }
+        }
+    }
+
+    /// Ends the connections.
+    pub(crate) async fn close(self) {
+        if let Self::Broker { queue, .. } = self {
+            queue.close().await;
+        }
+    }
+}
+
+/// Over HTTP a task has an id before it is sent, no reply queue, and one limit for its wait.
+async fn hand_over(gateway: &Gateway, environment: &Environment, mut task: NewTask) -> Result<TaskId, Fault> {
+    if task.reply_to.is_some() {
+        let advice = "give --amqp-url and --redis-url, or ask for its status";
+        return Err(Fault::Usage(format!("--reply-to names a queue of the broker, and a gateway hands no replies to queues: {advice}")));
+    }
+    let task_id = task.task_id.take().unwrap_or_else(|| environment.fresh_task_id());
+    if let Some(expiration) = task.expiration.take() {
+        shorten(&mut task.body.limits, expiration);
+    }
+    for warning in gateway.submit(&task, &task_id).await? {
+        output::note(&format!("warning: {warning}"));
+    }
+    Ok(task_id)
+}
+
+/// AMQP's expiration counts as the longest wait in queues; the shorter of both wins.
+fn shorten(limits: &mut Limits, expiration: Duration) {
+    let expiration_ms = u64::try_from(expiration.as_millis()).unwrap_or(u64::MAX);
+    limits.queue_deadline_ms = Some(limits.queue_deadline_ms.map_or(expiration_ms, |deadline_ms| deadline_ms.min(expiration_ms)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn over_http_the_shorter_of_expiration_and_queue_deadline_counts() {
+        for (given, expected) in [(None, 300), (Some(200), 200), (Some(400), 300)] {
+            let mut limits = Limits { queue_deadline_ms: given, ..Limits::default() };
+            shorten(&mut limits, Duration::from_millis(300));
+            assert_eq!(limits.queue_deadline_ms, Some(expected));
+        }
+    }
+}
