@@ -4,11 +4,13 @@ mod broker;
 mod delivery;
 mod embedded;
 mod expiry;
+mod lacking;
 mod life;
 mod publish;
 mod servers;
 mod silent;
 mod unreadable;
+mod vanishing;
 
 /// The list of cases. In memory the clock is paused: waiting costs nothing, and every run is the same.
 macro_rules! cases {
@@ -52,6 +54,8 @@ cases! {
         a_publish_to_a_missing_queue_is_unroutable,
         a_publish_to_a_full_pool_is_refused_as_full,
         an_own_queue_of_a_gpu_has_no_bound,
+        more_dead_letters_than_are_kept_push_the_oldest_out,
+        more_bytes_of_dead_letters_than_are_kept_push_the_oldest_out,
         a_message_that_cannot_be_sent_is_refused_and_hurts_no_other,
         a_reply_reaches_the_queue_that_reply_to_names,
         a_direct_reply_to_nobody_is_taken_and_lost,
@@ -67,7 +71,8 @@ cases! {
         what_expires_before_anybody_else_has_declared_a_queue_is_kept,
         what_waits_for_a_retry_returns,
         what_fits_no_gpu_returns,
-        a_reply_that_waits_is_delivered_again_with_its_address;
+        a_reply_that_waits_is_delivered_again_with_its_address,
+        a_dead_letter_is_kept_for_so_long;
     life:
         declaring_twice_changes_nothing,
         one_message_can_be_taken_without_a_consumer,
@@ -76,4 +81,10 @@ cases! {
         a_reply_queue_belongs_to_one_connection_and_ends_with_it,
         a_closed_queue_says_so,
         a_link_that_is_up_says_so;
+    vanishing:
+        a_publish_to_a_queue_that_was_deleted_declares_it_again_where_it_was_declared,
+        publishes_at_one_moment_to_a_queue_that_was_deleted_all_arrive,
+        what_takes_what_expires_in_a_queue_comes_back_with_it,
+        a_consumer_whose_queue_was_deleted_goes_on,
+        what_the_exchange_leads_to_no_pool_arrives_with_its_routing_key;
 }

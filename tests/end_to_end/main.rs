@@ -15,6 +15,7 @@ mod reading;
 mod replies;
 mod retrying;
 mod scaling;
+mod topology;
 mod unserved;
 mod waiting;
 

@@ -17,7 +17,7 @@ crate::on_both!(
     a_task_that_fails_once_succeeds_in_its_second_attempt,
     a_task_that_started_in_time_is_tried_again_after_its_queue_deadline,
     attempts_end_with_the_total_deadline,
-    a_retry_waits_for_a_retry_queue_that_is_gone,
+    a_retry_goes_through_though_its_retry_queue_was_deleted,
 );
 
 fn failing(retry: bool) -> producer::NewTask {
@@ -78,22 +78,14 @@ async fn attempts_end_with_the_total_deadline(on: fn(FleetPlan) -> FleetPlan) {
     assert!(reply.attempt > 1, "attempt {}", reply.attempt);
 }
 
-async fn a_retry_waits_for_a_retry_queue_that_is_gone(on: fn(FleetPlan) -> FleetPlan) {
-    let mut fleet = on(Fleet::of(1)).start().await;
+async fn a_retry_goes_through_though_its_retry_queue_was_deleted(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
     for ms in Queue::RETRY_DELAYS_MS {
         assert!(fleet.ports.queue.delete_if_unused(&Queue::Retry(Duration::from_millis(ms))).await.unwrap());
     }
     let mut flaky = failing(true);
     flaky.body.limits.max_attempts = Some(2);
-    let pending = fleet.producer.pending(flaky, tests::tasks::PATIENCE).await.unwrap();
-    let task_id = pending.task_id().clone();
-    until("its retry is recorded", async || {
-        fleet.producer.status(&task_id).await.unwrap().is_some_and(|status| status.state == TaskState::Retrying)
-    })
-    .await;
-    // A worker that starts declares what is missing.
-    fleet.add_gpu().await;
-    let reply = pending.await.unwrap();
+    let reply = reply(&fleet.producer, flaky).await;
     assert_eq!((reply.outcome, reply.attempt), (Outcome::Failed, 2), "{reply:?}");
     assert_eq!(reply.error.unwrap().code, "flaky");
 }

@@ -34,6 +34,7 @@ pub struct FleetPlan {
     real: bool,
     own: Option<ServerUrls>,
     executors: Executors,
+    topology_every: Option<Duration>,
 }
 
 /// Where a fleet's servers listen.
@@ -100,6 +101,7 @@ impl Fleet {
             real: false,
             own: None,
             executors: Executors::new().with(executors::echo()).with(executors::simulate()),
+            topology_every: None,
         }
     }
 }
@@ -145,6 +147,13 @@ impl FleetPlan {
     #[must_use]
     pub fn executors(mut self, executors: Executors) -> Self {
         self.executors = executors;
+        self
+    }
+
+    /// Workers that look after the queues that they need so often, instead of once a minute.
+    #[must_use]
+    pub fn looking_after_queues_every(mut self, every: Duration) -> Self {
+        self.topology_every = Some(every);
         self
     }
 
@@ -293,6 +302,8 @@ impl Fleet {
         let knobs = device.knobs();
         let queue = Arc::clone(&ports.queue);
         let lifeline = Lifeline::default();
+        let mut options = WorkerOptions::of(&self.plan.configuration, "test");
+        options.topology_every = self.plan.topology_every.unwrap_or(options.topology_every);
         let parts = WorkerParts {
             queue: ports.queue,
             table: ports.table,
@@ -300,7 +311,7 @@ impl Fleet {
             device: Arc::new(device),
             executors: self.plan.executors.clone(),
             environment: lifeline.hold(&self.plan.environment),
-            options: WorkerOptions::of(&self.plan.configuration, "test"),
+            options,
             metrics: Arc::clone(&self.metrics),
             // A worker of a test stands for a process.
             bodies: BodyBudget::new(self.plan.configuration.memory.bodies_mb),

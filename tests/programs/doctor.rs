@@ -1,7 +1,14 @@
 //! `gpufleet doctor` on servers that are fresh, in use, and of another shape.
 
+use lapin::{
+    Channel, Connection, ConnectionProperties, ExchangeKind,
+    options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::{AMQPValue, FieldTable},
+};
 use serde_json::Value;
 use task_queue::{Queue, QueueOptions, RabbitMq, TaskQueue};
+
+use tests::until::until;
 
 use crate::servers::Servers;
 
@@ -42,4 +49,66 @@ async fn a_queue_of_another_shape_is_named_with_its_argument_and_no_worker_start
     assert_eq!(refused.code, Some(1), "{refused:?}");
     let error = refused.errors.lines().find(|line| line.starts_with("error: ")).expect("an error line");
     assert!(error.contains(&servers.pool_queue()) && error.contains("x-max-length"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_and_an_exchange_that_a_living_fleet_lacks_are_bad() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(1, &[]).await;
+    let until_good = async || {
+        let examined = servers.run(&["doctor"]).await;
+        examined.code == Some(0)
+    };
+    until("all is well", until_good).await;
+    let (_connection, channel) = foreign(&servers).await;
+    // Nobody consumes these two, so nothing declares them before a worker's next look.
+    let (dead, exchange) = (format!("{}.dead", servers.prefix()), format!("{}.tasks", servers.prefix()));
+    channel.queue_delete(dead.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
+    // The worker's look may have come just between; then it was good, and the next minute begins.
+    let mut examined = servers.run(&["doctor"]).await;
+    if examined.code == Some(0) {
+        channel.queue_delete(dead.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        channel.exchange_delete(exchange.as_str().into(), ExchangeDeleteOptions::default()).await.unwrap();
+        examined = servers.run(&["doctor"]).await;
+    }
+    assert_eq!(examined.code, Some(1), "{examined:?}");
+    for missing in [format!("BAD   queue {dead}: does not exist"), format!("BAD   exchange {exchange}: does not exist")] {
+        let bad = examined.output.lines().find(|line| line.starts_with(&missing)).unwrap_or_else(|| panic!("{missing}: {examined:?}"));
+        assert!(bad.contains("restart nothing") && bad.contains("GPUs consume tasks (1)"), "{bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_of_an_earlier_version_work_and_are_warned_of_with_what_to_do() {
+    let servers = Servers::fresh().await;
+    let (_connection, channel) = foreign(&servers).await;
+    let (dead, exchange) = (format!("{}.dead", servers.prefix()), format!("{}.tasks", servers.prefix()));
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(dead.as_str().into(), durable, arguments).await.unwrap();
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    channel.exchange_declare(exchange.as_str().into(), ExchangeKind::Direct, durable, FieldTable::default()).await.unwrap();
+
+    let fleet = servers.up(1, &[]).await;
+    let ran = servers.run(&["submit", "echo", "--payload", "7", "--wait"]).await;
+    assert_eq!((ran.code, ran.output.as_str()), (Some(0), "7\n"), "{ran:?}");
+    let examined = servers.run(&["doctor"]).await;
+    assert_eq!(examined.code, Some(0), "{examined:?}");
+    for (subject, lacks) in
+        [(format!("warn  queue {dead}: "), "x-max-length 10000"), (format!("warn  exchange {exchange}: "), "alternate-exchange")]
+    {
+        let warning = examined.output.lines().find(|line| line.starts_with(&subject)).unwrap_or_else(|| panic!("{subject}: {examined:?}"));
+        assert!(warning.contains(lacks) && warning.contains("rabbitmqctl set_policy"), "{warning}");
+    }
+    let warned = |subject: &str| fleet.log().lines().filter(|line| line.contains("WARN") && line.contains(subject)).count();
+    assert_eq!((warned(&format!("queue {dead} exists without")), warned(&format!("exchange {exchange} exists without"))), (1, 1));
+}
+
+/// A client that is not ours.
+async fn foreign(servers: &Servers) -> (Connection, Channel) {
+    let connection = Connection::connect(servers.amqp().reveal(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    (connection, channel)
 }

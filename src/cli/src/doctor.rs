@@ -10,6 +10,7 @@ mod unserved;
 
 use std::process::ExitCode;
 
+use protocol::GpuId;
 use serde::Serialize;
 
 use crate::{
@@ -82,16 +83,30 @@ pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
 
 async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
     let configuration = configuration::load(common, Vec::new())?;
+    let fleet = match configuration.redis.url {
+        Some(_) => Some(Servers::redis_of_a_running_fleet(configuration.clone())?),
+        None => None,
+    };
+    let found = match &fleet {
+        Some(servers) => Some(servers.pool().await),
+        None => None,
+    };
+    let consuming = found.as_ref().map_or_else(Vec::new, consuming);
     let mut findings = vec![Finding::good("configuration", "right")];
     findings.extend(gpus::look(&configuration).await);
-    findings.extend(broker::look(&configuration).await);
+    findings.extend(broker::look(&configuration, &consuming).await);
     findings.extend(redis::look(&configuration).await);
-    if configuration.redis.url.is_some() {
-        let servers = Servers::redis_of_a_running_fleet(configuration)?;
-        findings.push(pool(servers.pool().await));
-        findings.extend(unserved::look(&servers).await);
+    findings.extend(found.map(pool));
+    if let Some(servers) = &fleet {
+        findings.extend(unserved::look(servers).await);
     }
     Ok(findings)
+}
+
+/// The GPUs whose workers have declared what they need: they consume.
+fn consuming(pool: &Result<Pool, Fault>) -> Vec<GpuId> {
+    let living = pool.iter().flat_map(|pool| &pool.gpus);
+    living.filter(|view| view.row.consuming).map(|view| view.row.gpu.gpu_id.clone()).collect()
 }
 
 fn pool(pool: Result<Pool, Fault>) -> Finding {

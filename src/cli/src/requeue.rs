@@ -70,6 +70,9 @@ async fn requeue(backends: &Backends, configuration: &Configuration, letter: &De
     if let Some(problem) = &original.headers.unreadable {
         return Ok(Some(format!("its properties cannot be read ({problem}); publish the task anew")));
     }
+    if letter.body.is_empty() {
+        return Ok(Some("it has no body (one that is larger than a task's may be is not kept); publish the task anew".to_owned()));
+    }
     let Ok(task_id) = id(letter).parse::<TaskId>() else {
         return Ok(Some("its id is not valid; publish the task anew".to_owned()));
     };

@@ -169,14 +169,10 @@ impl Producer {
         Err(SubmitError::Publish { task_id: task_id.clone(), source })
     }
 
-    /// Publishes to the pool's queue; once more after declaring it, if somebody has deleted it.
+    /// Publishes to the pool's queue.
     async fn publish(&self, envelope: Envelope, body: &Bytes) -> Result<(), PublishError> {
         let target = Target::Queue(Queue::Pool(self.shared.options.pool.clone()));
-        let message = Outgoing::new(target, envelope, body.clone());
-        match self.shared.queue.publish(message.clone()).await {
-            Err(PublishError::Unroutable { .. }) if self.declare_pool().await.is_ok() => self.shared.queue.publish(message).await,
-            result => result,
-        }
+        self.shared.queue.publish(Outgoing::new(target, envelope, body.clone())).await
     }
 
     /// Best effort: a note that stays shows a task as waiting that nobody has, until the store forgets it.

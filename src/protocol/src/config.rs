@@ -174,7 +174,7 @@ pub struct AmqpSection {
     pub prefix: String,
     /// Default: `classic`.
     pub queue_type: QueueType,
-    /// Most tasks that may wait in a pool's queue; above it publishes are refused (HTTP 429). Default: none, no bound.
+    /// Most tasks that may wait in a pool's queue; above it publishes are refused (HTTP 429). `null`: no bound. Default: 1,000,000.
     #[schemars(range(min = 1))]
     pub queue_length_max: Option<u32>,
     /// How long a publish may wait for the broker's confirm, in ms. Default: 10,000.
@@ -198,6 +198,15 @@ pub struct AmqpSection {
     /// Most that the bodies of these replies may take together in each of the queues, in MB (10^6 bytes); above it they are parked. Part of the topology. Default: 1,024.
     #[schemars(range(min = 1))]
     pub undelivered_mb: u32,
+    /// Most dead letters that are kept in the queue `<prefix>.dead`; above it the oldest are dropped. Default: 10,000.
+    #[schemars(range(min = 1))]
+    pub dead_letters_max: u32,
+    /// Most that the bodies of the dead letters may take together, in MB (10^6 bytes); above it the oldest are dropped. Default: 1,024.
+    #[schemars(range(min = 1))]
+    pub dead_letters_mb: u32,
+    /// How long a dead letter is kept, in ms. Default: 2,592,000,000 (30 days).
+    #[schemars(range(min = 1_000, max = 4_294_967_295_u64))]
+    pub dead_letters_ttl_ms: u64,
 }
 
 impl Default for AmqpSection {
@@ -206,13 +215,16 @@ impl Default for AmqpSection {
             url: None,
             prefix: "gpufleet".to_owned(),
             queue_type: QueueType::Classic,
-            queue_length_max: None,
+            queue_length_max: Some(1_000_000),
             publish_timeout_ms: 10_000,
             gpu_queue_ttl_ms: 300_000,
             unplaceable_ttl_ms: 5_000,
             parked_ttl_ms: 3_600_000,
             undelivered_max: 100_000,
             undelivered_mb: 1_024,
+            dead_letters_max: 10_000,
+            dead_letters_mb: 1_024,
+            dead_letters_ttl_ms: 2_592_000_000,
         }
     }
 }

@@ -35,11 +35,13 @@ pub enum ErrorCode {
     Dropped,
     /// No living GPU of the pool serves the task's kind, or none has what the task needs, and the time for which such a task is waited for is over. Nothing ran.
     Unserved,
+    /// The task was published under the name of a pool that has no queue. Nothing ran.
+    UnknownPool,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidTask,
         Self::InvalidPayload,
         Self::UnknownKind,
@@ -54,6 +56,7 @@ impl ErrorCode {
         Self::ReplyNotKept,
         Self::Dropped,
         Self::Unserved,
+        Self::UnknownPool,
     ];
 
     /// The word on the wire.
@@ -74,6 +77,7 @@ impl ErrorCode {
             Self::ReplyNotKept => "reply_not_kept",
             Self::Dropped => "dropped",
             Self::Unserved => "unserved",
+            Self::UnknownPool => "unknown_pool",
         }
     }
 

@@ -105,6 +105,8 @@ pub(crate) fn expiration_ms(text: &str) -> Option<u64> {
 pub struct Delivery {
     /// The queue it came from.
     pub queue: Queue,
+    /// The routing key that it was published under: the queue's name, unless it came through an exchange. Whatever text a producer wrote there.
+    pub routing_key: String,
     /// Its properties.
     pub envelope: Envelope,
     /// Its body.

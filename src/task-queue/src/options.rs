@@ -13,6 +13,12 @@ pub struct QueueOptions {
     pub names: Names,
     /// Most messages that may wait in a pool's queue; above it publishes are refused. `None`: no bound.
     pub length_max: Option<u32>,
+    /// Most dead letters that are kept; above it the oldest are dropped.
+    pub dead_letters_max: u32,
+    /// Most bytes that the bodies of the dead letters may take together; above it the oldest are dropped.
+    pub dead_letters_bytes_max: u64,
+    /// How long a dead letter is kept.
+    pub dead_letters_ttl: Duration,
     /// Longest wait for a confirm where the message sets none, and for any other answer of the broker.
     pub publish_timeout: Duration,
     /// How long a message may wait in the own queue of a GPU before it comes back.
@@ -41,6 +47,9 @@ impl From<&AmqpSection> for QueueOptions {
         Self {
             names: Names::new(section.prefix.clone()),
             length_max: section.queue_length_max,
+            dead_letters_max: section.dead_letters_max,
+            dead_letters_bytes_max: u64::from(section.dead_letters_mb) * 1_000_000,
+            dead_letters_ttl: Duration::from_millis(section.dead_letters_ttl_ms),
             publish_timeout: Duration::from_millis(section.publish_timeout_ms),
             parked_ttl: Duration::from_millis(section.parked_ttl_ms),
             gpu_queue_ttl: Duration::from_millis(section.gpu_queue_ttl_ms),

@@ -12,6 +12,7 @@ use crate::{Consumer, Delivery, Outgoing, PublishError, QueueError, Target};
 ///
 /// ```text
 ///  producer ──► Pool ──► worker ──► Gpu ──► worker ──► ReplyTo
+///      └ no such pool ► Unrouted ──► worker moves it to its pool, or refuses it
 ///                ▲  └ expires ┐        │ retry, unplaceable
 ///                │            ▼        ▼
 ///                │         Expired   Retry, Unplaceable (TTL)
@@ -31,13 +32,15 @@ pub enum Queue {
     Gpu(GpuId),
     /// Tasks whose time ran out in a queue, for a worker to record and answer, or to put back into their pool where it was the queue's time and not theirs. Durable.
     Expired,
+    /// What the exchange that producers publish to could lead to no pool, under the routing key that it came with. Durable.
+    Unrouted,
     /// What came back from a waiting queue, for the mover to publish to its pool. Durable, unbounded.
     Returned,
     /// Tasks that fit no GPU; after a TTL they go to [`Queue::Returned`]. Durable.
     Unplaceable,
     /// Waits for this delay, then goes to [`Queue::Returned`]. Durable. Only the delays of [`Queue::RETRY_DELAYS_MS`] exist.
     Retry(Duration),
-    /// What could not be a task, or was given up, in its original bytes. Durable.
+    /// What could not be a task, or was given up, in its original bytes. Durable, bounded in number, bytes and age: the oldest make room.
     Dead,
     /// Replies that nobody took, in their own bytes and with their address in a header, until a TTL takes them. Durable.
     Parked,
@@ -81,6 +84,7 @@ impl fmt::Display for Queue {
             Self::Pool(pool) => write!(formatter, "pool {pool}"),
             Self::Gpu(gpu_id) => write!(formatter, "own queue of GPU {gpu_id}"),
             Self::Expired => formatter.write_str("expired tasks"),
+            Self::Unrouted => formatter.write_str("unrouted tasks"),
             Self::Returned => formatter.write_str("returned tasks"),
             Self::Unplaceable => formatter.write_str("unplaceable tasks"),
             Self::Retry(delay) => write!(formatter, "retries after {} ms", delay.as_millis()),
@@ -112,6 +116,12 @@ impl Names {
         format!("{}.tasks", self.prefix)
     }
 
+    /// The exchange that takes what [`Names::exchange`] can lead nowhere, and leads it to [`Queue::Unrouted`].
+    #[must_use]
+    pub fn unrouted_exchange(&self) -> String {
+        format!("{}.unrouted", self.prefix)
+    }
+
     /// The queue's name.
     #[must_use]
     pub fn queue(&self, queue: &Queue) -> String {
@@ -120,6 +130,7 @@ impl Names {
             Queue::Pool(pool) => format!("{prefix}.tasks.{pool}"),
             Queue::Gpu(gpu) => format!("{prefix}.gpu.{gpu}"),
             Queue::Expired => format!("{prefix}.expired"),
+            Queue::Unrouted => format!("{prefix}.unrouted"),
             Queue::Returned => format!("{prefix}.returned"),
             Queue::Unplaceable => format!("{prefix}.unplaceable"),
             Queue::Retry(delay) => format!("{prefix}.retry.{}", delay.as_millis()),
@@ -176,20 +187,23 @@ pub trait TaskQueue: Send + Sync + 'static {
     /// The names in use.
     fn names(&self) -> &Names;
 
-    /// Declares a queue (and, for a pool, its exchange and binding) with the arguments of the topology, after the queue that takes its dead letters. Idempotent.
-    /// Declared queues are declared again after each reconnection.
+    /// Declares a queue (and its exchange and binding, if it has some) with the arguments of the topology, after the queues that take what it cannot keep.
+    /// Idempotent. Declared queues are declared again after each reconnection, and at the first sign that they are gone: a publish that comes back, a consumer that
+    /// the broker ends. A queue that exists without the bounds that it should have is used as it is, with one warning in the log: its arguments cannot be changed.
     ///
     /// # Errors
     /// [`QueueError::Mismatch`] if it exists with other arguments; transient ones while the broker is away.
     async fn declare(&self, queue: &Queue) -> Result<(), QueueError>;
 
-    /// Publishes, and waits until the broker has taken responsibility for the message.
+    /// Publishes, and waits until the broker has taken responsibility for the message. Where it has no such queue, and this connection had declared it, the queue is
+    /// declared again and the message is published once more.
     ///
     /// # Errors
     /// See [`PublishError`]. A blocked broker is an error at once, not after the deadline.
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError>;
 
-    /// Consumes a declared queue. At most `prefetch` deliveries are unacked at any time, also after each reconnection.
+    /// Consumes a declared queue. At most `prefetch` deliveries are unacked at any time, also after each reconnection. If the queue is deleted meanwhile, and this
+    /// connection had declared it, it is declared again, and consumed.
     ///
     /// # Errors
     /// Those of [`TaskQueue::declare`]; a consumer that was once started recovers by itself.

@@ -22,26 +22,166 @@ pub(crate) struct Plan {
     pub dead_letters_to: Option<String>,
     /// How long a message stays, whatever its own `expiration`.
     pub ttl: Option<Duration>,
-    /// Most ready messages; above it publishes are refused.
-    pub length_max: Option<u32>,
-    /// Most bytes of the bodies of ready messages; above it publishes are refused.
-    pub bytes_max: Option<u64>,
+    /// How much it may hold.
+    pub bounds: Bounds,
     /// Classic or quorum. Exclusive queues are always classic: a quorum queue cannot be exclusive.
     pub queue_type: QueueType,
-    /// The routing key under which the task exchange leads here.
-    pub routing_key: Option<String>,
+    /// How it is reached other than by its name.
+    pub binding: Option<Binding>,
+}
+
+/// How much a queue may hold. Earlier versions have declared queues without these bounds, and arguments cannot be changed: a queue that exists without any of them
+/// is used as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Most ready messages.
+    pub length_max: Option<u32>,
+    /// Most bytes of the bodies of ready messages.
+    pub bytes_max: Option<u64>,
+    /// The age at which a message is dropped.
+    pub age_max: Option<Duration>,
+    /// What becomes of a message for which there is no room.
+    pub overflow: Overflow,
+}
+
+/// What becomes of a message for which there is no room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Overflow {
+    /// Its publish is refused.
+    #[default]
+    Refuse,
+    /// It comes in, and the oldest ones make room.
+    DropOldest,
+}
+
+/// A bound as a queue's argument says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Argument {
+    /// A number.
+    Number(u64),
+    /// A word.
+    Text(&'static str),
+}
+
+impl Overflow {
+    const fn argument(self) -> Argument {
+        Argument::Text(match self {
+            Self::Refuse => "reject-publish",
+            Self::DropOldest => "drop-head",
+        })
+    }
+}
+
+impl Bounds {
+    /// The arguments that say them; none for no bound.
+    pub(crate) fn arguments(&self) -> Vec<(&'static str, Argument)> {
+        let age_ms = self.age_max.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let numbers = [("x-max-length", self.length_max.map(u64::from)), ("x-max-length-bytes", self.bytes_max), ("x-message-ttl", age_ms)];
+        let mut arguments: Vec<(&'static str, Argument)> =
+            numbers.into_iter().filter_map(|(name, number)| Some((name, Argument::Number(number?)))).collect();
+        if self.length_max.is_some() || self.bytes_max.is_some() {
+            arguments.push(("x-overflow", self.overflow.argument()));
+        }
+        arguments
+    }
+
+    /// Whether a message is refused with which the queue would have so many ready ones, with bodies of so many bytes.
+    pub(crate) fn refuses(&self, length: usize, bytes: u64) -> bool {
+        self.overflow == Overflow::Refuse && self.is_beyond(length, bytes)
+    }
+
+    /// Whether a queue of so many ready messages, with bodies of so many bytes, drops its oldest one.
+    pub(crate) fn drops_oldest(&self, length: usize, bytes: u64) -> bool {
+        self.overflow == Overflow::DropOldest && self.is_beyond(length, bytes)
+    }
+
+    fn is_beyond(&self, length: usize, bytes: u64) -> bool {
+        self.length_max.is_some_and(|most| length > most as usize) || self.bytes_max.is_some_and(|most| bytes > most)
+    }
+}
+
+/// The way to a queue through an exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Binding {
+    /// The exchange's name.
+    pub exchange: String,
+    /// How the exchange chooses.
+    pub routes: Routes,
+    /// The exchange that takes what this one leads nowhere. Earlier versions have declared it without: then it is used as it is.
+    pub alternate: Option<String>,
+    /// The routing key under which it leads to the queue.
+    pub routing_key: String,
+}
+
+/// How an exchange chooses where a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Routes {
+    /// To the queues that are bound under its routing key.
+    ByKey,
+    /// To all that are bound.
+    Always,
+}
+
+impl Plan {
+    /// How long a message may stay at most; `None`: for ever.
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        [self.ttl, self.bounds.age_max].into_iter().flatten().min()
+    }
+
+    /// What is to be said of a queue that exists without its bounds.
+    pub(crate) fn without_bounds(&self) -> String {
+        let arguments = self.bounds.arguments();
+        let wanted: Vec<String> = arguments.iter().map(|(name, value)| format!("{name} {}", value.json().trim_matches('"'))).collect();
+        let policy: Vec<String> =
+            arguments.iter().map(|(name, value)| format!("\"{}\":{}", name.trim_start_matches("x-"), value.json())).collect();
+        let (name, pattern) = (&self.name, self.name.replace('.', "\\."));
+        format!(
+            "exists without {}, so nothing bounds it; it is used as it is. Delete it when it is empty (a living worker declares it again with its bounds within a minute), \
+             or set a policy: rabbitmqctl set_policy --apply-to queues '{name}' '^{pattern}$' '{{{}}}' (AMQP does not show policies: where one says this, all is well)",
+            wanted.join(", "),
+            policy.join(",")
+        )
+    }
+}
+
+impl Binding {
+    /// What is to be said of an exchange that exists without its alternate one.
+    pub(crate) fn without_alternate(&self) -> String {
+        let (exchange, pattern) = (&self.exchange, self.exchange.replace('.', "\\."));
+        let alternate = self.alternate.as_deref().unwrap_or_default();
+        format!(
+            "exists without alternate-exchange {alternate}, so a task for a pool that does not exist is lost unless it was published as mandatory; it is used as it is. Set a \
+             policy: rabbitmqctl set_policy --apply-to exchanges '{exchange}' '^{pattern}$' '{{\"alternate-exchange\":\"{alternate}\"}}' (AMQP does not show policies: where \
+             one says this, all is well), or delete the exchange while a worker runs, which declares it again within a minute"
+        )
+    }
+}
+
+impl Argument {
+    fn json(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => format!("\"{text}\""),
+        }
+    }
 }
 
 impl Queue {
-    /// Where what expires in it goes; `None`: nowhere. Whoever declares a queue declares this one before it: a broker drops what it should dead-letter to a
-    /// queue that is not there.
-    pub(crate) const fn dead_letters_to(&self) -> Option<Self> {
+    /// Where what expires in it goes; `None`: nowhere.
+    const fn dead_letters_to(&self) -> Option<Self> {
         match self {
             Self::Pool(_) | Self::Gpu(_) => Some(Self::Expired),
             Self::Unplaceable | Self::Retry(_) => Some(Self::Returned),
             Self::Undelivered(_) => Some(Self::Redelivery),
-            Self::Expired | Self::Returned | Self::Redelivery | Self::Dead | Self::Parked | Self::Reply(_) => None,
+            Self::Expired | Self::Unrouted | Self::Returned | Self::Redelivery | Self::Dead | Self::Parked | Self::Reply(_) => None,
         }
+    }
+
+    /// The queues that take what this one, or the exchange that leads to it, cannot keep. Whoever declares a queue declares these before it: a broker drops what it should
+    /// lead to a queue that is not there.
+    pub(crate) fn declared_before(&self) -> Vec<Self> {
+        let astray = matches!(self, Self::Pool(_)).then_some(Self::Unrouted);
+        self.dead_letters_to().into_iter().chain(astray).collect()
     }
 }
 
@@ -60,25 +200,68 @@ impl QueueOptions {
             name: self.names.queue(queue),
             exclusive: false,
             by_priority: false,
-            dead_letters_to: None,
+            dead_letters_to: queue.dead_letters_to().map(|target| self.names.queue(&target)),
             ttl: None,
-            length_max: None,
-            bytes_max: None,
+            bounds: Bounds::default(),
             queue_type: self.queue_type,
-            routing_key: None,
+            binding: None,
         };
-        let plain = Plan { dead_letters_to: queue.dead_letters_to().map(|target| self.names.queue(&target)), ..plain };
         match queue {
-            Queue::Pool(pool) => Plan { by_priority: true, length_max: self.length_max, routing_key: Some(pool.to_string()), ..plain },
+            Queue::Pool(pool) => {
+                let binding = Binding {
+                    exchange: self.names.exchange(),
+                    routes: Routes::ByKey,
+                    alternate: Some(self.names.unrouted_exchange()),
+                    routing_key: pool.to_string(),
+                };
+                let bounds = Bounds { length_max: self.length_max, ..Bounds::default() };
+                Plan { by_priority: true, bounds, binding: Some(binding), ..plain }
+            }
             Queue::Gpu(_) => Plan { by_priority: true, ..plain },
+            Queue::Unrouted => {
+                let exchange = self.names.unrouted_exchange();
+                let binding = Binding { exchange, routes: Routes::Always, alternate: None, routing_key: String::new() };
+                Plan { binding: Some(binding), ..plain }
+            }
             Queue::Unplaceable => Plan { ttl: Some(self.unplaceable_ttl), ..plain },
             Queue::Retry(delay) => Plan { ttl: Some(*delay), ..plain },
             Queue::Parked => Plan { ttl: Some(self.parked_ttl), ..plain },
             Queue::Undelivered(delay) => {
-                Plan { ttl: Some(*delay), length_max: Some(self.undelivered_max), bytes_max: Some(self.undelivered_bytes_max), ..plain }
+                let bounds = Bounds {
+                    length_max: Some(self.undelivered_max),
+                    bytes_max: Some(self.undelivered_bytes_max),
+                    age_max: None,
+                    overflow: Overflow::Refuse,
+                };
+                Plan { ttl: Some(*delay), bounds, ..plain }
             }
-            Queue::Expired | Queue::Returned | Queue::Redelivery | Queue::Dead => plain,
+            Queue::Dead => {
+                let bounds = Bounds {
+                    length_max: Some(self.dead_letters_max),
+                    bytes_max: Some(self.dead_letters_bytes_max),
+                    age_max: Some(self.dead_letters_ttl),
+                    overflow: Overflow::DropOldest,
+                };
+                Plan { bounds, ..plain }
+            }
+            Queue::Expired | Queue::Returned | Queue::Redelivery => plain,
             Queue::Reply(_) => Plan { exclusive: true, queue_type: QueueType::Classic, ..plain },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_of_a_queue_without_bounds_reads_how_it_gets_them() {
+        let options = QueueOptions { dead_letters_max: 7, dead_letters_ttl: Duration::from_secs(60), ..QueueOptions::default() };
+        let said = options.plan(&Queue::Dead).without_bounds();
+        let policy = r#"'^gpufleet\.dead$' '{"max-length":7,"max-length-bytes":1024000000,"message-ttl":60000,"overflow":"drop-head"}'"#;
+        assert!(said.contains("x-max-length 7, x-max-length-bytes 1024000000, x-message-ttl 60000, x-overflow drop-head"), "{said}");
+        assert!(said.contains(policy), "{said}");
+        let said = options.plan(&Queue::Pool(protocol::PoolName::default())).binding.expect("bound").without_alternate();
+        assert!(said.contains(r#"'^gpufleet\.tasks$' '{"alternate-exchange":"gpufleet.unrouted"}'"#), "{said}");
     }
 }

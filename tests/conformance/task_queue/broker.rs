@@ -3,9 +3,16 @@
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use lapin::options::QueueDeleteOptions;
 use protocol::{Envelope, GpuId, PoolName, config::SecretUrl};
 use task_queue::{Consumer, Delivery, MemoryBroker, Names, Outgoing, PublishError, Queue, QueueOptions, RabbitMq, Target, TaskQueue};
-use tests::{rabbitmq::PrivateRabbitMq, until::until};
+use tests::{
+    rabbitmq::PrivateRabbitMq,
+    raw_amqp::{RawProperties, RawPublisher},
+    until::until,
+};
+
+use super::servers::foreign;
 
 /// A broker on which a case has its own names.
 pub enum Broker {
@@ -54,6 +61,31 @@ impl Fleet {
         match self {
             Self::Memory(broker) => Arc::new(broker.connect()),
             Self::RabbitMq { url, options } => Arc::new(RabbitMq::connect(url, options.clone()).await.expect("connected")),
+        }
+    }
+
+    /// Deletes a queue with all that is in it, as an operator may.
+    pub async fn delete(&self, queue: &Queue) {
+        match self {
+            Self::Memory(broker) => broker.delete(queue),
+            Self::RabbitMq { url, options } => {
+                let (_connection, channel) = foreign(url).await;
+                let name = options.names.queue(queue);
+                channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default()).await.expect("deleted");
+            }
+        }
+    }
+
+    /// Publishes a message whose id is also its body to the exchange of the pools, as a client that is not ours.
+    pub async fn publish_to_exchange(&self, routing_key: &str, id: &str) {
+        let message = message(&pool(), id);
+        match self {
+            Self::Memory(broker) => broker.publish_to_exchange(routing_key, message.envelope, message.body),
+            Self::RabbitMq { url, options } => {
+                let properties = RawProperties::default().text(RawProperties::MESSAGE_ID, id.as_bytes());
+                let mut raw = RawPublisher::connect(url).await;
+                raw.publish_to(options.names.exchange().as_bytes(), routing_key.as_bytes(), &properties, &message.body).await;
+            }
         }
     }
 

@@ -87,6 +87,13 @@ pub async fn a_reply_that_waits_is_delivered_again_with_its_address(broker: &Bro
     assert_eq!((again.envelope, again.body), (reply.envelope, reply.body));
 }
 
+pub async fn a_dead_letter_is_kept_for_so_long(broker: &Broker) {
+    let queue = broker.fleet(|options| options.dead_letters_ttl = Duration::from_millis(100)).connect().await;
+    queue.declare(&Queue::Dead).await.expect("declared");
+    queue.publish(message(&Queue::Dead, "old")).await.expect("published");
+    until_ready(&*queue, &Queue::Dead, 0).await;
+}
+
 async fn next_of(queue: &dyn TaskQueue, name: &Queue) -> Delivery {
     let mut consumer = queue.consume(name, prefetch(1)).await.expect("consuming");
     next(&mut consumer).await

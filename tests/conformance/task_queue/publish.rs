@@ -35,6 +35,26 @@ pub async fn an_own_queue_of_a_gpu_has_no_bound(broker: &Broker) {
     assert_eq!(ready(&*queue, &gpu()).await, 3);
 }
 
+pub async fn more_dead_letters_than_are_kept_push_the_oldest_out(broker: &Broker) {
+    let queue = broker.fleet(|options| options.dead_letters_max = 3).connect().await;
+    queue.declare(&Queue::Dead).await.expect("declared");
+    publish_all(&*queue, ["a", "b", "c", "d", "e"].map(|id| message(&Queue::Dead, id))).await;
+    until_ready(&*queue, &Queue::Dead, 3).await;
+    let mut consumer = queue.consume(&Queue::Dead, prefetch(3)).await.expect("consuming");
+    assert_eq!(ack_next(&mut consumer, 3).await, ["c", "d", "e"]);
+}
+
+pub async fn more_bytes_of_dead_letters_than_are_kept_push_the_oldest_out(broker: &Broker) {
+    let queue = broker.fleet(|options| options.dead_letters_bytes_max = 2_500).connect().await;
+    queue.declare(&Queue::Dead).await.expect("declared");
+    let large = |id: &str| Outgoing { body: vec![b'x'; 1_000].into(), ..message(&Queue::Dead, id) };
+    publish_all(&*queue, ["a", "b", "c"].map(large)).await;
+    until_ready(&*queue, &Queue::Dead, 2).await;
+    publish_all(&*queue, [message(&Queue::Dead, "small")]).await;
+    let mut consumer = queue.consume(&Queue::Dead, prefetch(3)).await.expect("consuming");
+    assert_eq!(ack_next(&mut consumer, 3).await, ["b", "c", "small"]);
+}
+
 pub async fn a_message_that_cannot_be_sent_is_refused_and_hurts_no_other(broker: &Broker) {
     let queue = broker.connect().await;
     let mut too_long = message(&pool(), "long");

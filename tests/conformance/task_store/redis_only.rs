@@ -236,7 +236,10 @@ async fn a_server_that_answers_and_refuses_writes_fails_the_probe_and_every_subm
         store.ping().await.expect("it answers");
         let refused = store.probe().await.expect_err(name);
         assert!(refused.is_transient() && refused.to_string().contains("try a write"), "{refused}");
-        assert!(store.submitted(&task(), &kind(), &BodyHash::of(b"body")).await.is_err(), "{name}: the probe is asked the way that a submit goes");
+        assert!(
+            store.submitted(&task(), &kind(), &BodyHash::of(b"body")).await.is_err(),
+            "{name}: the probe is asked the way that a submit goes"
+        );
         set(name, taking).await;
         store.probe().await.expect("it takes writes again");
     }

@@ -271,7 +271,7 @@ impl SimulatedFleet {
 
     /// Every queue through which tasks travel.
     fn queues(&self) -> Vec<Queue> {
-        let mut queues = vec![Queue::Pool(PoolName::default()), Queue::Expired, Queue::Returned, Queue::Unplaceable];
+        let mut queues = vec![Queue::Pool(PoolName::default()), Queue::Unrouted, Queue::Expired, Queue::Returned, Queue::Unplaceable];
         queues.extend(Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms))));
         queues.extend((0..self.scenario.gpus).map(|gpu| Queue::Gpu(gpu_id(gpu))));
         queues

@@ -57,6 +57,10 @@ pub(crate) enum Disposition<'t> {
     GiveBack,
     /// It is no valid task: keep its bytes among the dead letters, then end it as failed.
     Refuse(Refusal),
+    /// The exchange could lead it to no pool: publish it to the one that its routing key names, if that one has a queue by now, ack; else it is refused.
+    Route(&'t Task),
+    /// It names no pool: as [`Disposition::Refuse`], with a code of its own.
+    RefuseUnknownPool(Refusal),
     /// Its id is in use for another task: keep its bytes among the dead letters, answer it, record nothing.
     RefuseReusedId,
     /// Its worker crashed too often while it ran: keep it among the dead letters, then end it as failed under this token.

@@ -3,3 +3,4 @@
 pub(crate) mod mover;
 pub(crate) mod reaper;
 pub(crate) mod redeliverer;
+pub(crate) mod topology;

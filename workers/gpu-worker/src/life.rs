@@ -53,6 +53,9 @@ pub(crate) fn live(context: Arc<Context>, in_hand: InHand, follows_in: Option<Sl
         in_hand.deadlines = deadlines(&context, &in_hand, &reading);
         let span = tracing::debug_span!("task", task_id = %reading.task_id, trace_id = in_hand.trace_id(), gpu_id = %context.me.gpu_id);
         let lived = match &reading.task {
+            Ok(task) if in_hand.queue == Queue::Unrouted => {
+                carry_out(&context, &in_hand, &reading, Disposition::Route(task)).instrument(span).await.map(drop)
+            }
             Ok(task) if in_hand.queue != Queue::Expired => {
                 live_task(&context, &in_hand, &reading, (task, follows_in)).instrument(span).await
             }

@@ -34,8 +34,7 @@ pub struct WorkerMetrics {
     memory_relief_total: CounterVec,
     progress_total: CounterVec,
     trace_headers_dropped_total: CounterVec,
-    tasks_dropped_total: CounterVec,
-    moved_total: Counter,
+    queues: QueueSeries,
     unserved_rounds_total: CounterVec,
     unserved: Arc<UnservedNow>,
 }
@@ -55,7 +54,7 @@ pub(crate) struct GpuMetrics {
     progress_total: CounterVec,
     xid_errors_total: CounterVec,
     memory_relief_total: CounterVec,
-    tasks_dropped_total: CounterVec,
+    queues: QueueSeries,
     pub(crate) trace_headers_dropped: Counter,
     replies_put_aside_total: CounterVec,
     pub(crate) redelivered: Counter,
@@ -67,7 +66,6 @@ pub(crate) struct GpuMetrics {
     pub(crate) crashes: Counter,
     pub(crate) quarantined: Counter,
     pub(crate) gpu_quarantines: Counter,
-    pub(crate) moved: Counter,
     pub(crate) unserved_rounds: Counter,
     /// What this process's workers find unserved now.
     pub(crate) unserved: Arc<UnservedNow>,
@@ -131,6 +129,37 @@ impl SampleGauges {
         for (gauge, value) in values {
             gauge.with_label_values(&[gpu_id]).set(value);
         }
+    }
+}
+
+/// What lies in the queues, and what the broker or a worker took out of them for another reason than to run it.
+#[derive(Clone)]
+struct QueueSeries {
+    messages: GaugeVec,
+    moved: Counter,
+    dropped: CounterVec,
+    unrouted: CounterVec,
+}
+
+impl QueueSeries {
+    fn new(to: &Registrar<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            messages: to.add(GaugeVec::new(
+                Opts::new("gpufleet_queue_messages", "Messages that waited in a queue at the last look, about once a minute, by queue."),
+                &["queue"],
+            )?)?,
+            moved: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
+            dropped: to.counters(
+                "gpufleet_tasks_dropped_total",
+                "Tasks that the broker took out of a queue before their time, by reason: maxlen, delivery_limit, rejected.",
+                &["gpu_id", "reason"],
+            )?,
+            unrouted: to.counters(
+                "gpufleet_unrouted_total",
+                "Tasks that the exchange could lead to no pool: moved (to their pool), waits (its queue is about to be back), refused (no such pool).",
+                &["gpu_id", "what"],
+            )?,
+        })
     }
 }
 
@@ -220,12 +249,7 @@ impl WorkerMetrics {
                 &["gpu_id", "what"],
             )?,
             trace_headers_dropped_total: to.counters("gpufleet_trace_headers_dropped_total", "Unusable traceparents left behind.", gpu)?,
-            tasks_dropped_total: to.counters(
-                "gpufleet_tasks_dropped_total",
-                "Tasks that the broker took out of a queue before their time, by reason: maxlen, delivery_limit, rejected.",
-                &["gpu_id", "reason"],
-            )?,
-            moved_total: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
+            queues: QueueSeries::new(&to)?,
             unserved_rounds_total: to.counters(
                 "gpufleet_unserved_rounds_total",
                 "Looks at a task that no living GPU of the pool can run: its kind or what it needs is served nowhere.",
@@ -254,6 +278,7 @@ impl WorkerMetrics {
             progress_total: self.progress_total.clone(),
             xid_errors_total: self.xid_errors_total.clone(),
             memory_relief_total: self.memory_relief_total.clone(),
+            queues: self.queues.clone(),
             redelivered: self.redelivered_total.with_label_values(gpu),
             replies_returned: self.replies.returned.with_label_values(gpu),
             replies_put_aside_total: self.replies.put_aside.clone(),
@@ -264,11 +289,9 @@ impl WorkerMetrics {
             crashes: self.crashes_total.with_label_values(gpu),
             quarantined: self.quarantined_total.with_label_values(gpu),
             gpu_quarantines: self.gpu_quarantines_total.with_label_values(gpu),
-            tasks_dropped_total: self.tasks_dropped_total.clone(),
             trace_headers_dropped: self.trace_headers_dropped_total.with_label_values(gpu),
             unserved_rounds: self.unserved_rounds_total.with_label_values(gpu),
             unserved: Arc::clone(&self.unserved),
-            moved: self.moved_total.clone(),
             gpu_id: gpu_id.to_string(),
         }
     }
@@ -305,7 +328,19 @@ impl GpuMetrics {
     }
 
     pub(crate) fn dropped(&self, reason: &str) {
-        self.tasks_dropped_total.with_label_values(&[self.gpu_id.as_str(), reason]).inc();
+        self.queues.dropped.with_label_values(&[self.gpu_id.as_str(), reason]).inc();
+    }
+
+    pub(crate) fn unrouted(&self, what: &str) {
+        self.queues.unrouted.with_label_values(&[self.gpu_id.as_str(), what]).inc();
+    }
+
+    pub(crate) fn waits(&self, queue: &str, messages: u32) {
+        self.queues.messages.with_label_values(&[queue]).set(f64::from(messages));
+    }
+
+    pub(crate) fn moved(&self) {
+        self.queues.moved.inc();
     }
 
     pub(crate) fn reply_put_aside(&self, reason: &str) {

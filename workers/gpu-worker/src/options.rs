@@ -11,6 +11,9 @@ use task_store::TaskStore;
 
 use crate::metrics::WorkerMetrics;
 
+/// About how often a worker looks after the queues that it needs.
+const TOPOLOGY_EVERY: Duration = Duration::from_secs(60);
+
 /// What a worker is made of.
 pub struct WorkerParts {
     /// How tasks and replies travel.
@@ -68,6 +71,10 @@ pub struct WorkerOptions {
     pub drain_grace: Duration,
     /// How long a reply is tried again whose queue does not take it. See [`protocol::config::AmqpSection::parked_ttl_ms`].
     pub reply_tried_for: Duration,
+    /// About how often it looks whether the queues that it needs, their exchange and its bindings are there. [`WorkerOptions::of`]: a minute.
+    pub topology_every: Duration,
+    /// So many dead letters are kept: the log says when they are there.
+    pub dead_letters_max: u32,
     /// What an empty table's settings become.
     pub initial_settings: Settings,
     /// What was wrong with the GPU when the last worker's process had to end: this one has probed it, and proves it with one slot first.
@@ -97,6 +104,8 @@ impl WorkerOptions {
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
             drain_grace: Duration::from_millis(worker.drain_grace_ms),
             reply_tried_for: Duration::from_millis(configuration.amqp.parked_ttl_ms),
+            topology_every: TOPOLOGY_EVERY,
+            dead_letters_max: configuration.amqp.dead_letters_max,
             initial_settings: multi_gpu.initial_settings(),
             after_trouble: None,
         }

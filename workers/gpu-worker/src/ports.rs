@@ -5,7 +5,7 @@
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
 use gpu_table::{GpuTable, Seen, TableError};
-use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, TaskId, Token};
+use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, TaskId, Token, gpu::GpuView};
 use task_queue::{Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
 use task_store::{
     Begin, BeginRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError,
@@ -216,6 +216,10 @@ impl Ports {
         self.insist(None, || self.table.steady(pool)).await
     }
 
+    pub(crate) async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, Abandoned> {
+        self.insist(None, || self.table.rows(pool)).await
+    }
+
     pub(crate) async fn seen(&self, pool: &PoolName, gpu_id: &GpuId) -> Result<Seen, Abandoned> {
         self.insist(None, || self.table.seen(pool, gpu_id)).await
     }
@@ -294,16 +298,20 @@ impl Ports {
     /// Publishes and does not give up: where its queue is gone or takes no such message, somebody must look, and nothing may be acked until then.
     pub(crate) async fn publish_surely(&self, outgoing: &Outgoing, pause: Duration) -> Result<(), Abandoned> {
         let mut told = false;
-        while self.publish(outgoing).await? != Sent::There {
+        loop {
+            let error = match self.publish(outgoing).await? {
+                Sent::There => return Ok(()),
+                Sent::NoQueue(error) | Sent::Unsendable(error) => error,
+            };
             let (queue, task_id) = (&outgoing.target, outgoing.envelope.message_id.as_deref());
+            // A queue that was deleted has been declared again by now: this one exists and cannot be reached, or the broker lets nobody declare it, or forbids the publish.
             if std::mem::replace(&mut told, true) {
-                tracing::debug!(%queue, task_id, "still takes no message");
+                tracing::debug!(%queue, task_id, %error, "still takes no message");
             } else {
-                tracing::error!(%queue, task_id, "the fleet's own queue takes no message: start the broker's node that has it, or declare it again by restarting a worker; tried again after each lease");
+                tracing::error!(%queue, task_id, %error, "a queue of the fleet takes no message, and nothing is acked until it does: start the broker's node that has it, or mend what the broker says; tried again after each lease");
             }
             self.pause(pause).await?;
         }
-        Ok(())
     }
 
     /// Keeps a message among the dead letters.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use self::refusing::{Refusing, Try, Why};
 use crate::{
     metrics::GpuMetrics,
-    ports::{Abandoned, Backoff, Ports},
+    ports::{Abandoned, Ports},
 };
 
 /// Sends replies.
@@ -152,7 +152,9 @@ impl Replies {
         let tried = if lately { Duration::ZERO } else { self.age(&reply) };
         let waiting = reply.for_queue(Queue::undelivered_for(tried));
         let name = self.ports.queue.names().target(&waiting.target);
-        match self.keep(&waiting).await? {
+        // It may only refuse because it is full: until it can be reached nothing is safe. One that is gone is declared again by the publish itself.
+        let passes = |error: &PublishError| error.is_transient() && !matches!(error, PublishError::Full { .. });
+        match self.ports.publish_while(passes, &waiting).await? {
             Ok(()) => {
                 self.took(&name);
                 Ok(Became::PutAside)
@@ -160,25 +162,10 @@ impl Replies {
             Err(error) => {
                 let why = Why::of(&error).unwrap_or(Why::Full);
                 if self.refusing().refused(&name, why, Instant::now()) {
-                    tracing::warn!(queue = name, %error, "there is no room for replies to wait; they are parked");
+                    tracing::warn!(queue = name, %error, "replies cannot wait here; they are parked");
                 }
                 self.park(reply, &error.to_string()).await
             }
-        }
-    }
-
-    /// Publishes to a waiting queue, which may only refuse because it is full: until it can be reached nothing is safe, and one that is gone is declared again.
-    async fn keep(&self, waiting: &Outgoing) -> Result<Result<(), PublishError>, Abandoned> {
-        let mut backoff = Backoff::default();
-        loop {
-            let passes = |error: &PublishError| error.is_transient() && !matches!(error, PublishError::Full { .. });
-            let kept = self.ports.publish_while(passes, waiting).await?;
-            let (Err(PublishError::Unroutable { .. }), Target::Queue(queue)) = (&kept, &waiting.target) else { return Ok(kept) };
-            match self.ports.queue.declare(queue).await {
-                Ok(()) => tracing::warn!(%queue, "the queue in which replies wait was gone; it is declared again"),
-                Err(error) => tracing::error!(%error, "the queue in which replies wait is gone; tried again"),
-            }
-            self.ports.pause(backoff.next(&self.ports.environment)).await?;
         }
     }
 

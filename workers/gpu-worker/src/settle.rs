@@ -5,3 +5,4 @@ mod ending;
 pub(crate) mod history;
 mod reply;
 pub(crate) mod retrying;
+mod unrouted;

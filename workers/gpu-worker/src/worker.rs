@@ -15,6 +15,7 @@ use crate::{
         mover::{self, Mover},
         reaper::Reaper,
         redeliverer::{self, Redeliverer},
+        topology::{self, Warden},
     },
     gpu::{heartbeat::Heart, trouble},
     options::WorkerParts,
@@ -67,6 +68,7 @@ struct Consumers {
     pool: Consumer,
     own: Consumer,
     expired: Consumer,
+    unrouted: Consumer,
     returned: Consumer,
     redelivery: Consumer,
 }
@@ -108,22 +110,10 @@ impl GpuWorker {
     }
 }
 
-/// Every queue that a worker needs.
-fn topology(context: &Context) -> Vec<Queue> {
-    let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
-    let mut queues = vec![Queue::Returned, Queue::Expired, Queue::Dead, Queue::Unplaceable, Queue::Parked];
-    queues.extend(retries);
-    queues.push(Queue::Redelivery);
-    queues.extend(Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms))));
-    queues.push(Queue::Pool(context.me.options.pool.clone()));
-    queues.push(Queue::Gpu(context.me.gpu_id.clone()));
-    queues
-}
-
 /// Declares and consumes. `None`: stopped meanwhile.
 async fn start(context: &Arc<Context>) -> Result<Option<Consumers>, QueueError> {
     let (ports, options) = (&context.ports, &context.me.options);
-    for queue in topology(context) {
+    for queue in topology::queues(&context.me) {
         if insist(ports, || ports.queue.declare(&queue)).await?.is_none() {
             return Ok(None);
         }
@@ -134,10 +124,11 @@ async fn start(context: &Arc<Context>) -> Result<Option<Consumers>, QueueError> 
     };
     let Some(own) = consume(Queue::Gpu(context.me.gpu_id.clone()), options.slots).await? else { return Ok(None) };
     let Some(expired) = consume(Queue::Expired, mover::AT_ONCE).await? else { return Ok(None) };
+    let Some(unrouted) = consume(Queue::Unrouted, mover::AT_ONCE).await? else { return Ok(None) };
     let Some(returned) = consume(Queue::Returned, mover::AT_ONCE).await? else { return Ok(None) };
     let Some(redelivery) = consume(Queue::Redelivery, redeliverer::AT_ONCE).await? else { return Ok(None) };
     let Some(pool) = consume(Queue::Pool(options.pool.clone()), options.slots).await? else { return Ok(None) };
-    Ok(Some(Consumers { pool, own, expired, returned, redelivery }))
+    Ok(Some(Consumers { pool, own, expired, unrouted, returned, redelivery }))
 }
 
 /// Repeats a start-up step while the broker is away. `None`: stopped meanwhile.
@@ -166,13 +157,13 @@ where
 
 /// Serves until a gentle stop, then drains.
 async fn work(context: &Arc<Context>, consumers: Consumers) {
-    let Consumers { pool, own, expired, returned, redelivery } = consumers;
-    let stoppers = [own.stopper(), expired.stopper(), returned.stopper(), redelivery.stopper()];
+    let Consumers { pool, own, expired, unrouted, returned, redelivery } = consumers;
+    let stoppers = [own.stopper(), expired.stopper(), unrouted.stopper(), returned.stopper(), redelivery.stopper()];
     let (shown, pool_consumer) = watch::channel(PoolConsumer::Lost);
     context.ports.environment.spawn("watch of the consumers", watch_consumers(Arc::clone(context), pool_consumer, own.live()));
     let slots = context.me.options.slots;
     context.ports.environment.spawn("pool", context.lives.track_future(receiving::receive_from_pool(Arc::clone(context), pool, shown)));
-    let receivers = [(own, slots), (expired, mover::AT_ONCE)];
+    let receivers = [(own, slots), (expired, mover::AT_ONCE), (unrouted, mover::AT_ONCE)];
     for (consumer, prefetch) in receivers {
         let receiving = receiving::receive(Arc::clone(context), consumer, prefetch);
         context.ports.environment.spawn("receiver", context.lives.track_future(receiving));
@@ -181,6 +172,7 @@ async fn work(context: &Arc<Context>, consumers: Consumers) {
     let redelivering = Redeliverer::of(context).run(redelivery, context.lives.clone());
     context.ports.environment.spawn("redeliverer", context.lives.track_future(redelivering));
     context.ports.environment.spawn("reaper", context.lives.track_future(Reaper::of(context).run()));
+    context.ports.environment.spawn("watch of the queues", context.lives.track_future(Warden::of(context).run()));
     let teller = telling::run(context.ports.clone(), Arc::clone(&context.me), Arc::clone(&context.slots), Arc::clone(&context.pace));
     context.ports.environment.spawn("what the table hears", teller);
     tracing::info!(gpu_id = %context.me.gpu_id, pool = %context.me.options.pool, slots, "works");

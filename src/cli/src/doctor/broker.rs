@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use protocol::config::{Configuration, QueueType, SecretUrl};
-use task_queue::{Link, Presence, Queue, QueueOptions, RabbitMq, TaskQueue};
+use protocol::{
+    GpuId,
+    config::{Configuration, QueueType, SecretUrl},
+};
+use task_queue::{Link, Presence, Queue, QueueError, QueueOptions, RabbitMq, TaskQueue};
 
 use super::Finding;
 
-/// Looks at the broker that the configuration names.
-pub(super) async fn look(configuration: &Configuration) -> Vec<Finding> {
+/// Looks at the broker that the configuration names. `consuming`: the GPUs whose workers have declared all that they need.
+pub(super) async fn look(configuration: &Configuration, consuming: &[GpuId]) -> Vec<Finding> {
     let Some(url) = &configuration.amqp.url else {
         return vec![Finding::warning("RabbitMQ", "amqp.url is not set: the queue is in memory, inside each process")];
     };
@@ -18,19 +21,22 @@ pub(super) async fn look(configuration: &Configuration) -> Vec<Finding> {
         Err(error) => return vec![Finding::bad("RabbitMQ", error.to_string())],
     };
     let mut findings = vec![version(url, configuration.amqp.queue_type).await, link(&queue)];
-    for wanted in topology(configuration) {
-        findings.push(presence(&queue, &wanted).await);
+    for wanted in topology(configuration, consuming) {
+        findings.extend(exchange(&queue, &wanted, consuming).await);
+        findings.push(presence(&queue, &wanted, consuming).await);
     }
     queue.close().await;
     findings
 }
 
-fn topology(configuration: &Configuration) -> Vec<Queue> {
+fn topology(configuration: &Configuration, consuming: &[GpuId]) -> Vec<Queue> {
     let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
     let pool = Queue::Pool(configuration.worker.pool.clone());
     let undelivered = Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms)));
-    let single = [pool, Queue::Expired, Queue::Returned, Queue::Unplaceable, Queue::Dead, Queue::Parked, Queue::Redelivery];
-    single.into_iter().chain(retries).chain(undelivered).collect()
+    let single =
+        [pool, Queue::Unrouted, Queue::Expired, Queue::Returned, Queue::Unplaceable, Queue::Dead, Queue::Parked, Queue::Redelivery];
+    let own = consuming.iter().cloned().map(Queue::Gpu);
+    single.into_iter().chain(retries).chain(undelivered).chain(own).collect()
 }
 
 fn link(queue: &RabbitMq) -> Finding {
@@ -43,17 +49,52 @@ fn link(queue: &RabbitMq) -> Finding {
     }
 }
 
-async fn presence(queue: &RabbitMq, wanted: &Queue) -> Finding {
+async fn presence(queue: &RabbitMq, wanted: &Queue, consuming: &[GpuId]) -> Finding {
     let name = format!("queue {}", queue.names().queue(wanted));
-    match queue.inspect(wanted).await {
-        Ok(Presence::AsWanted) => {
-            let depth = queue.depth(wanted).await.ok().flatten();
-            Finding::good(name, depth.map_or_else(String::new, |depth| format!("{} waiting, {} consumers", depth.ready, depth.consumers)))
+    let present = match queue.inspect(wanted).await {
+        Ok(Presence::AsWanted) => None,
+        Ok(Presence::Lacking(lack)) => Some(lack),
+        other => return absent_or_other(name, other, consuming),
+    };
+    let depth = queue.depth(wanted).await.ok().flatten();
+    let waiting = depth.map_or_else(String::new, |depth| format!("{} waiting, {} consumers", depth.ready, depth.consumers));
+    match present {
+        None => Finding::good(name, waiting),
+        Some(lack) => Finding::warning(name, format!("{waiting}; {lack}")),
+    }
+}
+
+/// The exchange that leads to a queue, if one does.
+async fn exchange(queue: &RabbitMq, wanted: &Queue, consuming: &[GpuId]) -> Option<Finding> {
+    let (name, presence) = match queue.inspect_exchange_of(wanted).await {
+        Ok(found) => found?,
+        Err(error) => return Some(Finding::bad(format!("the exchange of queue {}", queue.names().queue(wanted)), error.to_string())),
+    };
+    let name = format!("exchange {name}");
+    Some(match presence {
+        Presence::AsWanted => {
+            Finding::good(name, "exists; its bindings are not looked at (AMQP cannot), workers declare them again every minute")
         }
-        Ok(Presence::Missing) => Finding::warning(name, "does not exist yet; the first worker declares it"),
+        Presence::Lacking(lack) => Finding::warning(name, lack),
+        other => absent_or_other(name, Ok(other), consuming),
+    })
+}
+
+/// What is not there, is of another shape, or was not to be seen.
+fn absent_or_other(name: String, presence: Result<Presence, QueueError>, consuming: &[GpuId]) -> Finding {
+    match presence {
+        Ok(Presence::Missing) if consuming.is_empty() => Finding::warning(name, "does not exist yet; the first worker declares it"),
+        Ok(Presence::Missing) => {
+            let gpus = consuming.len();
+            let detail =
+                "somebody has deleted it, with what waited in it; restart nothing: a living worker declares it again within a minute";
+            Finding::bad(name, format!("does not exist, and GPUs consume tasks ({gpus}): {detail}"))
+        }
         Ok(Presence::Mismatch(argument)) => {
-            Finding::bad(name, format!("exists with another {argument}; delete the queue when it is empty, or configure the value it has"))
+            Finding::bad(name, format!("exists with another {argument}; delete it when it is empty, or configure the value it has"))
         }
+        Ok(Presence::AsWanted) => Finding::good(name, "exists"),
+        Ok(Presence::Lacking(lack)) => Finding::warning(name, lack),
         Err(error) => Finding::bad(name, error.to_string()),
     }
 }

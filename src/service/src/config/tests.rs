@@ -125,12 +125,13 @@ fn a_named_file_that_is_missing_is_a_mistake() {
 #[test]
 fn text_is_read_as_the_type_of_its_key() {
     type Case = (&'static str, fn(&Configuration) -> bool);
-    let cases: [Case; 10] = [
+    let cases: [Case; 11] = [
         ("amqp.prefix=123", |c| c.amqp.prefix == "123"),
         ("amqp.url=amqp://guest:guest@localhost:5672/%2f", |c| c.amqp.url == Some(SecretUrl::new("amqp://guest:guest@localhost:5672/%2f"))),
         ("amqp.url=", |c| c.amqp.url.is_none()),
         ("worker.metrics_listen=[::1]:9100", |c| c.worker.metrics_listen.as_deref() == Some("[::1]:9100")),
         ("amqp.queue_length_max=5", |c| c.amqp.queue_length_max == Some(5)),
+        ("amqp.queue_length_max=null", |c| c.amqp.queue_length_max.is_none()),
         ("log.json=true", |c| c.log.json),
         ("gpu.multi_gpu.memory_threshold=1", |c| c.gpu.multi_gpu.memory_threshold == 1.0),
         ("gpu.multi_gpu.strategies=least_loaded, round_robin", |c| {

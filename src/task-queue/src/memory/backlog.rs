@@ -13,6 +13,7 @@ use crate::{Death, topology::PRIORITY_LEVELS_MAX};
 pub(super) struct Message {
     /// Its place: grows with each message that enters any queue.
     pub place: u64,
+    pub routing_key: String,
     pub envelope: Envelope,
     pub body: Bytes,
     /// Whether it was delivered before.
@@ -42,6 +43,7 @@ impl Backlog {
         self.length
     }
 
+    /// The bytes of all bodies.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -58,9 +60,9 @@ impl Backlog {
     /// Puts a message at its place: the end for a new one, where it was for a returned one.
     pub(super) fn insert(&mut self, message: Message) {
         let highest = self.levels.len() - 1;
-        self.bytes += message.body.len() as u64;
         let level = &mut self.levels[usize::from(message.envelope.priority.unwrap_or(0)).min(highest)];
         let index = level.partition_point(|waiting| waiting.place < message.place);
+        self.bytes += message.body.len() as u64;
         level.insert(index, message);
         self.length += 1;
     }

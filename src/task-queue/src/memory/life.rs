@@ -1,13 +1,74 @@
-//! How consumers and connections begin and end.
+//! How queues, consumers and connections begin and end.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::state::{State, Subscriber};
-use crate::{Inbox, Link};
+use super::{
+    backlog::Backlog,
+    state::{HeldQueue, State, Subscriber},
+};
+use crate::{Inbox, Link, Queue};
 
 impl State {
+    /// Declares a queue for a connection, after those that take what it cannot keep. Consumers that lost a queue of this name go on with the new one.
+    pub(super) fn declare(&mut self, connection: u64, queue: &Queue) {
+        for before in queue.declared_before() {
+            self.declare_one(connection, &before);
+        }
+        self.declare_one(connection, queue);
+    }
+
+    fn declare_one(&mut self, connection: u64, queue: &Queue) {
+        if let Some(connected) = self.connections.get_mut(&connection) {
+            connected.declared.insert(queue.clone());
+        }
+        let plan = self.options.plan(queue);
+        if self.queues.contains_key(&plan.name) {
+            return;
+        }
+        let mut consumers = BTreeSet::new();
+        for (number, consumer) in &mut self.consumers {
+            if consumer.queue_name == plan.name && !consumer.stopped {
+                consumers.insert(*number);
+                consumer.live.send_replace(true);
+            }
+        }
+        let held = HeldQueue {
+            queue: queue.clone(),
+            owner: plan.exclusive.then_some(connection),
+            backlog: Backlog::new(plan.by_priority),
+            turns: consumers.iter().copied().collect(),
+            consumers,
+            plan,
+        };
+        self.queues.insert(held.plan.name.clone(), held);
+    }
+
+    /// Whether a connection has declared the queue, and has not deleted it since.
+    pub(super) fn has_declared(&self, connection: u64, queue: &Queue) -> bool {
+        self.connections.get(&connection).is_some_and(|connected| connected.declared.contains(queue))
+    }
+
+    /// Deletes a queue with all that is in it, or was delivered from it. Its consumers end; where their connection had declared it, it is declared again at once.
+    pub(super) fn delete(&mut self, name: &str) {
+        let Some(held) = self.queues.remove(name) else { return };
+        self.unacked.retain(|_, unacked| unacked.queue_name != name);
+        let mut connections = BTreeSet::new();
+        for number in &held.consumers {
+            let Some(consumer) = self.consumers.get_mut(number) else { continue };
+            consumer.live.send_replace(false);
+            consumer.inbox.clear();
+            consumer.unacked.clear();
+            consumer.out_of_turns = false;
+            connections.insert(consumer.connection);
+        }
+        let declared = connections.into_iter().find(|connection| self.has_declared(*connection, &held.queue));
+        if let Some(connection) = declared {
+            self.declare(connection, &held.queue);
+        }
+    }
+
     /// Adds a consumer to an existing queue.
     pub(super) fn consume(&mut self, connection: u64, name: &str, prefetch: usize, inbox: Arc<Inbox>) -> (u64, watch::Receiver<bool>) {
         let number = self.number();

@@ -15,12 +15,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use protocol::{Envelope, PoolName};
 use tokio::{sync::Notify, sync::watch, task::JoinHandle, time::Instant};
 
-use self::{receipt::MemoryFeed, state::State};
+use self::{
+    receipt::MemoryFeed,
+    state::{Arrival, State},
+};
 use crate::{
-    Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishError, Queue, QueueError, QueueOptions, TaskQueue,
+    Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishError, Queue, QueueError, QueueOptions, Target, TaskQueue,
     message::is_direct_reply,
+    topology::{Bounds, Overflow},
 };
 
 /// A broker that any number of connections share. Clones are the same broker.
@@ -124,7 +130,7 @@ impl MemoryBroker {
         let mut state = self.0.lock();
         let name = state.options.names.queue(queue);
         if let Some(queue) = state.queues.get_mut(&name) {
-            queue.plan.length_max = most;
+            queue.plan.bounds = Bounds { length_max: most, overflow: Overflow::Refuse, ..queue.plan.bounds };
         }
     }
 
@@ -133,6 +139,27 @@ impl MemoryBroker {
     pub fn message_ids(&self, queue: &Queue) -> Vec<String> {
         let state = self.0.lock();
         state.message_ids(&state.options.names.queue(queue))
+    }
+
+    /// Deletes a queue with all that is in it, as an operator may.
+    pub fn delete(&self, queue: &Queue) {
+        let mut state = self.0.lock();
+        let name = state.options.names.queue(queue);
+        state.delete(&name);
+    }
+
+    /// Publishes as a client does that is not ours: to the exchange of the pools, under whatever routing key.
+    pub fn publish_to_exchange(&self, routing_key: &str, envelope: Envelope, body: Bytes) {
+        let expires = envelope.expiration.is_some();
+        let mut state = self.0.lock();
+        let pool = PoolName::new(routing_key).ok().map(|pool| state.options.names.queue(&Queue::Pool(pool)));
+        let bound = pool.filter(|name| state.queues.contains_key(name));
+        let name = bound.unwrap_or_else(|| state.options.names.queue(&Queue::Unrouted));
+        state.enqueue(&name, routing_key.to_owned(), Arrival { envelope, body, death: None });
+        drop(state);
+        if expires {
+            self.0.ensure_timer();
+        }
     }
 
     /// Ends what [`MemoryBroker::block_publishers`] began.
@@ -191,15 +218,21 @@ impl MemoryQueue {
         if is_direct_reply(&target) {
             return Ok(());
         }
+        if let Target::Queue(queue) = &message.target
+            && !state.queues.contains_key(&target)
+            && state.has_declared(self.connection, queue)
+        {
+            state.declare(self.connection, queue);
+        }
         let Some(queue) = state.queues.get(&target) else { return Err(PublishError::Unroutable { target }) };
-        if queue.is_full_for(&message.body) {
+        if queue.refuses(&message.body) {
             return Err(PublishError::Full { target });
         }
-        let expires = queue.plan.ttl.is_some() || message.envelope.expiration.is_some();
+        let expires = queue.plan.lifetime().is_some() || message.envelope.expiration.is_some();
         let mut envelope = message.envelope;
         envelope.user_id = envelope.user_id.filter(|user| self.login.as_ref() == Some(user));
         envelope.headers.forget_findings();
-        state.enqueue(&target, envelope, message.body, None);
+        state.enqueue(&target, target.clone(), Arrival { envelope, body: message.body, death: None });
         drop(state);
         if expires {
             self.shared.ensure_timer();
@@ -216,7 +249,7 @@ impl TaskQueue for MemoryQueue {
 
     async fn declare(&self, queue: &Queue) -> Result<(), QueueError> {
         let mut state = self.open_for("declare", &self.names.queue(queue))?;
-        queue.dead_letters_to().iter().chain([queue]).for_each(|queue| state.declare(self.connection, queue));
+        state.declare(self.connection, queue);
         Ok(())
     }
 
@@ -253,7 +286,12 @@ impl TaskQueue for MemoryQueue {
 
     async fn delete_if_unused(&self, queue: &Queue) -> Result<bool, QueueError> {
         let name = self.names.queue(queue);
-        Ok(self.open_for("delete", &name)?.delete_if_unused(&name))
+        let mut state = self.open_for("delete", &name)?;
+        let gone = state.delete_if_unused(&name);
+        if gone && let Some(connected) = state.connections.get_mut(&self.connection) {
+            connected.declared.remove(queue);
+        }
+        Ok(gone)
     }
 
     fn link(&self) -> watch::Receiver<Link> {

@@ -30,10 +30,24 @@ pub(super) struct HeldQueue {
 
 impl HeldQueue {
     /// Whether it refuses a message with this body.
-    pub(super) fn is_full_for(&self, body: &bytes::Bytes) -> bool {
-        self.plan.length_max.is_some_and(|most| self.backlog.len() >= most as usize)
-            || self.plan.bytes_max.is_some_and(|most| self.backlog.bytes() + body.len() as u64 > most)
+    pub(super) fn refuses(&self, body: &bytes::Bytes) -> bool {
+        self.plan.bounds.refuses(self.backlog.len() + 1, self.backlog.bytes() + body.len() as u64)
     }
+
+    /// Takes the first message out if it holds more than its bounds allow.
+    fn pop_excess(&mut self) -> Option<Message> {
+        let excess = self.plan.bounds.drops_oldest(self.backlog.len(), self.backlog.bytes());
+        if excess { self.backlog.pop() } else { None }
+    }
+}
+
+/// What enters a queue.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub envelope: protocol::Envelope,
+    pub body: bytes::Bytes,
+    /// Why it was taken out of another queue, if it was.
+    pub death: Option<Death>,
 }
 
 /// One consumer.
@@ -54,6 +68,8 @@ pub(super) struct Subscriber {
 pub(super) struct Connected {
     pub link: watch::Sender<Link>,
     pub taken: BTreeSet<u64>,
+    /// The queues that it has declared.
+    pub declared: BTreeSet<Queue>,
 }
 
 /// A message in somebody's hand.
@@ -74,7 +90,7 @@ pub(super) struct State {
     pub queues: BTreeMap<String, HeldQueue>,
     pub connections: BTreeMap<u64, Connected>,
     pub(super) consumers: BTreeMap<u64, Subscriber>,
-    unacked: BTreeMap<u64, Unacked>,
+    pub(super) unacked: BTreeMap<u64, Unacked>,
     last_number: u64,
     /// When the expiry timer rings next.
     pub armed: Option<Instant>,
@@ -112,30 +128,20 @@ impl State {
     pub(super) fn connect(&mut self) -> u64 {
         let connection = self.number();
         let link = self.blocked.clone().map_or(Link::Up, Link::Blocked);
-        self.connections.insert(connection, Connected { link: watch::Sender::new(link), taken: BTreeSet::new() });
+        self.connections
+            .insert(connection, Connected { link: watch::Sender::new(link), taken: BTreeSet::new(), declared: BTreeSet::new() });
         connection
     }
 
-    pub(super) fn declare(&mut self, connection: u64, queue: &Queue) {
-        let plan = self.options.plan(queue);
-        self.queues.entry(plan.name.clone()).or_insert_with(|| HeldQueue {
-            queue: queue.clone(),
-            owner: plan.exclusive.then_some(connection),
-            backlog: Backlog::new(plan.by_priority),
-            turns: VecDeque::new(),
-            consumers: BTreeSet::new(),
-            plan,
-        });
-    }
-
     /// Adds a new message to an existing queue.
-    pub(super) fn enqueue(&mut self, name: &str, envelope: protocol::Envelope, body: bytes::Bytes, death: Option<Death>) {
+    pub(super) fn enqueue(&mut self, name: &str, routing_key: String, arrival: Arrival) {
+        let Arrival { envelope, body, death } = arrival;
         let place = self.number();
         let Some(queue) = self.queues.get(name) else { return };
         let own = envelope.expiration.as_deref().and_then(expiration_ms).map(Duration::from_millis);
-        let lives = [queue.plan.ttl, own].into_iter().flatten().min();
+        let lives = [queue.plan.lifetime(), own].into_iter().flatten().min();
         let expires_at = lives.map(|lives| Instant::now() + lives);
-        let message = Message { place, envelope, body, redelivered: false, death, expires_at };
+        let message = Message { place, routing_key, envelope, body, redelivered: false, death, expires_at };
         // As on the broker, what a consumer can take at once is delivered however short its life.
         if queue.backlog.is_empty()
             && let Some(consumer) = self.whose_turn(name)
@@ -149,6 +155,9 @@ impl State {
     fn put(&mut self, name: &str, message: Message) {
         if let Some(queue) = self.queues.get_mut(name) {
             queue.backlog.insert(message);
+        }
+        while let Some(first) = self.queues.get_mut(name).and_then(HeldQueue::pop_excess) {
+            self.dead_letter(name, first, DeathReason::MaxLength);
         }
     }
 
@@ -172,18 +181,22 @@ impl State {
         }
     }
 
-    /// Moves what expired to the dead-letter queue, without its `expiration`; without such a queue it is gone, as on the broker.
+    /// Dead-letters what expired.
     fn expire(&mut self, name: &str) {
         let now = Instant::now();
         while let Some(queue) = self.queues.get_mut(name) {
-            let Some(mut message) = queue.backlog.pop_expired(now) else { return };
-            message.envelope.expiration = None;
-            if let Some(target) = queue.plan.dead_letters_to.clone() {
-                // The one way for a message out of a queue here: the bound of a pool refuses what is new, and drops nothing.
-                let death = Death { queue: name.to_owned(), reason: DeathReason::Expired };
-                self.enqueue(&target, message.envelope, message.body, Some(death));
-            }
+            let Some(message) = queue.backlog.pop_expired(now) else { return };
+            self.dead_letter(name, message, DeathReason::Expired);
         }
+    }
+
+    /// Moves a message that was taken out of a queue to the one that takes its dead letters, without its `expiration`; without such a queue it is gone, as on the broker.
+    fn dead_letter(&mut self, name: &str, message: Message, reason: DeathReason) {
+        let Some(target) = self.queues.get(name).and_then(|queue| queue.plan.dead_letters_to.clone()) else { return };
+        let Message { mut envelope, body, .. } = message;
+        envelope.expiration = None;
+        let death = Some(Death { queue: name.to_owned(), reason });
+        self.enqueue(&target, target.clone(), Arrival { envelope, body, death });
     }
 
     /// Expires what is due in every queue and sets the timer anew.
@@ -223,6 +236,7 @@ impl State {
         let tag = self.number();
         let delivery = self.queues.get(name).map(|queue| Delivery {
             queue: queue.queue.clone(),
+            routing_key: message.routing_key.clone(),
             envelope: message.envelope.clone(),
             body: message.body.clone(),
             redelivered: message.redelivered,

@@ -79,19 +79,49 @@ impl Failure {
 
     /// As [`Failure::into_error`] for a declaration: says which argument differs.
     pub(super) fn into_declare_error(self, url: &str, queue: &str) -> QueueError {
-        match &self {
-            Self::Refused { code: PRECONDITION_FAILED, text } => {
-                QueueError::Mismatch { queue: queue.to_owned(), argument: differing(text) }
-            }
-            _ => self.into_error(url, format!("declare queue {queue}")),
+        let Some(argument) = self.mismatch() else { return self.into_error(url, format!("declare queue {queue}")) };
+        match self.exchange() {
+            Some(exchange) => QueueError::Refused {
+                operation: format!("declare exchange {exchange}, which leads to queue {queue}"),
+                reason: format!(
+                    "it exists with another {argument}; delete the exchange while no worker runs, and the next one declares it"
+                ),
+            },
+            None => QueueError::Mismatch { queue: queue.to_owned(), argument },
         }
     }
+
+    /// Which argument of what exists is not the declared one, and both values; `None` if that is not what is wrong.
+    pub(super) fn mismatch(&self) -> Option<String> {
+        match self {
+            Self::Refused { code: PRECONDITION_FAILED, text } => Some(differing(text)),
+            _ => None,
+        }
+    }
+
+    /// The name of that argument.
+    pub(super) fn differing_argument(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code: PRECONDITION_FAILED, text } => split(text).map(|(argument, _)| argument),
+            _ => None,
+        }
+    }
+
+    /// The exchange that a mismatch is about; `None` if it is about a queue.
+    fn exchange(&self) -> Option<&str> {
+        let Self::Refused { text, .. } = self else { return None };
+        split(text)?.1.strip_prefix(" for exchange '")?.split('\'').next()
+    }
+}
+
+/// The argument that a refusal names, and what stands behind it. The end of a long text may be cut off by the broker.
+fn split(text: &str) -> Option<(&str, &str)> {
+    text.split_once("inequivalent arg '")?.1.split_once('\'')
 }
 
 /// From `PRECONDITION_FAILED - inequivalent arg 'x' for queue 'q' in vhost '/': received 1 but current is 2`: `x (received 1 but current is 2)`.
 fn differing(text: &str) -> String {
-    let Some((_, rest)) = text.split_once("inequivalent arg '") else { return text.to_owned() };
-    let Some((argument, rest)) = rest.split_once('\'') else { return text.to_owned() };
+    let Some((argument, rest)) = split(text) else { return text.to_owned() };
     let values = rest.split_once("': ").map_or(rest, |(_, values)| values);
     format!("{argument} ({values})")
 }
@@ -120,5 +150,27 @@ mod tests {
             "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'a' in vhost '/': received none but current is the value '3'";
         assert_eq!(differing(text), "x-max-length (received none but current is the value '3')");
         assert_eq!(differing("PRECONDITION_FAILED - else"), "PRECONDITION_FAILED - else");
+    }
+
+    #[test]
+    fn a_mismatch_is_about_a_queue_or_about_an_exchange_however_long_the_names() {
+        let refused = |rest: &str| Failure::refused(PRECONDITION_FAILED, format!("PRECONDITION_FAILED - inequivalent arg {rest}"));
+        let queue =
+            refused("'x-max-length' for queue 'a' in vhost '/': received the value '1000000' of type 'signedint' but current is none");
+        assert_eq!((queue.differing_argument(), queue.exchange()), (Some("x-max-length"), None));
+        assert!(matches!(queue.into_declare_error("amqp://a", "a"), QueueError::Mismatch { .. }));
+        let cut_off = refused("'x-max-length-bytes' for queue 'a-name-as-long-as-th...");
+        assert_eq!(cut_off.differing_argument(), Some("x-max-length-bytes"));
+        let exchange = refused(
+            "'alternate-exchange' for exchange 'a.tasks' in vhost '/': received the value 'a.unrouted' of type 'longstr' but current is none",
+        );
+        assert_eq!((exchange.differing_argument(), exchange.exchange()), (Some("alternate-exchange"), Some("a.tasks")));
+        let error = exchange.into_declare_error("amqp://a", "a.tasks.default").to_string();
+        assert!(
+            error.starts_with("declare exchange a.tasks, which leads to queue a.tasks.default: it exists with another alternate-exchange"),
+            "{error}"
+        );
+        let other = Failure::refused(NOT_FOUND, "NOT_FOUND - no queue 'inequivalent arg 'x'' in vhost '/'".to_owned());
+        assert_eq!((other.mismatch(), other.differing_argument()), (None, None));
     }
 }

@@ -239,11 +239,10 @@ impl Keeper {
     }
 
     /// A queue that cannot be declared again is logged and left: the others must go on, and its consumers try again by themselves.
-    async fn declare_again(&self, connection: &Kept) {
+    async fn declare_again(&self, connection: &Arc<Kept>) {
         let Some(topology) = &self.topology else { return };
         for queue in topology.all() {
-            let declared = async { topology.declare_on(&connection.create_channel().await?, &queue).await };
-            let declared = tokio::time::timeout(topology.options.publish_timeout, declared).await;
+            let declared = tokio::time::timeout(topology.options.publish_timeout, topology.declare(connection, &queue)).await;
             if let Err(failure) = declared.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned()))) {
                 let error = failure.into_declare_error(&self.dialer.url, &topology.options.names.queue(&queue));
                 tracing::warn!(%error, "could not declare a queue again");

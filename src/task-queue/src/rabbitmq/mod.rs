@@ -12,15 +12,17 @@ mod greeting;
 mod inspect;
 mod lane;
 mod line;
+mod part;
 mod properties;
 mod publisher;
 mod receipt;
 mod screen;
 mod settling;
+mod spare;
 mod subscription;
 mod topology;
 
-use std::{fmt, num::NonZeroU16, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroU16, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lapin::{
@@ -29,13 +31,16 @@ use lapin::{
     types::FieldTable,
 };
 use protocol::config::SecretUrl;
-use tokio::sync::watch;
+use tokio::{
+    sync::{Mutex, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     backoff::Backoff,
     failure::Failure,
-    line::{Dialer, Keeper, Line},
+    line::{Dialer, Keeper, Kept, Line},
     publisher::Publisher,
     receipt::{TakeChannel, TakeChannels, TakenReceipt},
     subscription::{Declare, Subscription, Wish, Wishes},
@@ -45,7 +50,7 @@ pub use self::{
     greeting::{Greeting, greeting},
     inspect::Presence,
 };
-use crate::{Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishError, Queue, QueueError, QueueOptions, TaskQueue};
+use crate::{Consumer, Delivery, Depth, Inbox, Link, Names, Outgoing, PublishError, Queue, QueueError, QueueOptions, Target, TaskQueue};
 
 /// Longest wait in [`TaskQueue::close`] for consumers and connections to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -57,6 +62,8 @@ const DECLARATIONS: usize = 4;
 pub struct RabbitMq {
     dialer: Dialer,
     topology: Arc<Topology>,
+    /// When a queue was last declared again because a publish came back.
+    restored: Mutex<BTreeMap<Queue, Instant>>,
     consuming: Line,
     publisher: Publisher,
     take_channels: Arc<TakeChannels>,
@@ -82,7 +89,8 @@ impl RabbitMq {
         let (publishing, life) = keeper("publish", None).keep(publishing);
         tasks.spawn(life);
         let publisher = Publisher::start(&publishing, dialer.clone(), timeout, stop.clone(), tasks.clone());
-        Ok(Self { dialer, topology, consuming, publisher, take_channels: Arc::default(), tasks, stop })
+        let (restored, take_channels) = Default::default();
+        Ok(Self { dialer, topology, restored, consuming, publisher, take_channels, tasks, stop })
     }
 
     fn url(&self) -> &str {
@@ -93,16 +101,24 @@ impl RabbitMq {
         &self.topology
     }
 
-    /// A new channel on the consuming connection.
-    async fn open_channel(&self) -> Result<Channel, QueueError> {
+    fn unreachable(&self, reason: impl Into<String>) -> QueueError {
+        QueueError::Unreachable { url: self.url().to_owned(), reason: reason.into() }
+    }
+
+    /// The consuming connection.
+    fn connection(&self) -> Result<Arc<Kept>, QueueError> {
         if self.stop.is_cancelled() {
             return Err(QueueError::Closed);
         }
-        let unreachable = |reason: String| QueueError::Unreachable { url: self.url().to_owned(), reason };
         let connection = self.consuming.connection.borrow().clone();
-        let connection = connection.ok_or_else(|| unreachable("reconnecting".to_owned()))?;
+        connection.ok_or_else(|| self.unreachable("reconnecting"))
+    }
+
+    /// A new channel on the consuming connection.
+    async fn open_channel(&self) -> Result<Channel, QueueError> {
+        let connection = self.connection()?;
         let opened = tokio::time::timeout(self.topology.options.publish_timeout, connection.create_channel()).await;
-        opened.map_err(|_| unreachable("no answer in time".to_owned()))?.map_err(|error| unreachable(error.to_string()))
+        opened.map_err(|_| self.unreachable("no answer in time"))?.map_err(|error| self.unreachable(error.to_string()))
     }
 
     /// Declares a queue; a few times if it cannot be reached, because the broker may say so to who declares a queue that another client is just
@@ -112,12 +128,37 @@ impl RabbitMq {
         let mut left = DECLARATIONS;
         loop {
             left -= 1;
-            match self.on_a_channel(async |channel| self.topology.declare_on(channel, queue).await).await? {
+            let connection = self.connection()?;
+            match self.in_time(self.topology.declare(&connection, queue)).await {
                 Err(Failure::Inaccessible(reason)) if left > 0 => tracing::debug!(%queue, reason, "will declare it again"),
                 declared => return Ok(declared),
             }
             tokio::time::sleep(backoff.next()).await;
         }
+    }
+
+    /// Declares queues in this order.
+    async fn declare_in_order(&self, queues: &[Queue]) -> Result<(), QueueError> {
+        for queue in queues {
+            let declared = self.declare_one(queue).await?;
+            declared.map_err(|failure| failure.into_declare_error(self.url(), &self.names().queue(queue)))?;
+            self.topology.remember(queue);
+        }
+        Ok(())
+    }
+
+    /// Declares a queue again that this process had declared and somebody has deleted, unless another publish has done so since `began`.
+    async fn restore(&self, queue: &Queue, began: Instant) -> Result<(), QueueError> {
+        let mut restored = self.restored.lock().await;
+        if restored.get(queue).is_some_and(|at| *at >= began) {
+            return Ok(());
+        }
+        tracing::warn!(queue = self.names().queue(queue), "a queue of the fleet was gone, with what waited in it; it is declared again");
+        let mut queues = queue.declared_before();
+        queues.push(queue.clone());
+        self.declare_in_order(&queues).await?;
+        restored.insert(queue.clone(), Instant::now());
+        Ok(())
     }
 
     /// Looks at a queue without changing anything.
@@ -130,19 +171,39 @@ impl RabbitMq {
         .await
     }
 
-    /// Why the broker returned a message: it does so too where the queue exists and its node is down.
-    async fn unroutable(&self, target: String) -> PublishError {
-        match self.look(&target).await {
-            Ok(Err(Failure::Inaccessible(reason))) => PublishError::Inaccessible { target, reason },
-            _ => PublishError::Unroutable { target },
+    /// Runs an operation on a channel on which nothing else is under way, because the broker closes the channel when it refuses.
+    async fn on_a_channel<T>(&self, operation: impl AsyncFnOnce(&Channel) -> Result<T, Failure>) -> Result<Result<T, Failure>, QueueError> {
+        let connection = self.connection()?;
+        let channel = match self.in_time(self.topology.spare.channel(&connection)).await {
+            Ok(channel) => channel,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let done = tokio::time::timeout(self.topology.options.publish_timeout, operation(&channel)).await;
+        let done = done.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned())));
+        if done.is_ok() {
+            self.topology.spare.keep(&connection, channel);
         }
+        Ok(done)
     }
 
-    /// Runs an operation on a channel of its own, because the broker closes the channel when it refuses.
-    async fn on_a_channel<T>(&self, operation: impl AsyncFnOnce(&Channel) -> Result<T, Failure>) -> Result<Result<T, Failure>, QueueError> {
-        let channel = self.open_channel().await?;
-        let done = tokio::time::timeout(self.topology.options.publish_timeout, operation(&channel)).await;
-        Ok(done.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned()))))
+    /// Waits for the broker's answer as long as for any.
+    async fn in_time<T>(&self, operation: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let done = tokio::time::timeout(self.topology.options.publish_timeout, operation).await;
+        done.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned())))
+    }
+}
+
+/// Why a message was not published whose queue is gone and could not be declared again.
+fn not_restored(target: String, error: QueueError) -> PublishError {
+    match error {
+        QueueError::Inaccessible { reason, .. } => PublishError::Inaccessible { target, reason },
+        QueueError::Unreachable { .. } | QueueError::NotAdmitted { .. } | QueueError::Closed | QueueError::Stale => {
+            PublishError::Disconnected { target, reason: error.to_string() }
+        }
+        QueueError::Mismatch { .. } | QueueError::Refused { .. } => {
+            tracing::error!(queue = target, %error, "a queue of the fleet is gone, and cannot be declared again");
+            PublishError::Unroutable { target }
+        }
     }
 }
 
@@ -169,20 +230,29 @@ impl TaskQueue for RabbitMq {
     }
 
     async fn declare(&self, queue: &Queue) -> Result<(), QueueError> {
-        let target = queue.dead_letters_to().filter(|target| !self.topology.has(target));
-        for queue in target.iter().chain([queue]) {
-            let declared = self.declare_one(queue).await?;
-            declared.map_err(|failure| failure.into_declare_error(self.url(), &self.names().queue(queue)))?;
-            self.topology.remember(queue);
-        }
-        Ok(())
+        let mut queues = queue.declared_before();
+        queues.retain(|before| !self.topology.has(before));
+        queues.push(queue.clone());
+        self.declare_in_order(&queues).await
     }
 
     async fn publish(&self, mut message: Outgoing) -> Result<(), PublishError> {
         self.topology.options.bound_life(&mut message);
-        match self.publisher.publish(self.names(), message).await {
-            Err(PublishError::Unroutable { target }) => Err(self.unroutable(target).await),
-            done => done,
+        let began = Instant::now();
+        let target = match self.publisher.publish(self.names(), &message).await {
+            Err(PublishError::Unroutable { target }) => target,
+            done => return done,
+        };
+        // The broker returns a message too where the queue exists and its node is down.
+        if let Ok(Err(Failure::Inaccessible(reason))) = self.look(&target).await {
+            return Err(PublishError::Inaccessible { target, reason });
+        }
+        match &message.target {
+            Target::Queue(queue) if self.topology.has(queue) => {
+                self.restore(queue, began).await.map_err(|error| not_restored(target, error))?;
+                self.publisher.publish(self.names(), &message).await
+            }
+            _ => Err(PublishError::Unroutable { target }),
         }
     }
 

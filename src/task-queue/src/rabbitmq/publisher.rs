@@ -51,7 +51,7 @@ impl Publisher {
         self.link.clone()
     }
 
-    pub(super) async fn publish(&self, names: &Names, message: Outgoing) -> Answer {
+    pub(super) async fn publish(&self, names: &Names, message: &Outgoing) -> Answer {
         let target = names.target(&message.target);
         let timeout = message.timeout.unwrap_or(self.timeout);
         let (answer, answered) = oneshot::channel();
@@ -91,16 +91,16 @@ impl Publisher {
     }
 
     /// What travels of a message; refused here if it cannot, because the broker would close the channel over it.
-    fn job(&self, target: &str, message: Outgoing, timeout: Duration, answer: oneshot::Sender<Answer>) -> Result<Job, PublishError> {
+    fn job(&self, target: &str, message: &Outgoing, timeout: Duration, answer: oneshot::Sender<Answer>) -> Result<Job, PublishError> {
         let refused = |reason: String| PublishError::Refused { target: target.to_owned(), reason };
         message.check(target).map_err(refused)?;
         let too_long = || refused("a property has more than 255 bytes".to_owned());
         Ok(Job {
             target: target.to_owned(),
             routing_key: ShortString::try_new(target).map_err(|_| too_long())?,
-            properties: properties::write(&message, target, self.dialer.login()).ok_or_else(too_long)?,
-            message_id: message.envelope.message_id.unwrap_or_default(),
-            body: message.body,
+            properties: properties::write(message, target, self.dialer.login()).ok_or_else(too_long)?,
+            message_id: message.envelope.message_id.clone().unwrap_or_default(),
+            body: message.body.clone(),
             deadline: Instant::now() + timeout,
             timeout,
             answer,

@@ -18,6 +18,7 @@ pub(super) fn delivery(queue: &Queue, arrived: AmqpDelivery, settle: impl Settle
     Delivery {
         queue: queue.clone(),
         envelope: properties::read(&arrived.properties),
+        routing_key: arrived.routing_key.into(),
         body: arrived.data.into(),
         redelivered: arrived.redelivered,
         death: properties::death(&arrived.properties),

@@ -94,15 +94,15 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Opens the consumer on the present connection: channel, bound on what is unacked, queue (where it was declared), consumer, in this order.
+    /// Opens the consumer on the present connection: queue (where it was declared), channel, bound on what is unacked, consumer, in this order.
     pub(super) async fn open(&self, declare: Declare) -> Result<Opened, Failure> {
         let connection = self.connection.borrow().clone().ok_or_else(|| Failure::Away("reconnecting".to_owned()))?;
         let opening = async {
+            if declare == Declare::Again && self.topology.has(&self.queue) {
+                self.declare(&connection).await?;
+            }
             let channel = connection.create_channel().await?;
             channel.basic_qos(self.prefetch.get(), BasicQosOptions::default()).await?;
-            if declare == Declare::Again && self.topology.has(&self.queue) {
-                self.topology.declare_on(&channel, &self.queue).await?;
-            }
             let name = short(&self.topology.options.names.queue(&self.queue))?;
             let stream = channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
             let settling = Arc::new(Settling::new(channel.clone()));
@@ -110,6 +110,16 @@ impl Subscription {
         };
         let limit = self.topology.options.publish_timeout;
         tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(Failure::Away("no answer in time".to_owned())))
+    }
+
+    /// Declares the queue, after those that take what it cannot keep: whoever deleted it may have deleted them too. It does not wait for theirs.
+    async fn declare(&self, connection: &Arc<Kept>) -> Result<(), Failure> {
+        for before in self.queue.declared_before() {
+            if let Err(failure) = self.topology.declare(connection, &before).await {
+                tracing::warn!(queue = %before, error = %failure, "could not declare a queue again");
+            }
+        }
+        self.topology.declare(connection, &self.queue).await
     }
 
     /// The consumer's life from its first opening on.
@@ -126,6 +136,10 @@ impl Subscription {
                     // The broker delivers these again: what was not taken yet would be work done twice.
                     let stale = self.inbox.clear().len();
                     tracing::warn!(queue = %self.queue, reason, stale, "lost a consumer");
+                    // Where the broker ended the consumer alone, its channel lives, and what is unacked would stay with it.
+                    if opened.channel.status().connected() {
+                        let _ignored = tokio::time::timeout(CLOSE_LIMIT, opened.channel.close(200, "OK".into())).await;
+                    }
                     drop(opened);
                     self.reopen(&mut backoff).await
                 }

@@ -2,36 +2,37 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use lapin::{
-    Channel, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    types::{AMQPValue, FieldTable, ShortString},
-};
-use protocol::config::QueueType;
-
-use super::failure::Failure;
-use crate::{
-    Queue, QueueOptions,
-    topology::{PRIORITY_LEVELS_MAX, Plan},
+    options::QueueBindOptions,
+    types::{FieldTable, ShortString},
 };
 
-/// By documentation: quorum queues of RabbitMQ 4 dead-letter a message after 20 returns unless told otherwise, and a drain of a large fleet may
-/// return one more often. Crashes are counted by the store, not by the broker.
-const DELIVERY_LIMIT: i64 = 1_000;
+use super::{
+    failure::Failure,
+    inspect::Presence,
+    line::Kept,
+    part::{How, Part},
+    spare::Spare,
+};
+use crate::{Queue, QueueOptions};
 
 /// The queues that this process has declared.
 #[derive(Debug)]
 pub(super) struct Topology {
     pub(super) options: QueueOptions,
+    /// For whatever is asked of the broker that no consumer and no publisher asks.
+    pub(super) spare: Spare,
     declared: Mutex<BTreeSet<Queue>>,
+    /// What exists without something that this version would give it.
+    lacking: Mutex<BTreeSet<String>>,
 }
 
 impl Topology {
     pub(super) fn new(options: QueueOptions) -> Self {
-        Self { options, declared: Mutex::default() }
+        Self { options, spare: Spare::default(), declared: Mutex::default(), lacking: Mutex::default() }
     }
 
     pub(super) fn remember(&self, queue: &Queue) {
@@ -46,9 +47,9 @@ impl Topology {
         self.declared().contains(queue)
     }
 
-    /// Every declared queue, each behind the one that takes its dead letters.
+    /// Every declared queue, each behind those that are to be declared before it.
     pub(super) fn all(&self) -> Vec<Queue> {
-        let (plain, behind): (Vec<_>, Vec<_>) = self.declared().iter().cloned().partition(|queue| queue.dead_letters_to().is_none());
+        let (plain, behind): (Vec<_>, Vec<_>) = self.declared().iter().cloned().partition(|queue| queue.declared_before().is_empty());
         plain.into_iter().chain(behind).collect()
     }
 
@@ -56,25 +57,77 @@ impl Topology {
         self.declared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Declares one queue, and for a pool its exchange and binding. A refusal closes the channel.
-    pub(super) async fn declare_on(&self, channel: &Channel, queue: &Queue) -> Result<(), Failure> {
+    fn lacking(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares one queue, and where it is reached through an exchange, that one and the binding. What exists without a bound (or an alternate exchange) that it should
+    /// have is used as it is, with one warning.
+    pub(super) async fn declare(&self, connection: &Arc<Kept>, queue: &Queue) -> Result<(), Failure> {
         let plan = self.options.plan(queue);
-        let name = short(&plan.name)?;
-        let options = QueueDeclareOptions {
-            durable: !plan.exclusive,
-            exclusive: plan.exclusive,
-            auto_delete: plan.exclusive,
-            ..QueueDeclareOptions::default()
+        if let Some(binding) = &plan.binding {
+            self.declare_part(connection, Part::Exchange(binding)).await?;
+        }
+        self.declare_part(connection, Part::Queue(&plan)).await?;
+        if let Some(binding) = &plan.binding {
+            let channel = self.spare.channel(connection).await?;
+            let (name, exchange, routing_key) = (short(&plan.name)?, short(&binding.exchange)?, short(&binding.routing_key)?);
+            channel.queue_bind(name, exchange, routing_key, QueueBindOptions::default(), FieldTable::default()).await?;
+            self.spare.keep(connection, channel);
+        }
+        Ok(())
+    }
+
+    async fn declare_part(&self, connection: &Arc<Kept>, part: Part<'_>) -> Result<(), Failure> {
+        let subject = part.subject();
+        // The broker notes every refused declaration in its log: what is known to lack something is looked at, and declared once it is gone.
+        let known = self.lacking().contains(&subject);
+        if known {
+            match self.attempt(connection, part, How::Look).await {
+                Err(failure) if failure.is_missing() => {}
+                looked => return looked,
+            }
+        }
+        let refused = match self.attempt(connection, part, How::Whole).await {
+            Err(failure) if part.may_lack(&failure) => failure,
+            declared => {
+                if declared.is_ok() && known {
+                    self.lacking().remove(&subject);
+                }
+                return declared;
+            }
         };
-        let Some(routing_key) = &plan.routing_key else {
-            channel.queue_declare(name, options, arguments(&plan)).await?;
-            return Ok(());
-        };
-        let exchange = short(&self.options.names.exchange())?;
-        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        channel.exchange_declare(exchange.clone(), ExchangeKind::Direct, durable, FieldTable::default()).await?;
-        channel.queue_declare(name.clone(), options, arguments(&plan)).await?;
-        channel.queue_bind(name, exchange, short(routing_key)?, QueueBindOptions::default(), FieldTable::default()).await?;
+        match self.attempt(connection, part, How::Less).await {
+            Ok(()) => {
+                if self.lacking().insert(subject.clone()) {
+                    tracing::warn!("{subject} {}", part.lack());
+                }
+                Ok(())
+            }
+            // It has the argument, with another value.
+            Err(failure) if part.may_lack(&failure) => Err(refused),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Compares what exists with the contract, by declaring it: what is equal is left as it is. Declares nothing that is missing (unless somebody deletes it between the two
+    /// looks).
+    pub(super) async fn compare(&self, connection: &Arc<Kept>, part: Part<'_>) -> Result<Presence, Failure> {
+        match self.attempt(connection, part, How::Look).await {
+            Err(failure) if failure.is_missing() => return Ok(Presence::Missing),
+            looked => looked?,
+        }
+        let Err(refused) = self.attempt(connection, part, How::Whole).await else { return Ok(Presence::AsWanted) };
+        if part.may_lack(&refused) && self.attempt(connection, part, How::Less).await.is_ok() {
+            return Ok(Presence::Lacking(part.lack()));
+        }
+        refused.mismatch().map(Presence::Mismatch).ok_or(refused)
+    }
+
+    async fn attempt(&self, connection: &Arc<Kept>, part: Part<'_>, how: How) -> Result<(), Failure> {
+        let channel = self.spare.channel(connection).await?;
+        part.declare_on(&channel, how).await?;
+        self.spare.keep(connection, channel);
         Ok(())
     }
 }
@@ -82,41 +135,4 @@ impl Topology {
 /// A name as AMQP has it.
 pub(super) fn short(name: &str) -> Result<ShortString, Failure> {
     ShortString::try_new(name).map_err(|_| Failure::Refused { code: 0, text: format!("the name {name:?} has more than 255 bytes") })
-}
-
-/// The arguments of a contract. They are immutable: each change here is a new topology.
-fn arguments(plan: &Plan) -> FieldTable {
-    let mut table = FieldTable::default();
-    let mut set = |name: &str, value: AMQPValue| {
-        table.insert(name.into(), value);
-    };
-    let text = |text: &str| AMQPValue::LongString(text.into());
-    let milliseconds = |ttl: std::time::Duration| AMQPValue::LongLongInt(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX));
-    if plan.queue_type == QueueType::Quorum {
-        set("x-queue-type", text("quorum"));
-        set("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT));
-    } else if !plan.exclusive {
-        // Always said: a virtual host may have another default type.
-        set("x-queue-type", text("classic"));
-    }
-    if plan.by_priority && plan.queue_type == QueueType::Classic {
-        set("x-max-priority", AMQPValue::LongLongInt(PRIORITY_LEVELS_MAX.into()));
-    }
-    if let Some(target) = &plan.dead_letters_to {
-        set("x-dead-letter-exchange", text(""));
-        set("x-dead-letter-routing-key", text(target));
-    }
-    if let Some(ttl) = plan.ttl {
-        set("x-message-ttl", milliseconds(ttl));
-    }
-    if let Some(most) = plan.length_max {
-        set("x-max-length", AMQPValue::LongLongInt(most.into()));
-    }
-    if let Some(most) = plan.bytes_max {
-        set("x-max-length-bytes", AMQPValue::LongLongInt(i64::try_from(most).unwrap_or(i64::MAX)));
-    }
-    if plan.length_max.is_some() || plan.bytes_max.is_some() {
-        set("x-overflow", text("reject-publish"));
-    }
-    table
 }

@@ -23,6 +23,8 @@ use super::{
 pub(crate) struct InHand {
     pub(crate) id: DeliveryId,
     pub(crate) queue: Queue,
+    /// The routing key that it was published under.
+    pub(crate) routing_key: String,
     pub(crate) envelope: Envelope,
     pub(crate) body: Bytes,
     pub(crate) redelivered: bool,
@@ -111,6 +113,7 @@ impl InHand {
             id,
             fetched: credits.is_none(),
             queue: delivery.queue,
+            routing_key: delivery.routing_key,
             envelope: delivery.envelope,
             body: delivery.body,
             redelivered: delivery.redelivered,

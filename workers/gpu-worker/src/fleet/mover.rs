@@ -75,7 +75,7 @@ impl Mover {
             // Nothing is dropped: somebody must look.
             self.ports.pause(self.me.options.lease).await?;
         }
-        self.metrics.moved.inc();
+        self.metrics.moved();
         if let Err(error) = delivery.receipt.ack().await {
             tracing::debug!(%error, "moved, and will be delivered again; its identity makes the copy harmless");
         }

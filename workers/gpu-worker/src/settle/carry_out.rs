@@ -8,14 +8,14 @@ use protocol::{
     envelope::{Headers, PRIORITY_MAX},
     intake::Reading,
 };
-use task_queue::{Outgoing, Target};
+use task_queue::{Outgoing, Queue, Target};
 use task_store::{Crash, Fence, FenceRequest, Look, Record, RecordRequest, Stored};
 
 use super::{
     ending::Ending,
     history,
     reply::{self, Final},
-    retrying,
+    retrying, unrouted,
 };
 use crate::{
     claim::holder::{self, Former},
@@ -69,7 +69,9 @@ pub(crate) async fn carry_out(
             Disposition::Park(wait) => settling.wait_in_a_retry_queue(WaitsFor::AnotherHolder, wait).await?,
             Disposition::SendOn(onward) => return settling.send_on(onward).await,
             Disposition::GiveBack => in_hand.give_back().await,
-            Disposition::Refuse(refusal) => settling.refuse(refusal).await?,
+            Disposition::Refuse(refusal) => settling.refuse(ErrorCode::InvalidTask, refusal).await?,
+            Disposition::Route(task) => next = unrouted::route(&settling, task).await?,
+            Disposition::RefuseUnknownPool(refusal) => settling.refuse(ErrorCode::UnknownPool, refusal).await?,
             Disposition::RefuseReusedId => settling.refuse_reused_id().await?,
             Disposition::Quarantine(crashes) => settling.quarantine(&crashes).await?,
         }
@@ -257,14 +259,14 @@ impl<'a> Settling<'a> {
 
     /// What is no valid task: recorded as failed, answered, its original bytes kept among the dead letters. The id's record may belong to another task; then that one is left
     /// alone.
-    async fn refuse(&self, refusal: Refusal) -> Result<(), Abandoned> {
+    async fn refuse(&self, code: ErrorCode, refusal: Refusal) -> Result<(), Abandoned> {
         match self.context.ports.look(&self.identity).await? {
             Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) => {}
             Look::Ended(stored) => return self.resend(stored).await,
             Look::ReusedId => return self.refuse_reused_id().await,
         }
         self.bury(&refusal.to_string(), self.in_hand.envelope.headers.history.clone()).await?;
-        let error = TaskError::new(ErrorCode::InvalidTask, refusal.problem).at(refusal.field);
+        let error = TaskError::new(code, refusal.problem).at(refusal.field);
         self.end_unrun(End::without_run(Outcome::Failed, error)).await
     }
 
@@ -295,14 +297,24 @@ impl<'a> Settling<'a> {
         Ok(())
     }
 
-    /// Keeps the original bytes among the dead letters.
+    /// Keeps the original bytes among the dead letters; of a body that is larger than a task's may be, only its size.
     async fn bury(&self, reason: &str, history: Option<String>) -> Result<(), Abandoned> {
         let original = &self.in_hand.envelope;
         let mut envelope = onward::bare(original, &self.identity.task_id, &self.context.me.options.pool);
         envelope.priority = original.priority.filter(|priority| *priority <= PRIORITY_MAX);
         envelope.headers.attempt = original.headers.attempt;
         envelope.headers.history = history;
+        if self.in_hand.queue == Queue::Unrouted {
+            // Where its producer wanted it, and not where it is refused.
+            envelope.headers.pool = Some(self.in_hand.routing_key.clone());
+        }
+        let (length, bound) = (self.in_hand.body.len(), self.context.me.options.intake.body_bytes_max);
+        let (body, reason) = if length > bound {
+            (bytes::Bytes::new(), format!("a body of {length} bytes is not kept (the bound is {bound}); {reason}"))
+        } else {
+            (self.in_hand.body.clone(), reason.to_owned())
+        };
         envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
-        self.context.ports.bury(envelope, self.in_hand.body.clone(), self.lease()).await
+        self.context.ports.bury(envelope, body, self.lease()).await
     }
 }
