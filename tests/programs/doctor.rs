@@ -108,7 +108,7 @@ async fn queues_of_an_earlier_version_work_and_are_warned_of_with_what_to_do() {
 
 /// A client that is not ours.
 async fn foreign(servers: &Servers) -> (Connection, Channel) {
-    let connection = Connection::connect(servers.amqp().reveal(), ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
+    let connection = Connection::connect(servers.amqp().reveal(), ConnectionProperties::default()).await.expect("an answer");
+    let channel = connection.create_channel().await.expect("an answer");
     (connection, channel)
 }

@@ -88,8 +88,7 @@ fn has_the_gpu_metrics<const N: usize>(metrics: &str, gpus: [&str; N]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_is_not_ready_while_redis_answers_and_refuses_writes() {
     let redis = PrivateRedis::start(Persistence::Nothing).await;
-    let redis_url = redis.url();
-    let program = Program::start(["up", "--simulated", "1", "--listen", "127.0.0.1:0", "--redis-url", redis_url.reveal()], &[]);
+    let program = Servers::with_redis(redis.url()).await.up(1, &[]).await;
     let url = program.url().await;
     let ready = format!("{url}/readyz");
     let memory = async |bytes: &str| {
