@@ -10,7 +10,7 @@ use lapin::{
     options::{BasicGetOptions, QueueDeclareOptions},
     types::FieldTable,
 };
-use protocol::{Envelope, Kind, Outcome, Reply, TaskBody, config::SecretUrl};
+use protocol::{Envelope, GpuId, GpuOptions, Kind, Outcome, Reply, TaskBody, config::SecretUrl, envelope::Headers};
 use serde_json::{Value, json};
 use task_queue::{Outgoing, Queue, Target};
 use tests::{fleet::Fleet, until::until};
@@ -46,17 +46,38 @@ impl Ledger {
 
     /// Publishes `count` tasks, again and again until the broker has confirmed each.
     pub async fn publish(&mut self, fleet: &Fleet, count: usize, payload: impl Fn(usize) -> Value) {
+        let body = |n: usize| TaskBody { payload: payload(n).into(), ..TaskBody::default() };
+        self.publish_to(fleet, (&Queue::Pool(fleet.pool()), &Headers::default()), count, body).await;
+    }
+
+    /// Publishes tasks for one GPU alone.
+    pub async fn publish_for(&mut self, fleet: &Fleet, gpu_id: &GpuId, count: usize) {
+        let gpu_options = GpuOptions { specific_gpu_id: Some(gpu_id.clone()), ..GpuOptions::default() };
+        let body = |n: usize| TaskBody { payload: json!({"result": n}).into(), gpu_options: gpu_options.clone(), ..TaskBody::default() };
+        self.publish_to(fleet, (&Queue::Pool(fleet.pool()), &Headers::default()), count, body).await;
+    }
+
+    /// Leaves tasks in the own queue of a GPU, as a worker does that forwards them.
+    pub async fn forward(&mut self, fleet: &Fleet, gpu_id: &GpuId, count: usize) {
+        let queue = Queue::Gpu(gpu_id.clone());
+        until("the queue of the GPU is declared", async || fleet.ports.queue.declare(&queue).await.is_ok()).await;
+        let headers = Headers { pool: Some(fleet.pool().to_string()), hops: Some(1), ..Headers::default() };
+        let body = |n: usize| TaskBody { payload: json!({"result": n}).into(), ..TaskBody::default() };
+        self.publish_to(fleet, (&queue, &headers), count, body).await;
+    }
+
+    async fn publish_to(&mut self, fleet: &Fleet, (queue, headers): (&Queue, &Headers), count: usize, body: impl Fn(usize) -> TaskBody) {
         let publishing = (0..count).map(|n| {
             let id = format!("{}-{}", self.name, self.published.len() + n);
-            let body = TaskBody { payload: payload(n).into(), ..TaskBody::default() };
             let envelope = Envelope {
                 message_id: Some(id.clone()),
                 kind: Some(Kind::new("simulate").unwrap().to_string()),
                 priority: Some((n % 10) as u8),
                 reply_to: Some(self.name.clone()),
+                headers: headers.clone(),
                 ..Envelope::default()
             };
-            let outgoing = Outgoing::new(Target::Queue(Queue::Pool(fleet.pool())), envelope, serde_json::to_vec(&body).unwrap().into());
+            let outgoing = Outgoing::new(Target::Queue(queue.clone()), envelope, serde_json::to_vec(&body(n)).unwrap().into());
             async move {
                 until("a task is confirmed", async || fleet.ports.queue.publish(outgoing.clone()).await.is_ok()).await;
                 id

@@ -3,8 +3,10 @@
 #![expect(clippy::print_stdout, reason = "the table of faults, for those who ask for it")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests; their unwraps are a test's")]
 
+mod combinations;
 mod ledger;
 mod long_tasks;
 mod processes;
 mod servers;
 mod simulation;
+mod workers;

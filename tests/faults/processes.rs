@@ -6,13 +6,15 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tests::{
     fleet::{Fleet, ServerUrls},
-    program::Program,
     rabbitmq::PrivateRabbitMq,
     redis::{Persistence, PrivateRedis},
 };
 use tokio::time::Instant;
 
-use crate::ledger::{Ledger, report_by_crashes};
+use crate::{
+    ledger::{Ledger, report_by_crashes},
+    workers::Workers,
+};
 
 const TASKS: usize = 10_000;
 const WORKERS: usize = 4;
@@ -22,61 +24,21 @@ const BETWEEN_KILLS: Duration = Duration::from_millis(700);
 /// How long faults are looked for at most. A slow machine needs more time to come to each, and no more kills.
 const UNDER_FIRE: Duration = Duration::from_secs(300);
 
-/// The workers' processes.
-struct Workers {
-    command: Vec<String>,
-    running: Vec<Program>,
-}
-
-impl Workers {
-    fn start(fleet: &Fleet, urls: &ServerUrls) -> Self {
-        let configuration = fleet.configuration();
-        let command = [
-            "worker".to_owned(),
-            "--amqp-url".to_owned(),
-            urls.amqp.reveal().to_owned(),
-            "--redis-url".to_owned(),
-            urls.table.reveal().to_owned(),
-        ];
-        let settings = [
-            format!("redis.store_url={}", urls.store.reveal()),
-            format!("amqp.prefix={}", configuration.amqp.prefix),
-            format!("redis.prefix={}", configuration.redis.prefix),
-            "worker.lease_ms=1500".to_owned(),
-            "worker.offer_ms=1000".to_owned(),
-            "redis.response_timeout_ms=1000".to_owned(),
-            // The kills here are nobody's fault: however often they meet the same task, it is not given up.
-            "worker.crashes_max=100".to_owned(),
-        ];
-        let settings = settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]);
-        let mut workers = Self { command: command.into_iter().chain(settings).collect(), running: Vec::new() };
-        for number in 0..WORKERS {
-            workers.running.push(workers.one(number));
-        }
-        workers
-    }
-
-    fn one(&self, number: usize) -> Program {
-        let own = ["--simulated".to_owned(), "1".to_owned(), "--id-prefix".to_owned(), format!("process-{number}")];
-        Program::start(self.command.iter().cloned().chain(own), &[])
-    }
-
-    /// Ends a worker as the kernel does it when memory is short, and starts another one in its place.
-    async fn kill(&mut self, number: usize) {
-        self.running[number].signal("KILL");
-        assert_eq!(self.running[number].exit_code().await, 137);
-        self.running[number] = self.one(number);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_tasks_survive_killed_workers_a_killed_broker_and_an_emptied_table() {
     let broker = PrivateRabbitMq::start().await;
     let (table, store) = (PrivateRedis::start(Persistence::Nothing).await, PrivateRedis::start(Persistence::AppendOnly).await);
     let urls = ServerUrls { amqp: broker.url(), table: table.url(), store: store.url() };
-    let fleet = Fleet::of(0).on_servers(urls.clone()).start().await;
+    let plan = Fleet::of(0).configured(|configuration| {
+        configuration.worker.lease_ms = 1_500;
+        configuration.worker.offer_ms = 1_000;
+        configuration.redis.response_timeout_ms = 1_000;
+        // The kills here are nobody's fault: however often they meet the same task, it is not given up.
+        configuration.worker.crashes_max = 100;
+    });
+    let fleet = plan.on_servers(urls.clone()).start().await;
     let mut ledger = Ledger::open(broker.url()).await;
-    let mut workers = Workers::start(&fleet, &urls);
+    let mut workers = Workers::start(&fleet, &urls, (WORKERS, 1));
     fleet.eligible(WORKERS).await;
     ledger.publish_simulated(&fleet, TASKS, 5).await;
 

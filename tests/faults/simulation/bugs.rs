@@ -6,6 +6,7 @@ use std::{
 };
 
 use protocol::{Holding, Token};
+use task_queue::{Outgoing, Queue, Target};
 use task_store::{Begin, RecordRequest};
 
 /// One planted mistake.
@@ -29,10 +30,12 @@ pub enum Bug {
     BeginsAfterTheEnd,
     /// A row that is missing from the table is its worker's death, though the table was lost just now.
     TrustsAnyTable,
+    /// What waits in the own queue of a GPU has no time to live: where nobody remembers the GPU, it never comes back.
+    WaitsForEver,
 }
 
 impl Bug {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AckBeforeRecord,
         Self::AckBeforeConfirm,
         Self::ReplyBeforeRecord,
@@ -42,10 +45,27 @@ impl Bug {
         Self::AnswerToTheWrongTask,
         Self::BeginsAfterTheEnd,
         Self::TrustsAnyTable,
+        Self::WaitsForEver,
     ];
 
     /// How long what should be safe first is not.
     pub const LAG: Duration = Duration::from_millis(60);
+
+    /// Whether it shows only where the store forgets, which promises less: all others must show in the full promises.
+    pub fn needs_an_emptied_store(self) -> bool {
+        self == Self::WaitsForEver
+    }
+
+    /// What the broker gets of a message.
+    pub fn message(self, message: Outgoing) -> Outgoing {
+        let mut message = message;
+        // One with a deadline of its own comes back by that.
+        let may_wait_for_ever = message.envelope.headers.start_before_ms.is_none();
+        if self == Self::WaitsForEver && may_wait_for_ever && matches!(message.target, Target::Queue(Queue::Gpu(_))) {
+            message.envelope.expiration = None;
+        }
+        message
+    }
 
     /// What reaches the store of an outcome.
     pub fn outcome(self, request: &RecordRequest) -> RecordRequest {

@@ -36,6 +36,8 @@ use super::{
 };
 
 const REPLIES: &str = "simulated";
+/// How long a task may wait in the own queue of a GPU: short, so that what comes back from there does so while other things go wrong.
+const GPU_QUEUE_TTL_MS: u64 = 10_000;
 
 /// One worker's process.
 struct Process {
@@ -62,6 +64,8 @@ pub struct SimulatedFleet {
     client: Arc<dyn TaskQueue>,
     metrics: Arc<WorkerMetrics>,
     processes: BTreeMap<usize, Process>,
+    /// The ids that each GPU has had, one after the other.
+    ids: Vec<Vec<GpuId>>,
     generations: u64,
     copy: Option<TableCopy>,
     scheduled: u64,
@@ -83,8 +87,10 @@ impl Clock for SkewedClock {
     }
 }
 
-pub fn gpu_id(gpu: usize) -> GpuId {
-    GpuId::new(format!("gpu-{gpu}")).expect("a valid id")
+/// The id of a GPU that was replaced so many times.
+fn nth_id(gpu: usize, replaced: usize) -> GpuId {
+    let id = if replaced == 0 { format!("gpu-{gpu}") } else { format!("gpu-{gpu}-{replaced}") };
+    GpuId::new(id).expect("a valid id")
 }
 
 impl SimulatedFleet {
@@ -99,8 +105,9 @@ impl SimulatedFleet {
         configuration.worker.crashes_max = match scenario.class {
             Class::Poison => 3,
             Class::TableLost => 1,
-            Class::Calm | Class::Faults | Class::StoreEmptied => 1_000_000,
+            Class::Calm | Class::Faults | Class::StoreEmptied | Class::Replaced => 1_000_000,
         };
+        configuration.amqp.gpu_queue_ttl_ms = if bug == Some(Bug::WaitsForEver) { Limits::LONGEST_MS } else { GPU_QUEUE_TTL_MS };
         configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu = scenario.slots;
         configuration.gpu.multi_gpu.default_strategy = scenario.strategy;
         let worker = &configuration.worker;
@@ -123,6 +130,7 @@ impl SimulatedFleet {
             broker,
             client,
             processes: BTreeMap::new(),
+            ids: (0..scenario.gpus).map(|gpu| vec![nth_id(gpu, 0)]).collect(),
             generations: 0,
             copy: None,
             scheduled: 0,
@@ -190,7 +198,7 @@ impl SimulatedFleet {
 
     /// A process died: its connection ends, and another one starts after a while.
     async fn buried(&mut self, gpu: usize, site: Site) {
-        self.world.note(format!("{} died at {:?} ({})", gpu_id(gpu), site.0, site.1));
+        self.world.note(format!("{} died at {:?} ({})", self.gpu_id(gpu), site.0, site.1));
         self.sites.insert(site);
         if let Some(process) = self.processes.remove(&gpu) {
             process.inner.close().await;
@@ -211,6 +219,11 @@ impl SimulatedFleet {
             }
             Event::Start(gpu) => self.start(gpu).await,
             Event::Kill(gpu) => self.with(gpu, |process| process.chaos.kill(("anywhere", "at a time"))),
+            Event::Replace(gpu) => {
+                let ids = &mut self.ids[gpu];
+                ids.push(nth_id(gpu, ids.len()));
+                self.start(gpu).await;
+            }
             Event::CrashIn(gpu, calls) => self.with(gpu, |process| process.chaos.crash_in(calls)),
             Event::CrashAt(gpu, site) => self.with(gpu, |process| process.chaos.crash_at(site)),
             Event::LoseChannels(gpu) => {
@@ -248,6 +261,13 @@ impl SimulatedFleet {
             Event::ClearStore => self.clear_store(),
             Event::BlockPublishers => self.broker.block_publishers("memory"),
             Event::UnblockPublishers => self.broker.unblock_publishers(),
+            Event::DeleteIfUnused(queue) => self.delete_if_unused(&queue).await,
+            Event::DeleteQueuesOfTheGone => {
+                let gone = self.ids.iter().filter_map(|ids| ids.split_last()).flat_map(|(_, gone)| gone);
+                for queue in gone.cloned().map(Queue::Gpu) {
+                    self.delete_if_unused(&queue).await;
+                }
+            }
             Event::JumpClock(gpu, by_ms) => self.with(gpu, |process| _ = process.skew_ms.fetch_add(by_ms, Ordering::Relaxed)),
             Event::Drain(gpu) => {
                 self.with(gpu, |process| process.stop.gently.cancel());
@@ -262,6 +282,18 @@ impl SimulatedFleet {
         }
     }
 
+    /// What a worker has in its hand counts as in the queue: it would have no way back.
+    async fn delete_if_unused(&self, queue: &Queue) {
+        if self.broker.message_ids(queue).is_empty() {
+            self.client.delete_if_unused(queue).await.expect("memory answers");
+        }
+    }
+
+    /// The id that a GPU has now.
+    fn gpu_id(&self, gpu: usize) -> GpuId {
+        self.ids[gpu].last().expect("its first one").clone()
+    }
+
     fn clear_store(&mut self) {
         let ids = self.queues().into_iter().flat_map(|queue| self.broker.message_ids(&queue));
         self.held_when_emptied = Some(ids.chain(self.world.in_hand()).collect());
@@ -273,7 +305,7 @@ impl SimulatedFleet {
     fn queues(&self) -> Vec<Queue> {
         let mut queues = vec![Queue::Pool(PoolName::default()), Queue::Unrouted, Queue::Expired, Queue::Returned, Queue::Unplaceable];
         queues.extend(Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms))));
-        queues.extend((0..self.scenario.gpus).map(|gpu| Queue::Gpu(gpu_id(gpu))));
+        queues.extend(self.ids.iter().flatten().cloned().map(Queue::Gpu));
         queues
     }
 
@@ -315,7 +347,7 @@ impl SimulatedFleet {
             queue: Arc::<ChaosQueue>::clone(&queue),
             table: Arc::new(table),
             store: Arc::new(store),
-            device: Arc::new(SimulatedGpu::new(SimulatedOptions::new(gpu_id(gpu)))),
+            device: Arc::new(SimulatedGpu::new(SimulatedOptions::new(self.gpu_id(gpu)))),
             executors: Executors::new().with(Arc::new(work)),
             environment: chaos.lifeline().hold(&environment),
             options: WorkerOptions::of(&self.configuration, "simulated"),
@@ -358,7 +390,7 @@ impl SimulatedFleet {
             payload: json!({"ms": task.ms, "fails": task.fails, "poison": task.poison}).into(),
             gpu_options: GpuOptions {
                 strategy: task.strategy.map(str::to_owned),
-                specific_gpu_id: task.gpu.map(gpu_id),
+                specific_gpu_id: task.gpu.map(|gpu| self.gpu_id(gpu)),
                 batch_split: None,
             },
             limits: Limits { queue_deadline_ms: task.queue_deadline_ms, max_attempts: Some(task.attempts_max), ..Limits::default() },

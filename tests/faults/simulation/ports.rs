@@ -114,6 +114,10 @@ impl TaskQueue for ChaosQueue {
     }
 
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError> {
+        let message = match self.bug {
+            Some(bug) => bug.message(message),
+            None => message,
+        };
         let site = publish_site(&message.target);
         let target = self.inner.names().target(&message.target);
         if self.bug == Some(Bug::AckBeforeConfirm) && !matches!(message.target, Target::ReplyTo(_)) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use protocol::Strategy;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use task_queue::Queue;
 
 use super::chaos::Site;
 
@@ -21,6 +22,8 @@ pub enum Class {
     StoreEmptied,
     /// The table is lost again and again, and nothing dies: no worker may be taken for dead.
     TableLost,
+    /// One after the other every worker is killed and replaced by one of another id, and a server forgets or is away meanwhile. Where the store is emptied: the weaker promise.
+    Replaced,
 }
 
 /// One task.
@@ -47,6 +50,8 @@ pub enum Event {
     Cancel(usize),
     Start(usize),
     Kill(usize),
+    /// Dies, and at once a worker with an id that nobody ever had takes its place.
+    Replace(usize),
     /// Dies at its so-many-th call from now.
     CrashIn(usize, u32),
     /// Dies at its next call of this name.
@@ -65,6 +70,10 @@ pub enum Event {
     ClearStore,
     BlockPublishers,
     UnblockPublishers,
+    /// An operator deletes a queue, if nothing is in it and nobody consumes it.
+    DeleteIfUnused(Queue),
+    /// The same for the queues of all GPUs that are gone.
+    DeleteQueuesOfTheGone,
     /// A host's clock jumps by so many milliseconds.
     JumpClock(usize, i64),
     Drain(usize),
@@ -114,8 +123,9 @@ impl Scenario {
         let class = match random.random_range(0..20) {
             0..=1 => Class::Calm,
             2..=3 => Class::Poison,
-            4..=6 => Class::StoreEmptied,
-            7..=8 => Class::TableLost,
+            4..=5 => Class::StoreEmptied,
+            6..=7 => Class::TableLost,
+            8..=11 => Class::Replaced,
             _ => Class::Faults,
         };
         let strategies = [Strategy::RoundRobin, Strategy::LeastLoaded, Strategy::TaskSpecific];
@@ -126,10 +136,19 @@ impl Scenario {
             slots: random.random_range(1..=3),
             strategy: strategies[random.random_range(0..3)],
             lease: Duration::from_millis(random.random_range(900..5_000)),
-            trouble: if matches!(class, Class::Faults | Class::StoreEmptied) { random.random_range(0.0..0.08) } else { 0.0 },
+            trouble: if matches!(class, Class::Faults | Class::StoreEmptied | Class::Replaced) {
+                random.random_range(0.0..0.08)
+            } else {
+                0.0
+            },
             tasks: Vec::new(),
             events: Vec::new(),
         };
+        if class == Class::Replaced {
+            // What is forwarded waits elsewhere than where its worker dies; and what waits there is back before all is over.
+            scenario.gpus = scenario.gpus.max(2);
+            scenario.lease = scenario.lease.min(Duration::from_millis(2_500));
+        }
         scenario.add_tasks(&mut random);
         for gpu in 0..scenario.gpus {
             scenario.events.push((if class == Class::Calm { 100 } else { 0 }, Event::Start(gpu)));
@@ -139,6 +158,9 @@ impl Scenario {
         }
         if class == Class::TableLost {
             scenario.add_losses(&mut random);
+        }
+        if class == Class::Replaced {
+            scenario.add_replacements(&mut random);
         }
         scenario.events.sort_by_key(|(at_ms, _)| *at_ms);
         scenario
@@ -162,7 +184,8 @@ impl Scenario {
                 attempts_max: random.random_range(1..4),
                 poison: self.class == Class::Poison && number < 2,
                 queue_deadline_ms: (!calm && random.random_bool(0.1)).then(|| random.random_range(100..10_000)),
-                gpu: (!calm && random.random_bool(0.15)).then(|| random.random_range(0..self.gpus)),
+                // A GPU that is replaced never comes back, and a task for it would wait for ever.
+                gpu: (!calm && self.class != Class::Replaced && random.random_bool(0.15)).then(|| random.random_range(0..self.gpus)),
                 strategy: random
                     .random_bool(0.3)
                     .then(|| ["round_robin", "least_loaded", "task_specific", "unheard_of"][random.random_range(0..4)]),
@@ -235,6 +258,53 @@ impl Scenario {
         }
         if self.class == Class::StoreEmptied {
             self.events.push((random.random_range(1_000..12_000), Event::ClearStore));
+        }
+    }
+
+    /// Whether the store forgets: then less is promised.
+    pub fn empties_the_store(&self) -> bool {
+        self.events.iter().any(|(_, event)| matches!(event, Event::ClearStore))
+    }
+
+    /// Once or twice nobody of those who were there is left, and at that time one or two more things go wrong.
+    fn add_replacements(&mut self, random: &mut ChaCha8Rng) {
+        self.events.push((CALM_UNTIL_MS - 100, Event::TroubleBegins));
+        let lease_ms = self.lease.as_millis() as u64;
+        for _ in 0..random.random_range(1..=2) {
+            let mut at_ms = random.random_range(CALM_UNTIL_MS..TROUBLE_UNTIL_MS / 2);
+            let mut order: Vec<usize> = (0..self.gpus).collect();
+            order.rotate_left(random.random_range(0..self.gpus));
+            for gpu in order {
+                self.events.push((at_ms, Event::Replace(gpu)));
+                at_ms += random.random_range(1..lease_ms / 4);
+            }
+            for _ in 0..random.random_range(1..=2) {
+                self.add_beside_a_replacement(random, at_ms + random.random_range(0..lease_ms / 4));
+            }
+        }
+    }
+
+    /// What goes wrong while workers are replaced.
+    fn add_beside_a_replacement(&mut self, random: &mut ChaCha8Rng, at_ms: u64) {
+        let long_ms = self.lease.mul_f64(random.random_range(0.2..2.5)).as_millis() as u64;
+        // Emptied twice, it would promise nothing.
+        let still_full = !self.empties_the_store();
+        match random.random_range(0..9) {
+            0..=2 if still_full => self.events.extend([(at_ms, Event::ClearTable), (at_ms, Event::ClearStore)]),
+            3 if still_full => self.events.push((at_ms, Event::ClearStore)),
+            0..=4 => self.events.push((at_ms, Event::ClearTable)),
+            // The broker is restarted: what was in hand goes back, and nobody reaches it for a while.
+            5 | 6 => {
+                self.events.push((at_ms, Event::CutOff(None, "queue", Duration::from_millis(long_ms))));
+                self.events.extend((0..self.gpus).map(|gpu| (at_ms, Event::LoseChannels(gpu))));
+            }
+            7 => self.events.extend([(at_ms, Event::BlockPublishers), (at_ms + long_ms, Event::UnblockPublishers)]),
+            _ => {
+                let queues = [Queue::Dead, Queue::Parked, Queue::Unplaceable].into_iter();
+                let queues = queues.chain(Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms))));
+                self.events.extend(queues.map(|queue| (at_ms, Event::DeleteIfUnused(queue))));
+                self.events.push((at_ms, Event::DeleteQueuesOfTheGone));
+            }
         }
     }
 }
