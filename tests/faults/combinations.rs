@@ -1,12 +1,12 @@
-//! Several faults at once, on real servers: what one of them leaves behind must not need what another one takes away.
+//! Several faults at once: what one of them leaves behind must not need what another one takes away.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use devices::simulated::SimulatedOptions;
 use executors::{Executor, Executors, Failure, Run};
 use lapin::{Connection, ConnectionProperties, options::QueueDeleteOptions};
-use protocol::{Envelope, GpuId, Json, Kind, config::QueueType};
+use protocol::{Envelope, GpuId, Json, Kind, config::QueueType, envelope::Headers};
 use task_queue::{Outgoing, Queue, Target};
 use tests::{
     fleet::{Fleet, FleetPlan, ServerUrls},
@@ -229,4 +229,36 @@ async fn queues_that_an_operator_deletes_between_kills_are_there_again_when_they
         balance.holds();
     }
     fleet.idle().await;
+}
+
+/// One worker empties it and gets no further, since publishers are blocked; another one sees it empty, old and unused.
+#[tokio::test(start_paused = true)]
+async fn the_queue_of_a_gpu_is_not_deleted_while_a_worker_has_a_message_of_it_in_hand() {
+    let mut fleet = Fleet::of(2).start().await;
+    let gone = GpuId::new("gone").unwrap();
+    let (queue, reply_queue) = (Queue::Gpu(gone.clone()), Queue::Reply("deleted".to_owned()));
+    let ports = fleet.ports.clone();
+    ports.store.announce(&gone, &fleet.pool()).await.unwrap();
+    ports.queue.declare(&queue).await.unwrap();
+    ports.queue.declare(&reply_queue).await.unwrap();
+    let mut answers = ports.queue.consume(&reply_queue, NonZeroU16::MIN).await.unwrap();
+    // A queue is kept for an hour.
+    tokio::time::sleep(Duration::from_secs(3_500)).await;
+    let envelope = Envelope {
+        message_id: Some("in-hand".to_owned()),
+        kind: Some("echo".to_owned()),
+        reply_to: Some(ports.queue.names().queue(&reply_queue)),
+        headers: Headers { pool: Some(fleet.pool().to_string()), hops: Some(1), ..Headers::default() },
+        ..Envelope::default()
+    };
+    ports.queue.publish(Outgoing::new(Target::Queue(queue), envelope, b"{}".as_slice().into())).await.unwrap();
+    fleet.broker().block_publishers("memory");
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    for gpu_id in fleet.gpus() {
+        fleet.kill(&gpu_id).await;
+    }
+    fleet.broker().unblock_publishers();
+    fleet.add_gpu().await;
+    let answer = tokio::time::timeout(Duration::from_secs(1_000), answers.next()).await.expect("the task is not lost").unwrap();
+    assert_eq!(answer.envelope.headers.outcome.as_deref(), Some("succeeded"));
 }

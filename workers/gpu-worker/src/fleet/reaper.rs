@@ -2,7 +2,8 @@
 //!
 //! A queue is emptied when its GPU's row has been missing for two leases *and* nobody consumes it. Every worker reaps; taking a message is
 //! atomic, so they share the work. Which GPUs ever had a queue is in the store, because the table may be emptied; and every worker remembers those that it has
-//! seen, because the store may be emptied too: what it finds lost there it announces again.
+//! seen, because the store may be emptied too: what it finds lost there it announces again. A message that a worker is moving is in no queue that the broker can count, and would
+//! be lost with its queue if that worker died: so a queue in which something waits is announced anew before it is emptied, and lives for an hour from then on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,7 +72,7 @@ impl Reaper {
         }
     }
 
-    /// The store has lost it, and no other worker may have seen the GPU.
+    /// The store has lost it, and no other worker may have seen the GPU; or its queue is to live on.
     async fn announce_again(&self, gpu_id: &GpuId) {
         if let Err(error) = self.ports.store.announce(gpu_id, &self.me.options.pool).await {
             tracing::debug!(%gpu_id, %error, "not announced again this time");
@@ -81,6 +82,10 @@ impl Reaper {
     async fn delete_when_old(&self, gpu: &KnownGpu, queue: &Queue) {
         let age_ms = u128::from(self.ports.now_ms().saturating_sub(gpu.announced_ms));
         if age_ms < KEPT.as_millis() {
+            return;
+        }
+        // Much time may have passed since the list was read, and another worker have found something in the queue.
+        if !self.ports.store.announced().await.is_ok_and(|announced| announced.contains(gpu)) {
             return;
         }
         match self.ports.queue.delete_if_unused(queue).await {
@@ -135,7 +140,10 @@ impl Seen {
         };
         match (depth, announced) {
             (Some(depth), _) if depth.consumers > 0 => {}
-            (Some(_), announced) => {
+            (Some(depth), announced) => {
+                if depth.ready > 0 {
+                    reaper.announce_again(gpu_id).await;
+                }
                 let moved = reaper.empty(&queue).await?;
                 if moved > 0 {
                     tracing::warn!(%gpu_id, moved, "the GPU is gone; its queue was emptied back to the pool");
