@@ -355,6 +355,24 @@ async fn what_a_foreign_consumer_rejects_says_so() {
     assert_eq!(taken_out(&queue).await, ("a".to_owned(), Some(rejected)));
 }
 
+/// Asked to delete a quorum queue only if it is unused, the broker ends the connection, and every consumer with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quorum_queue_is_deleted_once_it_is_unused_and_no_consumer_ends_for_it() {
+    let url = PrivateRabbitMq::shared().await.url();
+    let queue = connect(&url, QueueOptions { queue_type: QueueType::Quorum, ..options() }).await;
+    queue.declare(&gpu()).await.expect("declared");
+    let consumer = queue.consume(&pool(), prefetch(1)).await.expect("consuming");
+    publish_all(&*queue, [message(&gpu(), "a")]).await;
+    until_ready(&*queue, &gpu(), 1).await;
+    assert_eq!(queue.delete_if_unused(&gpu()).await, Ok(false), "a message waits");
+    queue.take(&gpu()).await.expect("connected").expect("the message").receipt.ack().await.expect("acked");
+    until_ready(&*queue, &gpu(), 0).await;
+    assert_eq!(queue.delete_if_unused(&pool()).await, Ok(false), "it is consumed");
+    assert_eq!(queue.delete_if_unused(&gpu()).await, Ok(true));
+    assert_eq!(queue.depth(&gpu()).await, Ok(None));
+    assert!(*consumer.live().borrow(), "the connection goes on");
+}
+
 fn empty(queue: &Queue) -> Outgoing {
     let mut message = message(queue, "empty");
     message.body = Bytes::new();

@@ -30,7 +30,7 @@ use lapin::{
     options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::FieldTable,
 };
-use protocol::config::SecretUrl;
+use protocol::config::{QueueType, SecretUrl};
 use tokio::{
     sync::{Mutex, watch},
     time::Instant,
@@ -322,11 +322,17 @@ impl TaskQueue for RabbitMq {
     }
 
     async fn delete_if_unused(&self, queue: &Queue) -> Result<bool, QueueError> {
-        let name = self.names().queue(queue);
+        let plan = self.topology.options.plan(queue);
+        // A quorum queue knows neither condition, and the broker ends the connection over them (540): it is looked at first. What comes between the two is lost with it.
+        let on_condition = plan.queue_type == QueueType::Classic;
+        if !on_condition && self.depth(queue).await?.is_some_and(|depth| depth.ready > 0 || depth.consumers > 0) {
+            return Ok(false);
+        }
+        let name = plan.name;
         let deleted = self
             .on_a_channel(async |channel| {
-                let unused = QueueDeleteOptions { if_unused: true, if_empty: true, ..QueueDeleteOptions::default() };
-                channel.queue_delete(short(&name)?, unused).await?;
+                let options = QueueDeleteOptions { if_unused: on_condition, if_empty: on_condition, ..QueueDeleteOptions::default() };
+                channel.queue_delete(short(&name)?, options).await?;
                 Ok(())
             })
             .await?;
