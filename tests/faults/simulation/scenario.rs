@@ -279,7 +279,8 @@ impl Scenario {
                 at_ms += random.random_range(1..lease_ms / 4);
             }
             for _ in 0..random.random_range(1..=2) {
-                self.add_beside_a_replacement(random, at_ms + random.random_range(0..lease_ms / 4));
+                let beside_ms = at_ms + random.random_range(0..lease_ms / 4);
+                self.add_beside_a_replacement(random, beside_ms);
             }
         }
     }
