@@ -7,8 +7,10 @@ use lapin::{
 };
 use serde_json::Value;
 use task_queue::{Queue, QueueOptions, RabbitMq, TaskQueue};
-
-use tests::until::until;
+use tests::{
+    redis::{Persistence, PrivateRedis},
+    until::until,
+};
 
 use crate::servers::Servers;
 
@@ -111,4 +113,49 @@ async fn foreign(servers: &Servers) -> (Connection, Channel) {
     let connection = Connection::connect(servers.amqp().reveal(), ConnectionProperties::default()).await.expect("an answer");
     let channel = connection.create_channel().await.expect("an answer");
     (connection, channel)
+}
+
+/// Sets one of the server's settings.
+async fn set(redis: &PrivateRedis, name: &str, value: &str) {
+    let setting = redis::cmd("CONFIG").arg("SET").arg(name).arg(value).to_owned();
+    setting.exec_async(&mut redis.connection().await).await.expect("the private Redis takes its settings");
+}
+
+fn bad(output: &str) -> Vec<&str> {
+    output.lines().filter(|line| line.starts_with("BAD")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_would_drop_records_is_bad() {
+    let redis = PrivateRedis::start(Persistence::Nothing).await;
+    let servers = Servers::with_redis(redis.url()).await;
+    // Every record of the store expires.
+    for policy in ["allkeys-lru", "allkeys-random", "volatile-ttl"] {
+        set(&redis, "maxmemory-policy", policy).await;
+        let examined = servers.run(&["doctor"]).await;
+        assert_eq!(examined.code, Some(1), "{policy}: {examined:?}");
+        let bad = bad(&examined.output);
+        assert!(bad.len() == 1 && bad[0].contains(policy) && bad[0].contains("noeviction"), "{policy}: {examined:?}");
+    }
+    set(&redis, "maxmemory-policy", "noeviction").await;
+    let examined = servers.run(&["doctor"]).await;
+    assert_eq!(examined.code, Some(0), "{examined:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_answers_and_refuses_writes_is_bad() {
+    let redis = PrivateRedis::start(Persistence::Nothing).await;
+    let servers = Servers::with_redis(redis.url()).await;
+    for (name, refusing, taking) in [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")] {
+        set(&redis, name, refusing).await;
+        let examined = servers.run(&["doctor"]).await;
+        assert_eq!(examined.code, Some(1), "{name}: {examined:?}");
+        for part in ["the table takes no writes", "the store takes no writes"] {
+            assert!(bad(&examined.output).iter().any(|line| line.contains(part)), "{name}, {part}: {examined:?}");
+        }
+        set(&redis, name, taking).await;
+        let examined = servers.run(&["doctor"]).await;
+        assert_eq!(examined.code, Some(0), "{name}: {examined:?}");
+        assert!(examined.output.contains("the store takes writes"), "{examined:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! `gpufleet doctor`: are the servers there, is the topology ours, and what can be promised on them?
 //!
-//! Changes nothing. Every finding says what is so; a bad one also says what to do.
+//! Changes nothing, but for a mark in Redis that is gone after a few seconds: it shows that writes are taken. Every finding says what is so; a bad one also says what to do.
 
 mod broker;
 mod gateway;
@@ -83,10 +83,7 @@ pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
 
 async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
     let configuration = configuration::load(common, Vec::new())?;
-    let fleet = match configuration.redis.url {
-        Some(_) => Some(Servers::redis_of_a_running_fleet(configuration.clone())?),
-        None => None,
-    };
+    let fleet = configuration.redis.url.as_ref().map(|_| Servers::redis_of_a_running_fleet(configuration.clone())).transpose()?;
     let found = match &fleet {
         Some(servers) => Some(servers.pool().await),
         None => None,
@@ -96,8 +93,9 @@ async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
     findings.extend(gpus::look(&configuration).await);
     findings.extend(broker::look(&configuration, &consuming).await);
     findings.extend(redis::look(&configuration).await);
-    findings.extend(found.map(pool));
     if let Some(servers) = &fleet {
+        findings.extend(redis::try_writes(servers).await);
+        findings.extend(found.map(pool));
         findings.extend(unserved::look(servers).await);
     }
     Ok(findings)

@@ -160,7 +160,11 @@ async fn warn(configuration: &Configuration) {
         tracing::warn!("only one of amqp.url and redis.url is set: what is in memory is not shared with other processes");
     }
     match redis_servers(configuration).await {
-        Ok(servers) => servers.iter().flat_map(|server| server.warnings()).for_each(|warning| tracing::warn!("{warning}")),
+        Ok(servers) => {
+            for server in servers {
+                server.fault().into_iter().chain(server.warnings()).for_each(|warning| tracing::warn!("Redis {} {warning}", server.url));
+            }
+        }
         Err(error) => tracing::warn!(%error, "the set-up of Redis was not checked"),
     }
 }

@@ -1,218 +1,157 @@
-//! One case: what is sent. `tests/cases/README.md` states the format.
+//! One case. `tests/cases/README.md` states the format.
 //!
-//! Everything is read into types that take no key but their own, and what a case expects stays text: some names of keys mean something to the JSON library.
+//! The keys of a case say of which kind it is. Everything is read into the types of that kind, which take no key but their own: a key that its kind does not look at is
+//! an error, like one that nobody knows. What a case expects stays text: some names of keys mean something to the JSON library.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use protocol::{envelope::HeaderValue, read_object};
+use protocol::{Json, read_object};
 use serde::Deserialize;
-use tests::raw_amqp::{RawProperties, entry};
 
-use super::expect::Expect;
-
-/// What stands for the case's own reply queue.
-const OWN_QUEUE: &str = "{own queue}";
+use super::{amqp::AmqpCase, command::CommandCase, connection::ConnectionCase, request::RequestCase, signal::SignalCase, stage::Stage};
 
 /// One file of the folder.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Case {
-    /// What went wrong, for people.
-    pub about: String,
-    /// What is published, in this order.
-    pub amqp: Vec<Message>,
-    /// What should come of it.
-    pub expect: Expect,
+#[derive(Debug)]
+pub enum Case {
+    /// Messages.
+    Amqp(Box<AmqpCase>),
+    /// A request to the gateway.
+    Request(Box<RequestCase>),
+    /// Bytes on a connection to the gateway.
+    Connection(Box<ConnectionCase>),
+    /// A command that ends by itself.
+    Command(Box<CommandCase>),
+    /// A worker that is sent a signal.
+    Signal(Box<SignalCase>),
 }
 
 impl Case {
     /// Reads a file; the error names the key that is at fault.
     pub fn read(text: &[u8]) -> Result<Self, String> {
-        let case: Self = read_object(text).map_err(|unfit| format!("{}: {}", unfit.field, unfit.problem))?;
-        if case.expect.names_no_reply() {
-            return Err("expect: no reply is named, so every one would be right".to_owned());
-        }
+        let fields = Json::parse(text.to_vec()).and_then(|json| json.fields()).map_err(|error| error.to_string())?;
+        let is_raw = fields.get("http").is_some_and(|http| http.fields().is_ok_and(|http| http.contains_key("raw_hex")));
+        let case = if fields.contains_key("command") && fields.contains_key("signal") {
+            Self::Signal(read(text)?)
+        } else if fields.contains_key("command") {
+            Self::Command(read(text)?)
+        } else if is_raw {
+            Self::Connection(read(text)?)
+        } else if fields.contains_key("http") {
+            Self::Request(read(text)?)
+        } else {
+            Self::Amqp(read(text)?)
+        };
+        case.check()?;
         Ok(case)
     }
-}
 
-/// A message to the pool's exchange.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Message {
-    #[serde(default)]
-    properties: Properties,
-    body_hex: Hex,
-    #[serde(default = "once")]
-    times: usize,
-}
-
-const fn once() -> usize {
-    1
-}
-
-impl Message {
-    /// The body's bytes.
-    pub fn body(&self) -> &[u8] {
-        &self.body_hex.0
-    }
-
-    /// The properties of each copy.
-    pub fn copies(&self, own_queue: &str) -> Vec<RawProperties> {
-        let properties = self.properties.raw(own_queue);
-        if self.times == 1 || self.properties.message_id.is_some() {
-            return vec![properties; self.times];
-        }
-        let fresh = || uuid::Uuid::new_v4().to_string();
-        (0..self.times).map(|_| properties.clone().text(RawProperties::MESSAGE_ID, fresh().as_bytes())).collect()
-    }
-}
-
-/// Properties by their AMQP names.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Properties {
-    content_type: Option<String>,
-    content_encoding: Option<String>,
-    headers: BTreeMap<String, Header>,
-    priority: Option<u8>,
-    correlation_id: Option<String>,
-    reply_to: Option<String>,
-    expiration: Option<String>,
-    message_id: Option<String>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    app_id: Option<String>,
-}
-
-impl Properties {
-    fn raw(&self, own_queue: &str) -> RawProperties {
-        let texts = [
-            (RawProperties::CONTENT_TYPE, &self.content_type),
-            (RawProperties::CONTENT_ENCODING, &self.content_encoding),
-            (RawProperties::CORRELATION_ID, &self.correlation_id),
-            (RawProperties::REPLY_TO, &self.reply_to),
-            (RawProperties::EXPIRATION, &self.expiration),
-            (RawProperties::MESSAGE_ID, &self.message_id),
-            (RawProperties::TYPE, &self.kind),
-            (RawProperties::APP_ID, &self.app_id),
-        ];
-        let mut raw = RawProperties::default();
-        for (bit, text) in texts {
-            if let Some(text) = text {
-                raw = raw.text(bit, text.replace(OWN_QUEUE, own_queue).as_bytes());
-            }
-        }
-        if let Some(priority) = self.priority {
-            raw = raw.octet(RawProperties::PRIORITY, priority);
-        }
-        let headers: Vec<u8> = self.headers.iter().flat_map(|(name, header)| entry(name, &header.value())).collect();
-        if headers.is_empty() { raw } else { raw.headers(&headers) }
-    }
-}
-
-/// A header's value, under the letter of its AMQP type.
-#[derive(Debug, Deserialize)]
-enum Header {
-    #[serde(rename = "S")]
-    Text(String),
-    #[serde(rename = "l")]
-    Integer(i64),
-    #[serde(rename = "t")]
-    Bool(bool),
-    #[serde(rename = "x")]
-    Bytes(Hex),
-    #[serde(rename = "V")]
-    Void(()),
-}
-
-impl Header {
-    fn value(&self) -> HeaderValue {
+    fn check(&self) -> Result<(), String> {
         match self {
-            Self::Text(text) => HeaderValue::Text(text.clone()),
-            Self::Integer(number) => HeaderValue::Integer(*number),
-            Self::Bool(truth) => HeaderValue::Bool(*truth),
-            Self::Bytes(bytes) => HeaderValue::Bytes(bytes.0.clone()),
-            Self::Void(()) => HeaderValue::Other,
+            Self::Amqp(case) => case.check(),
+            Self::Request(case) => case.check(),
+            // What it expects is one key, which must be there.
+            Self::Connection(_) => Ok(()),
+            Self::Command(case) => case.check(),
+            Self::Signal(case) => case.check(),
+        }
+    }
+
+    /// What went wrong, for people.
+    pub fn about(&self) -> &str {
+        match self {
+            Self::Amqp(case) => &case.about,
+            Self::Request(case) => &case.about,
+            Self::Connection(case) => &case.about,
+            Self::Command(case) => &case.about,
+            Self::Signal(case) => &case.about,
+        }
+    }
+
+    /// Plays it, on the stage that all share unless it would break that; what differs from what it expects.
+    pub async fn run(&self, shared: &Stage) -> Vec<String> {
+        match self {
+            Self::Amqp(case) => case.run(shared).await,
+            Self::Request(case) => case.run(shared).await,
+            Self::Connection(case) => case.run().await,
+            Self::Command(case) => case.run().await,
+            Self::Signal(case) => case.run().await,
         }
     }
 }
 
-/// Bytes that are written in hexadecimal.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "String")]
-struct Hex(Vec<u8>);
-
-impl TryFrom<String> for Hex {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let digits: Option<Vec<u8>> = text.chars().map(|letter| u8::try_from(letter.to_digit(16)?).ok()).collect();
-        match digits {
-            Some(digits) if digits.len() % 2 == 0 => Ok(Self(digits.chunks(2).map(|pair| (pair[0] << 4) | pair[1]).collect())),
-            _ => Err(format!("{text:?} is no bytes in hexadecimal")),
-        }
-    }
+fn read<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Result<Box<T>, String> {
+    read_object(text).map(Box::new).map_err(|unfit| format!("{}: {}", unfit.field, unfit.problem))
 }
 
-fn case(more: &str, message: &str, expect: &str) -> String {
+fn amqp(more: &str, message: &str, expect: &str) -> String {
     format!(r#"{{"about": "", {more} "amqp": [{{{message} "body_hex": "7b7D"}}], "expect": {{{expect}}}}}"#)
 }
 
-fn message(text: &str) -> Message {
-    let case = Case::read(case("", text, r#""reply": {}"#).as_bytes()).expect("a case");
-    case.amqp.into_iter().next().expect("a message")
+fn other(keys: &str, expect: &str) -> String {
+    format!(r#"{{"about": "", {keys}, "expect": {{{expect}}}}}"#)
+}
+
+const GET: &str = r#""http": {"method": "GET", "path": "/"}"#;
+const RAW: &str = r#""http": {"raw_hex": "00", "then": "silence"}"#;
+const COMMAND: &str = r#""command": ["--help"]"#;
+const SIGNAL: &str = r#""command": ["worker"], "amqp": [{"body_hex": ""}], "signal": {"name": "SIGHUP", "after_ms": 1}"#;
+
+#[test]
+fn the_keys_of_a_case_say_of_which_kind_it_is() {
+    let read = |text: String| Case::read(text.as_bytes()).expect(&text);
+    assert!(matches!(read(amqp("", "", r#""reply": {}"#)), Case::Amqp(_)));
+    assert!(matches!(read(other(GET, r#""status": 200"#)), Case::Request(_)));
+    assert!(matches!(read(other(RAW, r#""connection_ends_within_ms": 1"#)), Case::Connection(_)));
+    assert!(matches!(read(other(COMMAND, r#""exit": 0"#)), Case::Command(_)));
+    assert!(matches!(read(other(SIGNAL, r#""exit": [0, 1]"#)), Case::Signal(_)));
 }
 
 #[test]
 fn a_key_that_is_not_known_is_named() {
     let any = r#""reply": {}"#;
-    assert!(Case::read(case("", "", any).as_bytes()).is_ok());
     let cases = [
-        (case(r#""prepare": [],"#, "", any), "prepare"),
-        (case("", r#""exchange": "","#, any), "exchange"),
-        (case("", r#""properties": {"user_id": "guest"},"#, any), "user_id"),
-        (case("", r#""properties": {"headers": {"a": {"F": {}}}},"#, any), "`F`"),
-        (case("", "", r#""reply": {"within_ms": 1}"#), "within_ms"),
-        (case("", "", r#""reply": {}, "then_reply": {}"#), "then_reply"),
-        (case("", "", r#""any_of": [{"reply": {}, "exit": 0}]"#), "exit"),
-        (case("", "", r#""reply": {}, "or": "decoded""#), "expect.or"),
-        (case("", "", ""), "no reply"),
-        (case("", "", any).replace("7D", "7"), "body_hex"),
+        (amqp(r#""prepare": [{"purge": "a"}],"#, "", any), "purge"),
+        (amqp("", r#""exchange": "","#, any), "exchange"),
+        (amqp("", r#""properties": {"user_id": "guest"},"#, any), "user_id"),
+        (amqp("", r#""properties": {"headers": {"a": {"F": {}}}},"#, any), "`F`"),
+        (amqp("", r#""times": 0,"#, any), "times"),
+        (amqp("", "", any).replace("7D", "7"), "body_hex"),
+        (amqp("", "", r#""reply": {"before_ms": 1}"#), "before_ms"),
+        (amqp("", "", r#""any_of": [{"reply": {}, "exit": 0}]"#), "exit"),
+        (amqp("", "", r#""reply": {}, "or": "decoded""#), "expect.or"),
+        (amqp("", "", r#""reply": {}, "status": 200"#), "status"),
+        (amqp(r#""stdout": "closed pipe","#, "", any), "stdout"),
+        (other(GET, r#""status": 200, "exit": 0"#), "exit"),
+        (other(GET, r#""status": 200, "connection_ends_within_ms": 1"#), "connection_ends_within_ms"),
+        (other(RAW, r#""status": 200"#), "status"),
+        (other(&RAW.replace("silence", "noise"), r#""connection_ends_within_ms": 1"#), "noise"),
+        (other(COMMAND, r#""reply": {}"#), "reply"),
+        (other(&COMMAND.replace("--help", "\"], \"stdout\": [\""), r#""exit": 0"#), "stdout"),
+        (other(SIGNAL, r#""exit": "still running""#), "exit"),
     ];
     for (text, named) in cases {
-        let problem = Case::read(text.as_bytes()).expect_err(named);
+        let problem = Case::read(text.as_bytes()).expect_err(&text);
         assert!(problem.contains(named), "{problem:?} does not name {named:?}");
     }
 }
 
 #[test]
-fn a_message_is_sent_as_its_case_writes_it() {
-    let message = message(
-        r#""properties": {"type": "echo", "reply_to": "{own queue}", "priority": 7, "headers":
-            {"a": {"S": "text"}, "b": {"l": -1}, "c": {"t": true}, "d": {"x": "ff00"}, "e": {"V": null}}},"#,
-    );
-    let headers = [
-        ("a", HeaderValue::Text("text".to_owned())),
-        ("b", HeaderValue::Integer(-1)),
-        ("c", HeaderValue::Bool(true)),
-        ("d", HeaderValue::Bytes(vec![0xff, 0])),
-        ("e", HeaderValue::Other),
+fn a_case_that_would_hold_whatever_happened_is_none() {
+    let then = r#""then": {"amqp": {"body_hex": ""}},"#;
+    let cases = [
+        (amqp("", "", ""), "every end would be right"),
+        (amqp("", "", r#""queue_exists": "a""#), "every end would be right"),
+        (amqp(then, "", r#""reply": {}"#), "then_reply"),
+        (amqp("", "", r#""then_reply": {}"#), "then_reply"),
+        (amqp("", "", r#""reply": {}, "of_the_dropped": {"message_without": "a"}"#), "replies"),
+        (amqp("", "", r#""replies": 2, "of_the_dropped": {}"#), "of_the_dropped"),
+        (amqp("", "", r#""status_of_the_first": "failed", "http_after": {"method": "GET", "path": "/", "status": 200}"#), "http_after"),
+        (other(r#""amqp": []"#, r#""reply": {}"#), "no message"),
+        (other(GET, ""), "every answer would be right"),
+        (other(RAW, ""), "connection_ends_within_ms"),
+        (other(COMMAND, ""), "every end would be right"),
+        (other(SIGNAL, ""), "every end would be right"),
     ];
-    let headers: Vec<u8> = headers.iter().flat_map(|(name, value)| entry(name, value)).collect();
-    let texts = RawProperties::default().text(RawProperties::TYPE, b"echo").text(RawProperties::REPLY_TO, b"mine");
-    let copies = message.copies("mine");
-    assert_eq!(copies.len(), 1);
-    assert_eq!(copies[0].bytes(), texts.octet(RawProperties::PRIORITY, 7).headers(&headers).bytes());
-    assert_eq!(message.body(), b"{}");
-}
-
-#[test]
-fn copies_have_ids_of_their_own_unless_the_case_names_one() {
-    let different = |text: &str| {
-        let copies: BTreeSet<Vec<u8>> = message(text).copies("").iter().map(RawProperties::bytes).collect();
-        copies.len()
-    };
-    assert_eq!(different(r#""times": 3,"#), 3);
-    assert_eq!(different(r#""times": 3, "properties": {"message_id": "one"},"#), 1);
+    for (text, named) in cases {
+        let problem = Case::read(text.as_bytes()).expect_err(&text);
+        assert!(problem.contains(named), "{problem:?} does not name {named:?}");
+    }
 }

@@ -1,43 +1,19 @@
-//! What should come of a case, and what differs from it.
+//! What a reply and the end of a program should be, and what differs from it.
+
+use std::time::Duration;
 
 use protocol::{
-    Json, Reply,
+    Json,
     envelope::{Headers, TRACEPARENT},
 };
 use serde::{Deserialize, Deserializer};
 
-/// What should come of a case.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expect {
-    reply: Option<ExpectedReply>,
-    #[serde(default)]
-    any_of: Vec<Alternative>,
-    or: Option<Alternative>,
-    /// What is asked once the reply has come.
-    pub http_after: Option<HttpAfter>,
-}
-
-/// Another right answer.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Alternative {
-    reply: ExpectedReply,
-}
-
-/// A request to the gateway, and the status code of its answer.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpAfter {
-    pub method: String,
-    pub path: String,
-    pub status: u16,
-}
+use super::{mailbox::Received, stage::limit};
 
 /// What a reply should say.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ExpectedReply {
+pub struct ExpectedReply {
     #[serde(default)]
     outcome: OneOf,
     #[serde(default, deserialize_with = "present")]
@@ -48,9 +24,11 @@ struct ExpectedReply {
     error_code: OneOf,
     #[serde(default)]
     error_field: OneOf,
+    attempt: Option<u32>,
     /// Names of headers that the reply does not have.
     #[serde(default)]
     headers_without: Vec<String>,
+    within_ms: Option<u64>,
 }
 
 /// Takes what is there for a value, `null` too.
@@ -58,37 +36,24 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D
     Json::deserialize(deserializer).map(Some)
 }
 
-impl Expect {
-    /// Whether there is no reply that it asks for.
-    pub fn names_no_reply(&self) -> bool {
-        self.right_replies().next().is_none()
-    }
-
-    /// Why this reply is none of the right ones; nothing if it is one.
-    pub fn difference(&self, reply: &Reply, headers: &Headers) -> Option<String> {
-        let differences: Vec<Vec<String>> = self.right_replies().map(|right| right.differences(reply, headers)).collect();
-        if differences.iter().any(Vec::is_empty) {
-            return None;
-        }
-        let each: Vec<String> = differences.into_iter().map(|differences| differences.join(", ")).collect();
-        Some(format!("{}; the reply is {reply:?}", each.join("; or else ")))
-    }
-
-    fn right_replies(&self) -> impl Iterator<Item = &ExpectedReply> {
-        let others = self.any_of.iter().chain(&self.or).map(|other| &other.reply);
-        self.reply.iter().chain(others)
-    }
-}
-
 impl ExpectedReply {
-    fn differences(&self, reply: &Reply, headers: &Headers) -> Vec<String> {
+    /// How long it is waited for.
+    pub fn limit(&self) -> Duration {
+        limit(self.within_ms)
+    }
+
+    /// What is not as it should be; nothing if this is the right reply.
+    pub fn differences(&self, received: &Received) -> Vec<String> {
+        let Received { reply, headers } = received;
         let error = reply.error.as_ref();
+        let attempt = self.attempt.filter(|attempt| *attempt != reply.attempt);
         let found = [
             self.outcome.difference("outcome", Some(reply.outcome.name())),
             self.result.as_ref().filter(|right| !same(right, &reply.result)).map(|right| format!("result is not {right}")),
             self.result_text.difference("result_text", Some(reply.result.as_str())),
             self.error_code.difference("error_code", error.map(|error| error.code.as_str())),
             self.error_field.difference("error_field", error.and_then(|error| error.field.as_deref())),
+            attempt.map(|attempt| format!("attempt is {} and not {attempt}", reply.attempt)),
         ];
         let present = names(headers);
         let unwanted =
@@ -107,7 +72,7 @@ fn names(headers: &Headers) -> Vec<&'static str> {
 /// A text, or a list of which each is right. Absent: whatever comes is right.
 #[derive(Debug, Default, Deserialize)]
 #[serde(from = "Written")]
-struct OneOf(Option<Vec<String>>);
+pub struct OneOf(Option<Vec<String>>);
 
 /// As it stands in a case.
 #[derive(Deserialize)]
@@ -127,10 +92,31 @@ impl From<Written> for OneOf {
 }
 
 impl OneOf {
-    fn difference(&self, what: &str, found: Option<&str>) -> Option<String> {
+    /// Why what was found is none of the right ones.
+    pub fn difference(&self, what: &str, found: Option<&str>) -> Option<String> {
         let right = self.0.as_ref()?;
         let holds = found.is_some_and(|found| right.iter().any(|text| text == found));
         (!holds).then(|| format!("{what} is {found:?} and none of {right:?}"))
+    }
+}
+
+/// An exit code, or a list of which each is right.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum ExitCodes {
+    One(i32),
+    Any(Vec<i32>),
+}
+
+impl ExitCodes {
+    /// Why this exit code is none of the right ones. None: a signal ended the program.
+    pub fn difference(&self, found: Option<i32>) -> Option<String> {
+        let right = match self {
+            Self::One(code) => std::slice::from_ref(code),
+            Self::Any(codes) => codes,
+        };
+        let holds = found.is_some_and(|found| right.contains(&found));
+        (!holds).then(|| format!("the exit code is {found:?} and none of {right:?}"))
     }
 }
 
@@ -149,65 +135,61 @@ fn same(one: &Json, other: &Json) -> bool {
     }
 }
 
+/// A reply that says this, for the tests of what is expected of one.
+pub fn received(says: &str) -> Received {
+    let rest = r#""task_id": "t", "attempt": 1, "timings": {"waited_ms": 0, "run_ms": 0}, "ended_at_ms": 1"#;
+    Received { reply: serde_json::from_str(&format!("{{{rest}, {says}}}")).expect(says), headers: Headers::default() }
+}
+
+/// The reply of a task that gave this.
+pub fn succeeded(result: &str) -> Received {
+    received(&format!(r#""outcome": "succeeded", "result": {result}"#))
+}
+
 const PRIVATE: &str = r#"{"$serde_json::private::RawValue": "12"}"#;
 
-fn expect(text: &str) -> Expect {
+fn expected(text: &str) -> ExpectedReply {
     serde_json::from_str(text).expect(text)
-}
-
-fn reply(says: &str) -> Reply {
-    let rest = r#""task_id": "t", "attempt": 1, "timings": {"waited_ms": 0, "run_ms": 0}, "ended_at_ms": 1"#;
-    serde_json::from_str(&format!("{{{rest}, {says}}}")).expect(says)
-}
-
-fn succeeded(result: &str) -> Reply {
-    reply(&format!(r#""outcome": "succeeded", "result": {result}"#))
-}
-
-fn refused(field: &str) -> Reply {
-    reply(&format!(r#""outcome": "failed", "error": {{"code": "invalid_task", "message": "no", "field": "{field}"}}"#))
-}
-
-#[test]
-fn a_right_answer_is_one_of_those_that_the_case_names() {
-    let number = r#"{"reply": {"outcome": "succeeded", "result_text": "10"}}"#;
-    let refusal = r#"{"reply": {"outcome": "failed", "error_code": "invalid_task", "error_field": ["payload", "body"]}}"#;
-    let either = [
-        expect(&format!(r#"{{"any_of": [{number}, {refusal}]}}"#)),
-        expect(&format!(r#"{{"reply": {{"outcome": "succeeded", "result_text": "10"}}, "or": {refusal}}}"#)),
-    ];
-    for expect in &either {
-        for right in [succeeded("10"), refused("payload"), refused("body")] {
-            assert_eq!(expect.difference(&right, &Headers::default()), None);
-        }
-        for (wrong, named) in [(succeeded("10.0"), "result_text"), (refused("type"), "error_field"), (succeeded("1e1"), "1e1")] {
-            let difference = expect.difference(&wrong, &Headers::default()).expect(named);
-            assert!(difference.contains(named), "{difference}");
-        }
-    }
 }
 
 #[test]
 fn a_result_is_compared_as_a_value_whose_keys_are_only_keys() {
-    let with_result = |result: &str| expect(&format!(r#"{{"reply": {{"result": {result}}}}}"#));
+    let with_result = |result: &str| expected(&format!(r#"{{"result": {result}}}"#));
     for (right, found) in [(PRIVATE, PRIVATE), (r#"{"a": [1, "é"], "b": null}"#, r#"{"b":null,"a":[1,"\u00e9"]}"#), ("null", "null")] {
-        assert_eq!(with_result(right).difference(&succeeded(found), &Headers::default()), None);
+        assert_eq!(with_result(right).differences(&succeeded(found)), [""; 0]);
     }
     for (right, wrong) in [(PRIVATE, "12"), ("12", PRIVATE), ("1", "1.0"), ("[1]", "[1, 2]"), ("null", "0"), ("{}", "[]"), (r#""1""#, "1")]
     {
-        assert!(with_result(right).difference(&succeeded(wrong), &Headers::default()).is_some(), "{right} and {wrong}");
+        assert!(!with_result(right).differences(&succeeded(wrong)).is_empty(), "{right} and {wrong}");
     }
 }
 
 #[test]
 fn a_header_that_should_not_be_there_is_found_also_if_it_cannot_be_read() {
-    let without = expect(r#"{"reply": {"headers_without": ["traceparent"]}}"#);
+    let without = expected(r#"{"headers_without": ["traceparent"]}"#);
     let headers = [
         (Headers::default(), true),
         (Headers { traceparent: Some("00".to_owned()), ..Headers::default() }, false),
         (Headers { traceparent_dropped: true, ..Headers::default() }, false),
     ];
     for (headers, right) in headers {
-        assert_eq!(without.difference(&succeeded("1"), &headers).is_none(), right, "{headers:?}");
+        let reply = Received { headers, ..succeeded("1") };
+        assert_eq!(without.differences(&reply).is_empty(), right, "{reply:?}");
     }
+}
+
+#[test]
+fn an_attempt_and_an_exit_code_are_compared() {
+    assert_eq!(expected(r#"{"attempt": 1}"#).differences(&succeeded("1")), [""; 0]);
+    assert_eq!(expected(r#"{"attempt": 2}"#).differences(&succeeded("1")), ["attempt is 1 and not 2"]);
+    let codes = |text: &str| -> ExitCodes { serde_json::from_str(text).expect(text) };
+    for (text, found, right) in [("0", Some(0), true), ("[0, 141]", Some(141), true), ("[0, 141]", Some(1), false), ("0", None, false)] {
+        assert_eq!(codes(text).difference(found).is_none(), right, "{text} and {found:?}");
+    }
+}
+
+#[test]
+fn nothing_is_waited_for_less_long_than_a_busy_machine_may_need() {
+    assert_eq!(expected("{}").limit(), expected(r#"{"within_ms": 5}"#).limit());
+    assert_eq!(expected(r#"{"within_ms": 100000}"#).limit(), Duration::from_secs(100));
 }
