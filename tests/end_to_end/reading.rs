@@ -156,7 +156,8 @@ async fn what_an_operators_policy_drops_is_answered_with_the_true_reason() {
     broker.control(&["set_policy", "--apply-to", "queues", "narrow", "[.]tasks[.]", r#"{"max-length": 2}"#]).await;
     let redis = PrivateRedis::shared().await.url();
     let plan = Fleet::of(1).slots(1).on_servers(ServerUrls { amqp: broker.url(), table: redis.clone(), store: redis });
-    let fleet = plan.start().await;
+    // A queue with a bound of its own refuses publishes at a policy's bound too.
+    let fleet = plan.configured(|configuration| configuration.amqp.queue_length_max = None).start().await;
     let busy = started(&fleet.producer, simulate(600_000, "busy")).await;
     let producer = fleet.producer.clone();
     let waiting = tokio::spawn(async move { replies(&producer, (0..4).map(|n| echo(json!(n))).collect(), 4).await });

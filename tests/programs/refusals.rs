@@ -57,8 +57,8 @@ impl Row {
 
 fn told(ended: &Ended) -> String {
     let mut lines = ended.errors.lines();
-    // A warning may come before.
-    let first = lines.find(|line| !line.starts_with("warning: ")).unwrap_or_default();
+    // What a submit is warned of stands before what becomes of it.
+    let first = lines.find(|line| !line.starts_with("warning: no living GPU")).unwrap_or_default();
     if first == "error: the configuration is wrong" { lines.next().unwrap_or_default().to_owned() } else { first.to_owned() }
 }
 

@@ -124,7 +124,7 @@ fn a_key_that_is_not_known_is_named() {
         (other(RAW, r#""status": 200"#), "status"),
         (other(&RAW.replace("silence", "noise"), r#""connection_ends_within_ms": 1"#), "noise"),
         (other(COMMAND, r#""reply": {}"#), "reply"),
-        (other(&COMMAND.replace("--help", "\"], \"stdout\": [\""), r#""exit": 0"#), "stdout"),
+        (other(r#""command": ["--help"], "stdout": "a file""#, r#""exit": 0"#), "stdout"),
         (other(SIGNAL, r#""exit": "still running""#), "exit"),
     ];
     for (text, named) in cases {

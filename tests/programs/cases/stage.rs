@@ -41,11 +41,16 @@ impl Stage {
     /// For one case that will prepare it like this, with more arguments for its fleet. Redis is its own if a step is about Redis; the broker is shared, and the names on
     /// it are its own.
     pub async fn apart(steps: &[Step], arguments: &[&str]) -> Self {
+        let mut arguments = arguments.to_vec();
+        if steps.iter().any(|step| matches!(step, Step::Policy(_))) {
+            // A queue with a bound of its own refuses publishes at a policy's bound too. What a policy drops, it drops of a queue without one.
+            arguments.extend(["--set", "amqp.queue_length_max=null"]);
+        }
         if !steps.iter().any(|step| matches!(step, Step::Redis(_))) {
-            return Self::with(Servers::fresh().await, None, arguments).await;
+            return Self::with(Servers::fresh().await, None, &arguments).await;
         }
         let redis = PrivateRedis::start(Persistence::Nothing).await;
-        Self::with(Servers::with_redis(redis.url()).await, Some(redis), arguments).await
+        Self::with(Servers::with_redis(redis.url()).await, Some(redis), &arguments).await
     }
 
     async fn with(servers: Servers, redis: Option<PrivateRedis>, arguments: &[&str]) -> Self {
