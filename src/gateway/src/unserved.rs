@@ -2,7 +2,7 @@
 //!
 //! The table is asked at most once a second, and only while tasks are submitted. Where it does not answer, nothing is said and nobody is refused.
 
-use std::sync::PoisonError;
+use std::{sync::PoisonError, time::Duration};
 
 use axum::{Json, extract::State};
 use gpu_table::{Lack, Wanted};
@@ -15,6 +15,8 @@ use crate::{Gateway, Problem, problem::ProblemKind};
 
 /// What fits is judged by all of a GPU's memory: what share of it tasks may use is in the fleet's settings, and its workers go by that.
 const ALL_MEMORY: f64 = 1.0;
+/// Between two looks of a prediction that may be one for nobody. The view of the table is as old as that at most.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The tasks that no living GPU of a pool can run.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -55,16 +57,22 @@ impl Gateway {
         Ok(vec![lack.to_string()])
     }
 
-    /// Refuses a prediction that no living GPU can make: its caller would wait for nothing.
+    /// Refuses a prediction that no living GPU can make: its caller would wait for nothing. Where that is not sure, it is looked at again until it is, for about a lease: a fleet that has
+    /// just started would let its first caller wait to the end.
     pub(crate) async fn must_be_served(&self, kind: &Kind, gpu_options: &GpuOptions) -> Result<(), Problem> {
-        match self.lack(&wanted(kind.clone(), Needs::default(), gpu_options)).await {
-            Some((lack, Certainty::Sure | Certainty::NobodyLives)) => {
-                let detail = format!("{lack}; a worker serves {kind} once it has a model (predict.model)");
-                Err(Problem::new(ProblemKind::NoGpu, detail).retry_after(self.unserved.refused()))
-            }
-            Some((_, Certainty::NotSure)) | None => {
-                self.unserved.accepted();
-                Ok(())
+        let wanted = wanted(kind.clone(), Needs::default(), gpu_options);
+        let until = Instant::now() + (self.options.lease + LOOK_EVERY * 4).min(self.options.predict_timeout);
+        loop {
+            match self.lack(&wanted).await {
+                Some((lack, Certainty::Sure | Certainty::NobodyLives)) => {
+                    let detail = format!("{lack}; a worker serves {kind} once it has a model (predict.model)");
+                    return Err(Problem::new(ProblemKind::NoGpu, detail).retry_after(self.unserved.refused()));
+                }
+                Some((_, Certainty::NotSure)) if Instant::now() < until => tokio::time::sleep(LOOK_EVERY.min(until - Instant::now())).await,
+                Some((_, Certainty::NotSure)) | None => {
+                    self.unserved.accepted();
+                    return Ok(());
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Tasks that no living GPU can run.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -32,13 +33,25 @@ impl Clock for MovedClock {
     }
 }
 
-/// A table that has heard of a GPU that serves these kinds for so many seconds.
-async fn table_of(kinds: &[&str], seconds: u64) -> Arc<dyn GpuTable> {
+impl MovedClock {
+    fn forward(&self, seconds: u64) {
+        self.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+    }
+}
+
+/// A table that has just heard of a GPU that serves these kinds, and its clock.
+async fn fresh_table_of(kinds: &[&str]) -> (Arc<dyn GpuTable>, Arc<MovedClock>) {
     let clock = Arc::new(MovedClock(AtomicU64::new(1_700_000_000_000_000)));
     let table = MemoryTable::new(clock.clone(), Leases { held: Duration::from_secs(60), offered: Duration::from_secs(3) });
     table.heartbeat(&heartbeat("sim-0", kinds)).await.expect("a table");
-    clock.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
-    Arc::new(table)
+    (Arc::new(table), clock)
+}
+
+/// A table that has heard of a GPU that serves these kinds for so many seconds.
+async fn table_of(kinds: &[&str], seconds: u64) -> Arc<dyn GpuTable> {
+    let (table, clock) = fresh_table_of(kinds).await;
+    clock.forward(seconds);
+    table
 }
 
 /// A gateway before a GPU that serves echo, which the table has known for longer than a lease.
@@ -116,6 +129,22 @@ async fn a_prediction_that_no_living_gpu_can_make_is_refused_at_once() {
         }
         assert_eq!(submitted(&fleet).await, 0);
     }
+}
+
+#[tokio::test]
+async fn a_prediction_for_a_fleet_that_has_just_started_waits_until_it_is_sure_that_nobody_makes_it() {
+    let (table, clock) = fresh_table_of(&["echo"]).await;
+    let fleet = Setup { options: GatewayOptions::default(), table, kinds: &[], ..Setup::default() }.start().await;
+    let (body, mut wait) = (json!({"text": "a"}), pin!(tokio::time::sleep(Duration::from_millis(100))));
+    let mut asking = pin!(fleet.post(PREDICT, &body));
+    tokio::select! {
+        biased;
+        answer = &mut asking => panic!("nothing is sure yet: {answer:?}"),
+        () = &mut wait => clock.forward(30),
+    }
+    let refused = problem(asking.await, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert_eq!(refused["type"], "urn:gpufleet:problem:no-gpu");
+    assert_eq!(submitted(&fleet).await, 0);
 }
 
 #[tokio::test]
