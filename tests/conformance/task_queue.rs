@@ -67,6 +67,7 @@ cases! {
         what_expires_in_a_pool_goes_to_the_expired_queue_without_its_expiration,
         nothing_stays_in_the_queue_of_a_gpu_that_nobody_consumes,
         what_expires_in_the_queue_of_a_gpu_goes_to_the_expired_queue,
+        what_expires_before_a_worker_has_led_it_to_a_pool_goes_to_the_expired_queue,
         what_expired_says_where_and_why_until_it_is_published_again,
         what_expires_before_anybody_else_has_declared_a_queue_is_kept,
         what_waits_for_a_retry_returns,

@@ -32,7 +32,7 @@ pub enum Queue {
     Gpu(GpuId),
     /// Tasks whose time ran out in a queue, for a worker to record and answer, or to put back into their pool where it was the queue's time and not theirs. Durable.
     Expired,
-    /// What the exchange that producers publish to could lead to no pool, under the routing key that it came with. Durable.
+    /// What the exchange that producers publish to could lead to no pool, under the routing key that it came with. Durable; what expires goes to [`Queue::Expired`].
     Unrouted,
     /// What came back from a waiting queue, for the mover to publish to its pool. Durable, unbounded.
     Returned,

@@ -170,10 +170,11 @@ impl Queue {
     /// Where what expires in it goes; `None`: nowhere.
     const fn dead_letters_to(&self) -> Option<Self> {
         match self {
-            Self::Pool(_) | Self::Gpu(_) => Some(Self::Expired),
+            // A producer's `expiration` counts in each of these.
+            Self::Pool(_) | Self::Gpu(_) | Self::Unrouted => Some(Self::Expired),
             Self::Unplaceable | Self::Retry(_) => Some(Self::Returned),
             Self::Undelivered(_) => Some(Self::Redelivery),
-            Self::Expired | Self::Unrouted | Self::Returned | Self::Redelivery | Self::Dead | Self::Parked | Self::Reply(_) => None,
+            Self::Expired | Self::Returned | Self::Redelivery | Self::Dead | Self::Parked | Self::Reply(_) => None,
         }
     }
 
@@ -182,6 +183,11 @@ impl Queue {
     pub(crate) fn declared_before(&self) -> Vec<Self> {
         let astray = matches!(self, Self::Pool(_)).then_some(Self::Unrouted);
         self.dead_letters_to().into_iter().chain(astray).collect()
+    }
+
+    /// How many queues, each of which takes what the next one cannot keep, are to be declared before this one.
+    pub(crate) fn rank(&self) -> usize {
+        self.declared_before().iter().map(|before| before.rank() + 1).max().unwrap_or(0)
     }
 }
 

@@ -26,6 +26,15 @@ pub async fn what_expires_in_the_queue_of_a_gpu_goes_to_the_expired_queue(broker
     until_ready(&*queue, &gpu(), 0).await;
 }
 
+pub async fn what_expires_before_a_worker_has_led_it_to_a_pool_goes_to_the_expired_queue(broker: &Broker) {
+    let queue = broker.fleet(|_| ()).bare().await;
+    queue.declare(&pool()).await.expect("declared");
+    queue.publish(with_expiration(&Queue::Unrouted, "astray", "20")).await.expect("published");
+    let expired = next_of(&*queue, &Queue::Expired).await;
+    let death = Death { queue: queue.names().queue(&Queue::Unrouted), reason: DeathReason::Expired };
+    assert_eq!((id_of(&expired), expired.death.as_ref()), ("astray", Some(&death)));
+}
+
 pub async fn nothing_stays_in_the_queue_of_a_gpu_that_nobody_consumes(broker: &Broker) {
     let queue = broker.fleet(|options| options.gpu_queue_ttl = Duration::from_millis(100)).connect().await;
     queue.declare(&gpu()).await.expect("declared");

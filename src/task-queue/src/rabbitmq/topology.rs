@@ -49,8 +49,9 @@ impl Topology {
 
     /// Every declared queue, each behind those that are to be declared before it.
     pub(super) fn all(&self) -> Vec<Queue> {
-        let (plain, behind): (Vec<_>, Vec<_>) = self.declared().iter().cloned().partition(|queue| queue.declared_before().is_empty());
-        plain.into_iter().chain(behind).collect()
+        let mut all: Vec<Queue> = self.declared().iter().cloned().collect();
+        all.sort_by_cached_key(Queue::rank);
+        all
     }
 
     fn declared(&self) -> MutexGuard<'_, BTreeSet<Queue>> {
@@ -135,4 +136,21 @@ impl Topology {
 /// A name as AMQP has it.
 pub(super) fn short(name: &str) -> Result<ShortString, Failure> {
     ShortString::try_new(name).map_err(|_| Failure::Refused { code: 0, text: format!("the name {name:?} has more than 255 bytes") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_queue_stands_behind_those_that_take_what_it_cannot_keep() {
+        let topology = Topology::new(QueueOptions::default());
+        let declared = [Queue::Pool(protocol::PoolName::default()), Queue::Unrouted, Queue::Expired];
+        declared.iter().for_each(|queue| topology.remember(queue));
+        let all = topology.all();
+        assert_eq!(all.len(), declared.len());
+        for (place, queue) in all.iter().enumerate() {
+            assert!(queue.declared_before().iter().all(|before| all[..place].contains(before)), "{all:?}");
+        }
+    }
 }
