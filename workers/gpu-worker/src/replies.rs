@@ -43,14 +43,11 @@ pub(crate) enum Became {
     Parked,
 }
 
-/// A reply, and where it goes.
+/// A reply on its way.
 struct Addressed {
-    /// The queue that its task named; empty where somebody's message has none.
-    address: String,
+    /// For the queue that its task named, with the properties that its reader is to see.
+    outgoing: Outgoing,
     first_try_ms: u64,
-    /// Its properties, as its reader is to see them.
-    envelope: Envelope,
-    body: Bytes,
 }
 
 /// A reply that its queue did not take.
@@ -66,7 +63,7 @@ impl Replies {
 
     /// Sends a reply for the first time. When this returns, it is safe wherever it is.
     pub(crate) async fn send(&self, address: String, envelope: Envelope, body: Bytes) -> Result<Became, Abandoned> {
-        let reply = Addressed { address, first_try_ms: self.ports.now_ms(), envelope, body };
+        let reply = Addressed::new(address, self.ports.now_ms(), envelope, body);
         match self.try_once(&reply, Try::First).await? {
             Ok(()) => Ok(Became::Taken),
             Err(Untaken::Now(why)) => {
@@ -97,20 +94,16 @@ impl Replies {
         envelope.user_id = None;
         // Only a message that no worker wrote has none.
         envelope.message_id.get_or_insert_with(|| self.ports.environment.fresh_task_id().to_string());
-        Addressed {
-            address: address.unwrap_or_default(),
-            first_try_ms: first_try_ms.unwrap_or_else(|| self.ports.now_ms()),
-            envelope,
-            body,
-        }
+        let first_try_ms = first_try_ms.unwrap_or_else(|| self.ports.now_ms());
+        Addressed::new(address.unwrap_or_default(), first_try_ms, envelope, body)
     }
 
     async fn again(&self, reply: Addressed) -> Result<Became, Abandoned> {
-        if reply.address.is_empty() {
+        if reply.address().is_empty() {
             return self.park(reply, "it names no queue: the header x-gpufleet-reply-to is missing").await;
         }
         if self.age(&reply) >= self.tried_for {
-            let reason = format!("its queue {} took no reply for {} s", reply.address, self.tried_for.as_secs());
+            let reason = format!("its queue {} took no reply for {} s", reply.address(), self.tried_for.as_secs());
             return self.park(reply, &reason).await;
         }
         match self.try_once(&reply, Try::Again).await? {
@@ -126,19 +119,18 @@ impl Replies {
 
     /// Publishes a reply to its queue, unless that is better left alone now.
     async fn try_once(&self, reply: &Addressed, which: Try) -> Result<Result<(), Untaken>, Abandoned> {
-        let left_alone = self.refusing().leaves_alone(&reply.address, which, Instant::now());
+        let left_alone = self.refusing().leaves_alone(reply.address(), which, Instant::now());
         if let Some(why) = left_alone {
             return Ok(Err(Untaken::Now(why)));
         }
-        let outgoing = Outgoing::new(Target::ReplyTo(reply.address.clone()), reply.envelope.clone(), reply.body.clone());
-        let Err(error) = self.ports.publish_while(PublishError::is_of_the_broker, &outgoing).await? else {
-            self.took(&reply.address);
+        let Err(error) = self.ports.publish_while(PublishError::is_of_the_broker, &reply.outgoing).await? else {
+            self.took(reply.address());
             return Ok(Ok(()));
         };
         let why = Why::of(&error);
         match why {
-            Some(why) => self.refused(&reply.address, why, &error),
-            None => tracing::error!(task_id = reply.envelope.message_id, %error, "the reply cannot be sent"),
+            Some(why) => self.refused(reply.address(), why, &error),
+            None => tracing::error!(task_id = reply.task_id(), %error, "the reply cannot be sent"),
         }
         Ok(Err(match why {
             None | Some(Why::Gone) => Untaken::Ever(error),
@@ -148,7 +140,7 @@ impl Replies {
 
     /// Lets a reply wait for another try. The first wait is short, and so is every one for a queue that is just being emptied.
     async fn put_aside(&self, reply: Addressed) -> Result<Became, Abandoned> {
-        let lately = self.refusing().took_lately(&reply.address, Instant::now());
+        let lately = self.refusing().took_lately(reply.address(), Instant::now());
         let tried = if lately { Duration::ZERO } else { self.age(&reply) };
         let waiting = reply.for_queue(Queue::undelivered_for(tried));
         let name = self.ports.queue.names().target(&waiting.target);
@@ -172,15 +164,15 @@ impl Replies {
     /// Keeps a reply that nobody takes where an operator can find it.
     async fn park(&self, mut reply: Addressed, reason: &str) -> Result<Became, Abandoned> {
         self.metrics.replies_returned.inc();
-        tracing::debug!(task_id = reply.envelope.message_id, address = reply.address, reason, "a reply is parked, and stays in the store");
-        let envelope = &mut reply.envelope;
+        tracing::debug!(task_id = reply.task_id(), address = reply.address(), reason, "a reply is parked, and stays in the store");
+        let envelope = &mut reply.outgoing.envelope;
         // A text that is too long for a property was why it could not be sent.
         envelope.correlation_id = envelope.correlation_id.take().filter(|text| text.len() <= Outgoing::SHORT_TEXT_MAX);
         envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
         // Nobody waits for it: a queue of parked replies that is itself in trouble is not waited for.
         let passes = |error: &PublishError| error.is_of_the_broker() || matches!(error, PublishError::Timeout { .. });
         if let Err(error) = self.ports.publish_while(passes, &reply.for_queue(Queue::Parked)).await? {
-            tracing::error!(task_id = reply.envelope.message_id, address = reply.address, reason, %error, "a reply could not be parked; only the store has it");
+            tracing::error!(task_id = reply.task_id(), address = reply.address(), reason, %error, "a reply could not be parked; only the store has it");
         }
         Ok(Became::Parked)
     }
@@ -207,11 +199,27 @@ impl Replies {
 }
 
 impl Addressed {
+    fn new(address: String, first_try_ms: u64, envelope: Envelope, body: Bytes) -> Self {
+        Self { outgoing: Outgoing::new(Target::ReplyTo(address), envelope, body), first_try_ms }
+    }
+
+    /// The queue that its task named; empty where somebody's message has none.
+    fn address(&self) -> &str {
+        match &self.outgoing.target {
+            Target::ReplyTo(address) => address,
+            Target::Queue(_) => "",
+        }
+    }
+
+    fn task_id(&self) -> Option<&str> {
+        self.outgoing.envelope.message_id.as_deref()
+    }
+
     /// The reply for a queue of the fleet, with its address.
     fn for_queue(&self, queue: Queue) -> Outgoing {
-        let mut envelope = self.envelope.clone();
-        envelope.headers.reply_to = Some(self.address.clone()).filter(|address| !address.is_empty());
+        let mut envelope = self.outgoing.envelope.clone();
+        envelope.headers.reply_to = Some(self.address().to_owned()).filter(|address| !address.is_empty());
         envelope.headers.first_try_ms = Some(self.first_try_ms);
-        Outgoing::new(Target::Queue(queue), envelope, self.body.clone())
+        Outgoing::new(Target::Queue(queue), envelope, self.outgoing.body.clone())
     }
 }
