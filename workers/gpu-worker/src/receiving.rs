@@ -36,7 +36,7 @@ pub(crate) enum PoolConsumer {
 pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefetch: u16) {
     let fresh = || Arc::new(Mutex::new(Credits::new(prefetch)));
     let mut credits = fresh();
-    let (mut live, lives) = (consumer.live(), TaskTracker::new());
+    let (mut live, lives, mover) = (consumer.live(), TaskTracker::new(), Mover::of(&context));
     while let Some(delivery) = consumer.next().await {
         if live.has_changed().unwrap_or(false) && *live.borrow_and_update() {
             // After a reconnection all credits are new; those that the old channel's deliveries open count for nothing.
@@ -47,7 +47,7 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
         }
         if is_stranded(&context, &delivery) {
             tracing::info!(task_id = delivery.envelope.message_id, "waited in vain in the queue of a GPU; it goes back to its pool");
-            let moving = Mover::of(&context).move_or_leave(delivery);
+            let moving = mover.clone().move_or_leave(delivery);
             context.ports.environment.spawn("move of a message", context.lives.track_future(lives.track_future(moving)));
             continue;
         }

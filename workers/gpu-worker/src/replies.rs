@@ -169,7 +169,7 @@ impl Replies {
         // A text that is too long for a property was why it could not be sent.
         envelope.correlation_id = envelope.correlation_id.take().filter(|text| text.len() <= Outgoing::SHORT_TEXT_MAX);
         envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
-        // Nobody waits for it: a queue of parked replies that is itself in trouble is not waited for.
+        // Nobody waits for it: a queue of parked replies that cannot be reached or is full is not waited for. That there was no confirm may be the whole broker's trouble.
         let passes = |error: &PublishError| error.is_of_the_broker() || matches!(error, PublishError::Timeout { .. });
         if let Err(error) = self.ports.publish_while(passes, &reply.for_queue(Queue::Parked)).await? {
             tracing::error!(task_id = reply.task_id(), address = reply.address(), reason, %error, "a reply could not be parked; only the store has it");
