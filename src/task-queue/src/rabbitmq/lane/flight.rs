@@ -1,7 +1,7 @@
 //! A batch of messages that was written to its channel, and what the broker says of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     future::Future,
     pin::{Pin, pin},
     task::{Context, Poll},
@@ -27,8 +27,8 @@ pub(super) type Verdict = Result<Result<(), PublishError>, lapin::Error>;
 
 /// A batch on its channel.
 pub(super) struct Flight {
-    /// Those that are not settled, by their places in the batch.
-    jobs: BTreeMap<usize, Job>,
+    /// By their places in the batch; `None`: settled.
+    jobs: Vec<Option<Job>>,
     confirms: FuturesUnordered<Placed>,
     /// What was said of them, in the order in which it came.
     said: VecDeque<(usize, Confirmed)>,
@@ -47,7 +47,7 @@ impl Flight {
                 Err(error) => said.push_back((place, Err(error))),
             }
         }
-        Self { jobs: batch.into_iter().enumerate().collect(), confirms, said, returned: BTreeSet::new(), alone }
+        Self { jobs: batch.into_iter().map(Some).collect(), confirms, said, returned: BTreeSet::new(), alone }
     }
 
     /// Whether it has one message only, which then is to blame for whatever the broker says.
@@ -66,7 +66,8 @@ impl Flight {
     /// The queues of which nothing was heard.
     pub(super) fn silent(&self) -> BTreeSet<String> {
         let heard: BTreeSet<usize> = self.said.iter().map(|(place, _)| *place).collect();
-        self.jobs.iter().filter(|(place, _)| !heard.contains(place)).map(|(_, job)| job.target.clone()).collect()
+        let unheard = self.jobs.iter().enumerate().filter(|(place, _)| !heard.contains(place));
+        unheard.filter_map(|(_, job)| Some(job.as_ref()?.target.clone())).collect()
     }
 
     /// All messages of which something was said, in the order of the batch.
@@ -76,7 +77,7 @@ impl Flight {
 
     /// The messages of which nothing was said.
     pub(super) fn into_rest(self) -> impl Iterator<Item = Job> {
-        self.jobs.into_values()
+        self.jobs.into_iter().flatten()
     }
 
     fn take_first(&mut self, count: usize) -> Vec<(Job, Verdict)> {
@@ -84,7 +85,7 @@ impl Flight {
         first.sort_by_key(|(place, _)| *place);
         let mut taken = Vec::new();
         for (place, confirmed) in first {
-            let Some(job) = self.jobs.remove(&place) else { continue };
+            let Some(job) = self.jobs[place].take() else { continue };
             let target = || job.target.clone();
             let verdict = confirmed.map(|confirmation| match confirmation {
                 _ if self.returned.contains(&job.message_id) => Err(PublishError::Unroutable { target: target() }),
