@@ -46,7 +46,7 @@ pub(crate) async fn receive(context: Arc<Context>, mut consumer: Consumer, prefe
             context.metrics.redelivered.inc();
         }
         if is_stranded(&context, &delivery) {
-            tracing::info!(task_id = delivery.envelope.message_id, "waited in vain in the queue of a GPU; it goes back to its pool");
+            tracing::debug!(task_id = delivery.envelope.message_id, "waited in vain in the queue of a GPU; it goes back to its pool");
             let moving = mover.clone().move_or_leave(delivery);
             context.ports.environment.spawn("move of a message", context.lives.track_future(lives.track_future(moving)));
             continue;

@@ -153,10 +153,11 @@ impl RabbitMq {
         if restored.get(queue).is_some_and(|at| *at >= began) {
             return Ok(());
         }
-        tracing::warn!(queue = self.names().queue(queue), "a queue of the fleet was gone, with what waited in it; it is declared again");
         let mut queues = queue.declared_before();
         queues.push(queue.clone());
         self.declare_in_order(&queues).await?;
+        // Only now: where it cannot be declared, every publish comes here again.
+        tracing::warn!(queue = self.names().queue(queue), "a queue of the fleet was gone, with what waited in it; it was declared again");
         restored.insert(queue.clone(), Instant::now());
         Ok(())
     }
