@@ -116,10 +116,14 @@ impl Activity {
         }
     }
 
-    /// Something was to be written, and the client did or did not take it.
+    /// Something was to be written, and the client did or did not take it. A client that takes some of the last bytes has as long again for the rest: a large answer
+    /// is complete long before a slow client has all of it.
     pub(super) fn wrote(&self, taken: bool) {
         let mut state = self.state();
         state.stalled = if taken { None } else { state.stalled.or_else(|| Some(Instant::now())) };
+        if taken && state.phase == Phase::Flushing {
+            state.since = Instant::now();
+        }
     }
 
     /// Nothing is left to be written.
@@ -243,6 +247,19 @@ mod tests {
         activity.wrote(true);
         activity.answered();
         assert_eq!(rings(&activity).await, (Ending::Stalled, 75), "its last bytes are not read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_an_answer_slowly_gets_all_of_it() {
+        let activity = Activity::new();
+        activity.answering();
+        activity.answered();
+        for _ in 0..5 {
+            tokio::time::advance(Duration::from_secs(60)).await;
+            activity.wrote(true);
+            activity.wrote(false);
+        }
+        assert_eq!(rings(&activity).await, (Ending::Stalled, 75), "only since it took the last of it");
     }
 
     #[tokio::test(start_paused = true)]
