@@ -14,7 +14,7 @@ use protocol::{
 };
 use task_queue::{BodyBudget, TaskQueue};
 use task_store::TaskStore;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     health::Readiness,
     retry::Refusals,
     server::Connections,
+    unserved::Emptiness,
 };
 
 /// What the gateway stands in front of.
@@ -100,8 +101,8 @@ pub struct Shared {
     pub(crate) unserved: Refusals,
     /// The living GPUs of the pool, as they were a moment ago.
     pub(crate) living: PoolView,
-    /// When the pool was last seen to have any, or the start.
-    pub(crate) gpus_known: Mutex<Instant>,
+    /// For how long the pool has been seen without any.
+    pub(crate) emptiness: Mutex<Emptiness>,
     /// What the tasks said that were submitted here with `progress`.
     pub(crate) watched: Watched,
     /// What the servers behind last said to a probe.
@@ -123,9 +124,9 @@ impl Gateway {
         let connections = Arc::new(Connections::new(options.connections)?);
         connections.register(&ports.registry)?;
         let (full, unavailable, overloaded, unserved, watched, readiness, closing) = Default::default();
+        let emptiness = Mutex::default();
         let living = PoolView::new(Arc::clone(&ports.table), options.pool.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        let gpus_known = Mutex::new(Instant::now());
         Ok(Self(Arc::new(Shared {
             ports,
             options,
@@ -135,7 +136,7 @@ impl Gateway {
             overloaded,
             unserved,
             living,
-            gpus_known,
+            emptiness,
             watched,
             readiness,
             connections,

@@ -39,10 +39,25 @@ pub(crate) async fn list(State(gateway): State<Gateway>) -> Result<Json<Unserved
 enum Certainty {
     /// The table has heard of workers for a lease: none lives that it does not know.
     Sure,
-    /// The table has known of no GPU at all for a lease, as far as this gateway has looked.
+    /// The table has known of no GPU at all for a lease, in which this gateway has looked at least twice.
     NobodyLives,
     /// The table was emptied a moment ago and has not heard of all workers since, or the first of them are about to start.
     NotSure,
+}
+
+/// Since when every look at the pool has found no GPU. The time before the first of them says nothing: the table may have been emptied just then.
+#[derive(Debug, Default)]
+pub(crate) struct Emptiness(Option<Instant>);
+
+impl Emptiness {
+    /// Notes what a look found; for how long every look has found no GPU.
+    fn seen(&mut self, is_empty: bool) -> Duration {
+        if !is_empty {
+            self.0 = None;
+            return Duration::ZERO;
+        }
+        self.0.get_or_insert_with(Instant::now).elapsed()
+    }
 }
 
 impl Gateway {
@@ -79,13 +94,7 @@ impl Gateway {
 
     async fn lack(&self, wanted: &Wanted) -> Option<(Lack, Certainty)> {
         let (living, lease) = (self.living.living().await?, self.options.lease);
-        let nobody_for = {
-            let mut known = self.gpus_known.lock().unwrap_or_else(PoisonError::into_inner);
-            if !living.is_empty() {
-                *known = Instant::now();
-            }
-            known.elapsed()
-        };
+        let nobody_for = self.emptiness.lock().unwrap_or_else(PoisonError::into_inner).seen(living.is_empty());
         let lack = living.lack(wanted, ALL_MEMORY)?;
         if living.steady() >= lease {
             return Some((lack, Certainty::Sure));
@@ -96,4 +105,21 @@ impl Gateway {
 
 fn wanted(kind: Kind, needs: Needs, gpu_options: &GpuOptions) -> Wanted {
     Wanted { kind, needs, specific_gpu_id: gpu_options.specific_gpu_id.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_is_without_gpus_for_as_long_as_looks_have_found_none() {
+        let (mut emptiness, hour) = (Emptiness::default(), Duration::from_secs(3_600));
+        tokio::time::advance(hour).await;
+        assert_eq!(emptiness.seen(true), Duration::ZERO, "nobody looked before");
+        tokio::time::advance(hour).await;
+        assert_eq!(emptiness.seen(true), hour);
+        assert_eq!(emptiness.seen(false), Duration::ZERO);
+        tokio::time::advance(hour).await;
+        assert_eq!(emptiness.seen(true), Duration::ZERO, "it may have been emptied a moment ago");
+    }
 }
