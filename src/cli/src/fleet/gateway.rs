@@ -233,11 +233,15 @@ impl Gateway {
             Some(field) if !detail.starts_with(&field) => format!("{field}: {detail}"),
             _ => detail,
         };
-        match answer.status.as_u16() {
-            404 => Fault::NotFound(text),
-            429 | 503 => Fault::Unavailable(text),
-            408 | 504 => Fault::TimeLimit(text),
-            400 | 413 | 415 | 422 => Fault::Usage(text),
+        match (answer.status.as_u16(), problem.kind.rsplit(':').next().unwrap_or_default()) {
+            // The request is right, and the fleet has nobody for it; without a gateway the exit code is the same.
+            (_, "unserved") => Fault::Unavailable(text),
+            // The id was the caller's choice.
+            (_, "task-id-in-use") => Fault::Usage(text),
+            (404, _) => Fault::NotFound(text),
+            (429 | 503, _) => Fault::Unavailable(text),
+            (408 | 504, _) => Fault::TimeLimit(text),
+            (400 | 413 | 415 | 422, _) => Fault::Usage(text),
             _ => Fault::Failed(text),
         }
     }
@@ -250,5 +254,36 @@ const fn outcome(state: TaskState) -> Option<Outcome> {
         TaskState::Failed => Some(Outcome::Failed),
         TaskState::Cancelled => Some(Outcome::Cancelled),
         TaskState::Expired => Some(Outcome::Expired),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The exit code under which a problem is told.
+    fn exit_code(name: &str, status: u16) -> u8 {
+        let gateway = Gateway::new("http://h".parse().expect("a URL"));
+        let problem = json!({"type": format!("urn:gpufleet:problem:{name}"), "title": "a title", "status": status, "detail": "a detail"});
+        let answer = Answer { status: StatusCode::from_u16(status).expect("a status"), body: problem.to_string().into() };
+        gateway.refused(&Question::new(Method::POST, "/api/v1/tasks"), &answer).told()
+    }
+
+    #[test]
+    fn a_problem_has_the_exit_code_that_it_has_without_a_gateway() {
+        for (name, status, code) in [
+            ("invalid-field", 422, 2),
+            ("task-id-in-use", 409, 2),
+            ("unserved", 422, 3),
+            ("unavailable", 503, 3),
+            ("queue-full", 429, 3),
+            ("not-found", 404, 4),
+            ("wait-timeout", 504, 5),
+            ("internal", 500, 1),
+        ] {
+            assert_eq!(exit_code(name, status), code, "{name}");
+        }
     }
 }
