@@ -72,6 +72,11 @@ async fn what_keeps_a_program_from_serving_is_json_where_the_log_is() {
         let last = log.last().unwrap_or_else(|| panic!("{arguments:?}: it says nothing"));
         assert!(last["level"] == "ERROR" && last["message"].is_string(), "{arguments:?}: {ended:?}");
     }
+    let misread = [("GPUFLEET__LOG__JSON", "true"), ("GPUFLEET_REDIS", "redis://h")];
+    let warned = gpufleet(nowhere, ["up", "--simulated", "1", "--listen", &taken], &misread).await;
+    let first = &lines(&warned.errors)[0];
+    let says = first["message"].as_str().is_some_and(|text| text.starts_with("variable GPUFLEET_REDIS has no effect"));
+    assert!(first["level"] == "WARN" && says, "{warned:?}");
     let in_words = gpufleet(nowhere, ["worker", "--simulated", "1"], &[]).await;
     assert!(in_words.errors.starts_with("error: "), "{in_words:?}");
 }

@@ -24,7 +24,7 @@ pub(crate) fn load_and_log(common: &Common, more: Vec<FlagSetting>) -> Result<Co
 
 fn loaded(common: &Common, more: Vec<FlagSetting>) -> Result<Loaded, Fault> {
     let loaded = common.sources(more).load().map_err(|errors| Fault::Usage(format!("the configuration is wrong\n{errors}")))?;
-    loaded.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
+    loaded.warnings.iter().for_each(|warning| output::warning(warning));
     Ok(loaded)
 }
 

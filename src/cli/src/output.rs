@@ -83,6 +83,12 @@ pub(crate) fn error_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Prints a warning on standard error; between the lines of a log in JSON, as one of them.
+pub(crate) fn warning(text: &str) {
+    let line = json_line(Level::WARN, text).unwrap_or_else(|| format!("warning: {text}"));
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 /// Prints a note on standard error; between the lines of a log in JSON, as one of them.
 pub(crate) fn note(text: &str) {
     let line = json_line(Level::INFO, text).unwrap_or_else(|| text.to_owned());

@@ -62,7 +62,7 @@ pub(crate) async fn warn_of(task: &NewTask, fleet: &Fleet) -> Result<(), Fault> 
         return Err(Fault::Unavailable(format!("{lack}; nothing was submitted (gateway.unserved is refuse)")));
     }
     let waits = "the task waits for a GPU that can run it (worker.unserved_wait_ms)";
-    output::note(&format!("warning: {lack}; {waits}"));
+    output::warning(&format!("{lack}; {waits}"));
     Ok(())
 }
 

@@ -113,7 +113,7 @@ async fn hand_over(gateway: &Gateway, environment: &Environment, mut task: NewTa
         shorten(&mut task.body.limits, expiration);
     }
     for warning in gateway.submit(&task, &task_id).await? {
-        output::note(&format!("warning: {warning}"));
+        output::warning(&warning);
     }
     Ok(task_id)
 }
