@@ -87,5 +87,5 @@ fn gpufleet() -> Result<PathBuf, Fault> {
     if program.exists() {
         return Ok(program);
     }
-    Err(format!("{} is missing: build it with `cargo build --release -p cli`, as `make bench` does", program.display()).into())
+    Err(format!("{} is missing: `make bench` builds it", program.display()).into())
 }
