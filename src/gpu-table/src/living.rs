@@ -83,10 +83,13 @@ impl Living {
     /// What the task asks for and no living GPU has; `None` where [`Living::serves`] says yes. Also `None` where the task names a GPU that does not live: that one may come back.
     #[must_use]
     pub fn lack(&self, wanted: &Wanted, memory_threshold: f64) -> Option<Lack> {
+        // First of all: most tasks are served, and every submit asks.
+        if self.serves(wanted, memory_threshold) {
+            return None;
+        }
         let may_run = |row: &&GpuRow| wanted.specific_gpu_id.as_ref().is_none_or(|only| *only == row.gpu.gpu_id);
         let rows: Vec<&GpuRow> = self.rows.iter().filter(may_run).collect();
-        let is_away = rows.is_empty() && wanted.specific_gpu_id.is_some();
-        if is_away || self.serves(wanted, memory_threshold) {
+        if rows.is_empty() && wanted.specific_gpu_id.is_some() {
             return None;
         }
         let (what, field) = self.missing(wanted, &rows, memory_threshold);
