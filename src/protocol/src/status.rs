@@ -29,7 +29,19 @@ impl TaskState {
     /// Whether nothing more will happen.
     #[must_use]
     pub const fn ended(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Expired)
+        self.outcome().is_some()
+    }
+
+    /// How it ended, if it did.
+    #[must_use]
+    pub const fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::Waiting | Self::Running | Self::Retrying => None,
+            Self::Succeeded => Some(Outcome::Succeeded),
+            Self::Failed => Some(Outcome::Failed),
+            Self::Cancelled => Some(Outcome::Cancelled),
+            Self::Expired => Some(Outcome::Expired),
+        }
     }
 
     /// The name on the wire.

@@ -5,9 +5,7 @@ use std::time::Duration;
 use gateway::{ProblemDocument, status_url};
 use hyper::{Method, StatusCode};
 use producer::NewTask;
-use protocol::{
-    GpuOptions, Json, Kind, Limits, Needs, Outcome, PoolName, Progress, Reply, TaskId, TaskState, TaskStatus, Unserved, gpu::GpuView,
-};
+use protocol::{GpuOptions, Json, Kind, Limits, Needs, PoolName, Progress, Reply, TaskId, TaskStatus, Unserved, gpu::GpuView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
 use tokio::time::{Instant, sleep};
@@ -103,7 +101,7 @@ impl Gateway {
         let question = Question::new(Method::DELETE, status_url(task_id) + ahead);
         let answer = self.ask(&question).await?;
         if answer.status == StatusCode::CONFLICT {
-            let outcome = self.status(task_id).await?.and_then(|status| outcome(status.state));
+            let outcome = self.status(task_id).await?.and_then(|status| status.state.outcome());
             return outcome.map(Cancel::Ended).ok_or_else(|| self.refused(&question, &answer));
         }
         let cancelling: TaskCancelling = self.read(&question, &answer)?;
@@ -244,16 +242,6 @@ impl Gateway {
             (400 | 413 | 415 | 422, _) => Fault::Usage(text),
             _ => Fault::Failed(text),
         }
-    }
-}
-
-const fn outcome(state: TaskState) -> Option<Outcome> {
-    match state {
-        TaskState::Waiting | TaskState::Running | TaskState::Retrying => None,
-        TaskState::Succeeded => Some(Outcome::Succeeded),
-        TaskState::Failed => Some(Outcome::Failed),
-        TaskState::Cancelled => Some(Outcome::Cancelled),
-        TaskState::Expired => Some(Outcome::Expired),
     }
 }
 

@@ -74,7 +74,7 @@ impl Following {
             self.ready.extend(status.progress.as_ref().map(|progress| Event::new("progress", progress)));
             self.progress.clone_from(&status.progress);
         }
-        match outcome(status.state) {
+        match status.state.outcome() {
             Some(outcome) => self.end(status, outcome),
             None => self.ended = None,
         }
@@ -126,16 +126,6 @@ async fn grown(log: &mut Option<Reader>) {
     match log {
         Some(log) => log.grown().await,
         None => std::future::pending().await,
-    }
-}
-
-const fn outcome(state: TaskState) -> Option<Outcome> {
-    match state {
-        TaskState::Waiting | TaskState::Running | TaskState::Retrying => None,
-        TaskState::Succeeded => Some(Outcome::Succeeded),
-        TaskState::Failed => Some(Outcome::Failed),
-        TaskState::Cancelled => Some(Outcome::Cancelled),
-        TaskState::Expired => Some(Outcome::Expired),
     }
 }
 
