@@ -402,7 +402,18 @@ impl Fleet {
 
     /// Waits until no slot is held.
     pub async fn idle(&self) {
-        until("no slot is held", async || self.rows().await.iter().all(|view| view.held == 0)).await;
+        let held = async || {
+            let rows = self.rows().await;
+            let held = rows.iter().filter(|view| view.held > 0);
+            held.map(|view| format!("{} holds {}, runs {:?}", view.row.gpu.gpu_id, view.held, view.row.running)).collect::<Vec<_>>()
+        };
+        let idle = until("no slot is held", async || held().await.is_empty());
+        tokio::select! {
+            biased;
+            () = idle => {}
+            // Before that wait fails: what it waits for.
+            () = async { tokio::time::sleep(std::time::Duration::from_secs(100)).await; panic!("slots are held: {:?}", held().await) } => {}
+        }
     }
 
     /// Tasks that ran on each GPU, by the counter of ended tasks.
