@@ -84,6 +84,8 @@ cases! {
         pools_are_apart;
     settings:
         the_first_settings_are_kept,
+        reading_the_settings_writes_none,
+        changes_at_the_same_time_are_all_applied,
         a_change_needs_the_current_version,
         a_drained_gpu_gets_nothing_until_it_is_undrained,
         new_thresholds_count_at_once_for_every_row,

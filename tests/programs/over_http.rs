@@ -1,12 +1,19 @@
 //! Operators' commands on an embedded fleet, which only its gateway reaches.
 
-use std::path::Path;
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
+use protocol::{Envelope, PoolName};
 use serde_json::{Value, json};
+use task_queue::{Outgoing, Queue, Target, TaskQueue};
 use tests::{
-    program::{Ended, Program, gpufleet},
+    program::{Ended, Program, binary, gpufleet},
     until::until,
 };
+
+use crate::servers::Servers;
+
+/// Longest run of a line of a shell. Generous: it bounds a hang.
+const LONGEST: Duration = Duration::from_secs(120);
 
 struct Embedded {
     fleet: Program,
@@ -29,6 +36,24 @@ impl Embedded {
     /// A command that is told of the fleet by the variable.
     async fn run(&self, arguments: &[&str]) -> Ended {
         gpufleet(Path::new("/"), arguments, &[("GPUFLEET_URL", &self.url)]).await
+    }
+
+    /// A line as an operator types it, in a shell that finds `gpufleet`, and the fleet by the variable.
+    async fn typed(&self, line: &str) -> Ended {
+        let folder = binary().parent().expect("a folder").display();
+        let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
+        let mut shell = tokio::process::Command::new("sh");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GPUFLEET")) {
+            shell.env_remove(name);
+        }
+        shell.args(["-c", line]).env("PATH", path).env("GPUFLEET_URL", &self.url).current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
+        let ended = tokio::time::timeout(LONGEST, shell.output()).await.expect("it ends").expect("a shell");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Ended { code: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
+    }
+
+    async fn gpu(&self, gpu_id: &str) -> Value {
+        serde_json::from_str(&self.run(&["gpus", gpu_id, "--json"]).await.output).unwrap_or_default()
     }
 
     async fn state(&self, task_id: &str) -> Value {
@@ -114,4 +139,120 @@ async fn gpus_are_shown_and_a_gateway_is_examined() {
     for part in ["ready: ", "version ", "2 in the pool default, 2 eligible"] {
         assert!(examined.output.contains(part), "{part}: {examined:?}");
     }
+}
+
+/// The commands of README's section "Operate", without what they are for.
+fn commands_of_the_readme() -> Vec<String> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README.md");
+    let section = readme.split("### Operate\n").nth(1).expect("the section");
+    let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("its block");
+    let commands = block.lines().map(|line| line.split(" # ").next().unwrap_or_default().trim().to_owned());
+    commands.filter(|command| !command.is_empty()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_of_the_readme_operates_an_embedded_fleet() {
+    let embedded = Embedded::up("2").await;
+    let long = r#"{"duration_ms": 600000}"#;
+    assert_eq!(embedded.run(&["submit", "simulate", "--payload", long, "--task-id", "operated"]).await.code, Some(0));
+    let commands = commands_of_the_readme();
+    for word in ["submit", "gpus", "status", "cancel", "strategy set", "drain", "dead ls", "dead requeue", "doctor", "config check"] {
+        assert!(commands.iter().any(|command| command.starts_with(&format!("gpufleet {word}"))), "{word}: {commands:?}");
+    }
+    for command in commands {
+        let line = command.replace("<task-id>", "operated").replace("<gpu-id>", "sim-1").replace(" ID", " operated");
+        // What is shown for ever is read once.
+        let line = if line.contains("--watch") { format!("{line} | head -n 3") } else { line };
+        let ended = embedded.typed(&line).await;
+        // A cancelled task leaves no dead letter.
+        let expected = if line.contains("dead requeue") { Some(4) } else { Some(0) };
+        assert_eq!(ended.code, expected, "{line}: {ended:?}");
+        let quiet = line.contains("dead requeue") || line.contains("config check");
+        assert!(quiet || !ended.output.is_empty(), "{line}: {ended:?}");
+    }
+    until("the task is cancelled", async || embedded.state("operated").await == "cancelled").await;
+    let ran = embedded.run(&["submit", "echo", "--wait", "--json"]).await;
+    let reply: Value = serde_json::from_str(&ran.output).expect("JSON");
+    assert_eq!((&reply["strategy"]["used"], &reply["gpu_id"]), (&json!("round_robin"), &json!("sim-0")), "the other GPU drains: {ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_and_drains_are_changed_through_a_gateway() {
+    let embedded = Embedded::up("2").await;
+    let url = embedded.url.as_str();
+    let by_flag = async |arguments: &[&str]| gpufleet(Path::new("/"), [arguments, &["--url", url]].concat(), &[]).await;
+    let before = by_flag(&["strategy", "get"]).await;
+    let all = "(tasks may name round_robin, least_loaded, task_specific)";
+    assert_eq!((before.code, before.output), (Some(0), format!("least_loaded {all}\n")));
+    let set = by_flag(&["strategy", "set", "task_specific"]).await;
+    assert_eq!((set.code, set.output), (Some(0), format!("task_specific {all}\n")));
+    let settings: Value = serde_json::from_str(&by_flag(&["strategy", "get", "--json"]).await.output).expect("JSON");
+    assert_eq!((&settings["default_strategy"], &settings["draining"]), (&json!("task_specific"), &json!([])), "{settings}");
+
+    let drained = by_flag(&["drain", "1"]).await;
+    let expected = "GPU sim-1 drains: no new tasks, what runs there ends\n";
+    assert_eq!((drained.code, drained.output.as_str()), (Some(0), expected), "{drained:?}");
+    assert_eq!(embedded.gpu("sim-1").await["draining"], true);
+    let undrained = by_flag(&["undrain", "sim-1", "--json"]).await;
+    let settings: Value = serde_json::from_str(&undrained.output).expect("JSON");
+    assert_eq!((undrained.code, &settings["draining"]), (Some(0), &json!([])), "{undrained:?}");
+    assert_eq!(embedded.gpu("sim-1").await["draining"], false);
+    let nobody = by_flag(&["drain", "sim-9"]).await;
+    assert_eq!((nobody.code, nobody.errors.contains("\"sim-9\"")), (Some(4), true), "{nobody:?}");
+
+    let none = by_flag(&["dead", "ls", "--json"]).await;
+    assert_eq!((none.code, none.output.as_str()), (Some(0), "[]\n"), "{none:?}");
+    let purged = by_flag(&["dead", "purge"]).await;
+    assert_eq!((purged.code, purged.output.as_str()), (Some(0), "0 purged\n"), "{purged:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_serves_no_operators_says_which_key_it_is() {
+    let fleet = Program::start(["up", "--simulated", "1", "--listen", "127.0.0.1:0", "--set", "gateway.operate=never"], &[]);
+    let embedded = Embedded { url: fleet.url().await, fleet };
+    until("its GPU is there", async || embedded.gpu("sim-0").await["eligible"] == true).await;
+    for command in
+        [&["strategy", "get"][..], &["strategy", "set", "round_robin"], &["drain", "sim-0"], &["dead", "ls"], &["dead", "purge", "--all"]]
+    {
+        let refused = embedded.run(command).await;
+        assert_eq!((refused.code, refused.errors.contains("gateway.operate is never")), (Some(2), true), "{command:?}: {refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_are_shown_requeued_and_purged_through_a_gateway() {
+    let servers = Servers::fresh().await;
+    let fleet = servers.up(1, &[]).await;
+    let embedded = Embedded { url: fleet.url().await, fleet };
+    let queue = servers.queue().await;
+    let dead = async || queue.depth(&Queue::Dead).await.expect("an answer").map_or(0, |depth| depth.ready);
+    for id in ["wrong", "worse"] {
+        let envelope = Envelope { message_id: Some(id.to_owned()), kind: Some("echo".to_owned()), ..Envelope::default() };
+        let body = br#"{"payload": 1, "prioritee": 9}"#[..].into();
+        queue.publish(Outgoing::new(Target::Queue(Queue::Pool(PoolName::default())), envelope, body)).await.expect("published");
+        until("it is a dead letter", async || embedded.run(&["dead", "show", id]).await.code == Some(0)).await;
+    }
+    let listed: Value = serde_json::from_str(&embedded.run(&["dead", "ls", "--json"]).await.output).expect("JSON");
+    assert_eq!((&listed[0]["task_id"], &listed[1]["task_id"]), (&json!("wrong"), &json!("worse")), "{listed}");
+    assert!(listed[0]["reason"].as_str().is_some_and(|reason| reason.contains("prioritee")), "{listed}");
+    let table = embedded.run(&["dead", "ls", "--limit", "1"]).await;
+    assert!(table.output.contains("wrong") && table.output.contains("REASON") && !table.output.contains("worse"), "{table:?}");
+
+    let nobody = embedded.run(&["dead", "requeue", "nobody"]).await;
+    assert_eq!((nobody.code, nobody.errors.contains("among the first 1000")), (Some(4), true), "{nobody:?}");
+    let requeued = embedded.run(&["dead", "requeue", "wrong"]).await;
+    assert_eq!((requeued.code, requeued.output.as_str()), (Some(0), "1 requeued\n"), "{requeued:?}");
+    until("it is refused as before", async || dead().await == 2).await;
+    let all = embedded.run(&["dead", "requeue", "--all", "--json"]).await;
+    assert_eq!((all.code, all.output.as_str()), (Some(0), "{\"requeued\":2,\"kept\":[]}\n"), "{all:?}");
+    until("both are refused as before", async || dead().await == 2).await;
+
+    let purged = embedded.run(&["dead", "purge", "worse"]).await;
+    assert_eq!((purged.code, purged.output.as_str()), (Some(0), "1 purged\n"), "{purged:?}");
+    let unsure = embedded.run(&["dead", "purge"]).await;
+    let words = format!("would delete all 1 dead letters in the fleet behind {}", embedded.url);
+    assert_eq!((unsure.code, unsure.errors.contains(&words)), (Some(2), true), "{unsure:?}");
+    let rest = embedded.run(&["dead", "purge", "--all", "--json"]).await;
+    assert_eq!((rest.code, rest.output.as_str()), (Some(0), "{\"purged\":1}\n"), "{rest:?}");
+    assert_eq!(dead().await, 0);
 }

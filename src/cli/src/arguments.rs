@@ -37,7 +37,7 @@ pub(crate) struct Common {
     /// Configuration file (YAML). Default: $GPUFLEET_CONFIG, else ./gpufleet.yaml if it exists
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// A gateway, or `gpufleet up`: http://host:port. Also $GPUFLEET_URL. For the commands that submit and ask, in place of the servers
+    /// A gateway, or `gpufleet up`: http://host:port. Also $GPUFLEET_URL. For the commands that submit, ask and operate, in place of the servers
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<GatewayUrl>,
     /// RabbitMQ, amqp://user:password@host:5672/vhost. Also $GPUFLEET_AMQP_URL. Without it `up` is embedded

@@ -3,7 +3,7 @@
 use std::{fmt, process::ExitCode};
 
 use gpu_table::TableError;
-use producer::{SubmitError, WaitError};
+use producer::{DeadLetterError, SubmitError, WaitError};
 use service::BackendError;
 use task_queue::QueueError;
 use task_store::StoreError;
@@ -101,6 +101,17 @@ impl From<BackendError> for Fault {
             BackendError::Queue(error) => error.into(),
             BackendError::Table(error) => error.into(),
             BackendError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeadLetterError> for Fault {
+    fn from(error: DeadLetterError) -> Self {
+        match error {
+            DeadLetterError::Queue(error) => error.into(),
+            DeadLetterError::Store(error) => error.into(),
+            DeadLetterError::Publish(error) if error.is_transient() => Self::Unavailable(error.to_string()),
+            DeadLetterError::Publish(error) => Self::Failed(error.to_string()),
         }
     }
 }

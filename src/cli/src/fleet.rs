@@ -1,10 +1,11 @@
 //! The fleet that a command talks to: the servers that the configuration names, or a gateway over HTTP. A command is written once, on this.
 //!
-//! A gateway reaches every fleet, an embedded one too. What it does not serve (its clients are anybody's who can reach its port) needs the servers: the settings, and
-//! the dead letters.
+//! A gateway reaches every fleet, an embedded one too. What changes the fleet itself it serves only where its configuration says so (`gateway.operate`).
 
+mod dead;
 mod gateway;
 mod http;
+mod settings;
 mod submitting;
 mod url;
 
@@ -38,7 +39,7 @@ pub(crate) struct Pool {
 }
 
 impl Fleet {
-    /// For commands that only ask: of the servers they need Redis alone.
+    /// For commands that only ask, or change the settings: of the servers they need Redis alone.
     pub(crate) fn to_ask(common: &Common) -> Result<Self, Fault> {
         if let Some(url) = common.gateway()? {
             return Ok(Self::Gateway(Gateway::new(url)));
@@ -50,7 +51,7 @@ impl Fleet {
         Ok(Self::Servers(Box::new(Servers::redis_of_a_running_fleet(configuration)?)))
     }
 
-    /// For commands that submit.
+    /// For commands that submit, or handle dead letters.
     pub(crate) fn to_submit(common: &Common) -> Result<Self, Fault> {
         if let Some(url) = common.gateway()? {
             return Ok(Self::Gateway(Gateway::new(url)));
@@ -105,13 +106,5 @@ impl Servers {
         let name = self.configuration().worker.pool.clone();
         let gpus = self.table().await?.rows(&name).await?;
         Ok(Pool { name, gpus })
-    }
-}
-
-/// Refuses a gateway for a command that it does not serve: what the command is about, and what to do instead.
-pub(crate) fn needs_servers(common: &Common, what: &str, instead: &str) -> Result<(), Fault> {
-    match common.gateway()? {
-        None => Ok(()),
-        Some(url) => Err(Fault::Usage(format!("the gateway at {url} does not serve {what}: {instead}"))),
     }
 }

@@ -18,10 +18,8 @@ mod gpus;
 mod greeting;
 mod nvidia;
 mod output;
-mod requeue;
 mod roles;
 mod servers;
-mod settings;
 mod simulated;
 mod status;
 mod strategy;
@@ -87,7 +85,7 @@ fn threads(command: &Command) -> Option<usize> {
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     let Arguments { common, command } = arguments;
     if common.url.is_some() && !command.asks_a_fleet() {
-        let takes = "status, cancel, gpus, submit and doctor";
+        let takes = "submit, status, cancel, gpus, unserved, strategy, drain, undrain, dead and doctor";
         return Err(Fault::Usage(format!("--url names the gateway of a fleet to talk to, and this command talks to none; {takes} do")));
     }
     match command {

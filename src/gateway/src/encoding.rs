@@ -3,13 +3,29 @@
 use std::fmt::Write;
 
 use axum::http::HeaderMap;
-use protocol::{TaskId, envelope::TRACEPARENT, is_traceparent};
+use protocol::{GpuId, TaskId, envelope::TRACEPARENT, is_traceparent};
 
 /// The path at which a gateway serves a task: `GET` for its status, `DELETE` to end it. An id may hold what a path may not.
 #[must_use]
 pub fn status_url(task_id: &TaskId) -> String {
-    let mut url = "/api/v1/tasks/".to_owned();
-    for byte in task_id.as_str().bytes() {
+    with_id("/api/v1/tasks/", task_id.as_str())
+}
+
+/// The path at which a gateway serves the dead letters of a task: `GET` for them, `DELETE` to purge them, with `/requeue` behind it `POST` for a second life.
+#[must_use]
+pub fn dead_url(task_id: &TaskId) -> String {
+    with_id("/api/v1/dead/", task_id.as_str())
+}
+
+/// The path at which a gateway lets a GPU drain (`PUT`) and take tasks again (`DELETE`).
+#[must_use]
+pub fn drain_url(gpu_id: &GpuId) -> String {
+    with_id("/api/v1/gpus/", gpu_id.as_str()) + "/drain"
+}
+
+fn with_id(before: &str, id: &str) -> String {
+    let mut url = before.to_owned();
+    for byte in id.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             url.push(char::from(byte));
         } else {
@@ -33,6 +49,8 @@ mod tests {
     fn an_id_is_encoded_for_a_path() {
         let id = TaskId::new("order-17/part:3?#%").expect("valid");
         assert_eq!(status_url(&id), "/api/v1/tasks/order-17%2Fpart%3A3%3F%23%25");
+        assert_eq!(dead_url(&id), "/api/v1/dead/order-17%2Fpart%3A3%3F%23%25");
+        assert_eq!(drain_url(&GpuId::new("GPU-1.a").expect("valid")), "/api/v1/gpus/GPU-1.a/drain");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What every route can reach.
 
 use std::{
-    sync::{Arc, Mutex},
+    net::SocketAddr,
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -10,7 +11,8 @@ use producer::Producer;
 use prometheus::Registry;
 use protocol::{
     PoolName,
-    config::{Configuration, WhenUnserved},
+    claim::Settings,
+    config::{Configuration, Operate, WhenUnserved},
 };
 use task_queue::{BodyBudget, TaskQueue};
 use task_store::TaskStore;
@@ -44,7 +46,7 @@ pub struct Ports {
 }
 
 /// How the gateway behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GatewayOptions {
     /// The pool whose GPUs are shown. Default: `default`.
     pub pool: PoolName,
@@ -62,11 +64,15 @@ pub struct GatewayOptions {
     pub lease: Duration,
     /// What its clients' connections are allowed.
     pub connections: ConnectionLimits,
+    /// Where operators' requests are served. Default: on loopback addresses.
+    pub operate: Operate,
+    /// The settings of a fleet whose table has none yet. Default: those of the configuration's defaults.
+    pub initial_settings: Settings,
 }
 
 impl From<&Configuration> for GatewayOptions {
     fn from(configuration: &Configuration) -> Self {
-        let Configuration { worker, gateway, .. } = configuration;
+        let Configuration { worker, gateway, gpu, .. } = configuration;
         Self {
             pool: worker.pool.clone(),
             predict_timeout: Duration::from_millis(gateway.predict_timeout_ms),
@@ -76,6 +82,8 @@ impl From<&Configuration> for GatewayOptions {
             unserved: gateway.unserved,
             lease: Duration::from_millis(worker.lease_ms),
             connections: ConnectionLimits::from(gateway),
+            operate: gateway.operate,
+            initial_settings: gpu.multi_gpu.initial_settings(),
         }
     }
 }
@@ -108,6 +116,10 @@ pub struct Shared {
     /// What the servers behind last said to a probe.
     pub(crate) readiness: Readiness,
     pub(crate) connections: Arc<Connections>,
+    /// Where it listens, once it does. A gateway that is a part of another server does not know.
+    pub(crate) listens_on: OnceLock<SocketAddr>,
+    /// Held by whoever has dead letters in hand.
+    pub(crate) dead_letters_alone: Arc<tokio::sync::Mutex<()>>,
     /// One permit for each open stream of events.
     pub(crate) streams: Arc<Semaphore>,
     /// The gateway stops: streams of events end.
@@ -125,6 +137,7 @@ impl Gateway {
         connections.register(&ports.registry)?;
         let (full, unavailable, overloaded, unserved, watched, readiness, closing) = Default::default();
         let emptiness = Mutex::default();
+        let (listens_on, dead_letters_alone) = Default::default();
         let living = PoolView::new(Arc::clone(&ports.table), options.pool.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         Ok(Self(Arc::new(Shared {
@@ -140,6 +153,8 @@ impl Gateway {
             watched,
             readiness,
             connections,
+            listens_on,
+            dead_letters_alone,
             streams,
             closing,
         })))

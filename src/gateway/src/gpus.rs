@@ -43,6 +43,9 @@ impl Gateway {
     }
 
     pub(crate) fn table_failed(&self, cause: &TableError) -> Problem {
+        if let TableError::Contended { .. } = cause {
+            return self.unreachable(cause, cause.to_string());
+        }
         if cause.is_transient() {
             return self.unreachable(cause, "the GPU table does not answer");
         }

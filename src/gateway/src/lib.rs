@@ -4,6 +4,7 @@
 //! `/openapi.json` and what is served cannot differ. Every error is a problem document (RFC 9457). No route does work of its own: the
 //! producer submits, the table and the store answer.
 
+mod dead;
 mod encoding;
 mod error;
 mod events;
@@ -17,18 +18,20 @@ mod intake;
 mod metrics;
 mod monitor;
 mod openapi;
+mod operate;
 mod predict;
 mod problem;
 mod retry;
 mod routes;
 mod serve;
 mod server;
+mod settings;
 mod submit;
 mod tasks;
 mod trail;
 mod unserved;
 
-pub use encoding::status_url;
+pub use encoding::{dead_url, drain_url, status_url};
 pub use error::ServeError;
 pub use gateway::{Gateway, GatewayOptions, Ports};
 pub use metrics::GatewayMetrics;

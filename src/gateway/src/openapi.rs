@@ -1,5 +1,6 @@
 //! `/openapi.json`: an OpenAPI 3.1 document, made from the table of routes and the types' JSON Schemas.
 
+pub(crate) mod operating;
 pub(crate) mod operations;
 
 use std::sync::LazyLock;

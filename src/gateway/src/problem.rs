@@ -41,6 +41,7 @@ pub struct ProblemDocument {
 /// A kind of problem: the end of its `type`, its status and its title.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProblemKind {
+    NotOperated,
     NotFound,
     MethodNotAllowed,
     UnsupportedMediaType,
@@ -71,6 +72,7 @@ pub(crate) enum ProblemKind {
 impl ProblemKind {
     const fn parts(self) -> (&'static str, StatusCode, &'static str) {
         match self {
+            Self::NotOperated => ("not-operated", StatusCode::FORBIDDEN, "the fleet is not operated from here"),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "there is no such thing"),
             Self::MethodNotAllowed => ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "the path does not take this method"),
             Self::UnsupportedMediaType => ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON"),

@@ -5,16 +5,16 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     http::{Method, Uri},
     middleware::from_fn_with_state,
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 
 use crate::{
-    Gateway, Problem, events, front, gpus, health,
+    Gateway, Problem, dead, events, front, gpus, health,
     metrics::{self, observe},
-    openapi::{self, Operation, operations},
+    openapi::{self, Operation, operating, operations},
     predict,
     problem::ProblemKind,
-    tasks, unserved,
+    settings, tasks, unserved,
 };
 
 /// One route.
@@ -26,7 +26,7 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 13] = [
+pub(crate) const ROUTES: [Route; 23] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
@@ -36,6 +36,16 @@ pub(crate) const ROUTES: [Route; 13] = [
     Route { method: "get", path: "/api/v1/gpus", handler: || get(gpus::list), operation: operations::GPUS },
     Route { method: "get", path: "/api/v1/gpus/{gpu_id}", handler: || get(gpus::one), operation: operations::GPU },
     Route { method: "get", path: "/api/v1/unserved", handler: || get(unserved::list), operation: operations::UNSERVED },
+    Route { method: "get", path: "/api/v1/settings", handler: || get(settings::show), operation: operating::SETTINGS },
+    Route { method: "put", path: "/api/v1/settings/strategy", handler: || put(settings::set_strategy), operation: operating::SET_STRATEGY },
+    Route { method: "put", path: "/api/v1/gpus/{gpu_id}/drain", handler: || put(settings::drain), operation: operating::DRAIN },
+    Route { method: "delete", path: "/api/v1/gpus/{gpu_id}/drain", handler: || delete(settings::undrain), operation: operating::UNDRAIN },
+    Route { method: "get", path: "/api/v1/dead", handler: || get(dead::list), operation: operating::DEAD },
+    Route { method: "post", path: "/api/v1/dead", handler: || post(dead::requeue_all), operation: operating::REQUEUE_ALL },
+    Route { method: "delete", path: "/api/v1/dead", handler: || delete(dead::purge_all), operation: operating::PURGE_ALL },
+    Route { method: "get", path: "/api/v1/dead/{task_id}", handler: || get(dead::of_task), operation: operating::DEAD_OF_TASK },
+    Route { method: "delete", path: "/api/v1/dead/{task_id}", handler: || delete(dead::purge), operation: operating::PURGE },
+    Route { method: "post", path: "/api/v1/dead/{task_id}/requeue", handler: || post(dead::requeue), operation: operating::REQUEUE },
     Route { method: "get", path: "/healthz", handler: || get(health::live), operation: operations::HEALTH },
     Route { method: "get", path: "/readyz", handler: || get(health::ready), operation: operations::READY },
     Route { method: "get", path: "/metrics", handler: || get(metrics::show), operation: operations::METRICS },

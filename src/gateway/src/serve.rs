@@ -20,6 +20,8 @@ use crate::{
 pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken) -> Result<(), ServeError> {
     let grace = gateway.options.drain_grace;
     if let Ok(address) = listener.local_addr() {
+        // Set once: a gateway has one listener.
+        let _set = gateway.listens_on.set(address);
         info!(%address, "the gateway listens");
     }
     let (closing, connections) = (gateway.closing.clone(), Arc::clone(&gateway.connections));

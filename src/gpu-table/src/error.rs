@@ -29,12 +29,18 @@ pub enum TableError {
         /// What came, shortened.
         answer: String,
     },
+    /// Others changed the settings again and again before this change could be written.
+    #[error("change the settings: somebody else was faster {tries} times; see who changes them all the time, and try again")]
+    Contended {
+        /// How often it was tried.
+        tries: u32,
+    },
 }
 
 impl TableError {
     /// Whether a later retry can succeed without anybody changing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Contended { .. })
     }
 }

@@ -3,6 +3,7 @@
 //! [`GpuTable`] is the port. `memory` is the specification in plain Rust; `redis` does the same in atomic scripts, and a property test
 //! compares the two answer by answer.
 
+mod changing;
 pub mod eligibility;
 mod error;
 mod living;
@@ -12,6 +13,7 @@ mod table;
 mod wanted;
 
 pub use self::redis::RedisTable;
+pub use changing::change_settings;
 pub use error::TableError;
 pub use living::{Lack, Living, PoolView};
 pub use memory::{MemoryTable, TableCopy};

@@ -126,6 +126,10 @@ impl GpuTable for MemoryTable {
         Ok(self.on(pool, |pool| pool.settings_or(initial)))
     }
 
+    async fn current_settings(&self, pool: &PoolName) -> Result<Option<Settings>, TableError> {
+        Ok(self.on(pool, |pool| pool.settings.clone()))
+    }
+
     async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError> {
         Ok(self.on(pool, |pool| pool.change_settings(settings)))
     }

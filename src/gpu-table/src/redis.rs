@@ -190,6 +190,12 @@ impl GpuTable for RedisTable {
         answers::settings(operation, &json)
     }
 
+    async fn current_settings(&self, pool: &PoolName) -> Result<Option<Settings>, TableError> {
+        let operation = "read the settings in force";
+        let json: Option<String> = self.run(operation, pool, &self.scripts.current_settings, Vec::new()).await?;
+        json.map(|json| answers::settings(operation, &json)).transpose()
+    }
+
     async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError> {
         let operation = "change the settings";
         let changed = Settings { version: settings.version + 1, ..settings.clone() };

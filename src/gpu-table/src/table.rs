@@ -142,6 +142,9 @@ pub trait GpuTable: Send + Sync + 'static {
     /// The fleet's settings; the given initial ones are written if the table has none.
     async fn settings(&self, pool: &PoolName, initial: &Settings) -> Result<Settings, TableError>;
 
+    /// The fleet's settings; `None` if the table has none. Writes nothing.
+    async fn current_settings(&self, pool: &PoolName) -> Result<Option<Settings>, TableError>;
+
     /// Replaces the settings, if `settings.version` is still the table's; the version grows by one. The settings that are now in force: not the
     /// given ones if somebody else was faster (compare, and try again).
     async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError>;

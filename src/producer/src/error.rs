@@ -183,3 +183,29 @@ impl WaitError {
         }
     }
 }
+
+/// An operation on dead letters that failed. Letters that were in hand are back at their places, unless the broker is away: then they are once this process's connection has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeadLetterError {
+    /// They could not be looked at, taken, given back or deleted.
+    #[error("handle the dead letters: {0}")]
+    Queue(#[from] QueueError),
+    /// One could not be published as a task again.
+    #[error("requeue a dead letter: {0}")]
+    Publish(#[from] PublishError),
+    /// The store could not open its task again.
+    #[error("requeue a dead letter: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl DeadLetterError {
+    /// Whether a later retry can succeed without anybody changing anything.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Queue(error) => error.is_transient(),
+            Self::Publish(error) => error.is_transient(),
+            Self::Store(error) => error.is_transient(),
+        }
+    }
+}

@@ -4,6 +4,8 @@
 //! [`Producer::pending`] gives the waiting as a future of its own; [`Producer::submit_many`] and [`Producer::submit_and_wait_many`] keep a
 //! bounded number in flight. A task that asks for its progress ([`NewTask::progress`]) offers it beside its reply ([`Pending::progress`]).
 //!
+//! [`Producer::dead_letters`] is for operators: what could not be a task, or was given up, is shown, submitted once more or let go.
+//!
 //! Nobody needs this library to be a producer: any AMQP client publishes the message that `schemas/asyncapi.yaml` describes.
 //!
 //! ```text
@@ -12,6 +14,7 @@
 //!                                                                                └── poller ◄── stored reply (reply queue lost, or long silence)
 //! ```
 
+mod dead;
 mod error;
 mod listener;
 mod many;
@@ -23,7 +26,8 @@ mod producer;
 mod progress;
 mod waiters;
 
-pub use error::{SubmitError, WaitError};
+pub use dead::DeadLetters;
+pub use error::{DeadLetterError, SubmitError, WaitError};
 pub use many::Many;
 pub use new_task::{NewTask, ReplyTo, Submitted};
 pub use options::ProducerOptions;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    Counts, NewTask, Pending, ProducerOptions, ReplyTo, SubmitError, Submitted, WaitError, listener,
+    Counts, DeadLetters, NewTask, Pending, ProducerOptions, ReplyTo, SubmitError, Submitted, WaitError, listener,
     pending::Limit,
     poller::{self, Pace},
     waiters::{Ticket, Waiters},
@@ -125,6 +125,13 @@ impl Producer {
     /// [`StoreError`]: the store does not answer.
     pub async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         self.shared.store.status(task_id).await
+    }
+
+    /// The dead letters of the fleet that this producer submits to, over its own connections.
+    #[must_use]
+    pub fn dead_letters(&self) -> DeadLetters {
+        let Shared { queue, store, environment, options, .. } = &*self.shared;
+        DeadLetters::new(Arc::clone(queue), Arc::clone(store), Arc::clone(&environment.clock), options.pool.clone())
     }
 
     /// What this producer has counted.

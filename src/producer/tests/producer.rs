@@ -1,5 +1,6 @@
 //! What a producer promises, on the memory back ends.
 
+mod dead;
 mod fleet;
 mod progress;
 

@@ -139,3 +139,54 @@ impl Default for Settings {
         }
     }
 }
+
+impl Settings {
+    /// These settings with another default strategy. Tasks may name it from then on, too.
+    #[must_use]
+    pub fn with_default_strategy(mut self, strategy: Strategy) -> Self {
+        self.default_strategy = strategy;
+        if !self.strategies.contains(&strategy) {
+            self.strategies.push(strategy);
+            self.strategies.sort();
+        }
+        self
+    }
+
+    /// These settings, where this GPU drains.
+    #[must_use]
+    pub fn with_drained(self, gpu_id: &GpuId) -> Self {
+        let mut drained = self.with_undrained(gpu_id);
+        drained.draining.push(gpu_id.clone());
+        drained.draining.sort();
+        drained
+    }
+
+    /// These settings, where this GPU does not drain.
+    #[must_use]
+    pub fn with_undrained(mut self, gpu_id: &GpuId) -> Self {
+        self.draining.retain(|other| other != gpu_id);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draining_twice_is_draining_once() {
+        let gpu_id = GpuId::new("g").expect("valid");
+        let once = Settings::default().with_drained(&gpu_id);
+        assert_eq!(once.draining, std::slice::from_ref(&gpu_id));
+        assert_eq!(once.clone().with_drained(&gpu_id), once);
+        assert_eq!(once.with_undrained(&gpu_id), Settings::default());
+    }
+
+    #[test]
+    fn a_default_strategy_can_be_named_too() {
+        let only = Settings { strategies: vec![Strategy::TaskSpecific], ..Settings::default() };
+        let changed = only.with_default_strategy(Strategy::RoundRobin);
+        assert_eq!(changed.default_strategy, Strategy::RoundRobin);
+        assert_eq!(changed.strategies, [Strategy::RoundRobin, Strategy::TaskSpecific]);
+    }
+}

@@ -3,11 +3,14 @@
 //! Loading (defaults < file < environment < flags, all mistakes at once) is in `service`. `deploy/config/gpufleet.yaml` is the reference with
 //! every default; a test loads it.
 
+mod operate;
+
 use std::{fmt, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::operate::Operate;
 use crate::{PoolName, Strategy, claim::Settings};
 
 /// Everything that can be configured. Every key has a default.
@@ -384,6 +387,10 @@ pub struct GatewaySection {
     /// How long the body of a request may take to arrive, in ms. Default: 30,000.
     #[schemars(range(min = 10, max = 3_600_000))]
     pub body_timeout_ms: u64,
+    /// Where operators' requests are served, which change the fleet or show dead letters: `/api/v1/settings`, `/api/v1/gpus/{gpu_id}/drain`, `/api/v1/dead`. The gateway asks
+    /// nobody who they are. `loopback`: only while `gateway.listen` is a loopback address, and to no page of another host in a browser here; `always`: to everybody who reaches the port;
+    /// `never`: to nobody. Elsewhere they are answered 403. Default: `loopback`.
+    pub operate: Operate,
 }
 
 /// What becomes of a task that is submitted while nobody serves it.
@@ -407,6 +414,7 @@ impl Default for GatewaySection {
             head_timeout_ms: 10_000,
             idle_timeout_ms: 75_000,
             body_timeout_ms: 30_000,
+            operate: Operate::default(),
         }
     }
 }

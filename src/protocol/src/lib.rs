@@ -6,6 +6,7 @@
 pub mod claim;
 pub mod config;
 pub mod content;
+mod dead_letter;
 pub mod envelope;
 pub mod environment;
 mod error_code;
@@ -27,6 +28,7 @@ mod trace_context;
 mod unserved;
 
 pub use claim::{ClaimAnswer, ClaimMode, ClaimRequest, Holding, Offer, Token, Unplaceable};
+pub use dead_letter::{DeadLetter, KeptLetter, Requeued};
 pub use envelope::Envelope;
 pub use environment::Environment;
 pub use error_code::ErrorCode;

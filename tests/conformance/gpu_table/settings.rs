@@ -1,6 +1,7 @@
 //! The fleet's settings, changed while it runs.
 
-use gpu_table::Heartbeat;
+use futures::future::join_all;
+use gpu_table::{Heartbeat, change_settings};
 use protocol::{ClaimAnswer, Strategy, claim::Settings};
 
 use super::world::{World, ask, full_elsewhere, gpu_id, pool, row, row_with};
@@ -15,6 +16,29 @@ pub async fn the_first_settings_are_kept(world: World) {
     let first = Settings { memory_threshold: 0.123_456_789_012_345_67, ..Settings::default() };
     assert_eq!(world.table.settings(&pool(), &first).await.expect("settings"), first);
     assert_eq!(world.table.settings(&pool(), &Settings::default()).await.expect("settings"), first);
+}
+
+pub async fn reading_the_settings_writes_none(world: World) {
+    let current = async || world.table.current_settings(&pool()).await.expect("settings");
+    assert_eq!((current().await, current().await), (None, None));
+    let first = Settings { default_strategy: Strategy::TaskSpecific, ..Settings::default() };
+    world.table.settings(&pool(), &first).await.expect("settings");
+    assert_eq!(current().await, Some(first), "a reading before has left nothing in their place");
+    let changed = change(&world, |settings| settings.draining = vec![gpu_id("a")]).await;
+    assert_eq!(current().await, Some(changed));
+}
+
+pub async fn changes_at_the_same_time_are_all_applied(world: World) {
+    let initial = Settings { default_strategy: Strategy::RoundRobin, ..Settings::default() };
+    let gpus = ["a", "b", "c", "d"].map(gpu_id);
+    let (table, name) = (&*world.table, pool());
+    let drains = gpus.iter().map(|gpu_id| change_settings(table, &name, &initial, move |settings| settings.with_drained(gpu_id)));
+    assert!(join_all(drains).await.iter().all(Result::is_ok));
+    let settings = table.current_settings(&name).await.expect("settings").expect("some");
+    assert_eq!((settings.default_strategy, settings.draining.as_slice()), (Strategy::RoundRobin, &gpus[..]));
+    let version = settings.version;
+    let again = change_settings(table, &name, &initial, |settings| settings.with_drained(&gpus[0])).await.expect("settings");
+    assert_eq!(again.version, version, "what is so already is not written");
 }
 
 pub async fn a_change_needs_the_current_version(world: World) {

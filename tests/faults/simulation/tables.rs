@@ -108,6 +108,10 @@ impl GpuTable for ChaosTable {
         self.call("settings", self.inner.settings(pool, initial)).await
     }
 
+    async fn current_settings(&self, pool: &PoolName) -> Result<Option<Settings>, TableError> {
+        self.call("current settings", self.inner.current_settings(pool)).await
+    }
+
     async fn change_settings(&self, pool: &PoolName, settings: &Settings) -> Result<Settings, TableError> {
         self.call("change settings", self.inner.change_settings(pool, settings)).await
     }

@@ -192,20 +192,20 @@ impl Gateway {
         Ok(described.info.version)
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
         let question = Question::new(Method::GET, path);
         let answer = self.ask(&question).await?;
         self.read(&question, &answer)
     }
 
-    async fn ask(&self, question: &Question) -> Result<Answer, Fault> {
+    pub(super) async fn ask(&self, question: &Question) -> Result<Answer, Fault> {
         let url = self.url();
         self.client.ask(question).await.map_err(|reason| {
             Fault::Unavailable(format!("reach the gateway at {url}: {reason}; does `gpufleet up` or `gpufleet gateway` listen there?"))
         })
     }
 
-    fn read<T: DeserializeOwned>(&self, question: &Question, answer: &Answer) -> Result<T, Fault> {
+    pub(super) fn read<T: DeserializeOwned>(&self, question: &Question, answer: &Answer) -> Result<T, Fault> {
         if !answer.status.is_success() {
             return Err(self.refused(question, answer));
         }
@@ -239,7 +239,7 @@ impl Gateway {
             (404, _) => Fault::NotFound(text),
             (429 | 503, _) => Fault::Unavailable(text),
             (408 | 504, _) => Fault::TimeLimit(text),
-            (400 | 413 | 415 | 422, _) => Fault::Usage(text),
+            (400 | 403 | 413 | 415 | 422, _) => Fault::Usage(text),
             _ => Fault::Failed(text),
         }
     }

@@ -37,11 +37,11 @@ pub(crate) enum Content {
 /// The names of events, and the schemas of their data.
 pub(crate) type Events = &'static [(&'static str, SchemaOf)];
 
-fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
+pub(super) fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
     schemas.subschema_for::<T>()
 }
 
-const fn ok(description: &'static str, content: Content) -> Answer {
+pub(super) const fn ok(description: &'static str, content: Content) -> Answer {
     Answer { status: 200, description, content }
 }
 
@@ -219,6 +219,7 @@ pub(crate) const OPENAPI: Operation = Operation {
 pub(super) const fn problem(status: u16) -> &'static str {
     match status {
         400 => "The body is no JSON, or a header or a query parameter is not valid; field names it.",
+        403 => "Operators' requests are not served here, as gateway.operate says.",
         404 => "There is no such thing, or the fleet has forgotten it.",
         408 => "The body did not arrive in time.",
         409 => "Somebody cancelled the task, it had ended already, or its task_id belongs to another task; type tells them apart.",

@@ -54,6 +54,9 @@ impl GpuTable for DownTable {
     async fn settings(&self, _: &PoolName, _: &Settings) -> Result<Settings, TableError> {
         no_table()
     }
+    async fn current_settings(&self, _: &PoolName) -> Result<Option<Settings>, TableError> {
+        no_table()
+    }
     async fn change_settings(&self, _: &PoolName, _: &Settings) -> Result<Settings, TableError> {
         no_table()
     }

@@ -70,6 +70,8 @@ pub struct Setup {
     pub bodies: BodyBudget,
     /// What the one GPU of the table serves; none: there is no GPU.
     pub kinds: &'static [&'static str],
+    /// Where it listens; it is asked at the loopback address in any case.
+    pub listen: &'static str,
 }
 
 /// The heartbeat of an idle GPU of 80 GB that serves `kinds`.
@@ -118,6 +120,7 @@ impl Default for Setup {
             store: Arc::new(MemoryStore::new(clock, StoreOptions::default())),
             bodies: BodyBudget::new(256),
             kinds: &["echo", "predict"],
+            listen: "127.0.0.1:0",
         }
     }
 }
@@ -135,7 +138,7 @@ pub struct Fleet {
 
 impl Setup {
     pub async fn start(self) -> Fleet {
-        let Self { options, queue, table, store, bodies, kinds } = self;
+        let Self { options, queue, table, store, bodies, kinds, listen } = self;
         if !kinds.is_empty() {
             // A table that is down has no GPU.
             let _ = table.heartbeat(&heartbeat("sim-0", kinds)).await;
@@ -147,8 +150,8 @@ impl Setup {
         let (queue_port, registry) = (queue.clone(), Registry::new());
         let ports = Ports { producer, queue: queue_port, table: table.clone(), store: store.clone(), registry, bodies };
         let gateway = Gateway::new(ports, options).expect("fresh metrics");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let listener = TcpListener::bind(listen).await.expect("a free port");
+        let url = format!("http://127.0.0.1:{}", listener.local_addr().expect("bound").port());
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(listener, gateway, stop.clone()));
         let http = Client::builder().no_proxy().build().expect("a client");

@@ -9,6 +9,7 @@ mod fleet;
 mod front;
 mod idempotency;
 mod observing;
+mod operating;
 mod overloaded;
 mod predict;
 mod refusals;
