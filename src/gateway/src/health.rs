@@ -10,12 +10,12 @@ use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
 };
-use tracing::warn;
+use tracing::{debug, info, warn};
 
 use crate::{Gateway, Problem, problem::ProblemKind};
 
-/// Longest wait for one answer.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for the answers of all servers. Those who probe the gateway wait for a second by default, and are to hear why it is not ready.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long an answer of the servers holds: however many ask whether the gateway is ready, the servers are asked once in this time.
 const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 
@@ -28,7 +28,24 @@ pub(crate) struct Health {
 
 /// What table and store last said to a probe, and when. Held while they are asked: who comes meanwhile waits for the same answer.
 #[derive(Debug, Default)]
-pub(crate) struct Readiness(Mutex<Option<(Instant, Vec<String>)>>);
+pub(crate) struct Readiness(Mutex<Option<Answer>>);
+
+/// What table and store said to a probe.
+#[derive(Debug)]
+struct Answer {
+    at: Instant,
+    /// What is wrong with each, if anything is.
+    table: Option<&'static str>,
+    store: Option<&'static str>,
+}
+
+impl Answer {
+    /// For people.
+    fn down(&self) -> Vec<String> {
+        let named = [("table", self.table), ("store", self.store)];
+        named.into_iter().filter_map(|(server, what)| Some(format!("{server}: {}", what?))).collect()
+    }
+}
 
 /// `GET /healthz`: asks nobody, so that a restart is never the answer to somebody else's fault.
 pub(crate) async fn live() -> Json<Health> {
@@ -58,34 +75,61 @@ impl Gateway {
     /// Which of table and store take no writes, as they said a moment ago.
     async fn servers_down(&self) -> Vec<String> {
         let mut last = self.readiness.0.lock().await;
-        if let Some((at, down)) = &*last
-            && at.elapsed() < ANSWER_HOLDS
-        {
-            return down.clone();
+        if let Some(answer) = last.as_ref().filter(|answer| answer.at.elapsed() < ANSWER_HOLDS) {
+            return answer.down();
         }
+        let was_down = last.as_ref().map_or((false, false), |answer| (answer.table.is_some(), answer.store.is_some()));
         let (table, store, pool) = (&self.ports.table, &self.ports.store, &self.options.pool);
-        let (table, store) = tokio::join!(check("table", table.probe(pool), table.ping()), check("store", store.probe(), store.ping()));
-        let down: Vec<String> = [table, store].into_iter().flatten().collect();
-        *last = Some((Instant::now(), down.clone()));
+        let (table, store) = tokio::join!(
+            check("table", was_down.0, table.probe(pool), table.ping()),
+            check("store", was_down.1, store.probe(), store.ping())
+        );
+        let answer = Answer { at: Instant::now(), table, store };
+        let down = answer.down();
+        *last = Some(answer);
         down
     }
 }
 
-/// What is wrong with a server, if its probe fails; whether it answers at all shows then.
+/// What is wrong with a server, if its probe fails; whether it answers at all shows a ping at the same time. The log has the beginning and the end of it.
 async fn check<E: Display>(
-    name: &'static str,
+    server: &'static str,
+    was_down: bool,
     probe: impl Future<Output = Result<(), E>>,
     ping: impl Future<Output = Result<(), E>>,
-) -> Option<String> {
-    let Err(reason) = in_time(probe).await else { return None };
-    warn!(server = name, reason, "the gateway is not ready: a server takes no writes");
-    let what = if in_time(ping).await.is_ok() { "it answers, and refuses to write" } else { "it does not answer" };
-    Some(format!("{name}: {what}"))
+) -> Option<&'static str> {
+    let (probed, pinged) = tokio::join!(in_time(probe), in_time(ping));
+    match probed {
+        Ok(()) => {
+            if was_down {
+                info!(server, "a server takes writes again");
+            }
+            return None;
+        }
+        Err(reason) if was_down => debug!(server, reason, "the gateway is still not ready"),
+        Err(reason) => warn!(server, reason, "the gateway is not ready: a server takes no writes"),
+    }
+    Some(if pinged.is_ok() { "it answers, and refuses to write" } else { "it does not answer" })
 }
 
 async fn in_time<E: Display>(answer: impl Future<Output = Result<(), E>>) -> Result<(), String> {
     match timeout(CHECK_TIMEOUT, answer).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {} ms", CHECK_TIMEOUT.as_millis())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_hangs_is_told_of_within_the_second_that_whoever_asks_waits() {
+        let began = Instant::now();
+        let what = check::<Infallible>("table", false, pending(), pending()).await;
+        assert_eq!(what, Some("it does not answer"));
+        assert!(began.elapsed() < Duration::from_secs(1));
     }
 }
