@@ -1,9 +1,11 @@
 //! From the bytes of a request to a checked value, or to a problem that names the field.
 
+use std::{future::poll_fn, pin::Pin};
+
 use axum::{
-    body::Bytes,
-    extract::{FromRequest, Request, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode, header},
+    body::{Body, Bytes, HttpBody},
+    extract::{FromRequest, Request},
+    http::{HeaderMap, header},
 };
 use protocol::read_object;
 use schemars::JsonSchema;
@@ -24,35 +26,52 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest<Gateway> for JsonBody<T> {
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
         check_headers(request.headers())?;
-        let mut share = gateway.share_of(request.headers())?;
+        gateway.check_length(request.headers())?;
         let body_timeout = gateway.options.body_timeout;
-        let bytes = match timeout(body_timeout, Bytes::from_request(request, gateway)).await {
-            Ok(bytes) => bytes.map_err(|rejection| unread(&rejection, gateway.options.body_bytes_max))?,
-            Err(_) => {
-                let detail = format!("body: took longer than {} ms (gateway.body_timeout_ms)", body_timeout.as_millis());
-                return Err(Problem::new(ProblemKind::BodyTimeout, detail).field("body"));
-            }
+        let Ok(received) = timeout(body_timeout, gateway.receive(request.into_body())).await else {
+            let detail = format!("body: took longer than {} ms (gateway.body_timeout_ms)", body_timeout.as_millis());
+            return Err(Problem::new(ProblemKind::BodyTimeout, detail).field("body"));
         };
-        share.shrink_to(bytes.len());
+        let (bytes, share) = received?;
         read(&bytes).map(|value| Self(value, share))
     }
 }
 
 impl Gateway {
-    /// The share of a body that is about to be read: of the length that is announced, or of the longest one.
-    fn share_of(&self, headers: &HeaderMap) -> Result<BodyShare, Problem> {
-        let (bodies, bytes_max) = (&self.ports.bodies, self.options.body_bytes_max);
-        let bytes = content_length(headers).unwrap_or(bytes_max);
-        if bytes > bytes_max {
-            return Err(too_large(bytes_max));
+    /// Refuses a body that is announced to be too large, or larger than what is left of the memory, before any of it is read.
+    fn check_length(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let bytes_max = self.options.body_bytes_max;
+        match content_length(headers) {
+            Some(bytes) if bytes > bytes_max => Err(too_large(bytes_max)),
+            Some(bytes) if !self.ports.bodies.has_room_for(bytes) => Err(self.no_memory_for(bytes)),
+            _ => Ok(()),
         }
-        let share = bodies.try_take(bytes).ok_or_else(|| {
-            let (in_use, size) = (bodies.in_use_bytes(), bodies.size_bytes());
-            let detail = format!("{in_use} of {size} bytes for bodies are in use (memory.bodies_mb), and this one may take {bytes}");
-            Problem::new(ProblemKind::Overloaded, detail).retry_after(self.overloaded.refused())
-        })?;
+    }
+
+    /// Takes a body in. Its share of the memory grows with what has arrived: who announces much and sends nothing holds nothing.
+    async fn receive(&self, mut body: Body) -> Result<(Bytes, BodyShare), Problem> {
+        let (bodies, bytes_max) = (&self.ports.bodies, self.options.body_bytes_max);
+        let (mut share, mut bytes) = (bodies.empty_share(), Vec::new());
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            // What is no data are trailers.
+            let Ok(data) = frame.map_err(|error| broken_off(&error))?.into_data() else { continue };
+            let length = bytes.len() + data.len();
+            if length > bytes_max {
+                return Err(too_large(bytes_max));
+            }
+            if !bodies.try_grow(&mut share, length) {
+                return Err(self.no_memory_for(length));
+            }
+            bytes.extend_from_slice(&data);
+        }
         self.overloaded.accepted();
-        Ok(share)
+        Ok((bytes.into(), share))
+    }
+
+    fn no_memory_for(&self, bytes: usize) -> Problem {
+        let (in_use, size) = (self.ports.bodies.in_use_bytes(), self.ports.bodies.size_bytes());
+        let detail = format!("{in_use} of {size} bytes for bodies are in use (memory.bodies_mb), and this one takes {bytes} or more");
+        Problem::new(ProblemKind::Overloaded, detail).retry_after(self.overloaded.refused())
     }
 }
 
@@ -94,11 +113,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-fn unread(rejection: &BytesRejection, body_bytes_max: usize) -> Problem {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return too_large(body_bytes_max);
-    }
-    debug!(error = rejection.body_text(), "a body broke off");
+fn broken_off(error: &axum::Error) -> Problem {
+    debug!(%error, "a body broke off");
     Problem::new(ProblemKind::InvalidJson, "body: broke off before its end").field("body")
 }
 

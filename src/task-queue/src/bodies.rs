@@ -36,6 +36,28 @@ impl BodyBudget {
         Arc::clone(&self.free).try_acquire_many_owned(self.units_of(bytes)).ok().map(BodyShare)
     }
 
+    /// A share of nothing yet, for a body that arrives bit by bit.
+    ///
+    /// # Panics
+    /// Never: nobody closes a budget, and nothing is always left.
+    pub fn empty_share(&self) -> BodyShare {
+        BodyShare(Arc::clone(&self.free).try_acquire_many_owned(0).expect("nothing is always left"))
+    }
+
+    /// Makes `share`, which is of this budget, as large as a body of so many bytes needs it. False: there is too little left, or others wait; nothing changed. A body larger than the whole
+    /// budget takes all of it.
+    ///
+    /// # Panics
+    /// If the share is of another budget.
+    #[must_use]
+    pub fn try_grow(&self, share: &mut BodyShare, bytes: usize) -> bool {
+        let has = u32::try_from(share.0.num_permits()).unwrap_or(u32::MAX);
+        let more = self.units_of(bytes).saturating_sub(has);
+        let Ok(taken) = Arc::clone(&self.free).try_acquire_many_owned(more) else { return false };
+        share.0.merge(taken);
+        true
+    }
+
     /// Waits for a share for a body of so many bytes, in the order of the calls. A body larger than the whole budget waits for all of it, and so goes alone.
     ///
     /// Has no time limit of its own. Cancel safe: it loses its place in the order.
@@ -64,14 +86,6 @@ impl BodyBudget {
 
     fn units_of(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(self.units)
-    }
-}
-
-impl BodyShare {
-    /// Gives back what a body of so many bytes does not need.
-    pub fn shrink_to(&mut self, bytes: usize) {
-        let surplus = self.0.num_permits().saturating_sub(bytes.div_ceil(UNIT_BYTES));
-        drop(self.0.split(surplus));
     }
 }
 
@@ -136,14 +150,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_body_does_not_need_is_given_back() {
+    fn a_share_grows_while_there_is_something_left() {
         let budget = BodyBudget::new(1);
-        let mut share = budget.try_take(8_000_000).unwrap();
-        share.shrink_to(100_000);
-        assert_eq!(budget.in_use_bytes(), 100_000_usize.next_multiple_of(UNIT_BYTES));
-        share.shrink_to(200_000);
-        assert_eq!(budget.in_use_bytes(), 100_000_usize.next_multiple_of(UNIT_BYTES), "it only shrinks");
-        drop(share);
+        let (mut one, mut other) = (budget.empty_share(), budget.empty_share());
+        assert_eq!(budget.in_use_bytes(), 0);
+        assert!(budget.try_grow(&mut one, 600_000) && budget.try_grow(&mut one, 1));
+        assert_eq!(budget.in_use_bytes(), 600_000_usize.next_multiple_of(UNIT_BYTES), "it only grows");
+        assert!(budget.try_grow(&mut other, 300_000) && !budget.try_grow(&mut other, 600_000));
+        drop(one);
+        assert!(budget.try_grow(&mut other, 8_000_000));
+        assert_eq!(budget.in_use_bytes(), budget.size_bytes());
+        drop(other);
         assert_eq!(budget.in_use_bytes(), 0);
     }
 

@@ -13,6 +13,9 @@ use tokio::{
 
 use super::ConnectionLimits;
 
+/// So many bytes of a body are headway. A client that sends less at a time may go on, but where room is needed it counts as one that sends nothing.
+const HEADWAY_BYTES: usize = 4 << 10;
+
 /// Where a connection stands.
 ///
 /// ```text
@@ -20,13 +23,16 @@ use super::ConnectionLimits;
 ///  Resting ────────────► Head ───────────────────► Answering ─────────────────► Flushing ─────────────────────────────► Resting
 /// ```
 ///
-/// A connection begins in `Head`. Any phase in which the server waits for its client may be given up to make room.
+/// A connection begins in `Head`. Any phase in which the server waits for its client may be given up to make room. That is also so while a body is awaited, between
+/// `Answering` and `Answering`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The client is to send a head, or the rest of it.
     Head,
-    /// A request is read and answered.
+    /// A request is answered.
     Answering,
+    /// The client is to send a body, or the rest of it.
+    Body,
     /// The answer is complete, and not all of it is written.
     Flushing,
     /// Between two requests.
@@ -65,6 +71,8 @@ impl Ending {
 pub(super) enum Waiting {
     /// For the rest of a head, or for its first byte after the accept.
     Head(Instant),
+    /// For a body, since it last made headway.
+    Body(Instant),
     /// For its next request.
     Rest(Instant),
 }
@@ -73,6 +81,8 @@ pub(super) enum Waiting {
 struct State {
     phase: Phase,
     since: Instant,
+    /// The bytes of a body that came since then.
+    came: usize,
     /// Since when the client takes nothing of what is to be written.
     stalled: Option<Instant>,
 }
@@ -86,7 +96,7 @@ pub(super) struct Activity {
 
 impl Activity {
     pub(super) fn new() -> Self {
-        let state = State { phase: Phase::Head, since: Instant::now(), stalled: None };
+        let state = State { phase: Phase::Head, since: Instant::now(), came: 0, stalled: None };
         Self { state: Mutex::new(state), given_up: Notify::new() }
     }
 
@@ -108,10 +118,40 @@ impl Activity {
         self.state().enter(Phase::Answering);
     }
 
+    /// The rest of a body is wanted, and has not come.
+    pub(super) fn awaits_body(&self) {
+        let mut state = self.state();
+        if state.phase == Phase::Answering {
+            state.came = 0;
+            state.enter(Phase::Body);
+        }
+    }
+
+    /// So many bytes of a body came. False: the connection is given up, and they must not be acted on.
+    pub(super) fn body_came(&self, bytes: usize) -> bool {
+        let mut state = self.state();
+        if state.phase == Phase::Body {
+            state.came = state.came.saturating_add(bytes);
+            if state.came >= HEADWAY_BYTES {
+                (state.came, state.since) = (0, Instant::now());
+            }
+        }
+        state.phase != Phase::GivenUp
+    }
+
+    /// No more of the body is to come, or nobody wants more. False: the connection is given up.
+    pub(super) fn body_ended(&self) -> bool {
+        let mut state = self.state();
+        if state.phase == Phase::Body {
+            state.enter(Phase::Answering);
+        }
+        state.phase != Phase::GivenUp
+    }
+
     /// The answer is complete, or nobody wants it any more.
     pub(super) fn answered(&self) {
         let mut state = self.state();
-        if state.phase == Phase::Answering {
+        if matches!(state.phase, Phase::Answering | Phase::Body) {
             state.enter(Phase::Flushing);
         }
     }
@@ -139,6 +179,7 @@ impl Activity {
         let state = self.state();
         match state.phase {
             Phase::Head => Some(Waiting::Head(state.since)),
+            Phase::Body => Some(Waiting::Body(state.since)),
             Phase::Resting => Some(Waiting::Rest(state.since)),
             Phase::Answering | Phase::Flushing | Phase::GivenUp => None,
         }
@@ -146,8 +187,17 @@ impl Activity {
 
     /// Gives the connection up, if the server still waits for its client. From then on nothing is heard of it, so that no request is taken and not answered.
     pub(super) fn give_up(&self) -> bool {
+        self.give_up_in(&[Phase::Head, Phase::Body, Phase::Resting])
+    }
+
+    /// As [`Activity::give_up`], but only where no request has been made of which the head is complete.
+    pub(super) fn give_up_without_a_request(&self) -> bool {
+        self.give_up_in(&[Phase::Head, Phase::Resting])
+    }
+
+    fn give_up_in(&self, phases: &[Phase]) -> bool {
         let mut state = self.state();
-        if !matches!(state.phase, Phase::Head | Phase::Resting) {
+        if !phases.contains(&state.phase) {
             return false;
         }
         state.enter(Phase::GivenUp);
@@ -168,7 +218,8 @@ impl Activity {
             Phase::Head => Some((state.since + limits.head_timeout, Ending::HeadTimeout)),
             Phase::Resting => Some((state.since + limits.idle_timeout, Ending::IdleTimeout)),
             Phase::Flushing => Some((state.since + limits.idle_timeout, Ending::Stalled)),
-            Phase::Answering | Phase::GivenUp => None,
+            // How long a body or an answer may take is for each route to say.
+            Phase::Answering | Phase::Body | Phase::GivenUp => None,
         };
         let stalled = state.stalled.map(|since| (since + limits.idle_timeout, Ending::Stalled));
         [phase, stalled].into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -291,5 +342,28 @@ mod tests {
         assert!(matches!(busy.waiting(), Some(Waiting::Rest(_))) && busy.give_up());
         busy.given_up().await;
         assert!(!busy.heard() && busy.waiting().is_none() && !busy.give_up());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_waited_for_since_it_last_made_headway_and_is_given_up_until_it_is_whole() {
+        let second = Duration::from_secs(1);
+        let sending = || {
+            let activity = Activity::new();
+            activity.answering();
+            activity.awaits_body();
+            activity
+        };
+        let (began, slow) = (Instant::now(), sending());
+        tokio::time::advance(second).await;
+        assert!(slow.body_came(1));
+        assert_eq!(slow.waiting(), Some(Waiting::Body(began)), "one byte is no headway");
+        assert!(slow.body_came(HEADWAY_BYTES));
+        assert_eq!(slow.waiting(), Some(Waiting::Body(began + second)));
+        assert!(!slow.give_up_without_a_request() && slow.give_up());
+        assert!(!slow.body_came(HEADWAY_BYTES) && !slow.body_ended(), "nothing is done with it");
+
+        let whole = sending();
+        assert!(whole.body_ended());
+        assert!(whole.waiting().is_none() && !whole.give_up());
     }
 }

@@ -40,11 +40,50 @@ impl Service<Request<Incoming>> for Answering {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.activity.answering();
         let until_answered = UntilAnswered(Arc::clone(&self.activity));
-        let answer = self.router.call(request);
+        let answer = self.router.call(request.map(|body| Asked { body, activity: Arc::clone(&self.activity) }));
         Box::pin(async move {
             let answered = answer.await;
             answered.map(|response| response.map(|body| Answer { body, _until_answered: until_answered }))
         })
+    }
+}
+
+/// The body of a request.
+pub(super) struct Asked {
+    body: Incoming,
+    activity: Arc<Activity>,
+}
+
+impl HttpBody for Asked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        let heard = match &frame {
+            Poll::Pending => {
+                self.activity.awaits_body();
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Ok(frame))) if !self.body.is_end_stream() => self.activity.body_came(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(_) => self.activity.body_ended(),
+        };
+        // A connection that is given up ends at once, and with it whoever waits for this.
+        if heard { frame } else { Poll::Pending }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.activity.body_ended();
     }
 }
 

@@ -16,7 +16,7 @@ use super::activity::{Activity, Ending, Waiting};
 
 /// How many connections beyond the bound are still answered, 503 for the most part.
 const BEYOND_MAX: usize = 64;
-/// A head that has been on its way for less makes no room: it is about to arrive.
+/// A head that has been on its way for less makes no room, nor does a body that made headway since: they are about to arrive.
 const SPARED: Duration = Duration::from_millis(250);
 
 /// What the clients of a listener are allowed.
@@ -148,12 +148,12 @@ impl Connections {
         closed
     }
 
-    /// Gives the connection up that has waited longest for its client, be it for a request or for the rest of a head. False: none waits.
+    /// Gives the connection up that has waited longest for its client, be it for a request, or for the rest of a head or of a body. False: none waits.
     fn give_one_up(&self, open: &mut Open) -> bool {
         let now = Instant::now();
         let waiting = open.living.iter().filter_map(|(number, activity)| match activity.waiting()? {
             Waiting::Rest(since) => Some((since, *number)),
-            Waiting::Head(since) => (now.duration_since(since) >= SPARED).then_some((since, *number)),
+            Waiting::Head(since) | Waiting::Body(since) => (now.duration_since(since) >= SPARED).then_some((since, *number)),
         });
         let Some((_, number)) = waiting.min() else { return false };
         // Its client may have been faster meanwhile; then the next one is looked for when there is a next need.
@@ -256,6 +256,21 @@ mod tests {
         tokio::time::advance(SPARED).await;
         assert_eq!(connections.admit().expect("the old head makes room").room, Room::Whole);
         assert!(open[0].activity.waiting().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_sends_no_body_makes_room_and_whoever_sends_one_does_not() {
+        let connections = room_for(2);
+        let sending = [connections.admit().expect("room"), connections.admit().expect("room")];
+        for admitted in &sending {
+            admitted.activity.answering();
+            admitted.activity.awaits_body();
+        }
+        tokio::time::advance(SPARED).await;
+        assert!(sending[0].activity.body_came(1 << 20));
+        let _next = connections.admit().expect("room");
+        assert!(sending[0].activity.waiting().is_some() && sending[1].activity.waiting().is_none());
+        assert_eq!(connections.admit().expect("beyond").room, Room::Full);
     }
 
     #[tokio::test]

@@ -15,6 +15,8 @@ use crate::fleet::{Fleet, Setup, json, pool};
 const PREDICT: &str = "/api/v1/predict";
 /// More than half of 1 MB.
 const LARGE: usize = 900_000;
+/// The part of it that comes first.
+const MOST: usize = 600_000;
 
 /// A gateway with memory for 1 MB of bodies.
 async fn small_gateway() -> (Fleet, BodyBudget) {
@@ -57,8 +59,11 @@ fn echo(body: TaskBody) -> Value {
 async fn a_body_without_memory_is_refused_before_it_is_read_and_taken_once_there_is_room() {
     let (fleet, bodies) = small_gateway().await;
     fleet.work(|body| Ok(echo(body))).await;
+    let text = large_request().to_string();
+    let (most, rest) = text.as_bytes().split_at(MOST);
     let mut slow = announce(&fleet, LARGE).await;
-    while bodies.in_use_bytes() < LARGE {
+    slow.write_all(most).await.expect("sent");
+    while bodies.in_use_bytes() < MOST {
         yield_now().await;
     }
 
@@ -74,12 +79,31 @@ async fn a_body_without_memory_is_refused_before_it_is_read_and_taken_once_there
         "{detail}"
     );
 
-    slow.write_all(large_request().to_string().as_bytes()).await.expect("sent");
+    slow.write_all(rest).await.expect("sent");
     assert!(answer(slow).await.starts_with("HTTP/1.1 200 "));
     let response = fleet.post(PREDICT, &large_request()).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(json(response).await["text"] == large_request()["text"]);
     assert_eq!(bodies.in_use_bytes(), 0);
+}
+
+#[tokio::test]
+async fn whoever_announces_bodies_and_sends_one_byte_of_each_keeps_nobody_out() {
+    let (fleet, bodies) = small_gateway().await;
+    fleet.work(|body| Ok(echo(body))).await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut stream = announce(&fleet, LARGE).await;
+        stream.write_all(b"{").await.expect("sent");
+        held.push(stream);
+    }
+    // The smallest share is 1 KiB.
+    while bodies.in_use_bytes() < 8 << 10 {
+        yield_now().await;
+    }
+    assert_eq!(bodies.in_use_bytes(), 8 << 10);
+    assert_eq!(fleet.post(PREDICT, &large_request()).await.status(), StatusCode::OK);
+    drop(held);
 }
 
 #[tokio::test]
@@ -93,8 +117,9 @@ async fn a_body_that_is_too_large_is_told_so_whatever_else_is_in_hand() {
 #[tokio::test]
 async fn a_body_that_breaks_off_gives_its_memory_back() {
     let (fleet, bodies) = small_gateway().await;
-    let slow = announce(&fleet, LARGE).await;
-    while bodies.in_use_bytes() < LARGE {
+    let mut slow = announce(&fleet, LARGE).await;
+    slow.write_all(&large_request().to_string().as_bytes()[..MOST]).await.expect("sent");
+    while bodies.in_use_bytes() < MOST {
         yield_now().await;
     }
     drop(slow);
