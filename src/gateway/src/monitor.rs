@@ -1,10 +1,10 @@
 //! What a worker without a gateway shows: its metrics, and that it lives.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
 use prometheus::Registry;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,7 +12,10 @@ use crate::{
     server::{Connections, Routers, serve_http},
 };
 
-/// Answers `/metrics` and `/healthz` on `listener` until `stop`, within the default limits of a gateway's connections.
+/// How long answers that are under way at a stop may go on.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Answers `/metrics` and `/healthz` on `listener` until `stop`, and ends at most half a second after it; within the default limits of a gateway's connections.
 ///
 /// # Errors
 /// None so far.
@@ -24,6 +27,15 @@ pub async fn serve_metrics(listener: TcpListener, registry: Registry, stop: Canc
     let router = Router::new().route("/metrics", get(show)).route("/healthz", get(health::live));
     let connections = Connections::new(ConnectionLimits::default()).expect("the names of the metrics are valid");
     let routers = Routers { all: router.clone(), when_full: router };
-    serve_http(listener, routers, Arc::new(connections), stop).await;
+    // The answers are made at once: only a client that does not take its own would last longer, and a worker that ends waits for none such.
+    let out_of_grace = async {
+        stop.cancelled().await;
+        sleep(GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        () = serve_http(listener, routers, Arc::new(connections), stop.clone()) => {}
+        () = out_of_grace => {}
+    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The HTTP/1.1 server under the gateway, and under the metrics of a worker without one: connections have a bound, and nothing of them waits for ever.
 //!
-//! A client that keeps a connection and says nothing, or half of a head, costs others nothing: it has a time limit, and makes room before it where room is needed. What
+//! A client that keeps a connection and says nothing, or half of a head or of a body, costs others nothing: it has a time limit, and makes room before it where room is needed. What
 //! an answer says is not this module's business, nor is how long an answer may take: that belongs to each route.
 
 mod activity;
@@ -47,7 +47,7 @@ pub(crate) struct Routers {
     pub(crate) when_full: Router,
 }
 
-/// Answers on `listener` until `stop`; then takes no new connection, and ends when the last request was answered. Dropping it cuts off what is open.
+/// Answers on `listener` until `stop`; then takes no new connection, closes those without a request, and ends when the last request was answered. Dropping it cuts off what is open.
 pub(crate) async fn serve_http(listener: TcpListener, routers: Routers, connections: Arc<Connections>, stop: CancellationToken) {
     let (open, cut_off) = (TaskTracker::new(), CancellationToken::new());
     let _cut_off_when_dropped = cut_off.clone().drop_guard();
@@ -102,6 +102,10 @@ async fn live(stream: TcpStream, router: Router, admitted: Admitted, stop: Cance
                 return;
             }
             () = stop.cancelled(), if !stopping => {
+                // Who has asked for nothing yet, or only begun to, is not waited for.
+                if activity.give_up_without_a_request() {
+                    return;
+                }
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use gateway::{GatewayOptions, ServeError};
+use gateway::{ConnectionLimits, GatewayOptions, ServeError};
 use reqwest::StatusCode;
 use serde_json::json;
 use task_queue::TaskQueue;
+use tokio::io::AsyncWriteExt;
 
 use crate::fleet::{Fleet, Setup, pool};
 
@@ -40,10 +41,14 @@ async fn a_stop_cuts_off_what_outlasts_the_grace() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_request_does_not_hold_up_a_stop() {
-    let fleet = Fleet::start().await;
+async fn a_connection_without_a_whole_head_does_not_hold_up_a_stop() {
+    let hour = Duration::from_secs(3_600);
+    let connections = ConnectionLimits { head_timeout: hour, idle_timeout: hour, ..ConnectionLimits::default() };
+    let fleet = Setup { options: GatewayOptions { connections, ..GatewayOptions::default() }, ..Setup::default() }.start().await;
     let address = fleet.url.strip_prefix("http://").expect("a URL");
     let _silent = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let mut begun = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    begun.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ").await.expect("sent");
     assert_eq!(fleet.get("/healthz").await.status(), StatusCode::OK);
     fleet.stop.cancel();
     fleet.serving.await.expect("no panic").expect("a clean end");
