@@ -157,7 +157,7 @@ impl Producer {
         Ok(ticket)
     }
 
-    /// Notes the task as waiting, then publishes it. A note without a task is taken back; a task without a note cannot be. A task that is known already is published
+    /// Notes the task as waiting, then publishes it. A note without a task is taken back, be it the first of its id or not; a task without a note cannot be. A task that is known already is published
     /// once more: its first submit may have died before it could.
     async fn send(&self, prepared: &Prepared, reply_to: Option<&ReplyTo>) -> Result<(), SubmitError> {
         let Prepared { task_id, task, body, body_hash } = prepared;
@@ -170,7 +170,7 @@ impl Producer {
         }
         let envelope = task.envelope(task_id, reply_to, self.shared.environment.clock.now_ms());
         let Err(source) = self.publish(envelope, body).await else { return Ok(()) };
-        if noted == Submission::Noted && is_nowhere(&source) {
+        if is_nowhere(&source) {
             self.take_note_back(task_id).await;
         }
         Err(SubmitError::Publish { task_id: task_id.clone(), source })

@@ -13,7 +13,7 @@ use crate::{Crash, Holder, StoreError, Verdict};
 pub enum Submission {
     /// No task of this id was known: the id is this one's from now on, and it waits. [`TaskStore::forget`] takes that back.
     Noted,
-    /// This very task is known already: nothing changed. Publishing it once more is harmless.
+    /// This very task is known already: nothing changed. Publishing it once more is harmless. [`TaskStore::forget`] takes back that this one was noted too.
     Known,
     /// The id belongs to a task with another body or of another kind: nothing changed. This one must not be published.
     Other,
@@ -303,7 +303,8 @@ pub trait TaskStore: Send + Sync + 'static {
     /// id is known. A cancel of the id that came before any task of it, without [`Reach::Ahead`], does not count for this one.
     async fn submitted(&self, task_id: &TaskId, kind: &Kind, body_hash: &BodyHash) -> Result<Submission, StoreError>;
 
-    /// Takes [`TaskStore::submitted`] back when the publish was refused. Does nothing once anything else was written.
+    /// Takes one [`TaskStore::submitted`] back, that answered `Noted` or `Known`, when the publish was refused. The task is unknown again once none is left that was not
+    /// taken back. Does nothing once anything else was written.
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError>;
 
     /// Looks before anything is done with a delivery of this attempt.

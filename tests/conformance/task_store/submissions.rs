@@ -59,6 +59,21 @@ pub async fn a_note_on_which_two_rely_is_not_taken_back(back_end: BackEnd) {
     assert_eq!(submit(&subject, "echo", &body_hash()).await, Submission::Known);
     subject.store.forget(&task()).await.expect("an answer");
     assert_eq!(state_of(&subject).await, Some(TaskState::Waiting));
+    // The other one was refused too.
+    subject.store.forget(&task()).await.expect("an answer");
+    assert_eq!(state_of(&subject).await, None, "nobody has the task");
+
+    // What comes after anything else was written takes nothing back.
+    let subject = back_end.start().await;
+    for expected in [Submission::Noted, Submission::Known] {
+        assert_eq!(submit(&subject, "echo", &body_hash()).await, expected);
+    }
+    subject.store.waits_for(&task(), &kind(), "a GPU").await.expect("an answer");
+    assert_eq!(submit(&subject, "echo", &body_hash()).await, Submission::Known);
+    for _ in 0..3 {
+        subject.store.forget(&task()).await.expect("an answer");
+    }
+    assert_eq!(state_of(&subject).await, Some(TaskState::Waiting));
 
     // One that was refused for another body relies on nothing.
     let subject = back_end.start().await;

@@ -17,8 +17,8 @@ pub struct TaskRecord {
     pub changed_ms: u64,
     /// From when on it is forgotten, in Unix ms.
     pub expires_ms: u64,
-    /// Nothing but `submitted` was written, so `forget` may take it back.
-    pub only_submitted: bool,
+    /// While nothing but `submitted` was written: how many submits rely on it. The last `forget` of them takes it back.
+    pub only_submitted: u32,
     /// Its kind, once known.
     pub kind: Option<Kind>,
     /// The hash of its body, from the first attempt or outcome on.

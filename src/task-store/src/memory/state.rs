@@ -49,8 +49,10 @@ impl State {
         if let Some(record) = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms) {
             if record.is_seen() {
                 let same = record.is_of(kind, body_hash);
-                // Two rely on the note now: neither takes it back alone.
-                record.only_submitted &= !same;
+                // One more relies on the note now: none of them takes it back alone.
+                if same && record.only_submitted > 0 {
+                    record.only_submitted = record.only_submitted.saturating_add(1);
+                }
                 return if same { Submission::Known } else { Submission::Other };
             }
             // What is submitted now comes after the cancel.
@@ -59,19 +61,21 @@ impl State {
             }
         }
         let record = self.change(task_id, now_ms);
-        record.only_submitted = true;
+        record.only_submitted = 1;
         record.kind = Some(kind.clone());
         record.body_hash = Some(body_hash.clone());
         Submission::Noted
     }
 
     pub fn forget(&mut self, task_id: &TaskId, now_ms: u64) {
-        let Some(record) = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms && record.only_submitted) else {
+        let Some(record) = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms && record.only_submitted > 0) else {
             return;
         };
-        if record.cancelled.is_some() {
+        if record.only_submitted > 1 {
+            record.only_submitted -= 1;
+        } else if record.cancelled.is_some() {
             // A cancel that reached ahead was there before the task, and goes on waiting for the next one.
-            (record.only_submitted, record.kind, record.body_hash) = (false, None, None);
+            (record.only_submitted, record.kind, record.body_hash) = (0, None, None);
         } else {
             self.remove(task_id);
         }
@@ -290,7 +294,7 @@ impl State {
         let record = self.records.entry(task_id.clone()).or_insert_with(|| TaskRecord { first_seen_ms: now_ms, ..TaskRecord::default() });
         record.changed_ms = now_ms;
         record.expires_ms = expires_ms;
-        record.only_submitted = false;
+        record.only_submitted = 0;
         record
     }
 

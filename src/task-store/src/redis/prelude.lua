@@ -6,7 +6,7 @@
 -- Fields of a record (one hash a task; an absent field means "not yet"):
 --   first_seen, changed, expires     Unix ms
 --   kept                             Unix ms until when the server keeps the key: longer than it counts, so that not every change has to say it anew
---   only_submitted                   1 while nothing but `submitted` was written
+--   only_submitted                   while nothing but `submitted` was written: how many submits rely on it
 --   kind, hash, waiting              text
 --   attempt, token, gpu, incarnation, delivery   the attempt with the highest token that began, or the token that fences all of them off
 --   alone                            1 if nothing else ran on that attempt's GPU

@@ -2,7 +2,7 @@
 -- KEYS[1] the task's record
 -- ARGV    offset ms, outcome retention ms, kind, body hash
 -- Returns {'noted'}   no task of the id was known
---         {'known'}   this very task was; nothing changed, but that nobody takes the note back alone
+--         {'known'}   this very task was; nothing changed, but that one more relies on the note
 --         {'other'}   a task with another body or of another kind was; nothing changed
 
 local now = now_ms(ARGV[1])
@@ -12,7 +12,7 @@ if seen(record) then
     return {'other'}
   end
   if record.only_submitted then
-    redis.call('HDEL', KEYS[1], 'only_submitted')
+    redis.call('HINCRBY', KEYS[1], 'only_submitted', 1)
   end
   return {'known'}
 end
