@@ -2,7 +2,7 @@
 //!
 //! A claim says that nothing fits also where the GPUs that do fit take no tasks right now. [`Living`] tells the two apart.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use protocol::{GpuRow, Kind, PoolName, Unserved, task::ComputeCapability};
 use tokio::{
@@ -131,38 +131,65 @@ impl Living {
 pub struct PoolView {
     table: Arc<dyn GpuTable>,
     pool: PoolName,
-    last: Mutex<Option<Looked>>,
+    looks: Mutex<Looks>,
 }
 
-struct Looked {
-    at: Instant,
-    /// `None`: the table did not answer.
-    living: Option<Arc<Living>>,
+/// A look on its way. `None`: the table did not answer.
+type Look = Pin<Box<dyn Future<Output = Option<Arc<Living>>> + Send>>;
+
+/// The last look, and the one that is under way. That one stays where nobody waits for it any more: a table that answers slowly is heard by those who ask next.
+#[derive(Default)]
+struct Looks {
+    last: Option<(Instant, Option<Arc<Living>>)>,
+    under_way: Option<(Instant, Look)>,
+}
+
+impl Looks {
+    async fn living(&mut self, look: impl FnOnce() -> Look) -> Option<Arc<Living>> {
+        if let Some((_, living)) = self.last.as_ref().filter(|(at, _)| at.elapsed() < PoolView::AGE_MAX) {
+            return living.clone();
+        }
+        // An answer that nobody has waited for may have come long ago.
+        let (began, answer) = match self.under_way.take_if(|(began, _)| began.elapsed() < PoolView::AGE_MAX) {
+            Some(under_way) => self.under_way.insert(under_way),
+            None => self.under_way.insert((Instant::now(), look())),
+        };
+        let (began, living) = (*began, answer.await);
+        self.under_way = None;
+        // A view is as old as its question. A table that did not answer is left alone from now on.
+        let at = if living.is_some() { began } else { Instant::now() };
+        self.last = Some((at, living.clone()));
+        living
+    }
 }
 
 impl PoolView {
     /// How old a view may be.
     pub const AGE_MAX: Duration = Duration::from_secs(1);
+    /// How long whoever asks waits for the table.
+    const PATIENCE: Duration = Duration::from_millis(200);
     /// How long the table may take to answer.
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const LOOK_MAX: Duration = Duration::from_millis(900);
 
     /// A view that asks nobody yet.
     #[must_use]
     pub fn new(table: Arc<dyn GpuTable>, pool: PoolName) -> Self {
-        Self { table, pool, last: Mutex::new(None) }
+        Self { table, pool, looks: Mutex::default() }
     }
 
-    /// The living GPUs, as they were at most [`PoolView::AGE_MAX`] ago. `None` if the table did not answer within a second; it is asked again after [`PoolView::AGE_MAX`]. Who asks at the
+    /// The living GPUs, as they were at most [`PoolView::AGE_MAX`] ago. `None` if the table does not answer within a fifth of a second, or did not when it was asked last. Who asks at the
     /// same time waits for the same answer.
     pub async fn living(&self) -> Option<Arc<Living>> {
-        let mut last = self.last.lock().await;
-        if let Some(looked) = last.as_ref().filter(|looked| looked.at.elapsed() < Self::AGE_MAX) {
-            return looked.living.clone();
-        }
-        let looking = timeout(Self::PATIENCE, Living::look(&*self.table, &self.pool)).await;
-        let living = looking.ok().and_then(Result::ok).map(Arc::new);
-        *last = Some(Looked { at: Instant::now(), living: living.clone() });
-        living
+        let asking = async { self.looks.lock().await.living(|| self.look()).await };
+        timeout(Self::PATIENCE, asking).await.ok().flatten()
+    }
+
+    fn look(&self) -> Look {
+        let (table, pool) = (Arc::clone(&self.table), self.pool.clone());
+        Box::pin(async move {
+            let looked = timeout(Self::LOOK_MAX, Living::look(&*table, &pool)).await;
+            looked.ok().and_then(Result::ok).map(Arc::new)
+        })
     }
 }
 
@@ -278,5 +305,37 @@ mod tests {
         let nobody = Living { pool: PoolName::default(), rows: Vec::new(), steady: Duration::ZERO };
         let text = nobody.lack(&wanted("echo"), 1.0).expect("nobody lives").to_string();
         assert_eq!(text, "no living GPU of pool default serves kind echo; served now: nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_is_there_for_who_asks_next_and_one_that_came_long_ago_is_not() {
+        let slow = || -> Look {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                Some(Arc::new(living()))
+            })
+        };
+        let mut looks = Looks::default();
+        let brief = Duration::from_millis(200);
+        assert!(timeout(brief, looks.living(slow)).await.is_err(), "whoever asked went on without it");
+        let next = timeout(brief, looks.living(|| panic!("a look is under way"))).await.expect("in time");
+        assert!(next.is_some());
+        assert!(looks.living(|| panic!("the view is new")).await.is_some());
+
+        tokio::time::advance(PoolView::AGE_MAX).await;
+        assert!(timeout(brief, looks.living(slow)).await.is_err());
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        let began = Instant::now();
+        assert!(looks.living(slow).await.is_some());
+        assert!(began.elapsed() >= Duration::from_millis(300), "it was asked for anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_that_did_not_answer_is_left_alone_for_a_moment() {
+        let mut looks = Looks::default();
+        assert!(looks.living(|| Box::pin(std::future::ready(None))).await.is_none());
+        assert!(looks.living(|| panic!("it was asked a moment ago")).await.is_none());
+        tokio::time::advance(PoolView::AGE_MAX).await;
+        assert!(looks.living(|| Box::pin(std::future::ready(Some(Arc::new(living()))))).await.is_some());
     }
 }
