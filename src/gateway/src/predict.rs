@@ -23,6 +23,7 @@ use tracing::warn;
 
 use crate::{
     Gateway, Problem, encoding::traceparent, events, explain, idempotency::Identity, intake::JsonBody, problem::ProblemKind, trail::Trail,
+    unserved::Served,
 };
 
 /// A text to continue.
@@ -124,8 +125,10 @@ pub(crate) async fn predict(
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, None)?;
     let new = NewTask { progress: stream, task_id: identity.task_id.clone(), traceparent, ..new_task(request) };
-    gateway.must_be_served(&new.kind, &new.body.gpu_options).await.map_err(|problem| trail.failed(problem))?;
-    let submitted = gateway.ports.producer.pending(new, gateway.options.predict_timeout).await;
+    let served = gateway.must_be_served(&new.kind, &new.body.gpu_options, share).await.map_err(|problem| trail.failed(problem))?;
+    let Served { waited, share } = served;
+    // One limit for both waits.
+    let submitted = gateway.ports.producer.pending(new, gateway.options.predict_timeout.saturating_sub(waited)).await;
     let pending = submitted.map_err(|error| trail.failed(identity.not_answered(&gateway, &error)))?;
     trail.submitted(pending.task_id());
     // The broker has the body now. Kept up to the result, the share could be the one that the task's worker waits for in this very process.

@@ -9,6 +9,7 @@ use gpu_table::{Lack, Wanted};
 use protocol::{GpuOptions, Kind, Needs, PoolName, Unserved, config::WhenUnserved};
 use schemars::JsonSchema;
 use serde::Serialize;
+use task_queue::BodyShare;
 use tokio::time::Instant;
 
 use crate::{Gateway, Problem, problem::ProblemKind};
@@ -45,6 +46,15 @@ enum Certainty {
     NotSure,
 }
 
+/// A prediction that a living GPU may make.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// For how long that was not sure.
+    pub(crate) waited: Duration,
+    /// Its body's share of the memory; `None` once it was waited.
+    pub(crate) share: Option<BodyShare>,
+}
+
 /// Since when every look at the pool has found no GPU. The time before the first of them says nothing: the table may have been emptied just then.
 #[derive(Debug, Default)]
 pub(crate) struct Emptiness(Option<Instant>);
@@ -72,21 +82,29 @@ impl Gateway {
         Ok(vec![lack.to_string()])
     }
 
-    /// Refuses a prediction that no living GPU can make: its caller would wait for nothing. Where that is not sure, it is looked at again until it is, for about a lease: a fleet that has
-    /// just started would let its first caller wait to the end.
-    pub(crate) async fn must_be_served(&self, kind: &Kind, gpu_options: &GpuOptions) -> Result<(), Problem> {
+    /// Refuses a prediction that no living GPU can make: its caller would wait for nothing. Where that is not sure, it is looked at again until it is, for about a lease, and for half of the
+    /// prediction's time at most: a fleet that has just started would let its first caller wait to the end.
+    ///
+    /// Whoever has to wait gives the body's share back: it is parsed by now, and others may come with theirs.
+    pub(crate) async fn must_be_served(&self, kind: &Kind, gpu_options: &GpuOptions, share: BodyShare) -> Result<Served, Problem> {
         let wanted = wanted(kind.clone(), Needs::default(), gpu_options);
-        let until = Instant::now() + (self.options.lease + LOOK_EVERY * 4).min(self.options.predict_timeout);
+        let began = Instant::now();
+        let until = began + (self.options.lease + LOOK_EVERY * 4).min(self.options.predict_timeout / 2);
+        let mut served = Served { waited: Duration::ZERO, share: Some(share) };
         loop {
             match self.lack(&wanted).await {
                 Some((lack, Certainty::Sure | Certainty::NobodyLives)) => {
                     let detail = format!("{lack}; a worker serves {kind} once it has a model (predict.model)");
                     return Err(Problem::new(ProblemKind::NoGpu, detail).retry_after(self.unserved.refused()));
                 }
-                Some((_, Certainty::NotSure)) if Instant::now() < until => tokio::time::sleep(LOOK_EVERY.min(until - Instant::now())).await,
+                Some((_, Certainty::NotSure)) if Instant::now() < until => {
+                    served.share = None;
+                    tokio::time::sleep(LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+                    served.waited = began.elapsed();
+                }
                 Some((_, Certainty::NotSure)) | None => {
                     self.unserved.accepted();
-                    return Ok(());
+                    return Ok(served);
                 }
             }
         }

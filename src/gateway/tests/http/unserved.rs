@@ -98,7 +98,7 @@ async fn a_gateway_that_is_told_to_refuses_what_no_living_gpu_can_run_and_submit
 #[tokio::test]
 async fn nobody_is_refused_by_a_table_that_was_lost_a_moment_ago() {
     let options =
-        GatewayOptions { unserved: WhenUnserved::Refuse, predict_timeout: Duration::from_millis(50), ..GatewayOptions::default() };
+        GatewayOptions { unserved: WhenUnserved::Refuse, predict_timeout: Duration::from_millis(500), ..GatewayOptions::default() };
     let fleet = Setup { options, table: table_of(&["echo"], 1).await, kinds: &[], ..Setup::default() }.start().await;
     let response = fleet.post(TASKS, &json!({"kind": "ecko"})).await;
     assert_eq!(response.status(), StatusCode::ACCEPTED);
@@ -109,7 +109,7 @@ async fn nobody_is_refused_by_a_table_that_was_lost_a_moment_ago() {
 
 #[tokio::test]
 async fn a_gateway_whose_workers_are_about_to_start_waits_for_them() {
-    let options = GatewayOptions { predict_timeout: Duration::from_millis(50), ..GatewayOptions::default() };
+    let options = GatewayOptions { predict_timeout: Duration::from_millis(500), ..GatewayOptions::default() };
     let fleet = Setup { options, kinds: &[], ..Setup::default() }.start().await;
     problem(fleet.post(PREDICT, &json!({"text": "a"})).await, StatusCode::GATEWAY_TIMEOUT).await;
     assert_eq!(submitted(&fleet).await, 1);
