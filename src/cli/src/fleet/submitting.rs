@@ -1,6 +1,10 @@
 //! Submitting tasks, and waiting for their replies.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::StreamExt;
 use producer::{NewTask, Producer, ProducerOptions, WaitError};
@@ -16,7 +20,18 @@ pub(crate) enum Submitter<'fleet> {
     /// Publishes to the broker.
     Broker { producer: Producer, queue: Arc<dyn TaskQueue> },
     /// Asks a gateway to.
-    Gateway { gateway: &'fleet Gateway, environment: Environment },
+    Gateway { gateway: &'fleet Gateway, environment: Environment, warned: Warned },
+}
+
+/// The warnings that were told. Of a thousand equal tasks each brings the same ones.
+#[derive(Default)]
+pub(crate) struct Warned(Mutex<BTreeSet<String>>);
+
+impl Warned {
+    /// Whether this one is new.
+    fn is_new(&self, warning: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(warning.to_owned())
+    }
 }
 
 /// Why there is no reply.
@@ -47,7 +62,10 @@ impl Fleet {
     pub(crate) async fn submitter(&self) -> Result<Submitter<'_>, Fault> {
         let servers = match self {
             Self::Servers(servers) => servers,
-            Self::Gateway(gateway) => return Ok(Submitter::Gateway { gateway, environment: service::system_environment() }),
+            Self::Gateway(gateway) => {
+                let environment = service::system_environment();
+                return Ok(Submitter::Gateway { gateway, environment, warned: Warned::default() });
+            }
         };
         let worker = &servers.configuration().worker;
         let options = ProducerOptions { pool: worker.pool.clone(), body_bytes_max: worker.body_bytes_max, ..ProducerOptions::default() };
@@ -62,7 +80,7 @@ impl Submitter<'_> {
     pub(crate) async fn submit(&self, task: NewTask) -> Result<TaskId, Fault> {
         match self {
             Self::Broker { producer, .. } => Ok(producer.submit(task).await?.task_id),
-            Self::Gateway { gateway, environment } => hand_over(gateway, environment, task).await,
+            Self::Gateway { gateway, environment, warned } => hand_over(gateway, (environment, warned), task).await,
         }
     }
 
@@ -81,9 +99,9 @@ impl Submitter<'_> {
                     }
                 }
             }
-            Self::Gateway { gateway, environment } => {
+            Self::Gateway { gateway, environment, warned } => {
                 let wanted = task.progress;
-                let task_id = hand_over(gateway, environment, task).await?;
+                let task_id = hand_over(gateway, (environment, warned), task).await?;
                 let told = |progress: &Progress| {
                     if wanted {
                         told(progress)
@@ -102,8 +120,8 @@ impl Submitter<'_> {
     }
 }
 
-/// Over HTTP a task has an id before it is sent, no reply queue, and one limit for its wait.
-async fn hand_over(gateway: &Gateway, environment: &Environment, mut task: NewTask) -> Result<TaskId, Fault> {
+/// Over HTTP a task has an id before it is sent, no reply queue, and one limit for its wait. Tells each of the gateway's warnings once.
+async fn hand_over(gateway: &Gateway, (environment, warned): (&Environment, &Warned), mut task: NewTask) -> Result<TaskId, Fault> {
     if task.reply_to.is_some() {
         let advice = "give --amqp-url and --redis-url, or ask for its status";
         return Err(Fault::Usage(format!("--reply-to names a queue of the broker, and a gateway hands no replies to queues: {advice}")));
@@ -113,7 +131,9 @@ async fn hand_over(gateway: &Gateway, environment: &Environment, mut task: NewTa
         shorten(&mut task.body.limits, expiration);
     }
     for warning in gateway.submit(&task, &task_id).await? {
-        output::warning(&warning);
+        if warned.is_new(&warning) {
+            output::warning(&warning);
+        }
     }
     Ok(task_id)
 }
@@ -127,6 +147,12 @@ fn shorten(limits: &mut Limits, expiration: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_is_new_once() {
+        let warned = Warned::default();
+        assert_eq!(["a", "b", "a", "a"].map(|warning| warned.is_new(warning)), [true, true, false, false]);
+    }
 
     #[test]
     fn over_http_the_shorter_of_expiration_and_queue_deadline_counts() {
