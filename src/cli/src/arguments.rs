@@ -39,7 +39,7 @@ pub(crate) struct Common {
     pub(crate) config: Option<PathBuf>,
     /// A gateway, or `gpufleet up`: http://host:port. Also $GPUFLEET_URL. For the commands that submit, ask and operate, in place of the servers
     #[arg(long, global = true, value_name = "URL")]
-    pub(crate) url: Option<GatewayUrl>,
+    pub(crate) url: Option<String>,
     /// RabbitMQ, amqp://user:password@host:5672/vhost. Also $GPUFLEET_AMQP_URL. Without it `up` is embedded
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) amqp_url: Option<String>,
@@ -69,7 +69,7 @@ impl Common {
                 let ways = "--url names a gateway, and --amqp-url, --redis-url or --set name servers";
                 return Err(Fault::Usage(format!("{ways}: give one way to the fleet")));
             }
-            (Some(url), false) => return Ok(Some(url.clone())),
+            (Some(url), false) => return GatewayUrl::given("--url", url).map(Some).map_err(Fault::Usage),
             (None, true) => return Ok(None),
             (None, false) => {}
         }
@@ -77,9 +77,7 @@ impl Common {
         if named.is_empty() {
             return Ok(None);
         }
-        let url =
-            named.parse::<GatewayUrl>().map_err(|problem| Fault::Usage(format!("variable {GATEWAY_VARIABLE}: {named:?} {problem}")))?;
-        Ok(Some(url))
+        GatewayUrl::given(&format!("variable {GATEWAY_VARIABLE}"), &named).map(Some).map_err(Fault::Usage)
     }
 
     fn names_servers(&self) -> bool {

@@ -16,11 +16,26 @@ pub(crate) struct GatewayUrl {
 }
 
 impl GatewayUrl {
+    /// Reads what was given as `name`.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people, without the password that it may have.
+    pub(crate) fn given(name: &str, text: &str) -> Result<Self, String> {
+        text.parse::<Self>().map_err(|problem| format!("{name}: {:?} {problem}", without_password(text)))
+    }
+
     /// `host:port`.
     pub(super) fn authority(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
+}
+
+/// The text with `***` for whatever may be a user and a password.
+fn without_password(text: &str) -> String {
+    let Some(at) = text.rfind('@') else { return text.to_owned() };
+    let begin = text[..at].find("://").map_or(0, |colon| colon + "://".len());
+    format!("{}***{}", &text[..begin], &text[at..])
 }
 
 impl fmt::Display for GatewayUrl {
@@ -96,5 +111,16 @@ mod tests {
             let problem = read(text).expect_err(text);
             assert!(problem.starts_with(expected), "{text}: {problem}");
         }
+    }
+
+    #[test]
+    fn a_password_is_never_told() {
+        for text in ["http://me:secret@h", "http://me:secret@h:x", "https://me:se@cret@h/", "me:secret@h", "ftp://me:secret@h/x"] {
+            let problem = GatewayUrl::given("--url", text).expect_err(text);
+            assert!(problem.starts_with("--url: \"") && problem.contains("***@h"), "{problem}");
+            assert!(["me:", "se@cret", "secret"].iter().all(|part| !problem.contains(part)), "{problem}");
+        }
+        let problem = GatewayUrl::given("--url", "localhost").expect_err("no URL");
+        assert!(problem.starts_with("--url: \"localhost\" is not a URL"), "{problem}");
     }
 }
