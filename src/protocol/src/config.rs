@@ -184,7 +184,8 @@ pub struct AmqpSection {
     #[schemars(range(min = 100))]
     pub publish_timeout_ms: u64,
     /// How long a task may wait in the own queue of a GPU, in ms. Then the broker takes it out, and it goes back to its pool, so that nothing stays in the queue of a GPU that is
-    /// gone, also when nobody remembers that there was one. A task for which a slot was kept there waits for ten leases at most. Default: 300,000 (5 min).
+    /// gone, also when nobody remembers that there was one. A task that fits only a busy GPU waits there too, and goes to the end of the line when it comes back.
+    /// A task for which a slot was kept there waits for ten leases at most. Default: 3,600,000 (1 h).
     #[schemars(range(min = 1_000))]
     pub gpu_queue_ttl_ms: u64,
     /// How long a task that fits no GPU rests before it is looked at again, in ms; one that nobody serves rests longer with time, up to 60 s. Default: 5,000.
@@ -220,7 +221,7 @@ impl Default for AmqpSection {
             queue_type: QueueType::Classic,
             queue_length_max: Some(1_000_000),
             publish_timeout_ms: 10_000,
-            gpu_queue_ttl_ms: 300_000,
+            gpu_queue_ttl_ms: 3_600_000,
             unplaceable_ttl_ms: 5_000,
             parked_ttl_ms: 3_600_000,
             undelivered_max: 100_000,
