@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::{Envelope, Outcome, Reply, TaskId, TaskState, envelope::Headers, intake::IntakeLimits};
+use protocol::{Envelope, Outcome, PoolName, Reply, TaskId, TaskState, envelope::Headers, intake::IntakeLimits};
 use serde_json::json;
 use task_queue::{Consumer, Outgoing, Queue, Target};
 use tests::{
@@ -23,6 +23,7 @@ const GOOD: usize = 400;
 crate::on_both!(
     two_thousand_hostile_messages_are_refused_and_the_good_ones_among_them_are_served,
     messages_for_a_pool_that_does_not_exist_hold_up_no_message_that_comes_back,
+    messages_for_a_pool_that_is_full_hold_up_no_message_that_comes_back,
 );
 
 /// As this back end can: on the wire headers may have any type.
@@ -91,6 +92,41 @@ async fn messages_for_a_pool_that_does_not_exist_hold_up_no_message_that_comes_b
     assert!(answered.contains_key(fleet.pool().as_str()));
     let resting = Queue::retry_after(Duration::from_secs(60));
     until("the others rest, and none is lost", async || ready(&fleet, &resting).await == 200).await;
+}
+
+async fn messages_for_a_pool_that_is_full_hold_up_no_message_that_comes_back(on: fn(FleetPlan) -> FleetPlan) {
+    const ROOM: u32 = 5;
+    /// More than a worker moves at a time.
+    const BACK: usize = 100;
+    let fleet = on(Fleet::of(1).configured(|configuration| configuration.amqp.queue_length_max = Some(ROOM))).start().await;
+    let (mut answers, reply_to) = reply_queue(&fleet).await;
+    let full = Queue::Pool(PoolName::new("full").unwrap());
+    fleet.ports.queue.declare(&full).await.unwrap();
+    let publish = async |queue: &Queue, id: String, pool: &str| {
+        let mut envelope = Envelope { message_id: Some(id), kind: Some("echo".to_owned()), ..Envelope::default() };
+        envelope.headers.pool = Some(pool.to_owned());
+        envelope.reply_to = Some(reply_to.clone());
+        envelope.correlation_id = Some(pool.to_owned());
+        fleet.ports.queue.publish(Outgoing::new(Target::Queue(queue.clone()), envelope, b"{}"[..].into())).await.unwrap();
+    };
+    for n in 0..ROOM {
+        publish(&full, format!("old-{n}"), "full").await;
+    }
+    for n in 0..BACK {
+        publish(&Queue::Returned, format!("back-{n}"), "full").await;
+    }
+    publish(&Queue::Returned, "real".to_owned(), fleet.pool().as_str()).await;
+    let answered = collect(&mut answers, 1).await;
+    assert!(answered.contains_key(fleet.pool().as_str()));
+    // Once there is room, they all come.
+    let mut consumer = fleet.ports.queue.consume(&full, NonZeroU16::new(100).unwrap()).await.unwrap();
+    let mut came = BTreeSet::new();
+    while came.len() < BACK + ROOM as usize {
+        let delivery = tokio::time::timeout(tests::tasks::PATIENCE, consumer.next()).await;
+        let delivery = delivery.unwrap_or_else(|_| panic!("only {came:?} came")).unwrap();
+        came.insert(delivery.envelope.message_id.clone().unwrap());
+        delivery.receipt.ack().await.unwrap();
+    }
 }
 
 fn check_answer(message: &Hostile, reply_to: &str, answer: Option<&Reply>) {

@@ -156,7 +156,7 @@ impl QueueSeries {
             )?,
             unrouted: to.counters(
                 "gpufleet_unrouted_total",
-                "Tasks that the exchange could lead to no pool: moved (to their pool), waits (its queue is about to be back), refused (no such pool).",
+                "Tasks that the exchange could lead to no pool: moved (to their pool), waits (its queue is about to be back, or full), refused (no such pool).",
                 &["gpu_id", "what"],
             )?,
         })

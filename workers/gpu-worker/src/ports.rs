@@ -92,7 +92,7 @@ transience!(TableError => Link::Table, StoreError => Link::Store, QueueError => 
 pub(crate) enum Sent {
     /// It is there, confirmed.
     There,
-    /// No such queue, or none that can be reached now.
+    /// No such queue, or none that can be reached now; of a [`Ports::publish_to_pool`] also: one that is full.
     NoQueue(PublishError),
     /// The message cannot be sent at all.
     Unsendable(PublishError),
@@ -273,6 +273,19 @@ impl Ports {
         Ok(match self.try_until_settled(publish).await? {
             Tried::Done(sent) => sent,
             Tried::Failed(error) => {
+                tracing::error!(task_id = outgoing.envelope.message_id.as_deref(), %error, "cannot be sent");
+                Sent::Unsendable(error)
+            }
+        })
+    }
+
+    /// As [`Ports::publish`], for a hand that other pools wait for: a pool that is full is not waited for either.
+    pub(crate) async fn publish_to_pool(&self, outgoing: &Outgoing) -> Result<Sent, Abandoned> {
+        let passes = |error: &PublishError| error.is_of_the_broker() || matches!(error, PublishError::Timeout { .. });
+        Ok(match self.publish_while(passes, outgoing).await? {
+            Ok(()) => Sent::There,
+            Err(error) if error.is_transient() || matches!(error, PublishError::Unroutable { .. }) => Sent::NoQueue(error),
+            Err(error) => {
                 tracing::error!(task_id = outgoing.envelope.message_id.as_deref(), %error, "cannot be sent");
                 Sent::Unsendable(error)
             }

@@ -1,11 +1,12 @@
 //! The mover: puts what comes back from a waiting queue (retry, unplaceable) into its pool's queue, confirmed, then acks.
 //!
 //! The broker's own dead-lettering is unconfirmed, and drops silently where the target is full; so waiting queues lead to one unbounded queue,
-//! and from there a message moves only when its pool has taken it. Every worker moves; the broker shares the messages out.
+//! and from there a message moves only when its pool has taken it. One whose pool takes none waits again, since it would hold up those of the other pools. Every worker
+//! moves; the broker shares the messages out.
 
 use std::{sync::Arc, time::Duration};
 
-use task_queue::{Consumer, Delivery, Outgoing, Queue, Target};
+use task_queue::{Consumer, Delivery, Outgoing, PublishError, Queue, Target};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -21,6 +22,8 @@ use crate::{
 pub(crate) const AT_ONCE: u16 = 64;
 /// How long a message waits whose pool has no queue.
 const REST: Duration = Duration::from_secs(60);
+/// How long one waits whose pool is full.
+const REST_WHILE_FULL: Duration = Duration::from_secs(5);
 
 /// What moves messages.
 #[derive(Clone)]
@@ -28,7 +31,7 @@ pub(crate) struct Mover {
     ports: Ports,
     me: Arc<Me>,
     metrics: Arc<GpuMetrics>,
-    /// Of pools whose queue is missing.
+    /// Of pools whose queue is missing or full.
     missing: Arc<Outage>,
 }
 
@@ -62,8 +65,8 @@ impl Mover {
         let fresh = self.ports.environment.fresh_task_id();
         let outgoing = onward::returned(delivery.envelope, delivery.body, &self.me.options.pool, fresh, self.ports.now_ms());
         loop {
-            let sent = match self.ports.publish(&outgoing).await? {
-                Sent::NoQueue(_) => self.keep_waiting(outgoing.clone()).await?,
+            let sent = match self.ports.publish_to_pool(&outgoing).await? {
+                Sent::NoQueue(error) => self.keep_waiting(outgoing.clone(), &error).await?,
                 sent => {
                     self.found();
                     sent
@@ -82,22 +85,23 @@ impl Mover {
         Ok(())
     }
 
-    /// Takes note that a pool has its queue. The log does not say that there was one without: which it was is not known here.
+    /// Takes note that a pool takes a message. The log does not say that there was one that did not: which it was is not known here.
     fn found(&self) {
         if self.missing.is_on() {
             self.missing.ended(self.ports.now_ms());
         }
     }
 
-    /// A pool without a queue (it is gone, or somebody made it up): the message waits for it elsewhere. In the mover's hand it would hold up all others.
-    async fn keep_waiting(&self, mut outgoing: Outgoing) -> Result<Sent, Abandoned> {
+    /// A pool without a queue (it is gone, or somebody made it up), or one that is full: the message waits for it elsewhere. In the mover's hand it would hold up all others.
+    async fn keep_waiting(&self, mut outgoing: Outgoing, why: &PublishError) -> Result<Sent, Abandoned> {
         let (queue, task_id) = (&outgoing.target, outgoing.envelope.message_id.as_deref());
         if self.missing.failed(self.ports.now_ms()) {
-            tracing::warn!(%queue, task_id, "a message came back for a pool that has no queue; it waits, and so do all others of such pools");
+            tracing::warn!(%queue, task_id, %why, "a message came back for a pool that does not take it; it waits, and so do all others of such pools");
         } else {
-            tracing::debug!(%queue, task_id, "a message came back for a pool that has no queue; it waits");
+            tracing::debug!(%queue, task_id, %why, "a message came back for a pool that does not take it; it waits");
         }
-        outgoing.target = Target::Queue(Queue::retry_after(REST));
+        let rest = if matches!(why, PublishError::Full { .. }) { REST_WHILE_FULL } else { REST };
+        outgoing.target = Target::Queue(Queue::retry_after(rest));
         outgoing.envelope.expiration = None;
         self.ports.publish(&outgoing).await
     }

@@ -13,7 +13,7 @@ use crate::{
     ports::{Abandoned, Sent},
 };
 
-/// How long a task waits whose pool lives and has no queue: it is about to be declared again.
+/// How long a task waits whose pool lives and has no queue, which is about to be declared again, or is full.
 const REST: Duration = Duration::from_secs(1);
 /// Most pools that a refusal names.
 const POOLS_SHOWN: usize = 10;
@@ -28,7 +28,7 @@ pub(super) async fn route<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
     };
     let envelope = onward::envelope(in_hand, task, &pool, context.ports.now_ms());
     let mut outgoing = Outgoing::new(Target::Queue(Queue::Pool(pool.clone())), envelope, in_hand.body.clone());
-    let error = match context.ports.publish(&outgoing).await? {
+    let error = match context.ports.publish_to_pool(&outgoing).await? {
         Sent::There => {
             context.metrics.unrouted("moved");
             in_hand.ack_elsewhere().await;
@@ -40,7 +40,7 @@ pub(super) async fn route<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
         }
         Sent::NoQueue(error) => error,
     };
-    let exists = matches!(error, PublishError::Inaccessible { .. });
+    let exists = matches!(error, PublishError::Inaccessible { .. } | PublishError::Full { .. });
     if !exists && context.ports.rows(&pool).await?.is_empty() {
         return unknown_pool(settling).await.map(Some);
     }
