@@ -185,3 +185,18 @@ async fn a_reply_queue_that_does_not_confirm_holds_up_nobody() {
     let mut consumer = fleet.ports.queue.consume(&hangs, NonZeroU16::new(100).unwrap()).await.unwrap();
     collect(&fleet, &mut consumer, TASKS).await;
 }
+
+/// The queue that its task named is gone, and the queue of parked replies hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_that_cannot_be_parked_is_given_up_and_counted_and_stays_in_the_store() {
+    let plan = Fleet::of(1).configured(|configuration| configuration.amqp.publish_timeout_ms = 2_000);
+    let fleet = plan.on_real_servers().start().await;
+    let server = PrivateRabbitMq::shared().await;
+    let parked = fleet.ports.queue.names().queue(&Queue::Parked);
+    server.suspend(&parked).await;
+    submit(&fleet, "a-queue-that-is-gone", 1).await;
+    until("it is given up", async || fleet.counted("gpufleet_replies_not_parked_total", "") == 1.0).await;
+    fleet.idle().await;
+    assert!(fleet.producer.status(&id(0)).await.unwrap().unwrap().reply.is_some(), "the stored reply remains");
+    server.resume(&parked).await;
+}

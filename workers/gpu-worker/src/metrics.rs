@@ -60,6 +60,7 @@ pub(crate) struct GpuMetrics {
     pub(crate) redelivered: Counter,
     pub(crate) replies_returned: Counter,
     pub(crate) replies_delivered_late: Counter,
+    pub(crate) replies_not_parked: Counter,
     pub(crate) late_outcomes: Counter,
     pub(crate) retries: Counter,
     pub(crate) cancel_ignored: Counter,
@@ -168,6 +169,7 @@ struct ReplyCounters {
     returned: CounterVec,
     put_aside: CounterVec,
     delivered_late: CounterVec,
+    not_parked: CounterVec,
 }
 
 impl ReplyCounters {
@@ -187,6 +189,11 @@ impl ReplyCounters {
             delivered_late: to.counters(
                 "gpufleet_replies_delivered_late_total",
                 "Replies that their queue took after they had waited.",
+                gpu,
+            )?,
+            not_parked: to.counters(
+                "gpufleet_replies_not_parked_total",
+                "Replies that could not be parked either: only the store has them.",
                 gpu,
             )?,
         })
@@ -283,6 +290,7 @@ impl WorkerMetrics {
             replies_returned: self.replies.returned.with_label_values(gpu),
             replies_put_aside_total: self.replies.put_aside.clone(),
             replies_delivered_late: self.replies.delivered_late.with_label_values(gpu),
+            replies_not_parked: self.replies.not_parked.with_label_values(gpu),
             late_outcomes: self.late_outcomes_total.with_label_values(gpu),
             retries: self.retries_total.with_label_values(gpu),
             cancel_ignored: self.cancel_ignored_total.with_label_values(gpu),

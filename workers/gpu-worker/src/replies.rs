@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use protocol::{Envelope, envelope::Headers};
+use protocol::{Envelope, ErrorCode, Reply, envelope::Headers};
 use task_queue::{Delivery, Outgoing, PublishError, Queue, Target};
 use tokio::time::Instant;
 
@@ -169,12 +169,25 @@ impl Replies {
         // A text that is too long for a property was why it could not be sent.
         envelope.correlation_id = envelope.correlation_id.take().filter(|text| text.len() <= Outgoing::SHORT_TEXT_MAX);
         envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
-        // Nobody waits for it: a queue of parked replies that cannot be reached or is full is not waited for. That there was no confirm may be the whole broker's trouble.
-        let passes = |error: &PublishError| error.is_of_the_broker() || matches!(error, PublishError::Timeout { .. });
-        if let Err(error) = self.ports.publish_while(passes, &reply.for_queue(Queue::Parked)).await? {
-            tracing::error!(task_id = reply.task_id(), address = reply.address(), reason, %error, "a reply could not be parked; only the store has it");
+        if let Err(error) = self.publish_parked(&reply.for_queue(Queue::Parked)).await? {
+            self.metrics.replies_not_parked.inc();
+            let (task_id, address) = (reply.task_id(), reply.address());
+            if is_stored(&reply.outgoing.body) {
+                tracing::warn!(task_id, address, reason, %error, "a reply could not be parked; only the store has it");
+            } else {
+                tracing::error!(task_id, address, reason, %error, "a reply could not be parked, and the store does not have it: it is lost");
+            }
         }
         Ok(Became::Parked)
+    }
+
+    /// Nobody waits for it: a queue of parked replies that cannot be reached or is full is not waited for. That there was no confirm may have been the whole broker's
+    /// trouble, so it is tried once more; each further try could leave another copy.
+    async fn publish_parked(&self, parked: &Outgoing) -> Result<Result<(), PublishError>, Abandoned> {
+        match self.ports.publish_while(PublishError::is_of_the_broker, parked).await? {
+            Err(PublishError::Timeout { .. }) => self.ports.publish_while(PublishError::is_of_the_broker, parked).await,
+            done => Ok(done),
+        }
     }
 
     fn refused(&self, queue: &str, why: Why, error: &PublishError) {
@@ -196,6 +209,12 @@ impl Replies {
         // Nothing panics while it holds this lock, so a poisoned state is a whole one.
         self.refusing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the store has a reply: all but those to a task whose id belongs to another one, and what is no reply.
+fn is_stored(body: &[u8]) -> bool {
+    let reply = serde_json::from_slice::<Reply>(body);
+    reply.is_ok_and(|reply| reply.error.is_none_or(|error| error.code != ErrorCode::ReusedId.name()))
 }
 
 impl Addressed {
