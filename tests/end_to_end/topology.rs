@@ -7,7 +7,7 @@ use lapin::{
     options::{ExchangeDeclareOptions, ExchangeDeleteOptions, QueueDeleteOptions},
     types::FieldTable,
 };
-use protocol::{Envelope, Outcome, PoolName, Reply, config::SecretUrl};
+use protocol::{Envelope, GpuId, Outcome, PoolName, Reply, config::SecretUrl};
 use serde_json::json;
 use task_queue::{Consumer, Outgoing, Queue, Target};
 use tests::{
@@ -23,6 +23,7 @@ crate::on_both!(
     a_task_for_a_pool_that_does_not_exist_is_refused_with_the_pools_that_do,
     a_task_that_is_no_task_and_finds_no_pool_is_refused_for_what_is_wrong_with_it,
     a_task_that_came_before_its_pool_is_moved_there,
+    a_task_for_a_pool_that_nobody_serves_at_present_waits_for_its_queue,
     of_a_body_that_is_too_large_only_its_size_is_kept,
 );
 
@@ -166,6 +167,20 @@ async fn a_task_that_came_before_its_pool_is_moved_there(on: fn(FleetPlan) -> Fl
     let mut client = Client { fleet: &fleet, answers, reply_to };
     assert_eq!(result(&client.answer().await), json!("early"));
     assert_eq!(fleet.counted("gpufleet_unrouted_total", "moved"), 1.0);
+}
+
+/// As an operator leaves it who ends all workers of a pool and deletes its queue.
+async fn a_task_for_a_pool_that_nobody_serves_at_present_waits_for_its_queue(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(1)).start().await;
+    let asleep = PoolName::new("asleep").unwrap();
+    fleet.ports.store.announce(&GpuId::new("gone").unwrap(), &asleep).await.unwrap();
+    let client = Client::of(&fleet).await;
+    client.to_the_exchange(asleep.as_str(), "early", br#"{"payload": "early"}"#).await;
+    until("it waits", async || fleet.counted("gpufleet_unrouted_total", "waits") == 1.0).await;
+    let queue = Queue::Pool(asleep);
+    fleet.ports.queue.declare(&queue).await.unwrap();
+    until("it is in its pool", async || ready(&fleet, &queue).await == Some(1)).await;
+    assert_eq!(fleet.counted("gpufleet_unrouted_total", "refused"), 0.0);
 }
 
 async fn of_a_body_that_is_too_large_only_its_size_is_kept(on: fn(FleetPlan) -> FleetPlan) {

@@ -1,5 +1,5 @@
-//! A task that the exchange could lead to no pool. Its pool may have been without a queue for a moment: then it is moved there. Else its producer has mistyped the pool, and
-//! is told so.
+//! A task that the exchange could lead to no pool. Its pool may have been without a queue for a moment: then it is moved there. Or nobody serves its pool at present: then it
+//! waits. Else its producer has mistyped the pool, and is told so.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,12 +8,13 @@ use task_queue::{Outgoing, PublishError, Queue, Target};
 
 use super::carry_out::Settling;
 use crate::{
+    context::Context,
     delivery::onward,
     disposition::Disposition,
     ports::{Abandoned, Sent},
 };
 
-/// How long a task waits whose pool lives and has no queue, which is about to be declared again, or is full.
+/// How long a task waits whose pool has no queue, which is about to be declared again where a GPU of it lives, or a full one. Then the mover sees to it.
 const REST: Duration = Duration::from_secs(1);
 /// Most pools that a refusal names.
 const POOLS_SHOWN: usize = 10;
@@ -41,7 +42,7 @@ pub(super) async fn route<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
         Sent::NoQueue(error) => error,
     };
     let exists = matches!(error, PublishError::Inaccessible { .. } | PublishError::Full { .. });
-    if !exists && context.ports.rows(&pool).await?.is_empty() {
+    if !exists && !is_known(context, &pool).await? {
         return unknown_pool(settling).await.map(Some);
     }
     // From the waiting queue the mover takes it to its pool.
@@ -51,6 +52,25 @@ pub(super) async fn route<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
     context.metrics.unrouted("waits");
     in_hand.ack_elsewhere().await;
     Ok(None)
+}
+
+/// Whether there is such a pool, though it has no queue now: GPUs of it live, or were announced once and may come back. Whoever says no has asked a steady table: one that was
+/// emptied, and the store with it, knows living GPUs again within a lease.
+async fn is_known(context: &Context, pool: &PoolName) -> Result<bool, Abandoned> {
+    let options = &context.me.options;
+    loop {
+        // In this order: a table that is emptied in between is not steady, and never looks like one whose GPUs are gone.
+        let lives = !context.ports.rows(pool).await?.is_empty();
+        if lives || context.ports.announced().await?.iter().any(|gpu| gpu.pool == *pool) {
+            return Ok(true);
+        }
+        // By this worker's own pool: of one that nobody serves the table never hears.
+        let missing = options.lease.saturating_sub(context.ports.steady(&options.pool).await?);
+        if missing.is_zero() {
+            return Ok(false);
+        }
+        context.ports.pause(missing).await?;
+    }
 }
 
 async fn unknown_pool(settling: &Settling<'_>) -> Result<Disposition<'static>, Abandoned> {
