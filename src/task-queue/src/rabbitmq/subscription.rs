@@ -115,8 +115,12 @@ impl Subscription {
     /// Declares the queue, after those that take what it cannot keep: whoever deleted it may have deleted them too. It does not wait for theirs.
     async fn declare(&self, connection: &Arc<Kept>) -> Result<(), Failure> {
         for before in self.queue.declared_before() {
-            if let Err(failure) = self.topology.declare(connection, &before).await {
-                tracing::warn!(queue = %before, error = %failure, "could not declare a queue again");
+            match self.topology.declare(connection, &before).await {
+                Ok(()) => self.topology.fails_no_more(&before),
+                Err(failure) if self.topology.begins_to_fail(&before) => {
+                    tracing::warn!(queue = %before, error = %failure, "could not declare a queue again");
+                }
+                Err(failure) => tracing::debug!(queue = %before, error = %failure, "still could not declare a queue again"),
             }
         }
         self.topology.declare(connection, &self.queue).await

@@ -28,11 +28,13 @@ pub(super) struct Topology {
     declared: Mutex<BTreeSet<Queue>>,
     /// What exists without something that this version would give it.
     lacking: Mutex<BTreeSet<String>>,
+    /// What could not be declared again when it was last tried, as the log says already.
+    failing: Mutex<BTreeSet<Queue>>,
 }
 
 impl Topology {
     pub(super) fn new(options: QueueOptions) -> Self {
-        Self { options, spare: Spare::default(), declared: Mutex::default(), lacking: Mutex::default() }
+        Self { options, spare: Spare::default(), declared: Mutex::default(), lacking: Mutex::default(), failing: Mutex::default() }
     }
 
     pub(super) fn remember(&self, queue: &Queue) {
@@ -52,6 +54,20 @@ impl Topology {
         let mut all: Vec<Queue> = self.declared().iter().cloned().collect();
         all.sort_by_cached_key(Queue::rank);
         all
+    }
+
+    /// Takes note that a queue cannot be declared again. Whether the log is to say so: not for each try.
+    pub(super) fn begins_to_fail(&self, queue: &Queue) -> bool {
+        self.failing().insert(queue.clone())
+    }
+
+    /// Takes note that a queue was declared again.
+    pub(super) fn fails_no_more(&self, queue: &Queue) {
+        self.failing().remove(queue);
+    }
+
+    fn failing(&self) -> MutexGuard<'_, BTreeSet<Queue>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn declared(&self) -> MutexGuard<'_, BTreeSet<Queue>> {
@@ -141,6 +157,15 @@ pub(super) fn short(name: &str) -> Result<ShortString, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queue_that_cannot_be_declared_is_told_once_until_it_can() {
+        let topology = Topology::new(QueueOptions::default());
+        let told = [Queue::Expired, Queue::Expired, Queue::Unrouted].map(|queue| topology.begins_to_fail(&queue));
+        assert_eq!(told, [true, false, true]);
+        topology.fails_no_more(&Queue::Expired);
+        assert!(topology.begins_to_fail(&Queue::Expired) && !topology.begins_to_fail(&Queue::Unrouted));
+    }
 
     #[test]
     fn every_queue_stands_behind_those_that_take_what_it_cannot_keep() {
