@@ -16,13 +16,14 @@ mod part;
 mod properties;
 mod publisher;
 mod receipt;
+mod restored;
 mod screen;
 mod settling;
 mod spare;
 mod subscription;
 mod topology;
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU16, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU16, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lapin::{
@@ -31,10 +32,7 @@ use lapin::{
     types::FieldTable,
 };
 use protocol::config::{QueueType, SecretUrl};
-use tokio::{
-    sync::{Mutex, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -43,6 +41,7 @@ use self::{
     line::{Dialer, Keeper, Kept, Line},
     publisher::Publisher,
     receipt::{TakeChannel, TakeChannels, TakenReceipt},
+    restored::Restored,
     subscription::{Declare, Subscription, Wish, Wishes},
     topology::{Topology, short},
 };
@@ -62,8 +61,7 @@ const DECLARATIONS: usize = 4;
 pub struct RabbitMq {
     dialer: Dialer,
     topology: Arc<Topology>,
-    /// When a queue was last declared again because a publish came back.
-    restored: Mutex<BTreeMap<Queue, Instant>>,
+    restored: Restored,
     consuming: Line,
     publisher: Publisher,
     take_channels: Arc<TakeChannels>,
@@ -143,23 +141,48 @@ impl RabbitMq {
             let declared = self.declare_one(queue).await?;
             declared.map_err(|failure| failure.into_declare_error(self.url(), &self.names().queue(queue)))?;
             self.topology.remember(queue);
+            self.topology.fails_no_more(queue);
         }
         Ok(())
     }
 
     /// Declares a queue again that this process had declared and somebody has deleted, unless another publish has done so since `began`.
     async fn restore(&self, queue: &Queue, began: Instant) -> Result<(), QueueError> {
-        let mut restored = self.restored.lock().await;
-        if restored.get(queue).is_some_and(|at| *at >= began) {
+        let restored = self.restored.of(queue);
+        let mut last = restored.lock().await;
+        if last.is_some_and(|at| at >= began) {
             return Ok(());
         }
         let mut queues = queue.declared_before();
         queues.push(queue.clone());
-        self.declare_in_order(&queues).await?;
-        // Only now: where it cannot be declared, every publish comes here again.
-        tracing::warn!(queue = self.names().queue(queue), "a queue of the fleet was gone, with what waited in it; it was declared again");
-        restored.insert(queue.clone(), Instant::now());
-        Ok(())
+        let (declared, name) = (self.declare_in_order(&queues).await, self.names().queue(queue));
+        match &declared {
+            Ok(()) => {
+                tracing::warn!(queue = name, "a queue of the fleet was gone, with what waited in it; it was declared again");
+                // Only now: where it cannot be declared, every publish comes here again.
+                *last = Some(Instant::now());
+            }
+            Err(error @ (QueueError::Mismatch { .. } | QueueError::Refused { .. })) if self.topology.begins_to_fail(queue) => {
+                tracing::error!(queue = name, %error, "a queue of the fleet is gone, and cannot be declared again; said once until it can");
+            }
+            Err(error) => tracing::debug!(queue = name, %error, "a queue of the fleet is gone, and was not declared again this time"),
+        }
+        declared
+    }
+
+    /// Publishes a message that the broker has returned: once more, where its queue was gone and could be declared again.
+    async fn publish_returned(&self, message: &Outgoing, target: String, began: Instant) -> Result<(), PublishError> {
+        // The broker returns a message too where the queue exists and its node is down.
+        if let Ok(Err(Failure::Inaccessible(reason))) = self.look(&target).await {
+            return Err(PublishError::Inaccessible { target, reason });
+        }
+        match &message.target {
+            Target::Queue(queue) if self.topology.has(queue) => {
+                self.restore(queue, began).await.map_err(|error| not_restored(target, error))?;
+                self.publisher.publish(self.names(), message).await
+            }
+            _ => Err(PublishError::Unroutable { target }),
+        }
     }
 
     /// Looks at a queue without changing anything.
@@ -201,10 +224,7 @@ fn not_restored(target: String, error: QueueError) -> PublishError {
         QueueError::Unreachable { .. } | QueueError::NotAdmitted { .. } | QueueError::Closed | QueueError::Stale => {
             PublishError::Disconnected { target, reason: error.to_string() }
         }
-        QueueError::Mismatch { .. } | QueueError::Refused { .. } => {
-            tracing::error!(queue = target, %error, "a queue of the fleet is gone, and cannot be declared again");
-            PublishError::Unroutable { target }
-        }
+        QueueError::Mismatch { .. } | QueueError::Refused { .. } => PublishError::Unroutable { target },
     }
 }
 
@@ -244,17 +264,10 @@ impl TaskQueue for RabbitMq {
             Err(PublishError::Unroutable { target }) => target,
             done => return done,
         };
-        // The broker returns a message too where the queue exists and its node is down.
-        if let Ok(Err(Failure::Inaccessible(reason))) = self.look(&target).await {
-            return Err(PublishError::Inaccessible { target, reason });
-        }
-        match &message.target {
-            Target::Queue(queue) if self.topology.has(queue) => {
-                self.restore(queue, began).await.map_err(|error| not_restored(target, error))?;
-                self.publisher.publish(self.names(), &message).await
-            }
-            _ => Err(PublishError::Unroutable { target }),
-        }
+        // All that follows of it is within its own time: many publishes may wait for one queue to be declared.
+        let limit = message.timeout.unwrap_or(self.topology.options.publish_timeout);
+        let again = self.publish_returned(&message, target.clone(), began);
+        tokio::time::timeout_at(began + limit, again).await.unwrap_or_else(|_| Err(PublishError::timeout(target, limit)))
     }
 
     async fn consume(&self, queue: &Queue, prefetch: NonZeroU16) -> Result<Consumer, QueueError> {
