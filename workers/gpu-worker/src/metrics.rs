@@ -146,7 +146,7 @@ impl QueueSeries {
     fn new(to: &Registrar<'_>) -> Result<Self, prometheus::Error> {
         Ok(Self {
             messages: to.add(GaugeVec::new(
-                Opts::new("gpufleet_queue_messages", "Messages that waited in a queue at the last look, about once a minute, by queue."),
+                Opts::new("gpufleet_queue_messages", "Messages that waited in a queue at the last look, about once a minute, by queue (pool.<name> of a pool)."),
                 &["queue"],
             )?)?,
             moved: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,

@@ -170,11 +170,12 @@ impl UnservedTasks {
         found.last = now;
         found.untold += 1;
         let found_for = now.saturating_duration_since(found.since);
-        let is_watched = std::mem::replace(&mut state.is_watched, true);
-        drop(state);
         if is_new {
+            // Before anybody can find that it is over: an end that comes first ends nothing.
             self.metrics.unserved.begins(&self.me.options.pool, &text, &lack.to_string());
         }
+        let is_watched = std::mem::replace(&mut state.is_watched, true);
+        drop(state);
         if !is_watched {
             self.ports.environment.spawn("watch of unserved tasks", Arc::clone(self).watch());
         }

@@ -103,7 +103,7 @@ impl Warden {
 /// The queue in the metric of what waits; `None`: it is not in it.
 fn label(queue: &Queue) -> Option<String> {
     let label = match queue {
-        Queue::Pool(_) => "pool",
+        Queue::Pool(pool) => return Some(format!("pool.{pool}")),
         Queue::Dead => "dead",
         Queue::Parked => "parked",
         Queue::Unplaceable => "unplaceable",
@@ -112,4 +112,17 @@ fn label(queue: &Queue) -> Option<String> {
         Queue::Gpu(_) | Queue::Expired | Queue::Returned | Queue::Retry(_) | Queue::Redelivery | Queue::Reply(_) => return None,
     };
     Some(label.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::PoolName;
+
+    use super::*;
+
+    #[test]
+    fn two_pools_of_one_process_have_a_series_each() {
+        let of = |pool: &str| label(&Queue::Pool(PoolName::new(pool).expect("a valid name")));
+        assert_eq!((of("a"), of("b")), (Some("pool.a".to_owned()), Some("pool.b".to_owned())));
+    }
 }
