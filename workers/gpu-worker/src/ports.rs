@@ -333,7 +333,8 @@ impl Ports {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+/// Whole milliseconds, at most as many as a number holds.
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

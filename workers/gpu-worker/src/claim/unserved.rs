@@ -18,7 +18,7 @@ use crate::{
     date::date,
     me::{Me, Signals},
     metrics::GpuMetrics,
-    ports::Ports,
+    ports::{Ports, millis},
 };
 
 /// The rests of a task that has waited for at least as long, each a retry queue's delay, longest first. Before, it rests as any task that fits nowhere.
@@ -254,10 +254,6 @@ fn rest(waited: Duration, left: Duration) -> Queue {
     // A look a little after the end saves several before it.
     let is_right = |rest: &Duration| *rest <= waited && rest.mul_f64(0.9) <= left;
     LONGER_RESTS.into_iter().find(is_right).map_or(Queue::Unplaceable, Queue::Retry)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
