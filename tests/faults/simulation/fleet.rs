@@ -93,6 +93,11 @@ fn nth_id(gpu: usize, replaced: usize) -> GpuId {
     GpuId::new(id).expect("a valid id")
 }
 
+/// The queue that all tasks name for their replies.
+fn replies() -> Queue {
+    Queue::Reply(REPLIES.to_owned())
+}
+
 impl SimulatedFleet {
     /// The fleet of a scenario, before its first event.
     pub async fn new(scenario: Scenario, bug: Option<Bug>) -> Self {
@@ -144,7 +149,7 @@ impl SimulatedFleet {
     }
 
     async fn collect_replies(&mut self) {
-        let (replies, pool) = (Queue::Reply(REPLIES.to_owned()), Queue::Pool(PoolName::default()));
+        let (replies, pool) = (replies(), Queue::Pool(PoolName::default()));
         for queue in [&replies, &pool] {
             self.client.declare(queue).await.expect("the client is connected");
         }
@@ -261,6 +266,7 @@ impl SimulatedFleet {
             Event::ClearStore => self.clear_store(),
             Event::BlockPublishers => self.broker.block_publishers("memory"),
             Event::UnblockPublishers => self.broker.unblock_publishers(),
+            Event::BoundReplies(most) => self.broker.bound(&replies(), most),
             Event::DeleteIfUnused(queue) => self.delete_if_unused(&queue).await,
             Event::DeleteQueuesOfTheGone => {
                 let gone = self.ids.iter().filter_map(|ids| ids.split_last()).flat_map(|(_, gone)| gone);
@@ -365,6 +371,7 @@ impl SimulatedFleet {
         self.world.note("heals");
         self.trouble = 0.0;
         self.broker.unblock_publishers();
+        self.broker.bound(&replies(), None);
         for process in self.processes.values() {
             process.chaos.calm();
             process.skew_ms.store(0, Ordering::Relaxed);
@@ -400,7 +407,7 @@ impl SimulatedFleet {
             message_id: Some(task.id.clone()),
             kind: Some(KIND.to_owned()),
             priority: Some(task.priority),
-            reply_to: Some(self.client.names().queue(&Queue::Reply(REPLIES.to_owned()))),
+            reply_to: Some(self.client.names().queue(&replies())),
             ..Envelope::default()
         };
         let target = Target::Queue(Queue::Pool(PoolName::default()));

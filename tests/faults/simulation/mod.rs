@@ -20,7 +20,7 @@ use self::{
     bugs::Bug,
     chaos::Site,
     fleet::SimulatedFleet,
-    scenario::{STEPS, Scenario},
+    scenario::{STEPS, STEPS_OF_REPLIES, Scenario},
 };
 
 /// How many seeds one run of the tests tries.
@@ -109,7 +109,7 @@ fn whatever_fails_every_task_has_one_outcome_and_no_slot_is_lost() {
     }
     let (sites, classes) = seen.into_inner().unwrap();
     println!("{classes:?}; processes died at {sites:?}");
-    for step in STEPS {
+    for step in STEPS.into_iter().chain(STEPS_OF_REPLIES) {
         for when in ["before", "after"] {
             assert!(sites.contains(&(step, when)), "no process died {when} {step:?}: the seeds do not cover it");
         }

@@ -78,6 +78,7 @@ impl ChaosQueue {
         }
         let settle = ChaosReceipt {
             tag,
+            site: if delivery.queue == Queue::Redelivery { "ack a redelivery" } else { "ack" },
             outstanding: Arc::clone(&self.outstanding),
             chaos: Arc::clone(&self.chaos),
             _in_hand: self.world.takes_in_hand(delivery.envelope.message_id.clone().unwrap_or_default()),
@@ -233,6 +234,8 @@ impl Feed for PumpFeed {
 
 struct ChaosReceipt {
     tag: u64,
+    /// The name of its ack.
+    site: &'static str,
     outstanding: Arc<Outstanding>,
     chaos: Arc<Chaos>,
     _in_hand: InHand,
@@ -261,7 +264,7 @@ impl ChaosReceipt {
 #[async_trait]
 impl Settle for ChaosReceipt {
     async fn ack(self: Box<Self>) -> Result<(), QueueError> {
-        self.settle("ack", Receipt::ack).await
+        self.settle(self.site, Receipt::ack).await
     }
 
     async fn give_back(self: Box<Self>) -> Result<(), QueueError> {

@@ -70,6 +70,8 @@ pub enum Event {
     ClearStore,
     BlockPublishers,
     UnblockPublishers,
+    /// The queue of the replies holds at most so many from now on, and refuses more; `None`: as many as come.
+    BoundReplies(Option<u32>),
     /// An operator deletes a queue, if nothing is in it and nobody consumes it.
     DeleteIfUnused(Queue),
     /// The same for the queues of all GPUs that are gone.
@@ -116,6 +118,9 @@ pub const STEPS: [&str; 12] = [
     "ack",
 ];
 
+/// The steps of a reply's life, where its queue does not take it, at which a process dies for certain in some seeds.
+pub const STEPS_OF_REPLIES: [&str; 2] = ["put a reply aside", "ack a redelivery"];
+
 impl Scenario {
     /// The scenario of a seed.
     pub fn of(seed: u64) -> Self {
@@ -161,6 +166,9 @@ impl Scenario {
         }
         if class == Class::Replaced {
             scenario.add_replacements(&mut random);
+        }
+        if matches!(class, Class::Faults | Class::StoreEmptied) && random.random_bool(0.4) {
+            scenario.add_full_replies(&mut random);
         }
         scenario.events.sort_by_key(|(at_ms, _)| *at_ms);
         scenario
@@ -258,6 +266,18 @@ impl Scenario {
         }
         if self.class == Class::StoreEmptied {
             self.events.push((random.random_range(1_000..12_000), Event::ClearStore));
+        }
+    }
+
+    /// The queue of the replies takes none for a while, and a process dies with a reply that waits for that.
+    fn add_full_replies(&mut self, random: &mut ChaCha8Rng) {
+        let from_ms = random.random_range(CALM_UNTIL_MS..TROUBLE_UNTIL_MS / 2);
+        let until_ms = from_ms + random.random_range(1_000..12_000);
+        // Who consumes at once leaves nothing in the queue: with room for one it would take them all.
+        self.events.extend([(from_ms, Event::BoundReplies(Some(0))), (until_ms, Event::BoundReplies(None))]);
+        for (at_ms, step) in [from_ms, until_ms].into_iter().zip(STEPS_OF_REPLIES) {
+            let (gpu, when) = (random.random_range(0..self.gpus), ["before", "after"][random.random_range(0..2)]);
+            self.events.push((at_ms, Event::CrashAt(gpu, (step, when))));
         }
     }
 
