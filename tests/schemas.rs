@@ -261,6 +261,7 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         history: text(),
         reply_to: text(),
         first_try_ms: Some(1),
+        due_ms: Some(1),
         unreadable: text(),
         properties: Some(Vec::new()),
         published_ms: None,

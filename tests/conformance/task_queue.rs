@@ -70,9 +70,8 @@ cases! {
         what_expires_before_a_worker_has_led_it_to_a_pool_goes_to_the_expired_queue,
         what_expired_says_where_and_why_until_it_is_published_again,
         what_expires_before_anybody_else_has_declared_a_queue_is_kept,
-        what_waits_for_a_retry_returns,
-        what_fits_no_gpu_returns,
-        a_reply_that_waits_is_delivered_again_with_its_address,
+        what_waits_stays_where_it_is_whatever_its_expiration,
+        a_reply_that_waits_keeps_its_address,
         a_dead_letter_is_kept_for_so_long;
     life:
         declaring_twice_changes_nothing,

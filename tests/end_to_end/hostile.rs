@@ -91,7 +91,11 @@ async fn messages_for_a_pool_that_does_not_exist_hold_up_no_message_that_comes_b
     let answered = collect(&mut answers, 1).await;
     assert!(answered.contains_key(fleet.pool().as_str()));
     let resting = Queue::retry_after(Duration::from_secs(60));
-    until("the others rest, and none is lost", async || ready(&fleet, &resting).await == 200).await;
+    // The worker holds the first of them.
+    until("the others rest, and none is lost", async || {
+        ready(&fleet, &resting).await + fleet.counted("gpufleet_held_messages", "wait.60000") as usize == 200
+    })
+    .await;
 }
 
 async fn messages_for_a_pool_that_is_full_hold_up_no_message_that_comes_back(on: fn(FleetPlan) -> FleetPlan) {

@@ -7,6 +7,7 @@ mod cancelling;
 mod choosing;
 mod crashing;
 mod health;
+mod holding;
 mod hostile;
 mod life;
 mod memory;

@@ -25,6 +25,8 @@ crate::on_both!(
 
 /// More than a worker has slots.
 const TASKS: usize = 12;
+/// How many messages of a waiting queue a worker holds.
+const HELD: usize = 16;
 
 /// Declares a queue of a client that is not ours, under a name of ours.
 async fn declare_foreign(fleet: &Fleet, queue: &Queue, arguments: FieldTable) {
@@ -103,9 +105,9 @@ async fn ready(fleet: &Fleet, queue: &Queue) -> u32 {
 
 /// How many replies wait for another try.
 async fn waiting(fleet: &Fleet) -> u32 {
-    let mut waiting = ready(fleet, &Queue::Redelivery).await;
-    for ms in Queue::UNDELIVERED_DELAYS_MS {
-        waiting += ready(fleet, &Queue::Undelivered(Duration::from_millis(ms))).await;
+    let mut waiting = fleet.counted("gpufleet_held_messages", "undelivered") as u32;
+    for queue in Queue::where_replies_wait() {
+        waiting += ready(fleet, &queue).await;
     }
     waiting
 }
@@ -131,7 +133,8 @@ async fn a_reply_that_finds_no_room_to_wait_is_parked_with_its_address(here: fn(
     let fleet = here(Fleet::of(1).configured(|configuration| configuration.amqp.undelivered_max = 3)).start().await;
     let full = full_queue(&fleet).await;
     let name = fleet.ports.queue.names().queue(&full);
-    submit(&fleet, &name, 5).await;
+    // What the worker holds takes no room.
+    submit(&fleet, &name, HELD + 5).await;
     until("two are parked", async || ready(&fleet, &Queue::Parked).await == 2).await;
     let waiting_queue = fleet.ports.queue.names().queue(&Queue::undelivered_for(Duration::ZERO));
     for _ in 0..2 {
@@ -147,7 +150,7 @@ async fn a_reply_that_finds_no_room_to_wait_is_parked_with_its_address(here: fn(
     assert_eq!(fleet.counted("gpufleet_replies_returned_total", ""), 2.0);
     // What could wait arrives.
     let mut consumer = fleet.ports.queue.consume(&full, NonZeroU16::new(100).unwrap()).await.unwrap();
-    assert_eq!(collect(&fleet, &mut consumer, 3).await.len(), 3);
+    assert_eq!(collect(&fleet, &mut consumer, HELD + 3).await.len(), HELD + 3);
 }
 
 #[tokio::test(start_paused = true)]

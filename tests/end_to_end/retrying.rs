@@ -1,7 +1,5 @@
 //! Attempts: what may be mended by another try is tried again, through the retry queues.
 
-use std::time::Duration;
-
 use protocol::{Outcome, TaskState};
 use serde_json::json;
 use task_queue::Queue;
@@ -10,6 +8,8 @@ use tests::{
     tasks::{reply, result, task},
     until::until,
 };
+
+use crate::topology;
 
 crate::on_both!(
     a_failure_that_may_be_mended_is_tried_again_until_the_attempts_are_used_up,
@@ -80,8 +80,8 @@ async fn attempts_end_with_the_total_deadline(on: fn(FleetPlan) -> FleetPlan) {
 
 async fn a_retry_goes_through_though_its_retry_queue_was_deleted(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = on(Fleet::of(1)).start().await;
-    for ms in Queue::RETRY_DELAYS_MS {
-        assert!(fleet.ports.queue.delete_if_unused(&Queue::Retry(Duration::from_millis(ms))).await.unwrap());
+    for queue in Queue::where_tasks_wait() {
+        topology::delete(&fleet, &queue).await;
     }
     let mut flaky = failing(true);
     flaky.body.limits.max_attempts = Some(2);

@@ -84,7 +84,7 @@ async fn channel(amqp: &SecretUrl) -> (Connection, Channel) {
     (connection, channel)
 }
 
-async fn delete(fleet: &Fleet, queue: &Queue) {
+pub async fn delete(fleet: &Fleet, queue: &Queue) {
     let Some(amqp) = fleet.amqp() else { return fleet.broker().delete(queue) };
     let (_connection, channel) = channel(amqp).await;
     let name = fleet.ports.queue.names().queue(queue);
@@ -112,7 +112,7 @@ async fn after_the_queue_of_the_dead_letters_was_deleted_tasks_are_refused_and_s
 
 async fn queues_that_nobody_consumes_come_back_though_nobody_publishes_to_them(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = on(Fleet::of(1).looking_after_queues_every(SOON)).start().await;
-    let deleted = [Queue::Dead, Queue::Parked, Queue::Unplaceable, Queue::retry_after(Duration::from_secs(300))];
+    let deleted = [Queue::Dead, Queue::Parked];
     for queue in &deleted {
         delete(&fleet, queue).await;
     }

@@ -44,11 +44,8 @@ async fn a_kind_that_nobody_serves_fails_with_what_is_served_and_is_told_of(here
 }
 
 /// What a task says of itself while it waits apart: since when nobody serves it. `None`: no task waits there now.
-async fn marked(fleet: &Fleet) -> Option<Option<u64>> {
-    let delivery = fleet.ports.queue.take(&Queue::Unplaceable).await.unwrap()?;
-    let since_ms = delivery.envelope.headers.unserved_since_ms;
-    delivery.receipt.give_back().await.unwrap();
-    Some(since_ms)
+fn marked(fleet: &Fleet) -> Option<Option<u64>> {
+    fleet.broker().envelopes(&Queue::Unplaceable).first().map(|envelope| envelope.headers.unserved_since_ms)
 }
 
 /// From now on exactly these GPUs take no tasks.
@@ -104,14 +101,14 @@ async fn a_deadline_of_its_own_ends_the_wait_before() {
 async fn a_gpu_that_starts_meanwhile_gets_the_task_and_its_wait_is_forgotten() {
     let mut fleet = Fleet::of(1).executors(Executors::new().with(executors::echo())).start().await;
     let waiting = fleet.producer.pending(simulate(5, "in the end"), HOUR).await.unwrap();
-    until("it is marked as unserved", async || marked(&fleet).await.flatten().is_some()).await;
+    until("it is marked as unserved", async || marked(&fleet).flatten().is_some()).await;
     until("that shows", async || fleet.counted("gpufleet_unserved_kinds", "") == 1.0).await;
     // The GPU that serves it comes, and takes no tasks yet.
     let late = GpuId::new("late").unwrap();
     drain_only(&fleet, vec![late.clone()]).await;
     fleet.executors_from_now_on(Executors::new().with(executors::echo()).with(executors::simulate()));
     fleet.add(SimulatedOptions::new(late.clone())).await;
-    until("it is marked no more", async || marked(&fleet).await == Some(None)).await;
+    until("it is marked no more", async || marked(&fleet) == Some(None)).await;
     drain_only(&fleet, Vec::new()).await;
     let reply = waiting.await.unwrap();
     assert_eq!((result(&reply), reply.gpu_id), (json!("in the end"), Some(late)));

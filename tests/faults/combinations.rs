@@ -80,8 +80,8 @@ async fn replace_all(fleet: &Fleet, workers: &mut Workers, ledger: &mut Ledger) 
 /// Waits until every task is answered and nothing waits any more, also not in the queues of these GPUs; then tells what came back.
 async fn settled(fleet: &Fleet, gpus: Vec<GpuId>, ledger: &mut Ledger) -> Balance {
     ledger.until_all_answered().await;
-    let mut queues = vec![Queue::Pool(fleet.pool()), Queue::Expired, Queue::Returned, Queue::Unplaceable];
-    queues.extend(Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms))));
+    let mut queues = vec![Queue::Pool(fleet.pool()), Queue::Expired, Queue::Returned];
+    queues.extend(Queue::where_tasks_wait());
     queues.extend(gpus.into_iter().map(Queue::Gpu));
     until("nothing waits anywhere", async || all_empty(fleet, &queues).await).await;
     fleet.idle().await;
@@ -199,8 +199,8 @@ async fn queues_that_an_operator_deletes_between_kills_are_there_again_when_they
     fleet.eligible(4).await;
     let amqp = fleet.amqp().unwrap().clone();
     let (mut retried, mut waiting) = (Ledger::open(amqp.clone()).await, Ledger::open(amqp).await);
-    let mut deleted = vec![Queue::Dead, Queue::Unplaceable, Queue::Parked];
-    deleted.extend(Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms))));
+    let mut deleted = vec![Queue::Dead, Queue::Parked];
+    deleted.extend(Queue::where_tasks_wait());
     for round in 1..=3 {
         retried.publish_simulated(&fleet, 100, 10).await;
         let killed = fleet.gpus().into_iter().find(|gpu_id| *gpu_id != away).unwrap();
@@ -215,7 +215,7 @@ async fn queues_that_an_operator_deletes_between_kills_are_there_again_when_they
         retried.publish_simulated(&fleet, 100, 10).await;
         waiting.publish_for(&fleet, &away, 5).await;
         publish_no_task(&fleet, &format!("no-task-{round}")).await;
-        until("tasks for a GPU that is away wait for it", async || waits(&fleet, &Queue::Unplaceable).await > 0).await;
+        until("tasks for a GPU that is away wait for it", async || fleet.counted("gpufleet_held_messages", "unplaceable") > 0.0).await;
         until("what is no task is a dead letter", async || waits(&fleet, &Queue::Dead).await > 0).await;
         retried.until_all_ended(&fleet).await;
         fleet.add(SimulatedOptions::new(away.clone())).await;
@@ -229,6 +229,31 @@ async fn queues_that_an_operator_deletes_between_kills_are_there_again_when_they
         balance.holds();
     }
     fleet.idle().await;
+}
+
+/// A broker that had let them expire into another queue would have told nobody, and lost some.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_wait_are_not_lost_with_a_broker_that_is_killed_while_they_become_due() {
+    let servers = Servers::start().await;
+    let plan =
+        impatient(3, QueueType::Classic).slots(8).executors(Executors::new().with(Arc::new(FailsFirst))).configured(|configuration| {
+            // Here every GPU fails half of what it gets.
+            configuration.worker.failures_to_quarantine = 0;
+        });
+    let fleet = plan.on_servers(servers.urls()).start().await;
+    for _ in 0..3 {
+        let mut ledger = Ledger::open(servers.urls().amqp).await;
+        let before = fleet.counted("gpufleet_moved_total", "");
+        ledger.publish_simulated(&fleet, 600, 10).await;
+        until("they become due", async || fleet.counted("gpufleet_moved_total", "") >= before + 100.0).await;
+        servers.broker.kill();
+        servers.broker.start_again().await;
+        ledger.until_all_ended(&fleet).await;
+        ledger.until_all_answered().await;
+        let balance = ledger.balance().await;
+        report("broker killed while tasks in waiting queues become due", &fleet, &balance, Duration::ZERO);
+        balance.holds();
+    }
 }
 
 /// One worker empties it and gets no further, since publishers are blocked; another one sees it empty, old and unused.

@@ -66,8 +66,11 @@ async fn where_the_broker_loses_patience_first_the_task_still_runs_once_and_is_a
 /// Whether no task waits or is held anywhere.
 async fn all_empty(fleet: &Fleet) -> bool {
     use task_queue::Queue;
+    if fleet.counted("gpufleet_held_messages", "") > 0.0 {
+        return false;
+    }
     let mut queues = vec![Queue::Pool(fleet.pool()), Queue::Returned];
-    queues.extend(Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms))));
+    queues.extend(Queue::where_tasks_wait());
     for queue in queues {
         if fleet.ports.queue.depth(&queue).await.unwrap().is_some_and(|depth| depth.ready > 0) {
             return false;

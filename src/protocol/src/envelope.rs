@@ -49,6 +49,8 @@ pub const HISTORY: &str = "x-gpufleet-history";
 pub const REPLY_TO: &str = "x-gpufleet-reply-to";
 /// Header of a reply that waits for another try, or is parked: when it was tried first, in Unix milliseconds. Its age counts from there.
 pub const FIRST_TRY: &str = "x-gpufleet-first-try-ms";
+/// Header of a message in a waiting queue: when it goes on, in Unix milliseconds of the host that put it there. Never longer than its queue's own delay after it was received.
+pub const DUE: &str = "x-gpufleet-due-ms";
 /// Header of a message whose properties cannot be read: the property and what is wrong with it, as `type: is not UTF-8 text`.
 pub const UNREADABLE: &str = "x-gpufleet-unreadable";
 /// Header of a message whose properties cannot be read: their original bytes, as AMQP has them, from the flags on.
@@ -132,6 +134,8 @@ pub struct Headers {
     pub reply_to: Option<String>,
     /// See [`FIRST_TRY`].
     pub first_try_ms: Option<u64>,
+    /// See [`DUE`].
+    pub due_ms: Option<u64>,
     /// See [`UNREADABLE`].
     pub unreadable: Option<String>,
     /// See [`PROPERTIES`].
@@ -199,6 +203,7 @@ impl Headers {
             HISTORY => tell(&mut self.history, text_up_to(Self::HISTORY_MAX, value)),
             REPLY_TO => take(&mut self.reply_to, text(value)),
             FIRST_TRY => take(&mut self.first_try_ms, integer(&value)),
+            DUE => tell(&mut self.due_ms, integer(&value)),
             UNREADABLE => take(&mut self.unreadable, text(value)),
             PROPERTIES => take(&mut self.properties, bytes(value)),
             RETURNED => flag(&mut self.returned, &value),
@@ -244,6 +249,7 @@ impl Headers {
             (UNSERVED_SINCE, self.unserved_since_ms),
             (TOKEN, self.token),
             (FIRST_TRY, self.first_try_ms),
+            (DUE, self.due_ms),
         ];
         let mut pairs = Vec::new();
         pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
@@ -337,6 +343,7 @@ mod tests {
             copy: true,
             reply_to: Some("answers".into()),
             first_try_ms: Some(1_700_000_000_001),
+            due_ms: Some(1_700_000_000_002),
             history: Some("attempt 1 on gpu-0: flaky\n".repeat(100)),
             ..Headers::default()
         };
@@ -373,6 +380,7 @@ mod tests {
             ("x-death".to_owned(), HeaderValue::Other),
             (TOKEN.to_owned(), HeaderValue::Text("a service's own".into())),
             (HISTORY.to_owned(), HeaderValue::Text("x".repeat(Headers::HISTORY_MAX + 1))),
+            (DUE.to_owned(), HeaderValue::Text("soon".into())),
         ]);
         assert_eq!(read.invalid, [ATTEMPT, HOPS], "what only tells of the past is left behind without a word");
         assert_eq!(read, Headers { invalid: read.invalid.clone(), ..Headers::default() });

@@ -67,7 +67,7 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 23] = [
     envelope::TRACEPARENT,
     envelope::ATTEMPT,
     envelope::HOPS,
@@ -90,6 +90,7 @@ const NAMES: [&str; 22] = [
     envelope::REPLY_TO,
     envelope::FIRST_TRY,
     envelope::UNSERVED_SINCE,
+    envelope::DUE,
 ];
 
 fn headers() -> impl Strategy<Value = Headers> {

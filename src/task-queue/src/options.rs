@@ -23,8 +23,6 @@ pub struct QueueOptions {
     pub publish_timeout: Duration,
     /// How long a message may wait in the own queue of a GPU before it comes back.
     pub gpu_queue_ttl: Duration,
-    /// How long a task that fits no GPU rests before it returns.
-    pub unplaceable_ttl: Duration,
     /// How long a reply that nobody took is kept.
     pub parked_ttl: Duration,
     /// Most replies that may wait for another try in each of their waiting queues; above it publishes are refused.
@@ -55,7 +53,6 @@ impl From<&AmqpSection> for QueueOptions {
             gpu_queue_ttl: Duration::from_millis(section.gpu_queue_ttl_ms),
             undelivered_max: section.undelivered_max,
             undelivered_bytes_max: u64::from(section.undelivered_mb) * 1_000_000,
-            unplaceable_ttl: Duration::from_millis(section.unplaceable_ttl_ms),
             queue_type: section.queue_type,
         }
     }

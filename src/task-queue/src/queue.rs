@@ -15,15 +15,19 @@ use crate::{Consumer, Delivery, Outgoing, PublishError, QueueError, Target};
 ///      └ no such pool ► Unrouted ──► worker moves it to its pool, or refuses it
 ///                ▲  └ expires ┐        │ retry, unplaceable
 ///                │            ▼        ▼
-///                │         Expired   Retry, Unplaceable (TTL)
-///                │            │        │ dead-letters
-///                └── mover ◄──┼── Returned
+///                │         Expired   Retry, Unplaceable ──► some worker holds it until it is due
+///                │            │                                │ publishes, confirmed; then acks
+///                ├────────────┼────────────────────────────────┘
+///                └── mover ◄──┼── Returned ◄── queues of earlier versions
 ///                             └► worker records `expired`
 ///
-///  worker ── its reply is not taken now ──► Undelivered (TTL)
-///  ReplyTo ◄── redeliverer ◄── Redelivery ◄── dead-letters ┘
+///  worker ── its reply is not taken now ──► Undelivered ──► some worker holds it until it is due
+///  ReplyTo ◄── tries again, confirmed; then acks ─────────────────────┘
 ///                   └ not taken for too long, or its queue is gone ──► Parked
 /// ```
+///
+/// The waiting queues ([`Queue::where_tasks_wait`], [`Queue::where_replies_wait`]) have neither a time to live nor dead letters: what a broker dead-letters is confirmed by
+/// nobody, and lost if the broker dies at that moment or has no way to the target. Every worker consumes them all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Queue {
     /// Where a pool's tasks wait. Durable, ten priorities, optional bound (refuses publishes at it); what expires goes to [`Queue::Expired`].
@@ -34,21 +38,19 @@ pub enum Queue {
     Expired,
     /// What the exchange that producers publish to could lead to no pool, under the routing key that it came with. Durable; what expires goes to [`Queue::Expired`].
     Unrouted,
-    /// What came back from a waiting queue, for the mover to publish to its pool. Durable, unbounded.
+    /// What comes back from the waiting queues of earlier versions, for the mover to publish to its pool. Durable, unbounded.
     Returned,
-    /// Tasks that fit no GPU; after a TTL they go to [`Queue::Returned`]. Durable.
+    /// Tasks that fit no GPU, until a worker puts them back into their pools. Durable.
     Unplaceable,
-    /// Waits for this delay, then goes to [`Queue::Returned`]. Durable. Only the delays of [`Queue::RETRY_DELAYS_MS`] exist.
+    /// Tasks that wait for at most this delay, until a worker puts them back into their pools. Durable. Only the delays of [`Queue::RETRY_DELAYS_MS`] exist.
     Retry(Duration),
     /// What could not be a task, or was given up, in its original bytes. Durable, bounded in number, bytes and age: the oldest make room.
     Dead,
     /// Replies that nobody took, in their own bytes and with their address in a header, until a TTL takes them. Durable.
     Parked,
-    /// Replies whose queue takes none at present, with their address in a header: they wait for this delay, then go to [`Queue::Redelivery`]. Durable, bounded in number and
+    /// Replies whose queue takes none at present, with their address in a header: they wait for this delay, until a worker tries them again. Durable, bounded in number and
     /// bytes (refuses publishes at it). Only the delays of [`Queue::UNDELIVERED_DELAYS_MS`] exist.
     Undelivered(Duration),
-    /// Replies that have waited, for a worker to try again. Durable.
-    Redelivery,
     /// A reply queue of ours: exclusive to this process, named by us (server-named queues do not survive a recovery).
     Reply(String),
 }
@@ -59,6 +61,28 @@ impl Queue {
 
     /// The delays between two tries of a reply, in milliseconds.
     pub const UNDELIVERED_DELAYS_MS: [u64; 3] = [5_000, 15_000, 60_000];
+
+    /// How long what is put into this queue waits there, where its name says so.
+    #[must_use]
+    pub const fn delay(&self) -> Option<Duration> {
+        match self {
+            Self::Retry(delay) | Self::Undelivered(delay) => Some(*delay),
+            _ => None,
+        }
+    }
+
+    /// Every queue in which tasks wait until they go back to their pools.
+    #[must_use]
+    pub fn where_tasks_wait() -> Vec<Self> {
+        let delays = Self::RETRY_DELAYS_MS.into_iter().map(Duration::from_millis);
+        std::iter::once(Self::Unplaceable).chain(delays.map(Self::Retry)).collect()
+    }
+
+    /// Every queue in which replies wait until they are tried again.
+    #[must_use]
+    pub fn where_replies_wait() -> Vec<Self> {
+        Self::UNDELIVERED_DELAYS_MS.into_iter().map(Duration::from_millis).map(Self::Undelivered).collect()
+    }
 
     /// Where a reply waits that has been tried in vain for so long: each wait is longer than all before it together, up to the longest one.
     #[must_use]
@@ -91,7 +115,6 @@ impl fmt::Display for Queue {
             Self::Dead => formatter.write_str("dead letters"),
             Self::Parked => formatter.write_str("parked replies"),
             Self::Undelivered(delay) => write!(formatter, "replies tried again after {} ms", delay.as_millis()),
-            Self::Redelivery => formatter.write_str("replies to try again"),
             Self::Reply(name) => write!(formatter, "reply queue {name}"),
         }
     }
@@ -132,12 +155,11 @@ impl Names {
             Queue::Expired => format!("{prefix}.expired"),
             Queue::Unrouted => format!("{prefix}.unrouted"),
             Queue::Returned => format!("{prefix}.returned"),
-            Queue::Unplaceable => format!("{prefix}.unplaceable"),
-            Queue::Retry(delay) => format!("{prefix}.retry.{}", delay.as_millis()),
+            Queue::Unplaceable => format!("{prefix}.wait.unplaceable"),
+            Queue::Retry(delay) => format!("{prefix}.wait.{}", delay.as_millis()),
             Queue::Dead => format!("{prefix}.dead"),
             Queue::Parked => format!("{prefix}.parked"),
             Queue::Undelivered(delay) => format!("{prefix}.undelivered.{}", delay.as_millis()),
-            Queue::Redelivery => format!("{prefix}.redelivery"),
             Queue::Reply(name) => format!("{prefix}.reply.{name}"),
         }
     }
@@ -195,7 +217,8 @@ pub trait TaskQueue: Send + Sync + 'static {
     /// [`QueueError::Mismatch`] if it exists with other arguments; transient ones while the broker is away.
     async fn declare(&self, queue: &Queue) -> Result<(), QueueError>;
 
-    /// Publishes, and waits until the broker has taken responsibility for the message. Where it has no such queue, and this connection had declared it, the queue is
+    /// Publishes, and waits until the broker has taken responsibility for the message. To a waiting queue it travels without its `expiration`: what expires there would be gone.
+    /// Where it has no such queue, and this connection had declared it, the queue is
     /// declared again and the message is published once more.
     ///
     /// # Errors

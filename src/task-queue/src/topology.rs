@@ -172,9 +172,9 @@ impl Queue {
         match self {
             // A producer's `expiration` counts in each of these.
             Self::Pool(_) | Self::Gpu(_) | Self::Unrouted => Some(Self::Expired),
-            Self::Unplaceable | Self::Retry(_) => Some(Self::Returned),
-            Self::Undelivered(_) => Some(Self::Redelivery),
-            Self::Expired | Self::Returned | Self::Redelivery | Self::Dead | Self::Parked | Self::Reply(_) => None,
+            Self::Expired | Self::Returned | Self::Dead | Self::Parked | Self::Reply(_) => None,
+            // What a broker dead-letters is confirmed by nobody: these are consumed, and never expire.
+            Self::Unplaceable | Self::Retry(_) | Self::Undelivered(_) => None,
         }
     }
 
@@ -193,10 +193,12 @@ impl Queue {
 
 impl QueueOptions {
     /// Bounds the life of a message where its queue may be consumed by nobody for good: then it comes back by the broker's own means, and rests on nobody's memory. A
-    /// property of the message and not of the queue, whose arguments nobody can change.
+    /// property of the message and not of the queue, whose arguments nobody can change. In a waiting queue nothing expires: there it would be gone.
     pub(crate) fn bound_life(&self, message: &mut Outgoing) {
-        if let Target::Queue(Queue::Gpu(_)) = message.target {
-            message.envelope.lives_at_most(self.gpu_queue_ttl);
+        match message.target {
+            Target::Queue(Queue::Gpu(_)) => message.envelope.lives_at_most(self.gpu_queue_ttl),
+            Target::Queue(Queue::Unplaceable | Queue::Retry(_) | Queue::Undelivered(_)) => message.envelope.expiration = None,
+            Target::Queue(_) | Target::ReplyTo(_) => {}
         }
     }
 
@@ -229,17 +231,15 @@ impl QueueOptions {
                 let binding = Binding { exchange, routes: Routes::Always, alternate: None, routing_key: String::new() };
                 Plan { binding: Some(binding), ..plain }
             }
-            Queue::Unplaceable => Plan { ttl: Some(self.unplaceable_ttl), ..plain },
-            Queue::Retry(delay) => Plan { ttl: Some(*delay), ..plain },
             Queue::Parked => Plan { ttl: Some(self.parked_ttl), ..plain },
-            Queue::Undelivered(delay) => {
+            Queue::Undelivered(_) => {
                 let bounds = Bounds {
                     length_max: Some(self.undelivered_max),
                     bytes_max: Some(self.undelivered_bytes_max),
                     age_max: None,
                     overflow: Overflow::Refuse,
                 };
-                Plan { ttl: Some(*delay), bounds, ..plain }
+                Plan { bounds, ..plain }
             }
             Queue::Dead => {
                 let bounds = Bounds {
@@ -250,7 +250,7 @@ impl QueueOptions {
                 };
                 Plan { bounds, ..plain }
             }
-            Queue::Expired | Queue::Returned | Queue::Redelivery => plain,
+            Queue::Expired | Queue::Returned | Queue::Unplaceable | Queue::Retry(_) => plain,
             Queue::Reply(_) => Plan { exclusive: true, queue_type: QueueType::Classic, ..plain },
         }
     }

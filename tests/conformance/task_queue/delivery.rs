@@ -143,6 +143,7 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         history: Some("attempt 1 on gpu-0 failed: ü\n".repeat(80)),
         reply_to: Some("answers-of-ann".into()),
         first_try_ms: Some(1_700_000_000_001),
+        due_ms: Some(1_700_000_000_002),
         unreadable: Some("type: is not UTF-8 text".into()),
         properties: Some(vec![0, 0xff]),
         published_ms: None,

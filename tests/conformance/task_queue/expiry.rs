@@ -69,22 +69,27 @@ pub async fn what_expires_before_anybody_else_has_declared_a_queue_is_kept(broke
     assert_eq!(id_of(&next_of(&*queue, &Queue::Expired).await), "early");
 }
 
-pub async fn what_waits_for_a_retry_returns(broker: &Broker) {
+/// A worker holds it until it is due. A broker that took it out before would confirm that to nobody.
+pub async fn what_waits_stays_where_it_is_whatever_its_expiration(broker: &Broker) {
     let queue = broker.connect().await;
-    let retry = Queue::retry_after(Duration::from_millis(1));
-    queue.declare(&retry).await.expect("declared");
-    queue.publish(message(&retry, "again")).await.expect("published");
-    assert_eq!(id_of(&next_of(&*queue, &Queue::Returned).await), "again");
+    let waiting = [Queue::retry_after(Duration::from_millis(1)), Queue::Unplaceable, Queue::undelivered_for(Duration::ZERO)];
+    for name in &waiting {
+        queue.declare(name).await.expect("declared");
+        queue.publish(with_expiration(name, "waits", "20")).await.expect("published");
+    }
+    // Longer than the shortest delay.
+    queue.publish(with_expiration(&pool(), "clock", "400")).await.expect("published");
+    assert_eq!(id_of(&next_of(&*queue, &Queue::Expired).await), "clock");
+    for name in &waiting {
+        assert_eq!(ready(&*queue, name).await, 1, "{name}");
+        let delivery = queue.take(name).await.expect("connected").expect("a message");
+        assert_eq!((id_of(&delivery), delivery.envelope.expiration.as_deref(), delivery.death.as_ref()), ("waits", None, None));
+        delivery.receipt.give_back().await.expect("given back");
+        until_ready(&*queue, name, 1).await;
+    }
 }
 
-pub async fn what_fits_no_gpu_returns(broker: &Broker) {
-    let queue = broker.fleet(|options| options.unplaceable_ttl = Duration::from_millis(100)).connect().await;
-    queue.declare(&Queue::Unplaceable).await.expect("declared");
-    queue.publish(message(&Queue::Unplaceable, "large")).await.expect("published");
-    assert_eq!(id_of(&next_of(&*queue, &Queue::Returned).await), "large");
-}
-
-pub async fn a_reply_that_waits_is_delivered_again_with_its_address(broker: &Broker) {
+pub async fn a_reply_that_waits_keeps_its_address(broker: &Broker) {
     let queue = broker.connect().await;
     let waiting = Queue::undelivered_for(Duration::ZERO);
     queue.declare(&waiting).await.expect("declared");
@@ -92,7 +97,7 @@ pub async fn a_reply_that_waits_is_delivered_again_with_its_address(broker: &Bro
     reply.envelope.headers.reply_to = Some("answers".to_owned());
     reply.envelope.headers.first_try_ms = Some(1_700_000_000_000);
     queue.publish(reply.clone()).await.expect("published");
-    let again = next_of(&*queue, &Queue::Redelivery).await;
+    let again = next_of(&*queue, &waiting).await;
     assert_eq!((again.envelope, again.body), (reply.envelope, reply.body));
 }
 

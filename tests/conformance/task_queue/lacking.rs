@@ -27,10 +27,7 @@ async fn a_queue_that_exists_without_its_bounds_is_used_as_it_is_until_it_is_del
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
     channel.queue_declare(dead.as_str().into(), durable, arguments.clone()).await.expect("declared");
-    let (name, back) = (earlier.names().queue(&waiting), earlier.names().queue(&Queue::Redelivery));
-    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(60_000));
-    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
-    arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(back.into()));
+    let name = earlier.names().queue(&waiting);
     channel.queue_declare(name.as_str().into(), durable, arguments).await.expect("declared");
 
     let bounded = QueueOptions { length_max: Some(2), dead_letters_max: 2, undelivered_max: 2, ..options };

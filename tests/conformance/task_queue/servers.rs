@@ -282,8 +282,7 @@ async fn a_broker_that_is_not_there_is_unreachable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_queues_can_be_quorum_queues() {
     let url = PrivateRabbitMq::shared().await.url();
-    let options =
-        QueueOptions { queue_type: QueueType::Quorum, length_max: Some(100), unplaceable_ttl: Duration::from_millis(200), ..options() };
+    let options = QueueOptions { queue_type: QueueType::Quorum, length_max: Some(100), ..options() };
     let queue = connect(&url, options).await;
     queue.declare(&Queue::Unplaceable).await.expect("declared");
     publish_all(&*queue, [message(&pool(), "a"), message(&Queue::Unplaceable, "b")]).await;
@@ -291,8 +290,9 @@ async fn the_queues_can_be_quorum_queues() {
     let first = next(&mut consumer).await;
     first.receipt.give_back().await.expect("given back");
     assert_eq!(ack_next(&mut consumer, 1).await, ["a"]);
-    let mut returned = queue.consume(&Queue::Returned, prefetch(1)).await.expect("consuming");
-    assert_eq!(ack_next(&mut returned, 1).await, ["b"]);
+    let mut waiting = queue.consume(&Queue::Unplaceable, prefetch(1)).await.expect("consuming");
+    next(&mut waiting).await.receipt.give_back().await.expect("given back");
+    assert_eq!(ack_next(&mut waiting, 1).await, ["b"]);
     assert_eq!(queue.publish(empty(&pool())).await, Ok(()));
 }
 

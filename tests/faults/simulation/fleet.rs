@@ -309,16 +309,15 @@ impl SimulatedFleet {
 
     /// Every queue through which tasks travel.
     fn queues(&self) -> Vec<Queue> {
-        let mut queues = vec![Queue::Pool(PoolName::default()), Queue::Unrouted, Queue::Expired, Queue::Returned, Queue::Unplaceable];
-        queues.extend(Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms))));
+        let mut queues = vec![Queue::Pool(PoolName::default()), Queue::Unrouted, Queue::Expired, Queue::Returned];
+        queues.extend(Queue::where_tasks_wait());
         queues.extend(self.ids.iter().flatten().cloned().map(Queue::Gpu));
         queues
     }
 
     /// Every queue in which replies wait.
     fn queues_of_replies() -> impl Iterator<Item = Queue> {
-        let waiting = Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms)));
-        waiting.into_iter().chain([Queue::Redelivery, Queue::Parked])
+        Queue::where_replies_wait().into_iter().chain([Queue::Parked])
     }
 
     async fn start(&mut self, gpu: usize) {

@@ -321,8 +321,7 @@ impl Scenario {
             }
             7 => self.events.extend([(at_ms, Event::BlockPublishers), (at_ms + long_ms, Event::UnblockPublishers)]),
             _ => {
-                let queues = [Queue::Dead, Queue::Parked, Queue::Unplaceable].into_iter();
-                let queues = queues.chain(Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms))));
+                let queues = [Queue::Dead, Queue::Parked].into_iter().chain(Queue::where_tasks_wait());
                 self.events.extend(queues.map(|queue| (at_ms, Event::DeleteIfUnused(queue))));
                 self.events.push((at_ms, Event::DeleteQueuesOfTheGone));
             }

@@ -2,5 +2,5 @@
 
 pub(crate) mod mover;
 pub(crate) mod reaper;
-pub(crate) mod redeliverer;
 pub(crate) mod topology;
+pub(crate) mod waiting;

@@ -7,6 +7,7 @@ use prometheus::{
     Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry, core::Collector, exponential_buckets,
 };
 use protocol::{GpuId, GpuSample, Kind};
+use task_queue::Queue;
 
 use crate::unserved_now::UnservedNow;
 
@@ -137,6 +138,7 @@ impl SampleGauges {
 #[derive(Clone)]
 struct QueueSeries {
     messages: GaugeVec,
+    held: GaugeVec,
     moved: Counter,
     dropped: CounterVec,
     unrouted: CounterVec,
@@ -148,6 +150,10 @@ impl QueueSeries {
             messages: to.add(GaugeVec::new(
                 Opts::new("gpufleet_queue_messages", "Messages that waited in a queue at the last look, about once a minute, by queue (pool.<name> of a pool)."),
                 &["queue"],
+            )?)?,
+            held: to.add(GaugeVec::new(
+                Opts::new("gpufleet_held_messages", "Messages of a waiting queue that workers hold until they are due, by queue: they wait too."),
+                &["gpu_id", "queue"],
             )?)?,
             moved: to.add(Counter::new("gpufleet_moved_total", "Messages that the mover put back into their pool's queue.")?)?,
             dropped: to.counters(
@@ -345,6 +351,16 @@ impl GpuMetrics {
 
     pub(crate) fn waits(&self, queue: &str, messages: u32) {
         self.queues.messages.with_label_values(&[queue]).set(f64::from(messages));
+    }
+
+    /// How many messages of a waiting queue this worker holds.
+    pub(crate) fn held(&self, queue: &Queue) -> Gauge {
+        let label = match queue {
+            Queue::Retry(delay) => format!("wait.{}", delay.as_millis()),
+            Queue::Undelivered(delay) => format!("undelivered.{}", delay.as_millis()),
+            _ => "unplaceable".to_owned(),
+        };
+        self.queues.held.with_label_values(&[self.gpu_id.as_str(), label.as_str()])
     }
 
     pub(crate) fn moved(&self) {

@@ -6,7 +6,7 @@ use devices::Device;
 use executors::Executors;
 use gpu_table::GpuTable;
 use protocol::{Environment, IntakeLimits, PoolName, claim::Settings, config::Configuration, gpu::PastTrouble};
-use task_queue::{BodyBudget, TaskQueue};
+use task_queue::{BodyBudget, Queue, TaskQueue};
 use task_store::TaskStore;
 
 use crate::metrics::WorkerMetrics;
@@ -69,6 +69,8 @@ pub struct WorkerOptions {
     pub intake: IntakeLimits,
     /// How long running tasks may go on after a gentle stop.
     pub drain_grace: Duration,
+    /// How long a task that fits no GPU rests. See [`protocol::config::AmqpSection::unplaceable_ttl_ms`].
+    pub unplaceable_rest: Duration,
     /// How long a reply is tried again whose queue does not take it. See [`protocol::config::AmqpSection::parked_ttl_ms`].
     pub reply_tried_for: Duration,
     /// About how often it looks whether the queues that it needs, their exchange and its bindings are there. [`WorkerOptions::of`]: a minute.
@@ -103,11 +105,20 @@ impl WorkerOptions {
             progress_every: Duration::from_millis(worker.progress_every_ms),
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
             drain_grace: Duration::from_millis(worker.drain_grace_ms),
+            unplaceable_rest: Duration::from_millis(configuration.amqp.unplaceable_ttl_ms),
             reply_tried_for: Duration::from_millis(configuration.amqp.parked_ttl_ms),
             topology_every: TOPOLOGY_EVERY,
             dead_letters_max: configuration.amqp.dead_letters_max,
             initial_settings: multi_gpu.initial_settings(),
             after_trouble: None,
+        }
+    }
+
+    /// How long what is put into a waiting queue stays there; `None`: it is none.
+    pub(crate) const fn delay_of(&self, queue: &Queue) -> Option<Duration> {
+        match queue {
+            Queue::Unplaceable => Some(self.unplaceable_rest),
+            queue => queue.delay(),
         }
     }
 }

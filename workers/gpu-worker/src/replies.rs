@@ -1,7 +1,7 @@
 //! Replies on their way to the queues that their tasks named.
 //!
 //! Such a queue is somebody else's, and its trouble must hold up nobody. A reply that is not taken now (its queue is full, cannot be reached or does not confirm) waits in a
-//! queue of the fleet, confirmed and with its address, and some worker's redeliverer tries again. One whose queue is gone, or takes none for too long, is parked where an
+//! queue of the fleet, confirmed and with its address, and some worker holds it there and tries again. One whose queue is gone, or takes none for too long, is parked where an
 //! operator finds it; so is one for which the waiting queue has no room. Waited for are only a broker that is away or blocked as a whole, and the fleet's own queues. The stored
 //! reply remains in any case.
 
@@ -14,11 +14,12 @@ use std::{
 
 use bytes::Bytes;
 use protocol::{Envelope, ErrorCode, Reply, envelope::Headers};
-use task_queue::{Delivery, Outgoing, PublishError, Queue, Target};
+use task_queue::{Outgoing, PublishError, Queue, Target};
 use tokio::time::Instant;
 
 use self::refusing::{Refusing, Try, Why};
 use crate::{
+    delivery::due,
     metrics::GpuMetrics,
     ports::{Abandoned, Ports},
 };
@@ -74,15 +75,11 @@ impl Replies {
         }
     }
 
-    /// Tries a reply again that has waited, and acks it once it is safe somewhere else.
-    pub(crate) async fn send_again(&self, delivery: Delivery) -> Result<(), Abandoned> {
-        let Delivery { envelope, body, receipt, .. } = delivery;
+    /// Tries a reply again that has waited. When this returns, it is safe wherever it is.
+    pub(crate) async fn send_again(&self, envelope: Envelope, body: Bytes) -> Result<(), Abandoned> {
         let became = self.again(self.waited(envelope, body)).await?;
         if became == Became::Taken {
             self.metrics.replies_delivered_late.inc();
-        }
-        if let Err(error) = receipt.ack().await {
-            tracing::debug!(%error, "sent on, and will be delivered again: another copy of the same reply");
         }
         Ok(())
     }
@@ -90,6 +87,7 @@ impl Replies {
     /// A reply that has waited, as its reader is to see it.
     fn waited(&self, mut envelope: Envelope, body: Bytes) -> Addressed {
         let (address, first_try_ms) = (envelope.headers.reply_to.take(), envelope.headers.first_try_ms.take());
+        envelope.headers.due_ms = None;
         envelope.headers.invalid.clear();
         envelope.user_id = None;
         // Only a message that no worker wrote has none.
@@ -142,7 +140,9 @@ impl Replies {
     async fn put_aside(&self, reply: Addressed) -> Result<Became, Abandoned> {
         let lately = self.refusing().took_lately(reply.address(), Instant::now());
         let tried = if lately { Duration::ZERO } else { self.age(&reply) };
-        let waiting = reply.for_queue(Queue::undelivered_for(tried));
+        let queue = Queue::undelivered_for(tried);
+        let (delay, mut waiting) = (queue.delay().unwrap_or_default(), reply.for_queue(queue.clone()));
+        due::waits(&mut waiting, queue, delay, self.ports.now_ms());
         let name = self.ports.queue.names().target(&waiting.target);
         // It may only refuse because it is full: until it can be reached nothing is safe. One that is gone is declared again by the publish itself.
         let passes = |error: &PublishError| error.is_transient() && !matches!(error, PublishError::Full { .. });

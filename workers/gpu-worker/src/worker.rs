@@ -14,8 +14,8 @@ use crate::{
     fleet::{
         mover::{self, Mover},
         reaper::Reaper,
-        redeliverer::{self, Redeliverer},
         topology::{self, Warden},
+        waiting::{self, Waiting},
     },
     gpu::{heartbeat::Heart, trouble},
     options::WorkerParts,
@@ -70,7 +70,7 @@ struct Consumers {
     expired: Consumer,
     unrouted: Consumer,
     returned: Consumer,
-    redelivery: Consumer,
+    waiting: Vec<(Queue, Consumer)>,
 }
 
 impl GpuWorker {
@@ -126,9 +126,13 @@ async fn start(context: &Arc<Context>) -> Result<Option<Consumers>, QueueError> 
     let Some(expired) = consume(Queue::Expired, mover::AT_ONCE).await? else { return Ok(None) };
     let Some(unrouted) = consume(Queue::Unrouted, mover::AT_ONCE).await? else { return Ok(None) };
     let Some(returned) = consume(Queue::Returned, mover::AT_ONCE).await? else { return Ok(None) };
-    let Some(redelivery) = consume(Queue::Redelivery, redeliverer::AT_ONCE).await? else { return Ok(None) };
+    let mut waiting = Vec::new();
+    for queue in waiting::queues() {
+        let Some(consumer) = consume(queue.clone(), waiting::AT_ONCE).await? else { return Ok(None) };
+        waiting.push((queue, consumer));
+    }
     let Some(pool) = consume(Queue::Pool(options.pool.clone()), options.slots).await? else { return Ok(None) };
-    Ok(Some(Consumers { pool, own, expired, unrouted, returned, redelivery }))
+    Ok(Some(Consumers { pool, own, expired, unrouted, returned, waiting }))
 }
 
 /// Repeats a start-up step while the broker is away. `None`: stopped meanwhile.
@@ -157,8 +161,8 @@ where
 
 /// Serves until a gentle stop, then drains.
 async fn work(context: &Arc<Context>, consumers: Consumers) {
-    let Consumers { pool, own, expired, unrouted, returned, redelivery } = consumers;
-    let stoppers = [own.stopper(), expired.stopper(), unrouted.stopper(), returned.stopper(), redelivery.stopper()];
+    let Consumers { pool, own, expired, unrouted, returned, waiting } = consumers;
+    let stoppers = [own.stopper(), expired.stopper(), unrouted.stopper(), returned.stopper()];
     let (shown, pool_consumer) = watch::channel(PoolConsumer::Lost);
     context.ports.environment.spawn("watch of the consumers", watch_consumers(Arc::clone(context), pool_consumer, own.live()));
     let slots = context.me.options.slots;
@@ -169,8 +173,11 @@ async fn work(context: &Arc<Context>, consumers: Consumers) {
         context.ports.environment.spawn("receiver", context.lives.track_future(receiving));
     }
     context.ports.environment.spawn("mover", context.lives.track_future(Mover::of(context).run(returned, context.lives.clone())));
-    let redelivering = Redeliverer::of(context).run(redelivery, context.lives.clone());
-    context.ports.environment.spawn("redeliverer", context.lives.track_future(redelivering));
+    let holder = Waiting::of(context);
+    for (queue, consumer) in waiting {
+        let holding = holder.clone().run(queue, consumer, context.lives.clone());
+        context.ports.environment.spawn("waiting queue", context.lives.track_future(holding));
+    }
     context.ports.environment.spawn("reaper", context.lives.track_future(Reaper::of(context).run()));
     context.ports.environment.spawn("watch of the queues", context.lives.track_future(Warden::of(context).run()));
     let teller = telling::run(context.ports.clone(), Arc::clone(&context.me), Arc::clone(&context.slots), Arc::clone(&context.pace));

@@ -30,13 +30,10 @@ pub(super) async fn look(configuration: &Configuration, consuming: &[GpuId]) -> 
 }
 
 fn topology(configuration: &Configuration, consuming: &[GpuId]) -> Vec<Queue> {
-    let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
     let pool = Queue::Pool(configuration.worker.pool.clone());
-    let undelivered = Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms)));
-    let single =
-        [pool, Queue::Unrouted, Queue::Expired, Queue::Returned, Queue::Unplaceable, Queue::Dead, Queue::Parked, Queue::Redelivery];
+    let single = [pool, Queue::Unrouted, Queue::Expired, Queue::Returned, Queue::Dead, Queue::Parked];
     let own = consuming.iter().cloned().map(Queue::Gpu);
-    single.into_iter().chain(retries).chain(undelivered).chain(own).collect()
+    single.into_iter().chain(Queue::where_tasks_wait()).chain(Queue::where_replies_wait()).chain(own).collect()
 }
 
 fn link(queue: &RabbitMq) -> Finding {

@@ -141,6 +141,13 @@ impl MemoryBroker {
         state.message_ids(&state.options.names.queue(queue))
     }
 
+    /// The properties of all that it holds in `queue`, ready or unacked. For tests and simulations.
+    #[must_use]
+    pub fn envelopes(&self, queue: &Queue) -> Vec<Envelope> {
+        let state = self.0.lock();
+        state.messages(&state.options.names.queue(queue)).map(|message| message.envelope.clone()).collect()
+    }
+
     /// Deletes a queue with all that is in it, as an operator may.
     pub fn delete(&self, queue: &Queue) {
         let mut state = self.0.lock();

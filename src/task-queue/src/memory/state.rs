@@ -112,10 +112,15 @@ impl State {
         }
     }
 
-    pub(super) fn message_ids(&self, name: &str) -> Vec<String> {
+    /// All that is in a queue, ready or unacked.
+    pub(super) fn messages(&self, name: &str) -> impl Iterator<Item = &Message> {
         let ready = self.queues.get(name).into_iter().flat_map(|queue| queue.backlog.messages());
-        let unacked = self.unacked.values().filter(|unacked| unacked.queue_name == name).map(|unacked| &unacked.message);
-        let mut ids: Vec<String> = ready.chain(unacked).filter_map(|message| message.envelope.message_id.clone()).collect();
+        let unacked = self.unacked.values().filter(move |unacked| unacked.queue_name == name).map(|unacked| &unacked.message);
+        ready.chain(unacked)
+    }
+
+    pub(super) fn message_ids(&self, name: &str) -> Vec<String> {
+        let mut ids: Vec<String> = self.messages(name).filter_map(|message| message.envelope.message_id.clone()).collect();
         ids.sort();
         ids
     }

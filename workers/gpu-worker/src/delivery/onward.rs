@@ -9,7 +9,7 @@ use bytes::Bytes;
 use protocol::{Envelope, PoolName, Task, TaskId};
 use task_queue::{Outgoing, Queue, Target};
 
-use super::{InHand, in_hand::Deadlines};
+use super::{InHand, due, in_hand::Deadlines};
 
 /// Long enough for whatever goes round of a task that has begun.
 const BEGAN_IN_TIME: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -47,8 +47,7 @@ pub(crate) fn waiting(
     envelope.headers.end_before_ms = end_before_ms;
     envelope.headers.pool = Some(pool.to_string());
     let mut outgoing = returned(envelope, in_hand.body.clone(), pool, task_id.clone(), now_ms);
-    outgoing.target = Target::Queue(Queue::retry_after(wait));
-    outgoing.envelope.expires_in(wait);
+    due::waits(&mut outgoing, Queue::retry_after(wait), wait, now_ms);
     outgoing
 }
 
@@ -106,6 +105,7 @@ pub(crate) fn returned(envelope: Envelope, body: Bytes, fallback_pool: &PoolName
     expire_at(&mut envelope, start_before_ms, now_ms);
     envelope.headers.user = envelope.user_id.take().or(envelope.headers.user);
     envelope.headers.returned = true;
+    envelope.headers.due_ms = None;
     envelope.headers.invalid.clear();
     envelope.headers.forget_findings();
     Outgoing::new(Target::Queue(Queue::Pool(pool)), envelope, body)

@@ -22,6 +22,13 @@ impl Share {
         budget.try_take(body.len()).map(|share| Self { _taken: Some(share) })
     }
 
+    /// The body's share, if it is to be had right now and leaves half of the budget to others: for what may be in hand for long.
+    pub(crate) fn beside_others(budget: &BodyBudget, body: &Bytes) -> Option<Self> {
+        let half = budget.size_bytes() / 2;
+        let leaves_half = body.len() <= half && budget.has_room_for(body.len() + half);
+        if leaves_half || is_small(body.len()) { Self::at_once(budget, body) } else { None }
+    }
+
     /// Waits for the body's share. Has no time limit of its own. Cancel safe.
     pub(crate) async fn wait(budget: &BodyBudget, body: &Bytes) -> Self {
         if is_small(body.len()) {
@@ -38,4 +45,22 @@ impl Share {
 
 const fn is_small(bytes: usize) -> bool {
     bytes < SMALL_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_in_hand_for_long_leaves_half_of_the_budget_to_others() {
+        let (budget, small) = (BodyBudget::new(1), Bytes::from_static(b"{}"));
+        let [medium, large] = [400_000, 600_000].map(|bytes| Bytes::from(vec![b'x'; bytes]));
+        assert!(Share::beside_others(&budget, &large).is_none());
+        let first = Share::beside_others(&budget, &medium);
+        assert!(first.is_some() && Share::beside_others(&budget, &medium).is_none());
+        assert!(Share::at_once(&budget, &medium).is_some(), "there is room for what runs");
+        assert!(Share::beside_others(&budget, &small).is_some());
+        drop(first);
+        assert!(Share::beside_others(&budget, &medium).is_some());
+    }
 }

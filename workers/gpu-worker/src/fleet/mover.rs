@@ -1,17 +1,18 @@
-//! The mover: puts what comes back from a waiting queue (retry, unplaceable) into its pool's queue, confirmed, then acks.
+//! The mover: puts what comes back into its pool's queue, confirmed, then acks. A message moves only when its pool has taken it.
 //!
-//! The broker's own dead-lettering is unconfirmed, and drops silently where the target is full; so waiting queues lead to one unbounded queue,
-//! and from there a message moves only when its pool has taken it. One whose pool takes none waits again, since it would hold up those of the other pools. Every worker
-//! moves; the broker shares the messages out.
+//! It is given what has waited (see `waiting.rs`), what lay in the queue of a GPU that is gone, and what comes out of the waiting queues of earlier versions, which lead to one
+//! unbounded queue. A message whose pool takes none waits again, since it would hold up those of the other pools. Every worker moves; the broker shares the messages out.
 
 use std::{sync::Arc, time::Duration};
 
-use task_queue::{Consumer, Delivery, Outgoing, PublishError, Queue, Target};
+use bytes::Bytes;
+use protocol::Envelope;
+use task_queue::{Consumer, Delivery, Outgoing, PublishError, Queue};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     context::Context,
-    delivery::onward,
+    delivery::{due, onward},
     me::Me,
     metrics::GpuMetrics,
     outage::Outage,
@@ -62,8 +63,18 @@ impl Mover {
 
     /// Puts one message back into its pool's queue, then acks it.
     pub(crate) async fn move_one(&self, delivery: Delivery) -> Result<(), Abandoned> {
+        let Delivery { envelope, body, receipt, .. } = delivery;
+        self.put_back(envelope, body).await?;
+        if let Err(error) = receipt.ack().await {
+            tracing::debug!(%error, "moved, and will be delivered again; its identity makes the copy harmless");
+        }
+        Ok(())
+    }
+
+    /// Publishes one message to its pool's queue. When this returns, it is there, or waits for its pool elsewhere.
+    pub(crate) async fn put_back(&self, envelope: Envelope, body: Bytes) -> Result<(), Abandoned> {
         let fresh = self.ports.environment.fresh_task_id();
-        let outgoing = onward::returned(delivery.envelope, delivery.body, &self.me.options.pool, fresh, self.ports.now_ms());
+        let outgoing = onward::returned(envelope, body, &self.me.options.pool, fresh, self.ports.now_ms());
         loop {
             let sent = match self.ports.publish_to_pool(&outgoing).await? {
                 Sent::NoQueue(error) => self.keep_waiting(outgoing.clone(), &error).await?,
@@ -79,9 +90,6 @@ impl Mover {
             self.ports.pause(self.me.options.lease).await?;
         }
         self.metrics.moved();
-        if let Err(error) = delivery.receipt.ack().await {
-            tracing::debug!(%error, "moved, and will be delivered again; its identity makes the copy harmless");
-        }
         Ok(())
     }
 
@@ -101,8 +109,7 @@ impl Mover {
             tracing::debug!(%queue, task_id, %why, "a message came back for a pool that does not take it; it waits");
         }
         let rest = if matches!(why, PublishError::Full { .. }) { REST_WHILE_FULL } else { REST };
-        outgoing.target = Target::Queue(Queue::retry_after(rest));
-        outgoing.envelope.expiration = None;
+        due::waits(&mut outgoing, Queue::retry_after(rest), rest, self.ports.now_ms());
         self.ports.publish(&outgoing).await
     }
 }

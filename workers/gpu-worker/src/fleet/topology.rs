@@ -1,19 +1,17 @@
 //! The queues that a worker needs. It declares them when it starts, and looks after them from then on: what somebody deletes that nobody consumes and nobody publishes
 //! to at that moment gives no sign, and an exchange or a binding never does.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use task_queue::{Depth, Queue};
 
+use super::waiting;
 use crate::{context::Context, me::Me, metrics::GpuMetrics, ports::Ports};
 
 /// Every queue that a worker needs.
 pub(crate) fn queues(me: &Me) -> Vec<Queue> {
-    let retries = Queue::RETRY_DELAYS_MS.map(|ms| Queue::Retry(Duration::from_millis(ms)));
-    let mut queues = vec![Queue::Returned, Queue::Expired, Queue::Unrouted, Queue::Dead, Queue::Unplaceable, Queue::Parked];
-    queues.extend(retries);
-    queues.push(Queue::Redelivery);
-    queues.extend(Queue::UNDELIVERED_DELAYS_MS.map(|ms| Queue::Undelivered(Duration::from_millis(ms))));
+    let mut queues = vec![Queue::Returned, Queue::Expired, Queue::Unrouted, Queue::Dead, Queue::Parked];
+    queues.extend(waiting::queues());
     queues.push(Queue::Pool(me.options.pool.clone()));
     queues.push(Queue::Gpu(me.gpu_id.clone()));
     queues
@@ -109,7 +107,7 @@ fn label(queue: &Queue) -> Option<String> {
         Queue::Unplaceable => "unplaceable",
         Queue::Unrouted => "unrouted",
         Queue::Undelivered(delay) => return Some(format!("undelivered.{}", delay.as_millis())),
-        Queue::Gpu(_) | Queue::Expired | Queue::Returned | Queue::Retry(_) | Queue::Redelivery | Queue::Reply(_) => return None,
+        Queue::Gpu(_) | Queue::Expired | Queue::Returned | Queue::Retry(_) | Queue::Reply(_) => return None,
     };
     Some(label.to_owned())
 }

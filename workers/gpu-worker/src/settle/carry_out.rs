@@ -21,7 +21,7 @@ use crate::{
     claim::holder::{self, Former},
     context::Context,
     delivery::{
-        Identity, InHand,
+        Identity, InHand, due,
         onward::{self, WaitsFor},
     },
     disposition::{Disposition, End, Onward, Ran},
@@ -227,9 +227,9 @@ impl<'a> Settling<'a> {
     /// To another queue of the fleet, with everything that its task carries.
     async fn send_on(&self, to: Onward<'_>) -> Result<Settled, Abandoned> {
         let Settling { context, in_hand, .. } = self;
-        let hops = to.hops();
+        let (hops, now_ms) = (to.hops(), context.ports.now_ms());
         let Onward { task, queue, reason, offer, unserved_since_ms } = to;
-        let mut envelope = onward::envelope(in_hand, task, &context.me.options.pool, context.ports.now_ms());
+        let mut envelope = onward::envelope(in_hand, task, &context.me.options.pool, now_ms);
         envelope.headers.hops = Some(task.hops.saturating_add(hops));
         envelope.headers.returned = hops == 0;
         if offer.is_some() {
@@ -237,7 +237,12 @@ impl<'a> Settling<'a> {
         }
         envelope.headers.unserved_since_ms = unserved_since_ms;
         envelope.headers.strategy = offer.as_ref().map(|offer| offer.choice.used.name().to_owned());
-        let outgoing = Outgoing::new(Target::Queue(queue), envelope, in_hand.body.clone());
+        let mut outgoing = Outgoing::new(Target::Queue(queue.clone()), envelope, in_hand.body.clone());
+        if let Some(delay) = context.me.options.delay_of(&queue) {
+            // It comes back no later than it must start.
+            let left = task.start_before_ms.map(|deadline_ms| Duration::from_millis(deadline_ms.saturating_sub(now_ms)));
+            due::waits(&mut outgoing, queue, left.map_or(delay, |left| left.min(delay)), now_ms);
+        }
         let sent = context.ports.publish(&outgoing).await?;
         if sent == Sent::There {
             context.metrics.forwarded(reason);

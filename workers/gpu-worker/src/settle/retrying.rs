@@ -11,7 +11,7 @@ use task_store::{Retry, RetryAnswer, RetryRequest};
 use super::{carry_out::Settling, ending, history};
 use crate::{
     context::Context,
-    delivery::onward,
+    delivery::{due, onward},
     disposition::{Disposition, End, Retrying},
     ports::{Abandoned, Sent},
 };
@@ -85,9 +85,9 @@ async fn publish_next(settling: &Settling<'_>, next: Next<'_>) -> Result<(), Aba
     // The task started in time: from now on its total deadline counts alone.
     headers.start_before_ms = Some(task.end_before_ms.unwrap_or_else(|| onward::began_in_time(now_ms)));
     let pause = Duration::from_millis(due.after_ms);
-    envelope.expires_in(pause);
     let queue = Queue::retry_after(pause);
-    let outgoing = Outgoing::new(Target::Queue(queue), envelope, in_hand.body.clone());
+    let mut outgoing = Outgoing::new(Target::Queue(queue.clone()), envelope, in_hand.body.clone());
+    due::waits(&mut outgoing, queue, pause, now_ms);
     match context.ports.publish(&outgoing).await? {
         Sent::There => {
             in_hand.ack_elsewhere().await;

@@ -9,7 +9,7 @@ use task_queue::{Outgoing, PublishError, Queue, Target};
 use super::carry_out::Settling;
 use crate::{
     context::Context,
-    delivery::onward,
+    delivery::{due, onward},
     disposition::Disposition,
     ports::{Abandoned, Sent},
 };
@@ -46,8 +46,7 @@ pub(super) async fn route<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
         return unknown_pool(settling).await.map(Some);
     }
     // From the waiting queue the mover takes it to its pool.
-    outgoing.target = Target::Queue(Queue::retry_after(REST));
-    outgoing.envelope.expiration = None;
+    due::waits(&mut outgoing, Queue::retry_after(REST), REST, context.ports.now_ms());
     context.ports.publish_surely(&outgoing, context.me.options.lease).await?;
     context.metrics.unrouted("waits");
     in_hand.ack_elsewhere().await;
