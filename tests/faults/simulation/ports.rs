@@ -78,7 +78,7 @@ impl ChaosQueue {
         }
         let settle = ChaosReceipt {
             tag,
-            site: if delivery.queue == Queue::Redelivery { "ack a redelivery" } else { "ack" },
+            site: if matches!(delivery.queue, Queue::Undelivered(_)) { "ack a redelivery" } else { "ack" },
             outstanding: Arc::clone(&self.outstanding),
             chaos: Arc::clone(&self.chaos),
             _in_hand: self.world.takes_in_hand(delivery.envelope.message_id.clone().unwrap_or_default()),
