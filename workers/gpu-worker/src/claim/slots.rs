@@ -138,6 +138,16 @@ impl State {
 
     fn hold(&mut self, count: u32) {
         self.held += count;
+        self.look_at_keeping();
+    }
+
+    fn settle_one_more(&mut self) {
+        self.settling += 1;
+        self.look_at_keeping();
+    }
+
+    /// Ends the time that slots are kept for where none is kept in vain any more: the next time begins anew, and is told of.
+    fn look_at_keeping(&mut self) {
         if !self.keeps_in_vain() {
             self.table.kept_since = None;
         }
@@ -347,7 +357,7 @@ impl Slots {
 
     /// A task has run and is being settled, until what this gives is dropped.
     pub(crate) fn settling(self: &Arc<Self>) -> BeingSettled {
-        self.lock().settling += 1;
+        self.lock().settle_one_more();
         BeingSettled(Arc::clone(self))
     }
 

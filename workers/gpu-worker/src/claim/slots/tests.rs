@@ -175,3 +175,22 @@ async fn two_that_must_run_alone_run_one_after_the_other() {
     drop(alone);
     assert!(Box::pin(second.slot()).now_or_never().is_some());
 }
+
+/// Else the table would count a slot for ever that nobody holds, in a fleet that comes to rest at that moment.
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_is_kept_in_vain_once_more_is_told_of_once_more() {
+    let slots = slots(2);
+    let (one, _runs_on) = (claimed(&slots), claimed(&slots));
+    drop(one);
+    assert!(matches!(slots.due(KEEP), Due::At(_)));
+    // A task is being settled whose slot has passed on: the kept slot may be for the one that its ack brings.
+    let settling = slots.settling();
+    tokio::time::advance(KEEP * 2).await;
+    assert_eq!(slots.due(KEEP), Due::Never);
+    while Box::pin(slots.changed()).now_or_never().is_some() {}
+    drop(settling);
+    assert!(Box::pin(slots.changed()).now_or_never().is_some(), "whoever tells the table hears of it");
+    let Due::At(until) = slots.due(KEEP) else { panic!("it is kept for a moment again") };
+    tokio::time::advance(until - Instant::now()).await;
+    assert!(matches!(slots.due(KEEP), Due::Now(Holding { slots: 1, .. }, _)));
+}
