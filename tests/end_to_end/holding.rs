@@ -1,13 +1,13 @@
 //! What lies in a waiting queue: workers hold it until it is due, and it goes back to its pool whoever stops or dies meanwhile.
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU16, time::Duration};
 
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
     options::{BasicPublishOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use protocol::{Envelope, PoolName};
+use protocol::{Envelope, GpuId, PoolName};
 use serde_json::json;
 use task_queue::{Consumer, Outgoing, Queue, Target};
 use tests::{
@@ -126,6 +126,55 @@ async fn a_message_whose_pool_takes_none_waits_on_until_it_does() {
     assert_eq!(everywhere, ["m"], "it waits, once");
     fleet.broker().bound(&full, None);
     until("it is in its pool", async || ready(&fleet, &full).await == 1).await;
+}
+
+/// Whether what lies in a queue must come back though nobody remembers it; else it is for people to look at, or belongs to one connection.
+const fn must_come_back(queue: &Queue) -> bool {
+    match queue {
+        Queue::Pool(_)
+        | Queue::Gpu(_)
+        | Queue::Expired
+        | Queue::Unrouted
+        | Queue::Returned
+        | Queue::Unplaceable
+        | Queue::Retry(_)
+        | Queue::Undelivered(_) => true,
+        Queue::Dead | Queue::Parked | Queue::Reply(_) => false,
+    }
+}
+
+/// Worker, table and store are new: all that is known is what the broker has.
+#[tokio::test(start_paused = true)]
+async fn what_lies_in_any_queue_comes_back_to_workers_that_have_never_heard_of_it() {
+    let fleet = Fleet::of(1).configured(|configuration| configuration.amqp.gpu_queue_ttl_ms = 600_000).start().await;
+    let queue = &fleet.ports.queue;
+    let own = Queue::Reply("answers".to_owned());
+    queue.declare(&own).await.unwrap();
+    let mut answers = queue.consume(&own, NonZeroU16::new(100).unwrap()).await.unwrap();
+    let mut lying =
+        vec![Queue::Pool(fleet.pool()), Queue::Gpu(GpuId::new("gone").unwrap()), Queue::Expired, Queue::Unrouted, Queue::Returned];
+    lying.extend(Queue::where_tasks_wait());
+    lying.extend(Queue::where_replies_wait());
+    let mut waited_for = BTreeSet::new();
+    for (n, lies_in) in lying.into_iter().enumerate() {
+        assert!(must_come_back(&lies_in));
+        queue.declare(&lies_in).await.unwrap();
+        let (id, address) = (format!("{n} in {lies_in}").replace(' ', "-"), queue.names().queue(&own));
+        let mut envelope = Envelope { message_id: Some(id.clone()), kind: Some("echo".to_owned()), ..Envelope::default() };
+        if matches!(lies_in, Queue::Undelivered(_)) {
+            envelope.headers.reply_to = Some(address);
+        } else {
+            envelope.reply_to = Some(address);
+            envelope.headers.pool = Some(fleet.pool().to_string());
+        }
+        queue.publish(Outgoing::new(Target::Queue(lies_in), envelope, b"{}"[..].into())).await.unwrap();
+        waited_for.insert(id);
+    }
+    while !waited_for.is_empty() {
+        let answer = tokio::time::timeout(LONG * 4, answers.next()).await.unwrap_or_else(|_| panic!("these stay: {waited_for:?}")).unwrap();
+        waited_for.remove(&answer.envelope.message_id.unwrap());
+        answer.receipt.ack().await.unwrap();
+    }
 }
 
 async fn what_a_killed_worker_held_is_put_back_by_another_one_when_it_is_due(here: fn(FleetPlan) -> FleetPlan) {
