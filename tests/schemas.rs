@@ -253,6 +253,7 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         user: text(),
         pool: text(),
         copy: true,
+        slice: "0..4".parse().ok(),
         returned: true,
         progress: true,
         outcome: text(),

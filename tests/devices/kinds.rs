@@ -27,7 +27,7 @@ async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Va
         delivery: DeliveryId(1),
     };
     let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
-    executor.run(Run { task: &task, device, cancel, report, pieces, usage }).await
+    executor.run(Run { task: &task, payload: &task.body.payload, device, cancel, report, pieces, usage }).await
 }
 
 fn fill(module: &str, value: i32) -> Value {

@@ -46,7 +46,7 @@ impl Executor for Crowd {
         self.most.fetch_max(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
         tokio::time::sleep(Duration::from_millis(10)).await;
         self.now.fetch_sub(1, Relaxed);
-        Ok(run.task.body.payload.clone())
+        Ok(run.payload.clone())
     }
 }
 

@@ -38,16 +38,16 @@ impl Executor for Saying {
     }
 
     async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
-        if run.task.body.payload == json!("flaky poison") && run.task.attempt == 1 {
+        if *run.payload == json!("flaky poison") && run.task.attempt == 1 {
             return Err(Failure::transient("not today"));
         }
-        let poison = run.task.body.payload.to::<String>().is_ok_and(|payload| payload.ends_with("poison"));
+        let poison = run.payload.to::<String>().is_ok_and(|payload| payload.ends_with("poison"));
         let _ = self.began.send((run.device.description().gpu_id.clone(), poison));
         if poison {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        Ok(run.task.body.payload.clone())
+        Ok(run.payload.clone())
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use devices::{Device, SimulatedOptions, Use};
 use executors::{Executor, Executors, Failure, Run};
-use protocol::{GpuId, Kind, Outcome, Task};
+use protocol::{GpuId, Kind, Outcome};
 use serde_json::{Value, json};
 use tests::{
     fleet::{Fleet, FleetPlan},
@@ -34,13 +34,13 @@ impl Executor for Hungry {
         Kind::new("hungry").unwrap()
     }
 
-    fn pieces_max(&self, task: &Task) -> u32 {
-        task.body.payload.to::<Value>().unwrap()["pieces_max"].as_u64().unwrap() as u32
+    fn pieces_max(&self, payload: &protocol::Json) -> u32 {
+        payload.to::<Value>().unwrap()["pieces_max"].as_u64().unwrap() as u32
     }
 
     async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
-        let memory_mb = run.task.body.payload.to::<Value>().unwrap()["memory_mb"].as_u64().unwrap() / u64::from(run.pieces)
-            + self.kept_mb.load(Ordering::SeqCst);
+        let memory_mb =
+            run.payload.to::<Value>().unwrap()["memory_mb"].as_u64().unwrap() / u64::from(run.pieces) + self.kept_mb.load(Ordering::SeqCst);
         let wanted = Use { memory_mb, compute_share: 0.1 };
         let refused =
             |error: devices::OutOfMemory| Failure { memory_mb: Some(error.wanted_mb), ..Failure::out_of_memory(error.to_string()) };

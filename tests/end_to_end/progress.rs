@@ -208,7 +208,7 @@ impl Executor for Flood {
     }
 
     async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
-        let parts = run.task.body.payload.to::<u64>().unwrap_or_default();
+        let parts = run.payload.to::<u64>().unwrap_or_default();
         let report = run.report.clone();
         let flooding = std::thread::spawn(move || {
             for part in 1..=parts {

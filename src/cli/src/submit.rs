@@ -35,8 +35,13 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
 }
 
 fn task(submit: &Submit) -> Result<NewTask, Fault> {
-    let body =
-        TaskBody { payload: payload(&submit.payload)?, gpu_options: submit.gpu_options(), needs: submit.needs(), limits: submit.limits() };
+    let body = TaskBody {
+        payload: payload(&submit.payload)?,
+        gpu_options: submit.gpu_options(),
+        needs: submit.needs(),
+        limits: submit.limits(),
+        ..TaskBody::default()
+    };
     let correlation_id = submit.correlation_id.clone().unwrap_or_default();
     Ok(NewTask {
         priority: submit.priority,

@@ -11,7 +11,8 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    GpuId, GpuOptions, Json as JsonText, Kind, Limits, Needs, Strategy, TaskBody, TaskId, TaskStatus,
+    GpuId, GpuOptions, Json as JsonText, Kind, Limits, Needs, OnError, Strategy, TaskBody, TaskId, TaskStatus,
+    batch::ITEMS_MAX,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     task::object,
 };
@@ -47,6 +48,13 @@ pub(crate) struct TaskRequest {
     /// What the kind's executor is given, to the last byte. Its shape belongs to the kind. Default: `null`.
     #[serde(default)]
     payload: JsonText,
+    /// In place of `payload`: many payloads, each of which the kind's executor is given as it would be given one. The reply has a result for each, in this order.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = ITEMS_MAX))]
+    items: Option<Vec<JsonText>>,
+    /// With `items`: what becomes of the batch if an item fails. Default: `report`.
+    #[serde(default)]
+    on_error: OnError,
     /// How a GPU is chosen.
     #[serde(default, deserialize_with = "object")]
     gpu_options: GpuOptions,
@@ -96,7 +104,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     JsonBody(request, _share): JsonBody<TaskRequest>,
 ) -> Result<Response, Problem> {
-    let TaskRequest { kind, priority, task_id, payload, gpu_options, needs, limits, progress } = request;
+    let TaskRequest { kind, priority, task_id, payload, items, on_error, gpu_options, needs, limits, progress } = request;
     let traceparent = traceparent(&headers);
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, task_id)?;
@@ -108,7 +116,7 @@ pub(crate) async fn submit(
         task_id: identity.task_id.clone(),
         progress: watched,
         traceparent,
-        ..NewTask::new(kind, TaskBody { payload, gpu_options, needs, limits })
+        ..NewTask::new(kind, TaskBody { payload, items, on_error, gpu_options, needs, limits })
     };
     let submitted = if watched { submit_watched(&gateway, new, &identity).await } else { submit_alone(&gateway, new, &identity).await };
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;

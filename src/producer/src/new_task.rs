@@ -63,6 +63,9 @@ impl NewTask {
             return Err(Refusal::new("expiration", format!("must be at most {} ms (30 days)", Limits::LONGEST_MS)));
         }
         check_body(&self.body)?;
+        if self.task_id.as_ref().is_some_and(|task_id| task_id.slice().is_some()) {
+            return Err(Refusal::new("task_id", "is that of a slice, which only the fleet gives"));
+        }
         let bytes = self.body.to_bytes();
         if bytes.len() > body_bytes_max {
             return Err(Refusal::new(

@@ -46,7 +46,9 @@ async fn look_up(store: &dyn TaskStore, waiters: &Waiters, doubt: Doubt, pace: P
     match timeout(pace.every, store.look(&request)).await {
         Ok(Ok(Look::Ended(stored))) => waiters.settle(doubt.number, stored.body.map_or(Ending::Gone(stored.outcome), Ending::Reply)),
         // Of a cancelled task or a reused id a worker still makes a reply.
-        Ok(Ok(Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::ReusedId | Look::Retried(_))) => {}
+        Ok(Ok(
+            Look::Open | Look::Unfinished(_) | Look::Split(_) | Look::Unwanted | Look::Cancelled | Look::ReusedId | Look::Retried(_),
+        )) => {}
         Ok(Err(error)) => debug!(task_id = %doubt.task_id, %error, "look a task up"),
         Err(_) => debug!(task_id = %doubt.task_id, "look a task up: no answer in time"),
     }

@@ -76,7 +76,7 @@ async fn what_is_no_trace_context_is_left_out_and_the_task_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_task_that_no_worker_would_take_is_refused_with_its_field() {
     let fleet = fleet();
-    let body = |gpu_options, needs, limits| TaskBody { payload: protocol::Json::null(), gpu_options, needs, limits };
+    let body = |gpu_options, needs, limits| TaskBody { gpu_options, needs, limits, ..TaskBody::default() };
     let with = |body| NewTask { body, ..task(Value::Null) };
     let (options, needs, limits) = (GpuOptions::default(), Needs::default(), Limits::default());
     let long = "x".repeat(65);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{Limits, Needs, PoolName, is_traceparent};
+use crate::{Limits, Needs, PoolName, Slice, is_traceparent};
 
 /// Header: W3C trace context. What [is none](is_traceparent) is left behind: it fails no task, does not travel on and does not come back.
 pub const TRACEPARENT: &str = "traceparent";
@@ -32,6 +32,8 @@ pub const RETURNED: &str = "x-gpufleet-returned";
 /// Header: since when the task has waited for a GPU that serves it, in Unix milliseconds: written by the worker that first found that no living GPU of the pool
 /// does, and left out as soon as one does.
 pub const UNSERVED_SINCE: &str = "x-gpufleet-unserved-since";
+/// Header: the items of its batch that this message carries, as `16..32`: it is a slice, under its batch's id, and its reply goes into its batch's.
+pub const SLICE: &str = "x-gpufleet-slice";
 /// Header: true asks for progress messages on the reply queue, before the reply. It belongs to the delivery and not to the task: the body, its hash and
 /// so the task's identity are the same with and without it.
 pub const PROGRESS: &str = "x-gpufleet-progress";
@@ -120,6 +122,8 @@ pub struct Headers {
     pub returned: bool,
     /// See [`COPY`].
     pub copy: bool,
+    /// See [`SLICE`].
+    pub slice: Option<Slice>,
     /// See [`PROGRESS`].
     pub progress: bool,
     /// See [`OUTCOME`].
@@ -194,6 +198,7 @@ impl Headers {
             START_BEFORE => take(&mut self.start_before_ms, integer(&value)),
             END_BEFORE => take(&mut self.end_before_ms, integer(&value)),
             UNSERVED_SINCE => take(&mut self.unserved_since_ms, integer(&value)),
+            SLICE => take(&mut self.slice, text(value).and_then(|text| text.parse().ok())),
             STRATEGY => tell(&mut self.strategy, text(value)),
             USER => take(&mut self.user, text(value)),
             POOL => take(&mut self.pool, text(value)),
@@ -254,6 +259,7 @@ impl Headers {
         let mut pairs = Vec::new();
         pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
         pairs.extend(integers.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Integer(i64::try_from(value?).ok()?)))));
+        pairs.extend(self.slice.map(|slice| (SLICE, HeaderValue::Text(slice.to_string()))));
         pairs.extend(self.properties.clone().map(|bytes| (PROPERTIES, HeaderValue::Bytes(bytes))));
         let flags = [(RETURNED, self.returned), (COPY, self.copy), (PROGRESS, self.progress)];
         pairs.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name, HeaderValue::Bool(true))));
@@ -341,6 +347,7 @@ mod tests {
             returned: true,
             progress: true,
             copy: true,
+            slice: "16..32".parse().ok(),
             reply_to: Some("answers".into()),
             first_try_ms: Some(1_700_000_000_001),
             due_ms: Some(1_700_000_000_002),

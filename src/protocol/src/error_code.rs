@@ -37,11 +37,13 @@ pub enum ErrorCode {
     Unserved,
     /// The task was published under the name of a pool that has no queue. Nothing ran.
     UnknownPool,
+    /// The results of a batch are, or must be, larger together than a reply may be.
+    ReplyTooLarge,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidTask,
         Self::InvalidPayload,
         Self::UnknownKind,
@@ -57,6 +59,7 @@ impl ErrorCode {
         Self::Dropped,
         Self::Unserved,
         Self::UnknownPool,
+        Self::ReplyTooLarge,
     ];
 
     /// The word on the wire.
@@ -78,6 +81,7 @@ impl ErrorCode {
             Self::Dropped => "dropped",
             Self::Unserved => "unserved",
             Self::UnknownPool => "unknown_pool",
+            Self::ReplyTooLarge => "reply_too_large",
         }
     }
 

@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Slice;
+
 /// An identifier that breaks its rule. Says which identifier, the rule and the value (cut to 64 characters).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} must be {rule}, not {value:?}")]
@@ -26,10 +28,16 @@ impl InvalidId {
 
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $what:literal, max $max:literal, $rule:literal, $pattern:literal, $accepts:expr) => {
+        identifier!($(#[$doc])* $name, $what, max $max, $rule, $pattern, $accepts, read by new up to $max);
+    };
+    (
+        $(#[$doc:meta])* $name:ident, $what:literal, max $max:literal, $rule:literal, $pattern:literal, $accepts:expr,
+        read by $read:ident up to $read_max:literal
+    ) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(try_from = "String", into = "String")]
-        #[schemars(with = "String", extend("pattern" = $pattern, "maxLength" = $max))]
+        #[schemars(with = "String", extend("pattern" = $pattern, "maxLength" = $read_max))]
         pub struct $name(String);
 
         impl $name {
@@ -75,7 +83,7 @@ macro_rules! identifier {
         impl TryFrom<String> for $name {
             type Error = InvalidId;
             fn try_from(value: String) -> Result<Self, InvalidId> {
-                Self::new(value)
+                Self::$read(value)
             }
         }
 
@@ -88,10 +96,46 @@ macro_rules! identifier {
 }
 
 identifier!(
-    /// The identity of a task: the AMQP `message_id`, or derived where a client sets none.
+    /// The identity of a task: the AMQP `message_id`, or derived where a client sets none. That of a slice is its batch's, and the items in braces (`order-17{16..32}`), so that
+    /// nobody can give it to a task of his own.
     TaskId, "message_id", max 128, "1 to 128 visible ASCII characters other than braces",
-    r"^[!-z|~]+$", |c| c.is_ascii_graphic() && c != '{' && c != '}'
+    r"^[!-z|~]+(\{[0-9]{1,5}\.\.[0-9]{1,5}\})?$", |c| c.is_ascii_graphic() && c != '{' && c != '}', read by read up to 142
 );
+
+impl TaskId {
+    /// The identity of a slice of this batch. A slice of a slice is one of the same batch.
+    #[must_use]
+    pub fn of_slice(&self, slice: Slice) -> Self {
+        Self(format!("{}{{{slice}}}", self.batch()))
+    }
+
+    /// The slice that it names, if it is a slice's.
+    #[must_use]
+    pub fn slice(&self) -> Option<Slice> {
+        self.0.strip_suffix('}')?.split_once('{')?.1.parse().ok()
+    }
+
+    /// The identity of the batch whose slice it names; its own, where it is no slice's.
+    #[must_use]
+    pub fn batch(&self) -> Self {
+        Self(self.0.split('{').next().unwrap_or_default().to_owned())
+    }
+
+    /// Takes what the fleet has written: the identity of a task or of a slice. What comes from outside is taken by [`TaskId::new`], which refuses slices.
+    ///
+    /// # Errors
+    /// [`InvalidId`] says the rule.
+    pub fn read(value: impl Into<String>) -> Result<Self, InvalidId> {
+        let value = value.into();
+        let Some((batch, rest)) = value.split_once('{') else { return Self::new(value) };
+        let slice = rest.strip_suffix('}').and_then(|text| text.parse().ok());
+        match (Self::new(batch), slice) {
+            (Ok(batch), Some(slice)) => Ok(batch.of_slice(slice)),
+            // Says the rule.
+            _ => Self::new(value),
+        }
+    }
+}
 identifier!(
     /// The identity of a GPU: its UUID (or a chosen name for a simulated one).
     GpuId, "gpu_id", max 64, "1 to 64 letters, digits, '-', '_' or '.'",
@@ -140,6 +184,22 @@ mod tests {
         }
         assert!(GpuId::new("GPU-1/2").is_err());
         assert!(Kind::new("Predict").is_err());
+    }
+
+    #[test]
+    fn the_identity_of_a_slice_is_read_and_never_given_from_outside() {
+        let batch = TaskId::new("order-17").expect("valid");
+        let slice = batch.of_slice(Slice::new(16, 32).expect("a slice"));
+        assert_eq!(slice.as_str(), "order-17{16..32}");
+        assert_eq!((slice.batch(), slice.slice()), (batch.clone(), Slice::new(16, 32)));
+        assert_eq!((batch.batch(), batch.slice()), (batch.clone(), None));
+        assert_eq!(slice.of_slice(Slice::new(16, 20).expect("a slice")).as_str(), "order-17{16..20}");
+        assert_eq!(TaskId::read("order-17{16..32}"), Ok(slice.clone()));
+        assert_eq!(serde_json::from_str::<TaskId>("\"order-17{16..32}\"").expect("a slice"), slice);
+        assert!(TaskId::new("order-17{16..32}").is_err());
+        for wrong in ["{1..2}", "a{1..2", "a{2..1}", "a{1..2}{3..4}", "a{1..2}b", "a}"] {
+            assert!(TaskId::read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -8,8 +8,10 @@ use serde_json::value::RawValue;
 
 use self::deadlines::Deadlines;
 use crate::{
-    BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, Refusal, Task, TaskBody, TaskId, TaskIdentity, content,
-    envelope::{PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS},
+    BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, OnError, Refusal, Task, TaskBody, TaskId, TaskIdentity,
+    batch::{self, ITEMS_MAX},
+    content,
+    envelope::{PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS, SLICE},
     identify,
     reading::{Unfit, object, read_object},
     refusal::quoted,
@@ -60,6 +62,8 @@ pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_
         Ok(TaskIdentity::Fresh) => (fresh_id(), None),
         Err(error) => (fresh_id(), Some(Refusal::new("message_id", error.to_string()))),
     };
+    // A slice travels under its batch's id.
+    let task_id = envelope.headers.slice.map_or_else(|| task_id.clone(), |slice| task_id.of_slice(slice));
     let task = match id_problem {
         Some(refusal) => Err(refusal),
         None => read(envelope, body, limits).map(|(kind, priority, parsed)| {
@@ -107,7 +111,12 @@ fn read(envelope: &Envelope, body: &Bytes, limits: IntakeLimits) -> Result<(Kind
             format!("is {} bytes; the bound is {} (pass large inputs by reference)", body.len(), limits.body_bytes_max),
         ));
     }
-    Ok((kind, priority, read_body_of(body, envelope.content_type.as_deref())?))
+    let read = read_body_of(body, envelope.content_type.as_deref())?;
+    if let Some(slice) = envelope.headers.slice.filter(|slice| read.items.as_ref().map(Vec::len) != Some(slice.items() as usize)) {
+        let problem = format!("says {slice}, and the body has {} items; it is written by workers alone, leave it out", read.payloads());
+        return Err(Refusal::new(format!("headers.{SLICE}"), problem));
+    }
+    Ok((kind, priority, read))
 }
 
 /// A header whose value cannot be used, and without which the task would be another one.
@@ -126,6 +135,10 @@ fn unusable(header: &str) -> Refusal {
 struct BodyText<'a> {
     #[serde(default, borrow)]
     payload: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    items: Option<Vec<&'a RawValue>>,
+    #[serde(default)]
+    on_error: Option<OnError>,
     #[serde(default, deserialize_with = "object")]
     gpu_options: GpuOptions,
     #[serde(default, deserialize_with = "object")]
@@ -145,9 +158,16 @@ pub fn read_body(body: &Bytes) -> Result<TaskBody, Refusal> {
 /// Reads a body that says of itself that it is of this type.
 fn read_body_of(body: &Bytes, content_type: Option<&str>) -> Result<TaskBody, Refusal> {
     let text: BodyText<'_> = read_object(body).map_err(|unfit| unread(unfit, body, content_type))?;
-    let BodyText { payload, gpu_options, needs, limits } = text;
+    let BodyText { payload, items, on_error, gpu_options, needs, limits } = text;
+    if payload.is_some() && items.is_some() {
+        return Err(Refusal::new("items", "stands in place of payload; leave one of the two out"));
+    }
+    if items.is_none() && on_error.is_some() {
+        return Err(Refusal::new("on_error", "says what becomes of items, and there are none"));
+    }
     let payload = payload.map(|part| Json::within(body, part)).unwrap_or_default();
-    let read = TaskBody { payload, gpu_options, needs, limits };
+    let items = items.map(|items| items.into_iter().map(|item| Json::within(body, item)).collect());
+    let read = TaskBody { payload, items, on_error: on_error.unwrap_or_default(), gpu_options, needs, limits };
     check_body(&read)?;
     Ok(read)
 }
@@ -185,7 +205,26 @@ pub fn check_body(body: &TaskBody) -> Result<(), Refusal> {
     if body.payload.depth() > Json::DEPTH_MAX {
         return Err(Refusal::new("payload", format!("must not be nested deeper than {} levels", Json::DEPTH_MAX)));
     }
+    check_items(body)?;
     check_limits(&body.limits)
+}
+
+fn check_items(body: &TaskBody) -> Result<(), Refusal> {
+    let Some(items) = &body.items else { return Ok(()) };
+    if items.is_empty() || items.len() > ITEMS_MAX {
+        return Err(Refusal::new("items", format!("must be 1 to {ITEMS_MAX} payloads, not {}", items.len())));
+    }
+    if !body.payload.is_null() {
+        return Err(Refusal::new("items", "stands in place of payload; leave one of the two out"));
+    }
+    // The list around them is one level.
+    match items.iter().position(|item| item.depth() >= Json::DEPTH_MAX) {
+        Some(index) => Err(Refusal::new(
+            batch::item_field(u32::try_from(index).unwrap_or(u32::MAX), None),
+            format!("must not be nested deeper than {} levels", Json::DEPTH_MAX - 1),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn check_limits(limits: &Limits) -> Result<(), Refusal> {
@@ -237,7 +276,15 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_field() {
-        let cases: [(&[u8], &str); 14] = [
+        let cases: [(&[u8], &str); 22] = [
+            (b"{\"items\":[]}", "items"),
+            (b"{\"items\":{}}", "items"),
+            (b"{\"items\":7}", "items"),
+            (b"{\"items\":[1],\"payload\":1}", "items"),
+            (b"{\"items\":[1],\"payload\":null}", "items"),
+            (b"{\"items\":[1],\"items\":[1]}", "items"),
+            (b"{\"on_error\":\"fail\"}", "on_error"),
+            (b"{\"items\":[1],\"on_error\":\"panic\"}", "on_error"),
             (b"{\"needs\":{\"memory_mb\":100000001}}", "needs.memory_mb"),
             (b"{\"payload\":1,\"colour\":2}", "colour"),
             (b"{\"gpu_options\":{\"specific_gpu_id\":7}}", "gpu_options.specific_gpu_id"),
@@ -265,6 +312,29 @@ mod tests {
         let mut unreadable = Envelope { kind: None, ..echo() };
         unreadable.headers.unreadable = Some("type: is not UTF-8 text".into());
         assert_eq!(refused(&unreadable, b"{}"), Refusal::new("type", "is not UTF-8 text"));
+    }
+
+    #[test]
+    fn a_batch_has_its_items_and_a_slice_those_that_it_names() {
+        let body = br#"{"items":[{"a": 1.0}, null ,"x"],"on_error":"fail"}"#;
+        let batch = reading(&echo(), body).task.expect("a batch");
+        let items = batch.body.items.as_ref().expect("items");
+        assert_eq!(items.iter().map(Json::as_str).collect::<Vec<_>>(), [r#"{"a": 1.0}"#, "null", r#""x""#]);
+        assert_eq!((batch.body.on_error, batch.slice(), batch.id.as_str()), (OnError::Fail, None, "m1"));
+        let mut envelope = echo();
+        envelope.headers.slice = "4..7".parse().ok();
+        let slice = reading(&envelope, body).task.expect("a slice");
+        assert_eq!((slice.id.as_str(), slice.slice()), ("m1{4..7}", envelope.headers.slice));
+        envelope.headers.slice = "4..8".parse().ok();
+        assert_eq!(refused(&envelope, body).field, "headers.x-gpufleet-slice");
+        assert_eq!(refused(&envelope, b"{\"payload\":1}").field, "headers.x-gpufleet-slice");
+        let deep = |levels: usize| format!("{{\"items\":[1,{}{}]}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(reading(&echo(), deep(125)).task.is_ok());
+        assert_eq!(refused(&echo(), deep(126)), Refusal::new("items[1]", "must not be nested deeper than 125 levels"));
+        let many = format!("{{\"items\":[{}1]}}", "1,".repeat(ITEMS_MAX));
+        assert_eq!(read_body(&Bytes::from(many)).expect_err("refused").problem, "must be 1 to 10000 payloads, not 10001");
+        let written = TaskBody { items: Some(items.clone()), on_error: OnError::Fail, ..TaskBody::default() }.to_bytes();
+        assert_eq!(read_body(&written).expect("its own text"), batch.body);
     }
 
     #[test]

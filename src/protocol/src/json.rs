@@ -43,6 +43,11 @@ impl Json {
         Self(serde_json::to_vec(value).expect("our own types have text for keys").into())
     }
 
+    /// The text of a value that we have put together from texts.
+    pub(crate) fn written(text: Vec<u8>) -> Self {
+        Self(text.into())
+    }
+
     /// A part of `whole` that the JSON library has marked as one value.
     pub(crate) fn within(whole: &Bytes, part: &RawValue) -> Self {
         Self(whole.slice_ref(part.get().as_bytes()))

@@ -3,6 +3,7 @@
 //! Types and pure functions only: no I/O, no async runtime. Everything here that travels between
 //! programs has a JSON Schema in `schemas/`, generated from these types and compared by a test.
 
+pub mod batch;
 pub mod claim;
 pub mod config;
 pub mod content;
@@ -27,6 +28,7 @@ pub mod task;
 mod trace_context;
 mod unserved;
 
+pub use batch::{IndexedItem, ItemCounts, ItemResult, OnError, Slice, SliceCounts, SliceResults};
 pub use claim::{ClaimAnswer, ClaimMode, ClaimRequest, Holding, Offer, Token, Unplaceable};
 pub use dead_letter::{DeadLetter, KeptLetter, Requeued};
 pub use envelope::Envelope;

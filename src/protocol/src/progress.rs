@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Json, TaskId, Token};
+use crate::{IndexedItem, ItemCounts, Json, Slice, TaskId, Token};
 
 /// The AMQP `type` of a progress message. A reply has no `type`, which is how a consumer tells the two apart.
 pub const PROGRESS_TYPE: &str = "progress";
@@ -81,6 +81,15 @@ pub struct ProgressMessage {
     pub token: Token,
     /// Its place among the attempt's messages, from 1. A gap is a message that was dropped.
     pub number: u64,
+    /// Of a batch that was split: the slice whose attempt it is. Slices run beside each other, each under a token of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<Slice>,
+    /// Of a batch: how many of all its items have ended, as far as this attempt's worker knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
+    /// Of a batch: the results of items since the message before, in no order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<IndexedItem>,
     /// How far the attempt is, if that changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,

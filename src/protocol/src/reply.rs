@@ -4,7 +4,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Choice, GpuId, Json, Kind, TaskId, Token, json::with_field};
+use crate::{Choice, GpuId, ItemCounts, ItemResult, Json, Kind, TaskId, Token, json::with_field};
 
 /// How a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskError {
     /// A word for programs: `invalid_task`, `invalid_payload`, `unknown_kind`, `unknown_gpu`, `reused_id`, `executor_failed`, `attempt_timeout`,
-    /// `deadline`, `out_of_memory`, `cancelled`, `quarantined`, `reply_not_kept`, `dropped`, `unserved`, `unknown_pool`, or one of the executor's own.
+    /// `deadline`, `out_of_memory`, `cancelled`, `quarantined`, `reply_not_kept`, `dropped`, `unserved`, `unknown_pool`, `reply_too_large`, or one of the executor's own.
     pub code: String,
     /// A sentence for people.
     pub message: String,
@@ -69,6 +69,9 @@ pub struct Timings {
     /// The part of it that the GPU worked, by the GPU's own clock, where the executor measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_ms: Option<f64>,
+    /// How many payloads ran together in the run that this one was in, where the executor takes several at once; of a batch the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<u32>,
 }
 
 /// The JSON body of a reply. Every copy of a task's reply has the same bytes.
@@ -85,12 +88,22 @@ pub struct Reply {
     /// What the executor gave, if it succeeded, to the last byte.
     #[serde(default, skip_serializing_if = "Json::is_null")]
     pub result: Json,
+    /// Of a batch: how each item came out, in the order of the items. Absent where the batch has no such list: it was refused, cancelled, expired or failed as a whole.
+    #[serde(default, skip_serializing_if = "Json::is_null")]
+    #[schemars(with = "Option<Vec<ItemResult>>")]
+    pub results: Json,
+    /// Of a batch: how many items it has, and how many of them failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskError>,
-    /// The GPU that ran it, if one did.
+    /// The GPU that ran it, if one did and no more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_id: Option<GpuId>,
+    /// Of a batch that was split: the GPUs that ran its slices, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_ids: Vec<GpuId>,
     /// The attempt that ended it, from 1.
     pub attempt: u32,
     /// The token under which the outcome was recorded; absent where no claim was made.
@@ -106,11 +119,37 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// That a task ended so, without anything else.
+    #[must_use]
+    pub fn ended(task_id: TaskId, outcome: Outcome, ended_at_ms: u64) -> Self {
+        Self {
+            task_id,
+            kind: None,
+            outcome,
+            result: Json::null(),
+            results: Json::null(),
+            items: None,
+            error: None,
+            gpu_id: None,
+            gpu_ids: Vec::new(),
+            attempt: 1,
+            token: None,
+            strategy: None,
+            timings: Timings::default(),
+            ended_at_ms,
+        }
+    }
+
     /// Its text, with the result's bytes as they are.
     #[must_use]
     pub fn into_bytes(mut self) -> Bytes {
-        let result = std::mem::take(&mut self.result);
-        let beside = serde_json::to_vec(&self).expect("its keys are texts");
-        if result.is_null() { beside.into() } else { with_field(beside, "result", &result).into() }
+        let (result, results) = (std::mem::take(&mut self.result), std::mem::take(&mut self.results));
+        let mut text = serde_json::to_vec(&self).expect("its keys are texts");
+        for (name, value) in [("result", result), ("results", results)] {
+            if !value.is_null() {
+                text = with_field(text, name, &value);
+            }
+        }
+        text.into()
     }
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GpuId, Kind, Outcome, Progress, Reply, TaskId};
+use crate::{GpuId, ItemCounts, Kind, Outcome, Progress, Reply, SliceCounts, TaskId};
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -95,6 +95,12 @@ pub struct TaskStatus {
     /// How far it is, while it runs and once its executor said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// Of a batch: how many of its items have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemCounts>,
+    /// Of a batch that was split: what its slices are at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slices: Option<SliceCounts>,
     /// When the store first heard of it, in Unix milliseconds of the store's clock.
     pub first_seen_ms: u64,
     /// When it last changed, in Unix milliseconds of the store's clock.

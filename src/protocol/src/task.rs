@@ -5,9 +5,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::reading::object;
-use crate::{BodyHash, DeliveryId, GpuId, Json, Kind, TaskId, json::with_field};
+use crate::{
+    BodyHash, DeliveryId, GpuId, Json, Kind, OnError, Slice, TaskId,
+    batch::{self, ITEMS_MAX},
+    json::with_field,
+};
 
-/// The JSON body of a task message. Everything but `payload` has a default.
+/// The JSON body of a task message. Everything but `payload`, or `items` in its place, has a default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "gpufleet task")]
@@ -15,6 +19,13 @@ pub struct TaskBody {
     /// What the kind's executor is given, to the last byte. Its shape belongs to the kind. `null` if absent.
     #[serde(default)]
     pub payload: Json,
+    /// In place of `payload`: many payloads, each of which the kind's executor is given as it would be given one. The reply has a result for each, in this order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = ITEMS_MAX))]
+    pub items: Option<Vec<Json>>,
+    /// With `items`: what becomes of the batch if an item fails. Default: `report`.
+    #[serde(default, skip_serializing_if = "OnError::is_default")]
+    pub on_error: OnError,
     /// How a GPU is chosen.
     #[serde(default, deserialize_with = "object", skip_serializing_if = "GpuOptions::is_default")]
     pub gpu_options: GpuOptions,
@@ -27,11 +38,19 @@ pub struct TaskBody {
 }
 
 impl TaskBody {
-    /// Its text, with the payload's bytes as they are.
+    /// How many payloads it carries.
+    #[must_use]
+    pub fn payloads(&self) -> usize {
+        self.items.as_ref().map_or(1, Vec::len)
+    }
+
+    /// Its text, with the payload's or the items' bytes as they are.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         #[derive(Serialize)]
         struct BesideThePayload<'a> {
+            #[serde(skip_serializing_if = "OnError::is_default")]
+            on_error: OnError,
             #[serde(skip_serializing_if = "GpuOptions::is_default")]
             gpu_options: &'a GpuOptions,
             #[serde(skip_serializing_if = "Needs::is_none")]
@@ -39,10 +58,13 @@ impl TaskBody {
             #[serde(skip_serializing_if = "Limits::is_default")]
             limits: &'a Limits,
         }
-        let Self { payload, gpu_options, needs, limits } = self;
-        let beside = BesideThePayload { gpu_options, needs, limits };
+        let Self { payload, items, on_error, gpu_options, needs, limits } = self;
+        let beside = BesideThePayload { on_error: *on_error, gpu_options, needs, limits };
         let beside = serde_json::to_vec(&beside).expect("its keys are texts");
-        with_field(beside, "payload", payload).into()
+        match items {
+            None => with_field(beside, "payload", payload).into(),
+            Some(items) => with_field(beside, "items", &batch::list(items)).into(),
+        }
     }
 }
 
@@ -59,7 +81,7 @@ pub struct GpuOptions {
     /// until the queue deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub specific_gpu_id: Option<GpuId>,
-    /// Split a batch over several GPUs. Default: the fleet's `batch_split`.
+    /// Whether a task with `items` may be split over several GPUs. Default: the fleet's (`gpu.multi_gpu.batch_split`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_split: Option<bool>,
 }
@@ -178,7 +200,7 @@ impl Limits {
 /// A task as a worker holds it: read, checked and complete.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// Its identity.
+    /// Its identity; of a slice one that names it ([`TaskId::of_slice`]).
     pub id: TaskId,
     /// The hash of the body as it was published; the same id with another body is refused.
     pub body_hash: BodyHash,
@@ -200,4 +222,12 @@ pub struct Task {
     pub body: TaskBody,
     /// The delivery that brought it.
     pub delivery: DeliveryId,
+}
+
+impl Task {
+    /// The items of its batch that it has, where it is a slice of one.
+    #[must_use]
+    pub fn slice(&self) -> Option<Slice> {
+        self.id.slice()
+    }
 }

@@ -18,5 +18,6 @@ pub use options::StoreOptions;
 pub use self::redis::{RedisStore, ServerFacts};
 pub use store::{
     Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
-    RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, Stored, Submission, TaskStore, Totals,
+    RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SliceState, Split, SplitAnswer, SplitRequest,
+    Stored, Submission, TaskStore, Totals,
 };

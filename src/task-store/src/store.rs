@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use protocol::{BodyHash, DeliveryId, Fraction, GpuId, Incarnation, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
+use protocol::{BodyHash, DeliveryId, Fraction, GpuId, Incarnation, ItemCounts, Kind, Outcome, PoolName, Slice, TaskId, TaskStatus, Token};
 
 use redis_link::{Ridden, Rider};
 
@@ -47,6 +47,108 @@ pub enum Look {
     Retried(Retry),
     /// The id is in use for a body with another hash.
     ReusedId,
+    /// It is a batch that was split and has not ended: its slices run in its place.
+    Split(Split),
+    /// It is a slice, and its batch wants nothing of it: that one ended, was cut otherwise, or is not known. Run nothing, record nothing. (A batch that was cancelled and has
+    /// not ended answers [`Look::Cancelled`] for each of its slices: whoever finds that first ends the batch.)
+    Unwanted,
+}
+
+/// What the slices of a batch are at, in the order of their items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Each slice and its state. Never empty.
+    pub slices: Vec<(Slice, SliceState)>,
+    /// What the results that are kept take together, in bytes.
+    pub result_bytes: u64,
+    /// How many items of ended slices failed.
+    pub items_failed: u32,
+}
+
+impl Split {
+    /// Whether every slice has ended: the batch is to be merged.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.slices.iter().all(|(_, state)| *state == SliceState::Ended)
+    }
+
+    /// Its slices that have not ended.
+    pub fn open(&self) -> impl Iterator<Item = Slice> {
+        self.slices.iter().filter(|(_, state)| *state != SliceState::Ended).map(|(slice, _)| *slice)
+    }
+}
+
+/// What a slice is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SliceState {
+    /// It waits for a slot, or for another try.
+    Waiting,
+    /// An attempt of it runs.
+    Running,
+    /// It has ended, and its results are kept.
+    Ended,
+}
+
+/// A batch that is to be split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitRequest {
+    /// The batch.
+    pub task_id: TaskId,
+    /// Its body's hash.
+    pub body_hash: BodyHash,
+    /// Its kind.
+    pub kind: Kind,
+    /// The attempt.
+    pub attempt: u32,
+    /// When its message was published; see [`BeginRequest::published_s`].
+    pub published_s: Option<u64>,
+    /// The slices that it is to be cut into: neighbours, in order, from item 0 on.
+    pub slices: Vec<Slice>,
+}
+
+/// The store's answer to [`TaskStore::split`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SplitAnswer {
+    /// It is split: into the given slices, or into those that were recorded before.
+    Split(Split),
+    /// An attempt of it began once: it runs whole.
+    Whole,
+    /// It is not to be split: see [`Look`].
+    Not(Look),
+}
+
+/// How a slice ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceRecordRequest {
+    /// The slice.
+    pub task_id: TaskId,
+    /// Its body's hash.
+    pub body_hash: BodyHash,
+    /// Its kind.
+    pub kind: Kind,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The attempt that ended it.
+    pub attempt: u32,
+    /// The token of the claim it ran under; `None` where it never ran.
+    pub token: Option<Token>,
+    /// How many of its items failed.
+    pub items_failed: u32,
+    /// The results of its items: [`SliceResults`](protocol::SliceResults) as bytes.
+    pub results: Bytes,
+}
+
+/// The store's answer to [`TaskStore::record_slice`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SliceRecord {
+    /// It has ended: so, or as was recorded before. What the batch's slices are at now: if all have ended, merge.
+    Recorded(Split),
+    /// Refused: an attempt with a higher token began. Its holder records.
+    Superseded,
+    /// Its batch wants nothing of it any more; see [`Look::Unwanted`].
+    Unwanted,
+    /// The results have no room within the store's bound on bytes; nothing changed. Record results that say so in their place.
+    NoRoom,
 }
 
 /// An attempt that is due after a pause.
@@ -232,13 +334,15 @@ pub struct ProgressRequest {
     pub fraction: Fraction,
     /// What it does now, for people.
     pub message: Option<String>,
+    /// Of a batch or a slice: how many of its own items have ended.
+    pub items: Option<ItemCounts>,
 }
 
 /// The store's answer to [`TaskStore::progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProgressAnswer {
-    /// It shows from now on; what was noted before is overwritten.
-    Noted,
+    /// It shows from now on; what was noted before is overwritten. Of a slice: how far its whole batch is.
+    Noted(Option<ItemCounts>),
     /// Nothing was written: no attempt runs under this token. The task ended, waits for its next attempt, or an attempt with a higher token began.
     Refused,
 }
@@ -309,6 +413,26 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// Looks before anything is done with a delivery of this attempt.
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError>;
+
+    /// Splits a batch, in place of its beginning, and gives each slice a record of its own (under [`TaskId::of_slice`]) which the operations on tasks take: look, begin, fence,
+    /// hand_back, progress, retry, cancel_asked, status. Idempotent: what was recorded first stays.
+    async fn split(&self, _request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
+        Err(StoreError::Garbled { operation: "split a batch", answer: "not built".to_owned() })
+    }
+
+    /// Records how a slice ended, and keeps its results until its batch is merged. The first record is final. Its batch is ended by [`TaskStore::record`], without a token.
+    async fn record_slice(&self, _request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
+        Err(StoreError::Garbled { operation: "record a slice", answer: "not built".to_owned() })
+    }
+
+    /// The kept results of slices that have ended and have items from `from` on, in order; of many as many as fit `bytes_max`, but at least one. Empty if there are none.
+    async fn slice_results(&self, _batch: &TaskId, _from: u32, _bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
+        Err(StoreError::Garbled { operation: "read the results of slices", answer: "not built".to_owned() })
+    }
+
+    /// Forgets the slices of a batch that has ended, and their results unless these are to be read in pieces, as long as a reply is kept. Nobody waits for it; what it misses
+    /// expires.
+    fn forget_slices(&self, _batch: &TaskId, _keep_results: bool) {}
 
     /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running, and one that did not reach it is gone.
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError>;

@@ -135,6 +135,7 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         user: Some("ann".into()),
         pool: Some("default".into()),
         copy: true,
+        slice: "16..32".parse().ok(),
         returned: true,
         progress: true,
         outcome: Some("succeeded".into()),

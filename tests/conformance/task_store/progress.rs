@@ -7,7 +7,7 @@ use super::*;
 
 pub fn progress(token: u64, fraction: f64, message: Option<&str>) -> ProgressRequest {
     let fraction = Fraction::try_from(fraction).expect("a fraction");
-    ProgressRequest { task_id: task(), token: Token(token), fraction, message: message.map(str::to_owned) }
+    ProgressRequest { task_id: task(), token: Token(token), fraction, message: message.map(str::to_owned), items: None }
 }
 
 /// Fraction and message, as the status shows them.
@@ -22,7 +22,7 @@ pub async fn the_last_progress_shows_while_the_task_runs(back_end: BackEnd) {
     store.begin(&attempt(1, 7)).await.expect("an answer");
     assert_eq!(shown(&subject).await, None);
     for (fraction, message) in [(0.0, None), (1.0 / 3.0, Some("läuft 🙂")), (0.25, None)] {
-        assert_eq!(store.progress(&progress(7, fraction, message)).await.expect("an answer"), ProgressAnswer::Noted);
+        assert_eq!(store.progress(&progress(7, fraction, message)).await.expect("an answer"), ProgressAnswer::Noted(None));
         assert_eq!(shown(&subject).await, Some((fraction, message.map(str::to_owned))));
     }
     let running = store.status(&task()).await.expect("an answer").expect("known");
@@ -41,7 +41,7 @@ pub async fn progress_of_a_late_holder_is_refused(back_end: BackEnd) {
     for late in [7, 9] {
         assert_eq!(store.progress(&progress(late, 0.95, None)).await.expect("an answer"), ProgressAnswer::Refused);
     }
-    assert_eq!(store.progress(&progress(8, 0.1, None)).await.expect("an answer"), ProgressAnswer::Noted);
+    assert_eq!(store.progress(&progress(8, 0.1, None)).await.expect("an answer"), ProgressAnswer::Noted(None));
     assert_eq!(shown(&subject).await, Some((0.1, None)));
 }
 
@@ -72,7 +72,7 @@ pub async fn a_task_that_reports_is_not_forgotten_while_it_runs(back_end: BackEn
     store.begin(&attempt(1, 7)).await.expect("an answer");
     for _ in 0..3 {
         subject.pass(OUTCOME_RETENTION * 3 / 4);
-        assert_eq!(store.progress(&progress(7, 0.5, None)).await.expect("an answer"), ProgressAnswer::Noted);
+        assert_eq!(store.progress(&progress(7, 0.5, None)).await.expect("an answer"), ProgressAnswer::Noted(None));
     }
     subject.pass(OUTCOME_RETENTION + Duration::from_secs(60));
     assert_eq!(store.progress(&progress(7, 0.5, None)).await.expect("an answer"), ProgressAnswer::Refused);

@@ -8,9 +8,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::{
-    BodyHash, DeliveryId, GpuId, Kind, Outcome, Reply, TaskId, TaskState, Token, config::SecretUrl, environment::Clock, reply::Timings,
-};
+use protocol::{BodyHash, DeliveryId, GpuId, Kind, Outcome, Reply, TaskId, TaskState, Token, config::SecretUrl, environment::Clock};
 use task_store::{BeginRequest, LookRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore, Totals};
 use tests::redis::PrivateRedis;
 
@@ -140,19 +138,7 @@ pub fn attempt_by_another(number: u32, token: u64) -> BeginRequest {
 
 /// A reply of `outcome` that says `word`.
 pub fn reply(outcome: Outcome, word: &str) -> Reply {
-    Reply {
-        task_id: task(),
-        kind: Some(kind()),
-        outcome,
-        result: protocol::Json::of(word),
-        error: None,
-        gpu_id: None,
-        attempt: 1,
-        token: None,
-        strategy: None,
-        timings: Timings::default(),
-        ended_at_ms: 1,
-    }
+    Reply { kind: Some(kind()), result: protocol::Json::of(word), ..Reply::ended(task(), outcome, 1) }
 }
 
 pub fn outcome(outcome: Outcome, attempt: u32, token: Option<u64>, word: &str) -> RecordRequest {

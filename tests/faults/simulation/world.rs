@@ -208,7 +208,7 @@ impl Executor for Work {
     }
 
     async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
-        let payload: &Value = &run.task.body.payload.to().expect("JSON");
+        let payload: &Value = &run.payload.to().expect("JSON");
         let running = self.world.starts_on(&run.task.id, run.task.priority, &run.device.description().gpu_id);
         let number = |field: &str| payload[field].as_u64().unwrap_or(0);
         if payload["poison"] == json!(true) {

@@ -24,7 +24,7 @@ impl Executor for Echo {
 
     async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
         let _work = occupy(run.device.as_ref(), Use::default())?;
-        Ok(run.task.body.payload.clone())
+        Ok(run.payload.clone())
     }
 }
 

@@ -13,6 +13,8 @@ use crate::{Report, Usage};
 pub struct Run<'a> {
     /// The task.
     pub task: &'a Task,
+    /// What to run: the task's payload, or one of its items.
+    pub payload: &'a Json,
     /// The GPU it runs on.
     pub device: &'a Arc<dyn Device>,
     /// Fires when the attempt should end early (cancelled, time limit, stop). An executor that computes for long looks at it often.
@@ -82,8 +84,8 @@ pub trait Executor: Send + Sync + 'static {
     /// [`Failure`] says whether trying again can help.
     async fn run(&self, run: Run<'_>) -> Result<Json, Failure>;
 
-    /// Into how many pieces this task's work can be cut, so that each needs less memory. Default: 1, it cannot.
-    fn pieces_max(&self, _task: &Task) -> u32 {
+    /// Into how many pieces the work on this payload can be cut, so that each needs less memory. Default: 1, it cannot.
+    fn pieces_max(&self, _payload: &Json) -> u32 {
         1
     }
 

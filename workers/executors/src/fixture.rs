@@ -31,7 +31,15 @@ pub(crate) fn task(kind: &str, payload: Value) -> Task {
 
 /// A run that nobody listens to.
 pub(crate) fn run_of<'a>(task: &'a Task, device: &'a Arc<dyn Device>) -> Run<'a> {
-    Run { task, device, cancel: CancellationToken::new(), report: Report::to_nobody(), pieces: 1, usage: Usage::default() }
+    Run {
+        task,
+        payload: &task.body.payload,
+        device,
+        cancel: CancellationToken::new(),
+        report: Report::to_nobody(),
+        pieces: 1,
+        usage: Usage::default(),
+    }
 }
 
 pub(crate) async fn run_on(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value) -> Result<Json, Failure> {

@@ -57,7 +57,7 @@ impl Executor for Kernel {
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
-        let Asked { module, kernel, grid, arguments } = Asked::read(&run.task.body.payload)?;
+        let Asked { module, kernel, grid, arguments } = Asked::read(run.payload)?;
         let cuda = cuda_of(run.device.as_ref())?;
         let memory_mb = arguments.iter().map(Given::bytes).sum::<u64>().div_ceil(1_000_000);
         let _memory = occupy(run.device.as_ref(), Use { memory_mb, compute_share: 1.0 })?;

@@ -13,7 +13,7 @@ use devices::{
     Use,
     nvidia::cuda::{Lane, Matrix},
 };
-use protocol::{Json, Kind, Task};
+use protocol::{Json, Kind};
 use serde::{Serialize, Serializer, de::IgnoredAny};
 
 use crate::{
@@ -62,14 +62,14 @@ impl Executor for Matmul {
         Kind::new("matmul").expect("a literal that keeps the rule")
     }
 
-    fn pieces_max(&self, task: &Task) -> u32 {
-        let a = task.body.payload.fields().ok().and_then(|mut fields| fields.remove("a"));
+    fn pieces_max(&self, payload: &Json) -> u32 {
+        let a = payload.fields().ok().and_then(|mut fields| fields.remove("a"));
         let rows = a.and_then(|rows| rows.to::<Vec<IgnoredAny>>().ok()).map_or(1, |rows| rows.len());
         u32::try_from(rows.min(PIECES_MAX)).unwrap_or(1)
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
-        let asked = Asked::read(&run.task.body.payload)?;
+        let asked = Asked::read(run.payload)?;
         let product = match asked.precision {
             Precision::Single => asked.multiply::<f32>(&run).await?,
             Precision::Double => asked.multiply::<f64>(&run).await?,

@@ -32,7 +32,7 @@ impl Executor for Simulate {
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
-        let asked = Asked::read(&run.task.body.payload)?;
+        let asked = Asked::read(run.payload)?;
         let _work = occupy(run.device.as_ref(), asked.wanted)?;
         let duration = asked.duration.div_f64(run.device.speed());
         tokio::select! {

@@ -90,7 +90,7 @@ impl<'t> Disposition<'t> {
             }
             Look::ReusedId => Self::RefuseReusedId,
             Look::Retried(due) => Self::PublishRetry(task, due),
-            Look::Open | Look::Unfinished(_) => Self::Park(lease),
+            Look::Open | Look::Unfinished(_) | Look::Split(_) | Look::Unwanted => Self::Park(lease),
         }
     }
 }

@@ -236,7 +236,12 @@ async fn run<'t>(
     let being_settled = context.slots.settling();
     ahead.run_ended(slot);
     in_hand.let_credit_go().await;
-    let timings = Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()), device_ms: usage.device_time().map(millis) };
+    let timings = Timings {
+        waited_ms: millis(waited),
+        run_ms: millis(started.elapsed()),
+        device_ms: usage.device_time().map(millis),
+        batch_size: None,
+    };
     Ok((after(context, task, ended, (ran, timings)).await, being_settled))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use protocol::{ErrorCode, Json, Outcome, Progress, Reply, TaskError, TaskId, TaskState, TaskStatus, reply::Timings};
+use protocol::{ErrorCode, Outcome, Progress, Reply, TaskError, TaskId, TaskState, TaskStatus};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
@@ -136,16 +136,10 @@ fn without_body(status: TaskStatus, outcome: Outcome) -> Reply {
         _ => TaskError::new(ErrorCode::ReplyNotKept, "the task ended, and its reply is not kept; only its outcome is known"),
     };
     Reply {
-        task_id: status.task_id,
         kind: status.kind,
-        outcome,
-        result: Json::null(),
         error: Some(error),
         gpu_id: status.gpu_id,
         attempt: status.attempt,
-        token: None,
-        strategy: None,
-        timings: Timings::default(),
-        ended_at_ms: status.changed_ms,
+        ..Reply::ended(status.task_id, outcome, status.changed_ms)
     }
 }

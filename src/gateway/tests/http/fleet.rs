@@ -19,7 +19,6 @@ use protocol::{
     claim::Settings,
     environment::{Clock, Job, Random, Spawn},
     gpu::Hardware,
-    reply::Timings,
     task::ComputeCapability,
 };
 use reqwest::{Client, Response, StatusCode};
@@ -216,17 +215,11 @@ pub fn reply(task_id: TaskId, answer: Result<Value, (Outcome, TaskError)>) -> Re
         Err((outcome, error)) => (outcome, Value::Null, Some(error)),
     };
     Reply {
-        task_id,
-        kind: None,
-        outcome,
         result: result.into(),
         error,
         gpu_id: Some(GpuId::new("sim-0").expect("valid")),
-        attempt: 1,
-        token: None,
         strategy: Some(Choice { used: Strategy::LeastLoaded, requested: None, fallback: None }),
-        timings: Timings::default(),
-        ended_at_ms: 1,
+        ..Reply::ended(task_id, outcome, 1)
     }
 }
 

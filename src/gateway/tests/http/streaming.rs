@@ -126,8 +126,13 @@ impl Fleet {
 
     /// Notes progress in the store, as a worker does for every task.
     pub async fn note(&self, hand: &Hand, fraction: f64) {
-        let request =
-            ProgressRequest { task_id: hand.task_id.clone(), token: hand.token(), fraction: Fraction::clamped(fraction), message: None };
+        let request = ProgressRequest {
+            task_id: hand.task_id.clone(),
+            token: hand.token(),
+            fraction: Fraction::clamped(fraction),
+            message: None,
+            items: None,
+        };
         self.store.progress(&request).await.expect("a store");
     }
 
@@ -160,6 +165,9 @@ impl Hand {
             attempt: 1,
             token: self.token(),
             number: self.said,
+            slice: None,
+            items: None,
+            results: Vec::new(),
             progress: Some(Progress { fraction: Fraction::clamped(fraction), message: None, at_ms: 1 }),
             partials: partials.iter().map(|(number, value)| Partial { number: *number, value: value.clone().into() }).collect(),
         };

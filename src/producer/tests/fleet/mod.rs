@@ -14,7 +14,6 @@ use producer::{NewTask, Producer, ProducerOptions};
 use protocol::{
     BodyHash, Envelope, Environment, Kind, Outcome, PoolName, Reply, TaskBody, TaskId,
     environment::{Clock, Job, Random, Spawn},
-    reply::Timings,
 };
 use serde_json::{Value, json};
 use task_queue::{
@@ -144,19 +143,7 @@ async fn serve(queue: &MemoryQueue, store: &dyn TaskStore, manner: Manner, deliv
 }
 
 pub fn reply(task_id: &TaskId, result: Value) -> Reply {
-    Reply {
-        task_id: task_id.clone(),
-        kind: None,
-        outcome: Outcome::Succeeded,
-        result: json!({ "echo": result }).into(),
-        error: None,
-        gpu_id: None,
-        attempt: 1,
-        token: None,
-        strategy: None,
-        timings: Timings::default(),
-        ended_at_ms: 1,
-    }
+    Reply { result: json!({ "echo": result }).into(), ..Reply::ended(task_id.clone(), Outcome::Succeeded, 1) }
 }
 
 /// A queue whose reply consumers get nothing and can be told to have been away.

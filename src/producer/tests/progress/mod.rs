@@ -14,6 +14,9 @@ fn said(token: u64, number: u64) -> ProgressMessage {
         attempt: 1,
         token: Token(token),
         number,
+        slice: None,
+        items: None,
+        results: Vec::new(),
         progress: Some(Progress { fraction: Fraction::clamped(0.5), message: None, at_ms: 1 }),
         partials: vec![Partial { number, value: json!("text").into() }],
     }

@@ -262,6 +262,8 @@ impl TaskRecord {
             crashes: u32::try_from(self.crashes.len()).unwrap_or(u32::MAX),
             waiting_for: self.waiting_for.clone().or_else(|| self.last_error()),
             progress: self.progress().cloned(),
+            items: None,
+            slices: None,
             first_seen_ms: self.first_seen_ms,
             changed_ms: self.changed_ms,
             reply: body.map(|bytes| parse_reply(bytes)).transpose()?,

@@ -123,7 +123,7 @@ impl State {
         if let Some(record) = self.record(&request.task_id, now_ms) {
             match record.look(&request.body_hash, (request.attempt, None), now_ms) {
                 look @ (Look::Ended(_) | Look::ReusedId) => return Fence::Not(look),
-                Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) => {}
+                Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) | Look::Split(_) | Look::Unwanted => {}
             }
             if let Some(holder) = record.unfinished(request.verdict) {
                 return Fence::Unfinished(holder);
@@ -173,7 +173,7 @@ impl State {
         }
         let progress = Progress { fraction: request.fraction, message: request.message.clone(), at_ms: now_ms };
         self.change(&request.task_id, now_ms).progress = Some(Noted { token: request.token, progress });
-        ProgressAnswer::Noted
+        ProgressAnswer::Noted(None)
     }
 
     pub fn record_outcome(&mut self, request: &RecordRequest, now_ms: u64) -> Record {

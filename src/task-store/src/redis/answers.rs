@@ -126,7 +126,7 @@ impl Answer {
     /// The answer to `progress`.
     pub fn progress(self) -> Result<ProgressAnswer, StoreError> {
         match self.word() {
-            "noted" => Ok(ProgressAnswer::Noted),
+            "noted" => Ok(ProgressAnswer::Noted(None)),
             "refused" => Ok(ProgressAnswer::Refused),
             _ => Err(self.garbled()),
         }
@@ -177,6 +177,8 @@ impl Answer {
             crashes: u32::try_from(self.crashes(17)?.len()).unwrap_or(u32::MAX),
             waiting_for,
             progress: if state == TaskState::Running { self.noted()? } else { None },
+            items: None,
+            slices: None,
             first_seen_ms: self.required(0)?,
             changed_ms: self.required(1)?,
             reply: self.take(10).map(|body| parse_reply(&body)).transpose()?,

@@ -74,7 +74,7 @@ impl Executor for Predict {
 
     /// A cancel gives what was generated until then, perhaps nothing, with `finish_reason` `cancelled`. Dropping the future stops the thread at its next token.
     async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
-        let request = Request::read(&run.task.body.payload, &self.limits)?;
+        let request = Request::read(run.payload, &self.limits)?;
         let stop = run.cancel.child_token();
         let _stop_if_dropped = stop.clone().drop_guard();
         let permit = tokio::select! {

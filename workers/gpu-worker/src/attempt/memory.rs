@@ -34,7 +34,7 @@ impl Trying<'_> {
                 tracing::info!(task_id = %task.id, "out of memory: kept memory was freed, and it is tried again");
                 continue;
             }
-            if self.cancel.is_cancelled() || pieces * 2 > executor.pieces_max(task) {
+            if self.cancel.is_cancelled() || pieces * 2 > executor.pieces_max(&task.body.payload) {
                 return Err(failure);
             }
             pieces *= 2;
@@ -46,6 +46,7 @@ impl Trying<'_> {
     async fn once(&self, pieces: u32) -> Result<Json, Failure> {
         let run = Run {
             task: self.task,
+            payload: &self.task.body.payload,
             device: &self.context.gpu.device,
             cancel: self.cancel.clone(),
             report: self.report.clone(),

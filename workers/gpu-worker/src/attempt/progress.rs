@@ -99,9 +99,9 @@ impl<'a> Relay<'a> {
         let noting = async {
             while reported.changed().await.is_ok() {
                 let Reported { fraction, message } = reported.borrow_and_update().clone();
-                let request = ProgressRequest { task_id: self.task.id.clone(), token: self.token, fraction, message };
+                let request = ProgressRequest { task_id: self.task.id.clone(), token: self.token, fraction, message, items: None };
                 match self.context.ports.store.progress(&request).await {
-                    Ok(ProgressAnswer::Noted) => self.context.metrics.progress("noted"),
+                    Ok(ProgressAnswer::Noted(_)) => self.context.metrics.progress("noted"),
                     Ok(ProgressAnswer::Refused) => {
                         self.context.metrics.progress("refused");
                         self.late.cancel();
@@ -159,7 +159,17 @@ impl<'a> Relay<'a> {
         }
         outbox.number += 1;
         let (task_id, attempt) = (self.task.id.clone(), self.task.attempt);
-        Some(ProgressMessage { task_id, attempt, token: self.token, number: outbox.number, progress, partials })
+        Some(ProgressMessage {
+            task_id,
+            attempt,
+            token: self.token,
+            number: outbox.number,
+            slice: None,
+            items: None,
+            results: Vec::new(),
+            progress,
+            partials,
+        })
     }
 
     async fn publish(&self, address: &Address, message: &ProgressMessage) -> Sent {

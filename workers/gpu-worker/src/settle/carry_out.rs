@@ -266,7 +266,7 @@ impl<'a> Settling<'a> {
     /// alone.
     async fn refuse(&self, code: ErrorCode, refusal: Refusal) -> Result<(), Abandoned> {
         match self.context.ports.look(&self.identity).await? {
-            Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) => {}
+            Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) | Look::Split(_) | Look::Unwanted => {}
             Look::Ended(stored) => return self.resend(stored).await,
             Look::ReusedId => return self.refuse_reused_id().await,
         }

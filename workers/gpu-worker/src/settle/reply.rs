@@ -1,7 +1,7 @@
 //! Replies: their bodies, and their way to the queue that a delivery names.
 
 use bytes::Bytes;
-use protocol::{Envelope, ErrorCode, Json, Kind, Outcome, Reply, TaskError, TaskId, Token, envelope::Headers, reply::Timings};
+use protocol::{Envelope, ErrorCode, Kind, Outcome, Reply, TaskError, TaskId, Token, envelope::Headers};
 use task_store::Stored;
 use tokio::time::Instant;
 
@@ -26,9 +26,7 @@ pub(super) struct Final {
 /// The reply's body, of an attempt that ran or of a task that ended without one.
 pub(super) fn body(context: &Context, identity: &Identity, end: End, ran: Option<&Ran>) -> Bytes {
     Reply {
-        task_id: identity.task_id.clone(),
         kind: identity.kind.clone(),
-        outcome: end.outcome,
         result: end.result,
         error: end.error,
         gpu_id: ran.map(|_| context.me.gpu_id.clone()),
@@ -36,7 +34,7 @@ pub(super) fn body(context: &Context, identity: &Identity, end: End, ran: Option
         token: ran.map(|ran| ran.token),
         strategy: ran.map(|ran| ran.choice.clone()),
         timings: end.timings,
-        ended_at_ms: context.ports.now_ms(),
+        ..Reply::ended(identity.task_id.clone(), end.outcome, context.ports.now_ms())
     }
     .into_bytes()
 }
@@ -47,17 +45,11 @@ pub(super) fn kept(context: &Context, task_id: &TaskId, kind: Option<Kind>, stor
         let message = "the task ended before, and its reply is no longer kept; only its outcome is known";
         let error = TaskError::new(ErrorCode::ReplyNotKept, message);
         Reply {
-            task_id: task_id.clone(),
             kind,
-            outcome: stored.outcome,
-            result: Json::null(),
             error: Some(error),
-            gpu_id: None,
             attempt: stored.attempt,
             token: stored.token,
-            strategy: None,
-            timings: Timings::default(),
-            ended_at_ms: context.ports.now_ms(),
+            ..Reply::ended(task_id.clone(), stored.outcome, context.ports.now_ms())
         }
         .into_bytes()
     });
