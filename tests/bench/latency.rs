@@ -38,7 +38,7 @@ struct Sample {
 
 pub(crate) async fn measure(servers: &Servers, pace: Pace) -> Result<PartReport, Fault> {
     let client = Client::connect(&servers.amqp()).await?;
-    let plan = PoolPlan { name: "latency".to_owned(), gpus: GPUS, slots: 1 };
+    let plan = PoolPlan::new("latency".to_owned(), GPUS, 1);
     let pool = Pool::start(servers, plan).await?;
     let mut samples = Vec::new();
     // The first, seed 0, warms up.

@@ -5,6 +5,7 @@
 //! missed. Every sample is written to `bench.json`.
 
 mod bare;
+mod batches;
 mod claims;
 mod client;
 mod commands;
@@ -104,6 +105,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::Processes => processes::measure(servers, options.pace).await,
             Part::Rest => rest::measure(servers, options.pace).await,
             Part::LargeReplies => large_replies::measure(servers, options.pace).await,
+            Part::Batches => batches::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

@@ -58,9 +58,18 @@ impl Namespace {
 
     /// A task for this pool, for a bare client.
     pub(crate) fn question(&self, kind: &'static str, payload: Value) -> Result<Question, Fault> {
+        Ok(self.asks(kind, TaskBody { payload: payload.into(), ..TaskBody::default() }.to_bytes()))
+    }
+
+    /// A batch for this pool, for a bare client.
+    pub(crate) fn batch(&self, kind: &'static str, items: Vec<Value>) -> Result<Question, Fault> {
+        let items = items.into_iter().map(Into::into).collect();
+        Ok(self.asks(kind, TaskBody { items: Some(items), ..TaskBody::default() }.to_bytes()))
+    }
+
+    fn asks(&self, kind: &'static str, body: Bytes) -> Question {
         let names = Names::new(self.configuration.amqp.prefix.clone());
-        let body = serde_json::to_vec(&TaskBody { payload: payload.into(), ..TaskBody::default() })?;
-        Ok(Question { queue: names.queue(&Queue::Pool(self.configuration.worker.pool.clone())), kind, body: Bytes::from(body) })
+        Question { queue: names.queue(&Queue::Pool(self.configuration.worker.pool.clone())), kind, body }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g,h] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h,i] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -13,6 +13,7 @@ usage: bench [--only a,b,c,d,e,f,g,h] [--quick]
   f     8 worker processes of one slot and tasks of 20 ms beside 8 bare consumers: closed loop, and Poisson arrivals at 70 % load
   g     8 worker processes at rest: processor time, wake-ups, Redis commands, memory; and the time from a start to the first reply
   h     small calls to the store alone, and while 50 clients of the same process read kept replies of 8 MiB; the same over one connection
+  i     batches of 1 to 512 items over 1 to 8 GPUs, one of them slower, and single tasks beside batches
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -25,9 +26,11 @@ pub(crate) enum Part {
     Processes,
     Rest,
     LargeReplies,
+    Batches,
 }
 
-const ALL: [Part; 7] = [Part::Echo, Part::Claims, Part::Scaling, Part::Latency, Part::Processes, Part::Rest, Part::LargeReplies];
+const ALL: [Part; 8] =
+    [Part::Echo, Part::Claims, Part::Scaling, Part::Latency, Part::Processes, Part::Rest, Part::LargeReplies, Part::Batches];
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -116,6 +119,7 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "f" => Ok(Part::Processes),
             "g" => Ok(Part::Rest),
             "h" => Ok(Part::LargeReplies),
+            "i" => Ok(Part::Batches),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()

@@ -28,6 +28,14 @@ pub(crate) struct PoolPlan {
     pub(crate) name: String,
     pub(crate) gpus: usize,
     pub(crate) slots: u16,
+    /// So many of them, the first, work at half speed.
+    pub(crate) slowed: usize,
+}
+
+impl PoolPlan {
+    pub(crate) const fn new(name: String, gpus: usize, slots: u16) -> Self {
+        Self { name, gpus, slots, slowed: 0 }
+    }
 }
 
 /// Running workers.
@@ -47,23 +55,27 @@ impl Pool {
         let names = Namespace::new(&plan.name, plan.slots);
         let mut pool = Self { names, registry, stop: Stop::default(), workers: JoinSet::new(), queues: Vec::new() };
         for number in 0..plan.gpus {
-            pool.add_worker(servers, number, &metrics).await?;
+            pool.add_worker(servers, number, (number < plan.slowed, &metrics)).await?;
         }
         pool.names.until_eligible(servers, plan.gpus).await?;
         Ok(pool)
     }
 
-    async fn add_worker(&mut self, servers: &Servers, number: usize, metrics: &Arc<WorkerMetrics>) -> Result<(), Fault> {
+    async fn add_worker(&mut self, servers: &Servers, number: usize, (slowed, metrics): (bool, &Arc<WorkerMetrics>)) -> Result<(), Fault> {
         let gpu_id = GpuId::new(format!("sim-{number}"))?;
         // As the real binary makes them.
         let simulated = SimulatedOptions { sleeper: Sleeper::Precise, ..SimulatedOptions::new(gpu_id) };
+        let gpu = SimulatedGpu::new(simulated);
+        if slowed {
+            gpu.knobs().set_speed(0.5);
+        }
         let queue = self.names.queue(servers).await?;
         self.queues.push(Arc::clone(&queue));
         let parts = WorkerParts {
             queue,
             table: Arc::new(self.names.table(servers)?),
             store: Arc::new(self.names.store(servers).await?),
-            device: Arc::new(SimulatedGpu::new(simulated)),
+            device: Arc::new(gpu),
             executors: Executors::new().with(executors::echo()).with(executors::simulate()),
             environment: environment(),
             options: WorkerOptions::of(&self.names.configuration, "bench"),
@@ -77,6 +89,11 @@ impl Pool {
     /// A task for this pool, for a bare client.
     pub(crate) fn question(&self, kind: &'static str, payload: Value) -> Result<Question, Fault> {
         self.names.question(kind, payload)
+    }
+
+    /// A batch for this pool, for a bare client.
+    pub(crate) fn batch(&self, kind: &'static str, items: Vec<Value>) -> Result<Question, Fault> {
+        self.names.batch(kind, items)
     }
 
     /// How often the workers sent a task on so far.

@@ -32,7 +32,7 @@ pub(crate) async fn measure(servers: &Servers, pace: Pace) -> Result<PartReport,
     let client = Client::connect(&servers.amqp()).await?;
     let mut pools = Vec::new();
     for (gpus, _) in SIZES {
-        let plan = PoolPlan { name: format!("scaling-{gpus}"), gpus, slots: 1 };
+        let plan = PoolPlan::new(format!("scaling-{gpus}"), gpus, 1);
         let pool = Pool::start(servers, plan).await?;
         let question = pool.question("simulate", simulated_work())?;
         pools.push((gpus, pool, question));
