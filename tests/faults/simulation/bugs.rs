@@ -5,9 +5,10 @@ use std::{
     time::Duration,
 };
 
-use protocol::{Holding, Token};
+use bytes::Bytes;
+use protocol::{Holding, ItemResult, Json, Slice, SliceResults, Token, batch};
 use task_queue::{Outgoing, Queue, Target};
-use task_store::{Begin, RecordRequest};
+use task_store::{Begin, RecordRequest, SliceState, Split};
 
 /// One planted mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +33,12 @@ pub enum Bug {
     TrustsAnyTable,
     /// What waits in the own queue of a GPU has no time to live: where nobody remembers the GPU, it never comes back.
     WaitsForEver,
+    /// A batch is merged as soon as one of its slices has ended.
+    MergesEarly,
 }
 
 impl Bug {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AckBeforeRecord,
         Self::AckBeforeConfirm,
         Self::ReplyBeforeRecord,
@@ -46,6 +49,7 @@ impl Bug {
         Self::BeginsAfterTheEnd,
         Self::TrustsAnyTable,
         Self::WaitsForEver,
+        Self::MergesEarly,
     ];
 
     /// How long what should be safe first is not.
@@ -71,6 +75,26 @@ impl Bug {
     pub fn outcome(self, request: &RecordRequest) -> RecordRequest {
         let token = if self == Self::NoTokenCheck { request.token.map(|_| Token(u64::MAX >> 12)) } else { request.token };
         RecordRequest { token, ..request.clone() }
+    }
+
+    /// What the worker hears of a batch one of whose slices has ended.
+    pub fn split(self, split: Split) -> Split {
+        let ended = |(slice, state)| (slice, if self == Self::MergesEarly { SliceState::Ended } else { state });
+        Split { slices: split.slices.into_iter().map(ended).collect(), ..split }
+    }
+
+    /// What the worker gets for the results of a batch: where it merges too early, nothing in the place of those that are not there.
+    pub fn results(self, there: Vec<(Slice, Bytes)>, split: &Split, from: u32) -> Vec<(Slice, Bytes)> {
+        if self != Self::MergesEarly {
+            return there;
+        }
+        let nothing = |slice: Slice| {
+            let nulls: Vec<Json> = (0..slice.items()).map(|_| ItemResult::succeeded(Json::null()).to_json()).collect();
+            SliceResults { gpu_id: None, run_ms: 0.0, device_ms: None, results: batch::list(&nulls) }.into_bytes()
+        };
+        let wanted = split.slices.iter().map(|(slice, _)| *slice).filter(|slice| slice.to > from);
+        let of = |slice: Slice| there.iter().find(|(known, _)| *known == slice).map_or_else(|| nothing(slice), |(_, bytes)| bytes.clone());
+        wanted.map(|slice| (slice, of(slice))).collect()
     }
 
     /// What the worker hears of a begin. `before`: the token under which the task began last, and what the store answered to the begin before this one.

@@ -16,7 +16,8 @@ use gpu_table::{GpuTable, Leases, MemoryTable, TableCopy};
 use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::{
-    Envelope, Environment, GpuId, GpuOptions, PoolName, TaskBody, TaskId, config::Configuration, environment::Clock, task::Limits,
+    Envelope, Environment, GpuId, GpuOptions, Json, OnError, PoolName, TaskBody, TaskId, config::Configuration, environment::Clock,
+    task::Limits,
 };
 use serde_json::json;
 use task_queue::{BodyBudget, MemoryBroker, Outgoing, PublishError, Queue, QueueOptions, Target, TaskQueue};
@@ -30,7 +31,7 @@ use super::{
     bugs::{Bug, MostHeld},
     chaos::{Chaos, Site},
     ports::ChaosQueue,
-    scenario::{Class, Event, PlannedTask, Scenario},
+    scenario::{Class, Event, PlannedBatch, PlannedTask, Scenario},
     tables::{ChaosStore, ChaosTable},
     world::{KIND, Work, World},
 };
@@ -343,6 +344,7 @@ impl SimulatedFleet {
             bug: self.bug,
             world: Arc::clone(&self.world),
             last_answer: Mutex::default(),
+            splits: Mutex::default(),
         };
         let skew_ms = Arc::new(AtomicI64::new(0));
         let clock = Arc::new(SkewedClock { inner: Arc::clone(&self.environment.clock), skew_ms: Arc::clone(&skew_ms) });
@@ -392,8 +394,17 @@ impl SimulatedFleet {
     }
 
     pub async fn send(&self, task: &PlannedTask) -> Result<(), PublishError> {
+        let work = json!({"ms": task.ms, "fails": task.fails, "poison": task.poison});
+        let item = |batch: &PlannedBatch, index: u32| {
+            let mut item = work.clone();
+            item["item"] = index.into();
+            item["bad"] = (batch.bad_item == Some(index)).into();
+            item.into()
+        };
         let body = TaskBody {
-            payload: json!({"ms": task.ms, "fails": task.fails, "poison": task.poison}).into(),
+            payload: if task.batch.is_some() { Json::null() } else { work.clone().into() },
+            items: task.batch.as_ref().map(|batch| (0..batch.items).map(|index| item(batch, index)).collect()),
+            on_error: if task.batch.is_some_and(|batch| batch.fails_whole) { OnError::Fail } else { OnError::Report },
             gpu_options: GpuOptions {
                 strategy: task.strategy.map(str::to_owned),
                 specific_gpu_id: task.gpu.map(|gpu| self.gpu_id(gpu)),
@@ -410,7 +421,7 @@ impl SimulatedFleet {
             ..Envelope::default()
         };
         let target = Target::Queue(Queue::Pool(PoolName::default()));
-        self.client.publish(Outgoing::new(target, envelope, serde_json::to_vec(&body).expect("a body is JSON").into())).await
+        self.client.publish(Outgoing::new(target, envelope, body.to_bytes())).await
     }
 
     /// Whether every task was answered and nothing is held or waits anywhere.

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use protocol::{Outcome, Reply};
+use protocol::{ItemResult, Outcome, Reply};
+use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
 use super::{
     fleet::{SimulatedFleet, id_of},
-    scenario::{Class, PlannedTask},
+    scenario::{Class, PlannedBatch, PlannedTask},
+    world::BAD,
 };
 
 /// Judges a fleet that has lived through its scenario; violations go into its world's list.
@@ -71,6 +73,9 @@ async fn one_outcome(fleet: &SimulatedFleet, task: &PlannedTask) {
 }
 
 fn allowed(class: Class, task: &PlannedTask, reply: &Reply) -> bool {
+    if let Some(batch) = &task.batch {
+        return allowed_of_a_batch(class, task, batch, reply);
+    }
     let code = reply.error.as_ref().map(|error| error.code.as_str());
     let in_attempts = reply.attempt <= task.attempts_max;
     in_attempts
@@ -83,6 +88,39 @@ fn allowed(class: Class, task: &PlannedTask, reply: &Reply) -> bool {
             Outcome::Cancelled => task.cancelled,
             Outcome::Expired => task.queue_deadline_ms.is_some(),
         }
+}
+
+/// Every item is there in its place with its own result, or with the error that it was to give; or the batch ended as a whole, and may have.
+fn allowed_of_a_batch(class: Class, task: &PlannedTask, batch: &PlannedBatch, reply: &Reply) -> bool {
+    let code = reply.error.as_ref().map(|error| error.code.as_str());
+    let gives_up = task.fails >= task.attempts_max;
+    match reply.outcome {
+        Outcome::Succeeded => {
+            let items: Vec<ItemResult> = reply.results.to().unwrap_or_default();
+            let right = |(index, item): (usize, &ItemResult)| is_right(task, batch, index as u32, item);
+            items.len() == batch.items as usize && items.iter().enumerate().all(right) && !(batch.bad_item.is_some() && batch.fails_whole)
+        }
+        Outcome::Failed if code == Some(BAD) => batch.bad_item.is_some() && (batch.fails_whole || batch.items == 1 || gives_up),
+        Outcome::Failed if code == Some("unknown_gpu") => task.gpu.is_some() && class == Class::StoreEmptied,
+        Outcome::Failed => code == Some("executor_failed") && gives_up,
+        Outcome::Cancelled => task.cancelled,
+        Outcome::Expired => task.queue_deadline_ms.is_some(),
+    }
+}
+
+fn is_right(task: &PlannedTask, batch: &PlannedBatch, index: u32, item: &ItemResult) -> bool {
+    let Some(error) = &item.error else {
+        let result: Value = item.result.to().expect("JSON");
+        return result["item"] == index && batch.bad_item != Some(index);
+    };
+    let named = error.field.as_deref().is_some_and(|field| field.starts_with(&format!("items[{index}]")));
+    let expected = match error.code.as_str() {
+        BAD => batch.bad_item == Some(index),
+        "deadline" => task.queue_deadline_ms.is_some(),
+        "executor_failed" => task.fails >= task.attempts_max,
+        _ => false,
+    };
+    named && expected
 }
 
 /// A task may start before a more urgent one only where that one was already in some worker's hand.
@@ -111,6 +149,7 @@ async fn all_slots_serve(fleet: &SimulatedFleet) {
         strategy: None,
         cancelled: false,
         copied: false,
+        batch: None,
     };
     let gpus = 0..fleet.scenario.gpus;
     let proofs = gpus.clone().flat_map(|gpu| (0..6).map(move |n| probe(format!("proof-{gpu}-{n}"), gpu, 1)));

@@ -92,8 +92,9 @@ fn unreachable() -> QueueError {
 }
 
 /// The name of a publish, by what it is for.
-fn publish_site(target: &Target) -> &'static str {
-    match target {
+fn publish_site(message: &Outgoing) -> &'static str {
+    match &message.target {
+        Target::Queue(Queue::Pool(_)) if message.envelope.headers.slice.is_some() => "publish a slice",
         Target::ReplyTo(_) | Target::Queue(Queue::Reply(_)) => "publish a reply",
         Target::Queue(Queue::Gpu(_)) => "publish to a GPU's queue",
         Target::Queue(Queue::Pool(_)) => "publish to the pool",
@@ -119,7 +120,7 @@ impl TaskQueue for ChaosQueue {
             Some(bug) => bug.message(message),
             None => message,
         };
-        let site = publish_site(&message.target);
+        let site = publish_site(&message);
         let target = self.inner.names().target(&message.target);
         if self.bug == Some(Bug::AckBeforeConfirm) && !matches!(message.target, Target::ReplyTo(_)) {
             let inner = Arc::clone(&self.inner);

@@ -41,6 +41,18 @@ pub struct PlannedTask {
     pub strategy: Option<&'static str>,
     pub cancelled: bool,
     pub copied: bool,
+    /// Where it is a batch.
+    pub batch: Option<PlannedBatch>,
+}
+
+/// The items of a planned batch.
+#[derive(Debug, Clone, Copy)]
+pub struct PlannedBatch {
+    pub items: u32,
+    /// This item fails for good.
+    pub bad_item: Option<u32>,
+    /// Then the whole batch fails.
+    pub fails_whole: bool,
 }
 
 /// What happens to the fleet from outside.
@@ -103,7 +115,7 @@ const CALM_UNTIL_MS: u64 = 600;
 const TROUBLE_UNTIL_MS: u64 = 20_000;
 
 /// The steps of a task's life at which a process dies for certain in some seeds.
-pub const STEPS: [&str; 12] = [
+pub const STEPS: [&str; 17] = [
     "look",
     "claim",
     "begin",
@@ -116,6 +128,11 @@ pub const STEPS: [&str; 12] = [
     "publish to a retry queue",
     "publish to the pool",
     "ack",
+    "split",
+    "publish a slice",
+    "record a slice",
+    "read the results of slices",
+    "record a batch",
 ];
 
 /// The steps of a reply's life, where its queue does not take it, at which a process dies for certain in some seeds.
@@ -199,7 +216,9 @@ impl Scenario {
                     .then(|| ["round_robin", "least_loaded", "task_specific", "unheard_of"][random.random_range(0..4)]),
                 cancelled: self.class == Class::Faults && random.random_bool(0.1),
                 copied: self.class == Class::Faults && random.random_bool(0.15),
+                batch: None,
             };
+            let task = self.perhaps_a_batch(task, random);
             let at_ms = if calm { 0 } else { random.random_range(CALM_UNTIL_MS..TROUBLE_UNTIL_MS / 2) };
             self.events.push((at_ms, Event::Publish(number)));
             if task.copied {
@@ -210,6 +229,17 @@ impl Scenario {
             }
             self.tasks.push(task);
         }
+    }
+
+    /// Some tasks are batches: short items, one of which may be bad. (The order of priority is judged of single tasks, and poison of one culprit.)
+    fn perhaps_a_batch(&self, task: PlannedTask, random: &mut ChaCha8Rng) -> PlannedTask {
+        if self.class == Class::Calm || task.poison || !random.random_bool(0.25) {
+            return task;
+        }
+        let items = random.random_range(1..40);
+        let bad_item = random.random_bool(0.3).then(|| random.random_range(0..items));
+        let batch = PlannedBatch { items, bad_item, fails_whole: random.random_bool(0.4) };
+        PlannedTask { ms: random.random_range(0..150), batch: Some(batch), ..task }
     }
 
     /// Losses of the table, and of channels, so that tasks that run are delivered to others.

@@ -1,19 +1,22 @@
 //! Table and store as one worker of a simulated fleet has them. What passes is told to the [`World`], which judges it.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
-    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Holding, Incarnation, Kind, Offer, PoolName, TaskId, TaskStatus, Token, Unserved,
+    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Holding, Incarnation, Kind, Offer, PoolName, Slice, TaskId, TaskStatus, Token, Unserved,
     claim::Settings, gpu::GpuView,
 };
 use task_store::{
     Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
-    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
+    RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, Split, SplitAnswer, SplitRequest, StoreError,
+    Submission, TaskStore,
 };
 
 use super::{
@@ -37,6 +40,8 @@ pub struct ChaosStore {
     pub bug: Option<Bug>,
     pub world: Arc<World>,
     pub last_answer: Mutex<Option<Begin>>,
+    /// What the slices of each batch were last at, as this worker heard.
+    pub splits: Mutex<BTreeMap<TaskId, Split>>,
 }
 
 fn no_table() -> TableError {
@@ -168,6 +173,47 @@ impl TaskStore for ChaosStore {
         self.call("begin", beginning).await
     }
 
+    async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
+        let splitting = async {
+            let answer = self.inner.split(request).await?;
+            if let SplitAnswer::Split(split) = &answer {
+                self.world.note(format!("{} is split into {}", request.task_id, split.slices.len()));
+                self.splits.lock().unwrap().insert(request.task_id.clone(), split.clone());
+            }
+            Ok(answer)
+        };
+        self.call("split", splitting).await
+    }
+
+    async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
+        let recording = async {
+            let answer = self.inner.record_slice(request).await?;
+            let SliceRecord::Recorded(split) = answer else { return Ok(answer) };
+            self.world.note(format!("{} is recorded as {}", request.task_id, request.outcome.name()));
+            self.splits.lock().unwrap().insert(request.task_id.batch(), split.clone());
+            Ok(SliceRecord::Recorded(self.bug.map_or(split.clone(), |bug| bug.split(split))))
+        };
+        self.call("record a slice", recording).await
+    }
+
+    async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
+        let reading = async {
+            let there = self.inner.slice_results(batch, from, bytes_max).await?;
+            let split = self.splits.lock().unwrap().get(batch).cloned();
+            Ok(match (self.bug, split) {
+                (Some(bug), Some(split)) => bug.results(there, &split, from),
+                _ => there,
+            })
+        };
+        self.call("read the results of slices", reading).await
+    }
+
+    fn forget_slices(&self, batch: &TaskId, keep_results: bool) {
+        if !self.chaos.loses_what_nobody_awaits("store") {
+            self.inner.forget_slices(batch, keep_results);
+        }
+    }
+
     async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError> {
         if request.verdict.is_some_and(|verdict| verdict.gone) {
             self.world.convicted(&request.task_id);
@@ -203,7 +249,8 @@ impl TaskStore for ChaosStore {
             }
             answer
         };
-        self.call("record", recording).await
+        let of_a_batch = self.splits.lock().unwrap().contains_key(&request.task_id);
+        self.call(if of_a_batch { "record a batch" } else { "record" }, recording).await
     }
 
     async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError> {

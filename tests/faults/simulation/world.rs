@@ -18,6 +18,8 @@ use super::chaos::Chaos;
 
 /// The kind that simulated workers run.
 pub const KIND: &str = "work";
+/// The code of an item that fails for good.
+pub const BAD: &str = "bad";
 
 /// What has happened.
 pub struct World {
@@ -74,6 +76,9 @@ impl World {
         self.note(format!("{task_id} begins under {}", token.0));
         if self.lock().recorded.contains_key(task_id) {
             self.violated(format!("{task_id} begins although its outcome was recorded"));
+        }
+        if task_id.slice().is_some() && self.lock().recorded.contains_key(&task_id.batch()) {
+            self.violated(format!("{task_id} begins although its batch has ended"));
         }
         let last = self.lock().highest_begun.get(task_id).cloned();
         if last.as_ref().is_some_and(|(last, of)| token <= *last && *of != holder) {
@@ -195,7 +200,7 @@ impl Drop for Running {
     }
 }
 
-/// What simulated workers run: `{"ms": 40, "fails": 1, "poison": false}`.
+/// What simulated workers run: `{"ms": 40, "fails": 1, "poison": false}`; an item also says which it is, and whether it is bad.
 pub struct Work {
     pub world: Arc<World>,
     pub chaos: Arc<Chaos>,
@@ -222,6 +227,9 @@ impl Executor for Work {
         if u64::from(run.task.attempt) <= number("fails") {
             return Err(Failure::transient("as the payload asks"));
         }
-        Ok(protocol::Json::of(&json!({"run": running.number})))
+        if payload["bad"] == json!(true) {
+            return Err(Failure { code: BAD.to_owned(), retry: false, ..Failure::transient("as the payload asks") });
+        }
+        Ok(protocol::Json::of(&json!({"run": running.number, "item": payload["item"]})))
     }
 }
