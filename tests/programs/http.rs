@@ -21,7 +21,8 @@ pub async fn get_text(url: &str) -> String {
     reqwest::get(url).await.expect("an answer").text().await.expect("text")
 }
 
-async fn post(url: &str, body: &Value) -> (u16, Value) {
+/// The status code and the JSON of the answer to a POST of JSON.
+pub async fn post(url: &str, body: &Value) -> (u16, Value) {
     read(reqwest::Client::new().post(url).json(body).send().await.expect("an answer")).await
 }
 
