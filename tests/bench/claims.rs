@@ -225,6 +225,7 @@ impl Subject {
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),
+            item_ms: BTreeMap::new(),
         };
         let holding = Holding { slots: held, number: 1 };
         Ok(Heartbeat { row, holding, taken: Vec::new(), settings: Settings::default() })

@@ -74,6 +74,7 @@ cases! {
         a_stale_incarnation_cannot_remove_its_successors_row,
         a_gpu_stays_known_for_a_week,
         the_table_is_steady_while_workers_are_heard_of_without_a_gap,
+        rows_say_how_long_an_item_of_a_batch_takes,
         rows_say_what_is_held_and_who_is_eligible,
         seen_says_what_is_known_of_one_worker,
         a_probe_changes_nothing,

@@ -52,6 +52,8 @@ pub(crate) fn memory_for_tasks_mb(row: &GpuRow, memory_threshold: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use protocol::{
         ClaimMode, GpuDescription, GpuId, GpuSample, Health, Holding, Incarnation, PoolName, TaskId, gpu::Hardware, task::ComputeCapability,
     };
@@ -86,6 +88,7 @@ mod tests {
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),
+            item_ms: BTreeMap::new(),
         };
         change(&mut row);
         row

@@ -201,6 +201,8 @@ impl fmt::Debug for PoolView {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use protocol::{GpuDescription, GpuId, GpuSample, Health, Incarnation, Needs, gpu::Hardware};
 
     use super::*;
@@ -228,6 +230,7 @@ mod tests {
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),
+            item_ms: BTreeMap::new(),
         }
     }
 

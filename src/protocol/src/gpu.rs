@@ -1,5 +1,7 @@
 //! What the table knows of one GPU.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -236,11 +238,16 @@ pub struct GpuRow {
     /// The tasks that have begun here and are not settled yet, sorted; at most [`GpuRow::RUNNING_MAX`] of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub running: Vec<TaskId>,
+    /// What an item of a batch took here lately, in ms, for each kind of which batches ran; at most [`GpuRow::ITEM_TIMES_MAX`] kinds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub item_ms: BTreeMap<Kind, f64>,
 }
 
 impl GpuRow {
     /// How many running tasks a row names. Where it names so many there may be more.
     pub const RUNNING_MAX: usize = 256;
+    /// Of how many kinds a row says what an item takes.
+    pub const ITEM_TIMES_MAX: usize = 64;
 }
 
 /// A row as operators see it: with what the table adds.

@@ -1,7 +1,9 @@
 //! Rows: how GPUs join, live, die and come back.
 
+use std::collections::BTreeMap;
+
 use gpu_table::Heartbeat;
-use protocol::{ClaimAnswer, ClaimRequest, Health, claim::Settings};
+use protocol::{ClaimAnswer, ClaimRequest, Health, Kind, claim::Settings};
 
 use super::world::{
     HELD_SECONDS, World, ask, ask_with, ask_without_slot, full_elsewhere, full_here, gpu_id, heartbeat, incarnation, is_own, pool, row,
@@ -116,6 +118,20 @@ pub async fn the_table_is_steady_while_workers_are_heard_of_without_a_gap(world:
     world.join(row("a")).await;
     world.pass(10);
     assert_eq!(steady().await, 10);
+}
+
+pub async fn rows_say_how_long_an_item_of_a_batch_takes(world: World) {
+    let item_ms = async || -> BTreeMap<Kind, f64> { world.table.rows(&pool()).await.expect("rows").remove(0).row.item_ms };
+    world.join(row("a")).await;
+    assert_eq!(item_ms().await, BTreeMap::new(), "no batch has run");
+    let learnt: BTreeMap<Kind, f64> =
+        BTreeMap::from([("embed".parse().expect("a kind"), 0.213), ("predict".parse().expect("a kind"), 48.5)]);
+    world.join(row_with("a", |row| row.item_ms = learnt.clone())).await;
+    assert_eq!(item_ms().await, learnt);
+    let seen = world.table.seen(&pool(), &gpu_id("a")).await.expect("it answers");
+    assert_eq!(seen.row.map(|row| row.item_ms), Some(learnt));
+    world.join(row("a")).await;
+    assert_eq!(item_ms().await, BTreeMap::new(), "a new heartbeat says it all anew");
 }
 
 pub async fn rows_say_what_is_held_and_who_is_eligible(world: World) {

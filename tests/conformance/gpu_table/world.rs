@@ -234,6 +234,7 @@ pub fn row(name: &str) -> GpuRow {
         foreign_utilization_percent: 0.0,
         waiting: 0,
         running: Vec::new(),
+        item_ms: BTreeMap::new(),
     }
 }
 

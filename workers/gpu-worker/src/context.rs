@@ -1,13 +1,16 @@
 //! What the life of a task needs of its worker.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use devices::Device;
 use executors::Executors;
-use protocol::DeliveryId;
+use protocol::{DeliveryId, Kind};
 use task_queue::BodyBudget;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -15,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     attempt::forecast::Forecast,
     claim::{begun::Begun, needs::Learnt, slots::Slots, unserved::UnservedTasks},
-    gpu::{health::HealthWatch, trouble::Lost},
+    gpu::{health::HealthWatch, item_times::ItemTimes, trouble::Lost},
     me::{Me, Pace, Signals},
     metrics::GpuMetrics,
     options::WorkerParts,
@@ -38,6 +41,8 @@ pub(crate) struct Gpu {
     pub(crate) learnt: Learnt,
     /// How long kinds ran.
     pub(crate) forecast: Forecast,
+    /// How long an item of a batch took.
+    pub(crate) item_times: ItemTimes,
     /// Why this process can use it no more.
     pub(crate) lost: OnceLock<Lost>,
 }
@@ -77,6 +82,7 @@ impl Context {
             health: HealthWatch::after(past.map(|trouble| trouble.reason.as_str())),
             learnt: Learnt::default(),
             forecast: Forecast::default(),
+            item_times: ItemTimes::default(),
             lost: OnceLock::new(),
             device: parts.device,
             executors: parts.executors,
@@ -113,6 +119,13 @@ impl Context {
     /// The number of the next delivery.
     pub(crate) fn next_delivery(&self) -> DeliveryId {
         DeliveryId(self.deliveries.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// So many items of a batch ran one after another, and took so long together. The first that is known of a kind goes to the table at once: the next batch of it may be near.
+    pub(crate) fn items_ran(&self, kind: &Kind, items: u32, took: Duration) {
+        if self.gpu.item_times.ran(kind, items, took) {
+            self.signals.nudge.notify_one();
+        }
     }
 
     /// Whether the worker stops, gently or at once.

@@ -1,6 +1,7 @@
-//! The GPU and its standing: heartbeats, health, trouble, memory.
+//! The GPU and its standing: heartbeats, health, trouble, pace.
 
 pub(crate) mod health;
 pub(crate) mod heartbeat;
+pub(crate) mod item_times;
 pub(crate) mod quarantine;
 pub(crate) mod trouble;

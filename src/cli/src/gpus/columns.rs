@@ -134,6 +134,8 @@ fn row((number, view): (usize, &GpuView)) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use protocol::{GpuDescription, GpuId, GpuRow, GpuSample, Health, Incarnation, PoolName, gpu::Hardware, task::ComputeCapability};
 
     use super::*;
@@ -161,6 +163,7 @@ mod tests {
             foreign_utilization_percent: 0.0,
             waiting: 3,
             running: Vec::new(),
+            item_ms: BTreeMap::new(),
         };
         GpuView { row, held: 4, draining: false, eligible: true, expires_in_ms: 5_000 }
     }

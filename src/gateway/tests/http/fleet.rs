@@ -1,6 +1,7 @@
 //! A gateway on a free port, and what is behind it.
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroU16,
     sync::{
         Arc,
@@ -105,6 +106,7 @@ pub fn heartbeat(id: &str, kinds: &[&str]) -> Heartbeat {
         foreign_utilization_percent: 0.0,
         waiting: 0,
         running: Vec::new(),
+        item_ms: BTreeMap::new(),
     };
     Heartbeat { row, holding: Holding::default(), taken: Vec::new(), settings: Settings::default() }
 }

@@ -100,6 +100,8 @@ fn judge(seen: &Seen, task_id: &TaskId, former: &Holder, lease: Duration) -> Loo
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use protocol::{DeliveryId, GpuDescription, GpuSample, Health, Incarnation, PoolName, Token, gpu::Hardware, task::ComputeCapability};
 
     use super::*;
@@ -129,6 +131,7 @@ mod tests {
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: running.iter().map(|task| task.parse().unwrap()).collect(),
+            item_ms: BTreeMap::new(),
         }
     }
 

@@ -138,6 +138,7 @@ impl Heart {
             foreign_utilization_percent: self.foreign.percent,
             waiting: self.slots.waiting(),
             running: self.begun.tasks(),
+            item_ms: self.gpu.item_times.of_each_kind(),
         }
     }
 }
