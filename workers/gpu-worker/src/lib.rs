@@ -6,6 +6,7 @@
 //! and spawning come from outside, so that whole fleets run deterministically on a paused clock.
 
 mod attempt;
+mod batch;
 mod claim;
 mod context;
 mod date;
@@ -25,6 +26,7 @@ mod settle;
 mod unserved_now;
 mod worker;
 
+pub use batch::cutting;
 pub use metrics::WorkerMetrics;
 pub use options::{WorkerOptions, WorkerParts};
 pub use worker::{GpuWorker, Stop, WorkerError};

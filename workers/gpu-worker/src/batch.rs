@@ -1,0 +1,3 @@
+//! Batches: one task of many items, cut into slices that run on many GPUs.
+
+pub mod cutting;
