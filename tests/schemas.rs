@@ -249,6 +249,8 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         memory_mb: Some(1),
         start_before_ms: Some(1),
         end_before_ms: Some(1),
+        not_before_ms: Some(1),
+        delay_ms: Some(1),
         unserved_since_ms: Some(1),
         user: text(),
         pool: text(),

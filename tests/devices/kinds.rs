@@ -23,6 +23,7 @@ async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Va
         memory_mb: None,
         start_before_ms: None,
         end_before_ms: None,
+        not_before_ms: None,
         body: TaskBody { payload: payload.into(), ..TaskBody::default() },
         delivery: DeliveryId(1),
     };

@@ -51,7 +51,12 @@ pub const HISTORY: &str = "x-gpufleet-history";
 pub const REPLY_TO: &str = "x-gpufleet-reply-to";
 /// Header of a reply that waits for another try, or is parked: when it was tried first, in Unix milliseconds. Its age counts from there.
 pub const FIRST_TRY: &str = "x-gpufleet-first-try-ms";
+/// Header: the task must not start before this, in Unix milliseconds. Not together with [`DELAY`]. It travels until the task is due; deadlines count from then.
+pub const NOT_BEFORE: &str = "x-gpufleet-not-before-ms";
+/// Header: the task must not start before so many milliseconds have passed since it was published. The first worker that looks at it writes [`NOT_BEFORE`] instead.
+pub const DELAY: &str = "x-gpufleet-delay-ms";
 /// Header of a message in a waiting queue: when it goes on, in Unix milliseconds of the host that put it there. Never longer than its queue's own delay after it was received.
+/// Beside [`NOT_BEFORE`] in its pool's queue: it has waited until then, and no worker whose clock is behind lets it wait once more.
 pub const DUE: &str = "x-gpufleet-due-ms";
 /// Header of a message whose properties cannot be read: the property and what is wrong with it, as `type: is not UTF-8 text`.
 pub const UNREADABLE: &str = "x-gpufleet-unreadable";
@@ -112,6 +117,10 @@ pub struct Headers {
     pub start_before_ms: Option<u64>,
     /// See [`END_BEFORE`].
     pub end_before_ms: Option<u64>,
+    /// See [`NOT_BEFORE`].
+    pub not_before_ms: Option<u64>,
+    /// See [`DELAY`].
+    pub delay_ms: Option<u64>,
     /// See [`UNSERVED_SINCE`].
     pub unserved_since_ms: Option<u64>,
     /// See [`USER`].
@@ -197,6 +206,8 @@ impl Headers {
             MEMORY => take(&mut self.memory_mb, integer(&value).filter(|mb| *mb <= Needs::MEMORY_MB_MAX)),
             START_BEFORE => take(&mut self.start_before_ms, integer(&value)),
             END_BEFORE => take(&mut self.end_before_ms, integer(&value)),
+            NOT_BEFORE => take(&mut self.not_before_ms, integer(&value)),
+            DELAY => take(&mut self.delay_ms, integer(&value)),
             UNSERVED_SINCE => take(&mut self.unserved_since_ms, integer(&value)),
             SLICE => take(&mut self.slice, text(value).and_then(|text| text.parse().ok())),
             STRATEGY => tell(&mut self.strategy, text(value)),
@@ -251,6 +262,8 @@ impl Headers {
             (MEMORY, self.memory_mb),
             (START_BEFORE, self.start_before_ms),
             (END_BEFORE, self.end_before_ms),
+            (NOT_BEFORE, self.not_before_ms),
+            (DELAY, self.delay_ms),
             (UNSERVED_SINCE, self.unserved_since_ms),
             (TOKEN, self.token),
             (FIRST_TRY, self.first_try_ms),
@@ -341,6 +354,8 @@ mod tests {
             hops: Some(1),
             memory_mb: Some(40_000),
             start_before_ms: Some(1_700_000_000_000),
+            not_before_ms: Some(1_700_000_000_003),
+            delay_ms: Some(60_000),
             unserved_since_ms: Some(1_600_000_000_000),
             strategy: Some("round_robin".into()),
             user: Some("ann".into()),

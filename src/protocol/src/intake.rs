@@ -1,17 +1,18 @@
 //! From the bytes of a message to a [`Task`], or to a [`Refusal`] that names the field.
 
 mod deadlines;
+mod earliest;
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use self::deadlines::Deadlines;
+use self::{deadlines::Deadlines, earliest::earliest_start_ms};
 use crate::{
     BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, OnError, Refusal, Task, TaskBody, TaskId, TaskIdentity,
     batch::{self, ITEMS_MAX},
     content,
-    envelope::{PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS, SLICE},
+    envelope::{DELAY, NOT_BEFORE, PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS, SLICE},
     identify,
     reading::{Unfit, object, read_object},
     refusal::quoted,
@@ -66,9 +67,10 @@ pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_
     let task_id = envelope.headers.slice.map_or_else(|| task_id.clone(), |slice| task_id.of_slice(slice));
     let task = match id_problem {
         Some(refusal) => Err(refusal),
-        None => read(envelope, body, limits).map(|(kind, priority, parsed)| {
-            let deadlines = Deadlines::of(envelope, &parsed.limits, now_ms);
-            Box::new(Task {
+        None => read(envelope, body, limits).and_then(|(kind, priority, parsed)| {
+            let earliest_ms = earliest_start_ms(envelope, now_ms)?;
+            let deadlines = Deadlines::of(envelope, &parsed.limits, (earliest_ms, now_ms));
+            Ok(Box::new(Task {
                 id: task_id.clone(),
                 body_hash: body_hash.clone(),
                 kind,
@@ -78,9 +80,10 @@ pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_
                 memory_mb: envelope.headers.memory_mb,
                 start_before_ms: deadlines.start,
                 end_before_ms: deadlines.end,
+                not_before_ms: earliest_ms.filter(|_| envelope.headers.due_ms.is_none()),
                 body: parsed,
                 delivery,
-            })
+            }))
         }),
     };
     Reading { task_id, body_hash, task }
@@ -121,10 +124,13 @@ fn read(envelope: &Envelope, body: &Bytes, limits: IntakeLimits) -> Result<(Kind
 
 /// A header whose value cannot be used, and without which the task would be another one.
 fn unusable(header: &str) -> Refusal {
-    let problem = if header == PROGRESS {
-        "must be a boolean: true asks for progress messages before the reply"
-    } else {
-        "is written by workers alone, and its value has the wrong type or range; leave it out"
+    let problem = match header {
+        PROGRESS => "must be a boolean: true asks for progress messages before the reply",
+        NOT_BEFORE => "must be a whole number (an AMQP integer): the time before which the task must not start, in Unix milliseconds",
+        DELAY => {
+            "must be a whole number (an AMQP integer), at least 0: how long after its publish the task must not start, in milliseconds"
+        }
+        _ => "is written by workers alone, and its value has the wrong type or range; leave it out",
     };
     Refusal::new(format!("headers.{header}"), problem)
 }

@@ -164,7 +164,8 @@ impl From<ComputeCapability> for String {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Longest wait from publishing to the start (schedule-to-start). AMQP `expiration` counts too; the shorter wins. Default: none.
+    /// Longest wait from publishing to the start (schedule-to-start). AMQP `expiration` counts too; the shorter wins. Of a task that must not start before a time
+    /// (`not_before_ms`, `delay_ms`) both count from then. Default: none.
     ///
     /// AMQP itself does not say when a message was published. The header `timestamp_in_ms` does, to the millisecond, where RabbitMQ writes it (message interceptor
     /// `set_header_timestamp`); else the property `timestamp` does, in whole seconds, and the time counts from the end of that second. A time more than 5 s in the future or 30 days
@@ -178,7 +179,7 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000_000_u64))]
     pub attempt_timeout_ms: Option<u64>,
-    /// Longest time from publishing to the end, over all attempts (schedule-to-close). Default: none.
+    /// Longest time from publishing to the end, over all attempts (schedule-to-close). Of a task that must not start before a time it counts from then. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 2_592_000_000_u64))]
     pub total_deadline_ms: Option<u64>,
@@ -218,6 +219,8 @@ pub struct Task {
     pub start_before_ms: Option<u64>,
     /// When it stops being worth finishing, in Unix milliseconds.
     pub end_before_ms: Option<u64>,
+    /// The time before which it must not start, in Unix milliseconds, unless it has waited until then; it may have passed.
+    pub not_before_ms: Option<u64>,
     /// What was asked.
     pub body: TaskBody,
     /// The delivery that brought it.

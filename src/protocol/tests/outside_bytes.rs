@@ -67,7 +67,7 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 23] = [
+const NAMES: [&str; 25] = [
     envelope::TRACEPARENT,
     envelope::ATTEMPT,
     envelope::HOPS,
@@ -91,6 +91,8 @@ const NAMES: [&str; 23] = [
     envelope::FIRST_TRY,
     envelope::UNSERVED_SINCE,
     envelope::DUE,
+    envelope::NOT_BEFORE,
+    envelope::DELAY,
 ];
 
 fn headers() -> impl Strategy<Value = Headers> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use protocol::{
     DeliveryId, Envelope, Refusal, TaskId,
-    envelope::{ATTEMPT, HeaderValue, Headers, PROGRESS, START_BEFORE},
+    envelope::{ATTEMPT, DELAY, HeaderValue, Headers, PROGRESS, START_BEFORE},
     intake::{IntakeLimits, Message, read_task},
 };
 
@@ -27,7 +27,7 @@ fn a_property_that_is_wrong_is_named_with_what_would_be_right() {
         change(&mut envelope);
         envelope
     };
-    let cases: [(Envelope, &str, &str); 12] = [
+    let cases: [(Envelope, &str, &str); 14] = [
         (with(|to| to.kind = None), "type", "is absent; set the AMQP property `type` to the kind to run"),
         (
             with(|to| to.kind = Some("Echo".into())),
@@ -75,6 +75,16 @@ fn a_property_that_is_wrong_is_named_with_what_would_be_right() {
             with(|to| to.headers = Headers::read([(PROGRESS.to_owned(), HeaderValue::Text("yes".into()))])),
             "headers.x-gpufleet-progress",
             "must be a boolean: true asks for progress messages before the reply",
+        ),
+        (
+            with(|to| to.headers = Headers::read([(DELAY.to_owned(), HeaderValue::Integer(-1))])),
+            "headers.x-gpufleet-delay-ms",
+            "must be a whole number (an AMQP integer), at least 0: how long after its publish the task must not start, in milliseconds",
+        ),
+        (
+            with(|to| to.headers.delay_ms = Some(2_592_000_001)),
+            "headers.x-gpufleet-delay-ms",
+            "must be at most 2592000000 ms (30 days), not 2592000001",
         ),
     ];
     for (envelope, field, problem) in cases {

@@ -131,6 +131,8 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         memory_mb: Some(40_000),
         start_before_ms: Some(1_900_000_000_000),
         end_before_ms: Some(1_900_000_100_000),
+        not_before_ms: Some(1_900_000_000_003),
+        delay_ms: Some(2_592_000_000),
         unserved_since_ms: Some(1_800_000_000_000),
         user: Some("ann".into()),
         pool: Some("default".into()),

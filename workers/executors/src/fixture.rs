@@ -24,6 +24,7 @@ pub(crate) fn task(kind: &str, payload: Value) -> Task {
         memory_mb: None,
         start_before_ms: None,
         end_before_ms: None,
+        not_before_ms: None,
         body: TaskBody { payload: payload.into(), ..TaskBody::default() },
         delivery: DeliveryId(1),
     }

@@ -1,8 +1,8 @@
 //! When a task stops being worth starting, and being worth finishing.
 //!
-//! A deadline counts from the publish, and AMQP does not say when that was. What is known, in this order: the header `timestamp_in_ms`, where the broker's interceptor writes it;
-//! the property `timestamp`, which the producer's clock set; else nothing, and the time counts from the first delivery. What the broker does with an `expiration` tells nothing: a
-//! classic priority queue delivers a message whose time is over while others wait beside it.
+//! A deadline counts from the publish, or from when the task may start where that is later, and AMQP does not say when the publish was. What is known, in this order: the header
+//! `timestamp_in_ms`, where the broker's interceptor writes it; the property `timestamp`, which the producer's clock set; else nothing, and the time counts from the first delivery.
+//! What the broker does with an `expiration` tells nothing: a classic priority queue delivers a message whose time is over while others wait beside it.
 
 use super::expiration_ms;
 use crate::{Envelope, Limits};
@@ -17,11 +17,17 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    pub(super) fn of(envelope: &Envelope, limits: &Limits, now_ms: u64) -> Self {
-        let base = published_ms(envelope, now_ms).unwrap_or(now_ms);
-        let from_base = |ms: Option<u64>| ms.map(|ms| base.saturating_add(ms));
+    /// `earliest_ms`: the time before which the task must not start, or must not have started.
+    pub(super) fn of(envelope: &Envelope, limits: &Limits, (earliest_ms, now_ms): (Option<u64>, u64)) -> Self {
         // What a worker sent on carries its deadlines as headers; its `expiration` may be that of the queue it was sent to.
         let is_a_producers = envelope.headers.pool.is_none();
+        let published = published_ms(envelope, now_ms);
+        let base = match earliest_ms {
+            // It has waited until then, however long ago it was published. In a producer's own message a time in the past says nothing.
+            Some(earliest_ms) if !is_a_producers => published.unwrap_or(0).max(earliest_ms),
+            _ => published.unwrap_or(now_ms).max(earliest_ms.unwrap_or(0)),
+        };
+        let from_base = |ms: Option<u64>| ms.map(|ms| base.saturating_add(ms));
         let expiration = from_base(expiration_ms(envelope).ok().flatten().filter(|_| is_a_producers));
         let end = envelope.headers.end_before_ms.or_else(|| from_base(limits.total_deadline_ms));
         let start = envelope.headers.start_before_ms.or_else(|| earliest([expiration, from_base(limits.queue_deadline_ms)]));
@@ -30,7 +36,7 @@ impl Deadlines {
 }
 
 /// When the message was published, as far as that can be known. A time is believed unless it lies in the future or further back than any limit reaches.
-fn published_ms(envelope: &Envelope, now_ms: u64) -> Option<u64> {
+pub(super) fn published_ms(envelope: &Envelope, now_ms: u64) -> Option<u64> {
     let believed = |ms: &u64| *ms <= now_ms.saturating_add(AHEAD_MS) && ms.saturating_add(Limits::LONGEST_MS) > now_ms;
     let by_broker = envelope.headers.published_ms.filter(believed);
     // AMQP's timestamp is in whole seconds, rounded down: no deadline may come early by that.
@@ -52,7 +58,7 @@ mod tests {
         Limits { queue_deadline_ms: Some(60_000), attempt_timeout_ms: None, total_deadline_ms: None, max_attempts: None };
 
     fn start(envelope: &Envelope, limits: &Limits) -> Option<u64> {
-        Deadlines::of(envelope, limits, NOW).start
+        Deadlines::of(envelope, limits, (None, NOW)).start
     }
 
     #[test]
@@ -60,7 +66,7 @@ mod tests {
         let envelope = Envelope { expiration: Some("500".into()), ..Envelope::default() };
         let limits = Limits { queue_deadline_ms: Some(2_000), total_deadline_ms: Some(9_000), ..Limits::default() };
         let of = |envelope: &Envelope| {
-            let Deadlines { start, end } = Deadlines::of(envelope, &limits, NOW);
+            let Deadlines { start, end } = Deadlines::of(envelope, &limits, (None, NOW));
             (start, end)
         };
         assert_eq!(of(&envelope), (Some(NOW + 500), Some(NOW + 9_000)));
@@ -106,6 +112,22 @@ mod tests {
             assert_eq!(by_broker(unbelievable), Some(NOW + 60_000));
         }
         assert_eq!([by_producer(0), by_producer(u64::MAX), by_broker(0), by_broker(u64::MAX)], [Some(NOW + 60_000); 4]);
+    }
+
+    #[test]
+    fn the_deadlines_of_a_task_that_starts_later_count_from_then() {
+        let limits = Limits { queue_deadline_ms: Some(2_000), total_deadline_ms: Some(9_000), ..Limits::default() };
+        let of = |envelope: &Envelope, earliest| {
+            let Deadlines { start, end } = Deadlines::of(envelope, &limits, (Some(earliest), NOW));
+            (start, end)
+        };
+        let expiring = Envelope { timestamp: Some(NOW / 1_000 - 10), expiration: Some("500".into()), ..Envelope::default() };
+        assert_eq!(of(&expiring, NOW + 60_000), (Some(NOW + 60_500), Some(NOW + 69_000)));
+        assert_eq!(of(&Envelope::default(), 7), (Some(NOW + 2_000), Some(NOW + 9_000)), "a time in the past means at once");
+        // By now it was published longer ago than any limit reaches, and has waited.
+        let headers = Headers { pool: Some("default".to_owned()), ..Headers::default() };
+        let waited = Envelope { timestamp: Some(NOW / 1_000 - 2_600_000), headers, ..Envelope::default() };
+        assert_eq!(of(&waited, NOW - 100), (Some(NOW - 100 + 2_000), Some(NOW - 100 + 9_000)));
     }
 
     #[test]
