@@ -62,7 +62,8 @@ cases! {
         concurrent_publishes_are_each_settled_right,
         copies_of_one_message_are_each_settled,
         a_foreign_user_id_is_left_behind,
-        the_queues_in_which_replies_wait_are_bounded_in_number_and_in_bytes;
+        the_queues_in_which_replies_wait_are_bounded_in_number_and_in_bytes,
+        every_queue_of_delayed_tasks_is_bounded_in_number;
     expiry:
         what_expires_in_a_pool_goes_to_the_expired_queue_without_its_expiration,
         nothing_stays_in_the_queue_of_a_gpu_that_nobody_consumes,

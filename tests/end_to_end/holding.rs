@@ -138,6 +138,7 @@ const fn must_come_back(queue: &Queue) -> bool {
         | Queue::Returned
         | Queue::Unplaceable
         | Queue::Retry(_)
+        | Queue::Delayed(_)
         | Queue::Undelivered(_) => true,
         Queue::Dead | Queue::Parked | Queue::Reply(_) => false,
     }

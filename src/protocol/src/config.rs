@@ -180,6 +180,10 @@ pub struct AmqpSection {
     /// Most tasks that may wait in a pool's queue; above it publishes are refused (HTTP 429). `null`: no bound. Default: 1,000,000.
     #[schemars(range(min = 1))]
     pub queue_length_max: Option<u32>,
+    /// Most tasks that may wait in each of the queues `<prefix>.delayed.<ms>`, in which tasks wait that must not start before a time; above it publishes are refused (HTTP 429).
+    /// Part of the topology: it cannot be changed once the queues exist. Default: 1,000,000.
+    #[schemars(range(min = 1))]
+    pub delayed_max: u32,
     /// How long a publish may wait for the broker's confirm, in ms. Default: 10,000.
     #[schemars(range(min = 100))]
     pub publish_timeout_ms: u64,
@@ -220,6 +224,7 @@ impl Default for AmqpSection {
             prefix: "gpufleet".to_owned(),
             queue_type: QueueType::Classic,
             queue_length_max: Some(1_000_000),
+            delayed_max: 1_000_000,
             publish_timeout_ms: 10_000,
             gpu_queue_ttl_ms: 3_600_000,
             unplaceable_ttl_ms: 5_000,

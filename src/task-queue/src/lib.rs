@@ -6,6 +6,7 @@
 mod bodies;
 mod consumer;
 mod death;
+mod delayed;
 mod error;
 mod memory;
 pub mod message;

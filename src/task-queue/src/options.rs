@@ -13,6 +13,8 @@ pub struct QueueOptions {
     pub names: Names,
     /// Most messages that may wait in a pool's queue; above it publishes are refused. `None`: no bound.
     pub length_max: Option<u32>,
+    /// Most tasks that may wait in each of the queues of delayed tasks; above it publishes are refused.
+    pub delayed_max: u32,
     /// Most dead letters that are kept; above it the oldest are dropped.
     pub dead_letters_max: u32,
     /// Most bytes that the bodies of the dead letters may take together; above it the oldest are dropped.
@@ -45,6 +47,7 @@ impl From<&AmqpSection> for QueueOptions {
         Self {
             names: Names::new(section.prefix.clone()),
             length_max: section.queue_length_max,
+            delayed_max: section.delayed_max,
             dead_letters_max: section.dead_letters_max,
             dead_letters_bytes_max: u64::from(section.dead_letters_mb) * 1_000_000,
             dead_letters_ttl: Duration::from_millis(section.dead_letters_ttl_ms),

@@ -21,13 +21,15 @@ use crate::{Consumer, Delivery, Outgoing, PublishError, QueueError, Target};
 ///                └── mover ◄──┼── Returned ◄── queues of earlier versions
 ///                             └► worker records `expired`
 ///
+///  producer, worker ── must not start before a time ──► Delayed ──► Delayed ──► … ──► Pool
+///
 ///  worker ── its reply is not taken now ──► Undelivered ──► some worker holds it until it is due
 ///  ReplyTo ◄── tries again, confirmed; then acks ─────────────────────┘
 ///                   └ not taken for too long, or its queue is gone ──► Parked
 /// ```
 ///
-/// The waiting queues ([`Queue::where_tasks_wait`], [`Queue::where_replies_wait`]) have neither a time to live nor dead letters: what a broker dead-letters is confirmed by
-/// nobody, and lost if the broker dies at that moment or has no way to the target. Every worker consumes them all.
+/// The waiting queues ([`Queue::where_tasks_wait`], [`Queue::where_tasks_are_delayed`], [`Queue::where_replies_wait`]) have neither a time to live nor dead letters: what a broker dead-letters is confirmed by
+/// nobody, and lost if the broker dies at that moment or has no way to the target. Every worker consumes them all, or looks at their heads (`delayed.rs`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Queue {
     /// Where a pool's tasks wait. Durable, ten priorities, optional bound (refuses publishes at it); what expires goes to [`Queue::Expired`].
@@ -44,6 +46,9 @@ pub enum Queue {
     Unplaceable,
     /// Tasks that wait for at most this delay, until a worker puts them back into their pools. Durable. Only the delays of [`Queue::RETRY_DELAYS_MS`] exist.
     Retry(Duration),
+    /// Tasks that must not start before a time, for one part of their wait. Durable, bounded in number (refuses publishes at it). Only the delays of
+    /// [`Queue::DELAYS_HELD_MS`] and [`Queue::DELAYS_LOOKED_AT_MS`] exist.
+    Delayed(Duration),
     /// What could not be a task, or was given up, in its original bytes. Durable, bounded in number, bytes and age: the oldest make room.
     Dead,
     /// Replies that nobody took, in their own bytes and with their address in a header, until a TTL takes them. Durable.
@@ -66,7 +71,7 @@ impl Queue {
     #[must_use]
     pub const fn delay(&self) -> Option<Duration> {
         match self {
-            Self::Retry(delay) | Self::Undelivered(delay) => Some(*delay),
+            Self::Retry(delay) | Self::Delayed(delay) | Self::Undelivered(delay) => Some(*delay),
             _ => None,
         }
     }
@@ -112,6 +117,7 @@ impl fmt::Display for Queue {
             Self::Returned => formatter.write_str("returned tasks"),
             Self::Unplaceable => formatter.write_str("unplaceable tasks"),
             Self::Retry(delay) => write!(formatter, "retries after {} ms", delay.as_millis()),
+            Self::Delayed(delay) => write!(formatter, "delayed tasks, for {} ms", delay.as_millis()),
             Self::Dead => formatter.write_str("dead letters"),
             Self::Parked => formatter.write_str("parked replies"),
             Self::Undelivered(delay) => write!(formatter, "replies tried again after {} ms", delay.as_millis()),
@@ -157,6 +163,7 @@ impl Names {
             Queue::Returned => format!("{prefix}.returned"),
             Queue::Unplaceable => format!("{prefix}.wait.unplaceable"),
             Queue::Retry(delay) => format!("{prefix}.wait.{}", delay.as_millis()),
+            Queue::Delayed(delay) => format!("{prefix}.delayed.{}", delay.as_millis()),
             Queue::Dead => format!("{prefix}.dead"),
             Queue::Parked => format!("{prefix}.parked"),
             Queue::Undelivered(delay) => format!("{prefix}.undelivered.{}", delay.as_millis()),

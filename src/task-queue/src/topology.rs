@@ -173,8 +173,8 @@ impl Queue {
             // A producer's `expiration` counts in each of these.
             Self::Pool(_) | Self::Gpu(_) | Self::Unrouted => Some(Self::Expired),
             Self::Expired | Self::Returned | Self::Dead | Self::Parked | Self::Reply(_) => None,
-            // What a broker dead-letters is confirmed by nobody: these are consumed, and never expire.
-            Self::Unplaceable | Self::Retry(_) | Self::Undelivered(_) => None,
+            // What a broker dead-letters is confirmed by nobody: these are consumed or looked at, and never expire.
+            Self::Unplaceable | Self::Retry(_) | Self::Delayed(_) | Self::Undelivered(_) => None,
         }
     }
 
@@ -197,7 +197,9 @@ impl QueueOptions {
     pub(crate) fn bound_life(&self, message: &mut Outgoing) {
         match message.target {
             Target::Queue(Queue::Gpu(_)) => message.envelope.lives_at_most(self.gpu_queue_ttl),
-            Target::Queue(Queue::Unplaceable | Queue::Retry(_) | Queue::Undelivered(_)) => message.envelope.expiration = None,
+            Target::Queue(Queue::Unplaceable | Queue::Retry(_) | Queue::Delayed(_) | Queue::Undelivered(_)) => {
+                message.envelope.expiration = None
+            }
             Target::Queue(_) | Target::ReplyTo(_) => {}
         }
     }
@@ -230,6 +232,10 @@ impl QueueOptions {
                 let exchange = self.names.unrouted_exchange();
                 let binding = Binding { exchange, routes: Routes::Always, alternate: None, routing_key: String::new() };
                 Plan { binding: Some(binding), ..plain }
+            }
+            Queue::Delayed(_) => {
+                let bounds = Bounds { length_max: Some(self.delayed_max), ..Bounds::default() };
+                Plan { bounds, ..plain }
             }
             Queue::Parked => Plan { ttl: Some(self.parked_ttl), ..plain },
             Queue::Undelivered(_) => {

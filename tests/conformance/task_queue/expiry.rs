@@ -72,7 +72,8 @@ pub async fn what_expires_before_anybody_else_has_declared_a_queue_is_kept(broke
 /// A worker holds it until it is due. A broker that took it out before would confirm that to nobody.
 pub async fn what_waits_stays_where_it_is_whatever_its_expiration(broker: &Broker) {
     let queue = broker.connect().await;
-    let waiting = [Queue::retry_after(Duration::from_millis(1)), Queue::Unplaceable, Queue::undelivered_for(Duration::ZERO)];
+    let mut waiting = vec![Queue::retry_after(Duration::from_millis(1)), Queue::Unplaceable, Queue::undelivered_for(Duration::ZERO)];
+    waiting.extend(Queue::where_tasks_are_delayed());
     for name in &waiting {
         queue.declare(name).await.expect("declared");
         queue.publish(with_expiration(name, "waits", "20")).await.expect("published");

@@ -10,6 +10,7 @@ pub async fn declaring_twice_changes_nothing(broker: &Broker) {
     let (one, other) = (fleet.connect().await, fleet.connect().await);
     publish_all(&*one, [message(&pool(), "a")]).await;
     let waiting = [Queue::retry_after(std::time::Duration::ZERO), Queue::undelivered_for(std::time::Duration::ZERO)];
+    let waiting = waiting.into_iter().chain(Queue::where_tasks_are_delayed());
     for queue in [pool(), gpu(), Queue::Dead, Queue::Unplaceable, Queue::Parked].into_iter().chain(waiting) {
         one.declare(&queue).await.expect("declared");
         other.declare(&queue).await.expect("declared again");

@@ -146,6 +146,16 @@ pub async fn the_queues_in_which_replies_wait_are_bounded_in_number_and_in_bytes
     publish_all(&*queue, [message(&by_bytes, "small")]).await;
 }
 
+pub async fn every_queue_of_delayed_tasks_is_bounded_in_number(broker: &Broker) {
+    let queue = broker.fleet(|options| options.delayed_max = 2).connect().await;
+    for waiting in Queue::where_tasks_are_delayed() {
+        queue.declare(&waiting).await.expect("declared");
+        publish_all(&*queue, [message(&waiting, "a"), message(&waiting, "b")]).await;
+        let target = queue.names().queue(&waiting);
+        assert_eq!(queue.publish(message(&waiting, "c")).await, Err(PublishError::Full { target }));
+    }
+}
+
 pub async fn a_foreign_user_id_is_left_behind(broker: &Broker) {
     let queue = broker.connect().await;
     let mut foreign = message(&pool(), "a");

@@ -357,6 +357,7 @@ impl GpuMetrics {
     pub(crate) fn held(&self, queue: &Queue) -> Gauge {
         let label = match queue {
             Queue::Retry(delay) => format!("wait.{}", delay.as_millis()),
+            Queue::Delayed(delay) => format!("delayed.{}", delay.as_millis()),
             Queue::Undelivered(delay) => format!("undelivered.{}", delay.as_millis()),
             _ => "unplaceable".to_owned(),
         };

@@ -106,6 +106,7 @@ fn label(queue: &Queue) -> Option<String> {
         Queue::Parked => "parked",
         Queue::Unplaceable => "unplaceable",
         Queue::Unrouted => "unrouted",
+        Queue::Delayed(delay) => return Some(format!("delayed.{}", delay.as_millis())),
         Queue::Undelivered(delay) => return Some(format!("undelivered.{}", delay.as_millis())),
         Queue::Gpu(_) | Queue::Expired | Queue::Returned | Queue::Retry(_) | Queue::Reply(_) => return None,
     };
