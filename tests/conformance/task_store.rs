@@ -3,6 +3,7 @@
 mod both;
 mod cancels;
 mod crashes;
+mod delays;
 mod named;
 mod progress;
 mod redis_only;
@@ -15,11 +16,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, Outcome, PoolName, TaskId, TaskState, Token};
 use task_store::{
-    Begin, BeginRequest, Cancel, KnownGpu, Look, LookRequest, Reach, Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest,
-    StoreOptions, Stored, Submission, Totals, Verdict,
+    Begin, BeginRequest, Cancel, DelayRequest, KnownGpu, Look, LookRequest, Reach, Record, RecordRequest, Reopen, Retry, RetryAnswer,
+    RetryRequest, StoreOptions, Stored, Submission, Totals, Verdict,
 };
 
-use self::{cancels::*, crashes::*, progress::*, second_tries::*, subject::*, submissions::*};
+use self::{cancels::*, crashes::*, delays::*, progress::*, second_tries::*, subject::*, submissions::*};
 
 macro_rules! cases {
     ($($case:ident,)*) => {
@@ -75,6 +76,12 @@ cases! {
     a_task_that_came_without_being_noted_has_its_id_all_the_same,
     a_note_on_which_two_rely_is_not_taken_back,
     a_task_cancelled_between_two_attempts_is_skipped,
+    a_delayed_task_shows_so_until_it_is_due_and_nothing_is_written_then,
+    a_delayed_task_is_remembered_until_it_is_due_and_for_its_retention_after,
+    a_delay_of_what_began_ended_or_is_another_task_is_not_noted,
+    a_delayed_task_whose_publish_was_refused_is_forgotten,
+    a_delayed_task_is_cancelled_at_once_and_never_begins,
+    the_latest_delay_counts,
     the_last_progress_shows_while_the_task_runs,
     progress_of_a_late_holder_is_refused,
     progress_of_what_does_not_run_is_refused_and_changes_nothing,

@@ -9,6 +9,8 @@ use crate::{GpuId, ItemCounts, Kind, Outcome, Progress, Reply, SliceCounts, Task
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
+    /// It must not start before a time that is still to come.
+    Delayed,
     /// Published, not begun.
     Waiting,
     /// An attempt runs.
@@ -36,7 +38,7 @@ impl TaskState {
     #[must_use]
     pub const fn outcome(self) -> Option<Outcome> {
         match self {
-            Self::Waiting | Self::Running | Self::Retrying => None,
+            Self::Delayed | Self::Waiting | Self::Running | Self::Retrying => None,
             Self::Succeeded => Some(Outcome::Succeeded),
             Self::Failed => Some(Outcome::Failed),
             Self::Cancelled => Some(Outcome::Cancelled),
@@ -48,6 +50,7 @@ impl TaskState {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Delayed => "delayed",
             Self::Waiting => "waiting",
             Self::Running => "running",
             Self::Retrying => "retrying",
@@ -92,6 +95,9 @@ pub struct TaskStatus {
     /// Why it waits, where the fleet knows (`why`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
+    /// Before this time it must not start, in Unix milliseconds, as its producer said; its state is `delayed` until then, by the store's clock. Absent where nothing was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before_ms: Option<u64>,
     /// How far it is, while it runs and once its executor said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,

@@ -14,8 +14,8 @@ use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, envir
 
 use self::state::State;
 use crate::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
-    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals,
 };
 
 /// How many expired records one operation clears away. More than one operation can add, so that they never pile up.
@@ -69,6 +69,12 @@ impl TaskStore for MemoryStore {
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
         let (mut state, now_ms) = self.enter();
         state.forget(task_id, now_ms);
+        Ok(())
+    }
+
+    async fn delayed(&self, request: &DelayRequest) -> Result<(), StoreError> {
+        let (mut state, now_ms) = self.enter();
+        state.delayed(request, now_ms);
         Ok(())
     }
 

@@ -26,8 +26,8 @@ use tokio::task::JoinHandle;
 pub use self::server::ServerFacts;
 use self::{answers::Answer, calls::Calls, keys::Keys, reply_bytes::ReplyBytes};
 use crate::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
-    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals, Verdict,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals, Verdict,
 };
 
 /// What the operation is called in errors.
@@ -185,6 +185,12 @@ impl TaskStore for RedisStore {
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
         self.calls.run("forget a refused task", self.on_task("forget", task_id).0).await.map(drop)
+    }
+
+    async fn delayed(&self, request: &DelayRequest) -> Result<(), StoreError> {
+        let item = self.on_task("delayed", &request.task_id).with(self.options.outcome_retention_ms());
+        let item = item.with(request.kind.as_str()).with(request.body_hash.as_str()).with(request.not_before_ms).with(request.left_ms);
+        self.calls.run("note that a task is delayed", item.0).await.map(drop)
     }
 
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {

@@ -19,6 +19,21 @@ pub enum Submission {
     Other,
 }
 
+/// A task that must not begin before a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DelayRequest {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its body's hash.
+    pub body_hash: BodyHash,
+    /// That time in Unix ms, as its producer said it: only shown.
+    pub not_before_ms: u64,
+    /// How long it is from now, in ms, by the clock of who asks: the store's own may differ.
+    pub left_ms: u64,
+}
+
 /// What is asked before anything is done with a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookRequest {
@@ -400,7 +415,7 @@ pub struct Totals {
 /// What became of each task.
 ///
 /// Every operation is atomic on one task's record, idempotent, and one round trip. Records expire: reply bodies after `reply_retention`, outcomes
-/// after `outcome_retention`, records of tasks that never ended after `outcome_retention` from their last change.
+/// after `outcome_retention`, records of tasks that never ended after `outcome_retention` from their last change, or from when they are due, if that is later.
 #[async_trait]
 pub trait TaskStore: Send + Sync + 'static {
     /// Notes that a producer is about to publish a task: its status is `waiting` from now on, and its id belongs to this body and kind. Does nothing if a task of the
@@ -410,6 +425,11 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Takes one [`TaskStore::submitted`] back, that answered `Noted` or `Known`, when the publish was refused. The task is unknown again once none is left that was not
     /// taken back. Does nothing once anything else was written.
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError>;
+
+    /// Notes that a task must not begin before a time: its status is `delayed` until then, which is computed and not written, and its record lives until then and for its
+    /// retention after that. Does nothing once an attempt of it began or it ended, and where the id belongs to another task. What [`TaskStore::submitted`] noted can still be
+    /// taken back. The latest note counts.
+    async fn delayed(&self, request: &DelayRequest) -> Result<(), StoreError>;
 
     /// Looks before anything is done with a delivery of this attempt.
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError>;

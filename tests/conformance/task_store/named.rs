@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token};
 use task_store::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, Holder, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
-    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Stored, Submission, TaskStore, Verdict,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, Holder, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest,
+    Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Stored, Submission, TaskStore, Verdict,
 };
 
 /// The name of the token that a fence is given.
@@ -76,6 +76,10 @@ impl TaskStore for NamedTokens {
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
         self.store.forget(task_id).await
+    }
+
+    async fn delayed(&self, request: &DelayRequest) -> Result<(), StoreError> {
+        self.store.delayed(request).await
     }
 
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {

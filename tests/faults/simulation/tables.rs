@@ -14,7 +14,7 @@ use protocol::{
     claim::Settings, gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
     RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, Split, SplitAnswer, SplitRequest, StoreError,
     Submission, TaskStore,
 };
@@ -150,6 +150,10 @@ impl TaskStore for ChaosStore {
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {
         self.inner.forget(task_id).await
+    }
+
+    async fn delayed(&self, request: &DelayRequest) -> Result<(), StoreError> {
+        self.call("note a delay", self.inner.delayed(request)).await
     }
 
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {

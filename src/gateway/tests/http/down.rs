@@ -12,8 +12,8 @@ use protocol::{
     gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
-    RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
 };
 
 pub struct DownTable;
@@ -96,6 +96,9 @@ impl TaskStore for DownStore {
         no_store()
     }
     async fn forget(&self, _: &TaskId) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn delayed(&self, _: &DelayRequest) -> Result<(), StoreError> {
         no_store()
     }
     async fn look(&self, _: &LookRequest) -> Result<Look, StoreError> {

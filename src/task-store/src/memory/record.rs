@@ -23,6 +23,8 @@ pub struct TaskRecord {
     pub kind: Option<Kind>,
     /// The hash of its body, from the first attempt or outcome on.
     pub body_hash: Option<BodyHash>,
+    /// Until when it must not begin.
+    pub delay: Option<Delay>,
     /// Why it waits, since it was last asked.
     pub waiting_for: Option<String>,
     /// The attempt with the highest token that began.
@@ -38,6 +40,15 @@ pub struct TaskRecord {
     pub cancelled: Option<CancelMark>,
     /// How it ended. Written once.
     pub ended: Option<Ended>,
+}
+
+/// Until when a task must not begin.
+#[derive(Debug, Clone, Copy)]
+pub struct Delay {
+    /// As its producer said it, in Unix ms.
+    pub not_before_ms: u64,
+    /// The same by the store's clock.
+    pub until_ms: u64,
 }
 
 /// A cancel.
@@ -137,6 +148,16 @@ impl TaskRecord {
     /// Whether it is the record of this very task, as far as it tells.
     pub fn is_of(&self, kind: &Kind, body_hash: &BodyHash) -> bool {
         !self.is_of_another(body_hash) && self.kind.as_ref().is_none_or(|known| known == kind)
+    }
+
+    /// Whether a delay of this task may still be noted.
+    pub fn may_be_delayed(&self, kind: &Kind, body_hash: &BodyHash) -> bool {
+        self.is_of(kind, body_hash) && self.ended.is_none() && self.begun.is_none() && self.retried.is_none()
+    }
+
+    /// Whether it must not begin yet.
+    fn is_delayed(&self, now_ms: u64) -> bool {
+        self.begun.is_none() && self.delay.is_some_and(|delay| delay.until_ms > now_ms)
     }
 
     /// Whether there is a status to show: of a task, or of a cancel that waits for every task of the id.
@@ -255,13 +276,14 @@ impl TaskRecord {
         let ran = self.ended.as_ref().filter(|ended| ended.token.is_some());
         Ok(TaskStatus {
             task_id: task_id.clone(),
-            state: self.state(),
+            state: self.state(now_ms),
             kind: self.kind.clone(),
             gpu_id: self.begun.as_ref().map(|begun| begun.gpu_id.clone()),
             attempt: ran.map_or(self.begun.as_ref().map_or(0, |begun| begun.attempt), |ended| ended.attempt),
             crashes: u32::try_from(self.crashes.len()).unwrap_or(u32::MAX),
             waiting_for: self.waiting_for.clone().or_else(|| self.last_error()),
-            progress: self.progress().cloned(),
+            not_before_ms: self.delay.map(|delay| delay.not_before_ms),
+            progress: self.progress(now_ms).cloned(),
             items: None,
             slices: None,
             first_seen_ms: self.first_seen_ms,
@@ -271,9 +293,9 @@ impl TaskRecord {
     }
 
     /// How far the attempt is that runs now.
-    fn progress(&self) -> Option<&Progress> {
+    fn progress(&self, now_ms: u64) -> Option<&Progress> {
         let noted = self.progress.as_ref().filter(|noted| self.runs_under(noted.token))?;
-        (self.state() == TaskState::Running).then_some(&noted.progress)
+        (self.state(now_ms) == TaskState::Running).then_some(&noted.progress)
     }
 
     /// Why it waits for its next attempt.
@@ -282,13 +304,14 @@ impl TaskRecord {
         Some(waits_for_retry(retried.due, &retried.error))
     }
 
-    fn state(&self) -> TaskState {
+    fn state(&self, now_ms: u64) -> TaskState {
         match &self.ended {
             Some(ended) => ended.outcome.into(),
             // Waiting is written by whoever holds the delivery now, so it tells more than an attempt that began before.
             None if self.runs() && self.waiting_for.is_none() => TaskState::Running,
             None if self.is_cancelled() => TaskState::Cancelled,
             None if self.retried.is_some() && self.waiting_for.is_none() => TaskState::Retrying,
+            None if self.is_delayed(now_ms) => TaskState::Delayed,
             None => TaskState::Waiting,
         }
     }

@@ -6,11 +6,11 @@ use protocol::{BodyHash, DeliveryId, GpuId, Kind, PoolName, Progress, TaskId, To
 
 use super::{
     deadlines::Deadlines,
-    record::{Begun, CancelMark, Ended, KeptBody, Noted, Retried, TaskRecord},
+    record::{Begun, CancelMark, Delay, Ended, KeptBody, Noted, Retried, TaskRecord},
 };
 use crate::{
-    Begin, BeginRequest, Cancel, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest,
-    Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Submission, Totals, Verdict,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Reach, Record,
+    RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Submission, Totals, Verdict,
 };
 
 /// What the lock protects.
@@ -75,10 +75,25 @@ impl State {
             record.only_submitted -= 1;
         } else if record.cancelled.is_some() {
             // A cancel that reached ahead was there before the task, and goes on waiting for the next one.
-            (record.only_submitted, record.kind, record.body_hash) = (0, None, None);
+            (record.only_submitted, record.kind, record.body_hash, record.delay) = (0, None, None, None);
         } else {
             self.remove(task_id);
         }
+    }
+
+    pub fn delayed(&mut self, request: &DelayRequest, now_ms: u64) {
+        let DelayRequest { task_id, kind, body_hash, not_before_ms, left_ms } = request;
+        let known = self.record(task_id, now_ms);
+        if known.is_some_and(|record| !record.may_be_delayed(kind, body_hash)) {
+            return;
+        }
+        let only_submitted = known.map_or(0, |record| record.only_submitted);
+        let record = self.change(task_id, now_ms);
+        record.kind = Some(kind.clone());
+        record.body_hash = Some(body_hash.clone());
+        record.delay = Some(Delay { not_before_ms: *not_before_ms, until_ms: now_ms.saturating_add(*left_ms) });
+        // Its expiry counts from then.
+        self.change(task_id, now_ms).only_submitted = only_submitted;
     }
 
     pub fn begin(&mut self, request: &BeginRequest, now_us: u64) -> Begin {
@@ -283,12 +298,13 @@ impl State {
         }
     }
 
-    /// The task's record to be changed now: made if there is none, its expiry counted from now. No longer only submitted.
+    /// The task's record to be changed now: made if there is none, its expiry counted from now, or from when it is due. No longer only submitted.
     fn change(&mut self, task_id: &TaskId, now_ms: u64) -> &mut TaskRecord {
         if self.records.get(task_id).is_some_and(|record| record.expires_ms <= now_ms) {
             self.remove(task_id);
         }
-        let expires_ms = now_ms.saturating_add(self.options.outcome_retention_ms());
+        let due_ms = self.records.get(task_id).and_then(|record| record.delay).map_or(0, |delay| delay.until_ms);
+        let expires_ms = now_ms.max(due_ms).saturating_add(self.options.outcome_retention_ms());
         let before = self.records.get(task_id).map(|record| record.expires_ms);
         self.records_due.set(task_id, before, expires_ms);
         let record = self.records.entry(task_id.clone()).or_insert_with(|| TaskRecord { first_seen_ms: now_ms, ..TaskRecord::default() });

@@ -150,6 +150,7 @@ impl Answer {
         let begun_attempt: Option<u32> = self.optional(4)?;
         let due: Option<u32> = self.optional(11)?;
         let runs = self.optional::<u32>(18)?.is_some();
+        let delayed = self.optional::<u32>(20)?.is_some();
         let waiting_for: Option<String> = self.optional(5)?;
         let cancelled = self.optional::<u64>(6)?.is_some();
         let outcome = self.optional::<String>(7)?.map(|name| self.outcome(&name)).transpose()?;
@@ -160,6 +161,7 @@ impl Answer {
             None if runs && waiting_for.is_none() => TaskState::Running,
             None if cancelled => TaskState::Cancelled,
             None if due.is_some() && waiting_for.is_none() => TaskState::Retrying,
+            None if delayed => TaskState::Delayed,
             None => TaskState::Waiting,
         };
         let waiting_for = match due {
@@ -176,6 +178,7 @@ impl Answer {
             attempt: if ran { self.required(8)? } else { begun_attempt.unwrap_or(0) },
             crashes: u32::try_from(self.crashes(17)?.len()).unwrap_or(u32::MAX),
             waiting_for,
+            not_before_ms: self.optional(19)?,
             progress: if state == TaskState::Running { self.noted()? } else { None },
             items: None,
             slices: None,

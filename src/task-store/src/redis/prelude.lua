@@ -8,6 +8,7 @@
 --   kept                             Unix ms until when the server keeps the key: longer than it counts, so that not every change has to say it anew
 --   only_submitted                   while nothing but `submitted` was written: how many submits rely on it
 --   kind, hash, waiting              text
+--   not_before, delayed_until        Unix ms before which the task must not begin, as its producer said it, and by the server's clock
 --   attempt, token, gpu, incarnation, delivery   the attempt with the highest token that began, or the token that fences all of them off
 --   alone                            1 if nothing else ran on that attempt's GPU
 --   settled                          the token of a begun attempt that was handed back, or judged: it is not (again) a crash
@@ -48,9 +49,10 @@ local function read(key, now)
   return record
 end
 
--- Writes fields into a record that was read as `record`, and counts its expiry from now. No longer only submitted.
+-- Writes fields into a record that was read as `record`, and counts its expiry from now, or from when its task is due. No longer only submitted.
 local function write(key, record, now, retention_ms, fields)
   local now_text, count = text(now), #fields
+  local delayed_ms = math.max(0, tonumber(record.delayed_until or 0) - now)
   if record.stale then
     redis.call('DEL', key)
   end
@@ -58,16 +60,16 @@ local function write(key, record, now, retention_ms, fields)
     redis.call('HDEL', key, 'only_submitted')
   end
   fields[count + 1], fields[count + 2] = 'changed', now_text
-  fields[count + 3], fields[count + 4] = 'expires', text(now + tonumber(retention_ms))
+  fields[count + 3], fields[count + 4] = 'expires', text(now + delayed_ms + tonumber(retention_ms))
   count = count + 4
   if not record.first_seen then
     fields[count + 1], fields[count + 2] = 'first_seen', now_text
     count = count + 2
   end
   local keep_ms
-  local lives_on = tonumber(record.kept or 0) >= now + retention_ms
+  local lives_on = tonumber(record.kept or 0) >= now + delayed_ms + retention_ms
   if not lives_on then
-    keep_ms = text(math.floor(retention_ms * 9 / 8))
+    keep_ms = text(delayed_ms + math.floor(retention_ms * 9 / 8))
     fields[count + 1], fields[count + 2] = 'kept', text(now + keep_ms)
   end
   redis.call('HSET', key, unpack(fields))

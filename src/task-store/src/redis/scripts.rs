@@ -13,6 +13,7 @@ macro_rules! functions {
 const FUNCTIONS: &[(&str, &str)] = functions!(
     "submitted",
     "forget",
+    "delayed",
     "look",
     "begin",
     "fence",
