@@ -155,6 +155,7 @@ async fn what_lies_in_any_queue_comes_back_to_workers_that_have_never_heard_of_i
     let mut lying =
         vec![Queue::Pool(fleet.pool()), Queue::Gpu(GpuId::new("gone").unwrap()), Queue::Expired, Queue::Unrouted, Queue::Returned];
     lying.extend(Queue::where_tasks_wait());
+    lying.extend(Queue::where_tasks_are_delayed());
     lying.extend(Queue::where_replies_wait());
     let mut waited_for = BTreeSet::new();
     for (n, lies_in) in lying.into_iter().enumerate() {

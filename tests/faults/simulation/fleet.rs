@@ -312,6 +312,7 @@ impl SimulatedFleet {
     fn queues(&self) -> Vec<Queue> {
         let mut queues = vec![Queue::Pool(PoolName::default()), Queue::Unrouted, Queue::Expired, Queue::Returned];
         queues.extend(Queue::where_tasks_wait());
+        queues.extend(Queue::where_tasks_are_delayed());
         queues.extend(self.ids.iter().flatten().cloned().map(Queue::Gpu));
         queues
     }

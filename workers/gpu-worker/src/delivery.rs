@@ -1,6 +1,7 @@
 //! Deliveries: received, in hand, sent on.
 
 pub(crate) mod credits;
+pub(crate) mod delayed;
 pub(crate) mod due;
 pub(crate) mod identity;
 pub(crate) mod in_hand;

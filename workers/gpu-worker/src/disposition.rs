@@ -61,6 +61,8 @@ pub(crate) enum Disposition<'t> {
     Route(&'t Task),
     /// It names no pool: as [`Disposition::Refuse`], with a code of its own.
     RefuseUnknownPool(Refusal),
+    /// It must not start yet: publish it to a queue in which it waits, ack.
+    Delay(&'t Task),
     /// Its id is in use for another task: keep its bytes among the dead letters, answer it, record nothing.
     RefuseReusedId,
     /// Its worker crashed too often while it ran: keep it among the dead letters, then end it as failed under this token.

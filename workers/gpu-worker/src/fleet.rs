@@ -1,5 +1,6 @@
 //! Duties of a worker for the whole fleet.
 
+pub(crate) mod delayed;
 pub(crate) mod mover;
 pub(crate) mod reaper;
 pub(crate) mod topology;

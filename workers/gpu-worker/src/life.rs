@@ -28,7 +28,7 @@ use crate::{
     },
     context::Context,
     delivery::{
-        Identity, InHand,
+        Identity, InHand, delayed,
         in_hand::Deadlines,
         why_it_came::{WhyItCame, why_it_came},
     },
@@ -56,6 +56,9 @@ pub(crate) fn live(context: Arc<Context>, in_hand: InHand, follows_in: Option<Sl
             Ok(task) if in_hand.queue == Queue::Unrouted => {
                 carry_out(&context, &in_hand, &reading, Disposition::Route(task)).instrument(span).await.map(drop)
             }
+            Ok(task) if in_hand.queue != Queue::Expired && must_wait(&context, task) => {
+                carry_out(&context, &in_hand, &reading, Disposition::Delay(task)).instrument(span).await.map(drop)
+            }
             Ok(task) if in_hand.queue != Queue::Expired => {
                 live_task(&context, &in_hand, &reading, (task, follows_in)).instrument(span).await
             }
@@ -67,6 +70,11 @@ pub(crate) fn live(context: Arc<Context>, in_hand: InHand, follows_in: Option<Sl
             tracing::debug!("left unacked: the broker will deliver it again");
         }
     })
+}
+
+/// Whether the task must not start yet.
+fn must_wait(context: &Context, task: &Task) -> bool {
+    task.not_before_ms.is_some() && delayed::not_before_ms(task, context.ports.now_ms()).is_some()
 }
 
 fn read(context: &Context, in_hand: &InHand) -> Reading {
@@ -279,8 +287,9 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
 fn observe_waits(context: &Context, in_hand: &InHand, waited: Duration) {
     context.metrics.in_hand_seconds.observe(waited.as_secs_f64());
     if let Some(published) = in_hand.envelope.timestamp {
-        let published_ms = published.saturating_mul(1_000);
-        context.metrics.queue_wait_seconds.observe(context.ports.now_ms().saturating_sub(published_ms) as f64 / 1_000.0);
+        // That it was delayed is no wait of its queue.
+        let since_ms = published.saturating_mul(1_000).max(in_hand.envelope.headers.not_before_ms.unwrap_or(0));
+        context.metrics.queue_wait_seconds.observe(context.ports.now_ms().saturating_sub(since_ms) as f64 / 1_000.0);
     }
 }
 

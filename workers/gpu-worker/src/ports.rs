@@ -8,8 +8,8 @@ use gpu_table::{GpuTable, Seen, TableError};
 use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, TaskId, Token, gpu::GpuView};
 use task_queue::{Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
 use task_store::{
-    Begin, BeginRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, Record, RecordRequest, RetryAnswer, RetryRequest, StoreError,
-    TaskStore,
+    Begin, BeginRequest, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
+    StoreError, TaskStore,
 };
 
 use crate::{delivery::Identity, outage::Outage, worker::Stop};
@@ -92,7 +92,7 @@ transience!(TableError => Link::Table, StoreError => Link::Store, QueueError => 
 pub(crate) enum Sent {
     /// It is there, confirmed.
     There,
-    /// No such queue, or none that can be reached now; of a [`Ports::publish_to_pool`] also: one that is full.
+    /// No such queue, or none that can be reached now; of a [`Ports::publish_unless_full`] also: one that is full.
     NoQueue(PublishError),
     /// The message cannot be sent at all.
     Unsendable(PublishError),
@@ -251,6 +251,11 @@ impl Ports {
         self.insist(Some(&request.task_id), || self.store.retry(request)).await
     }
 
+    /// Notes that a task must not begin before a time.
+    pub(crate) async fn note_delayed(&self, request: &DelayRequest) -> Result<(), Abandoned> {
+        self.insist(Some(&request.task_id), || self.store.delayed(request)).await
+    }
+
     pub(crate) async fn announced(&self) -> Result<Vec<KnownGpu>, Abandoned> {
         self.insist(None, || self.store.announced()).await
     }
@@ -279,8 +284,8 @@ impl Ports {
         })
     }
 
-    /// As [`Ports::publish`], for a hand that other pools wait for: a pool that is full is not waited for either.
-    pub(crate) async fn publish_to_pool(&self, outgoing: &Outgoing) -> Result<Sent, Abandoned> {
+    /// As [`Ports::publish`], for a hand that others wait for: a queue that is full is not waited for either.
+    pub(crate) async fn publish_unless_full(&self, outgoing: &Outgoing) -> Result<Sent, Abandoned> {
         let passes = |error: &PublishError| error.is_of_the_broker() || matches!(error, PublishError::Timeout { .. });
         Ok(match self.publish_while(passes, outgoing).await? {
             Ok(()) => Sent::There,

@@ -1,6 +1,7 @@
 //! What becomes of a delivery, and how it is carried out.
 
 pub(crate) mod carry_out;
+mod delaying;
 mod ending;
 pub(crate) mod history;
 mod reply;

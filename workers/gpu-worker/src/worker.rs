@@ -12,6 +12,7 @@ use crate::{
     claim::telling,
     context::Context,
     fleet::{
+        delayed::DelayedTasks,
         mover::{self, Mover},
         reaper::Reaper,
         topology::{self, Warden},
@@ -128,7 +129,7 @@ async fn start(context: &Arc<Context>) -> Result<Option<Consumers>, QueueError> 
     let Some(returned) = consume(Queue::Returned, mover::AT_ONCE).await? else { return Ok(None) };
     let mut waiting = Vec::new();
     for queue in waiting::queues() {
-        let Some(consumer) = consume(queue.clone(), waiting::AT_ONCE).await? else { return Ok(None) };
+        let Some(consumer) = consume(queue.clone(), waiting::at_once(&queue).get()).await? else { return Ok(None) };
         waiting.push((queue, consumer));
     }
     let Some(pool) = consume(Queue::Pool(options.pool.clone()), options.slots).await? else { return Ok(None) };
@@ -177,6 +178,10 @@ async fn work(context: &Arc<Context>, consumers: Consumers) {
     for (queue, consumer) in waiting {
         let holding = holder.clone().run(queue, consumer, context.lives.clone());
         context.ports.environment.spawn("waiting queue", context.lives.track_future(holding));
+    }
+    let delayed = DelayedTasks::of(context);
+    for queue in Queue::where_delayed_tasks_are_looked_at() {
+        context.ports.environment.spawn("delayed tasks", context.lives.track_future(delayed.clone().run(queue)));
     }
     context.ports.environment.spawn("reaper", context.lives.track_future(Reaper::of(context).run()));
     context.ports.environment.spawn("watch of the queues", context.lives.track_future(Warden::of(context).run()));

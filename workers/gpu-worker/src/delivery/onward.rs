@@ -9,7 +9,7 @@ use bytes::Bytes;
 use protocol::{Envelope, PoolName, Task, TaskId};
 use task_queue::{Outgoing, Queue, Target};
 
-use super::{InHand, due, in_hand::Deadlines};
+use super::{InHand, delayed, due, in_hand::Deadlines};
 
 /// Long enough for whatever goes round of a task that has begun.
 const BEGAN_IN_TIME: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -45,6 +45,8 @@ pub(crate) fn waiting(
     let began = copy && waits_for == WaitsFor::ItsEnd && in_hand.queue != Queue::Expired;
     envelope.headers.start_before_ms = if began { Some(began_in_time(now_ms)) } else { start_before_ms };
     envelope.headers.end_before_ms = end_before_ms;
+    // Nor is it to wait for its time once more.
+    (envelope.headers.not_before_ms, envelope.headers.delay_ms) = (None, None);
     envelope.headers.pool = Some(pool.to_string());
     let mut outgoing = returned(envelope, in_hand.body.clone(), pool, task_id.clone(), now_ms);
     due::waits(&mut outgoing, Queue::retry_after(wait), wait, now_ms);
@@ -62,6 +64,8 @@ pub(crate) fn envelope(in_hand: &InHand, task: &Task, pool: &PoolName, now_ms: u
     headers.memory_mb = task.memory_mb;
     headers.start_before_ms = task.start_before_ms;
     headers.end_before_ms = task.end_before_ms;
+    // Once that has passed, its deadlines say all.
+    headers.not_before_ms = delayed::not_before_ms(task, now_ms);
     envelope
 }
 
@@ -105,7 +109,8 @@ pub(crate) fn returned(envelope: Envelope, body: Bytes, fallback_pool: &PoolName
     expire_at(&mut envelope, start_before_ms, now_ms);
     envelope.headers.user = envelope.user_id.take().or(envelope.headers.user);
     envelope.headers.returned = true;
-    envelope.headers.due_ms = None;
+    // A delayed task that has waited: no worker whose clock is behind is to let it wait once more.
+    envelope.headers.due_ms = envelope.headers.not_before_ms.filter(|at_ms| *at_ms <= now_ms);
     envelope.headers.invalid.clear();
     envelope.headers.forget_findings();
     Outgoing::new(Target::Queue(Queue::Pool(pool)), envelope, body)

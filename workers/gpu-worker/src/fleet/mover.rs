@@ -76,7 +76,7 @@ impl Mover {
         let fresh = self.ports.environment.fresh_task_id();
         let outgoing = onward::returned(envelope, body, &self.me.options.pool, fresh, self.ports.now_ms());
         loop {
-            let sent = match self.ports.publish_to_pool(&outgoing).await? {
+            let sent = match self.ports.publish_unless_full(&outgoing).await? {
                 Sent::NoQueue(error) => self.keep_waiting(outgoing.clone(), &error).await?,
                 sent => {
                     self.found();

@@ -12,6 +12,7 @@ use crate::{context::Context, me::Me, metrics::GpuMetrics, ports::Ports};
 pub(crate) fn queues(me: &Me) -> Vec<Queue> {
     let mut queues = vec![Queue::Returned, Queue::Expired, Queue::Unrouted, Queue::Dead, Queue::Parked];
     queues.extend(waiting::queues());
+    queues.extend(Queue::where_delayed_tasks_are_looked_at());
     queues.push(Queue::Pool(me.options.pool.clone()));
     queues.push(Queue::Gpu(me.gpu_id.clone()));
     queues

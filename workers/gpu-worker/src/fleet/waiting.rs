@@ -22,7 +22,7 @@ use task_queue::{BodyBudget, Consumer, Delivery, Queue, QueueError, Receipt};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::mover::Mover;
+use super::{delayed::DelayedTasks, mover::Mover};
 use crate::{
     context::Context,
     delivery::{Share, due},
@@ -33,11 +33,20 @@ use crate::{
 };
 
 /// How many messages of one waiting queue a worker holds at a time.
-pub(crate) const AT_ONCE: u16 = 16;
+const AT_ONCE: u16 = 16;
+/// The same of the last queue of delayed tasks, in which the first message need not be due first. They are there for a second at most.
+const AT_ONCE_IN_ANY_ORDER: u16 = 1_024;
 
-/// Every waiting queue.
+/// How many messages of this queue a worker holds at a time.
+pub(crate) fn at_once(queue: &Queue) -> NonZeroU16 {
+    let is_last = *queue == Queue::Delayed(Duration::from_millis(Queue::DELAYS_HELD_MS[0]));
+    NonZeroU16::new(if is_last { AT_ONCE_IN_ANY_ORDER } else { AT_ONCE }).unwrap_or(NonZeroU16::MIN)
+}
+
+/// Every waiting queue that is consumed.
 pub(crate) fn queues() -> Vec<Queue> {
     let mut queues = Queue::where_tasks_wait();
+    queues.extend(Queue::where_delayed_tasks_are_held());
     queues.extend(Queue::where_replies_wait());
     queues
 }
@@ -50,6 +59,7 @@ pub(crate) struct Waiting {
     bodies: BodyBudget,
     metrics: Arc<GpuMetrics>,
     mover: Mover,
+    delayed: DelayedTasks,
     replies: Arc<Replies>,
 }
 
@@ -107,6 +117,7 @@ impl Waiting {
             bodies: context.bodies.clone(),
             metrics: Arc::clone(&context.metrics),
             mover: Mover::of(context),
+            delayed: DelayedTasks::of(context),
             replies: Arc::clone(&context.replies),
         }
     }
@@ -189,16 +200,18 @@ impl Waiting {
             return self.replies.send_again(envelope, body).await;
         }
         envelope.headers.copy |= is_copy;
+        if matches!(queue, Queue::Delayed(_)) {
+            return self.delayed.go_on(envelope, body).await;
+        }
         self.mover.put_back(envelope, body).await
     }
 
     /// Consumes the queue again, which may have been deleted meanwhile. `None`: the worker stops, or the queue was closed.
     async fn consume_again(&self, queue: &Queue) -> Option<Consumer> {
-        let prefetch = NonZeroU16::new(AT_ONCE).unwrap_or(NonZeroU16::MIN);
         while !self.ports.stop.gently.is_cancelled() {
             let again = async {
                 self.ports.queue.declare(queue).await?;
-                self.ports.queue.consume(queue, prefetch).await
+                self.ports.queue.consume(queue, at_once(queue)).await
             };
             match again.await {
                 Ok(consumer) => return Some(consumer),

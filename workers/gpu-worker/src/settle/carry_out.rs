@@ -12,6 +12,7 @@ use task_queue::{Outgoing, Queue, Target};
 use task_store::{Crash, Fence, FenceRequest, Look, Record, RecordRequest, Stored};
 
 use super::{
+    delaying,
     ending::Ending,
     history,
     reply::{self, Final},
@@ -71,6 +72,7 @@ pub(crate) async fn carry_out(
             Disposition::GiveBack => in_hand.give_back().await,
             Disposition::Refuse(refusal) => settling.refuse(ErrorCode::InvalidTask, refusal).await?,
             Disposition::Route(task) => next = unrouted::route(&settling, task).await?,
+            Disposition::Delay(task) => next = delaying::delay(&settling, task).await?,
             Disposition::RefuseUnknownPool(refusal) => settling.refuse(ErrorCode::UnknownPool, refusal).await?,
             Disposition::RefuseReusedId => settling.refuse_reused_id().await?,
             Disposition::Quarantine(crashes) => settling.quarantine(&crashes).await?,

@@ -29,7 +29,7 @@ pub(super) async fn route<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
     };
     let envelope = onward::envelope(in_hand, task, &pool, context.ports.now_ms());
     let mut outgoing = Outgoing::new(Target::Queue(Queue::Pool(pool.clone())), envelope, in_hand.body.clone());
-    let error = match context.ports.publish_to_pool(&outgoing).await? {
+    let error = match context.ports.publish_unless_full(&outgoing).await? {
         Sent::There => {
             context.metrics.unrouted("moved");
             in_hand.ack_elsewhere().await;
