@@ -106,7 +106,9 @@ fn told(cause: &SubmitError) -> String {
 
 const fn not_published(cause: &PublishError) -> &'static str {
     match cause {
-        PublishError::Full { .. } => "the pool's queue is full (amqp.queue_length_max); nothing was submitted",
+        PublishError::Full { .. } => {
+            "the queue is full: the pool's (amqp.queue_length_max), or for a delayed task one of those (amqp.delayed_max); nothing was submitted"
+        }
         PublishError::Blocked { .. } => "the broker blocks publishers, since it is low on memory or disk; nothing was submitted",
         PublishError::Timeout { .. } | PublishError::Disconnected { .. } => {
             "the connection to the broker is down, or it did not confirm in time; it may have the task: submit it again under the same task_id"

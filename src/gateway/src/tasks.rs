@@ -40,7 +40,15 @@ pub(crate) struct TaskRequest {
     #[serde(default)]
     #[schemars(range(max = PRIORITY_MAX))]
     priority: Option<u8>,
-    /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority; another body (payload, gpu_options, needs,
+    /// It must not start before this time, in Unix milliseconds, at most 30 days ahead; a time in the past means at once. Until then its state is `delayed`; its priority and its
+    /// deadlines count from then. Default: at once.
+    #[serde(default)]
+    not_before_ms: Option<u64>,
+    /// The same as a delay from now, in milliseconds. Not together with `not_before_ms` (422). Default: none.
+    #[serde(default)]
+    #[schemars(range(max = Limits::LONGEST_MS))]
+    delay_ms: Option<u64>,
+    /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority and its delay; another body (payload, gpu_options, needs,
     /// limits) or another kind under the same id is a conflict (409), for as long as the fleet keeps the task's record (`store.outcome_retention_ms`). Not together with the header
     /// Idempotency-Key. Default: a fresh id.
     #[serde(default)]
@@ -104,7 +112,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     JsonBody(request, _share): JsonBody<TaskRequest>,
 ) -> Result<Response, Problem> {
-    let TaskRequest { kind, priority, task_id, payload, items, on_error, gpu_options, needs, limits, progress } = request;
+    let TaskRequest { kind, priority, not_before_ms, delay_ms, task_id, payload, items, on_error, gpu_options, needs, limits, progress } = request;
     let traceparent = traceparent(&headers);
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, task_id)?;
@@ -113,6 +121,8 @@ pub(crate) async fn submit(
     let watched = progress && gateway.watched.has_room_for(identity.task_id.as_ref());
     let new = NewTask {
         priority: priority.unwrap_or(PRIORITY_DEFAULT),
+        not_before_ms,
+        delay_ms,
         task_id: identity.task_id.clone(),
         progress: watched,
         traceparent,
@@ -158,7 +168,7 @@ pub(crate) async fn known_status(gateway: &Gateway, task_id: &TaskId) -> Result<
 pub(crate) struct TaskCancelling {
     /// Its identity.
     task_id: TaskId,
-    /// What it was: `waiting` (it will be skipped), `running` (its worker ends it within about a second) or `unseen` (no task of this id has been seen; see `note`).
+    /// What it was: `waiting` (it will be skipped; of a delayed one that shows at once, and its reply comes when it is due at the latest), `running` (its worker ends it within about a second) or `unseen` (no task of this id has been seen; see `note`).
     was: &'static str,
     /// Where it was `unseen`: which tasks of this id the cancel counts for.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -15,6 +15,7 @@
 //! ```
 
 mod dead;
+mod delaying;
 mod error;
 mod listener;
 mod many;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::{
-    Envelope, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
+    EarliestStart, Envelope, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
     envelope::{Headers, PRIORITY_DEFAULT, PRIORITY_MAX},
     is_traceparent,
 };
@@ -21,7 +21,13 @@ pub struct NewTask {
     /// Its identity. A second submit under the same id, of the same kind and with the same body, runs nothing and gets the first one's reply; with another body or of
     /// another kind it is refused ([`SubmitError::OtherTask`](crate::SubmitError::OtherTask)), for as long as the store keeps the record. Default: a fresh id.
     pub task_id: Option<TaskId>,
-    /// How long it may wait in queues before it expires, at most 30 days. Default: for ever.
+    /// It must not start before this time, in Unix milliseconds, at most 30 days ahead; a time in the past means at once. It waits outside the pool's queue, its status is
+    /// `delayed`, and its priority and its deadlines count from then. Cancelled meanwhile, it shows so at once; its reply comes when it is due at the latest. A second submit
+    /// under the same id does not change it: what is due first runs. Default: at once.
+    pub not_before_ms: Option<u64>,
+    /// The same as a delay from its submit, in milliseconds, at most 30 days. Not together with `not_before_ms`. Default: none.
+    pub delay_ms: Option<u64>,
+    /// How long it may wait in queues before it expires, at most 30 days, from when it may start. Default: for ever.
     pub expiration: Option<Duration>,
     /// Where its reply goes, for a consumer of the caller's own. Default: nowhere (the store keeps it), or to this producer if it is waited for.
     pub reply_to: Option<ReplyTo>,
@@ -51,7 +57,18 @@ impl NewTask {
     /// A task with every default.
     #[must_use]
     pub const fn new(kind: Kind, body: TaskBody) -> Self {
-        Self { kind, priority: PRIORITY_DEFAULT, body, task_id: None, expiration: None, reply_to: None, progress: false, traceparent: None }
+        Self {
+            kind,
+            priority: PRIORITY_DEFAULT,
+            body,
+            task_id: None,
+            not_before_ms: None,
+            delay_ms: None,
+            expiration: None,
+            reply_to: None,
+            progress: false,
+            traceparent: None,
+        }
     }
 
     /// Its bytes, once everything that a worker would refuse was refused here.
@@ -74,6 +91,12 @@ impl NewTask {
             ));
         }
         Ok(bytes)
+    }
+
+    /// The time before which it must not start, in Unix milliseconds, where that is still to come.
+    pub(crate) fn not_before(&self, now_ms: u64) -> Result<Option<u64>, Refusal> {
+        let asked = EarliestStart { not_before_ms: self.not_before_ms, delay_ms: self.delay_ms };
+        Ok(asked.at((now_ms, now_ms), EarliestStart::FIELDS)?.filter(|at_ms| *at_ms > now_ms))
     }
 
     /// Its properties.

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use protocol::{BodyHash, Envelope, Environment, Refusal, Reply, TaskId, TaskStatus};
-use task_queue::{Link, Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
-use task_store::{Cancel, Reach, StoreError, Submission, TaskStore};
+use protocol::{BodyHash, Environment, Refusal, Reply, TaskId, TaskStatus};
+use task_queue::{Link, PublishError, Queue, QueueError, TaskQueue};
+use task_store::{Cancel, DelayRequest, Reach, StoreError, Submission, TaskStore};
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout, timeout_at},
@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    Counts, DeadLetters, NewTask, Pending, ProducerOptions, ReplyTo, SubmitError, Submitted, WaitError, listener,
+    Counts, DeadLetters, NewTask, Pending, ProducerOptions, ReplyTo, SubmitError, Submitted, WaitError,
+    delaying::{self, Declared},
+    listener,
     pending::Limit,
     poller::{self, Pace},
     waiters::{Ticket, Waiters},
@@ -36,6 +38,7 @@ struct Shared {
     options: ProducerOptions,
     waiters: Arc<Waiters>,
     pool_declared: OnceCell<()>,
+    delayed_declared: Declared,
     /// The name of the reply queue, once it is consumed. Producers that never wait never have one.
     reply_queue: OnceCell<String>,
     stop: CancellationToken,
@@ -53,6 +56,8 @@ struct Prepared {
     task: NewTask,
     body: Bytes,
     body_hash: BodyHash,
+    /// The time before which it must not start, in Unix ms, where that is still to come.
+    not_before_ms: Option<u64>,
 }
 
 impl Producer {
@@ -61,8 +66,9 @@ impl Producer {
     pub fn new(queue: Arc<dyn TaskQueue>, store: Arc<dyn TaskStore>, environment: Environment, options: ProducerOptions) -> Self {
         let waiters = Arc::new(Waiters::new(options.waiting_max, options.look_after));
         let stop = CancellationToken::new();
-        let (pool_declared, reply_queue) = Default::default();
-        Self { shared: Arc::new(Shared { queue, store, environment, options, waiters, pool_declared, reply_queue, stop }) }
+        let (pool_declared, delayed_declared, reply_queue) = Default::default();
+        let shared = Shared { queue, store, environment, options, waiters, pool_declared, delayed_declared, reply_queue, stop };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Submits a task; returns once the broker has taken responsibility for it. Its reply goes to `task.reply_to`, or is kept in the store only.
@@ -144,7 +150,8 @@ impl Producer {
         let body = task.check(self.shared.options.body_bytes_max)?;
         let task_id = task.task_id.clone().unwrap_or_else(|| self.shared.environment.fresh_task_id());
         let body_hash = BodyHash::of(&body);
-        Ok(Prepared { task_id, task, body, body_hash })
+        let not_before_ms = task.not_before(self.shared.environment.clock.now_ms())?;
+        Ok(Prepared { task_id, task, body, body_hash, not_before_ms })
     }
 
     /// Begins to wait, then publishes: a reply can come before the confirm.
@@ -160,26 +167,44 @@ impl Producer {
     /// Notes the task as waiting, then publishes it. A note without a task is taken back, be it the first of its id or not; a task without a note cannot be. A task that is known already is published
     /// once more: its first submit may have died before it could.
     async fn send(&self, prepared: &Prepared, reply_to: Option<&ReplyTo>) -> Result<(), SubmitError> {
-        let Prepared { task_id, task, body, body_hash } = prepared;
+        let Prepared { task_id, task, body, body_hash, not_before_ms } = prepared;
         self.check_link(task_id)?;
         self.shared.pool_declared.get_or_try_init(|| self.declare_pool()).await?;
+        let now_ms = self.shared.environment.clock.now_ms();
+        let envelope = task.envelope(task_id, reply_to, now_ms);
+        let outgoing = delaying::outgoing(envelope, body.clone(), &self.shared.options.pool, (*not_before_ms, now_ms));
+        if let Some(queue) = self.shared.delayed_declared.lacks(&outgoing.target) {
+            in_time("declare the queue of delayed tasks", self.shared.queue.declare(queue)).await?;
+            self.shared.delayed_declared.add(queue);
+        }
         let noted = self.shared.store.submitted(task_id, &task.kind, body_hash).await;
         let noted = noted.map_err(|source| SubmitError::Note { task_id: task_id.clone(), source })?;
         if noted == Submission::Other {
             return Err(SubmitError::OtherTask { task_id: task_id.clone() });
         }
-        let envelope = task.envelope(task_id, reply_to, self.shared.environment.clock.now_ms());
-        let Err(source) = self.publish(envelope, body).await else { return Ok(()) };
+        if let Some(not_before_ms) = not_before_ms.filter(|_| noted == Submission::Noted) {
+            self.note_delay(prepared, (not_before_ms, now_ms)).await?;
+        }
+        let Err(source) = self.shared.queue.publish(outgoing).await else { return Ok(()) };
         if is_nowhere(&source) {
             self.take_note_back(task_id).await;
         }
         Err(SubmitError::Publish { task_id: task_id.clone(), source })
     }
 
-    /// Publishes to the pool's queue.
-    async fn publish(&self, envelope: Envelope, body: &Bytes) -> Result<(), PublishError> {
-        let target = Target::Queue(Queue::Pool(self.shared.options.pool.clone()));
-        self.shared.queue.publish(Outgoing::new(target, envelope, body.clone())).await
+    /// Notes of a task that was noted that it is delayed.
+    async fn note_delay(&self, prepared: &Prepared, (not_before_ms, now_ms): (u64, u64)) -> Result<(), SubmitError> {
+        let Prepared { task_id, task, body_hash, .. } = prepared;
+        let request = DelayRequest {
+            task_id: task_id.clone(),
+            kind: task.kind.clone(),
+            body_hash: body_hash.clone(),
+            not_before_ms,
+            left_ms: not_before_ms.saturating_sub(now_ms),
+        };
+        let Err(source) = self.shared.store.delayed(&request).await else { return Ok(()) };
+        self.take_note_back(task_id).await;
+        Err(SubmitError::Note { task_id: task_id.clone(), source })
     }
 
     /// Best effort: a note that stays shows a task as waiting that nobody has, until the store forgets it.

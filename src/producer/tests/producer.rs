@@ -82,6 +82,9 @@ async fn a_task_that_no_worker_would_take_is_refused_with_its_field() {
     let long = "x".repeat(65);
     let cases = [
         (NewTask { priority: 10, ..task(Value::Null) }, "priority"),
+        (NewTask { delay_ms: Some(Limits::LONGEST_MS + 1), ..task(Value::Null) }, "delay_ms"),
+        (NewTask { not_before_ms: Some(1_800_000_000_000 + Limits::LONGEST_MS + 1), ..task(Value::Null) }, "not_before_ms"),
+        (NewTask { not_before_ms: Some(1), delay_ms: Some(1), ..task(Value::Null) }, "delay_ms"),
         (NewTask { expiration: Some(Duration::from_secs(31 * 24 * 3_600)), ..task(Value::Null) }, "expiration"),
         (with(body(GpuOptions { strategy: Some(long), ..options.clone() }, needs.clone(), limits.clone())), "gpu_options.strategy"),
         (with(body(options.clone(), Needs { memory_mb: Some(u64::MAX), ..needs.clone() }, limits.clone())), "needs.memory_mb"),

@@ -18,7 +18,7 @@ const INNER_WORDS: [&str; 8] =
 /// A body that is sent, and the answer: its status, its field, and what its detail says in full or, after `…`, at its end.
 type Row = (&'static str, &'static str, StatusCode, &'static str, &'static str);
 
-const ROWS: [Row; 29] = [
+const ROWS: [Row; 32] = [
     (PREDICT, r#"{"text":""}"#, NOT_VALID, "text", r#"text: must be text of 1 or more characters, not """#),
     (PREDICT, r#"{"text":5}"#, NOT_VALID, "text", "text: must be text of 1 or more characters, not 5"),
     (PREDICT, "{}", NOT_VALID, "text", "text: is missing; it must be text of 1 or more characters"),
@@ -61,7 +61,7 @@ const ROWS: [Row; 29] = [
         r#"{"kind":"echo","prioritiy":1}"#,
         NOT_VALID,
         "prioritiy",
-        "prioritiy: is unknown; known are gpu_options, kind, limits, needs, payload, priority, progress, task_id",
+        "prioritiy: is unknown; known are delay_ms, gpu_options, kind, limits, needs, not_before_ms, payload, priority, progress, task_id",
     ),
     (
         TASKS,
@@ -83,6 +83,27 @@ const ROWS: [Row; 29] = [
         NOT_VALID,
         "limits.attempt_timeout_ms",
         "limits.attempt_timeout_ms: must be a whole number from 1 to 2592000000, not -5",
+    ),
+    (
+        TASKS,
+        r#"{"kind":"echo","delay_ms":2592000001}"#,
+        NOT_VALID,
+        "delay_ms",
+        "delay_ms: must be at most 2592000000 ms (30 days), not 2592000001",
+    ),
+    (
+        TASKS,
+        r#"{"kind":"echo","delay_ms":1,"not_before_ms":1}"#,
+        NOT_VALID,
+        "delay_ms",
+        "delay_ms: must be absent where not_before_ms is given: a task starts after a delay or at a time",
+    ),
+    (
+        TASKS,
+        r#"{"kind":"echo","delay_ms":"soon"}"#,
+        NOT_VALID,
+        "delay_ms",
+        r#"delay_ms: must be a whole number from 0 to 2592000000, not "soon""#,
     ),
     (TASKS, r#"{"kind":"echo","limits":7}"#, NOT_VALID, "limits", "limits: must be an object, not 7"),
     (TASKS, r#"["echo"]"#, NOT_VALID, "body", "body: must be an object, not a list"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gateway::GatewayOptions;
 use reqwest::StatusCode;
 use serde_json::json;
-use task_queue::TaskQueue;
+use task_queue::{Queue, TaskQueue};
 
 use crate::{
     down::DownStore,
@@ -33,6 +33,19 @@ async fn a_task_is_accepted_with_a_location_that_shows_its_reply_in_the_end() {
         }
     };
     assert_eq!((&status["state"], &status["reply"]["result"]), (&json!("succeeded"), &json!({"n": 1})));
+}
+
+#[tokio::test]
+async fn a_delayed_task_waits_outside_its_pool_and_its_status_says_so() {
+    let fleet = Fleet::start().await;
+    let response = fleet.post(TASKS, &json!({"kind": "echo", "task_id": "later", "priority": 7, "delay_ms": 60_000})).await;
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+    let status = json(fleet.get(&format!("{TASKS}/later")).await).await;
+    assert_eq!(status["state"], "delayed");
+    assert!(fleet.queue.take(&pool()).await.expect("a broker").is_none());
+    let waits = Queue::Delayed(std::time::Duration::from_secs(60));
+    let delivery = fleet.queue.take(&waits).await.expect("a broker").expect("a task");
+    assert_eq!((delivery.envelope.priority, delivery.envelope.headers.not_before_ms), (Some(7), status["not_before_ms"].as_u64()));
 }
 
 #[tokio::test]
