@@ -32,6 +32,7 @@ fn shown(status: &TaskStatus, now_ms: u64) -> String {
         ("kind", status.kind.as_ref().map(ToString::to_string)),
         ("gpu", status.gpu_id.as_ref().map(ToString::to_string)),
         ("attempt", (status.attempt > 0).then(|| status.attempt.to_string())),
+        ("not before", status.not_before_ms.map(|at_ms| not_before(at_ms, now_ms))),
         ("waits for", status.waiting_for.clone()),
         ("progress", status.progress.as_ref().map(|progress| described(progress, now_ms))),
         ("error", error.map(|error| format!("{}: {}", error.code, error.message))),
@@ -47,6 +48,13 @@ fn described(progress: &Progress, now_ms: u64) -> String {
     format!("{}, {seconds_ago:.1} s ago", how_far(progress))
 }
 
+/// When a task may start, and how long that is from now, or ago.
+pub(crate) fn not_before(at_ms: u64, now_ms: u64) -> String {
+    let seconds = at_ms.abs_diff(now_ms) as f64 / 1_000.0;
+    let when = if at_ms > now_ms { format!("in {seconds:.1} s") } else { format!("{seconds:.1} s ago") };
+    format!("{at_ms} ({when})")
+}
+
 /// How far a task is, and what it does.
 pub(crate) fn how_far(progress: &Progress) -> String {
     let message = progress.message.as_ref().map(|message| format!(" ({message})")).unwrap_or_default();
@@ -58,6 +66,12 @@ mod tests {
     use protocol::Fraction;
 
     use super::*;
+
+    #[test]
+    fn a_time_to_start_shows_with_how_long_that_is() {
+        let shown = |at_ms| not_before(at_ms, 10_000);
+        assert_eq!([12_340, 10_000, 7_000].map(shown), ["12340 (in 2.3 s)", "10000 (0.0 s ago)", "7000 (3.0 s ago)"]);
+    }
 
     #[test]
     fn progress_shows_its_share_its_message_and_its_age() {

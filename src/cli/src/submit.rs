@@ -46,6 +46,8 @@ fn task(submit: &Submit) -> Result<NewTask, Fault> {
     Ok(NewTask {
         priority: submit.priority,
         task_id: submit.task_id.clone(),
+        not_before_ms: submit.not_before,
+        delay_ms: submit.delay,
         expiration: submit.expiration_ms.map(Duration::from_millis),
         reply_to: submit.reply_to.clone().map(|queue| ReplyTo { queue, correlation_id }),
         progress: submit.progress,

@@ -7,7 +7,7 @@ use protocol::{Kind, TaskId, TaskState, TaskStatus};
 use crate::{
     fault::Fault,
     fleet::{Fleet, Pool},
-    status::how_far,
+    status::{how_far, not_before},
 };
 
 /// The wait for a task's reply is over and none has come: what it waits for, as far as the fleet knows, and what can be done.
@@ -28,6 +28,11 @@ async fn why(fleet: &Fleet, status: &TaskStatus) -> String {
         let gpu = status.gpu_id.as_ref().map(|gpu_id| format!(" on GPU {gpu_id}")).unwrap_or_default();
         let progress = status.progress.as_ref().map(|progress| format!(", {}", how_far(progress))).unwrap_or_default();
         return format!("it runs{gpu}, attempt {}{progress}", status.attempt);
+    }
+    if status.state == TaskState::Delayed {
+        let now_ms = service::system_environment().clock.now_ms();
+        let when = status.not_before_ms.map(|at_ms| not_before(at_ms, now_ms)).unwrap_or_default();
+        return format!("it is delayed, and must not start before {when}");
     }
     if status.state.ended() {
         return format!("it {} just now", status.state.name());

@@ -36,3 +36,37 @@ pub(super) fn capability(text: &str) -> Result<ComputeCapability, String> {
 pub(super) fn limit_ms() -> clap::builder::RangedU64ValueParser<u64> {
     clap::value_parser!(u64).range(1..=Limits::LONGEST_MS)
 }
+
+/// How long a task is not to start: a number and its unit. In milliseconds.
+pub(super) fn delay_ms(text: &str) -> Result<u64, String> {
+    let wrong = || "must be a whole number with its unit: ms, s, m, h or d, as 90s".to_owned();
+    let digits = text.len() - text.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let ms = number.parse::<u64>().map_err(|_| wrong())?.saturating_mul(unit_ms);
+    if ms > Limits::LONGEST_MS { Err("must be at most 30d".to_owned()) } else { Ok(ms) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_is_a_number_with_its_unit() {
+        let read = |text| delay_ms(text).ok();
+        assert_eq!(
+            ["0ms", "250ms", "90s", "15m", "2h", "30d"].map(read),
+            [0, 250, 90_000, 900_000, 7_200_000, Limits::LONGEST_MS].map(Some)
+        );
+        for wrong in ["", "90", "s", "-1s", "1.5h", "1w", "31d", "2592000001ms", "99999999999999999999d", "9 s"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}

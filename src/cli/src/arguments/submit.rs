@@ -19,6 +19,12 @@ pub(crate) struct Submit {
     /// 0 (lowest) to 9
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
     pub(crate) priority: u8,
+    /// It must not start before so much time has passed: a number with ms, s, m, h or d, as 90s or 2h; at most 30d
+    #[arg(long, value_name = "TIME", value_parser = parsers::delay_ms, conflicts_with = "not_before")]
+    pub(crate) delay: Option<u64>,
+    /// It must not start before this time, in Unix milliseconds, at most 30 days ahead
+    #[arg(long, value_name = "UNIX_MS")]
+    pub(crate) not_before: Option<u64>,
     /// Waits for the reply and prints its result; exit code 1 if the task does not succeed
     #[arg(long)]
     pub(crate) wait: bool,

@@ -33,7 +33,13 @@ fn topology(configuration: &Configuration, consuming: &[GpuId]) -> Vec<Queue> {
     let pool = Queue::Pool(configuration.worker.pool.clone());
     let single = [pool, Queue::Unrouted, Queue::Expired, Queue::Returned, Queue::Dead, Queue::Parked];
     let own = consuming.iter().cloned().map(Queue::Gpu);
-    single.into_iter().chain(Queue::where_tasks_wait()).chain(Queue::where_replies_wait()).chain(own).collect()
+    single
+        .into_iter()
+        .chain(Queue::where_tasks_wait())
+        .chain(Queue::where_tasks_are_delayed())
+        .chain(Queue::where_replies_wait())
+        .chain(own)
+        .collect()
 }
 
 fn link(queue: &RabbitMq) -> Finding {

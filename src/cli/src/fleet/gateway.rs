@@ -32,6 +32,10 @@ pub(crate) struct Gateway {
 struct TaskRequest<'a> {
     kind: &'a Kind,
     priority: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delay_ms: Option<u64>,
     task_id: &'a TaskId,
     payload: &'a Json,
     gpu_options: &'a GpuOptions,
@@ -128,6 +132,8 @@ impl Gateway {
         let request = TaskRequest {
             kind: &task.kind,
             priority: task.priority,
+            not_before_ms: task.not_before_ms,
+            delay_ms: task.delay_ms,
             task_id,
             payload: &body.payload,
             gpu_options: &body.gpu_options,
