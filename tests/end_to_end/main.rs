@@ -6,6 +6,7 @@ mod bodies;
 mod cancelling;
 mod choosing;
 mod crashing;
+mod delaying;
 mod health;
 mod holding;
 mod hostile;
