@@ -16,7 +16,7 @@ use gpu_table::{GpuTable, Leases, MemoryTable, TableCopy};
 use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::{
-    Envelope, Environment, GpuId, GpuOptions, Json, OnError, PoolName, TaskBody, TaskId, config::Configuration, environment::Clock,
+    Envelope, Environment, GpuId, GpuOptions, Json, OnError, PoolName, TaskBody, TaskId, config::Configuration, envelope::Headers, environment::Clock,
     task::Limits,
 };
 use serde_json::json;
@@ -414,11 +414,16 @@ impl SimulatedFleet {
             limits: Limits { queue_deadline_ms: task.queue_deadline_ms, max_attempts: Some(task.attempts_max), ..Limits::default() },
             ..TaskBody::default()
         };
+        if let Some(delay_ms) = task.delay_ms {
+            self.world.delays(&id_of(task), Duration::from_millis(delay_ms));
+        }
+        let not_before_ms = task.delay_ms.map(|delay_ms| self.environment.clock.now_ms() + delay_ms);
         let envelope = Envelope {
             message_id: Some(task.id.clone()),
             kind: Some(KIND.to_owned()),
             priority: Some(task.priority),
             reply_to: Some(self.client.names().queue(&replies())),
+            headers: Headers { not_before_ms, ..Headers::default() },
             ..Envelope::default()
         };
         let target = Target::Queue(Queue::Pool(PoolName::default()));

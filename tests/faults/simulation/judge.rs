@@ -145,6 +145,7 @@ async fn all_slots_serve(fleet: &SimulatedFleet) {
         attempts_max: 1,
         poison: false,
         queue_deadline_ms: None,
+        delay_ms: None,
         gpu: Some(gpu),
         strategy: None,
         cancelled: false,

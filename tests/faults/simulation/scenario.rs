@@ -37,6 +37,8 @@ pub struct PlannedTask {
     pub attempts_max: u32,
     pub poison: bool,
     pub queue_deadline_ms: Option<u64>,
+    /// It must not start before so much time has passed since its publish.
+    pub delay_ms: Option<u64>,
     pub gpu: Option<usize>,
     pub strategy: Option<&'static str>,
     pub cancelled: bool,
@@ -187,6 +189,7 @@ impl Scenario {
         if matches!(class, Class::Faults | Class::StoreEmptied) && random.random_bool(0.4) {
             scenario.add_full_replies(&mut random);
         }
+        scenario.add_delays();
         scenario.events.sort_by_key(|(at_ms, _)| *at_ms);
         scenario
     }
@@ -209,6 +212,7 @@ impl Scenario {
                 attempts_max: random.random_range(1..4),
                 poison: self.class == Class::Poison && number < 2,
                 queue_deadline_ms: (!calm && random.random_bool(0.1)).then(|| random.random_range(100..10_000)),
+                delay_ms: None,
                 // A GPU that is replaced never comes back, and a task for it would wait for ever.
                 gpu: (!calm && self.class != Class::Replaced && random.random_bool(0.15)).then(|| random.random_range(0..self.gpus)),
                 strategy: random
@@ -240,6 +244,18 @@ impl Scenario {
         let bad_item = random.random_bool(0.3).then(|| random.random_range(0..items));
         let batch = PlannedBatch { items, bad_item, fails_whole: random.random_bool(0.4) };
         PlannedTask { ms: random.random_range(0..150), batch: Some(batch), ..task }
+    }
+
+    /// Some tasks must not start at once. Not where clocks jump: to a host whose clock is behind by minutes their time comes minutes later. Drawn apart, so that all else is as it was.
+    fn add_delays(&mut self) {
+        let clocks_jump = self.events.iter().any(|(_, event)| matches!(event, Event::JumpClock(..)));
+        if clocks_jump || self.class == Class::Calm {
+            return;
+        }
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ 0x0DE1_A7ED);
+        for task in &mut self.tasks {
+            task.delay_ms = random.random_bool(0.15).then(|| random.random_range(1..15_000));
+        }
     }
 
     /// Losses of the table, and of channels, so that tasks that run are delivered to others.

@@ -34,6 +34,8 @@ struct State {
     running: BTreeMap<GpuId, u32>,
     runs: u64,
     starts: Vec<(TaskId, u8)>,
+    /// Before this time of the world none of these may start.
+    not_before: BTreeMap<TaskId, Duration>,
     highest_begun: BTreeMap<TaskId, (Token, (Incarnation, DeliveryId))>,
     recorded: BTreeMap<TaskId, RecordRequest>,
     replies: BTreeMap<TaskId, Vec<Bytes>>,
@@ -137,6 +139,14 @@ impl World {
         self.lock().replies.get(task_id).cloned().unwrap_or_default()
     }
 
+    /// A task is published that must not start before `delay` has passed; what was published of it before counts on.
+    pub fn delays(&self, task_id: &TaskId, delay: Duration) {
+        let not_before = self.started.elapsed() + delay;
+        let mut state = self.lock();
+        let earliest = state.not_before.entry(task_id.clone()).or_insert(not_before);
+        *earliest = not_before.min(*earliest);
+    }
+
     /// The tasks in the order in which they started, with their priorities.
     pub fn starts(&self) -> Vec<(TaskId, u8)> {
         self.lock().starts.clone()
@@ -164,6 +174,11 @@ impl World {
             (state.runs, now_running)
         };
         self.note(format!("{task_id} runs on {gpu_id}, run {number}"));
+        let not_before = self.lock().not_before.get(task_id).copied();
+        // Clocks are read in whole milliseconds.
+        if not_before.is_some_and(|not_before| self.started.elapsed() + Duration::from_millis(2) < not_before) {
+            self.violated(format!("{task_id} starts before its time"));
+        }
         if now_running > self.slots {
             self.violated(format!("{gpu_id} runs {now_running} tasks on {} slots", self.slots));
         }
