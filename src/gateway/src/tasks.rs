@@ -112,7 +112,8 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     JsonBody(request, _share): JsonBody<TaskRequest>,
 ) -> Result<Response, Problem> {
-    let TaskRequest { kind, priority, not_before_ms, delay_ms, task_id, payload, items, on_error, gpu_options, needs, limits, progress } = request;
+    let TaskRequest { kind, priority, not_before_ms, delay_ms, task_id, payload, items, on_error, gpu_options, needs, limits, progress } =
+        request;
     let traceparent = traceparent(&headers);
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, task_id)?;

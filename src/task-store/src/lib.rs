@@ -17,7 +17,7 @@ pub use options::StoreOptions;
 
 pub use self::redis::{RedisStore, ServerFacts};
 pub use store::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
-    RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SliceState, Split, SplitAnswer, SplitRequest,
-    Stored, Submission, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SliceState, Split, SplitAnswer,
+    SplitRequest, Stored, Submission, TaskStore, Totals,
 };

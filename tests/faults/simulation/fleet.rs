@@ -16,8 +16,8 @@ use gpu_table::{GpuTable, Leases, MemoryTable, TableCopy};
 use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::{
-    Envelope, Environment, GpuId, GpuOptions, Json, OnError, PoolName, TaskBody, TaskId, config::Configuration, envelope::Headers, environment::Clock,
-    task::Limits,
+    Envelope, Environment, GpuId, GpuOptions, Json, OnError, PoolName, TaskBody, TaskId, config::Configuration, envelope::Headers,
+    environment::Clock, task::Limits,
 };
 use serde_json::json;
 use task_queue::{BodyBudget, MemoryBroker, Outgoing, PublishError, Queue, QueueOptions, Target, TaskQueue};
