@@ -5,6 +5,8 @@
 
 mod follow;
 pub(crate) mod log;
+pub(crate) mod wait;
+mod waiting;
 
 use std::{convert::Infallible, time::Duration};
 
@@ -19,6 +21,7 @@ use axum::{
 use futures::{Stream, stream};
 use protocol::ProgressMessage;
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::follow::Following;
 use crate::{Gateway, Problem, problem::ProblemKind, tasks};
@@ -28,7 +31,7 @@ pub(crate) const STREAMS_MAX: usize = 1_024;
 /// How often a silent stream shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Tells a proxy not to gather the events before it passes them on, which nginx does unless it is told.
-const NOT_KEPT_BACK: [(&str, &str); 2] = [("x-accel-buffering", "no"), ("cache-control", "no-cache")];
+pub(crate) const NOT_KEPT_BACK: [(&str, &str); 2] = [("x-accel-buffering", "no"), ("cache-control", "no-cache")];
 
 /// One event, ready to be sent any number of times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +84,14 @@ fn events_of(source: impl Source) -> impl Stream<Item = Result<sse::Event, Infal
     })
 }
 
+/// Room for one more stream of events.
+fn admitted(gateway: &Gateway) -> Result<OwnedSemaphorePermit, Problem> {
+    gateway.streams.clone().try_acquire_owned().map_err(|_| {
+        let detail = format!("{STREAMS_MAX} streams of events are open already; poll the task's status, or come back");
+        Problem::new(ProblemKind::Unavailable, detail).retry_after(gateway.unavailable.refused())
+    })
+}
+
 /// `GET /api/v1/tasks/{task_id}/events`.
 pub(crate) async fn show(
     State(gateway): State<Gateway>,
@@ -88,10 +99,7 @@ pub(crate) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let task_id = tasks::named(task_id)?;
-    let permit = gateway.streams.clone().try_acquire_owned().map_err(|_| {
-        let detail = format!("{STREAMS_MAX} streams of events are open already; poll the task's status, or come back");
-        Problem::new(ProblemKind::Unavailable, detail).retry_after(gateway.unavailable.refused())
-    })?;
+    let permit = admitted(&gateway)?;
     let status = tasks::known_status(&gateway, &task_id).await?;
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
     Ok(answer(Following::new(gateway, status, seen, permit)))

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ConnectionLimits, GatewayMetrics,
-    events::{STREAMS_MAX, log::Watched},
+    bulk::BULK_MAX,
+    events::{STREAMS_MAX, log::Watched, wait::Waits},
     health::Readiness,
     retry::Refusals,
     server::Connections,
@@ -122,6 +123,10 @@ pub struct Shared {
     pub(crate) dead_letters_alone: Arc<tokio::sync::Mutex<()>>,
     /// One permit for each open stream of events.
     pub(crate) streams: Arc<Semaphore>,
+    /// What the streams that follow many tasks may do together.
+    pub(crate) waits: Waits,
+    /// One permit for each bulk request under way.
+    pub(crate) bulk: Arc<Semaphore>,
     /// The gateway stops: streams of events end.
     pub(crate) closing: CancellationToken,
 }
@@ -140,6 +145,7 @@ impl Gateway {
         let (listens_on, dead_letters_alone) = Default::default();
         let living = PoolView::new(Arc::clone(&ports.table), options.pool.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        let (waits, bulk) = (Waits::default(), Arc::new(Semaphore::new(BULK_MAX)));
         Ok(Self(Arc::new(Shared {
             ports,
             options,
@@ -156,6 +162,8 @@ impl Gateway {
             listens_on,
             dead_letters_alone,
             streams,
+            waits,
+            bulk,
             closing,
         })))
     }

@@ -42,6 +42,15 @@ impl Identity {
         Ok(Self { task_id: Some(identify_by_key(key)), is_keyed: true })
     }
 
+    /// Of line `line` of a request with this key. A line that names its task keeps that name. Otherwise the key and the line's number are its identity, so that the whole request can
+    /// be sent again; no request's key can be the same, since a key has no spaces.
+    pub(crate) fn of_line(key: Option<&str>, line: u64, task_id: Option<TaskId>) -> Self {
+        match (task_id, key) {
+            (None, Some(key)) => Self { task_id: Some(identify_by_key(&format!("{key} {line}"))), is_keyed: true },
+            (task_id, _) => Self { task_id, is_keyed: false },
+        }
+    }
+
     /// How it looks that the task was not submitted. An id that is in use is the fault of what the client gave: its key, or its `task_id`.
     pub(crate) fn not_submitted(&self, gateway: &Gateway, cause: &SubmitError) -> Problem {
         match cause {
@@ -62,7 +71,11 @@ impl Identity {
     }
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+/// The key of a request with these headers.
+///
+/// # Errors
+/// 400: it breaks its rule.
+pub(crate) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -102,6 +115,20 @@ mod tests {
         let task_id = TaskId::new("mine").expect("valid");
         let given = Identity::read(&HeaderMap::new(), Some(task_id.clone()));
         assert_eq!(given, Ok(Identity { task_id: Some(task_id), is_keyed: false }));
+    }
+
+    #[test]
+    fn a_key_names_each_line_and_a_line_with_a_name_keeps_it() {
+        let of = |key, line| Identity::of_line(key, line, None);
+        let one = of(Some("order-17"), 1);
+        assert!(one.is_keyed && one.task_id.is_some());
+        assert_eq!(of(Some("order-17"), 1), one);
+        assert_ne!(of(Some("order-17"), 2), one);
+        assert_ne!(Identity::read(&headers(&[b"order-17"]), None), Ok(one));
+        assert_eq!(of(None, 1), Identity { task_id: None, is_keyed: false });
+        let task_id = TaskId::new("mine").expect("valid");
+        let named = Identity::of_line(Some("order-17"), 1, Some(task_id.clone()));
+        assert_eq!(named, Identity { task_id: Some(task_id), is_keyed: false });
     }
 
     #[test]

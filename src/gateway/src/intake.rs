@@ -25,7 +25,7 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest<Gateway> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
-        check_headers(request.headers())?;
+        check_headers(request.headers(), Media::Json)?;
         gateway.check_length(request.headers())?;
         let body_timeout = gateway.options.body_timeout;
         let Ok(received) = timeout(body_timeout, gateway.receive(request.into_body())).await else {
@@ -68,7 +68,7 @@ impl Gateway {
         Ok((bytes.into(), share))
     }
 
-    fn no_memory_for(&self, bytes: usize) -> Problem {
+    pub(crate) fn no_memory_for(&self, bytes: usize) -> Problem {
         let (in_use, size) = (self.ports.bodies.in_use_bytes(), self.ports.bodies.size_bytes());
         let detail = format!("{in_use} of {size} bytes for bodies are in use (memory.bodies_mb), and this one takes {bytes} or more");
         Problem::new(ProblemKind::Overloaded, detail).retry_after(self.overloaded.refused())
@@ -79,19 +79,47 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
-fn check_headers(headers: &HeaderMap) -> Result<(), Problem> {
+/// What a body is declared as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Media {
+    /// One JSON value.
+    Json,
+    /// A JSON value in each line.
+    Lines,
+}
+
+impl Media {
+    /// As `Content-Type` says it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Lines => "application/x-ndjson",
+        }
+    }
+
+    fn is_of(self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Json => is_json(headers),
+            Self::Lines => content_type(headers).as_deref() == Some(self.name()),
+        }
+    }
+}
+
+/// Refuses a body of another content type, and one with a content coding (415).
+pub(crate) fn check_headers(headers: &HeaderMap, media: Media) -> Result<(), Problem> {
     if let Some(coding) = content_coding(headers) {
         let detail = format!("Content-Encoding: is {coding:?}; send the body as it is, without this header or with identity");
         let problem = Problem::new(ProblemKind::UnsupportedEncoding, detail).field("Content-Encoding");
         return Err(problem.accepts(header::ACCEPT_ENCODING, "identity"));
     }
-    if is_json(headers) {
+    if media.is_of(headers) {
         return Ok(());
     }
+    let wanted = media.name();
     let given = headers.get(header::CONTENT_TYPE).map(|value| shortened(value.as_bytes()));
     let given = given.map_or_else(|| "is absent".to_owned(), |text| format!("is {text:?}"));
-    let problem = Problem::new(ProblemKind::UnsupportedMediaType, format!("Content-Type: {given}; it must be application/json"));
-    Err(problem.field("Content-Type").accepts(header::ACCEPT, "application/json"))
+    let problem = Problem::new(ProblemKind::UnsupportedMediaType, format!("Content-Type: {given}; it must be {wanted}"));
+    Err(problem.field("Content-Type").accepts(header::ACCEPT, wanted))
 }
 
 /// The first content coding that is one.
@@ -108,22 +136,27 @@ fn shortened(value: &[u8]) -> String {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(content_type)) = headers.get(header::CONTENT_TYPE).map(|value| value.to_str()) else { return false };
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = content_type(headers).unwrap_or_default();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-fn broken_off(error: &axum::Error) -> Problem {
+/// The content type without its parameters, in small letters.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let content_type = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+pub(crate) fn broken_off(error: &axum::Error) -> Problem {
     debug!(%error, "a body broke off");
     Problem::new(ProblemKind::InvalidJson, "body: broke off before its end").field("body")
 }
 
-fn too_large(body_bytes_max: usize) -> Problem {
+pub(crate) fn too_large(body_bytes_max: usize) -> Problem {
     let detail = format!("body: the bound is {body_bytes_max} bytes (pass large inputs by reference)");
     Problem::new(ProblemKind::BodyTooLarge, detail).field("body")
 }
 
-fn read<T: DeserializeOwned + JsonSchema>(bytes: &Bytes) -> Result<T, Problem> {
+pub(crate) fn read<T: DeserializeOwned + JsonSchema>(bytes: &Bytes) -> Result<T, Problem> {
     read_object(bytes).map_err(|unfit| {
         let kind = if unfit.is_syntax { ProblemKind::InvalidJson } else { ProblemKind::InvalidField };
         let refusal = explain::refusal::<T>(unfit, bytes);
@@ -170,6 +203,8 @@ mod tests {
     fn json_is_told_by_its_content_type() {
         let of = |text: &str| is_json(&HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().expect("a value"))]));
         assert!(of("application/json") && of("Application/JSON; charset=utf-8") && of("application/vnd.api+json"));
+        let lines = |text: &str| Media::Lines.is_of(&HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().expect("a value"))]));
+        assert!(lines("application/x-ndjson") && lines("Application/X-NDJSON; charset=utf-8") && !lines("application/json"));
         assert!(!of("text/json") && !of("application/x-www-form-urlencoded") && !is_json(&HeaderMap::new()));
     }
 

@@ -4,6 +4,7 @@
 //! `/openapi.json` and what is served cannot differ. Every error is a problem document (RFC 9457). No route does work of its own: the
 //! producer submits, the table and the store answer.
 
+mod bulk;
 mod dead;
 mod encoding;
 mod error;

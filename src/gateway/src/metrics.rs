@@ -15,13 +15,15 @@ use tracing::error;
 
 use crate::{Gateway, Problem, events::STREAMS_MAX, problem::ProblemKind};
 
-/// The gateway's own metrics, named `gateway_…`.
+/// The gateway's own metrics, named `gateway_…`, and those of bulk requests.
 pub struct GatewayMetrics {
     requests_total: IntCounterVec,
     request_seconds: HistogramVec,
     tasks_waited_for: IntGauge,
     event_streams: IntGauge,
     replies_total: IntCounterVec,
+    /// Lines of bulk requests, by result.
+    pub(crate) bulk_lines_total: IntCounterVec,
     /// What of the producer's counts is in `replies_total` already.
     counted: Mutex<Counts>,
 }
@@ -38,12 +40,17 @@ impl GatewayMetrics {
         let requests = Opts::new("gateway_requests_total", "Requests answered, by route, method and status code.");
         let replies =
             Opts::new("gateway_replies_total", "Replies by how they came: arrived, looked_up (in the store), ignored (nobody waited).");
+        let lines = Opts::new(
+            "gpufleet_bulk_lines_total",
+            "Lines of bulk requests by result: accepted, refused (the line is at fault), full, unavailable, failed.",
+        );
         Ok(Self {
             requests_total: add(registry, IntCounterVec::new(requests, &["route", "method", "code"])?)?,
             request_seconds: add(registry, HistogramVec::new(seconds, &["route"])?)?,
             tasks_waited_for: add(registry, IntGauge::new("gateway_tasks_waited_for", "Tasks whose reply is awaited now.")?)?,
             event_streams: add(registry, IntGauge::new("gateway_event_streams", "Streams of tasks' events that are open now.")?)?,
             replies_total: add(registry, IntCounterVec::new(replies, &["how"])?)?,
+            bulk_lines_total: add(registry, IntCounterVec::new(lines, &["result"])?)?,
             counted: Mutex::default(),
         })
     }

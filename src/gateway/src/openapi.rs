@@ -1,5 +1,6 @@
 //! `/openapi.json`: an OpenAPI 3.1 document, made from the table of routes and the types' JSON Schemas.
 
+pub(crate) mod many;
 pub(crate) mod operating;
 pub(crate) mod operations;
 
@@ -9,7 +10,7 @@ use axum::Json;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use self::operations::{Answer, Content, Events};
+use self::operations::{Answer, Content, Events, Lines};
 use crate::{
     problem::ProblemDocument,
     routes::{ROUTES, Route},
@@ -92,7 +93,12 @@ fn described(route: &Route, problem: &Schema, schemas: &mut SchemaGenerator) -> 
         described["parameters"] = Value::Array(parameters);
     }
     if let Some(schema) = operation.body {
-        described["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema(schemas)}}});
+        // Whoever is answered in lines asks in lines.
+        let content = match &operation.answer.content {
+            Content::Lines(answered) => json!({"application/x-ndjson": lines(schema, answered.asked, schemas)}),
+            _ => json!({"application/json": {"schema": schema(schemas)}}),
+        };
+        described["requestBody"] = json!({"required": true, "content": content});
     }
     let mut responses = Map::from_iter([(operation.answer.status.to_string(), answered(&operation.answer, schemas))]);
     for status in operation.problems {
@@ -120,6 +126,7 @@ fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
         Content::JsonOrEvents(schema, events) => {
             json!({"application/json": {"schema": schema(schemas)}, "text/event-stream": stream(events, schemas)})
         }
+        Content::Lines(Lines { schema, answered, .. }) => json!({"application/x-ndjson": lines(schema, answered, schemas)}),
         Content::PageOrJson => json!({"text/html": {"schema": {"type": "string"}}, "application/json": {"schema": {"type": "object"}}}),
         Content::JsonObject => json!({"application/json": {"schema": {"type": "object"}}}),
         Content::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
@@ -135,6 +142,11 @@ fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
 fn stream(events: Events, schemas: &mut SchemaGenerator) -> Value {
     let named: Map<String, Value> = events.iter().map(|(name, schema)| ((*name).to_owned(), schema(schemas).to_value())).collect();
     json!({"schema": {"type": "string"}, "x-events": named})
+}
+
+/// Nor for lines; `x-lines` has the schema of each.
+fn lines(schema: SchemaOf, example: &str, schemas: &mut SchemaGenerator) -> Value {
+    json!({"schema": {"type": "string"}, "x-lines": schema(schemas), "example": example})
 }
 
 fn refused(status: u16, problem: &Schema) -> Value {

@@ -36,6 +36,9 @@ pub struct ProblemDocument {
     /// The task's error code, where it ended in one: see the reply's `error.code`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// After how many seconds a retry is worth trying, where the problem is a line or an event: an answer of its own says it in `Retry-After`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
 }
 
 /// A kind of problem: the end of its `type`, its status and its title.
@@ -64,6 +67,8 @@ pub(crate) enum ProblemKind {
     TaskTimeout,
     TaskExpired,
     TaskEnded,
+    ReplyNotKept,
+    BulkStopped,
     Unserved,
     NoGpu,
     Internal,
@@ -75,7 +80,9 @@ impl ProblemKind {
             Self::NotOperated => ("not-operated", StatusCode::FORBIDDEN, "the fleet is not operated from here"),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "there is no such thing"),
             Self::MethodNotAllowed => ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "the path does not take this method"),
-            Self::UnsupportedMediaType => ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON"),
+            Self::UnsupportedMediaType => {
+                ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is declared as something else")
+            }
             Self::UnsupportedEncoding => {
                 ("unsupported-encoding", StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed or encoded otherwise")
             }
@@ -99,6 +106,8 @@ impl ProblemKind {
             Self::TaskTimeout => ("task-timeout", StatusCode::GATEWAY_TIMEOUT, "the task ran out of time"),
             Self::TaskExpired => ("task-expired", StatusCode::GATEWAY_TIMEOUT, "the task's deadline passed"),
             Self::TaskEnded => ("task-ended", StatusCode::CONFLICT, "the task had ended already"),
+            Self::ReplyNotKept => ("reply-not-kept", StatusCode::GONE, "the task ended, and its reply is no longer kept"),
+            Self::BulkStopped => ("bulk-stopped", StatusCode::SERVICE_UNAVAILABLE, "the rest of the lines was not read"),
             Self::Unserved => ("unserved", StatusCode::UNPROCESSABLE_ENTITY, "no living GPU can run such a task"),
             Self::NoGpu => ("no-gpu", StatusCode::SERVICE_UNAVAILABLE, "no living GPU can do this now"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "the gateway is at fault"),
@@ -127,12 +136,20 @@ impl Problem {
             task_id: None,
             status_url: None,
             code: None,
+            retry_after_s: None,
         };
         Self { status, document: Box::new(document), retry_after_s: None, accepts: None }
     }
 
     pub(crate) fn document(&self) -> &ProblemDocument {
         &self.document
+    }
+
+    /// As one line or event among others, which has no headers.
+    pub(crate) fn into_document(self) -> ProblemDocument {
+        let mut document = *self.document;
+        document.retry_after_s = self.retry_after_s;
+        document
     }
 
     pub(crate) fn field(mut self, field: impl Into<String>) -> Self {

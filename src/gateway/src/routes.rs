@@ -9,9 +9,9 @@ use axum::{
 };
 
 use crate::{
-    Gateway, Problem, dead, events, front, gpus, health,
+    Gateway, Problem, bulk, dead, events, front, gpus, health,
     metrics::{self, observe},
-    openapi::{self, Operation, operating, operations},
+    openapi::{self, Operation, many, operating, operations},
     predict,
     problem::ProblemKind,
     settings, tasks, unserved,
@@ -26,10 +26,12 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 23] = [
+pub(crate) const ROUTES: [Route; 25] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
+    Route { method: "post", path: "/api/v1/tasks:bulk", handler: || post(bulk::submit), operation: many::BULK },
+    Route { method: "post", path: "/api/v1/tasks:wait", handler: || post(events::wait::wait), operation: many::WAIT },
     Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
     Route { method: "get", path: "/api/v1/tasks/{task_id}/events", handler: || get(events::show), operation: operations::EVENTS },
     Route { method: "delete", path: "/api/v1/tasks/{task_id}", handler: || delete(tasks::cancel), operation: operations::CANCEL },

@@ -95,6 +95,11 @@ impl TaskAccepted {
         Self { status_url: status_url(&task_id), task_id, warnings: Vec::new() }
     }
 
+    /// Its identity, and what keeps it from being run as asked.
+    pub(crate) fn into_parts(self) -> (TaskId, Vec<String>) {
+        (self.task_id, self.warnings)
+    }
+
     fn warned(self, warnings: Vec<String>) -> Self {
         Self { warnings, ..self }
     }
@@ -112,11 +117,21 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     JsonBody(request, _share): JsonBody<TaskRequest>,
 ) -> Result<Response, Problem> {
+    let accepted = take(&gateway, request, |task_id| Identity::read(&headers, task_id), traceparent(&headers)).await?;
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())
+}
+
+/// Submits what a request asks for, be it alone or one of many. `identify` makes the task's identity out of the id that the request names.
+pub(crate) async fn take(
+    gateway: &Gateway,
+    request: TaskRequest,
+    identify: impl FnOnce(Option<TaskId>) -> Result<Identity, Problem> + Send,
+    traceparent: Option<String>,
+) -> Result<TaskAccepted, Problem> {
     let TaskRequest { kind, priority, not_before_ms, delay_ms, task_id, payload, items, on_error, gpu_options, needs, limits, progress } =
         request;
-    let traceparent = traceparent(&headers);
     let trail = Trail::of(traceparent.as_deref());
-    let identity = Identity::read(&headers, task_id)?;
+    let identity = identify(task_id)?;
     let mut warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;
     warnings.extend(warning_of_strategy(&gpu_options));
     let watched = progress && gateway.watched.has_room_for(identity.task_id.as_ref());
@@ -129,12 +144,11 @@ pub(crate) async fn submit(
         traceparent,
         ..NewTask::new(kind, TaskBody { payload, items, on_error, gpu_options, needs, limits })
     };
-    let submitted = if watched { submit_watched(&gateway, new, &identity).await } else { submit_alone(&gateway, new, &identity).await };
+    let submitted = if watched { submit_watched(gateway, new, &identity).await } else { submit_alone(gateway, new, &identity).await };
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;
     trail.submitted(&task_id);
     gateway.accepted();
-    let accepted = TaskAccepted::new(task_id).warned(warnings);
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())
+    Ok(TaskAccepted::new(task_id).warned(warnings))
 }
 
 async fn submit_alone(gateway: &Gateway, new: NewTask, identity: &Identity) -> Result<TaskId, Problem> {

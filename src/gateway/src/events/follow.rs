@@ -130,7 +130,7 @@ async fn grown(log: &mut Option<Reader>) {
 }
 
 /// The reply of a task that has none in the store: its body is no longer kept, or it was cancelled before any worker had it.
-fn without_body(status: TaskStatus, outcome: Outcome) -> Reply {
+pub(super) fn without_body(status: TaskStatus, outcome: Outcome) -> Reply {
     let error = match outcome {
         Outcome::Cancelled => TaskError::new(ErrorCode::Cancelled, "the task was cancelled"),
         _ => TaskError::new(ErrorCode::ReplyNotKept, "the task ended, and its reply is not kept; only its outcome is known"),

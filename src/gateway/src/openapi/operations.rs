@@ -28,10 +28,23 @@ pub(crate) enum Content {
     Events(Events),
     /// Either, as the request says.
     JsonOrEvents(SchemaOf, Events),
+    /// A JSON value in each line, as in the request.
+    Lines(Lines),
     JsonObject,
     /// A page for people, or an object where JSON is asked for.
     PageOrJson,
     Text,
+}
+
+/// An answer in lines.
+#[derive(Clone, Copy)]
+pub(crate) struct Lines {
+    /// What each line of it is.
+    pub(super) schema: SchemaOf,
+    /// A request.
+    pub(super) asked: &'static str,
+    /// Its answer.
+    pub(super) answered: &'static str,
 }
 
 /// The names of events, and the schemas of their data.
@@ -224,7 +237,7 @@ pub(super) const fn problem(status: u16) -> &'static str {
         408 => "The body did not arrive in time.",
         409 => "Somebody cancelled the task, it had ended already, or its task_id belongs to another task; type tells them apart.",
         413 => "The body is larger than the workers take.",
-        415 => "The body is not declared as JSON, or is compressed or encoded otherwise.",
+        415 => "The body is not declared as what it must be, JSON or lines of it, or is compressed or encoded otherwise.",
         422 => {
             "A field is not valid, found by the gateway or by the worker, or no living GPU can run the task and gateway.unserved is refuse, or the Idempotency-Key belongs to another request; field names it."
         }

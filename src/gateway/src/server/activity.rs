@@ -161,7 +161,8 @@ impl Activity {
     pub(super) fn wrote(&self, taken: bool) {
         let mut state = self.state();
         state.stalled = if taken { None } else { state.stalled.or_else(|| Some(Instant::now())) };
-        if taken && state.phase == Phase::Flushing {
+        // An answer that is taken while its body still comes is headway too: the client has it from what it sent.
+        if taken && matches!(state.phase, Phase::Flushing | Phase::Body) {
             state.since = Instant::now();
         }
     }
@@ -311,6 +312,19 @@ mod tests {
             activity.wrote(false);
         }
         assert_eq!(rings(&activity).await, (Ending::Stalled, 75), "only since it took the last of it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_its_answer_while_it_sends_makes_headway() {
+        let activity = Activity::new();
+        activity.answering();
+        activity.awaits_body();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let began = Instant::now() - Duration::from_secs(60);
+        activity.wrote(false);
+        assert_eq!(activity.waiting(), Some(Waiting::Body(began)), "it took nothing");
+        activity.wrote(true);
+        assert_eq!(activity.waiting(), Some(Waiting::Body(Instant::now())));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,11 @@
 //! What the gateway promises over HTTP, in front of the memory back ends and a worker that answers as it is told.
 
 mod bounds;
+mod bulk;
 mod connections;
 mod contract;
 mod down;
+mod duplex;
 mod events;
 mod fleet;
 mod front;
@@ -17,3 +19,4 @@ mod stopping;
 mod streaming;
 mod tasks;
 mod unserved;
+mod wait;
