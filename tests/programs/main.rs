@@ -8,6 +8,7 @@ mod dead;
 mod doctor;
 mod foreign;
 mod http;
+mod items;
 mod logs;
 mod model;
 mod nvidia;

@@ -15,13 +15,13 @@ use crate::servers::Servers;
 /// Longest run of a line of a shell. Generous: it bounds a hang.
 const LONGEST: Duration = Duration::from_secs(120);
 
-struct Embedded {
+pub struct Embedded {
     fleet: Program,
     url: String,
 }
 
 impl Embedded {
-    async fn up(gpus: &str) -> Self {
+    pub async fn up(gpus: &str) -> Self {
         let fleet = Program::start(["up", "--simulated", gpus, "--listen", "127.0.0.1:0"], &[]);
         let url = fleet.url().await;
         let embedded = Self { fleet, url };
@@ -34,12 +34,12 @@ impl Embedded {
     }
 
     /// A command that is told of the fleet by the variable.
-    async fn run(&self, arguments: &[&str]) -> Ended {
+    pub async fn run(&self, arguments: &[&str]) -> Ended {
         gpufleet(Path::new("/"), arguments, &[("GPUFLEET_URL", &self.url)]).await
     }
 
     /// A line as an operator types it, in a shell that finds `gpufleet`, and the fleet by the variable.
-    async fn typed(&self, line: &str) -> Ended {
+    pub async fn typed(&self, line: &str) -> Ended {
         let folder = binary().parent().expect("a folder").display();
         let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
         let mut shell = tokio::process::Command::new("sh");

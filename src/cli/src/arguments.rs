@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration;
 3 a server is away, blocked or full, or lets nobody in, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can
-use its GPU no more, a new one may; 141 nobody reads the output any more.";
+use its GPU no more, a new one may; 130 interrupted while it waited for replies; 141 nobody reads the output any more.";
 
 /// What every command takes.
 #[derive(Debug, Args)]

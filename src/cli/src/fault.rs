@@ -12,6 +12,8 @@ use crate::output::{self, Unprinted};
 
 /// The exit code of a process that can use its GPU no more.
 pub(crate) const GPU_LOST: u8 = 6;
+/// The exit code that a shell gives a program that an interrupt has ended.
+pub(crate) const INTERRUPTED: u8 = 130;
 /// The exit code that a shell gives a program that SIGPIPE has ended, which is how others end when nobody reads what they print.
 const READER_GONE: u8 = 141;
 

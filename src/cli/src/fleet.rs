@@ -2,6 +2,7 @@
 //!
 //! A gateway reaches every fleet, an embedded one too. What changes the fleet itself it serves only where its configuration says so (`gateway.operate`).
 
+mod bulk;
 mod dead;
 mod gateway;
 mod http;

@@ -1,5 +1,9 @@
 //! `gpufleet submit`.
 
+mod items;
+mod lines;
+mod report;
+
 use std::{io::Read, num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use futures::{StreamExt, stream};
@@ -26,6 +30,9 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
         task.body.gpu_options.specific_gpu_id = Some(gpus::named(&fleet.pool().await?, gpu)?);
     }
     unserved::warn_of(&task, &fleet).await?;
+    if let Some(file) = &submit.items {
+        return items::run(&fleet, submit, file, task).await;
+    }
     let submitter = fleet.submitter().await?;
     let tasks = std::iter::repeat_n(task, submit.count.get());
     let done =

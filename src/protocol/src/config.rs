@@ -390,7 +390,7 @@ pub struct GatewaySection {
     /// How long a connection stays open between two requests, and while its client reads nothing of an answer, in ms. Default: 75,000.
     #[schemars(range(min = 10, max = 3_600_000))]
     pub idle_timeout_ms: u64,
-    /// How long the body of a request may take to arrive, in ms. Default: 30,000.
+    /// How long the body of a request may take to arrive, in ms; of a bulk request, how long its client may be silent between two pieces. Default: 30,000.
     #[schemars(range(min = 10, max = 3_600_000))]
     pub body_timeout_ms: u64,
     /// Where operators' requests are served, which change the fleet or show dead letters: `/api/v1/settings`, `/api/v1/gpus/{gpu_id}/drain`, `/api/v1/dead`. The gateway asks

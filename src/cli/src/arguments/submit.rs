@@ -16,6 +16,14 @@ pub(crate) struct Submit {
     /// The payload: JSON, @FILE, or - for standard input
     #[arg(long, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     pub(crate) payload: String,
+    /// Submits a task for each line of this file, which is its payload; - for standard input. Prints a line of JSON for each, in the same order: its id, and with --wait what
+    /// became of it. A broken line is told with its number and stops no other. The exit code is that of the worst: 2 a line is at fault, 3 the fleet is full or away, 5 no reply in
+    /// time, 1 a task did not succeed
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["payload", "count", "task_id", "progress"])]
+    pub(crate) items: Option<String>,
+    /// Prints the lines of --items as their tasks end
+    #[arg(long, requires = "items")]
+    pub(crate) unordered: bool,
     /// 0 (lowest) to 9
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
     pub(crate) priority: u8,
@@ -28,7 +36,7 @@ pub(crate) struct Submit {
     /// Waits for the reply and prints its result; exit code 1 if the task does not succeed
     #[arg(long)]
     pub(crate) wait: bool,
-    /// How long to wait, in seconds
+    /// How long to wait for each reply, in seconds
     #[arg(long, default_value_t = 300, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=2_592_000))]
     pub(crate) timeout: u64,
     /// Shows how far the task is while its reply is waited for, on standard error

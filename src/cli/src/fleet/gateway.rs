@@ -128,20 +128,7 @@ impl Gateway {
 
     /// Submits a task under an id that is known before, so that a question that goes out twice submits one. The gateway's warnings.
     pub(super) async fn submit(&self, task: &NewTask, task_id: &TaskId) -> Result<Vec<String>, Fault> {
-        let body = &task.body;
-        let request = TaskRequest {
-            kind: &task.kind,
-            priority: task.priority,
-            not_before_ms: task.not_before_ms,
-            delay_ms: task.delay_ms,
-            task_id,
-            payload: &body.payload,
-            gpu_options: &body.gpu_options,
-            needs: &body.needs,
-            limits: &body.limits,
-            progress: task.progress,
-        };
-        let body = serde_json::to_vec(&request).expect("its keys are texts").into();
+        let body = request_text(task, task_id).into();
         let traceparent = task.traceparent.clone();
         let question = Question { body, traceparent, ..Question::new(Method::POST, "/api/v1/tasks") };
         let answer = self.ask(&question).await?;
@@ -232,22 +219,45 @@ impl Gateway {
                 "{method} {path}: {url} answers {status}, and not as a gateway does; is this a gateway's address?"
             ));
         };
-        let detail = problem.detail;
-        let text = match problem.field {
-            Some(field) if !detail.starts_with(&field) => format!("{field}: {detail}"),
-            _ => detail,
-        };
-        match (answer.status.as_u16(), problem.kind.rsplit(':').next().unwrap_or_default()) {
-            // The request is right, and the fleet has nobody for it; without a gateway the exit code is the same.
-            (_, "unserved") => Fault::Unavailable(text),
-            // The id was the caller's choice.
-            (_, "task-id-in-use") => Fault::Usage(text),
-            (404, _) => Fault::NotFound(text),
-            (429 | 503, _) => Fault::Unavailable(text),
-            (408 | 504, _) => Fault::TimeLimit(text),
-            (400 | 403 | 413 | 415 | 422, _) => Fault::Usage(text),
-            _ => Fault::Failed(text),
-        }
+        fault_of(answer.status, problem)
+    }
+}
+
+/// What the gateway takes for a task. It has no line breaks but those of the payload.
+pub(super) fn request_text(task: &NewTask, task_id: &TaskId) -> Vec<u8> {
+    let body = &task.body;
+    let request = TaskRequest {
+        kind: &task.kind,
+        priority: task.priority,
+        not_before_ms: task.not_before_ms,
+        delay_ms: task.delay_ms,
+        task_id,
+        payload: &body.payload,
+        gpu_options: &body.gpu_options,
+        needs: &body.needs,
+        limits: &body.limits,
+        progress: task.progress,
+    };
+    serde_json::to_vec(&request).expect("its keys are texts")
+}
+
+/// What a problem document says, under the exit code that goes with its status.
+pub(super) fn fault_of(status: StatusCode, problem: ProblemDocument) -> Fault {
+    let detail = problem.detail;
+    let text = match problem.field {
+        Some(field) if !detail.starts_with(&field) => format!("{field}: {detail}"),
+        _ => detail,
+    };
+    match (status.as_u16(), problem.kind.rsplit(':').next().unwrap_or_default()) {
+        // The request is right, and the fleet has nobody for it; without a gateway the exit code is the same.
+        (_, "unserved") => Fault::Unavailable(text),
+        // The id was the caller's choice.
+        (_, "task-id-in-use") => Fault::Usage(text),
+        (404, _) => Fault::NotFound(text),
+        (429 | 503, _) => Fault::Unavailable(text),
+        (408 | 504, _) => Fault::TimeLimit(text),
+        (400 | 403 | 413 | 415 | 422, _) => Fault::Usage(text),
+        _ => Fault::Failed(text),
     }
 }
 

@@ -9,7 +9,13 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Body, Bytes},
+    client::conn::http1,
+    header,
+    http::request::Builder,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -18,9 +24,9 @@ use super::url::GatewayUrl;
 /// Longest wait for a connection.
 const DIALLED_IN: Duration = Duration::from_secs(5);
 /// Longest wait for an answer. The gateway answers the questions that are asked here at once.
-const ANSWERED_IN: Duration = Duration::from_secs(30);
+pub(super) const ANSWERED_IN: Duration = Duration::from_secs(30);
 /// The longest answer that is read, in bytes: a status holds the task's reply.
-const ANSWER_BYTES_MAX: usize = 256 * 1_024 * 1_024;
+pub(super) const ANSWER_BYTES_MAX: usize = 256 * 1_024 * 1_024;
 
 type Connection = http1::SendRequest<Full<Bytes>>;
 
@@ -47,9 +53,7 @@ impl Question {
     }
 
     fn request(&self, url: &GatewayUrl) -> Result<Request<Full<Bytes>>, String> {
-        let path = format!("{}{}", url.prefix, self.path);
-        let mut request = Request::builder().method(self.method.clone()).uri(path).header(header::HOST, url.authority());
-        request = request.header(header::USER_AGENT, concat!("gpufleet/", env!("CARGO_PKG_VERSION")));
+        let mut request = head(url, self.method.clone(), &self.path);
         if !self.body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -87,22 +91,10 @@ impl Client {
             {
                 return Ok(answer);
             }
-            let fresh = self.dial().await?;
+            let fresh = dial(&self.url).await?;
             self.exchange(fresh, question).await
         });
         asking.await.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWERED_IN.as_secs())))
-    }
-
-    async fn dial(&self) -> Result<Connection, String> {
-        let dialled = timeout(DIALLED_IN, TcpStream::connect((self.url.host.as_str(), self.url.port))).await;
-        let stream = dialled.map_err(|_| format!("no connection within {} s", DIALLED_IN.as_secs()))?.map_err(|error| error.to_string())?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let (connection, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| in_words(&error))?;
-        tokio::spawn(async move {
-            // Whoever asks over it hears of its end.
-            let _ended = driver.await;
-        });
-        Ok(connection)
     }
 
     async fn exchange(&self, mut connection: Connection, question: &Question) -> Result<Answer, String> {
@@ -124,8 +116,36 @@ impl Client {
     }
 }
 
+/// The head of a request that goes to a gateway, without what is said of its body.
+pub(super) fn head(url: &GatewayUrl, method: Method, path: &str) -> Builder {
+    let path = format!("{}{path}", url.prefix);
+    let request = Request::builder().method(method).uri(path).header(header::HOST, url.authority());
+    request.header(header::USER_AGENT, concat!("gpufleet/", env!("CARGO_PKG_VERSION")))
+}
+
+/// A new connection to a gateway.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) async fn dial<B>(url: &GatewayUrl) -> Result<http1::SendRequest<B>, String>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let dialled = timeout(DIALLED_IN, TcpStream::connect((url.host.as_str(), url.port))).await;
+    let stream = dialled.map_err(|_| format!("no connection within {} s", DIALLED_IN.as_secs()))?.map_err(|error| error.to_string())?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let (connection, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| in_words(&error))?;
+    tokio::spawn(async move {
+        // Whoever asks over it hears of its end.
+        let _ended = driver.await;
+    });
+    Ok(connection)
+}
+
 /// An error with its causes: the library's own words stop at what it was doing.
-fn in_words(error: &(dyn Error + 'static)) -> String {
+pub(super) fn in_words(error: &(dyn Error + 'static)) -> String {
     let mut causes = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(deeper) = cause {

@@ -12,7 +12,7 @@ use protocol::{Environment, Limits, Progress, Reply, TaskId};
 use task_queue::TaskQueue;
 use tokio::time::Instant;
 
-use super::{Fleet, Gateway};
+use super::{Fleet, Gateway, bulk::Bulk};
 use crate::{fault::Fault, output};
 
 /// What submits to a fleet.
@@ -21,6 +21,8 @@ pub(crate) enum Submitter<'fleet> {
     Broker { producer: Producer, queue: Arc<dyn TaskQueue> },
     /// Asks a gateway to.
     Gateway { gateway: &'fleet Gateway, environment: Environment, warned: Warned },
+    /// Asks a gateway to, all over one request.
+    Bulk { bulk: Bulk, environment: Environment, warned: Warned },
 }
 
 /// The warnings that were told. Of a thousand equal tasks each brings the same ones.
@@ -75,12 +77,22 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// What submits very many tasks to this fleet. `traceparent` is that of all of them.
+    pub(crate) async fn submitter_of_many(&self, traceparent: Option<&str>) -> Result<Submitter<'_>, Fault> {
+        let Self::Gateway(gateway) = self else { return self.submitter().await };
+        let bulk = Bulk::start(gateway.url().clone(), traceparent.map(str::to_owned));
+        Ok(Submitter::Bulk { bulk, environment: service::system_environment(), warned: Warned::default() })
+    }
+}
+
 impl Submitter<'_> {
     /// Submits a task; its id once the broker has it.
     pub(crate) async fn submit(&self, task: NewTask) -> Result<TaskId, Fault> {
         match self {
             Self::Broker { producer, .. } => Ok(producer.submit(task).await?.task_id),
-            Self::Gateway { gateway, environment, warned } => hand_over(gateway, (environment, warned), task).await,
+            Self::Gateway { gateway, environment, warned } => hand_over(Through::Gateway(gateway), (environment, warned), task).await,
+            Self::Bulk { bulk, environment, warned } => hand_over(Through::Bulk(bulk), (environment, warned), task).await,
         }
     }
 
@@ -101,13 +113,17 @@ impl Submitter<'_> {
             }
             Self::Gateway { gateway, environment, warned } => {
                 let wanted = task.progress;
-                let task_id = hand_over(gateway, (environment, warned), task).await?;
+                let task_id = hand_over(Through::Gateway(gateway), (environment, warned), task).await?;
                 let told = |progress: &Progress| {
                     if wanted {
                         told(progress)
                     }
                 };
                 gateway.reply(&task_id, until, &told).await
+            }
+            Self::Bulk { bulk, environment, warned } => {
+                let task_id = hand_over(Through::Bulk(bulk), (environment, warned), task).await?;
+                bulk.reply(&task_id, until).await
             }
         }
     }
@@ -120,8 +136,24 @@ impl Submitter<'_> {
     }
 }
 
+/// The way to a gateway.
+enum Through<'fleet> {
+    Gateway(&'fleet Gateway),
+    Bulk(&'fleet Bulk),
+}
+
+impl Through<'_> {
+    /// Submits a task; the gateway's warnings.
+    async fn submit(&self, task: &NewTask, task_id: &TaskId) -> Result<Vec<String>, Fault> {
+        match self {
+            Self::Gateway(gateway) => gateway.submit(task, task_id).await,
+            Self::Bulk(bulk) => bulk.submit(task, task_id).await,
+        }
+    }
+}
+
 /// Over HTTP a task has an id before it is sent, no reply queue, and one limit for its wait. Tells each of the gateway's warnings once.
-async fn hand_over(gateway: &Gateway, (environment, warned): (&Environment, &Warned), mut task: NewTask) -> Result<TaskId, Fault> {
+async fn hand_over(through: Through<'_>, (environment, warned): (&Environment, &Warned), mut task: NewTask) -> Result<TaskId, Fault> {
     if task.reply_to.is_some() {
         let advice = "give --amqp-url and --redis-url, or ask for its status";
         return Err(Fault::Usage(format!("--reply-to names a queue of the broker, and a gateway hands no replies to queues: {advice}")));
@@ -130,7 +162,7 @@ async fn hand_over(gateway: &Gateway, (environment, warned): (&Environment, &War
     if let Some(expiration) = task.expiration.take() {
         shorten(&mut task.body.limits, expiration);
     }
-    for warning in gateway.submit(&task, &task_id).await? {
+    for warning in through.submit(&task, &task_id).await? {
         if warned.is_new(&warning) {
             output::warning(&warning);
         }
