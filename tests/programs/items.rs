@@ -148,7 +148,7 @@ async fn a_file_that_is_not_there_and_a_flag_that_does_not_go_with_it_are_wrong_
         &["--items", "-", "--task-id", "mine"],
         &["--unordered"],
     ] {
-        let ended = embedded.run(&[&["submit", "echo"], arguments].concat()).await;
+        let ended = embedded.run(&[&["submit", "echo"][..], arguments].concat()).await;
         assert_eq!((ended.code, ended.output.as_str()), (Some(2), ""), "{arguments:?}: {ended:?}");
     }
 }

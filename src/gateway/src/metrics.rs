@@ -9,7 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use producer::Counts;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector, exponential_buckets};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
+};
 use tokio::time::Instant;
 use tracing::error;
 
@@ -24,6 +26,8 @@ pub struct GatewayMetrics {
     replies_total: IntCounterVec,
     /// Lines of bulk requests, by result.
     pub(crate) bulk_lines_total: IntCounterVec,
+    /// Questions to the store about tasks that are waited for by many.
+    pub(crate) wait_looks_total: IntCounter,
     /// What of the producer's counts is in `replies_total` already.
     counted: Mutex<Counts>,
 }
@@ -51,6 +55,7 @@ impl GatewayMetrics {
             event_streams: add(registry, IntGauge::new("gateway_event_streams", "Streams of tasks' events that are open now.")?)?,
             replies_total: add(registry, IntCounterVec::new(replies, &["how"])?)?,
             bulk_lines_total: add(registry, IntCounterVec::new(lines, &["result"])?)?,
+            wait_looks_total: add(registry, IntCounter::new("gateway_wait_looks_total", "Questions to the store for tasks:wait.")?)?,
             counted: Mutex::default(),
         })
     }

@@ -130,7 +130,7 @@ async fn one(way: &Way<'_>, place: usize, Item { line, payload }: Item, permit: 
     way.bar.inc_length(1);
     let payload = match payload {
         Ok(payload) => payload,
-        Err(problem) => return Done { place, line, task_id: None, fate: Fate::Broken(problem), permit },
+        Err(problem) => return Done { place, line, task_id: None, fate: Fate::Broken(problem), _permit: permit },
     };
     let task_id = way.environment.fresh_task_id();
     let body = TaskBody { payload, ..way.task.body.clone() };
@@ -138,7 +138,7 @@ async fn one(way: &Way<'_>, place: usize, Item { line, payload }: Item, permit: 
     way.open.tasks().insert(place, (line, task_id.clone()));
     let fate = fate(way, task).await;
     way.open.tasks().remove(&place);
-    Done { place, line, task_id: Some(task_id), fate, permit }
+    Done { place, line, task_id: Some(task_id), fate, _permit: permit }
 }
 
 async fn fate(way: &Way<'_>, task: NewTask) -> Fate {
@@ -157,6 +157,6 @@ async fn fate(way: &Way<'_>, task: NewTask) -> Fate {
 /// The lines whose tasks nobody waits for any more.
 fn left_open(way: &Way<'_>) -> Vec<Done> {
     let open = std::mem::take(&mut *way.open.tasks());
-    let left = |(place, (line, task_id))| Done { place, line, task_id: Some(task_id), fate: Fate::Left, permit: None };
+    let left = |(place, (line, task_id))| Done { place, line, task_id: Some(task_id), fate: Fate::Left, _permit: None };
     open.into_iter().map(left).collect()
 }

@@ -43,7 +43,7 @@ pub(super) struct Done {
     pub(super) task_id: Option<TaskId>,
     pub(super) fate: Fate,
     /// Its place in the window; given back once it is printed.
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How bad it is. The more of what was asked for was not done, the worse.
@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn told(fate: Fate) -> String {
-        output::json_text(&Told::of(&Done { place: 0, line: 3, task_id: Some("t".parse().expect("valid")), fate, permit: None }))
+        output::json_text(&Told::of(&Done { place: 0, line: 3, task_id: Some("t".parse().expect("valid")), fate, _permit: None }))
     }
 
     #[test]

@@ -184,6 +184,7 @@ impl Source for Waiting {
 async fn status(gateway: &Gateway, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
     // Nobody closes it.
     let _turn = gateway.waits.looks.acquire().await;
+    gateway.metrics.wait_looks_total.inc();
     gateway.ports.producer.status(task_id).await
 }
 

@@ -119,6 +119,33 @@ async fn when_the_time_is_over_the_stream_says_how_many_are_left() {
     assert_eq!(events.next().await, None);
 }
 
+/// How often the store was asked for those who wait.
+async fn looks(fleet: &Fleet) -> u64 {
+    let text = fleet.get("/metrics").await.text().await.expect("a body");
+    let value = text.lines().find_map(|line| line.strip_prefix("gateway_wait_looks_total ")?.parse().ok());
+    value.expect("it is counted")
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_asked_about_at_a_bounded_rate() {
+    let fleet = Fleet::start().await;
+    submit(&fleet, "waiting").await;
+    let mut events = wait(&fleet, &json!({"task_ids": ["waiting"], "timeout_ms": 1_000})).await;
+    events.expect("timeout").await;
+    // Pauses of 400 ms and 800 ms.
+    let one = looks(&fleet).await;
+    assert!((1..=3).contains(&one), "{one}");
+
+    let ids: Vec<String> = (0..5_000).map(|number| format!("t{number}")).collect();
+    let body: String = ids.iter().map(|id| format!("{{\"kind\":\"echo\",\"task_id\":\"{id}\"}}\n")).collect();
+    let request = fleet.http.post(format!("{}/api/v1/tasks:bulk", fleet.url)).header("content-type", "application/x-ndjson");
+    assert_eq!(request.body(body).send().await.expect("an answer").text().await.expect("a whole answer").lines().count(), 5_000);
+    let mut events = wait(&fleet, &json!({"task_ids": ids, "timeout_ms": 1_000})).await;
+    assert_eq!(events.expect("timeout").await["left"], 5_000);
+    let many = looks(&fleet).await - one;
+    assert!((16..=2_000 + 64).contains(&many), "2,000 in a second, and those of the last question: {many}");
+}
+
 #[tokio::test]
 async fn a_wait_that_asks_for_too_much_or_of_a_store_that_is_away_is_refused() {
     let fleet = Fleet::start().await;
