@@ -17,7 +17,7 @@ use crate::{
 pub(crate) const BULK: Operation = Operation {
     id: "submitTasks",
     summary: "Submit many tasks: one in each line, each as submitTask takes it, and no longer than a task's body may be. Answers flow while the request still comes; read them while you send. A line that is at fault is refused \
-              alone; empty lines are skipped. What was accepted stays accepted, also where the client goes away. gateway.body_timeout_ms bounds the silence between two pieces of the body, not all of it.",
+              alone; empty lines are skipped. Lines are submitted side by side: tasks of one priority may change places with their neighbours. What was accepted stays accepted, also where the client goes away. gateway.body_timeout_ms bounds the silence between two pieces of the body, not all of it.",
     parameter: None,
     optional: &[Optional {
         name: IDEMPOTENCY_KEY,
