@@ -81,7 +81,6 @@ impl Lines {
                 return heard;
             }
             if let Err(problem) = self.arrive().await {
-                self.is_over = true;
                 return Heard::Broken(problem);
             }
         }
