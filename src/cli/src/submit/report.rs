@@ -242,25 +242,13 @@ fn bar() -> ProgressBar {
 
 #[cfg(test)]
 mod tests {
-    use protocol::reply::Timings;
     use serde_json::json;
 
     use super::*;
 
     fn reply(outcome: Outcome, result: &serde_json::Value, error: Option<TaskError>) -> Fate {
-        Fate::Replied(Box::new(Reply {
-            task_id: "t".parse().expect("valid"),
-            kind: None,
-            outcome,
-            result: result.clone().into(),
-            error,
-            gpu_id: None,
-            attempt: 1,
-            token: None,
-            strategy: None,
-            timings: Timings::default(),
-            ended_at_ms: 1,
-        }))
+        let ended = Reply::ended("t".parse().expect("valid"), outcome, 1);
+        Fate::Replied(Box::new(Reply { result: result.clone().into(), error, ..ended }))
     }
 
     fn told(fate: Fate) -> String {

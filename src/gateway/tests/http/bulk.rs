@@ -265,8 +265,8 @@ async fn a_stop_ends_a_bulk_request_with_the_line_that_was_not_read() {
     let last = duplex.line().await.expect("a last answer");
     assert_eq!((&last["line"], problem_of(&last)), (&json!(3), (503, "bulk-stopped")));
     drop(duplex);
-    fleet.serving.await.expect("no panic").expect("a clean end");
     assert_eq!(published(&fleet).await, 2);
+    fleet.serving.await.expect("no panic").expect("a clean end");
 }
 
 #[tokio::test]

@@ -66,7 +66,9 @@ pub(super) async fn feed(url: GatewayUrl, traceparent: Option<String>, mut asked
         match Open::new(&url, traceparent.as_deref()).await {
             Ok(fresh) => {
                 // Nothing can have ended it yet but its connection; then its answers are told so.
-                let _ended = registered(Some(&fresh), answer).map_err(|answer| answer.send(Err("the connection ended".to_owned())));
+                if let Err(answer) = registered(Some(&fresh), answer) {
+                    let _nobody_waits = answer.send(Err("the connection ended".to_owned()));
+                }
                 open = Some(fresh);
                 send(&mut open, text).await;
             }
