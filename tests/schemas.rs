@@ -258,6 +258,7 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
         slice: "0..4".parse().ok(),
         returned: true,
         progress: true,
+        group: "nightly".parse().ok(),
         outcome: text(),
         token: Some(1),
         reason: text(),

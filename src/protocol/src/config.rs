@@ -360,11 +360,24 @@ pub struct StoreSection {
     pub outcome_retention_ms: u64,
     /// Bound on all kept reply bodies together, in bytes; beyond it outcome and digest remain. Default: 1 GiB.
     pub reply_bytes_max: u64,
+    /// Most members of a group. One more is refused at its submit; one that was published over AMQP runs and is not counted. Default: 100,000.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub group_members_max: u32,
+    /// Most groups that are known at once; each is forgotten `outcome_retention_ms` after its last change. A task of one more is refused at its submit; one that was
+    /// published over AMQP runs and is not counted. Default: 10,000.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub groups_max: u32,
 }
 
 impl Default for StoreSection {
     fn default() -> Self {
-        Self { reply_retention_ms: 600_000, outcome_retention_ms: 86_400_000, reply_bytes_max: 1 << 30 }
+        Self {
+            reply_retention_ms: 600_000,
+            outcome_retention_ms: 86_400_000,
+            reply_bytes_max: 1 << 30,
+            group_members_max: 100_000,
+            groups_max: 10_000,
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{Limits, Needs, PoolName, Slice, is_traceparent};
+use crate::{GroupName, Limits, Needs, PoolName, Slice, is_traceparent};
 
 /// Header: W3C trace context. What [is none](is_traceparent) is left behind: it fails no task, does not travel on and does not come back.
 pub const TRACEPARENT: &str = "traceparent";
@@ -37,6 +37,9 @@ pub const SLICE: &str = "x-gpufleet-slice";
 /// Header: true asks for progress messages on the reply queue, before the reply. It belongs to the delivery and not to the task: the body, its hash and
 /// so the task's identity are the same with and without it.
 pub const PROGRESS: &str = "x-gpufleet-progress";
+/// Header: the group in which the task is counted. It belongs to the delivery and not to the task: the body, its hash and so the task's identity are the same with and
+/// without it. It travels on with everything that is published of the task.
+pub const GROUP: &str = "x-gpufleet-group";
 /// Header: a copy of a delivery that a worker has or had in hand, and no publish of a producer's own. Once its reply has gone out, it needs none of its own.
 pub const COPY: &str = "x-gpufleet-copy";
 /// Header of a reply: its outcome, so that a consumer can route without parsing the body.
@@ -135,6 +138,8 @@ pub struct Headers {
     pub slice: Option<Slice>,
     /// See [`PROGRESS`].
     pub progress: bool,
+    /// See [`GROUP`].
+    pub group: Option<GroupName>,
     /// See [`OUTCOME`].
     pub outcome: Option<String>,
     /// See [`TOKEN`].
@@ -225,6 +230,7 @@ impl Headers {
             RETURNED => flag(&mut self.returned, &value),
             COPY => flag(&mut self.copy, &value),
             PROGRESS => flag(&mut self.progress, &value),
+            GROUP => take(&mut self.group, text(value).and_then(|name| GroupName::new(name).ok())),
             _ => true,
         }
     }
@@ -273,6 +279,7 @@ impl Headers {
         pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
         pairs.extend(integers.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Integer(i64::try_from(value?).ok()?)))));
         pairs.extend(self.slice.map(|slice| (SLICE, HeaderValue::Text(slice.to_string()))));
+        pairs.extend(self.group.as_ref().map(|group| (GROUP, HeaderValue::Text(group.to_string()))));
         pairs.extend(self.properties.clone().map(|bytes| (PROPERTIES, HeaderValue::Bytes(bytes))));
         let flags = [(RETURNED, self.returned), (COPY, self.copy), (PROGRESS, self.progress)];
         pairs.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name, HeaderValue::Bool(true))));
@@ -361,6 +368,7 @@ mod tests {
             user: Some("ann".into()),
             returned: true,
             progress: true,
+            group: GroupName::new("nightly:7").ok(),
             copy: true,
             slice: "16..32".parse().ok(),
             reply_to: Some("answers".into()),

@@ -157,6 +157,12 @@ identifier!(
     r"^[A-Za-z0-9._-]+$", |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
 );
 
+identifier!(
+    /// The name of a group: tasks that are watched, counted, cancelled and waited for together.
+    GroupName, "group", max 64, "1 to 64 letters, digits, '-', '_', '.' or ':'",
+    r"^[A-Za-z0-9._:-]+$", |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':')
+);
+
 impl Default for PoolName {
     /// `default`.
     fn default() -> Self {
@@ -184,6 +190,10 @@ mod tests {
         }
         assert!(GpuId::new("GPU-1/2").is_err());
         assert!(Kind::new("Predict").is_err());
+        assert!(GroupName::new("nightly:2026-11.a_b").is_ok() && GroupName::new("x".repeat(64)).is_ok());
+        for bad in ["", "a/b", "a b", "{a}", "ü", &"x".repeat(65)] {
+            assert!(GroupName::new(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
     BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, OnError, Refusal, Task, TaskBody, TaskId, TaskIdentity,
     batch::{self, ITEMS_MAX},
     content,
-    envelope::{DELAY, NOT_BEFORE, PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS, SLICE},
+    envelope::{DELAY, GROUP, NOT_BEFORE, PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS, SLICE},
     identify,
     reading::{Unfit, object, read_object},
     refusal::quoted,
@@ -130,6 +130,7 @@ fn unusable(header: &str) -> Refusal {
         DELAY => {
             "must be a whole number (an AMQP integer), at least 0: how long after its publish the task must not start, in milliseconds"
         }
+        GROUP => "must be text, the name of a group: 1 to 64 letters, digits, '-', '_', '.' or ':'",
         _ => "is written by workers alone, and its value has the wrong type or range; leave it out",
     };
     Refusal::new(format!("headers.{header}"), problem)
@@ -282,12 +283,11 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_field() {
-        let cases: [(&[u8], &str); 22] = [
+        let cases: [(&[u8], &str); 21] = [
             (b"{\"items\":[]}", "items"),
             (b"{\"items\":{}}", "items"),
             (b"{\"items\":7}", "items"),
             (b"{\"items\":[1],\"payload\":1}", "items"),
-            (b"{\"items\":[1],\"payload\":null}", "items"),
             (b"{\"items\":[1],\"items\":[1]}", "items"),
             (b"{\"on_error\":\"fail\"}", "on_error"),
             (b"{\"items\":[1],\"on_error\":\"panic\"}", "on_error"),

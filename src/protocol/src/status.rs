@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GpuId, ItemCounts, Kind, Outcome, Progress, Reply, SliceCounts, TaskId};
+use crate::{GpuId, GroupName, ItemCounts, Kind, Outcome, Progress, Reply, SliceCounts, TaskId};
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -84,6 +84,9 @@ pub struct TaskStatus {
     /// Its kind, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
+    /// The group in which it is counted, if it was submitted with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
     /// The GPU of the latest attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_id: Option<GpuId>,

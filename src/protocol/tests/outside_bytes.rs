@@ -67,7 +67,7 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     envelope::TRACEPARENT,
     envelope::ATTEMPT,
     envelope::HOPS,
@@ -84,6 +84,7 @@ const NAMES: [&str; 25] = [
     envelope::MEMORY,
     envelope::COPY,
     envelope::PROGRESS,
+    envelope::GROUP,
     envelope::UNREADABLE,
     envelope::PROPERTIES,
     envelope::TIMESTAMP_IN_MS,

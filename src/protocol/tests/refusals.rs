@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use protocol::{
     DeliveryId, Envelope, Refusal, TaskId,
-    envelope::{ATTEMPT, DELAY, HeaderValue, Headers, PROGRESS, START_BEFORE},
+    envelope::{ATTEMPT, DELAY, GROUP, HeaderValue, Headers, PROGRESS, START_BEFORE},
     intake::{IntakeLimits, Message, read_task},
 };
 
@@ -27,7 +27,7 @@ fn a_property_that_is_wrong_is_named_with_what_would_be_right() {
         change(&mut envelope);
         envelope
     };
-    let cases: [(Envelope, &str, &str); 14] = [
+    let cases: [(Envelope, &str, &str); 15] = [
         (with(|to| to.kind = None), "type", "is absent; set the AMQP property `type` to the kind to run"),
         (
             with(|to| to.kind = Some("Echo".into())),
@@ -85,6 +85,11 @@ fn a_property_that_is_wrong_is_named_with_what_would_be_right() {
             with(|to| to.headers.delay_ms = Some(2_592_000_001)),
             "headers.x-gpufleet-delay-ms",
             "must be at most 2592000000 ms (30 days), not 2592000001",
+        ),
+        (
+            with(|to| to.headers = Headers::read([(GROUP.to_owned(), HeaderValue::Text("two words".into()))])),
+            "headers.x-gpufleet-group",
+            "must be text, the name of a group: 1 to 64 letters, digits, '-', '_', '.' or ':'",
         ),
     ];
     for (envelope, field, problem) in cases {

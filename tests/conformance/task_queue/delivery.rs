@@ -140,6 +140,7 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
         slice: "16..32".parse().ok(),
         returned: true,
         progress: true,
+        group: Some("nightly:2026-11.a_b".parse().expect("a valid name")),
         outcome: Some("succeeded".into()),
         token: Some(1_700_000_000_000_000),
         reason: Some("ü".into()),

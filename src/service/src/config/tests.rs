@@ -224,7 +224,7 @@ fn an_unknown_key_is_answered_with_what_was_meant() {
         ("wroker.lease_ms=1", "did you mean worker.lease_ms?"),
         ("lease_ms=1", "did you mean worker.lease_ms?"),
         ("gpu.max_concurrent_tasks_per_gpu=1", "did you mean gpu.multi_gpu.max_concurrent_tasks_per_gpu?"),
-        ("store.zzz=1", "known here are outcome_retention_ms, reply_bytes_max, reply_retention_ms"),
+        ("store.zzz=1", "known here are group_members_max, groups_max, outcome_retention_ms"),
         ("zzz=1", "known here are amqp, gateway, gpu, kernel, log"),
         ("log=info", "is a section, not a value; its keys are json, level"),
         ("worker.lease_ms.x=1", "did you mean worker.lease_ms?"),
@@ -249,6 +249,7 @@ fn a_value_of_the_wrong_type_or_range_is_answered_with_what_is_wanted() {
         ("worker.pool=two words", "pool must be 1 to 64 letters"),
         ("amqp.queue_length_max=0", "is 0, and must be at least 1"),
         ("store.reply_retention_ms=1", "is 1, and must be at least 1000"),
+        ("store.groups_max=0", "is 0, and must be between 1 and 1000000 (default: 10000)"),
         ("memory.bodies_mb=0", "is 0, and must be between 1 and 65536 (default: 256)"),
     ];
     for (text, expected) in cases {
