@@ -4,6 +4,7 @@ mod both;
 mod cancels;
 mod crashes;
 mod delays;
+mod groups;
 mod named;
 mod progress;
 mod redis_only;

@@ -340,7 +340,7 @@ impl Fleet {
             Servers::Memory { store, .. } => store.clear(),
             Servers::Real(_) => {
                 let (redis, prefix) = (PrivateRedis::shared().await, &self.plan.configuration.redis.prefix);
-                for pattern in ["{task:*", "store:*"] {
+                for pattern in ["{task:*", "{group:*", "store:*"] {
                     redis.delete(&format!("{prefix}:{pattern}")).await;
                 }
             }

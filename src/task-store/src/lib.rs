@@ -4,6 +4,7 @@
 
 mod crash;
 mod error;
+mod groups;
 mod memory;
 mod options;
 mod redis;
@@ -12,6 +13,7 @@ mod store;
 
 pub use crash::{Crash, Holder, Verdict};
 pub use error::StoreError;
+pub use groups::{Arrival, Counted, GroupBound, GroupCancel, GroupStore, Join, MemberEnd, MembersPage, MembersRequest};
 pub use memory::MemoryStore;
 pub use options::StoreOptions;
 

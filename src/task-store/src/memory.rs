@@ -4,6 +4,8 @@
 //! records at a time by the operations that follow, so that no operation ever pays for many.
 
 mod deadlines;
+mod group_port;
+mod groups;
 mod record;
 mod state;
 
@@ -12,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, environment::Clock};
 
-use self::state::State;
+use self::{groups::Groups, state::State};
 use crate::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
     Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals,
 };
 
@@ -25,19 +27,21 @@ const CLEARED_PER_OPERATION: usize = 4;
 pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    groups: Mutex<Groups>,
 }
 
 impl MemoryStore {
     /// An empty store that reads the time from `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, options: StoreOptions) -> Self {
-        Self { clock, state: Mutex::new(State::new(options)) }
+        Self { clock, state: Mutex::new(State::new(options)), groups: Mutex::new(Groups::new(options)) }
     }
 
     /// Forgets everything, as a Redis that loses its data does. For tests and simulations of that loss.
     pub fn clear(&self) {
         let (mut state, _) = self.enter();
         state.clear();
+        self.enter_groups().0.clear();
     }
 
     /// For tests: what the store has counted and holds. Clears away all that is due first.
@@ -56,6 +60,11 @@ impl MemoryStore {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.clear_expired(now_ms, CLEARED_PER_OPERATION);
         (state, now_ms)
+    }
+
+    /// The groups, and the time.
+    fn enter_groups(&self) -> (MutexGuard<'_, Groups>, u64) {
+        (self.groups.lock().unwrap_or_else(PoisonError::into_inner), self.clock.now_ms())
     }
 }
 
@@ -148,6 +157,10 @@ impl TaskStore for MemoryStore {
         let (state, now_ms) = self.enter();
         let known = state.record(task_id, now_ms).filter(|record| record.shows());
         known.map(|record| record.status(task_id, now_ms)).transpose()
+    }
+
+    fn groups(&self) -> &dyn GroupStore {
+        self
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {

@@ -13,6 +13,10 @@ pub struct StoreOptions {
     pub outcome_retention: Duration,
     /// Bound on all kept reply bodies together, in bytes; beyond it outcomes are recorded without their body. Default: 1 GiB.
     pub reply_bytes_max: u64,
+    /// Most members of a group. Default: 100,000.
+    pub group_members_max: u32,
+    /// Most groups that are known at once. Default: 10,000.
+    pub groups_max: u32,
 }
 
 impl StoreOptions {
@@ -37,6 +41,8 @@ impl From<&StoreSection> for StoreOptions {
             reply_retention: Duration::from_millis(section.reply_retention_ms),
             outcome_retention: Duration::from_millis(section.outcome_retention_ms),
             reply_bytes_max: section.reply_bytes_max,
+            group_members_max: section.group_members_max,
+            groups_max: section.groups_max,
         }
     }
 }

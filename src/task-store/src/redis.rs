@@ -5,6 +5,7 @@
 
 mod answers;
 mod calls;
+mod groups;
 mod keys;
 mod reply_bytes;
 mod scripts;
@@ -26,7 +27,7 @@ use tokio::task::JoinHandle;
 pub use self::server::ServerFacts;
 use self::{answers::Answer, calls::Calls, keys::Keys, reply_bytes::ReplyBytes};
 use crate::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
     Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals, Verdict,
 };
 
@@ -277,6 +278,10 @@ impl TaskStore for RedisStore {
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         let answer = self.calls.run("read a task's status", self.on_task("status", task_id).0).await?;
         self.with_reply(answer, 10, task_id).await?.status(task_id)
+    }
+
+    fn groups(&self) -> &dyn GroupStore {
+        self
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {

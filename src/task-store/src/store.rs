@@ -6,7 +6,7 @@ use protocol::{BodyHash, DeliveryId, Fraction, GpuId, Incarnation, ItemCounts, K
 
 use redis_link::{Ridden, Rider};
 
-use crate::{Crash, Holder, StoreError, Verdict};
+use crate::{Crash, GroupStore, Holder, StoreError, Verdict};
 
 /// The store's answer to [`TaskStore::submitted`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -503,6 +503,9 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// A task's status; `None` if the store never heard of it (or has forgotten it). A cancel of an id that no task has shows only if it reaches ahead.
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError>;
+
+    /// What became of groups of tasks.
+    fn groups(&self) -> &dyn GroupStore;
 
     /// Announces a GPU's queue.
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError>;

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token};
 use task_store::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, Holder, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Holder, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest,
     Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Stored, Submission, TaskStore, Verdict,
 };
 
@@ -151,6 +151,10 @@ impl TaskStore for NamedTokens {
 
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         self.store.status(task_id).await
+    }
+
+    fn groups(&self) -> &dyn GroupStore {
+        self.store.groups()
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use protocol::config::SecretUrl;
+use protocol::{GroupName, config::SecretUrl};
 use redis::AsyncCommands;
-use task_store::{RedisStore, ServerFacts, StoreError, TaskStore};
+use task_store::{Counted, GroupStore, Join, RedisStore, ServerFacts, StoreError, TaskStore};
 use tests::{
     redis::{Persistence, PrivateRedis},
     until::until,
@@ -62,6 +62,50 @@ async fn every_key_of_a_task_expires_by_itself() {
         // The key lives an eighth longer than the record counts, so that not every change of it has to say it anew.
         within(key, OUTCOME_RETENTION * 9 / 8);
     }
+}
+
+#[tokio::test]
+async fn every_key_of_a_group_expires_by_itself() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    let group = "nightly".parse().expect("a valid name");
+    for id in ["a", "b"] {
+        store.arrive(&group, &TaskId::new(id).expect("a valid id"), None).await.expect("an answer");
+    }
+    // The key of the ends is made by a later change than the others.
+    store.note_ended(&group, &TaskId::new("a").expect("a valid id"), Outcome::Succeeded).await.expect("an answer");
+    let mut server = PrivateRedis::shared().await.connection().await;
+    let keys: Vec<String> = server.keys(format!("{prefix}:{{group:*")).await.expect("an answer");
+    assert_eq!(keys.len(), 4, "{keys:?}");
+    for key in keys {
+        let left: i64 = server.ttl(&key).await.expect("an answer");
+        assert!((1..=(OUTCOME_RETENTION * 9 / 8).as_secs() as i64).contains(&left), "{key}: {left} s");
+    }
+}
+
+#[tokio::test]
+async fn on_a_cluster_a_group_lies_elsewhere_than_its_tasks() {
+    let redis = PrivateRedis::start(Persistence::ClusterOfOne).await;
+    let store = RedisStore::connect(&redis.url(), "cluster", OPTIONS, Duration::from_secs(30)).await.expect("it answers");
+    let group: GroupName = "nightly".parse().expect("a valid name");
+    let one = |n: u32| {
+        let (store, group) = (&store, &group);
+        async move {
+            let id = TaskId::new(format!("task-{n}")).expect("a valid id");
+            let submission = store.submitted(&id, &kind(), &body_hash()).await.expect("an answer");
+            assert_eq!(store.join(group, &id, submission).await, Ok(Join::Member));
+            store.note_begun(group, &id, 1);
+            let failed = RecordRequest { task_id: id.clone(), ..outcome(Outcome::Failed, 1, None, "no") };
+            store.record(&failed).await.expect("an answer");
+            assert_eq!(store.note_ended(group, &id, Outcome::Failed).await, Ok(Counted::Yes));
+            // Its reply is none of this task, and not looked at.
+            assert!(store.cancel(&id, Reach::Published).await == Ok(Cancel::Ended(Outcome::Failed)));
+        }
+    };
+    futures::future::join_all((0..50).map(one)).await;
+    let status = store.show(&group).await.expect("an answer").expect("known");
+    assert_eq!((status.counts.failed, status.total, status.ended), (50, 50, true));
+    assert_eq!(store.names(None, 10).await, Ok(Some(vec![group])));
 }
 
 #[tokio::test]

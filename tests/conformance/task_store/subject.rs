@@ -16,8 +16,13 @@ use super::named::NamedTokens;
 
 pub const REPLY_RETENTION: Duration = Duration::from_secs(600);
 pub const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
-pub const OPTIONS: StoreOptions =
-    StoreOptions { reply_retention: REPLY_RETENTION, outcome_retention: OUTCOME_RETENTION, reply_bytes_max: 1 << 20 };
+pub const OPTIONS: StoreOptions = StoreOptions {
+    reply_retention: REPLY_RETENTION,
+    outcome_retention: OUTCOME_RETENTION,
+    reply_bytes_max: 1 << 20,
+    group_members_max: 100,
+    groups_max: 10,
+};
 
 /// A store, the hand on its clock, and what only its back end tells.
 pub struct Subject {

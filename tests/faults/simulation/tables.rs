@@ -14,7 +14,7 @@ use protocol::{
     claim::Settings, gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
     Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, Split, SplitAnswer, SplitRequest,
     StoreError, Submission, TaskStore,
 };
@@ -285,6 +285,10 @@ impl TaskStore for ChaosStore {
 
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         self.inner.status(task_id).await
+    }
+
+    fn groups(&self) -> &dyn GroupStore {
+        self.inner.groups()
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {

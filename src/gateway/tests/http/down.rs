@@ -8,11 +8,11 @@ use std::{
 use async_trait::async_trait;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
-    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Incarnation, Kind, Offer, PoolName, TaskId, TaskStatus, Token, Unserved, claim::Settings,
-    gpu::GpuView,
+    BodyHash, ClaimAnswer, ClaimRequest, GpuId, GroupName, GroupStatus, Incarnation, Kind, Offer, Outcome, PoolName, TaskId, TaskStatus,
+    Token, Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, MemberEnd, MembersPage, MembersRequest, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
     Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
 };
 
@@ -138,6 +138,9 @@ impl TaskStore for DownStore {
     async fn status(&self, _: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         no_store()
     }
+    fn groups(&self) -> &dyn GroupStore {
+        self
+    }
     async fn announce(&self, _: &GpuId, _: &PoolName) -> Result<(), StoreError> {
         no_store()
     }
@@ -152,6 +155,45 @@ impl TaskStore for DownStore {
     }
     async fn probe(&self) -> Result<(), StoreError> {
         self.probes.fetch_add(1, Ordering::Relaxed);
+        no_store()
+    }
+}
+
+#[async_trait]
+impl GroupStore for DownStore {
+    async fn join(&self, _: &GroupName, _: &TaskId, _: Submission) -> Result<Join, StoreError> {
+        no_store()
+    }
+    async fn leave(&self, _: &GroupName, _: &TaskId) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn arrive(&self, _: &GroupName, _: &TaskId, _: Option<u64>) -> Result<Arrival, StoreError> {
+        no_store()
+    }
+    fn note_begun(&self, _: &GroupName, _: &TaskId, _: u32) {}
+    fn note_retried(&self, _: &GroupName, _: &TaskId, _: u32) {}
+    async fn note_ended(&self, _: &GroupName, _: &TaskId, _: Outcome) -> Result<Counted, StoreError> {
+        no_store()
+    }
+    async fn note_reopened(&self, _: &GroupName, _: &TaskId) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn cancel_all(&self, _: &GroupName) -> Result<GroupCancel, StoreError> {
+        no_store()
+    }
+    async fn show(&self, _: &GroupName) -> Result<Option<GroupStatus>, StoreError> {
+        no_store()
+    }
+    async fn members(&self, _: &MembersRequest) -> Result<Option<MembersPage>, StoreError> {
+        no_store()
+    }
+    async fn ends(&self, _: &GroupName, _: u64, _: u32) -> Result<Vec<MemberEnd>, StoreError> {
+        no_store()
+    }
+    async fn names(&self, _: Option<&GroupName>, _: u32) -> Result<Option<Vec<GroupName>>, StoreError> {
+        no_store()
+    }
+    async fn known(&self) -> Result<u64, StoreError> {
         no_store()
     }
 }

@@ -1,7 +1,7 @@
 //! One task's record, and what it answers.
 
 use bytes::Bytes;
-use protocol::{BodyHash, DeliveryId, GpuId, Incarnation, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
+use protocol::{BodyHash, DeliveryId, GpuId, GroupName, Incarnation, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
     Begin, BeginRequest, Crash, Holder, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreError, Stored, Verdict,
@@ -21,6 +21,8 @@ pub struct TaskRecord {
     pub only_submitted: u32,
     /// Its kind, once known.
     pub kind: Option<Kind>,
+    /// The group in which it is counted, if there is one.
+    pub group: Option<GroupName>,
     /// The hash of its body, from the first attempt or outcome on.
     pub body_hash: Option<BodyHash>,
     /// Until when it must not begin.
@@ -65,7 +67,7 @@ impl CancelMark {
     const AHEAD_MAX_S: u64 = 86_400;
 
     /// Whether it counts for what was published in that Unix second.
-    fn counts(self, published_s: Option<u64>, now_ms: u64) -> bool {
+    pub fn counts(self, published_s: Option<u64>, now_ms: u64) -> bool {
         let believed = published_s.filter(|second| *second <= (now_ms / 1_000).saturating_add(Self::AHEAD_MAX_S));
         !self.unseen || believed.is_none_or(|second| second <= self.at_ms / 1_000)
     }
@@ -278,6 +280,7 @@ impl TaskRecord {
             task_id: task_id.clone(),
             state: self.state(now_ms),
             kind: self.kind.clone(),
+            group: self.group.clone(),
             gpu_id: self.begun.as_ref().map(|begun| begun.gpu_id.clone()),
             attempt: ran.map_or(self.begun.as_ref().map_or(0, |begun| begun.attempt), |ended| ended.attempt),
             crashes: u32::try_from(self.crashes.len()).unwrap_or(u32::MAX),

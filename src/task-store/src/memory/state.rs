@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{BodyHash, DeliveryId, GpuId, Kind, PoolName, Progress, TaskId, Token};
+use protocol::{BodyHash, DeliveryId, GpuId, GroupName, Kind, PoolName, Progress, TaskId, Token};
 
 use super::{
     deadlines::Deadlines,
@@ -75,7 +75,7 @@ impl State {
             record.only_submitted -= 1;
         } else if record.cancelled.is_some() {
             // A cancel that reached ahead was there before the task, and goes on waiting for the next one.
-            (record.only_submitted, record.kind, record.body_hash, record.delay) = (0, None, None, None);
+            (record.only_submitted, record.kind, record.body_hash, record.delay, record.group) = (0, None, None, None, None);
         } else {
             self.remove(task_id);
         }
@@ -264,6 +264,13 @@ impl State {
             let record = self.change(task_id, now_ms);
             record.kind.get_or_insert_with(|| kind.clone());
             record.waiting_for = Some(reason.to_owned());
+        }
+    }
+
+    /// The task is counted in this group. Of two groups the first one shows.
+    pub fn belongs_to(&mut self, task_id: &TaskId, group: &GroupName, now_ms: u64) {
+        if let Some(record) = self.records.get_mut(task_id).filter(|record| record.expires_ms > now_ms && record.is_seen()) {
+            record.group.get_or_insert_with(|| group.clone());
         }
     }
 

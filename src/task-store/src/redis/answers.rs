@@ -25,6 +25,11 @@ impl Answer {
         Self { operation, parts }
     }
 
+    /// How many parts there are.
+    pub fn len(&self) -> usize {
+        self.parts.len()
+    }
+
     /// The first part, which says what kind of answer it is.
     pub fn word(&self) -> &str {
         self.parts.first().and_then(Option::as_deref).and_then(|part| std::str::from_utf8(part).ok()).unwrap_or_default()
@@ -174,6 +179,7 @@ impl Answer {
             task_id: task_id.clone(),
             state,
             kind: self.optional(2)?,
+            group: self.optional(21)?,
             gpu_id: self.optional(3)?,
             attempt: if ran { self.required(8)? } else { begun_attempt.unwrap_or(0) },
             crashes: u32::try_from(self.crashes(17)?.len()).unwrap_or(u32::MAX),

@@ -41,6 +41,12 @@ impl Calls {
         self.group.run_quietly(item);
     }
 
+    /// Runs a function that reads much, beside the quick calls.
+    pub async fn run_beside(&self, operation: &'static str, item: Item) -> Result<Answer, StoreError> {
+        let answer = self.scripts.run_large(item).await;
+        self.answer(operation, answer)
+    }
+
     /// Runs one small, quick command.
     pub async fn query<T: FromRedisValue>(&self, operation: &'static str, command: &Cmd) -> Result<T, StoreError> {
         self.link.query(command).await.map_err(|error| self.failed(operation, error))

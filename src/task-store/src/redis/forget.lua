@@ -11,7 +11,7 @@ if submits > 1 then
   return {'kept'}
 end
 if redis.call('HEXISTS', KEYS[1], 'cancelled') == 1 then
-  redis.call('HDEL', KEYS[1], 'only_submitted', 'kind', 'hash', 'not_before', 'delayed_until')
+  redis.call('HDEL', KEYS[1], 'only_submitted', 'kind', 'hash', 'not_before', 'delayed_until', 'group')
 else
   redis.call('DEL', KEYS[1])
 end

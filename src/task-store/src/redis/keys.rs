@@ -8,9 +8,12 @@
 //! | `<prefix>:{task:<id>}:reply` | the kept reply's body; expires |
 //! | `<prefix>:store:gpus` | the announced GPUs: a hash |
 //! | `<prefix>:store:reply_bytes` | what kept replies take: a hash of counts |
+//! | `<prefix>:{group:<name>}` | a group: a hash, its fields are in `groups/prelude.lua`; expires |
+//! | `<prefix>:{group:<name>}:members`, `:order`, `:ended` | its members: by task, by id, and those that ended by when they did; expire |
+//! | `<prefix>:store:{groups}:made`, `:look` | the names of groups: by when they were made, and by when to look whether they are forgotten |
 //! | `<prefix>:store:probe` | the mark that shows that the server takes writes; expires |
 
-use protocol::TaskId;
+use protocol::{GroupName, TaskId};
 
 /// Makes the keys under one prefix.
 #[derive(Debug, Clone)]
@@ -29,6 +32,16 @@ impl Keys {
 
     pub fn reply(&self, task_id: &TaskId) -> String {
         format!("{}:{{task:{task_id}}}:reply", self.prefix)
+    }
+
+    /// The group, its members, those by id, and those that ended.
+    pub fn group(&self, group: &GroupName) -> [String; 4] {
+        ["", ":members", ":order", ":ended"].map(|part| format!("{}:{{group:{group}}}{part}", self.prefix))
+    }
+
+    /// The list of groups, and when to look at each.
+    pub fn groups(&self) -> [String; 2] {
+        ["made", "look"].map(|part| format!("{}:store:{{groups}}:{part}", self.prefix))
     }
 
     pub fn gpus(&self) -> String {
@@ -57,5 +70,15 @@ mod tests {
         assert_eq!(keys.record(&task_id), "fleet:{task:order-17:3}");
         assert_eq!(keys.reply(&task_id), "fleet:{task:order-17:3}:reply");
         assert_eq!(hash_slot(&keys.record(&task_id)), hash_slot(&keys.reply(&task_id)));
+    }
+
+    #[test]
+    fn a_groups_keys_share_one_hash_tag_and_so_do_those_of_the_list() {
+        let keys = Keys::new("fleet");
+        let group = keys.group(&GroupName::new("nightly:7").expect("a valid name"));
+        assert_eq!(group[0], "fleet:{group:nightly:7}");
+        assert!(group.iter().all(|key| hash_slot(key) == hash_slot(&group[0])), "{group:?}");
+        let [made, look] = keys.groups();
+        assert_eq!(hash_slot(&made), hash_slot(&look));
     }
 }

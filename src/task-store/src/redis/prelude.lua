@@ -9,6 +9,7 @@
 --   only_submitted                   while nothing but `submitted` was written: how many submits rely on it
 --   kind, hash, waiting              text
 --   not_before, delayed_until        Unix ms before which the task must not begin, as its producer said it, and by the server's clock
+--   group                            the group in which the task is counted
 --   attempt, token, gpu, incarnation, delivery   the attempt with the highest token that began, or the token that fences all of them off
 --   alone                            1 if nothing else ran on that attempt's GPU
 --   settled                          the token of a begun attempt that was handed back, or judged: it is not (again) a crash

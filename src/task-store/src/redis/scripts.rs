@@ -4,9 +4,13 @@ use redis_link::{Link, ScriptLibrary};
 
 const PRELUDE: &str = include_str!("prelude.lua");
 
+/// Functions, each a file; those `of groups` stand behind a prelude of their own.
 macro_rules! functions {
-    ($($name:literal),+) => {
-        &[$(($name, include_str!(concat!($name, ".lua")))),+]
+    ($($name:literal),+; of groups: $($of_groups:literal),+) => {
+        &[
+            $(($name, include_str!(concat!($name, ".lua")))),+,
+            $(($of_groups, concat!(include_str!("groups/prelude.lua"), include_str!(concat!($of_groups, ".lua"))))),+
+        ]
     };
 }
 
@@ -29,7 +33,24 @@ const FUNCTIONS: &[(&str, &str)] = functions!(
     "announce",
     "withdraw",
     "reply_bytes",
-    "probe"
+    "probe",
+    "groups/enter",
+    "groups/due",
+    "groups/looked",
+    "groups/look_soon",
+    "groups/names",
+    "groups/known",
+    "groups/of_task";
+    of groups: "groups/join",
+    "groups/leave",
+    "groups/arrive",
+    "groups/note",
+    "groups/ended",
+    "groups/reopen",
+    "groups/cancel",
+    "groups/show",
+    "groups/members",
+    "groups/ends"
 );
 
 /// `begin` alone, with all that it needs.
