@@ -1,8 +1,8 @@
 //! What can go wrong between a producer and the fleet. How a task ended is a [`protocol::Reply`], never an error.
 
-use protocol::{Outcome, Refusal, TaskId};
+use protocol::{GroupName, Outcome, Refusal, TaskId};
 use task_queue::{PublishError, QueueError};
-use task_store::StoreError;
+use task_store::{GroupBound, StoreError};
 
 /// A task that was not submitted, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,16 @@ pub enum SubmitError {
     OtherTask {
         /// The id.
         task_id: TaskId,
+    },
+    /// The task's group has no room for it. Nothing was submitted; a retry changes nothing before a group is forgotten.
+    #[error("submit task {task_id}: group {group}: {bound}")]
+    NoRoomInGroup {
+        /// The task.
+        task_id: TaskId,
+        /// The group.
+        group: GroupName,
+        /// The bound that keeps it out.
+        bound: GroupBound,
     },
     /// The broker did not confirm the task. Only after [`PublishError::Timeout`] and [`PublishError::Disconnected`] it may have it all the
     /// same; submitting again under the same id is harmless.
@@ -94,7 +104,7 @@ impl SubmitError {
             Self::Note { source, .. } => source.is_transient(),
             Self::Publish { source, .. } => source.is_transient() && !self.is_full(),
             Self::PrepareTimeout { .. } | Self::NotConfirmed { .. } | Self::Closed => true,
-            Self::Refused(_) | Self::OtherTask { .. } | Self::TooManyWaiting { .. } => false,
+            Self::Refused(_) | Self::OtherTask { .. } | Self::NoRoomInGroup { .. } | Self::TooManyWaiting { .. } => false,
         }
     }
 
@@ -110,6 +120,7 @@ impl SubmitError {
         match self {
             Self::Note { task_id, .. }
             | Self::OtherTask { task_id }
+            | Self::NoRoomInGroup { task_id, .. }
             | Self::Publish { task_id, .. }
             | Self::NotConfirmed { task_id, .. } => Some(task_id),
             _ => None,

@@ -4,6 +4,8 @@
 //! [`Producer::pending`] gives the waiting as a future of its own; [`Producer::submit_many`] and [`Producer::submit_and_wait_many`] keep a
 //! bounded number in flight. A task that asks for its progress ([`NewTask::progress`]) offers it beside its reply ([`Pending::progress`]).
 //!
+//! Tasks that carry the name of a group ([`NewTask::group`]) are watched, counted, cancelled and waited for together: [`Producer::groups`], [`Producer::group_ended`].
+//!
 //! [`Producer::dead_letters`] is for operators: what could not be a task, or was given up, is shown, submitted once more or let go.
 //!
 //! Nobody needs this library to be a producer: any AMQP client publishes the message that `schemas/asyncapi.yaml` describes.
@@ -17,6 +19,7 @@
 mod dead;
 mod delaying;
 mod error;
+mod groups;
 mod listener;
 mod many;
 mod new_task;
@@ -29,6 +32,7 @@ mod waiters;
 
 pub use dead::DeadLetters;
 pub use error::{DeadLetterError, SubmitError, WaitError};
+pub use groups::{GroupPace, Groups, GroupsError};
 pub use many::Many;
 pub use new_task::{NewTask, ReplyTo, Submitted};
 pub use options::ProducerOptions;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::{
-    EarliestStart, Envelope, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
+    EarliestStart, Envelope, GroupName, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
     envelope::{Headers, PRIORITY_DEFAULT, PRIORITY_MAX},
     is_traceparent,
 };
@@ -33,6 +33,8 @@ pub struct NewTask {
     pub reply_to: Option<ReplyTo>,
     /// Whether progress messages go where the reply goes, before it; see `schemas/progress.schema.json`. Default: no, the reply alone.
     pub progress: bool,
+    /// The group in which it is counted, together with others. It is no part of its identity. Default: none.
+    pub group: Option<GroupName>,
     /// W3C trace context. What [is none](is_traceparent) is left out: telemetry decides over no task. Default: none.
     pub traceparent: Option<String>,
 }
@@ -67,6 +69,7 @@ impl NewTask {
             expiration: None,
             reply_to: None,
             progress: false,
+            group: None,
             traceparent: None,
         }
     }
@@ -114,7 +117,7 @@ impl NewTask {
             // Without it nobody could tell how long the task has waited.
             timestamp: Some(now_ms / 1_000),
             user_id: None,
-            headers: Headers { traceparent, progress: self.progress, ..Headers::default() },
+            headers: Headers { traceparent, progress: self.progress, group: self.group.clone(), ..Headers::default() },
         }
     }
 }

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use protocol::{BodyHash, Environment, Refusal, Reply, TaskId, TaskStatus};
+use protocol::{BodyHash, Environment, GroupName, GroupStatus, Refusal, Reply, TaskId, TaskStatus};
 use task_queue::{Link, PublishError, Queue, QueueError, TaskQueue};
-use task_store::{Cancel, DelayRequest, Reach, StoreError, Submission, TaskStore};
+use task_store::{Cancel, DelayRequest, Join, Reach, StoreError, Submission, TaskStore};
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout, timeout_at},
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    Counts, DeadLetters, NewTask, Pending, ProducerOptions, ReplyTo, SubmitError, Submitted, WaitError,
+    Counts, DeadLetters, Groups, NewTask, Pending, ProducerOptions, ReplyTo, SubmitError, Submitted, WaitError,
     delaying::{self, Declared},
     listener,
     pending::Limit,
@@ -140,6 +140,21 @@ impl Producer {
         DeadLetters::new(Arc::clone(queue), Arc::clone(store), Arc::clone(&environment.clock), options.pool.clone())
     }
 
+    /// The groups of the fleet that this producer submits to.
+    #[must_use]
+    pub fn groups(&self) -> Groups {
+        Groups::new(Arc::clone(&self.shared.store))
+    }
+
+    /// Waits until all members of a group have ended; its counts then. `None`: the group is not known, or was forgotten. Has no time limit of its own, and waits on while the
+    /// store is away. A task that is submitted later makes the group go on: submit all of them first. Cancel safe.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store's answer is not understood.
+    pub async fn group_ended(&self, group: &GroupName) -> Result<Option<GroupStatus>, StoreError> {
+        self.groups().ended(group).await
+    }
+
     /// What this producer has counted.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -185,9 +200,15 @@ impl Producer {
         if let Some(not_before_ms) = not_before_ms.filter(|_| noted == Submission::Noted) {
             self.note_delay(prepared, (not_before_ms, now_ms)).await?;
         }
+        if let Some(group) = &task.group {
+            self.join(group, task_id, noted).await?;
+        }
         let Err(source) = self.shared.queue.publish(outgoing).await else { return Ok(()) };
         if is_nowhere(&source) {
             self.take_note_back(task_id).await;
+            if let Some(group) = &task.group {
+                self.leave(group, task_id).await;
+            }
         }
         Err(SubmitError::Publish { task_id: task_id.clone(), source })
     }
@@ -205,6 +226,30 @@ impl Producer {
         let Err(source) = self.shared.store.delayed(&request).await else { return Ok(()) };
         self.take_note_back(task_id).await;
         Err(SubmitError::Note { task_id: task_id.clone(), source })
+    }
+
+    /// Makes the task a member of its group. Where it cannot be one, its note is taken back.
+    async fn join(&self, group: &GroupName, task_id: &TaskId, noted: Submission) -> Result<(), SubmitError> {
+        let error = match self.shared.store.groups().join(group, task_id, noted).await {
+            Ok(Join::Member) => return Ok(()),
+            Ok(Join::Refused(bound)) => SubmitError::NoRoomInGroup { task_id: task_id.clone(), group: group.clone(), bound },
+            Err(source) => SubmitError::Note { task_id: task_id.clone(), source },
+        };
+        self.take_note_back(task_id).await;
+        Err(error)
+    }
+
+    /// Best effort, as [`Producer::take_note_back`], and only where no other submit of the same task relies on it.
+    async fn leave(&self, group: &GroupName, task_id: &TaskId) {
+        let left = async {
+            match self.shared.store.status(task_id).await? {
+                Some(_) => Ok(()),
+                None => self.shared.store.groups().leave(group, task_id).await,
+            }
+        };
+        if let Err(error) = left.await {
+            debug!(%task_id, %group, %error, "take a refused task out of its group");
+        }
     }
 
     /// Best effort: a note that stays shows a task as waiting that nobody has, until the store forgets it.

@@ -10,7 +10,7 @@ use protocol::{
     reply::Timings,
 };
 use task_queue::Queue;
-use task_store::Look;
+use task_store::{Arrival, Look};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -177,6 +177,9 @@ async fn decide<'t>(
             look => return Ok(Decided::Unrun(Disposition::not_run(task, look, lease))),
         }
     }
+    if is_cancelled_with_its_group(context, in_hand, task).await? {
+        return Ok(Decided::Unrun(Disposition::not_run(task, Look::Cancelled, lease)));
+    }
     let placed = match placing.place().await? {
         Placement::Here(placed) => placed,
         Placement::Not(disposition) => return Ok(Decided::Unrun(disposition)),
@@ -185,7 +188,12 @@ async fn decide<'t>(
     let beginning = beginning::begin(context, (task, in_hand), placed, placing.verdict()).await?;
     observe_waits(context, in_hand, waited);
     Ok(match beginning {
-        Beginning::Begun(attempt) => Decided::Begun(attempt),
+        Beginning::Begun(attempt) => {
+            if let Some(group) = &in_hand.envelope.headers.group {
+                context.ports.store.groups().note_begun(group, &task.id, task.attempt);
+            }
+            Decided::Begun(attempt)
+        }
         Beginning::Not(why) => Decided::Unrun(match why {
             NotBegun::Look(look) => Disposition::not_run(task, look, lease),
             NotBegun::HeldElsewhere => Disposition::Park(lease),
@@ -194,6 +202,13 @@ async fn decide<'t>(
             NotBegun::Condemned(crashes) => Disposition::Quarantine(crashes),
         }),
     })
+}
+
+/// Tells its group of the task, if it has one; whether the whole group was cancelled, and it with it.
+async fn is_cancelled_with_its_group(context: &Context, in_hand: &InHand, task: &Task) -> Result<bool, Abandoned> {
+    let Some(group) = &in_hand.envelope.headers.group else { return Ok(false) };
+    let arrival = context.ports.arrives_in_group((group, &task.id), in_hand.envelope.timestamp).await?;
+    Ok(arrival == Arrival::Cancelled)
 }
 
 /// Whether the store may know something that stands against the task. A fresh delivery need not ask: its beginning finds the same, one round trip later.

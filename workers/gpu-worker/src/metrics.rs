@@ -37,6 +37,7 @@ pub struct WorkerMetrics {
     trace_headers_dropped_total: CounterVec,
     queues: QueueSeries,
     unserved_rounds_total: CounterVec,
+    group_members_not_counted_total: CounterVec,
     unserved: Arc<UnservedNow>,
 }
 
@@ -69,6 +70,7 @@ pub(crate) struct GpuMetrics {
     pub(crate) quarantined: Counter,
     pub(crate) gpu_quarantines: Counter,
     pub(crate) unserved_rounds: Counter,
+    pub(crate) group_members_not_counted: Counter,
     /// What this process's workers find unserved now.
     pub(crate) unserved: Arc<UnservedNow>,
     gpu_id: String,
@@ -268,6 +270,11 @@ impl WorkerMetrics {
                 "Looks at a task that no living GPU of the pool can run: its kind or what it needs is served nowhere.",
                 gpu,
             )?,
+            group_members_not_counted_total: to.counters(
+                "gpufleet_group_members_not_counted_total",
+                "Tasks that ended and were not counted in their group: it was full, or there were too many groups.",
+                gpu,
+            )?,
             unserved: Arc::new(UnservedNow::new(to.add(Gauge::new(
                 "gpufleet_unserved_kinds",
                 "Kinds, and needs of kinds, that this process's workers found lately in tasks and that no living GPU of the pool serves.",
@@ -305,6 +312,7 @@ impl WorkerMetrics {
             gpu_quarantines: self.gpu_quarantines_total.with_label_values(gpu),
             trace_headers_dropped: self.trace_headers_dropped_total.with_label_values(gpu),
             unserved_rounds: self.unserved_rounds_total.with_label_values(gpu),
+            group_members_not_counted: self.group_members_not_counted_total.with_label_values(gpu),
             unserved: Arc::clone(&self.unserved),
             gpu_id: gpu_id.to_string(),
         }

@@ -2,6 +2,8 @@
 //!
 //! The one place that knows what is transient and how long to pause. What no retry mends is logged here, and the delivery it was for is abandoned.
 
+mod groups;
+
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
 use gpu_table::{GpuTable, Seen, TableError};

@@ -4,6 +4,7 @@ pub(crate) mod carry_out;
 mod delaying;
 mod ending;
 pub(crate) mod history;
+mod membership;
 mod reply;
 pub(crate) mod retrying;
 mod unrouted;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use protocol::{BodyHash, Envelope, KeptLetter, Requeued, TaskId, envelope::Headers};
+use protocol::{BodyHash, Envelope, KeptLetter, Outcome, Requeued, TaskId, envelope::Headers};
 use task_queue::{Delivery, Outgoing, PublishError, Queue, Target};
 use task_store::Reopen;
 
@@ -68,11 +68,20 @@ impl DeadLetters {
             Reopen::NotEnded => return Ok(Some("a task of this id has not ended yet".to_owned())),
             Reopen::ReusedId => return Ok(Some("its id belongs to a task with another body; publish the task anew".to_owned())),
         }
+        let group = letter.envelope.headers.group.as_ref();
+        if let Some(group) = group {
+            // Before it is published: it may end at once.
+            self.store.groups().note_reopened(group, &task_id).await?;
+        }
         let pool = letter.envelope.headers.pool.as_deref().and_then(|pool| pool.parse().ok()).unwrap_or_else(|| self.pool.clone());
         let envelope = self.fresh(&letter.envelope, &task_id);
         match self.queue.publish(Outgoing::new(Target::Queue(Queue::Pool(pool)), envelope, letter.body.clone())).await {
             Ok(()) => Ok(None),
             Err(PublishError::Unroutable { target }) => {
+                if let Some(group) = group {
+                    // It stays what it was: dead letters are of tasks that failed.
+                    self.store.groups().note_ended(group, &task_id, Outcome::Failed).await?;
+                }
                 Ok(Some(format!("its pool has no queue {target}; start a worker of that pool first")))
             }
             Err(error) => Err(error.into()),
@@ -95,6 +104,7 @@ impl DeadLetters {
                 traceparent: original.headers.traceparent.clone(),
                 user: original.headers.user.clone(),
                 progress: original.headers.progress,
+                group: original.headers.group.clone(),
                 ..Headers::default()
             },
             ..Envelope::default()

@@ -93,6 +93,7 @@ pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> En
     envelope.headers.unreadable.clone_from(&original.headers.unreadable);
     envelope.headers.properties.clone_from(&original.headers.properties);
     envelope.headers.progress = original.headers.progress;
+    envelope.headers.group.clone_from(&original.headers.group);
     envelope.headers.copy = original.headers.copy;
     envelope.headers.history.clone_from(&original.headers.history);
     envelope.headers.user = original.user_id.clone().or_else(|| original.headers.user.clone());

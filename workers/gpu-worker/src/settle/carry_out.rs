@@ -1,4 +1,4 @@
-//! Carrying out what becomes of a delivery. The one file that records, publishes and acks, in this order, so that a crash anywhere leads to a redelivery, and a redelivery
+//! Carrying out what becomes of a delivery. The one file that records, counts in the group, publishes and acks, in this order, so that a crash anywhere leads to a redelivery, and a redelivery
 //! to the same stored reply. (The slot is not here: it was free as soon as the executor had ended.)
 
 use std::time::Duration;
@@ -141,6 +141,7 @@ impl<'a> Settling<'a> {
     async fn publish_and_ack(&self, reply: Final, ack: Ack) -> Result<(), Abandoned> {
         let Settling { context, in_hand, identity } = self;
         let is_copy = reply.is_copy;
+        self.count_in_group(reply.outcome).await?;
         reply::send(context, in_hand, &identity.task_id, reply).await?;
         // Only who comes again asks whether the reply went out.
         if in_hand.may_come_again() {
@@ -170,6 +171,7 @@ impl<'a> Settling<'a> {
     /// Publishes the stored reply and acks, unless this is a copy of a delivery whose reply has gone out: that one is done with already.
     async fn resend(&self, stored: Stored) -> Result<(), Abandoned> {
         if self.in_hand.is_copy() && stored.published_to.as_deref() == Some(self.in_hand.address().as_str()) {
+            self.count_in_group(stored.outcome).await?;
             self.in_hand.ack_elsewhere().await;
             return Ok(());
         }
@@ -298,6 +300,7 @@ impl<'a> Settling<'a> {
         let body = reply::body(self.context, &self.identity, end, None);
         // Nothing is stored of it: a reply that finds no queue stays parked.
         let reply = Final { is_copy: false, outcome: Outcome::Failed, body, attempt: self.identity.attempt, token: None };
+        self.leave_group().await?;
         reply::send(self.context, self.in_hand, &self.identity.task_id, reply).await?;
         self.in_hand.ack_elsewhere().await;
         ending.tell(self);

@@ -45,6 +45,9 @@ pub(super) async fn retry<'t>(settling: &Settling<'_>, retrying: Retrying<'t>) -
     match context.ports.record_retry(&request).await? {
         RetryAnswer::Due(due) => {
             context.metrics.retries.inc();
+            if let Some(group) = &settling.in_hand.envelope.headers.group {
+                context.ports.store.groups().note_retried(group, &task.id, task.attempt);
+            }
             ending::tell_retry(settling, &retrying, due.after_ms);
             let line = history::failed(task.attempt, &context.me.gpu_id, error, context.ports.now_ms());
             let history = history::with(settling.in_hand.envelope.headers.history.as_deref(), [line]);

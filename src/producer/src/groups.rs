@@ -1,0 +1,224 @@
+//! Groups: tasks that are watched, counted, cancelled and waited for together.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use protocol::{GroupCancelled, GroupMember, GroupName, GroupStatus};
+use task_store::{Cancel, GroupCancel, MemberEnd, MembersPage, MembersRequest, Reach, StoreError, TaskStore};
+use tokio::time::sleep;
+use tracing::debug;
+
+/// How many members one step of a cancel tells.
+const CANCEL_STEP: u32 = 200;
+/// Questions to the store at once.
+const CONCURRENT: usize = 32;
+
+/// The groups of a fleet, as its store has them. Cheap to clone.
+#[derive(Clone)]
+pub struct Groups {
+    store: Arc<dyn TaskStore>,
+}
+
+/// An operation on a group that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GroupsError {
+    /// The store does not answer, or not as it should.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The group is not known, and there are as many as may be. Nothing was cancelled.
+    #[error(
+        "cancel group {group}: it is not known, and there are as many groups as may be (store.groups_max), so that the cancel cannot be kept for tasks that nobody has seen yet"
+    )]
+    TooMany {
+        /// The group.
+        group: GroupName,
+    },
+}
+
+impl Groups {
+    /// The most groups of one list.
+    pub const LISTED_MAX: u32 = 100;
+
+    /// The groups in this store.
+    #[must_use]
+    pub fn new(store: Arc<dyn TaskStore>) -> Self {
+        Self { store }
+    }
+
+    /// What is known of a group; `None` if nothing is.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store does not answer.
+    pub async fn show(&self, group: &GroupName) -> Result<Option<GroupStatus>, StoreError> {
+        self.store.groups().show(group).await
+    }
+
+    /// Groups, those that were made last first, after the one that is given, at most `limit` and [`Groups::LISTED_MAX`]; with the name after which the next ones are listed, if
+    /// there may be some. `None` if the one that is given is not known any more.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store does not answer.
+    pub async fn list(&self, after: Option<&GroupName>, limit: u32) -> Result<Option<(Vec<GroupStatus>, Option<GroupName>)>, StoreError> {
+        let limit = limit.min(Self::LISTED_MAX);
+        let Some(names) = self.store.groups().names(after, limit).await? else { return Ok(None) };
+        let is_full = names.len() >= limit as usize;
+        let next = names.last().filter(|_| is_full).cloned();
+        let shown = stream::iter(names).map(|name| {
+            let store = Arc::clone(&self.store);
+            async move { store.groups().show(&name).await }
+        });
+        let shown: Vec<Option<GroupStatus>> = shown.buffered(CONCURRENT).try_collect().await?;
+        Ok(Some((shown.into_iter().flatten().collect(), next)))
+    }
+
+    /// Some members of a group, by id; `None` if the group is not known.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store does not answer.
+    pub async fn members(&self, request: &MembersRequest) -> Result<Option<MembersPage>, StoreError> {
+        self.store.groups().members(request).await
+    }
+
+    /// The ends of members in the order in which they came, those with a number above `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store does not answer.
+    pub async fn ends(&self, group: &GroupName, after: u64, limit: u32) -> Result<Vec<MemberEnd>, StoreError> {
+        self.store.groups().ends(group, after, limit).await
+    }
+
+    /// How many groups are known.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store does not answer.
+    pub async fn known(&self) -> Result<u64, StoreError> {
+        self.store.groups().known().await
+    }
+
+    /// Cancels all members of a group, and the tasks of it that were published before and that no worker has seen yet. What is submitted afterwards is not cancelled.
+    ///
+    /// First the group is marked: from then on no member begins. Then its members are told, page by page, so that those that run end. Dropped or failed half-way, it may be
+    /// repeated: what was told before is not harmed.
+    ///
+    /// # Errors
+    /// [`GroupsError`]: the store does not answer (repeat it), or the cancel could not be kept.
+    pub async fn cancel(&self, group: &GroupName) -> Result<GroupCancelled, GroupsError> {
+        if self.store.groups().cancel_all(group).await? == GroupCancel::TooManyGroups {
+            return Err(GroupsError::TooMany { group: group.clone() });
+        }
+        let mut cancelled = GroupCancelled { group: group.clone(), waiting: 0, running: 0, ended: 0 };
+        let mut request = MembersRequest { cancelled: true, ..MembersRequest::all(group.clone(), CANCEL_STEP) };
+        // Forgotten meanwhile, it has no members left.
+        while let Some(MembersPage { members, next }) = self.members(&request).await? {
+            let told = stream::iter(members).map(|member| self.clone().cancel_member(member));
+            let told: Vec<Cancel> = told.buffer_unordered(CONCURRENT).try_collect().await?;
+            for cancel in told {
+                match cancel {
+                    Cancel::Waiting | Cancel::Unseen => cancelled.waiting += 1,
+                    Cancel::Running(_) => cancelled.running += 1,
+                    Cancel::Ended(_) => cancelled.ended += 1,
+                }
+            }
+            if next.is_none() {
+                break;
+            }
+            request.after = next;
+        }
+        Ok(cancelled)
+    }
+
+    async fn cancel_member(self, member: GroupMember) -> Result<Cancel, StoreError> {
+        match member.state.outcome() {
+            Some(outcome) => Ok(Cancel::Ended(outcome)),
+            None => self.store.cancel(&member.task_id, Reach::Published).await,
+        }
+    }
+
+    /// See [`Producer::group_ended`](crate::Producer::group_ended).
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store's answer is not understood.
+    pub async fn ended(&self, group: &GroupName) -> Result<Option<GroupStatus>, StoreError> {
+        let mut pace = GroupPace::default();
+        loop {
+            match self.show(group).await {
+                Ok(Some(status)) if status.ended => return Ok(Some(status)),
+                Ok(Some(status)) => {
+                    pace.is_news(&status);
+                }
+                Ok(None) => return Ok(None),
+                Err(error) if error.is_transient() => debug!(%group, %error, "wait for a group; asks again"),
+                Err(error) => return Err(error),
+            }
+            sleep(pace.pause()).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Groups {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Groups")
+    }
+}
+
+/// The pace at which a group is looked at that somebody follows: 200 ms after news, and twice as long each time that there is none, up to 2 s.
+#[derive(Debug, Clone)]
+pub struct GroupPace {
+    last: Option<GroupStatus>,
+    pause: Duration,
+}
+
+impl Default for GroupPace {
+    fn default() -> Self {
+        Self { last: None, pause: Self::SHORTEST }
+    }
+}
+
+impl GroupPace {
+    const SHORTEST: Duration = Duration::from_millis(200);
+    const LONGEST: Duration = Duration::from_secs(2);
+
+    /// Whether the group differs from what it was at the last look.
+    pub fn is_news(&mut self, status: &GroupStatus) -> bool {
+        if self.last.as_ref() == Some(status) {
+            return false;
+        }
+        self.last = Some(status.clone());
+        self.pause = Self::SHORTEST;
+        true
+    }
+
+    /// The pause before the next look.
+    pub fn pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(Self::LONGEST);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::GroupCounts;
+
+    use super::*;
+
+    #[test]
+    fn a_group_is_looked_at_less_often_while_nothing_changes() {
+        let mut status = GroupStatus {
+            group: "nightly".parse().expect("valid"),
+            counts: GroupCounts::default(),
+            total: 0,
+            not_counted: 0,
+            first_seen_ms: 1,
+            changed_ms: 1,
+            cancelled_ms: None,
+            ended: false,
+        };
+        let mut pace = GroupPace::default();
+        assert!(pace.is_news(&status) && !pace.is_news(&status));
+        assert_eq!([0; 6].map(|_| pace.pause().as_millis()), [200, 400, 800, 1_600, 2_000, 2_000]);
+        status.counts.waiting = 1;
+        assert!(pace.is_news(&status));
+        assert_eq!(pace.pause(), GroupPace::SHORTEST);
+    }
+}
