@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use axum::http::HeaderMap;
-use protocol::{GpuId, TaskId, envelope::TRACEPARENT, is_traceparent};
+use protocol::{GpuId, GroupName, TaskId, envelope::TRACEPARENT, is_traceparent};
 
 /// The path at which a gateway serves a task: `GET` for its status, `DELETE` to end it. An id may hold what a path may not.
 #[must_use]
@@ -15,6 +15,12 @@ pub fn status_url(task_id: &TaskId) -> String {
 #[must_use]
 pub fn dead_url(task_id: &TaskId) -> String {
     with_id("/api/v1/dead/", task_id.as_str())
+}
+
+/// The path at which a gateway serves a group: `GET` for its counts, `DELETE` to cancel it, with `/tasks` or `/events` behind it `GET` for its members or what happens.
+#[must_use]
+pub fn group_url(group: &GroupName) -> String {
+    with_id("/api/v1/groups/", group.as_str())
 }
 
 /// The path at which a gateway lets a GPU drain (`PUT`) and take tasks again (`DELETE`).
@@ -50,6 +56,7 @@ mod tests {
         let id = TaskId::new("order-17/part:3?#%").expect("valid");
         assert_eq!(status_url(&id), "/api/v1/tasks/order-17%2Fpart%3A3%3F%23%25");
         assert_eq!(dead_url(&id), "/api/v1/dead/order-17%2Fpart%3A3%3F%23%25");
+        assert_eq!(group_url(&GroupName::new("a:b_c.d-e").expect("valid")), "/api/v1/groups/a%3Ab_c.d-e");
         assert_eq!(drain_url(&GpuId::new("GPU-1.a").expect("valid")), "/api/v1/gpus/GPU-1.a/drain");
     }
 

@@ -4,6 +4,7 @@
 //! are never in the store: they come from this gateway's [`log`], for tasks that were submitted here with `progress`.
 
 mod follow;
+pub(crate) mod group;
 pub(crate) mod log;
 pub(crate) mod wait;
 mod waiting;
@@ -101,8 +102,11 @@ pub(crate) async fn show(
     let task_id = tasks::named(task_id)?;
     let permit = admitted(&gateway)?;
     let status = tasks::known_status(&gateway, &task_id).await?;
-    let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
-    Ok(answer(Following::new(gateway, status, seen, permit)))
+    Ok(answer(Following::new(gateway, status, seen(&headers), permit)))
+}
+/// The last numbered event that a client has that comes back; 0: none.
+pub(crate) fn seen(headers: &HeaderMap) -> u64 {
+    headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod explain;
 mod front;
 mod gateway;
 mod gpus;
+mod groups;
 mod health;
 mod idempotency;
 mod intake;
@@ -32,7 +33,7 @@ mod tasks;
 mod trail;
 mod unserved;
 
-pub use encoding::{dead_url, drain_url, status_url};
+pub use encoding::{dead_url, drain_url, group_url, status_url};
 pub use error::ServeError;
 pub use gateway::{Gateway, GatewayOptions, Ports};
 pub use metrics::GatewayMetrics;

@@ -1,6 +1,9 @@
 //! What the gateway counts, and where it shows it.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -12,10 +15,13 @@ use producer::Counts;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::error;
 
 use crate::{Gateway, Problem, events::STREAMS_MAX, problem::ProblemKind};
+
+/// How long a scrape waits to hear how many groups there are.
+const GROUPS_ASKED: Duration = Duration::from_millis(500);
 
 /// The gateway's own metrics, named `gateway_…`, and those of bulk requests.
 pub struct GatewayMetrics {
@@ -23,6 +29,7 @@ pub struct GatewayMetrics {
     request_seconds: HistogramVec,
     tasks_waited_for: IntGauge,
     event_streams: IntGauge,
+    groups: IntGauge,
     replies_total: IntCounterVec,
     /// Lines of bulk requests, by result.
     pub(crate) bulk_lines_total: IntCounterVec,
@@ -53,6 +60,7 @@ impl GatewayMetrics {
             request_seconds: add(registry, HistogramVec::new(seconds, &["route"])?)?,
             tasks_waited_for: add(registry, IntGauge::new("gateway_tasks_waited_for", "Tasks whose reply is awaited now.")?)?,
             event_streams: add(registry, IntGauge::new("gateway_event_streams", "Streams of tasks' events that are open now.")?)?,
+            groups: add(registry, IntGauge::new("gateway_groups", "Groups of tasks that the store knew when it was last asked.")?)?,
             replies_total: add(registry, IntCounterVec::new(replies, &["how"])?)?,
             bulk_lines_total: add(registry, IntCounterVec::new(lines, &["result"])?)?,
             wait_looks_total: add(registry, IntCounter::new("gateway_wait_looks_total", "Questions to the store for tasks:wait.")?)?,
@@ -108,6 +116,10 @@ pub(crate) async fn show(State(gateway): State<Gateway>) -> Result<Response, Pro
     gateway.metrics.follow(gateway.ports.producer.counts());
     let streams = STREAMS_MAX.saturating_sub(gateway.streams.available_permits());
     gateway.metrics.event_streams.set(i64::try_from(streams).unwrap_or(i64::MAX));
+    // Where the store does not answer soon, what it said last stays.
+    if let Ok(Ok(known)) = timeout(GROUPS_ASKED, gateway.groups().known()).await {
+        gateway.metrics.groups.set(i64::try_from(known).unwrap_or(i64::MAX));
+    }
     text(&gateway.ports.registry)
 }
 

@@ -1,6 +1,7 @@
 //! `/openapi.json`: an OpenAPI 3.1 document, made from the table of routes and the types' JSON Schemas.
 
 pub(crate) mod many;
+pub(crate) mod of_groups;
 pub(crate) mod operating;
 pub(crate) mod operations;
 

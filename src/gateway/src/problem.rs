@@ -56,6 +56,7 @@ pub(crate) enum ProblemKind {
     InvalidParameter,
     TaskIdInUse,
     IdempotencyKeyInUse,
+    GroupFull,
     QueueFull,
     Unavailable,
     Overloaded,
@@ -95,6 +96,8 @@ impl ProblemKind {
             Self::IdempotencyKeyInUse => {
                 ("idempotency-key-in-use", StatusCode::UNPROCESSABLE_ENTITY, "the Idempotency-Key belongs to another request")
             }
+            // No 429: to send the same again soon cannot help.
+            Self::GroupFull => ("group-full", StatusCode::CONFLICT, "there is no room in the group, or for one more group"),
             Self::QueueFull => ("queue-full", StatusCode::TOO_MANY_REQUESTS, "the fleet is full"),
             Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "the fleet cannot be reached"),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "the gateway has too much in hand"),

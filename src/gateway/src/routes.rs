@@ -9,9 +9,9 @@ use axum::{
 };
 
 use crate::{
-    Gateway, Problem, bulk, dead, events, front, gpus, health,
+    Gateway, Problem, bulk, dead, events, front, gpus, groups, health,
     metrics::{self, observe},
-    openapi::{self, Operation, many, operating, operations},
+    openapi::{self, Operation, many, of_groups, operating, operations},
     predict,
     problem::ProblemKind,
     settings, tasks, unserved,
@@ -26,7 +26,7 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 25] = [
+pub(crate) const ROUTES: [Route; 30] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
@@ -35,6 +35,11 @@ pub(crate) const ROUTES: [Route; 25] = [
     Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
     Route { method: "get", path: "/api/v1/tasks/{task_id}/events", handler: || get(events::show), operation: operations::EVENTS },
     Route { method: "delete", path: "/api/v1/tasks/{task_id}", handler: || delete(tasks::cancel), operation: operations::CANCEL },
+    Route { method: "get", path: "/api/v1/groups", handler: || get(groups::list), operation: of_groups::LIST },
+    Route { method: "get", path: "/api/v1/groups/{group}", handler: || get(groups::show), operation: of_groups::SHOW },
+    Route { method: "delete", path: "/api/v1/groups/{group}", handler: || delete(groups::cancel), operation: of_groups::CANCEL },
+    Route { method: "get", path: "/api/v1/groups/{group}/tasks", handler: || get(groups::tasks), operation: of_groups::TASKS },
+    Route { method: "get", path: "/api/v1/groups/{group}/events", handler: || get(groups::events), operation: of_groups::EVENTS },
     Route { method: "get", path: "/api/v1/gpus", handler: || get(gpus::list), operation: operations::GPUS },
     Route { method: "get", path: "/api/v1/gpus/{gpu_id}", handler: || get(gpus::one), operation: operations::GPU },
     Route { method: "get", path: "/api/v1/unserved", handler: || get(unserved::list), operation: operations::UNSERVED },

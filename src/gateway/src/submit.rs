@@ -29,6 +29,10 @@ impl Gateway {
         if let SubmitError::OtherTask { task_id } = cause {
             return in_use(task_id);
         }
+        if let SubmitError::NoRoomInGroup { task_id, group, bound } = cause {
+            let detail = format!("group {group}: {bound}; nothing was submitted");
+            return Problem::new(ProblemKind::GroupFull, detail).field("group").task(task_id);
+        }
         let problem = if cause.is_full() {
             Problem::new(ProblemKind::QueueFull, told(cause)).retry_after(self.full.refused())
         } else if cause.is_unavailable() {
@@ -98,7 +102,7 @@ fn told(cause: &SubmitError) -> String {
         SubmitError::Note { .. } => "the task store does not answer, or refuses to write; nothing was submitted".to_owned(),
         SubmitError::Publish { source, .. } => not_published(source).to_owned(),
         SubmitError::NotConfirmed { after_ms, .. } => format!("the broker did not confirm the task within {after_ms} ms; {MAY_HAVE_IT}"),
-        SubmitError::OtherTask { .. } => cause.to_string(),
+        SubmitError::OtherTask { .. } | SubmitError::NoRoomInGroup { .. } => cause.to_string(),
         SubmitError::TooManyWaiting { bound } => format!("the gateway waits for {bound} results already; nothing was submitted"),
         SubmitError::Closed => "the gateway is stopping; nothing was submitted".to_owned(),
     }

@@ -11,7 +11,7 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    GpuId, GpuOptions, Json as JsonText, Kind, Limits, Needs, OnError, Strategy, TaskBody, TaskId, TaskStatus,
+    GpuId, GpuOptions, GroupName, Json as JsonText, Kind, Limits, Needs, OnError, Strategy, TaskBody, TaskId, TaskStatus,
     batch::ITEMS_MAX,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     task::object,
@@ -53,6 +53,10 @@ pub(crate) struct TaskRequest {
     /// Idempotency-Key. Default: a fresh id.
     #[serde(default)]
     task_id: Option<TaskId>,
+    /// The group in which it is counted, together with others: see `/api/v1/groups/{group}`. A group that has as many members as it may, and a new one where there are as many
+    /// as may be, is a conflict (409). Default: none.
+    #[serde(default)]
+    group: Option<GroupName>,
     /// What the kind's executor is given, to the last byte. Its shape belongs to the kind. Default: `null`.
     #[serde(default)]
     payload: JsonText,
@@ -128,8 +132,21 @@ pub(crate) async fn take(
     identify: impl FnOnce(Option<TaskId>) -> Result<Identity, Problem> + Send,
     traceparent: Option<String>,
 ) -> Result<TaskAccepted, Problem> {
-    let TaskRequest { kind, priority, not_before_ms, delay_ms, task_id, payload, items, on_error, gpu_options, needs, limits, progress } =
-        request;
+    let TaskRequest {
+        kind,
+        priority,
+        not_before_ms,
+        delay_ms,
+        task_id,
+        group,
+        payload,
+        items,
+        on_error,
+        gpu_options,
+        needs,
+        limits,
+        progress,
+    } = request;
     let trail = Trail::of(traceparent.as_deref());
     let identity = identify(task_id)?;
     let mut warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;
@@ -141,6 +158,7 @@ pub(crate) async fn take(
         delay_ms,
         task_id: identity.task_id.clone(),
         progress: watched,
+        group,
         traceparent,
         ..NewTask::new(kind, TaskBody { payload, items, on_error, gpu_options, needs, limits })
     };

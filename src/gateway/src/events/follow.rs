@@ -17,7 +17,7 @@ const PAUSE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)
 /// How long a task that ended may lack its reply, or its last events: they are on their way.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest stream. A client that wants more connects again, as browsers do by themselves.
-const LONGEST: Duration = Duration::from_secs(3_600);
+pub(super) const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// What is new of a task, until its reply.
 pub(crate) struct Following {

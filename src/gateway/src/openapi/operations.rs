@@ -235,7 +235,9 @@ pub(super) const fn problem(status: u16) -> &'static str {
         403 => "Operators' requests are not served here, as gateway.operate says.",
         404 => "There is no such thing, or the fleet has forgotten it.",
         408 => "The body did not arrive in time.",
-        409 => "Somebody cancelled the task, it had ended already, or its task_id belongs to another task; type tells them apart.",
+        409 => {
+            "Somebody cancelled the task, it had ended already, its task_id belongs to another task, or there is no room in its group or for one more group; type tells them apart."
+        }
         413 => "The body is larger than the workers take.",
         415 => "The body is not declared as what it must be, JSON or lines of it, or is compressed or encoded otherwise.",
         422 => {

@@ -9,6 +9,7 @@ mod duplex;
 mod events;
 mod fleet;
 mod front;
+mod groups;
 mod idempotency;
 mod observing;
 mod operating;
