@@ -1,5 +1,6 @@
 //! The command line.
 
+mod group;
 mod parsers;
 mod submit;
 
@@ -13,7 +14,7 @@ use service::{
     config::{GATEWAY_VARIABLE, Sources},
 };
 
-pub(crate) use self::submit::Submit;
+pub(crate) use self::{group::GroupCommand, submit::Submit};
 use crate::{fault::Fault, fleet::GatewayUrl};
 
 /// A fleet of GPU workers on RabbitMQ and Redis.
@@ -119,6 +120,9 @@ pub(crate) enum Command {
         #[arg(long)]
         ahead: bool,
     },
+    /// Shows, waits for or cancels groups: tasks that were submitted with the same --group
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Lets a GPU take no new tasks; what runs there ends, what waits there goes elsewhere
     Drain {
         /// The GPU: its id, the beginning of it, or its number in `gpufleet gpus`
@@ -158,6 +162,7 @@ impl Command {
             Self::Submit(_)
             | Self::Status { .. }
             | Self::Cancel { .. }
+            | Self::Group(_)
             | Self::Drain { .. }
             | Self::Undrain { .. }
             | Self::Dead(_)

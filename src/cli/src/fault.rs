@@ -123,6 +123,7 @@ impl From<SubmitError> for Fault {
         match &error {
             refused if refused.refusal().is_some() => Self::Usage(error.to_string()),
             SubmitError::OtherTask { .. } => Self::Usage(format!("{error} (--task-id)")),
+            SubmitError::NoRoomInGroup { .. } => Self::Unavailable(error.to_string()),
             transient if transient.is_transient() => Self::Unavailable(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }

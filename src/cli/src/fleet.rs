@@ -5,6 +5,7 @@
 mod bulk;
 mod dead;
 mod gateway;
+mod groups;
 mod http;
 mod settings;
 mod submitting;

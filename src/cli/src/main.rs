@@ -16,6 +16,7 @@ mod fault;
 mod fleet;
 mod gpus;
 mod greeting;
+mod group;
 mod nvidia;
 mod output;
 mod roles;
@@ -85,7 +86,7 @@ fn threads(command: &Command) -> Option<usize> {
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     let Arguments { common, command } = arguments;
     if common.url.is_some() && !command.asks_a_fleet() {
-        let takes = "submit, status, cancel, gpus, unserved, strategy, drain, undrain, dead and doctor";
+        let takes = "submit, status, cancel, group, gpus, unserved, strategy, drain, undrain, dead and doctor";
         return Err(Fault::Usage(format!("--url names the gateway of a fleet to talk to, and this command talks to none; {takes} do")));
     }
     match command {
@@ -96,6 +97,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Submit(submit) => submit::run(&common, &submit).await,
         Command::Status { task_id } => status::run(&common, &task_id).await,
         Command::Cancel { task_id, ahead } => cancel::run(&common, &task_id, if ahead { Reach::Ahead } else { Reach::Published }).await,
+        Command::Group(command) => group::run(&common, command).await,
         Command::Drain { gpu } => drain::run(&common, &gpu, Drain::On).await,
         Command::Undrain { gpu } => drain::run(&common, &gpu, Drain::Off).await,
         Command::Dead(command) => dead::run(&common, command).await,

@@ -30,6 +30,7 @@ fn shown(status: &TaskStatus, now_ms: u64) -> String {
         ("task", Some(status.task_id.to_string())),
         ("state", Some(status.state.name().to_owned())),
         ("kind", status.kind.as_ref().map(ToString::to_string)),
+        ("group", status.group.as_ref().map(ToString::to_string)),
         ("gpu", status.gpu_id.as_ref().map(ToString::to_string)),
         ("attempt", (status.attempt > 0).then(|| status.attempt.to_string())),
         ("not before", status.not_before_ms.map(|at_ms| not_before(at_ms, now_ms))),

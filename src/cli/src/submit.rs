@@ -58,6 +58,7 @@ fn task(submit: &Submit) -> Result<NewTask, Fault> {
         expiration: submit.expiration_ms.map(Duration::from_millis),
         reply_to: submit.reply_to.clone().map(|queue| ReplyTo { queue, correlation_id }),
         progress: submit.progress,
+        group: submit.group.clone(),
         traceparent: submit.traceparent.clone(),
         ..NewTask::new(submit.kind.clone(), body)
     })

@@ -29,6 +29,12 @@ pub fn drain_url(gpu_id: &GpuId) -> String {
     with_id("/api/v1/gpus/", gpu_id.as_str()) + "/drain"
 }
 
+/// An id as a part of a URL.
+#[must_use]
+pub fn url_encoded(id: &str) -> String {
+    with_id("", id)
+}
+
 fn with_id(before: &str, id: &str) -> String {
     let mut url = before.to_owned();
     for byte in id.bytes() {

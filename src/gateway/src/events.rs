@@ -104,6 +104,7 @@ pub(crate) async fn show(
     let status = tasks::known_status(&gateway, &task_id).await?;
     Ok(answer(Following::new(gateway, status, seen(&headers), permit)))
 }
+
 /// The last numbered event that a client has that comes back; 0: none.
 pub(crate) fn seen(headers: &HeaderMap) -> u64 {
     headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0)

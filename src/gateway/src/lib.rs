@@ -33,7 +33,7 @@ mod tasks;
 mod trail;
 mod unserved;
 
-pub use encoding::{dead_url, drain_url, group_url, status_url};
+pub use encoding::{dead_url, drain_url, group_url, status_url, url_encoded};
 pub use error::ServeError;
 pub use gateway::{Gateway, GatewayOptions, Ports};
 pub use metrics::GatewayMetrics;

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use protocol::{Kind, Limits, Strategy, TaskId, task::ComputeCapability};
+use protocol::{GroupCounts, GroupName, Kind, Limits, Strategy, TaskId, TaskState, task::ComputeCapability};
 
 /// A strategy's name: the others are listed, and the nearest one is offered.
 pub(super) fn strategy() -> impl TypedValueParser<Value = Strategy> {
@@ -11,9 +11,20 @@ pub(super) fn strategy() -> impl TypedValueParser<Value = Strategy> {
     PossibleValuesParser::new(names).map(|name| name.parse::<Strategy>().expect("one of the names"))
 }
 
+/// The name of a state.
+pub(super) fn state() -> impl TypedValueParser<Value = TaskState> {
+    let named = |name: String| GroupCounts::STATES.into_iter().find(|state| state.name() == name).expect("one of the names");
+    PossibleValuesParser::new(GroupCounts::STATES.map(TaskState::name)).map(named)
+}
+
 /// A task's id.
 pub(super) fn task_id(text: &str) -> Result<TaskId, String> {
     TaskId::new(text).map_err(|error| format!("must be {}", error.rule))
+}
+
+/// A group's name.
+pub(super) fn group(text: &str) -> Result<GroupName, String> {
+    GroupName::new(text).map_err(|error| format!("must be {}", error.rule))
 }
 
 /// What to run.

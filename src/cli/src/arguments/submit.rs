@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
-use protocol::{GpuOptions, Kind, Limits, Needs, Strategy, TaskId, task::ComputeCapability};
+use protocol::{GpuOptions, GroupName, Kind, Limits, Needs, Strategy, TaskId, task::ComputeCapability};
 
 use super::parsers;
 
@@ -48,6 +48,9 @@ pub(crate) struct Submit {
     /// The task's id, so that submitting again is harmless. Default: a fresh one
     #[arg(long, value_name = "ID", conflicts_with = "count", value_parser = parsers::task_id)]
     pub(crate) task_id: Option<TaskId>,
+    /// Counts the task in this group: `gpufleet group` watches, waits for and cancels all of it
+    #[arg(long, value_name = "NAME", value_parser = parsers::group)]
+    pub(crate) group: Option<GroupName>,
     /// Longest wait in queues before the task expires, in milliseconds, as AMQP's expiration says it. The shorter of it and --queue-deadline-ms counts
     #[arg(long, value_name = "MS", value_parser = parsers::limit_ms())]
     pub(crate) expiration_ms: Option<u64>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway::{ProblemDocument, status_url};
 use hyper::{Method, StatusCode};
 use producer::NewTask;
-use protocol::{GpuOptions, Json, Kind, Limits, Needs, PoolName, Progress, Reply, TaskId, TaskStatus, Unserved, gpu::GpuView};
+use protocol::{GpuOptions, GroupName, Json, Kind, Limits, Needs, PoolName, Progress, Reply, TaskId, TaskStatus, Unserved, gpu::GpuView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
 use tokio::time::{Instant, sleep};
@@ -42,6 +42,8 @@ struct TaskRequest<'a> {
     needs: &'a Needs,
     limits: &'a Limits,
     progress: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a GroupName>,
 }
 
 /// `GET /api/v1/gpus`.
@@ -237,6 +239,7 @@ pub(super) fn request_text(task: &NewTask, task_id: &TaskId) -> Vec<u8> {
         needs: &body.needs,
         limits: &body.limits,
         progress: task.progress,
+        group: task.group.as_ref(),
     };
     serde_json::to_vec(&request).expect("its keys are texts")
 }
@@ -251,6 +254,8 @@ pub(super) fn fault_of(status: StatusCode, problem: ProblemDocument) -> Fault {
     match (status.as_u16(), problem.kind.rsplit(':').next().unwrap_or_default()) {
         // The request is right, and the fleet has nobody for it; without a gateway the exit code is the same.
         (_, "unserved") => Fault::Unavailable(text),
+        // Not before a group is forgotten is there room again.
+        (_, "group-full") => Fault::Unavailable(text),
         // The id was the caller's choice.
         (_, "task-id-in-use") => Fault::Usage(text),
         (404, _) => Fault::NotFound(text),
@@ -281,6 +286,7 @@ mod tests {
             ("invalid-field", 422, 2),
             ("task-id-in-use", 409, 2),
             ("unserved", 422, 3),
+            ("group-full", 409, 3),
             ("unavailable", 503, 3),
             ("queue-full", 429, 3),
             ("not-found", 404, 4),

@@ -33,7 +33,7 @@ pub(crate) enum Replies {
 
 /// Follows a group that is known.
 pub(crate) async fn follow(gateway: Gateway, group: GroupName, replies: Replies) -> Result<Response, Problem> {
-    let permit = permit(&gateway)?;
+    let permit = super::admitted(&gateway)?;
     groups::known(&gateway, &group).await?;
     let now = Instant::now();
     let (ready, pace, over) = Default::default();
