@@ -7,6 +7,7 @@ mod cancelling;
 mod choosing;
 mod crashing;
 mod delaying;
+mod groups;
 mod health;
 mod holding;
 mod hostile;

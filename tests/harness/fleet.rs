@@ -35,7 +35,11 @@ pub struct FleetPlan {
     own: Option<ServerUrls>,
     executors: Executors,
     topology_every: Option<Duration>,
+    store_through: Option<StoreThrough>,
 }
+
+/// Makes of a store what a client of it is given.
+type StoreThrough = Arc<dyn Fn(Arc<dyn TaskStore>) -> Arc<dyn TaskStore> + Send + Sync>;
 
 /// Where a fleet's servers listen.
 #[derive(Debug, Clone)]
@@ -102,6 +106,7 @@ impl Fleet {
             own: None,
             executors: Executors::new().with(executors::echo()).with(executors::simulate()),
             topology_every: None,
+            store_through: None,
         }
     }
 }
@@ -157,6 +162,13 @@ impl FleetPlan {
         self
     }
 
+    /// Workers and producer reach the store through what `wrap` makes of it.
+    #[must_use]
+    pub fn store_through(mut self, wrap: impl Fn(Arc<dyn TaskStore>) -> Arc<dyn TaskStore> + Send + Sync + 'static) -> Self {
+        self.store_through = Some(Arc::new(wrap));
+        self
+    }
+
     /// Starts the workers, and waits until all of them can be claimed.
     pub async fn start(mut self) -> Fleet {
         let servers = self.servers().await;
@@ -201,6 +213,14 @@ impl FleetPlan {
     }
 
     async fn ports(&self, servers: &Servers) -> Ports {
+        let ports = self.ports_of(servers).await;
+        match &self.store_through {
+            Some(wrap) => Ports { store: wrap(ports.store), ..ports },
+            None => ports,
+        }
+    }
+
+    async fn ports_of(&self, servers: &Servers) -> Ports {
         match servers {
             Servers::Memory { broker, table, store } => Ports {
                 queue: Arc::new(broker.connect()),

@@ -7,6 +7,7 @@ mod commands;
 mod dead;
 mod doctor;
 mod foreign;
+mod groups;
 mod http;
 mod items;
 mod logs;

@@ -15,7 +15,7 @@ use tracing::debug;
 use super::{
     Event, Source, answer,
     follow::{LONGEST, without_body},
-    permit,
+    admitted,
 };
 use crate::{Gateway, Problem, groups};
 
@@ -33,7 +33,7 @@ pub(crate) enum Replies {
 
 /// Follows a group that is known.
 pub(crate) async fn follow(gateway: Gateway, group: GroupName, replies: Replies) -> Result<Response, Problem> {
-    let permit = super::admitted(&gateway)?;
+    let permit = admitted(&gateway)?;
     groups::known(&gateway, &group).await?;
     let now = Instant::now();
     let (ready, pace, over) = Default::default();
