@@ -20,7 +20,7 @@ impl Way<'_> {
     async fn run(&self, arguments: &[&str]) -> Ended {
         match self {
             Self::Servers(servers) => servers.run(arguments).await,
-            Self::Gateway(url) => gpufleet(Path::new("/"), [arguments, &["--url", url]].concat(), &[]).await,
+            Self::Gateway(url) => gpufleet(Path::new("/"), [arguments, &["--url", url.as_str()]].concat(), &[]).await,
         }
     }
 
@@ -81,8 +81,9 @@ async fn a_task_that_finds_no_room_in_its_group_ends_the_command_as_other_full_t
     let bound = ["--set", "store.group_members_max=1"];
     let fleet = servers.up(1, &bound).await;
     for way in [Way::Servers(&servers), Way::Gateway(fleet.url().await)] {
-        let name = if matches!(way, Way::Servers(_)) { "one" } else { "two" };
-        let submit = async || way.run(&[&["submit", "echo", "--group", name][..], if name == "one" { &bound } else { &[] }].concat()).await;
+        // A gateway has the bound already.
+        let (name, more): (&str, &[&str]) = if matches!(way, Way::Servers(_)) { ("one", &bound) } else { ("two", &[]) };
+        let submit = async || way.run(&[&["submit", "echo", "--group", name][..], more].concat()).await;
         assert_eq!(submit().await.code, Some(0));
         let refused = submit().await;
         assert_eq!((refused.code, refused.errors.contains("store.group_members_max")), (Some(3), true), "{refused:?}");

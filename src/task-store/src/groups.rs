@@ -137,8 +137,7 @@ pub trait GroupStore: Send + Sync + 'static {
     /// A worker has a delivery of a task of the group in hand, published in that Unix second if that is known, and is about to run it. It is a member from now on.
     async fn arrive(&self, group: &GroupName, task_id: &TaskId, published_s: Option<u64>) -> Result<Arrival, StoreError>;
 
-    /// An attempt of a member runs; does nothing for a task that is no member. Nobody waits for it: it travels with what goes anyway, and may get lost. The task's status names
-    /// the group.
+    /// An attempt of a member runs; does nothing for a task that is no member. Nobody waits for it, and it may get lost. The task's status names the group. Needs a tokio runtime.
     fn note_begun(&self, group: &GroupName, task_id: &TaskId, attempt: u32);
 
     /// An attempt of a member failed, and another one is due. Nobody waits for it, as for [`GroupStore::note_begun`].

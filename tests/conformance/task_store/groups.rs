@@ -70,7 +70,7 @@ async fn cancel(subject: &Subject) {
     assert_eq!(subject.store.groups().cancel_all(&group()).await, Ok(GroupCancel::Marked));
 }
 
-/// Notes that nobody waits for have arrived once something else of the same group has.
+/// Notes that nobody waits for are sent at once, and with what follows them at the latest.
 async fn settled(subject: &Subject) -> GroupCounts {
     subject.store.groups().leave(&group(), &id("nobody")).await.expect("an answer");
     counts(subject).await

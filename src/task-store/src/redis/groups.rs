@@ -90,7 +90,13 @@ impl RedisStore {
 
     fn note(&self, (group, task_id): (&GroupName, &TaskId), attempt: u32, state: TaskState) {
         let item = self.changing("groups/note", group).with(task_id).with(state.name()).with(rank(attempt, state));
-        self.calls.run_quietly(item.0);
+        let calls = self.calls.clone();
+        // Not put aside for a call that goes anyway: a worker whose only task runs for long makes none meanwhile.
+        tokio::spawn(async move {
+            if let Err(error) = calls.run("note an attempt in its group", item.0).await {
+                tracing::debug!(%error, "a group shows its member as it was");
+            }
+        });
     }
 
     fn of_task(&self, task_id: &TaskId, group: &GroupName) -> Arguments {
@@ -135,8 +141,8 @@ impl GroupStore for RedisStore {
     }
 
     fn note_begun(&self, group: &GroupName, task_id: &TaskId, attempt: u32) {
-        self.note((group, task_id), attempt, TaskState::Running);
         self.calls.run_quietly(self.of_task(task_id, group).0);
+        self.note((group, task_id), attempt, TaskState::Running);
     }
 
     fn note_retried(&self, group: &GroupName, task_id: &TaskId, attempt: u32) {
