@@ -22,6 +22,7 @@ crate::on_both!(
     they_are_counted_exactly_though_the_store_fails_between_record_and_count,
     an_end_that_a_crash_left_uncounted_is_counted_by_the_next_worker,
     a_cancel_reaches_what_runs_what_waits_and_what_nobody_has_seen,
+    a_cancel_that_broke_off_keeps_what_waits_from_running_and_may_be_repeated,
     a_dead_letter_that_is_requeued_makes_its_group_go_on,
     a_task_beyond_the_bound_runs_and_is_told_as_not_counted,
     tasks_without_a_group_make_no_group_call,
@@ -171,6 +172,20 @@ async fn a_cancel_reaches_what_runs_what_waits_and_what_nobody_has_seen(on: fn(F
     }
     assert_eq!(show(&fleet).await.counts, GroupCounts { succeeded: 2, cancelled: 4, ..GroupCounts::default() });
     assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 2.0);
+}
+
+async fn a_cancel_that_broke_off_keeps_what_waits_from_running_and_may_be_repeated(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(plan(1, 1, &Arc::default())).start().await;
+    let busy = started(&fleet.producer, grouped(simulate(600_000, "busy"))).await;
+    let waiting = fleet.producer.submit(grouped(echo("waits"))).await.unwrap().task_id;
+    // Its first step, and no other.
+    fleet.ports.store.groups().cancel_all(&group()).await.unwrap();
+    fleet.producer.cancel(busy.task_id()).await.unwrap();
+    assert_eq!(ended(&fleet).await.counts, GroupCounts { cancelled: 2, ..GroupCounts::default() });
+    assert_eq!(fleet.producer.status(&waiting).await.unwrap().unwrap().state, TaskState::Cancelled);
+    assert_eq!(fleet.counted("gpufleet_run_seconds_count", "echo"), 0.0);
+    let repeated = fleet.producer.groups().cancel(&group()).await.unwrap();
+    assert_eq!((repeated.waiting, repeated.running, repeated.ended), (0, 0, 2));
 }
 
 async fn a_dead_letter_that_is_requeued_makes_its_group_go_on(on: fn(FleetPlan) -> FleetPlan) {

@@ -9,7 +9,7 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use producer::{Groups, GroupsError};
+use producer::{Groups, GroupsError, GroupsPage};
 use protocol::{GroupCancelled, GroupCounts, GroupMember, GroupName, GroupStatus, TaskId, TaskState};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -80,7 +80,7 @@ pub(crate) async fn list(
     let after = after.map(|text| given("after", &text, GroupName::new)).transpose()?;
     let limit = limit.map_or(Ok(GROUPS_LISTED), |text| read_limit(&text, Groups::LISTED_MAX))?;
     let listed = gateway.groups().list(after.as_ref(), limit).await.map_err(|error| gateway.store_failed(&error))?;
-    let (groups, next) = listed.ok_or_else(|| {
+    let GroupsPage { groups, next } = listed.ok_or_else(|| {
         let detail = "after: no group of this name is known any more; begin with the first page again";
         Problem::new(ProblemKind::InvalidParameter, detail).field("after")
     })?;

@@ -19,6 +19,15 @@ pub struct Groups {
     store: Arc<dyn TaskStore>,
 }
 
+/// Some groups.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupsPage {
+    /// Those that were made last first.
+    pub groups: Vec<GroupStatus>,
+    /// After which the next page begins; `None`: this was the last one.
+    pub next: Option<GroupName>,
+}
+
 /// An operation on a group that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupsError {
@@ -53,12 +62,11 @@ impl Groups {
         self.store.groups().show(group).await
     }
 
-    /// Groups, those that were made last first, after the one that is given, at most `limit` and [`Groups::LISTED_MAX`]; with the name after which the next ones are listed, if
-    /// there may be some. `None` if the one that is given is not known any more.
+    /// Groups, those that were made last first, after the one that is given, at most `limit` and [`Groups::LISTED_MAX`]. `None` if the one that is given is not known any more.
     ///
     /// # Errors
     /// [`StoreError`]: the store does not answer.
-    pub async fn list(&self, after: Option<&GroupName>, limit: u32) -> Result<Option<(Vec<GroupStatus>, Option<GroupName>)>, StoreError> {
+    pub async fn list(&self, after: Option<&GroupName>, limit: u32) -> Result<Option<GroupsPage>, StoreError> {
         let limit = limit.min(Self::LISTED_MAX);
         let Some(names) = self.store.groups().names(after, limit).await? else { return Ok(None) };
         let is_full = names.len() >= limit as usize;
@@ -68,7 +76,7 @@ impl Groups {
             async move { store.groups().show(&name).await }
         });
         let shown: Vec<Option<GroupStatus>> = shown.buffered(CONCURRENT).try_collect().await?;
-        Ok(Some((shown.into_iter().flatten().collect(), next)))
+        Ok(Some(GroupsPage { groups: shown.into_iter().flatten().collect(), next }))
     }
 
     /// Some members of a group, by id; `None` if the group is not known.

@@ -32,7 +32,7 @@ mod waiters;
 
 pub use dead::DeadLetters;
 pub use error::{DeadLetterError, SubmitError, WaitError};
-pub use groups::{GroupPace, Groups, GroupsError};
+pub use groups::{GroupPace, Groups, GroupsError, GroupsPage};
 pub use many::Many;
 pub use new_task::{NewTask, ReplyTo, Submitted};
 pub use options::ProducerOptions;

@@ -41,6 +41,7 @@ async fn a_submitted_task_carries_every_property_and_is_noted_as_waiting() {
         task_id: Some(id("t1")),
         expiration: Some(Duration::from_millis(1_500)),
         reply_to: Some(ReplyTo { queue: "answers".into(), correlation_id: "c1".into() }),
+        group: Some("nightly".parse().expect("valid")),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         ..task(json!({"n": 1}))
     };
@@ -55,10 +56,13 @@ async fn a_submitted_task_carries_every_property_and_is_noted_as_waiting() {
     assert_eq!((envelope.expiration.as_deref(), envelope.timestamp), (Some("1500"), Some(1_800_000_000)));
     assert_eq!(envelope.content_type.as_deref(), Some("application/json"));
     assert!(envelope.headers.traceparent.is_some());
+    assert_eq!(envelope.headers.group, Some("nightly".parse().expect("valid")));
     assert_eq!(serde_json::from_slice::<Value>(&delivery.body).expect("JSON"), json!({"payload": {"n": 1}}));
 
     let status = producer.status(&id("t1")).await.expect("a store").expect("known");
     assert_eq!(status.state, TaskState::Waiting);
+    let group = producer.groups().show(&"nightly".parse().expect("valid")).await.expect("a store").expect("known");
+    assert_eq!((group.counts.waiting, group.total, group.ended), (1, 1, false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,9 +112,12 @@ async fn a_full_queue_and_a_blocked_broker_are_told_apart_and_leave_no_note() {
     let producer = fleet.producer();
     producer.submit(task(json!(1))).await.expect("room for one");
 
-    let full = producer.submit(NewTask { task_id: Some(id("full")), ..task(json!(2)) }).await.expect_err("full");
+    let group = "nightly".parse().expect("valid");
+    let of_group = |task| NewTask { group: Some("nightly".parse().expect("valid")), ..task };
+    let full = producer.submit(of_group(NewTask { task_id: Some(id("full")), ..task(json!(2)) })).await.expect_err("full");
     assert!(full.is_full() && full.is_transient() && !full.is_unavailable(), "{full}");
     assert_eq!(producer.status(&id("full")).await.expect("a store"), None);
+    assert_eq!(producer.groups().show(&group).await, Ok(None), "nor a member");
 
     fleet.broker.block_publishers("memory");
     let blocked = producer.submit(NewTask { task_id: Some(id("blocked")), ..task(json!(3)) }).await.expect_err("blocked");

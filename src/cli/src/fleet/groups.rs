@@ -2,7 +2,7 @@
 
 use gateway::{group_url, url_encoded};
 use hyper::Method;
-use producer::{Groups, GroupsError};
+use producer::{Groups, GroupsError, GroupsPage};
 use protocol::{GroupCancelled, GroupMember, GroupName, GroupStatus, TaskId, TaskState};
 use serde::Deserialize;
 use task_store::{MembersPage, MembersRequest};
@@ -46,7 +46,7 @@ impl Fleet {
             if left == 0 {
                 return Ok(found);
             }
-            let (groups, next) = self.page_of_groups(after.as_ref(), left.min(Groups::LISTED_MAX)).await?;
+            let GroupsPage { groups, next } = self.page_of_groups(after.as_ref(), left.min(Groups::LISTED_MAX)).await?;
             found.extend(groups);
             if next.is_none() {
                 return Ok(found);
@@ -56,13 +56,13 @@ impl Fleet {
     }
 
     /// One page; nothing where the group after which it begins was forgotten meanwhile.
-    async fn page_of_groups(&self, after: Option<&GroupName>, limit: u32) -> Result<(Vec<GroupStatus>, Option<GroupName>), Fault> {
+    async fn page_of_groups(&self, after: Option<&GroupName>, limit: u32) -> Result<GroupsPage, Fault> {
         match self {
             Self::Servers(servers) => Ok(servers.groups().await?.list(after, limit).await?.unwrap_or_default()),
             Self::Gateway(gateway) => {
                 let after = after.map(|name| format!("&after={name}")).unwrap_or_default();
                 let GroupList { groups, next } = gateway.get(&format!("/api/v1/groups?limit={limit}{after}")).await?;
-                Ok((groups, next))
+                Ok(GroupsPage { groups, next })
             }
         }
     }
