@@ -16,7 +16,8 @@ use gpu_table::{GpuTable, Leases, MemoryTable, TableCopy};
 use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::{
-    Envelope, Environment, GpuId, GpuOptions, Json, OnError, PoolName, TaskBody, TaskId, config::Configuration, envelope::Headers,
+    Envelope, Environment, GpuId, GpuOptions, GroupName, GroupStatus, Json, OnError, PoolName, TaskBody, TaskId, config::Configuration,
+    envelope::Headers,
     environment::Clock, task::Limits,
 };
 use serde_json::json;
@@ -423,7 +424,7 @@ impl SimulatedFleet {
             kind: Some(KIND.to_owned()),
             priority: Some(task.priority),
             reply_to: Some(self.client.names().queue(&replies())),
-            headers: Headers { not_before_ms, ..Headers::default() },
+            headers: Headers { not_before_ms, group: Some(group()), ..Headers::default() },
             ..Envelope::default()
         };
         let target = Target::Queue(Queue::Pool(PoolName::default()));
@@ -457,10 +458,20 @@ impl SimulatedFleet {
         self.store.status(&id_of(task)).await.expect("memory answers")
     }
 
+    /// What the store knows of the group of all tasks.
+    pub async fn group(&self) -> Option<GroupStatus> {
+        self.store.groups().show(&group()).await.expect("memory answers")
+    }
+
     /// The ids of the dead letters.
     pub fn dead(&self) -> Vec<String> {
         self.broker.message_ids(&Queue::Dead)
     }
+}
+
+/// The group in which all tasks are counted.
+fn group() -> GroupName {
+    "simulated".parse().expect("a valid name")
 }
 
 pub fn id_of(task: &PlannedTask) -> TaskId {

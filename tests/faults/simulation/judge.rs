@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use protocol::{ItemResult, Outcome, Reply};
+use protocol::{GroupCounts, ItemResult, Outcome, Reply};
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ pub async fn judge(fleet: &SimulatedFleet) {
     for task in &fleet.scenario.tasks {
         one_outcome(fleet, task).await;
     }
+    group_is_counted(fleet).await;
     if fleet.scenario.class == Class::Calm {
         in_order_of_priority(fleet);
     }
@@ -69,6 +70,23 @@ async fn one_outcome(fleet: &SimulatedFleet, task: &PlannedTask) {
     let forgotten = fleet.held_when_emptied.is_some() && status.as_ref().is_none_or(|status| !status.state.ended());
     if !forgotten && !different.iter().any(|body| Some(&read(body)) == known) {
         fleet.world.violated(format!("{}: the stored reply is {known:?}, none that was sent", task.id));
+    }
+}
+
+/// The group of all tasks counts each of them once, as it ended. What an emptied store had counted is gone.
+async fn group_is_counted(fleet: &SimulatedFleet) {
+    if fleet.held_when_emptied.is_some() {
+        return;
+    }
+    let mut expected = GroupCounts::default();
+    for task in &fleet.scenario.tasks {
+        if let Some(status) = fleet.status(task).await {
+            *expected.of_mut(status.state) += 1;
+        }
+    }
+    let counted = fleet.group().await.map(|group| group.counts);
+    if counted != Some(expected) {
+        fleet.world.violated(format!("the group counts {counted:?}, and its tasks ended as {expected:?}"));
     }
 }
 
