@@ -16,8 +16,9 @@ use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, envir
 
 use self::{groups::Groups, state::State};
 use crate::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
-    Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore,
+    Totals,
 };
 
 /// How many expired records one operation clears away. More than one operation can add, so that they never pile up.

@@ -27,8 +27,9 @@ use tokio::task::JoinHandle;
 pub use self::server::ServerFacts;
 use self::{answers::Answer, calls::Calls, keys::Keys, reply_bytes::ReplyBytes};
 use crate::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
-    Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore, Totals, Verdict,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore,
+    Totals, Verdict,
 };
 
 /// What the operation is called in errors.

@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token};
 use task_store::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Holder, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest,
-    Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Stored, Submission, TaskStore, Verdict,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Holder, KnownGpu, Look, LookRequest, ProgressAnswer,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Stored, Submission, TaskStore, Verdict,
 };
 
 /// The name of the token that a fence is given.

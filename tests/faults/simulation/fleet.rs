@@ -17,8 +17,7 @@ use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::{
     Envelope, Environment, GpuId, GpuOptions, GroupName, GroupStatus, Json, OnError, PoolName, TaskBody, TaskId, config::Configuration,
-    envelope::Headers,
-    environment::Clock, task::Limits,
+    envelope::Headers, environment::Clock, task::Limits,
 };
 use serde_json::json;
 use task_queue::{BodyBudget, MemoryBroker, Outgoing, PublishError, Queue, QueueOptions, Target, TaskQueue};

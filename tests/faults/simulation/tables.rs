@@ -14,9 +14,9 @@ use protocol::{
     claim::Settings, gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
-    Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, Split, SplitAnswer, SplitRequest,
-    StoreError, Submission, TaskStore,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, Split, SplitAnswer,
+    SplitRequest, StoreError, Submission, TaskStore,
 };
 
 use super::{

@@ -13,9 +13,8 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    Event, Source, answer,
+    Event, Source, admitted, answer,
     follow::{LONGEST, without_body},
-    admitted,
 };
 use crate::{Gateway, Problem, groups};
 

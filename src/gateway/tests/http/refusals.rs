@@ -61,7 +61,7 @@ const ROWS: [Row; 32] = [
         r#"{"kind":"echo","prioritiy":1}"#,
         NOT_VALID,
         "prioritiy",
-        "prioritiy: is unknown; known are delay_ms, gpu_options, kind, limits, needs, not_before_ms, payload, priority, progress, task_id",
+        "prioritiy: is unknown; known are delay_ms, gpu_options, group, items, kind, limits, needs, not_before_ms, on_error, payload, priority, progress, task_id",
     ),
     (
         TASKS,
