@@ -8,9 +8,9 @@ use std::sync::{
 use async_trait::async_trait;
 use protocol::{BodyHash, GpuId, GroupName, GroupStatus, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
 use task_store::{
-    Arrival, Begin, BeginRequest, Cancel, Counted, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look, LookRequest,
-    MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer,
-    RetryRequest, StoreError, Submission, TaskStore,
+    Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look,
+    LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
+    RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
 };
 
 /// What a test wants of the store, and what it counted.
@@ -103,6 +103,10 @@ impl GroupStore for ControlledStore {
 impl TaskStore for ControlledStore {
     async fn submitted(&self, task_id: &TaskId, kind: &Kind, body_hash: &BodyHash) -> Result<Submission, StoreError> {
         self.inner.submitted(task_id, kind, body_hash).await
+    }
+
+    async fn delayed(&self, request: &DelayRequest) -> Result<(), StoreError> {
+        self.inner.delayed(request).await
     }
 
     async fn forget(&self, task_id: &TaskId) -> Result<(), StoreError> {

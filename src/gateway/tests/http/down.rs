@@ -12,8 +12,9 @@ use protocol::{
     Token, Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
-    Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, MemberEnd, MembersPage, MembersRequest, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
-    Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
+    Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look,
+    LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
+    RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
 };
 
 pub struct DownTable;
