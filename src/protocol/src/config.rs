@@ -3,6 +3,7 @@
 //! Loading (defaults < file < environment < flags, all mistakes at once) is in `service`. `deploy/config/gpufleet.yaml` is the reference with
 //! every default; a test loads it.
 
+mod batch;
 mod operate;
 mod store;
 
@@ -11,7 +12,7 @@ use std::{fmt, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{operate::Operate, store::StoreSection};
+pub use self::{batch::BatchSection, operate::Operate, store::StoreSection};
 use crate::{PoolName, Strategy, claim::Settings};
 
 /// Everything that can be configured. Every key has a default.
@@ -27,6 +28,8 @@ pub struct Configuration {
     pub redis: RedisSection,
     /// Workers.
     pub worker: WorkerSection,
+    /// Payloads that run together.
+    pub batch: BatchSection,
     /// Memory of a process.
     pub memory: MemorySection,
     /// The task store.
@@ -78,7 +81,7 @@ pub struct MultiGpuSection {
     /// The smallest part of a split batch. Default: 4.
     #[schemars(range(min = 1))]
     pub min_batch_size_per_gpu: u32,
-    /// Slots of a GPU. Default: 8.
+    /// Slots of a GPU. For kinds that take several payloads in one run, one to two times the run that is wanted. Default: 8.
     #[schemars(range(min = 1, max = 1024))]
     pub max_concurrent_tasks_per_gpu: u32,
     /// A GPU takes tasks below this share of its memory in use. Default: 0.9.

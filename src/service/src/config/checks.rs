@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::{
     GpuId,
-    config::{Configuration, SecretUrl},
+    config::{BatchSection, Configuration, SecretUrl},
 };
 
 use super::{Mistakes, Origin};
@@ -21,6 +21,7 @@ pub fn check(configuration: &Configuration, origins: &BTreeMap<String, Origin>, 
     checker.gpu(configuration);
     checker.servers(configuration);
     checker.worker(configuration);
+    checker.batch(&configuration.batch);
     checker.rest(configuration);
 }
 
@@ -78,6 +79,19 @@ impl Checker<'_> {
         });
         if let Some(listen) = &worker.metrics_listen {
             self.address("worker.metrics_listen", listen);
+        }
+    }
+
+    fn batch(&mut self, batch: &BatchSection) {
+        for (kind, wait_ms) in &batch.wait_ms {
+            self.require(*wait_ms <= BatchSection::WAIT_MS_MAX, "batch.wait_ms", || {
+                format!("lets {kind} wait for {wait_ms} ms; at most {} ms are accepted", BatchSection::WAIT_MS_MAX)
+            });
+        }
+        for (kind, largest) in &batch.largest {
+            self.require(*largest > 0, "batch.largest", || {
+                format!("lets no payload of {kind} run; give at least 1, with which each runs by itself")
+            });
         }
     }
 

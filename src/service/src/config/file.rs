@@ -53,7 +53,7 @@ impl Reader<'_> {
         match value {
             // A section whose keys are all commented out.
             Value::Null if self.known.is_section(key) => {}
-            Value::Object(fields) => {
+            Value::Object(fields) if !self.known.is_mapping(key) => {
                 for (name, field) in fields {
                     let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
                     self.section(&path, field);

@@ -55,6 +55,11 @@ impl KnownKeys {
         self.keys.get(key).is_some_and(|known| known.default.is_array())
     }
 
+    /// Whether the key's value is a mapping, whose names are no keys.
+    pub fn is_mapping(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(|known| known.default.is_object())
+    }
+
     /// Whether the key's value is text whatever it looks like.
     pub fn is_text(&self, key: &str) -> bool {
         self.keys.get(key).is_some_and(|known| known.default.is_string())
@@ -94,6 +99,9 @@ impl KnownKeys {
     fn unknown(&self, key: &str) -> String {
         if self.is_section(key) {
             return format!("is a section, not a value; its keys are {}", self.keys_of(key));
+        }
+        if let Some((mapping, name)) = key.rsplit_once('.').filter(|(outer, _)| self.is_mapping(outer)) {
+            return format!("is no key by itself; set the mapping as a whole: {mapping}={{{name}: …}}");
         }
         if let Some(near) = self.nearest(key) {
             return format!("unknown key; did you mean {near}?");
@@ -151,7 +159,8 @@ pub fn put(tree: &mut Value, key: &str, value: Value) {
 
 fn collect(default: &Value, schema: &Value, root: &Value, key: &str, keys: &mut BTreeMap<String, KnownKey>) {
     let schema = resolved(schema, root);
-    let Some(fields) = default.as_object() else {
+    // A mapping with names of any kind is a value; a section names its fields.
+    let Some(fields) = default.as_object().filter(|_| schema["properties"].is_object()) else {
         let number = |name: &str| schema[name].as_f64();
         let known = KnownKey { default: default.clone(), wanted: wanted(schema), minimum: number("minimum"), maximum: number("maximum") };
         keys.insert(key.to_owned(), known);
@@ -174,7 +183,13 @@ fn resolved<'schema>(schema: &'schema Value, root: &'schema Value) -> &'schema V
 /// The schema's type in words.
 fn wanted(schema: &Value) -> String {
     let is = |name: &str| schema["type"] == name || schema["type"].as_array().is_some_and(|types| types.iter().any(|kind| kind == name));
-    let words =
-        [("integer", "a whole number"), ("number", "a number"), ("boolean", "true or false"), ("array", "a list"), ("string", "text")];
+    let words = [
+        ("integer", "a whole number"),
+        ("number", "a number"),
+        ("boolean", "true or false"),
+        ("array", "a list"),
+        ("string", "text"),
+        ("object", "a mapping of names to values"),
+    ];
     words.iter().find(|(name, _)| is(name)).map_or("another value", |(_, words)| words).to_owned()
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use protocol::config::{Configuration, SecretUrl};
 use serde_json::Value;
 
-use super::Origin;
+use super::{Origin, known::KnownKeys};
 
 /// The column at which origins begin, where the value leaves room.
 const ORIGIN_COLUMN: usize = 56;
@@ -13,9 +13,9 @@ const ORIGIN_COLUMN: usize = 56;
 /// Every key, in the order of the reference; passwords hidden; a comment where a value was set by somebody.
 pub fn yaml(configuration: &Configuration, origins: &BTreeMap<String, Origin>) -> String {
     let tree = serde_json::to_value(redacted(configuration)).expect("a configuration is JSON");
-    let mut text = String::new();
-    section(&tree, "", 0, origins, &mut text);
-    text
+    let mut printer = Printer { origins, known: KnownKeys::read(), text: String::new() };
+    printer.section(&tree, "", 0);
+    printer.text
 }
 
 fn redacted(configuration: &Configuration) -> Configuration {
@@ -26,21 +26,29 @@ fn redacted(configuration: &Configuration) -> Configuration {
     shown
 }
 
-fn section(tree: &Value, key: &str, depth: usize, origins: &BTreeMap<String, Origin>, text: &mut String) {
-    for (name, value) in tree.as_object().into_iter().flatten() {
-        let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-        let indentation = "  ".repeat(depth);
-        if value.is_object() {
-            text.push_str(&format!("{indentation}{name}:\n"));
-            section(value, &path, depth + 1, origins, text);
-            continue;
+struct Printer<'printing> {
+    origins: &'printing BTreeMap<String, Origin>,
+    known: KnownKeys,
+    text: String,
+}
+
+impl Printer<'_> {
+    fn section(&mut self, tree: &Value, key: &str, depth: usize) {
+        for (name, value) in tree.as_object().into_iter().flatten() {
+            let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            let indentation = "  ".repeat(depth);
+            if value.is_object() && !self.known.is_mapping(&path) {
+                self.text.push_str(&format!("{indentation}{name}:\n"));
+                self.section(value, &path, depth + 1);
+                continue;
+            }
+            // A JSON value on one line is YAML too.
+            let line = format!("{indentation}{name}: {value}");
+            let written = match self.origins.get(&path) {
+                Some(origin) => writeln!(self.text, "{line:<ORIGIN_COLUMN$} # {origin}"),
+                None => writeln!(self.text, "{line}"),
+            };
+            written.expect("writing to a string does not fail");
         }
-        // A JSON value on one line is YAML too.
-        let line = format!("{indentation}{name}: {value}");
-        let written = match origins.get(&path) {
-            Some(origin) => writeln!(text, "{line:<ORIGIN_COLUMN$} # {origin}"),
-            None => writeln!(text, "{line}"),
-        };
-        written.expect("writing to a string does not fail");
     }
 }

@@ -225,7 +225,7 @@ fn an_unknown_key_is_answered_with_what_was_meant() {
         ("lease_ms=1", "did you mean worker.lease_ms?"),
         ("gpu.max_concurrent_tasks_per_gpu=1", "did you mean gpu.multi_gpu.max_concurrent_tasks_per_gpu?"),
         ("store.zzz=1", "known here are group_members_max, groups_max, outcome_retention_ms"),
-        ("zzz=1", "known here are amqp, gateway, gpu, kernel, log"),
+        ("zzz=1", "known here are amqp, batch, gateway, gpu, kernel, log"),
         ("log=info", "is a section, not a value; its keys are json, level"),
         ("worker.lease_ms.x=1", "did you mean worker.lease_ms?"),
     ];
@@ -329,6 +329,35 @@ fn a_file_that_is_not_a_configuration_is_one_mistake() {
     for (text, expected) in cases {
         let mistakes = Written::file(text).mistakes();
         assert!(mistakes.len() == 1 && mistakes[0].contains(expected), "{text:?}: {mistakes:?}");
+    }
+}
+
+#[test]
+fn a_mapping_is_one_value_wherever_it_comes_from() {
+    let kind = |name: &str| protocol::Kind::new(name).expect("valid");
+    let written = Written::file("batch:\n  wait_ms:\n    simulate: 5\n    predict: 20\n  largest: {matmul: 8}\n");
+    let loaded = written.sources.load().expect("valid");
+    let batch = &loaded.configuration.batch;
+    assert_eq!((batch.wait_ms[&kind("simulate")], batch.wait_ms[&kind("predict")], batch.largest[&kind("matmul")]), (5, 20, 8));
+    assert!(loaded.to_yaml().contains("wait_ms: {\"predict\":20,\"simulate\":5}"), "{}", loaded.to_yaml());
+    assert_eq!(Written::file(&loaded.to_yaml()).load(), loaded.configuration);
+    let replaced = written.variable("GPUFLEET__BATCH__WAIT_MS", "{echo: 1}").flag("batch.largest={}").load().batch;
+    assert_eq!((replaced.wait_ms.len(), replaced.wait_ms[&kind("echo")], replaced.largest.len()), (1, 1, 0), "as a whole");
+}
+
+#[test]
+fn a_mapping_with_a_wrong_name_or_value_is_refused() {
+    let cases = [
+        ("batch.wait_ms=5", "give a mapping of names to values (default: {})"),
+        ("batch.wait_ms={simulate: soon}", "expected u64"),
+        ("batch.wait_ms={Two Words: 5}", "must be a kind"),
+        ("batch.wait_ms={simulate: 60001}", "lets simulate wait for 60001 ms; at most 60000 ms are accepted"),
+        ("batch.largest={simulate: 0}", "lets no payload of simulate run"),
+        ("batch.wait_ms.simulate=5", "set the mapping as a whole: batch.wait_ms={simulate: …}"),
+    ];
+    for (text, expected) in cases {
+        let mistake = only_mistake(&overrides(&[text]));
+        assert!(mistake.contains(expected), "{text}: {mistake}");
     }
 }
 
