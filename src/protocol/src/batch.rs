@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use bytes::Bytes;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Json, TaskError, json::with_field};
 
@@ -188,13 +188,29 @@ pub struct SliceCounts {
 }
 
 /// One item's result as it is there, before the batch's reply.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct IndexedItem {
     /// The item, counted from 0.
     pub index: u32,
     /// How it came out.
     #[serde(flatten)]
     pub came_out: ItemResult,
+}
+
+/// Field by field: a flattened text would lose its bytes, and the JSON library refuses it.
+impl<'de> Deserialize<'de> for IndexedItem {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Fields {
+            index: u32,
+            #[serde(default)]
+            result: Json,
+            #[serde(default)]
+            error: Option<TaskError>,
+        }
+        let Fields { index, result, error } = Fields::deserialize(deserializer)?;
+        Ok(Self { index, came_out: ItemResult { result, error } })
+    }
 }
 
 /// What the store keeps of a slice that ended, until its batch is merged.
@@ -283,6 +299,16 @@ mod tests {
         assert_eq!(read, results);
         assert_eq!(read.results.to::<Vec<ItemResult>>().expect("items")[1].error, Some(error));
         assert_eq!(super::list([]).as_str(), "[]");
+    }
+
+    #[test]
+    fn an_item_of_a_progress_message_comes_back() {
+        let result = Json::parse("{\"a\": 1.00}").expect("JSON");
+        let error = TaskError::new(ErrorCode::InvalidPayload, "must be text").at("items[1].text");
+        for came_out in [ItemResult::succeeded(result), ItemResult::succeeded(Json::null()), ItemResult::failed(error)] {
+            let item = IndexedItem { index: 17, came_out };
+            assert_eq!(Json::of(&item).to::<IndexedItem>().expect("an item"), item);
+        }
     }
 
     #[test]
