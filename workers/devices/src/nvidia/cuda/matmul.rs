@@ -1,6 +1,6 @@
 //! Products of matrices, by cuBLAS.
 
-use cudarc::cublas::{CudaBlas, Gemm, GemmConfig, result::CublasError, sys};
+use cudarc::cublas::{CudaBlas, Gemm, GemmConfig, StridedBatchedConfig, result::CublasError, sys};
 
 use super::{Buffer, CudaError, Element, Lane, Version, context::guarded};
 
@@ -25,6 +25,18 @@ pub trait Matrix: Element {
     ) -> Result<(), CublasError>
     where
         Self: Sized;
+
+    /// # Safety
+    /// The buffers must be as large as the configuration says.
+    #[doc(hidden)]
+    unsafe fn gemm_strided_batched(
+        blas: &CudaBlas,
+        config: StridedBatchedConfig<Self>,
+        factors: (&Buffer<'_, Self>, &Buffer<'_, Self>),
+        products: &mut Buffer<'_, Self>,
+    ) -> Result<(), CublasError>
+    where
+        Self: Sized;
 }
 
 macro_rules! matrix {
@@ -41,6 +53,16 @@ macro_rules! matrix {
             ) -> Result<(), CublasError> {
                 // SAFETY: the caller's promise.
                 unsafe { blas.gemm(config, &factors.0.slice, &factors.1.slice, &mut product.slice) }
+            }
+
+            unsafe fn gemm_strided_batched(
+                blas: &CudaBlas,
+                config: StridedBatchedConfig<Self>,
+                factors: (&Buffer<'_, Self>, &Buffer<'_, Self>),
+                products: &mut Buffer<'_, Self>,
+            ) -> Result<(), CublasError> {
+                // SAFETY: the caller's promise.
+                unsafe { blas.gemm_strided_batched(config, &factors.0.slice, &factors.1.slice, &mut products.slice) }
             }
         }
     };
@@ -83,6 +105,33 @@ fn failed(operation: &'static str, error: &CublasError) -> CudaError {
     }
 }
 
+/// Refuses buffers that do not hold `count` matrices of rows × inner, and as many of inner × columns.
+fn sizes_fit((a, b): (usize, usize), [rows, inner, columns]: [usize; 3], count: usize) -> Result<(), CudaError> {
+    let wanted = |one: usize, other: usize| one.checked_mul(other)?.checked_mul(count);
+    if Some(a) == wanted(rows, inner) && Some(b) == wanted(inner, columns) {
+        return Ok(());
+    }
+    Err(CudaError::Refused(format!("buffers of {a} and {b} numbers are no {rows}×{inner} and {inner}×{columns}, {count} of each")))
+}
+
+/// One product of row-major matrices.
+fn config<T: Matrix>([rows, inner, columns]: [usize; 3]) -> Result<GemmConfig<T>, CudaError> {
+    let size = |number: usize| i32::try_from(number).map_err(|_| CudaError::Refused(format!("a side of {number} is too long")));
+    // cuBLAS counts by columns: there, our row-major matrices are their transposes, and C^T = B^T A^T.
+    Ok(GemmConfig {
+        transa: sys::cublasOperation_t::CUBLAS_OP_N,
+        transb: sys::cublasOperation_t::CUBLAS_OP_N,
+        m: size(columns)?,
+        n: size(rows)?,
+        k: size(inner)?,
+        alpha: T::ONE,
+        lda: size(columns)?,
+        ldb: size(inner)?,
+        beta: T::ZERO,
+        ldc: size(columns)?,
+    })
+}
+
 impl Lane {
     /// The product of `a` (rows × inner) and `b` (inner × columns), all in row-major order.
     ///
@@ -94,32 +143,43 @@ impl Lane {
         b: &Buffer<'_, T>,
         [rows, inner, columns]: [usize; 3],
     ) -> Result<Buffer<'_, T>, CudaError> {
-        let sizes = [(a.len(), rows.checked_mul(inner)), (b.len(), inner.checked_mul(columns))];
-        if sizes.iter().any(|(has, wanted)| Some(*has) != *wanted) {
-            return Err(CudaError::Refused(format!(
-                "buffers of {} and {} numbers are no {rows}×{inner} and {inner}×{columns}",
-                a.len(),
-                b.len()
-            )));
-        }
+        sizes_fit((a.len(), b.len()), [rows, inner, columns], 1)?;
         let mut product = self.zeros(rows * columns)?;
-        let size = |number: usize| i32::try_from(number).map_err(|_| CudaError::Refused(format!("a side of {number} is too long")));
-        // cuBLAS counts by columns: there, our row-major matrices are their transposes, and C^T = B^T A^T.
-        let config = GemmConfig {
-            transa: sys::cublasOperation_t::CUBLAS_OP_N,
-            transb: sys::cublasOperation_t::CUBLAS_OP_N,
-            m: size(columns)?,
-            n: size(rows)?,
-            k: size(inner)?,
-            alpha: T::ONE,
-            lda: size(columns)?,
-            ldb: size(inner)?,
-            beta: T::ZERO,
-            ldc: size(columns)?,
-        };
+        let config = config([rows, inner, columns])?;
         let blas = self.blas()?;
         // SAFETY: the buffers have the sizes that the configuration says: checked above.
         unsafe { T::gemm(blas, config, (b, a), &mut product) }.map_err(|error| self.late(&error))?;
+        Ok(product)
+    }
+
+    /// The products of `count` pairs of matrices of the same sizes in one call: those of `a` (rows × inner) lie one behind the other, and so do those of `b` (inner × columns) and
+    /// the products, all in row-major order.
+    ///
+    /// # Errors
+    /// As of [`Lane::multiply`].
+    pub fn multiply_each<T: Matrix>(
+        &self,
+        a: &Buffer<'_, T>,
+        b: &Buffer<'_, T>,
+        [rows, inner, columns]: [usize; 3],
+        count: usize,
+    ) -> Result<Buffer<'_, T>, CudaError> {
+        sizes_fit((a.len(), b.len()), [rows, inner, columns], count)?;
+        let products = rows.checked_mul(columns).and_then(|numbers| numbers.checked_mul(count));
+        let too_many = || CudaError::Refused(format!("{count} products of {rows}×{columns} are too many"));
+        let mut product = self.zeros(products.ok_or_else(too_many)?)?;
+        let stride = |numbers: usize| i64::try_from(numbers).map_err(|_| too_many());
+        let config = StridedBatchedConfig {
+            gemm: config([rows, inner, columns])?,
+            batch_size: i32::try_from(count).map_err(|_| too_many())?,
+            // As in `config`, the factors change places.
+            stride_a: stride(inner * columns)?,
+            stride_b: stride(rows * inner)?,
+            stride_c: stride(rows * columns)?,
+        };
+        let blas = self.blas()?;
+        // SAFETY: the buffers have the sizes that the configuration says: checked above.
+        unsafe { T::gemm_strided_batched(blas, config, (b, a), &mut product) }.map_err(|error| self.late(&error))?;
         Ok(product)
     }
 
