@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc};
 
 use devices::Device;
-use executors::{Executor, Failure, Report, Run, Usage};
+use executors::{BatchMember, Executor, Failure, Report, Run, RunBatch, Usage};
 use fake_nvidia::process;
 use protocol::{BodyHash, DeliveryId, Task, TaskBody, TaskId};
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::rig::{block_on, first_gpu};
 
-async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, pieces: u32) -> Result<protocol::Json, Failure> {
-    let task = Task {
+fn task(executor: &Arc<dyn Executor>, payload: Value) -> Task {
+    Task {
         id: TaskId::new("task-1").unwrap(),
         body_hash: BodyHash::of(b""),
         kind: executor.kind(),
@@ -26,7 +26,11 @@ async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Va
         not_before_ms: None,
         body: TaskBody { payload: payload.into(), ..TaskBody::default() },
         delivery: DeliveryId(1),
-    };
+    }
+}
+
+async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, pieces: u32) -> Result<protocol::Json, Failure> {
+    let task = task(executor, payload);
     let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
     executor.run(Run { task: &task, payload: &task.body.payload, device, cancel, report, pieces, usage }).await
 }
@@ -52,6 +56,66 @@ fn a_product_that_is_too_large_for_the_memory_is_right_in_pieces() {
             let result: Value = run(&matmul, &gpu, payload, 3).await.unwrap().to().unwrap();
             assert_eq!((&result["max_error"], &result["product"][999][7]), (&json!(0.0), &json!(6_993.0)));
             assert_eq!(result["product"].as_array().unwrap().len(), side);
+        });
+    });
+}
+
+#[test]
+fn products_of_any_sizes_run_together_and_each_gets_its_own() {
+    process::on_a_machine(1, |_| {
+        block_on(async {
+            let gpu: Arc<dyn Device> = Arc::new(first_gpu().await);
+            let matmul = executors::matmul();
+            let tasks = [
+                json!({"a": [[1, 2], [3, 4]], "b": [[5, 6], [7, 8]]}),
+                json!({"a": [[1, 2, 3]], "b": [[1], [10], [100]], "dtype": "f64", "check": true}),
+                json!({"a": [[1, 2]], "b": "no matrix"}),
+                json!({"a": [[2, 0], [0, 2]], "b": [[1, 2], [3, 4]]}),
+            ]
+            .map(|payload| task(&matmul, payload));
+            let usages: Vec<Usage> = tasks.iter().map(|_| Usage::default()).collect();
+            let members = tasks.iter().zip(&usages).map(|(task, usage)| BatchMember {
+                task,
+                payload: &task.body.payload,
+                cancel: CancellationToken::new(),
+                report: Report::to_nobody(),
+                usage: usage.clone(),
+            });
+            let batch = RunBatch { device: &gpu, members: members.collect(), cancel: CancellationToken::new() };
+            let answers = matmul.run_batch(batch).await;
+            let product = |place: usize| answers[place].as_ref().unwrap().to::<Value>().unwrap();
+            assert_eq!(product(0), json!({"product": [[19.0, 22.0], [43.0, 50.0]]}));
+            assert_eq!(product(1), json!({"max_error": 0.0, "product": [[321.0]]}));
+            assert_eq!(answers[2].as_ref().unwrap_err().field.as_deref(), Some("payload.b"));
+            assert_eq!(product(3), json!({"product": [[2.0, 4.0], [6.0, 8.0]]}));
+            assert!(usages[0].device_time().is_some() && usages[0].device_time() == usages[3].device_time());
+            assert_eq!(usages[2].device_time(), None, "what did not run took nothing");
+        });
+    });
+}
+
+#[test]
+fn products_without_the_memory_for_all_lack_it_together() {
+    process::on_a_machine(1, |machine| {
+        machine.change(|state| state.gpus[0].memory_mib = 452);
+        block_on(async {
+            let gpu: Arc<dyn Device> = Arc::new(first_gpu().await);
+            until("the context's memory shows", async || gpu.sample().memory_used_mb > 400).await;
+            let matmul = executors::matmul();
+            let (a, b): (Vec<[usize; 1]>, [Vec<usize>; 1]) = ((0..500).map(|row| [row]).collect(), [(0..500).collect()]);
+            let task = task(&matmul, json!({"a": a, "b": b, "dtype": "f64"}));
+            let member = || BatchMember {
+                task: &task,
+                payload: &task.body.payload,
+                cancel: CancellationToken::new(),
+                report: Report::to_nobody(),
+                usage: Usage::default(),
+            };
+            let members = (0..8).map(|_| member()).collect();
+            let answers = matmul.run_batch(RunBatch { device: &gpu, members, cancel: CancellationToken::new() }).await;
+            assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|failure| failure.code == "out_of_memory" && failure.retry)));
+            let alone = RunBatch { device: &gpu, members: vec![member()], cancel: CancellationToken::new() };
+            assert!(matmul.run_batch(alone).await[0].is_ok());
         });
     });
 }

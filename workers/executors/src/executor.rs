@@ -7,7 +7,7 @@ use devices::Device;
 use protocol::{ErrorCode, Json, Kind, Task};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Report, Usage};
+use crate::{BatchMember, Batching, Report, RunBatch, Usage};
 
 /// What one attempt is given.
 pub struct Run<'a> {
@@ -89,6 +89,35 @@ pub trait Executor: Send + Sync + 'static {
         1
     }
 
+    /// Whether it takes several payloads at once, and how many. Default: `None`, each runs by itself.
+    fn batching(&self) -> Option<Batching> {
+        None
+    }
+
+    /// Whether this payload may run together with others, where [`Executor::batching`] says that any may. Asked often, so it should be quick. Default: it may.
+    fn takes_part(&self, _payload: &Json) -> bool {
+        true
+    }
+
+    /// How large a payload is, in whatever bounds a run: tokens, pixels, bytes. Default: 1.
+    ///
+    /// # Errors
+    /// [`Failure`] fails this payload, and no other.
+    fn size(&self, _payload: &Json) -> Result<u64, Failure> {
+        Ok(1)
+    }
+
+    /// Runs payloads together, at most as many as [`Executor::batching`] said. Gives an answer for each, in their order: one may fail while others succeed. Where all lack the
+    /// memory, it is called again with fewer. Default: one after the other.
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+        let RunBatch { device, members, .. } = batch;
+        let mut answers = Vec::with_capacity(members.len());
+        for BatchMember { task, payload, cancel, report, usage } in members {
+            answers.push(self.run(Run { task, payload, device, cancel, report, pieces: 1, usage }).await);
+        }
+        answers
+    }
+
     /// Frees memory of the GPU that is only kept to save time later. Whether it freed any. Default: it keeps none.
     async fn evict(&self, _device: &dyn Device) -> bool {
         false
@@ -122,6 +151,11 @@ impl Executors {
     #[must_use]
     pub fn get(&self, kind: &Kind) -> Option<Arc<dyn Executor>> {
         self.0.get(kind).cloned()
+    }
+
+    /// Each kind with its executor, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = (&Kind, &Arc<dyn Executor>)> {
+        self.0.iter()
     }
 
     /// The kinds, sorted.

@@ -3,6 +3,7 @@
 //! [`Executor`] is the trait; [`Executors`] is the set that one worker offers: [`echo`], [`simulate`], [`matmul`],
 //! [`kernel`] and, with the feature of that name, `predict`.
 
+mod batching;
 mod cuda;
 mod echo;
 mod executor;
@@ -20,6 +21,7 @@ mod report;
 mod simulate;
 mod usage;
 
+pub use batching::{BatchMember, Batching, RunBatch};
 pub use echo::echo;
 pub use executor::{Executor, Executors, Failure, Run};
 pub use kernel::kernel;

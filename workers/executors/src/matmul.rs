@@ -5,6 +5,10 @@
 //! ```
 //! Gives `{"product": [[19, 22], [43, 50]], "max_error": 0}`. `dtype` is `f32` (default) or `f64`. With `check` the product is also computed on the CPU in double precision; `max_error`
 //! is the largest difference, relative to the largest number of the product. A product that the GPU has no memory for is computed in pieces, by rows of `a`.
+//!
+//! Small products run together, whoever asked for them: to begin one costs more than to compute it.
+
+mod together;
 
 use std::sync::Arc;
 
@@ -17,7 +21,7 @@ use protocol::{Json, Kind};
 use serde::{Serialize, Serializer, de::IgnoredAny};
 
 use crate::{
-    Executor, Failure, Run,
+    Batching, Executor, Failure, Run, RunBatch,
     cuda::{Finite, cuda_of, failure},
     occupy::occupy,
     payload::Fields,
@@ -31,6 +35,10 @@ const PRODUCT_MAX: usize = 4_000_000;
 const CHECK_MAX: usize = 2_000_000_000;
 /// Into how many pieces a product may be cut.
 const PIECES_MAX: usize = 64;
+/// Most products of one run.
+const LARGEST: usize = 64;
+/// Products whose payloads are no longer than this, in bytes, run together: a matrix of about 100 × 100. Larger ones keep the GPU busy by themselves.
+const SMALL_BYTES: usize = 64 * 1024;
 
 struct Matmul;
 
@@ -41,7 +49,7 @@ pub fn matmul() -> Arc<dyn Executor> {
 }
 
 /// What a product's numbers are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Precision {
     Single,
     Double,
@@ -74,15 +82,20 @@ impl Executor for Matmul {
             Precision::Single => asked.multiply::<f32>(&run).await?,
             Precision::Double => asked.multiply::<f64>(&run).await?,
         };
-        let mut max_error = None;
-        if asked.check {
-            let (a, b, sizes, product) = (Arc::clone(&asked.a), Arc::clone(&asked.b), asked.sizes, Arc::clone(&product));
-            let checking = tokio::task::spawn_blocking(move || self::max_error(&a, &b, &product, sizes));
-            let error = checking.await.map_err(|error| Failure::transient(format!("check the product: {error}")))?;
-            max_error = Some(Finite(error));
-        }
-        let product = Rows { numbers: &product, columns: asked.sizes[2], precision: asked.precision };
-        Ok(Json::of(&Product { max_error, product }))
+        asked.written(product).await
+    }
+
+    /// One run computes while the numbers of another one are read and written.
+    fn batching(&self) -> Option<Batching> {
+        Some(Batching { at_once: 2, ..Batching::up_to(LARGEST) })
+    }
+
+    fn takes_part(&self, payload: &Json) -> bool {
+        payload.as_bytes().len() <= SMALL_BYTES
+    }
+
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+        together::run(batch).await
     }
 }
 
@@ -163,6 +176,19 @@ impl Asked {
             return Err(Failure::invalid("payload.check", format!("is only done for up to {CHECK_MAX} multiplications")));
         }
         Ok(Self { a, b, sizes: [rows, inner, columns], precision, check })
+    }
+
+    /// The product as the result has it, checked if that was asked for.
+    async fn written(&self, product: Arc<[f64]>) -> Result<Json, Failure> {
+        let mut max_error = None;
+        if self.check {
+            let (a, b, sizes, product) = (Arc::clone(&self.a), Arc::clone(&self.b), self.sizes, Arc::clone(&product));
+            let checking = tokio::task::spawn_blocking(move || self::max_error(&a, &b, &product, sizes));
+            let error = checking.await.map_err(|error| Failure::transient(format!("check the product: {error}")))?;
+            max_error = Some(Finite(error));
+        }
+        let product = Rows { numbers: &product, columns: self.sizes[2], precision: self.precision };
+        Ok(Json::of(&Product { max_error, product }))
     }
 
     /// What one piece holds of the GPU at once, in MB.
@@ -275,6 +301,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_gpu_without_cuda_lets_another_one_try() {
+        let task = crate::fixture::task("matmul", json!({"a": [[1]], "b": [[1]]}));
+        let member = crate::BatchMember {
+            task: &task,
+            payload: &task.body.payload,
+            cancel: tokio_util::sync::CancellationToken::new(),
+            report: crate::Report::to_nobody(),
+            usage: crate::Usage::default(),
+        };
+        let batch = RunBatch { device: &gpu(), members: vec![member], cancel: tokio_util::sync::CancellationToken::new() };
+        let together = matmul().run_batch(batch).await.remove(0).unwrap_err();
+        assert!(together.retry && together.message.contains("has no CUDA"), "{together:?}");
+
         let refused = run_on(&matmul(), &gpu(), json!({"a": [[1]], "b": [[1]]})).await.unwrap_err();
         assert!(refused.retry && refused.message.contains("has no CUDA"), "{refused:?}");
     }

@@ -9,8 +9,10 @@ use crate::{
     kernel, matmul, simulate,
 };
 
-const MEMBERS: [&str; 23] = [
+const MEMBERS: [&str; 25] = [
     "duration_ms",
+    "batch_fixed_ms",
+    "batch_item_ms",
     "memory_mb",
     "compute_share",
     "fail",

@@ -30,6 +30,18 @@ pub struct Reported {
 pub struct Report {
     progress: watch::Sender<Reported>,
     partials: Option<Arc<Partials>>,
+    share: Share,
+}
+
+/// The share of the work that a report speaks of: where it begins, and how large it is.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    from: f64,
+    of: f64,
+}
+
+impl Share {
+    const ALL: Self = Self { from: 0.0, of: 1.0 };
 }
 
 /// Who listens to an attempt.
@@ -47,7 +59,10 @@ impl Report {
     pub fn new(listening: Listening) -> (Self, Reports) {
         let (progress, listener) = watch::channel(Reported::default());
         let partials = (listening == Listening::ToPartialsToo).then(Arc::<Partials>::default);
-        (Self { progress, partials: partials.clone() }, Reports { progress: listener, partials: ReportedPartials(partials) })
+        (
+            Self { progress, partials: partials.clone(), share: Share::ALL },
+            Reports { progress: listener, partials: ReportedPartials(partials) },
+        )
     }
 
     /// A report that nobody listens to.
@@ -56,12 +71,19 @@ impl Report {
         Self::new(Listening::ToProgress).0
     }
 
+    /// A report of one piece of the work, which begins at the share `from` of the whole and is so large: what it says counts for that much. Its parts of the output go nowhere.
+    #[must_use]
+    pub fn of_piece(&self, from: f64, of: f64) -> Self {
+        Self { progress: self.progress.clone(), partials: None, share: Share { from, of } }
+    }
+
     /// Says how far the attempt is: a share of the work, 0 to 1 (anything else is brought there), and what it does now, for people; empty is
     /// nothing. The last call wins.
     pub fn progress(&self, fraction: f64, message: &str) {
         let message = message.chars().take(Progress::MESSAGE_CHARACTERS_MAX).collect::<String>();
         let message = Some(message).filter(|message| !message.is_empty());
-        self.progress.send_replace(Reported { fraction: Fraction::clamped(fraction), message });
+        let fraction = Fraction::clamped(self.share.from + Fraction::clamped(fraction).get() * self.share.of);
+        self.progress.send_replace(Reported { fraction, message });
     }
 
     /// Gives a part of the output. Parts are numbered in the order of the calls, from 1.
@@ -177,6 +199,19 @@ mod tests {
         report.progress(f64::NAN, &"ü".repeat(1_000));
         let reported = reports.progress.borrow_and_update().clone();
         assert_eq!((reported.fraction.get(), reported.message.unwrap().chars().count()), (0.0, 256));
+    }
+
+    #[test]
+    fn the_report_of_a_piece_counts_for_its_share() {
+        let (report, mut reports) = Report::new(Listening::ToPartialsToo);
+        let second_of_four = report.of_piece(0.25, 0.25);
+        second_of_four.progress(0.5, "half of it");
+        second_of_four.partial(json!(1).into());
+        let reported = reports.progress.borrow_and_update().clone();
+        assert_eq!((reported.fraction.get(), reported.message.as_deref()), (0.375, Some("half of it")));
+        second_of_four.progress(f64::NAN, "");
+        assert_eq!(reports.progress.borrow_and_update().fraction.get(), 0.25);
+        assert!(reports.partials.take().is_empty() && !second_of_four.wants_partials());
     }
 
     #[tokio::test]

@@ -6,6 +6,12 @@
 //! ```
 //! Every field is optional. A `fail` ends the attempt with that failure after `duration_ms`; else `result` is given back. With `progress_every_ms` it
 //! reports that often how far it is, and the number of the step as a part of its output.
+//!
+//! ```json
+//! {"batch_fixed_ms": 10, "batch_item_ms": 0.2, "memory_mb": 20}
+//! ```
+//! With either of these two in place of `duration_ms` it is a payload of a model that takes many at once: a run of several takes the largest `batch_fixed_ms` of them and the sum of
+//! their `batch_item_ms`, needs their memory together, and the largest of their shares of the compute. It reports no progress.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +20,12 @@ use devices::{Sleeper, Use};
 use protocol::{ErrorCode, Json, Kind, task::Limits};
 use tokio::time::Instant;
 
-use crate::{Executor, Failure, Report, Run, occupy::occupy, payload::Fields};
+use crate::{Batching, Executor, Failure, Report, Run, RunBatch, occupy::occupy, payload::Fields};
+
+/// Most payloads of one run.
+const LARGEST: usize = 64;
+/// The fields that make a payload one of many.
+const OF_MANY: [&str; 2] = ["batch_fixed_ms", "batch_item_ms"];
 
 struct Simulate;
 
@@ -34,13 +45,62 @@ impl Executor for Simulate {
     async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
         let asked = Asked::read(run.payload)?;
         let _work = occupy(run.device.as_ref(), asked.wanted)?;
-        let duration = asked.duration.div_f64(run.device.speed());
+        let duration = asked.time.alone().div_f64(run.device.speed());
         tokio::select! {
             biased;
             () = run.cancel.cancelled() => return Err(Failure::cancelled()),
             () = pass(run.device.sleeper(), duration, asked.progress_every, &run.report) => {}
         }
         asked.end
+    }
+
+    fn batching(&self) -> Option<Batching> {
+        Some(Batching::up_to(LARGEST))
+    }
+
+    fn takes_part(&self, payload: &Json) -> bool {
+        payload.fields().is_ok_and(|fields| OF_MANY.iter().any(|name| fields.contains_key(*name)))
+    }
+
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+        let asked: Vec<Result<Asked, Failure>> = batch.members.iter().map(|member| Asked::read(member.payload)).collect();
+        let came_out = match Together::of(asked.iter().flatten()) {
+            Some(together) => together.pass(&batch).await,
+            None => Ok(()),
+        };
+        asked.into_iter().map(|asked| came_out.clone().and(asked?.end)).collect()
+    }
+}
+
+/// What payloads ask for that run together.
+struct Together {
+    fixed: Duration,
+    items: Duration,
+    wanted: Use,
+}
+
+impl Together {
+    /// `None` where there are none.
+    fn of<'a>(asked: impl Iterator<Item = &'a Asked>) -> Option<Self> {
+        asked.map(|asked| Self { fixed: asked.time.fixed, items: asked.time.item, wanted: asked.wanted }).reduce(|one, other| Self {
+            fixed: one.fixed.max(other.fixed),
+            items: one.items.saturating_add(other.items),
+            wanted: Use {
+                memory_mb: one.wanted.memory_mb.saturating_add(other.wanted.memory_mb),
+                compute_share: one.wanted.compute_share.max(other.wanted.compute_share),
+            },
+        })
+    }
+
+    /// Holds the GPU once for all of them.
+    async fn pass(&self, batch: &RunBatch<'_>) -> Result<(), Failure> {
+        let _work = occupy(batch.device.as_ref(), self.wanted)?;
+        let duration = self.fixed.saturating_add(self.items).div_f64(batch.device.speed());
+        tokio::select! {
+            biased;
+            () = batch.cancel.cancelled() => Err(Failure::cancelled()),
+            () = batch.device.sleeper().sleep_until(Instant::now() + duration) => Ok(()),
+        }
     }
 }
 
@@ -59,24 +119,53 @@ async fn pass(sleeper: Sleeper, duration: Duration, progress_every: Option<Durat
 }
 
 /// What the payload asks for.
+#[derive(Debug)]
 struct Asked {
-    duration: Duration,
+    time: Time,
     wanted: Use,
     progress_every: Option<Duration>,
     end: Result<Json, Failure>,
 }
 
+/// How long it takes: of many that run together, what they share and what each adds.
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    fixed: Duration,
+    item: Duration,
+}
+
+impl Time {
+    fn read(fields: &mut Fields) -> Result<Self, Failure> {
+        let longest = Limits::LONGEST_MS as f64;
+        let duration = fields.whole("duration_ms", 0, Limits::LONGEST_MS)?;
+        let of_many = [fields.number(OF_MANY[0], 0.0, longest)?, fields.number(OF_MANY[1], 0.0, longest)?];
+        if of_many == [None; 2] {
+            return Ok(Self { fixed: Duration::from_millis(duration.unwrap_or(0)), item: Duration::ZERO });
+        }
+        if duration.is_some() {
+            let message = format!("cannot stand beside {} and {}, which say how long it takes", OF_MANY[0], OF_MANY[1]);
+            return Err(Failure::invalid(fields.path("duration_ms"), message));
+        }
+        let [fixed, item] = of_many.map(|ms| Duration::from_secs_f64(ms.unwrap_or(0.0) / 1e3));
+        Ok(Self { fixed, item })
+    }
+
+    fn alone(self) -> Duration {
+        self.fixed.saturating_add(self.item)
+    }
+}
+
 impl Asked {
     fn read(payload: &Json) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
-        let duration = Duration::from_millis(fields.whole("duration_ms", 0, Limits::LONGEST_MS)?.unwrap_or(0));
+        let time = Time::read(&mut fields)?;
         let memory_mb = fields.whole("memory_mb", 0, 100_000_000)?.unwrap_or(0);
         let compute_share = fields.number("compute_share", 0.0, 1.0)?.unwrap_or(0.1);
         let failure = fields.object("fail")?.map(failure).transpose()?;
         let result = fields.value("result").unwrap_or_default();
         let progress_every = fields.whole("progress_every_ms", 1, Limits::LONGEST_MS)?.map(Duration::from_millis);
         fields.finish()?;
-        Ok(Self { duration, wanted: Use { memory_mb, compute_share }, progress_every, end: failure.map_or(Ok(result), Err) })
+        Ok(Self { time, wanted: Use { memory_mb, compute_share }, progress_every, end: failure.map_or(Ok(result), Err) })
     }
 }
 

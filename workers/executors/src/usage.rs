@@ -15,6 +15,7 @@ pub struct Usage(Arc<Mutex<Taken>>);
 struct Taken {
     device_time: Option<Duration>,
     peak_bytes: u64,
+    batch_size: Option<u32>,
 }
 
 impl Usage {
@@ -30,6 +31,29 @@ impl Usage {
         ran.value
     }
 
+    /// Divides what one piece of work for several payloads took evenly among them: what all of them took together is what the GPU gave. Gives what the work gave.
+    pub fn share<'a, T>(usages: impl ExactSizeIterator<Item = &'a Self>, ran: Ran<T>) -> T {
+        let members = u32::try_from(usages.len()).unwrap_or(u32::MAX).max(1);
+        let (device_time, peak_bytes) = (ran.device_time / members, ran.peak_bytes.div_ceil(u64::from(members)));
+        for usage in usages {
+            usage.add(Ran { value: (), device_time, peak_bytes });
+        }
+        ran.value
+    }
+
+    /// Takes note that so many payloads ran together; of several runs the largest counts.
+    pub fn ran_together(&self, payloads: usize) {
+        let payloads = u32::try_from(payloads).unwrap_or(u32::MAX);
+        let mut taken = self.lock();
+        taken.batch_size = taken.batch_size.max(Some(payloads));
+    }
+
+    /// How many payloads ran together at most. `None`: it ran by itself.
+    #[must_use]
+    pub fn batch_size(&self) -> Option<u32> {
+        self.lock().batch_size
+    }
+
     /// How long the GPU worked, by its own clock. `None`: not measured.
     #[must_use]
     pub fn device_time(&self) -> Option<Duration> {
@@ -40,5 +64,30 @@ impl Usage {
     #[must_use]
     pub fn peak_mb(&self) -> u64 {
         self.lock().peak_bytes.div_ceil(1_000_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_run_took_is_divided_among_its_payloads() {
+        let usages = [Usage::default(), Usage::default(), Usage::default()];
+        let given = Usage::share(usages.iter(), Ran { value: 7, device_time: Duration::from_millis(30), peak_bytes: 4_000_000 });
+        assert_eq!(given, 7);
+        for usage in &usages {
+            assert_eq!((usage.device_time(), usage.peak_mb()), (Some(Duration::from_millis(10)), 2), "rounded up");
+        }
+    }
+
+    #[test]
+    fn of_several_runs_the_largest_is_told() {
+        let usage = Usage::default();
+        assert_eq!(usage.batch_size(), None);
+        for payloads in [3, 8, 1] {
+            usage.ran_together(payloads);
+        }
+        assert_eq!(usage.batch_size(), Some(8));
     }
 }

@@ -8,6 +8,9 @@
 //! same `seed` draws the same text. While it runs it reports its tokens so far as a share of `max_length`, and the text as it grows, in pieces of whole
 //! characters: joined, they are the result's `text`. The text goes to the model as it is: no chat template is put around it.
 //!
+//! Texts are generated one by one, also where many wait: the library takes several prompts at once only if all have equally many tokens, they would have to go on in step to the end of the
+//! longest, and sums that are made in another order choose other tokens, so that a text would depend on who ran beside it.
+//!
 //! [`Predict`] is the executor; [`Model`] is what it runs and can be used without it. `docs/predict.md` says how it was checked against another
 //! implementation.
 

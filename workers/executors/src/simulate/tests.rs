@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    Listening,
+    BatchMember, Listening, Usage,
     fixture::{gpu, run_of, run_on, run_reporting, task},
 };
 
@@ -106,6 +106,9 @@ async fn wrong_and_unknown_fields_are_refused_by_name() {
         (json!({"duration": 5}), "payload.duration"),
         (json!({"duration_ms": -5}), "payload.duration_ms"),
         (json!({"duration_ms": 1.5}), "payload.duration_ms"),
+        (json!({"duration_ms": 5, "batch_item_ms": 1}), "payload.duration_ms"),
+        (json!({"batch_fixed_ms": -1}), "payload.batch_fixed_ms"),
+        (json!({"batch_item_ms": "1"}), "payload.batch_item_ms"),
         (json!({"memory_mb": "1"}), "payload.memory_mb"),
         (json!({"compute_share": 1.1}), "payload.compute_share"),
         (json!({"progress_every_ms": 0}), "payload.progress_every_ms"),
@@ -117,4 +120,78 @@ async fn wrong_and_unknown_fields_are_refused_by_name() {
         let refused = run_on(&simulate(), &gpu(), payload).await.unwrap_err();
         assert_eq!((refused.code.as_str(), refused.field.as_deref(), refused.retry), ("invalid_payload", Some(field), false));
     }
+}
+
+/// Runs payloads together on this GPU, until `cancel` fires.
+async fn run_together(
+    gpu: &Arc<dyn devices::Device>,
+    payloads: &[serde_json::Value],
+    cancel: CancellationToken,
+) -> Vec<Result<Json, Failure>> {
+    let tasks: Vec<_> = payloads.iter().map(|payload| task("simulate", payload.clone())).collect();
+    let members = tasks.iter().map(|task| BatchMember {
+        task,
+        payload: &task.body.payload,
+        cancel: CancellationToken::new(),
+        report: Report::to_nobody(),
+        usage: Usage::default(),
+    });
+    let members = members.collect();
+    simulate().run_batch(RunBatch { device: gpu, members, cancel }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_of_several_takes_the_largest_fixed_time_and_the_sum_of_the_others() {
+    let before = Instant::now();
+    let payloads = [
+        json!({"batch_fixed_ms": 10, "batch_item_ms": 5, "result": 1}),
+        json!({"batch_fixed_ms": 20, "batch_item_ms": 2.5, "result": 2}),
+        json!({"batch_item_ms": "wrong"}),
+        json!({"batch_item_ms": 2.5, "fail": {"code": "oops", "message": "as asked"}}),
+    ];
+    let answers = run_together(&gpu(), &payloads, CancellationToken::new()).await;
+    assert_eq!(before.elapsed().as_millis(), 30);
+    assert_eq!((answers[0].clone().unwrap(), answers[1].clone().unwrap()), (Json::of(&1), Json::of(&2)));
+    let failures: Vec<_> = answers[2..].iter().map(|answer| answer.clone().unwrap_err().code).collect();
+    assert_eq!(failures, ["invalid_payload", "oops"], "each fails alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn payloads_of_which_none_is_right_take_no_time() {
+    let before = Instant::now();
+    let answers = run_together(&gpu(), &[json!({"batch_item_ms": "wrong"})], CancellationToken::new()).await;
+    assert_eq!((before.elapsed().as_millis(), answers[0].clone().unwrap_err().code.as_str()), (0, "invalid_payload"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_of_several_holds_the_gpu_once_with_the_memory_of_all() {
+    let gpu = gpu();
+    let payload = json!({"batch_fixed_ms": 1000, "memory_mb": 700, "compute_share": 0.4});
+    let payloads = [payload.clone(), payload];
+    let mut running = Box::pin(run_together(&gpu, &payloads, CancellationToken::new()));
+    tokio::select! {
+        biased;
+        _ = &mut running => panic!("it ended at once"),
+        () = tokio::time::sleep(Duration::from_millis(10)) => {}
+    }
+    assert_eq!((gpu.sample().memory_used_mb, gpu.sample().utilization_percent), (1_400, 40.0));
+    assert!(running.await.iter().all(Result::is_ok));
+    let large = json!({"batch_fixed_ms": 1, "memory_mb": 50_000});
+    let refused = run_together(&gpu, &[large.clone(), large], CancellationToken::new()).await;
+    assert!(refused.iter().all(|answer| answer.as_ref().is_err_and(|failure| failure.code == "out_of_memory" && failure.retry)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_nobody_waits_for_ends_at_once() {
+    let (cancel, before) = (CancellationToken::new(), Instant::now());
+    cancel.cancel();
+    let answers = run_together(&gpu(), &[json!({"batch_fixed_ms": 60_000})], cancel).await;
+    assert_eq!((answers[0].clone().unwrap_err().code.as_str(), before.elapsed().as_millis()), ("cancelled", 0));
+}
+
+#[test]
+fn only_a_payload_with_the_times_of_many_runs_together_with_others() {
+    let takes_part = |payload: serde_json::Value| simulate().takes_part(&payload.into());
+    assert!(takes_part(json!({"batch_fixed_ms": 1})) && takes_part(json!({"batch_item_ms": null})));
+    assert!(!takes_part(json!({"duration_ms": 1})) && !takes_part(json!(null)) && !takes_part(json!(["batch_item_ms"])));
 }
