@@ -192,6 +192,14 @@ pub struct Limits {
 impl Limits {
     /// The longest time limit that is accepted: 30 days, in milliseconds.
     pub const LONGEST_MS: u64 = 30 * 24 * 3_600 * 1_000;
+    /// Attempts of a task that sets no `max_attempts`.
+    pub const ATTEMPTS: u32 = 3;
+
+    /// How often the task may be tried.
+    #[must_use]
+    pub fn attempts_max(&self) -> u32 {
+        self.max_attempts.unwrap_or(Self::ATTEMPTS)
+    }
 
     fn is_default(&self) -> bool {
         *self == Self::default()

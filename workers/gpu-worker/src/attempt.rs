@@ -1,7 +1,9 @@
 //! One attempt: its beginning in the store, its run, and what goes on beside it.
 
+pub(crate) mod batching;
 pub(crate) mod beginning;
 pub(crate) mod forecast;
+pub(crate) mod items;
 pub(crate) mod look_ahead;
 pub(crate) mod memory;
 pub(crate) mod progress;

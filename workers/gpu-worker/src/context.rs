@@ -16,7 +16,10 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    attempt::forecast::Forecast,
+    attempt::{
+        batching::{Gatherers, Surroundings},
+        forecast::Forecast,
+    },
     claim::{begun::Begun, needs::Learnt, slots::Slots, unserved::UnservedTasks},
     gpu::{health::HealthWatch, item_times::ItemTimes, trouble::Lost},
     me::{Me, Pace, Signals},
@@ -58,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) pace: Arc<Pace>,
     pub(crate) metrics: Arc<GpuMetrics>,
     pub(crate) replies: Arc<Replies>,
+    /// Where payloads gather that run together.
+    pub(crate) gatherers: Gatherers,
     /// What tasks ask for that nobody serves.
     pub(crate) unserved: Arc<UnservedTasks>,
     /// The process's memory for bodies in hand.
@@ -98,15 +103,26 @@ impl Context {
             stop,
             outages: Arc::default(),
         };
+        let slots = Slots::new(u32::from(me.options.slots), Arc::clone(&signals.nudge));
+        let lives = TaskTracker::new();
+        let surroundings = Surroundings {
+            device: Arc::clone(&gpu.device),
+            environment: ports.environment.clone(),
+            lives: lives.clone(),
+            metrics: Arc::clone(&metrics),
+            more_may_come: more_may_come(&slots, &signals, &ports.stop),
+        };
+        let gatherers = Gatherers::new(&gpu.executors, &me.options.batch, &surroundings);
         Arc::new(Self {
-            slots: Slots::new(u32::from(me.options.slots), Arc::clone(&signals.nudge)),
+            slots,
             begun: Arc::default(),
             pace: Arc::new(Pace::new(me.options.tasks_waiting_within)),
             replies: Arc::new(Replies::new(ports.clone(), Arc::clone(&metrics), me.options.reply_tried_for)),
             unserved: UnservedTasks::new(ports.clone(), Arc::clone(&me), Arc::clone(&signals), Arc::clone(&metrics)),
             metrics,
             bodies: parts.bodies,
-            lives: TaskTracker::new(),
+            lives,
+            gatherers,
             fetched: Arc::new(Semaphore::new(FETCHED_PER_SLOT * usize::from(me.options.slots))),
             deliveries: AtomicU64::new(0),
             ports,
@@ -133,4 +149,10 @@ impl Context {
     pub(crate) fn stops(&self) -> bool {
         self.ports.stop.gently.is_cancelled()
     }
+}
+
+/// Whether another task could begin while so many wait for a run together: a slot may still be given to one, and this worker takes tasks.
+fn more_may_come(slots: &Arc<Slots>, signals: &Arc<Signals>, stop: &Stop) -> Arc<dyn Fn(usize) -> bool + Send + Sync> {
+    let (slots, signals, stops) = (Arc::clone(slots), Arc::clone(signals), stop.gently.clone());
+    Arc::new(move |waiting| slots.may_give_beyond(waiting) && *signals.taking.borrow() && !stops.is_cancelled())
 }

@@ -11,6 +11,8 @@ use task_store::{Crash, Look, Retry, Stored};
 pub(crate) struct End {
     pub(crate) outcome: Outcome,
     pub(crate) result: Json,
+    /// Of a batch: how each item came out.
+    pub(crate) results: Json,
     pub(crate) error: Option<TaskError>,
     pub(crate) timings: Timings,
 }
@@ -18,7 +20,7 @@ pub(crate) struct End {
 impl End {
     /// An end without a run.
     pub(crate) fn without_run(outcome: Outcome, error: TaskError) -> Self {
-        Self { outcome, result: Json::null(), error: Some(error), timings: Timings::default() }
+        Self { outcome, result: Json::null(), results: Json::null(), error: Some(error), timings: Timings::default() }
     }
 
     /// The deadline passed before it could start.

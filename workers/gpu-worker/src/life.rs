@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use executors::Usage;
 use protocol::{
-    ErrorCode, Json, Outcome, Task, TaskError,
+    ErrorCode, ItemResult, Json, Outcome, Task, TaskError, batch,
     intake::{Message, Reading},
     read_task,
     reply::Timings,
@@ -253,18 +253,22 @@ async fn run<'t>(
             context.gpu.health.succeeded();
             context.gpu.learnt.took(&task.kind, usage.peak_mb());
         }
+        Ended::Items(ran) if ran.results.iter().any(Result::is_ok) => {
+            context.gpu.health.succeeded();
+            context.gpu.learnt.took(&task.kind, usage.peak_mb());
+        }
         Ended::Failed(error) => quarantine::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
         _ => {}
     }
     let being_settled = context.slots.settling();
     ahead.run_ended(slot);
     in_hand.let_credit_go().await;
-    let timings = Timings {
-        waited_ms: millis(waited),
-        run_ms: millis(started.elapsed()),
-        device_ms: usage.device_time().map(millis),
-        batch_size: None,
+    let batch_size = match &ended {
+        Ended::Items(ran) => ran.batch_size,
+        _ => usage.batch_size(),
     };
+    let timings =
+        Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()), device_ms: usage.device_time().map(millis), batch_size };
     Ok((after(context, task, ended, (ran, timings)).await, being_settled))
 }
 
@@ -280,23 +284,32 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
     let may_retry = task.attempt < retrying::attempts_max(task);
     let token = ran.token;
     let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token, run_ms: timings.run_ms });
-    let finish = |outcome, result, error| Disposition::Finish(End { outcome, result, error, timings }, ran);
+    let mut results = Json::null();
     let without_result = |outcome, error| (outcome, Json::null(), Some(error));
     let (outcome, result, error) = match ended {
         Ended::Succeeded(result) => (Outcome::Succeeded, result, None),
-        Ended::Failed(error) if may_retry => return retry(None, error),
+        Ended::Items(items) => {
+            let came_out = items.results.into_iter().map(|result| result.map_or_else(ItemResult::failed, ItemResult::succeeded).to_json());
+            results = batch::list(&came_out.collect::<Vec<Json>>());
+            (Outcome::Succeeded, Json::null(), None)
+        }
+        Ended::Failed(error) | Ended::FailedBeside(error) if may_retry => return retry(None, error),
         // Too little memory is no fault of the GPU.
         Ended::OutOfMemory(error, wanted_mb) if may_retry => match memory::next(context, task, error, wanted_mb).await {
             Next::Retry(memory_mb, error) => return retry(memory_mb, error),
             Next::End(error) => without_result(Outcome::Failed, error),
         },
-        Ended::Failed(error) | Ended::FailedForGood(error) | Ended::OutOfMemory(error, _) => without_result(Outcome::Failed, error),
+        Ended::Failed(error)
+        | Ended::FailedBeside(error)
+        | Ended::FailedForGood(error)
+        | Ended::ItemFailed(error)
+        | Ended::OutOfMemory(error, _) => without_result(Outcome::Failed, error),
         Ended::Cancelled => without_result(Outcome::Cancelled, TaskError::new(ErrorCode::Cancelled, "the task was cancelled while it ran")),
         Ended::DeadlinePassed => {
             without_result(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's total deadline passed while it ran"))
         }
     };
-    finish(outcome, result, error)
+    Disposition::Finish(End { outcome, result, results, error, timings }, ran)
 }
 
 fn observe_waits(context: &Context, in_hand: &InHand, waited: Duration) {

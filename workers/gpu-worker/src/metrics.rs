@@ -34,6 +34,7 @@ pub struct WorkerMetrics {
     xid_errors_total: CounterVec,
     memory_relief_total: CounterVec,
     progress_total: CounterVec,
+    batches: BatchSeries,
     trace_headers_dropped_total: CounterVec,
     queues: QueueSeries,
     unserved_rounds_total: CounterVec,
@@ -56,6 +57,7 @@ pub(crate) struct GpuMetrics {
     progress_total: CounterVec,
     xid_errors_total: CounterVec,
     memory_relief_total: CounterVec,
+    batches: BatchSeries,
     queues: QueueSeries,
     pub(crate) trace_headers_dropped: Counter,
     replies_put_aside_total: CounterVec,
@@ -172,6 +174,28 @@ impl QueueSeries {
     }
 }
 
+/// Runs of several payloads together.
+#[derive(Clone)]
+struct BatchSeries {
+    size: HistogramVec,
+    wait_seconds: HistogramVec,
+}
+
+impl BatchSeries {
+    fn new(to: &Registrar<'_>) -> Result<Self, prometheus::Error> {
+        let labels: &[&str] = &["gpu_id", "kind"];
+        let size = HistogramOpts::new("gpufleet_batch_size", "Payloads that ran together, of kinds that take several at once.");
+        Ok(Self {
+            size: to.add(HistogramVec::new(size.buckets(exponential_buckets(1.0, 2.0, 11)?), labels)?)?,
+            wait_seconds: to.seconds(
+                "gpufleet_batch_wait_seconds",
+                "Wait of a payload for the run that it was in, of kinds that take several at once, in s.",
+                labels,
+            )?,
+        })
+    }
+}
+
 /// Replies that were not taken at once.
 struct ReplyCounters {
     returned: CounterVec,
@@ -255,7 +279,7 @@ impl WorkerMetrics {
             xid_errors_total: to.counters("xid_errors_total", "Xid events that the driver reported, by number.", &["gpu_id", "xid"])?,
             memory_relief_total: to.counters(
                 "gpufleet_memory_relief_total",
-                "What was tried when the GPU had too little memory: evicted, split, bigger_gpu, gave_up.",
+                "What was tried when the GPU had too little memory: halved (fewer payloads together), evicted, split, bigger_gpu, gave_up.",
                 &["gpu_id", "what"],
             )?,
             progress_total: to.counters(
@@ -263,6 +287,7 @@ impl WorkerMetrics {
                 "Progress of running tasks: noted (in the store), refused (there, of a late holder), sent (to producers that asked), dropped (not sent).",
                 &["gpu_id", "what"],
             )?,
+            batches: BatchSeries::new(&to)?,
             trace_headers_dropped_total: to.counters("gpufleet_trace_headers_dropped_total", "Unusable traceparents left behind.", gpu)?,
             queues: QueueSeries::new(&to)?,
             unserved_rounds_total: to.counters(
@@ -298,6 +323,7 @@ impl WorkerMetrics {
             progress_total: self.progress_total.clone(),
             xid_errors_total: self.xid_errors_total.clone(),
             memory_relief_total: self.memory_relief_total.clone(),
+            batches: self.batches.clone(),
             queues: self.queues.clone(),
             redelivered: self.redelivered_total.with_label_values(gpu),
             replies_returned: self.replies.returned.with_label_values(gpu),
@@ -331,6 +357,16 @@ impl GpuMetrics {
 
     pub(crate) fn ran(&self, kind: &str, seconds: f64) {
         self.run_seconds.with_label_values(&[self.gpu_id.as_str(), kind]).observe(seconds);
+    }
+
+    /// So many payloads of a kind run together.
+    pub(crate) fn batch_ran(&self, kind: &str, payloads: usize) {
+        self.batches.size.with_label_values(&[self.gpu_id.as_str(), kind]).observe(payloads as f64);
+    }
+
+    /// How long a payload waited for its run.
+    pub(crate) fn batch_waited(&self, kind: &str, seconds: f64) {
+        self.batches.wait_seconds.with_label_values(&[self.gpu_id.as_str(), kind]).observe(seconds);
     }
 
     pub(crate) fn claimed(&self, answer: &str) {

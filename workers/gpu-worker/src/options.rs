@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 use devices::Device;
 use executors::Executors;
 use gpu_table::GpuTable;
-use protocol::{Environment, IntakeLimits, PoolName, claim::Settings, config::Configuration, gpu::PastTrouble};
+use protocol::{
+    Environment, IntakeLimits, PoolName,
+    claim::Settings,
+    config::{BatchSection, Configuration},
+    gpu::PastTrouble,
+};
 use task_queue::{BodyBudget, Queue, TaskQueue};
 use task_store::TaskStore;
 
@@ -63,6 +68,8 @@ pub struct WorkerOptions {
     pub tasks_waiting_within: Duration,
     /// See [`protocol::config::WorkerSection::in_hand_patience_ms`].
     pub in_hand_patience: Duration,
+    /// How payloads gather that run together.
+    pub batch: BatchSection,
     /// How often a running task's progress is noted in the store at most.
     pub progress_every: Duration,
     /// Bounds on what is accepted.
@@ -102,6 +109,7 @@ impl WorkerOptions {
             quarantine: Duration::from_millis(worker.quarantine_ms),
             tasks_waiting_within: Duration::from_millis(worker.tasks_waiting_within_ms),
             in_hand_patience: Duration::from_millis(worker.in_hand_patience_ms),
+            batch: configuration.batch.clone(),
             progress_every: Duration::from_millis(worker.progress_every_ms),
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
             drain_grace: Duration::from_millis(worker.drain_grace_ms),

@@ -11,7 +11,7 @@
 //!
 //! Priority holds: the task is taken milliseconds before it starts, and an urgent one that comes in between waits no longer than that. The broker would deliver another task
 //! for every delivery that is acked, so the finished delivery whose credit the slot uses stays unacked until nothing follows any more
-//! ([`Credit`]). Kinds that are not known yet or vary have no look-ahead.
+//! ([`Credit`]). Kinds that are not known yet or vary have no look-ahead, nor have batches and payloads that run together with others.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -83,7 +83,7 @@ impl LookAhead {
         let nothing = Self { slot: None };
         let Some(shortest) = context.gpu.forecast.shortest(&task.kind).filter(|shortest| *shortest >= SHORTEST_RUN) else { return nothing };
         let Ok(one_of_few) = Arc::clone(&context.fetched).try_acquire_owned() else { return nothing };
-        if !matches!(in_hand.queue, Queue::Pool(_)) || context.stops() {
+        if !matches!(in_hand.queue, Queue::Pool(_)) || context.stops() || ends_at_another_time(context, task) {
             return nothing;
         }
         // The broker loses patience with what stays unacked for long.
@@ -110,6 +110,12 @@ impl LookAhead {
             let _ = next.send(slot);
         }
     }
+}
+
+/// Whether the forecast says nothing of this task: it has items, or waits for a run together with others.
+fn ends_at_another_time(context: &Context, task: &Task) -> bool {
+    let gathers = |payload| context.gatherers.of(&task.kind).is_some_and(|gatherer| gatherer.takes(payload));
+    task.body.items.is_some() || gathers(&task.body.payload)
 }
 
 impl Question {

@@ -1,32 +1,70 @@
 //! An attempt that finds too little memory: evict what is only kept to save time, cut the work into pieces, look for a bigger GPU, fail clearly.
 
+use std::sync::Arc;
+
 use executors::{Executor, Failure, Report, Run, Usage};
 use protocol::{ErrorCode, Json, Needs, Task, TaskError};
 use tokio_util::sync::CancellationToken;
 
+use super::batching::{Answer, Asked, Failed, Gatherer};
 use crate::{
     claim::needs::{usable_here_mb, usable_mb},
     context::Context,
 };
 
-/// One attempt, with whatever it takes to fit it into the GPU's memory.
-pub(crate) struct Trying<'a> {
+/// Whether it failed for want of memory, and another try may find more.
+pub(crate) fn lacks_memory(failure: &Failure) -> bool {
+    failure.retry && failure.code == ErrorCode::OutOfMemory.name()
+}
+
+/// What one attempt is at.
+pub(crate) struct Work<'a> {
     pub(crate) context: &'a Context,
     pub(crate) executor: &'a dyn Executor,
     pub(crate) task: &'a Task,
+    /// Where its kind takes several payloads at once.
+    pub(crate) gathering: Option<Gathering>,
     pub(crate) cancel: CancellationToken,
-    pub(crate) report: Report,
     pub(crate) usage: &'a Usage,
 }
 
+/// Where an attempt's payloads are gathered with others.
+pub(crate) struct Gathering {
+    pub(crate) gatherer: Arc<Gatherer>,
+    /// Runs outlive who joined them.
+    task: Arc<Task>,
+}
+
+impl Gathering {
+    /// `None`: its kind takes one payload at a time.
+    pub(crate) fn of(context: &Context, task: &Task) -> Option<Self> {
+        let gatherer = Arc::clone(context.gatherers.of(&task.kind)?);
+        Some(Self { gatherer, task: Arc::new(task.clone()) })
+    }
+}
+
+impl Work<'_> {
+    /// Whether the payload runs together with others.
+    pub(crate) fn gathers(&self, payload: &Json) -> bool {
+        self.gathering.as_ref().is_some_and(|gathering| gathering.gatherer.takes(payload))
+    }
+}
+
+/// One payload of an attempt, with whatever it takes to fit it into the GPU's memory.
+pub(crate) struct Trying<'a> {
+    pub(crate) work: &'a Work<'a>,
+    pub(crate) payload: &'a Json,
+    pub(crate) report: Report,
+}
+
 impl Trying<'_> {
-    /// Runs it; out of memory, again after an eviction, then in 2, 4, 8 … pieces.
-    pub(crate) async fn with_what_memory_there_is(self) -> Result<Json, Failure> {
-        let Self { context, executor, task, .. } = self;
+    /// Runs it; out of memory, again after an eviction, then in 2, 4, 8 … pieces. What runs together with others has been cut down to one payload by then.
+    pub(crate) async fn with_what_memory_there_is(self) -> Answer {
+        let Work { context, executor, task, cancel, .. } = self.work;
         let (mut pieces, mut evicted) = (1, false);
         loop {
-            let failure = match self.once(pieces).await {
-                Err(failure) if failure.code == ErrorCode::OutOfMemory.name() && failure.retry => failure,
+            let failed = match self.once(pieces).await {
+                Err(failed) if lacks_memory(&failed.failure) => failed,
                 ended => return ended,
             };
             if !std::mem::replace(&mut evicted, true) && context.gpu.executors.evict(context.gpu.device.as_ref()).await {
@@ -34,8 +72,8 @@ impl Trying<'_> {
                 tracing::info!(task_id = %task.id, "out of memory: kept memory was freed, and it is tried again");
                 continue;
             }
-            if self.cancel.is_cancelled() || pieces * 2 > executor.pieces_max(&task.body.payload) {
-                return Err(failure);
+            if cancel.is_cancelled() || pieces * 2 > executor.pieces_max(self.payload) {
+                return Err(failed);
             }
             pieces *= 2;
             context.metrics.memory_relief("split");
@@ -43,17 +81,29 @@ impl Trying<'_> {
         }
     }
 
-    async fn once(&self, pieces: u32) -> Result<Json, Failure> {
+    async fn once(&self, pieces: u32) -> Answer {
+        let work = self.work;
+        let gathering = work.gathering.as_ref().filter(|gathering| pieces == 1 && gathering.gatherer.takes(self.payload));
+        if let Some(Gathering { gatherer, task }) = gathering {
+            let asked = Asked {
+                task: Arc::clone(task),
+                payload: self.payload.clone(),
+                cancel: work.cancel.clone(),
+                report: self.report.clone(),
+                usage: work.usage.clone(),
+            };
+            return gatherer.join(asked).answered().await;
+        }
         let run = Run {
-            task: self.task,
-            payload: &self.task.body.payload,
-            device: &self.context.gpu.device,
-            cancel: self.cancel.clone(),
+            task: work.task,
+            payload: self.payload,
+            device: &work.context.gpu.device,
+            cancel: work.cancel.clone(),
             report: self.report.clone(),
             pieces,
-            usage: self.usage.clone(),
+            usage: work.usage.clone(),
         };
-        self.executor.run(run).await
+        work.executor.run(run).await.map_err(Failed::from)
     }
 }
 

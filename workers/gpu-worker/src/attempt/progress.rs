@@ -2,7 +2,8 @@
 //!
 //! Nothing rests on it. While an attempt reports nothing, nothing is written and nothing is sent. The store is told at most every
 //! `progress_every_ms`, the last report wins. The producer gets one message at a time: while one is on its way, or the broker blocks, reports gather
-//! in the attempt's bounded buffer. A message that could not be sent is dropped, and the numbers show it.
+//! in the attempt's bounded buffer. A message that could not be sent is dropped, and the numbers show it. Of items, each one's result goes along as it is there; those of a slice are
+//! told under the id of its batch.
 //!
 //! Progress messages and the reply have the task's id as `message_id`, which keeps them in order on their way to the broker.
 
@@ -11,12 +12,13 @@ use std::{future::Future, pin::Pin, time::Duration};
 use bytes::Bytes;
 use executors::{Listening, Report, Reported, Reports};
 use futures::FutureExt;
-use protocol::{Envelope, Partial, Progress, ProgressMessage, Task, Token, envelope::Headers, progress::PROGRESS_TYPE};
+use protocol::{Envelope, IndexedItem, Partial, Progress, ProgressMessage, Task, Token, envelope::Headers, progress::PROGRESS_TYPE};
 use task_queue::{Link, Outgoing, PublishError, Target};
 use task_store::{ProgressAnswer, ProgressRequest};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::items::ItemsSoFar;
 use crate::{context::Context, delivery::InHand};
 
 /// The pause after a message: a person sees text flow, and a task sends at most 20 messages a second.
@@ -32,6 +34,8 @@ pub(crate) struct Relay<'a> {
     task: &'a Task,
     token: Token,
     address: Option<Address>,
+    /// `None`: the task has a payload.
+    items: Option<ItemsSoFar>,
     ended: CancellationToken,
     /// The store refused: a later holder speaks for the task now.
     late: CancellationToken,
@@ -66,7 +70,14 @@ enum Sent {
 impl<'a> Relay<'a> {
     /// A relay for the attempt under `token`.
     pub(crate) fn new(context: &'a Context, task: &'a Task, in_hand: &InHand, token: Token) -> Self {
-        Self { context, task, token, address: Address::of(task, in_hand), ended: CancellationToken::new(), late: CancellationToken::new() }
+        let address = Address::of(task, in_hand);
+        let items = ItemsSoFar::of(task, address.is_some());
+        Self { context, task, token, address, items, ended: CancellationToken::new(), late: CancellationToken::new() }
+    }
+
+    /// Where the task's items tell how far they are; `None` if it has none.
+    pub(crate) const fn items(&self) -> Option<&ItemsSoFar> {
+        self.items.as_ref()
     }
 
     /// What the executor reports through, and what [`run`](Self::run) listens to.
@@ -99,9 +110,15 @@ impl<'a> Relay<'a> {
         let noting = async {
             while reported.changed().await.is_ok() {
                 let Reported { fraction, message } = reported.borrow_and_update().clone();
-                let request = ProgressRequest { task_id: self.task.id.clone(), token: self.token, fraction, message, items: None };
+                let items = self.items().map(ItemsSoFar::own);
+                let request = ProgressRequest { task_id: self.task.id.clone(), token: self.token, fraction, message, items };
                 match self.context.ports.store.progress(&request).await {
-                    Ok(ProgressAnswer::Noted(_)) => self.context.metrics.progress("noted"),
+                    Ok(ProgressAnswer::Noted(counts)) => {
+                        self.context.metrics.progress("noted");
+                        if let (Some(items), Some(counts)) = (self.items(), counts) {
+                            items.batch_is_at(counts);
+                        }
+                    }
                     Ok(ProgressAnswer::Refused) => {
                         self.context.metrics.progress("refused");
                         self.late.cancel();
@@ -129,7 +146,7 @@ impl<'a> Relay<'a> {
             tokio::select! {
                 biased;
                 () = self.ended.cancelled() => break,
-                () = outbox.sendable(&mut link) => {}
+                () = outbox.sendable(&mut link, self.items()) => {}
             }
             let Some(message) = self.message(&mut outbox) else { continue };
             if self.publish(address, &message).await == Sent::NoQueue {
@@ -154,19 +171,19 @@ impl<'a> Relay<'a> {
         let (reported, partials) = outbox.take();
         let at_ms = self.context.ports.now_ms();
         let progress = reported.map(|Reported { fraction, message }| Progress { fraction, message, at_ms });
-        if progress.is_none() && partials.is_empty() {
+        let results: Vec<IndexedItem> = self.items().map(ItemsSoFar::take).unwrap_or_default();
+        if progress.is_none() && partials.is_empty() && results.is_empty() {
             return None;
         }
         outbox.number += 1;
-        let (task_id, attempt) = (self.task.id.clone(), self.task.attempt);
         Some(ProgressMessage {
-            task_id,
-            attempt,
+            task_id: self.task.id.batch(),
+            attempt: self.task.attempt,
             token: self.token,
             number: outbox.number,
-            slice: None,
-            items: None,
-            results: Vec::new(),
+            slice: self.task.slice(),
+            items: self.items().and_then(ItemsSoFar::of_batch),
+            results,
             progress,
             partials,
         })
@@ -215,13 +232,14 @@ struct Outbox {
 
 impl Outbox {
     /// Waits until there is something to say and the broker takes it. Cancel safe.
-    async fn sendable(&mut self, link: &mut watch::Receiver<Link>) {
+    async fn sendable(&mut self, link: &mut watch::Receiver<Link>, items: Option<&ItemsSoFar>) {
         let Reports { progress, partials } = &mut self.reports;
         if !self.progressed {
             tokio::select! {
                 biased;
                 () = changed(progress) => self.progressed = true,
                 () = partials.arrived() => {}
+                () = items_arrived(items) => {}
             }
         }
         if link.wait_for(|link| *link == Link::Up).await.is_err() {
@@ -234,6 +252,14 @@ impl Outbox {
         self.progressed |= matches!(self.reports.progress.changed().now_or_never(), Some(Ok(())));
         let reported = std::mem::take(&mut self.progressed).then(|| self.reports.progress.borrow_and_update().clone());
         (reported, self.reports.partials.take())
+    }
+}
+
+/// Waits for results of items; for ever where there are no items. Cancel safe.
+async fn items_arrived(items: Option<&ItemsSoFar>) {
+    match items {
+        Some(items) => items.arrived().await,
+        None => std::future::pending().await,
     }
 }
 

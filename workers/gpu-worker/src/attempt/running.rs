@@ -2,13 +2,18 @@
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
-use executors::{Failure, Usage};
+use executors::{Failure, Report, Usage};
 use futures::FutureExt;
 use protocol::{ErrorCode, Json, Task, TaskError, Token};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{memory::Trying, progress::Relay};
+use super::{
+    batching::Failed,
+    items::{self, CameOut, ItemsRan, ItemsSoFar},
+    memory::{Gathering, Trying, Work, lacks_memory},
+    progress::Relay,
+};
 use crate::{
     context::Context,
     delivery::{
@@ -29,8 +34,14 @@ const CANCEL_LOOK: Duration = Duration::from_millis(500);
 pub(crate) enum Outcome {
     /// It gave a result.
     Succeeded(Json),
+    /// Its items ran; each has its own result or error.
+    Items(ItemsRan),
+    /// One of its items failed for good, and the batch is to fail with it.
+    ItemFailed(TaskError),
     /// It failed, or its attempt limit passed; another try may mend it.
     Failed(TaskError),
+    /// As [`Outcome::Failed`], in a run that failed as a whole: another of its members stands for the GPU's failure.
+    FailedBeside(TaskError),
     /// The GPU had too little memory for it, whatever was tried; what it needed, in MB, where that is known.
     OutOfMemory(TaskError, Option<u64>),
     /// It failed, and no other try would mend it.
@@ -76,8 +87,9 @@ async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: To
     let relay = Relay::new(context, task, in_hand, token);
     let (report, reports) = relay.reports();
     let mut relaying = pin!(relay.run(reports));
-    let trying = Trying { context, executor: executor.as_ref(), task, cancel: cancel.clone(), report, usage };
-    let mut running = pin!(AssertUnwindSafe(trying.with_what_memory_there_is()).catch_unwind());
+    let gathering = Gathering::of(context, task);
+    let work = Work { context, executor: executor.as_ref(), task, gathering, cancel: cancel.clone(), usage };
+    let mut running = pin!(AssertUnwindSafe(gave(&work, relay.items(), report)).catch_unwind());
     let started = Instant::now();
     let mut relayed = false;
     let ended = tokio::select! {
@@ -98,14 +110,16 @@ async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: To
     }
     let took = started.elapsed();
     context.metrics.ran(task.kind.as_str(), took.as_secs_f64());
-    if matches!(ended, Ended::ByItself(Ok(Ok(_)))) {
+    // What was gathered ran for as long as its run and waited before it, and a batch runs for as long as it has items: neither says how long the next task takes. Without a
+    // forecast nothing is fetched ahead; kinds that gather have slots for that.
+    if matches!(ended, Ended::ByItself(Ok(Ok(Gave::Result(_))))) && usage.batch_size().is_none() {
         context.gpu.forecast.ran(&task.kind, took);
     }
     if !relayed && !context.ports.stop.now.is_cancelled() {
         relay.finish(relaying).await;
     }
     match ended {
-        Ended::ByItself(Ok(Ok(result))) => Ok(Outcome::Succeeded(result)),
+        Ended::ByItself(Ok(Ok(gave))) => Ok(gave.into()),
         // What it says of itself is worth nothing: any task on the GPU may have done it.
         Ended::ByItself(_) if context.gpu.device.is_lost() => {
             // The watch of the GPU tells why, and ends this worker. Where it does not, this attempt's delivery still goes back.
@@ -113,16 +127,53 @@ async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: To
             context.ports.stop.now.cancel();
             Err(Abandoned)
         }
-        Ended::ByItself(Ok(Err(failure))) if failure.code == ErrorCode::OutOfMemory.name() && failure.retry => {
-            let wanted_mb = failure.memory_mb;
-            Ok(Outcome::OutOfMemory(error_of(failure), wanted_mb))
-        }
-        Ended::ByItself(Ok(Err(failure))) if failure.retry => Ok(Outcome::Failed(error_of(failure))),
-        Ended::ByItself(Ok(Err(failure))) => Ok(Outcome::FailedForGood(error_of(failure))),
+        Ended::ByItself(Ok(Err(failed))) => Ok(failed.into()),
         Ended::ByItself(Err(panic)) => {
             Ok(Outcome::Failed(TaskError::new(ErrorCode::ExecutorFailed, format!("the executor panicked: {}", words(&*panic)))))
         }
         Ended::Early(attempt) => attempt,
+    }
+}
+
+/// What an attempt gave that did not fail.
+enum Gave {
+    Result(Json),
+    Items(CameOut),
+}
+
+/// Runs the task's payload, or its items.
+async fn gave(work: &Work<'_>, items: Option<&ItemsSoFar>, report: Report) -> Result<Gave, Failed> {
+    match (&work.task.body.items, items) {
+        (Some(payloads), Some(so_far)) => Ok(Gave::Items(items::run(work, payloads, so_far, &report).await?)),
+        _ => {
+            let trying = Trying { work, payload: &work.task.body.payload, report };
+            Ok(Gave::Result(trying.with_what_memory_there_is().await?))
+        }
+    }
+}
+
+impl From<Gave> for Outcome {
+    fn from(gave: Gave) -> Self {
+        match gave {
+            Gave::Result(result) => Self::Succeeded(result),
+            Gave::Items(CameOut::All(ran)) => Self::Items(ran),
+            Gave::Items(CameOut::One(error)) => Self::ItemFailed(error),
+        }
+    }
+}
+
+impl From<Failed> for Outcome {
+    fn from(failed: Failed) -> Self {
+        let Failed { failure, beside } = failed;
+        if lacks_memory(&failure) {
+            let wanted_mb = failure.memory_mb;
+            return Self::OutOfMemory(error_of(failure), wanted_mb);
+        }
+        match (failure.retry, beside) {
+            (false, _) => Self::FailedForGood(error_of(failure)),
+            (true, false) => Self::Failed(error_of(failure)),
+            (true, true) => Self::FailedBeside(error_of(failure)),
+        }
     }
 }
 
@@ -136,7 +187,7 @@ async fn beside(work: impl Future<Output = ()>, over: &mut bool) -> Infallible {
 
 /// Why an attempt is over.
 enum Ended {
-    ByItself(std::thread::Result<Result<Json, Failure>>),
+    ByItself(std::thread::Result<Result<Gave, Failed>>),
     Early(Result<Outcome, Abandoned>),
 }
 
@@ -175,11 +226,11 @@ impl Limit {
     }
 }
 
-fn error_of(failure: Failure) -> TaskError {
+pub(super) fn error_of(failure: Failure) -> TaskError {
     TaskError { code: failure.code, message: failure.message, field: failure.field }
 }
 
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

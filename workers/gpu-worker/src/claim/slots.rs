@@ -275,6 +275,12 @@ impl Slots {
         if state.alone || state.all_wanted() { 1 } else { self.total }
     }
 
+    /// Whether a task could hold a slot, now or later, besides so many that hold one and stay: not while a task runs alone or waits to.
+    pub(crate) fn may_give_beyond(&self, staying: usize) -> bool {
+        let state = self.lock();
+        !state.alone && !state.all_wanted() && staying < self.total as usize
+    }
+
     /// How many deliveries wait in hand.
     pub(crate) fn waiting(&self) -> u32 {
         u32::try_from(self.lock().line.len()).unwrap_or(u32::MAX)

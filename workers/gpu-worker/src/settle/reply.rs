@@ -28,6 +28,7 @@ pub(super) fn body(context: &Context, identity: &Identity, end: End, ran: Option
     Reply {
         kind: identity.kind.clone(),
         result: end.result,
+        results: end.results,
         error: end.error,
         gpu_id: ran.map(|_| context.me.gpu_id.clone()),
         attempt: identity.attempt,

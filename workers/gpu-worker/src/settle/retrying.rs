@@ -16,8 +16,6 @@ use crate::{
     ports::{Abandoned, Sent},
 };
 
-/// Attempts of a task that sets no `max_attempts`.
-const ATTEMPTS: u32 = 3;
 /// The pause before the second attempt; it doubles with each, and half of it is random.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -25,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// How often a task may be tried.
 pub(crate) fn attempts_max(task: &Task) -> u32 {
-    task.body.limits.max_attempts.unwrap_or(ATTEMPTS)
+    task.body.limits.attempts_max()
 }
 
 /// Records that the attempt failed and the next one is due, publishes that one, and acks. What becomes of the delivery instead, where the store knows that no other attempt

@@ -27,6 +27,20 @@ fn no_more_slots_are_given_than_there_are() {
     assert!(slots.has_free());
 }
 
+#[test]
+fn no_other_task_can_come_once_all_slots_stay_held_or_one_task_is_to_run_alone() {
+    let slots = slots(2);
+    let held = claimed(&slots);
+    assert!(slots.may_give_beyond(1) && !slots.may_give_beyond(2));
+    let mut line = slots.wait_for_all(0);
+    assert!(!slots.may_give_beyond(1), "it waits to run alone");
+    drop(held);
+    let all = ready(&mut line).expect("nobody else has one");
+    assert!(!slots.may_give_beyond(0));
+    drop(all);
+    assert!(slots.may_give_beyond(0));
+}
+
 #[tokio::test]
 async fn a_slot_that_becomes_free_passes_on_by_priority_then_by_arrival() {
     let slots = slots(1);
