@@ -17,6 +17,7 @@ mod progress;
 mod reading;
 mod replies;
 mod retrying;
+mod run_batches;
 mod scaling;
 mod topology;
 mod unserved;
