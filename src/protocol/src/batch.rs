@@ -6,7 +6,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Json, TaskError, json::with_field};
+use crate::{Fraction, Json, TaskError, json::with_field};
 
 /// Most items of a batch.
 pub const ITEMS_MAX: usize = 10_000;
@@ -176,6 +176,14 @@ pub struct ItemCounts {
     pub failed: Option<u32>,
 }
 
+impl ItemCounts {
+    /// The share of the items that have ended.
+    #[must_use]
+    pub fn fraction(self) -> Fraction {
+        Fraction::clamped(f64::from(self.done) / f64::from(self.of.max(1)))
+    }
+}
+
 /// The slices of a batch that was split, by what they are at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SliceCounts {
@@ -316,6 +324,12 @@ mod tests {
         let text = ItemResult::succeeded(Json::null()).to_json();
         assert_eq!(text.as_str(), r#"{"result":null}"#);
         assert_eq!(text.to::<ItemResult>().expect("an item"), ItemResult::succeeded(Json::null()));
+    }
+
+    #[test]
+    fn the_share_that_is_done_is_that_of_the_items() {
+        let share = |of, done| ItemCounts { of, done, failed: None }.fraction().get();
+        assert_eq!([share(4, 1), share(4, 4), share(0, 0), share(1, 2)], [0.25, 1.0, 0.0, 1.0]);
     }
 
     #[test]
