@@ -5,6 +5,7 @@
 //! bounded number in flight. A task that asks for its progress ([`NewTask::progress`]) offers it beside its reply ([`Pending::progress`]).
 //!
 //! Tasks that carry the name of a group ([`NewTask::group`]) are watched, counted, cancelled and waited for together: [`Producer::groups`], [`Producer::group_ended`].
+//! A task may carry many payloads ([`NewTask::batch`]): its reply has a result for each. They can also be read in pieces ([`Producer::results`]), while the batch runs too.
 //!
 //! [`Producer::dead_letters`] is for operators: what could not be a task, or was given up, is shown, submitted once more or let go.
 //!
@@ -20,6 +21,7 @@ mod dead;
 mod delaying;
 mod error;
 mod groups;
+mod item_set;
 mod listener;
 mod many;
 mod new_task;
@@ -28,15 +30,18 @@ mod pending;
 mod poller;
 mod producer;
 mod progress;
+mod results;
 mod waiters;
 
 pub use dead::DeadLetters;
 pub use error::{DeadLetterError, SubmitError, WaitError};
 pub use groups::{GroupPace, Groups, GroupsError, GroupsPage};
+pub use item_set::ItemSet;
 pub use many::Many;
 pub use new_task::{NewTask, ReplyTo, Submitted};
 pub use options::ProducerOptions;
 pub use pending::Pending;
 pub use producer::Producer;
 pub use progress::ProgressStream;
+pub use results::{ResultsError, WantedResults, results_of};
 pub use waiters::Counts;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use protocol::{
-    EarliestStart, Envelope, GroupName, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
+    EarliestStart, Envelope, GroupName, Json, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
     envelope::{Headers, PRIORITY_DEFAULT, PRIORITY_MAX},
     is_traceparent,
 };
@@ -16,7 +16,7 @@ pub struct NewTask {
     pub kind: Kind,
     /// 0 (lowest) to 9. Default: 0.
     pub priority: u8,
-    /// Payload, GPU options, needs and limits.
+    /// Payload or items, GPU options, needs and limits.
     pub body: TaskBody,
     /// Its identity. A second submit under the same id, of the same kind and with the same body, runs nothing and gets the first one's reply; with another body or of
     /// another kind it is refused ([`SubmitError::OtherTask`](crate::SubmitError::OtherTask)), for as long as the store keeps the record. Default: a fresh id.
@@ -72,6 +72,13 @@ impl NewTask {
             group: None,
             traceparent: None,
         }
+    }
+
+    /// A batch with every default: one task with 1 to 10,000 items, each of which the kind's executor is given as it would be given one payload. The fleet may split it over
+    /// several GPUs. Its one reply has a result for each item, in this order; an item that fails does so alone, unless [`TaskBody::on_error`] says otherwise.
+    #[must_use]
+    pub fn batch(kind: Kind, items: Vec<Json>) -> Self {
+        Self::new(kind, TaskBody { items: Some(items), ..TaskBody::default() })
     }
 
     /// Its bytes, once everything that a worker would refuse was refused here.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use protocol::{BodyHash, Environment, GroupName, GroupStatus, Refusal, Reply, TaskId, TaskStatus};
+use protocol::{BodyHash, Environment, GroupName, GroupStatus, ItemResults, Refusal, Reply, TaskId, TaskStatus};
 use task_queue::{Link, PublishError, Queue, QueueError, TaskQueue};
 use task_store::{Cancel, DelayRequest, Join, Reach, StoreError, Submission, TaskStore};
 use tokio::{
@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    Counts, DeadLetters, Groups, NewTask, Pending, ProducerOptions, ReplyTo, SubmitError, Submitted, WaitError,
+    Counts, DeadLetters, Groups, NewTask, Pending, ProducerOptions, ReplyTo, ResultsError, SubmitError, Submitted, WaitError, WantedResults,
     delaying::{self, Declared},
     listener,
     pending::Limit,
     poller::{self, Pace},
+    results::results_of,
     waiters::{Ticket, Waiters},
 };
 
@@ -131,6 +132,14 @@ impl Producer {
     /// [`StoreError`]: the store does not answer.
     pub async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
         self.shared.store.status(task_id).await
+    }
+
+    /// The results of a batch's items from one item on, as far as they are there; see [`results_of`].
+    ///
+    /// # Errors
+    /// Those of [`results_of`].
+    pub async fn results(&self, task_id: &TaskId, wanted: WantedResults) -> Result<ItemResults, ResultsError> {
+        results_of(&*self.shared.store, task_id, wanted).await
     }
 
     /// The dead letters of the fleet that this producer submits to, over its own connections.

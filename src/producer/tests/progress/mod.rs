@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use producer::{Pending, ProgressStream};
-use protocol::{Envelope, Fraction, Partial, Progress, ProgressMessage, Token, progress::PROGRESS_TYPE};
+use protocol::{
+    Envelope, Fraction, IndexedItem, ItemResult, Json, Kind, Partial, Progress, ProgressMessage, Slice, Token, progress::PROGRESS_TYPE,
+};
 use task_queue::{Delivery, Outgoing, Target};
 
 use super::*;
@@ -82,6 +84,71 @@ async fn what_an_earlier_attempt_still_says_and_what_is_no_progress_is_left_out(
     answer(&fleet, &delivery).await;
     pending.await.expect("a reply");
     assert_eq!(numbers(stream).await, [(7, 1), (7, 2), (9, 1), (9, 2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slices_speak_beside_each_other_and_the_result_of_each_item_is_given_once() {
+    let fleet = fleet();
+    let producer = fleet.producer();
+    let (mut pending, delivery) = waiting(&fleet, &producer, true).await;
+    let stream = pending.progress().expect("asked for");
+    let of_slice = |slice: &str, (token, number), items: &[u32]| ProgressMessage {
+        slice: Some(slice.parse().expect("a slice")),
+        results: items
+            .iter()
+            .map(|index| IndexedItem { index: *index, came_out: ItemResult::succeeded(json!({"n": index}).into()) })
+            .collect(),
+        ..said(token, number)
+    };
+    for message in [
+        of_slice("0..4", (9, 1), &[0]),
+        of_slice("4..8", (7, 1), &[5]),
+        of_slice("0..4", (9, 1), &[1]),
+        of_slice("4..8", (7, 2), &[5, 4]),
+        // A second attempt of a slice, and what the first one still says.
+        of_slice("0..4", (11, 1), &[0, 2]),
+        of_slice("0..4", (9, 2), &[3]),
+    ] {
+        say(&fleet, &delivery, &message).await;
+    }
+    answer(&fleet, &delivery).await;
+    pending.await.expect("a reply");
+    let told: Vec<(u64, Vec<u32>)> =
+        stream.map(|message| (message.token.0, message.results.iter().map(|item| item.index).collect())).collect().await;
+    assert_eq!(told, [(9, vec![0]), (7, vec![5]), (7, vec![4]), (11, vec![2])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_speakers_that_are_told_apart_are_bounded() {
+    let fleet = fleet();
+    let producer = fleet.producer();
+    let (mut pending, delivery) = waiting(&fleet, &producer, true).await;
+    let mut stream = pending.progress().expect("asked for");
+    for from in 0..2_000 {
+        let message = ProgressMessage { slice: Slice::new(from, from + 1), ..said(7 + u64::from(from), 1) };
+        say(&fleet, &delivery, &message).await;
+        assert_eq!(stream.next().await, Some(message), "the latest is always heard");
+    }
+    let last = ProgressMessage { slice: Slice::new(1_999, 2_000), ..said(7 + 1_999, 1) };
+    say(&fleet, &delivery, &last).await;
+    answer(&fleet, &delivery).await;
+    pending.await.expect("a reply");
+    assert_eq!(stream.next().await, None, "a copy is known for one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_one_task_with_its_items() {
+    let fleet = fleet();
+    let producer = fleet.producer();
+    let items = [json!(1), json!({"n": 2})].map(Json::from).into();
+    let new = NewTask { task_id: Some(id("t")), ..NewTask::batch(Kind::new("echo").expect("valid"), items) };
+    producer.submit(new).await.expect("room");
+    let delivery = fleet.queue.take(&pool()).await.expect("a queue").expect("a task");
+    assert_eq!(delivery.body, &br#"{"items":[1,{"n":2}]}"#[..]);
+    for wrong in [Vec::new(), vec![Json::null(); 10_001]] {
+        let refused = producer.submit(NewTask::batch(Kind::new("echo").expect("valid"), wrong)).await.expect_err("refused");
+        assert_eq!(refused.refusal().map(|refusal| refusal.field.as_str()), Some("items"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
