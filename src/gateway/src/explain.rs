@@ -28,7 +28,7 @@ pub(crate) fn refusal<T: JsonSchema>(unfit: Unfit, text: &Bytes) -> Refusal {
         "is there twice; leave one of the two out".to_owned()
     } else if said.starts_with("unknown field") {
         format!("is unknown; known are {}", known_beside::<T>(&field))
-    } else if said.starts_with("invalid ") {
+    } else if said.starts_with("invalid ") || said.starts_with("unknown variant") {
         match allowed::<T>(&field) {
             Some(allowed) => {
                 format!("must be {allowed}, not {}", value_at(text, &field).map_or("that".to_owned(), |value| value.in_brief()))
@@ -60,7 +60,34 @@ fn schema_at(root: &'static Value, path: &str) -> Option<&'static Value> {
     if path == "body" {
         return resolved(root);
     }
-    path.split('.').try_fold(resolved(root)?, |schema, name| resolved(schema.get("properties")?.get(name)?))
+    steps(path).try_fold(resolved(root)?, |schema, step| match step {
+        Step::Field(name) => resolved(schema.get("properties")?.get(name)?),
+        Step::Element(_) => resolved(either(schema).find_map(|one| one.get("items"))?),
+    })
+}
+
+/// A step from a value to one within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step<'a> {
+    /// To an object's field.
+    Field(&'a str),
+    /// To an element of a list, counted from 0.
+    Element(usize),
+}
+
+/// The steps of a path: `text[17].a` is a field, an element and a field.
+fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
+    path.split('.').flat_map(|part| {
+        let mut pieces = part.split('[');
+        let field = pieces.next().map(Step::Field);
+        field.into_iter().chain(pieces.filter_map(|piece| piece.strip_suffix(']')?.parse().ok().map(Step::Element)))
+    })
+}
+
+/// The schemas one of which a value must fit.
+fn either(schema: &'static Value) -> impl Iterator<Item = &'static Value> {
+    let several = schema.get("oneOf").and_then(Value::as_array);
+    several.into_iter().flatten().chain(several.is_none().then_some(schema))
 }
 
 /// The schema itself, where one refers to it, or allows `null` beside it.
@@ -75,6 +102,14 @@ fn resolved(schema: &'static Value) -> Option<&'static Value> {
 }
 
 fn in_words(schema: &Value) -> Option<String> {
+    if let Some(constant) = schema.get("const") {
+        return Some(constant.to_string());
+    }
+    if let Some(several) = schema.get("oneOf").and_then(Value::as_array) {
+        let words: Option<Vec<String>> = several.iter().map(in_words).collect();
+        let between = if several.iter().all(|one| one.get("const").is_some()) { " or " } else { ", or " };
+        return words.map(|words| words.join(between));
+    }
     let kind = match &schema["type"] {
         Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null")?,
         kind => kind.as_str()?,
@@ -86,7 +121,10 @@ fn in_words(schema: &Value) -> Option<String> {
         "string" => within("text", bound("minLength"), bound("maxLength"), " characters"),
         "boolean" => "true or false".to_owned(),
         "object" => "an object".to_owned(),
-        "array" => "a list".to_owned(),
+        "array" => match (bound("minItems"), bound("maxItems")) {
+            (Some(least), Some(most)) => format!("a list of {least} to {most} entries"),
+            _ => "a list".to_owned(),
+        },
         _ => return None,
     })
 }
@@ -123,7 +161,10 @@ fn value_at(text: &Bytes, path: &str) -> Option<JsonText> {
     if path == "body" {
         return Some(whole);
     }
-    path.split('.').try_fold(whole, |value, name| value.fields().ok()?.remove(name))
+    steps(path).try_fold(whole, |value, step| match step {
+        Step::Field(name) => value.fields().ok()?.remove(name),
+        Step::Element(index) => value.elements().ok()?.into_iter().nth(index),
+    })
 }
 
 #[cfg(test)]
@@ -151,6 +192,13 @@ mod tests {
             (r#"{"kind":"a","limits":[]}"#, "limits: must be an object, not a list"),
             (r#"{"kind":"a","limits":{"max_attempts":-3}}"#, "limits.max_attempts: must be a whole number from 1 to 100, not -3"),
             (r#"{"kind":"a","kind":"b"}"#, "kind: is there twice; leave one of the two out"),
+            (
+                r#"{"kind":"a","task_id":"b{0..4}"}"#,
+                "task_id: must be 1 to 128 visible ASCII characters other than braces, not \"b{0..4}\"",
+            ),
+            (r#"{"kind":"a","items":7}"#, "items: must be a list of 1 to 10000 entries, not 7"),
+            (r#"{"kind":"a","items":[1],"on_error":"stop"}"#, "on_error: must be \"report\" or \"fail\", not \"stop\""),
+            (r#"{"kind":"a","items":[1],"on_error":1}"#, "on_error: must be \"report\" or \"fail\", not 1"),
             ("{}", "kind: is missing; it must be text of at most 64 characters"),
             ("[1]", "body: must be an object, not a list"),
             (
@@ -169,8 +217,20 @@ mod tests {
     }
 
     #[test]
+    fn a_path_leads_through_lists() {
+        let of = |path| steps(path).collect::<Vec<_>>();
+        assert_eq!(of("text[17].a"), [Step::Field("text"), Step::Element(17), Step::Field("a")]);
+        assert_eq!(of("a[1][2]"), [Step::Field("a"), Step::Element(1), Step::Element(2)]);
+        let text = Bytes::from_static(br#"{"text":["a",5]}"#);
+        assert_eq!(value_at(&text, "text[1]").expect("it is there").as_str(), "5");
+        assert_eq!(value_at(&text, "text[2]"), None);
+    }
+
+    #[test]
     fn bounds_are_said_as_the_document_has_them() {
-        assert_eq!(allowed::<PredictRequest>("text").as_deref(), Some("text of 1 or more characters"));
+        let texts = "text of 1 or more characters, or a list of 1 to 10000 entries";
+        assert_eq!(allowed::<PredictRequest>("text").as_deref(), Some(texts));
+        assert_eq!(allowed::<PredictRequest>("text[3]").as_deref(), Some("text of 1 or more characters"));
         assert_eq!(allowed::<PredictRequest>("temperature").as_deref(), Some("a number from 0 to 2"));
         assert_eq!(allowed::<PredictRequest>("nothing"), None);
         assert_eq!(allowed::<TaskRequest>("payload"), None, "it may be anything");

@@ -17,6 +17,7 @@ mod groups;
 mod health;
 mod idempotency;
 mod intake;
+mod items;
 mod metrics;
 mod monitor;
 mod openapi;

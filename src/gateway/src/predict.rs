@@ -1,8 +1,8 @@
-//! `predict`: submit the kind `predict` and wait for its result, in one call.
+//! `predict`: submit the kind `predict` and wait for its result, in one call. A list of texts is one task too: a batch.
 
+pub(crate) mod answer;
 mod stream;
-
-use std::collections::BTreeMap;
+mod texts;
 
 use axum::{
     Json,
@@ -12,27 +12,30 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    Choice, ErrorCode, GpuId, GpuOptions, Json as JsonText, Kind, Outcome, Refusal, Reply, TaskBody, TaskError, TaskId,
+    GpuOptions, Json as JsonText, Kind, OnError, Refusal, TaskBody,
     predict::{MAX_LENGTH_MIN, TEMPERATURE_MAX, TEMPERATURE_MIN},
-    reply::Timings,
     task::object,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
 
+use self::{answer::Form, texts::Texts};
 use crate::{
-    Gateway, Problem, encoding::traceparent, events, explain, idempotency::Identity, intake::JsonBody, problem::ProblemKind, trail::Trail,
+    Gateway, Problem, encoding::traceparent, events, explain, idempotency::Identity, intake::JsonBody, items, trail::Trail,
     unserved::Served,
 };
 
-/// A text to continue.
+/// A text to continue, or many.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PredictRequest {
-    /// The text.
-    #[schemars(length(min = 1))]
-    text: String,
+    /// The text, or a list of texts. A list is one task, a batch, which may be split over several GPUs (`gpu_options.batch_split`): the answer has a result for each text, in
+    /// this order, and what else is asked for holds for each. The whole list must be done within the time that a prediction is waited for (`gateway.predict_timeout_ms`); submit
+    /// what takes longer as a task with `items`.
+    text: Texts,
+    /// With a list of texts, and not with one text: what becomes of the list if a text fails. Default: `report`, the others go on and the answer says of each how it ended.
+    #[serde(default, deserialize_with = "items::given_on_error")]
+    on_error: Option<OnError>,
     /// Most tokens to generate. Default and largest value: the workers' (`predict.max_length`, `predict.max_length_max`).
     #[serde(default)]
     #[schemars(range(min = MAX_LENGTH_MIN, max = u32::MAX))]
@@ -44,8 +47,8 @@ pub(crate) struct PredictRequest {
     /// The same seed gives the same text. Default: 0.
     #[serde(default)]
     seed: Option<u64>,
-    /// Whether the answer is a stream of server-sent events: the text as it grows, then the whole. A client that goes away before cancels the task, unless it has given an
-    /// Idempotency-Key, with which it may come again. Default: false.
+    /// Whether the answer is a stream of server-sent events: the text as it grows, of a list the result of each text as it is there, then the whole. A client that goes away
+    /// before cancels the task, unless it has given an Idempotency-Key, with which it may come again. Default: false.
     #[serde(default)]
     stream: bool,
     /// How a GPU is chosen.
@@ -60,8 +63,14 @@ impl PredictRequest {
             let allowed = explain::allowed::<Self>(field).unwrap_or_default();
             Err(Refusal::new(field, format!("must be {allowed}, not {value}")))
         };
+        if let Some((field, found)) = self.text.out_of_bounds() {
+            return wrong(&field, found);
+        }
         match self {
-            Self { text, .. } if text.is_empty() => wrong("text", "\"\"".to_owned()),
+            Self { text: Texts::One(_), on_error: Some(_), .. } => Err(Refusal::new(
+                "on_error",
+                "says what becomes of a list of texts, and text is one alone; leave it out, or make text a list",
+            )),
             Self { max_length: Some(tokens), .. } if *tokens < MAX_LENGTH_MIN => wrong("max_length", tokens.to_string()),
             Self { temperature: Some(heat), .. } if !(TEMPERATURE_MIN..=TEMPERATURE_MAX).contains(heat) => {
                 wrong("temperature", heat.to_string())
@@ -69,50 +78,14 @@ impl PredictRequest {
             _ => Ok(()),
         }
     }
-}
 
-/// The text that follows, what else the model says, and who ran it.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct PredictResponse {
-    /// The task, for its status.
-    task_id: TaskId,
-    /// The GPU that ran it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gpu_id: Option<GpuId>,
-    /// The strategy that chose the GPU, and a fallback if there was one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    strategy: Option<Choice>,
-    /// The attempt that succeeded, from 1.
-    attempt: u32,
-    /// How long it took.
-    timings: Timings,
-    /// What the executor gave: `text`, and for example `tokens`, `finish_reason`, `model`.
-    #[serde(flatten)]
-    result: Prediction,
-}
-
-/// What the executor of `predict` gives.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Prediction {
-    /// The text that follows, without the prompt.
-    text: String,
-    /// What else the executor says.
-    #[serde(flatten)]
-    more: BTreeMap<String, JsonText>,
-}
-
-impl Prediction {
-    /// Reads a result; says what is wrong with one that is no prediction.
-    fn read(result: &JsonText) -> Result<Self, String> {
-        let mut more = result.fields().map_err(|error| error.to_string())?;
-        let text = more.remove("text").ok_or("missing field `text`")?.to().map_err(|error| error.to_string())?;
-        more.retain(|name, _| !OURS.contains(&name.as_str()));
-        Ok(Self { text, more })
+    const fn form(&self) -> Form {
+        match self.text {
+            Texts::One(_) => Form::One,
+            Texts::List(_) => Form::List,
+        }
     }
 }
-
-/// What stands in the answer beside the executor's result. A result's own fields of these names give way.
-const OURS: [&str; 5] = ["task_id", "gpu_id", "strategy", "attempt", "timings"];
 
 /// `POST /api/v1/predict`.
 pub(crate) async fn predict(
@@ -121,7 +94,7 @@ pub(crate) async fn predict(
     JsonBody(request, share): JsonBody<PredictRequest>,
 ) -> Result<Response, Problem> {
     request.check()?;
-    let (stream, traceparent) = (request.stream, traceparent(&headers));
+    let (stream, form, traceparent) = (request.stream, request.form(), traceparent(&headers));
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, None)?;
     let new = NewTask { progress: stream, task_id: identity.task_id.clone(), traceparent, ..new_task(request) };
@@ -135,12 +108,13 @@ pub(crate) async fn predict(
     drop(share);
     gateway.accepted();
     if stream {
-        return Ok(events::answer(stream::Prediction::new(gateway, pending, (&identity, trail))));
+        return Ok(events::answer(stream::Prediction::new(gateway, (pending, form), (&identity, trail))));
     }
     let reply = pending.await.map_err(|error| trail.failed(gateway.not_answered(&error)))?;
-    let response = answer(reply).map_err(|problem| trail.failed(problem))?;
-    trail.answered(&response.task_id);
-    Ok(Json(response).into_response())
+    let task_id = reply.task_id.clone();
+    let answered = form.answer(reply).map_err(|problem| trail.failed(problem))?;
+    trail.answered(&task_id);
+    Ok(Json(answered).into_response())
 }
 
 /// The payload of the kind `predict`.
@@ -156,41 +130,15 @@ struct PredictPayload {
 }
 
 fn new_task(request: PredictRequest) -> NewTask {
-    let PredictRequest { text, max_length, temperature, seed, gpu_options, stream: _ } = request;
-    let payload = JsonText::of(&PredictPayload { text, max_length, temperature, seed });
-    let kind = Kind::new("predict").expect("lower-case letters keep the rule");
-    NewTask::new(kind, TaskBody { payload, gpu_options, ..TaskBody::default() })
-}
-
-fn answer(reply: Reply) -> Result<PredictResponse, Problem> {
-    let Reply { task_id, outcome, result, error, gpu_id, attempt, strategy, timings, .. } = reply;
-    // A reply whose result is no longer kept has an error beside its good outcome.
-    if outcome != Outcome::Succeeded || error.is_some() {
-        return Err(unsuccessful(outcome, error).task(&task_id));
-    }
-    let result = Prediction::read(&result).map_err(|error| {
-        warn!(%task_id, error, "a result of predict is no prediction");
-        let detail = "its result is no prediction: that is an object with the field text";
-        Problem::new(ProblemKind::TaskFailed, detail).task(&task_id)
-    })?;
-    Ok(PredictResponse { task_id, gpu_id, strategy, attempt, timings, result })
-}
-
-/// How a task that did not succeed looks over HTTP.
-fn unsuccessful(outcome: Outcome, error: Option<TaskError>) -> Problem {
-    let error = error.unwrap_or_else(|| TaskError::new(outcome.name(), format!("the task {}", outcome.name())));
-    let kind = match (outcome, ErrorCode::named(&error.code)) {
-        (Outcome::Cancelled, _) => ProblemKind::TaskCancelled,
-        (Outcome::Expired, _) => ProblemKind::TaskExpired,
-        (_, Some(ErrorCode::InvalidPayload | ErrorCode::InvalidTask | ErrorCode::UnknownGpu)) => ProblemKind::TaskRefused,
-        (_, Some(ErrorCode::AttemptTimeout | ErrorCode::Deadline)) => ProblemKind::TaskTimeout,
-        (_, Some(ErrorCode::Unserved)) => ProblemKind::NoGpu,
-        _ => ProblemKind::TaskFailed,
+    let PredictRequest { text, on_error, max_length, temperature, seed, gpu_options, stream: _ } = request;
+    let payload = |text| JsonText::of(&PredictPayload { text, max_length, temperature, seed });
+    let body = match text {
+        Texts::One(text) => TaskBody { payload: payload(text), ..TaskBody::default() },
+        Texts::List(texts) => {
+            let items = Some(texts.into_iter().map(payload).collect());
+            TaskBody { items, on_error: on_error.unwrap_or_default(), ..TaskBody::default() }
+        }
     };
-    let problem = Problem::new(kind, error.message).code(error.code);
-    match error.field {
-        // The request's fields are the payload's.
-        Some(field) => problem.field(field.strip_prefix("payload.").unwrap_or(&field)),
-        None => problem,
-    }
+    let kind = Kind::new("predict").expect("lower-case letters keep the rule");
+    NewTask::new(kind, TaskBody { gpu_options, ..body })
 }

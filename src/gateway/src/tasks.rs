@@ -26,6 +26,7 @@ use crate::{
     events::log::WATCHED,
     idempotency::Identity,
     intake::JsonBody,
+    items,
     problem::ProblemKind,
     trail::Trail,
 };
@@ -48,25 +49,28 @@ pub(crate) struct TaskRequest {
     #[serde(default)]
     #[schemars(range(max = Limits::LONGEST_MS))]
     delay_ms: Option<u64>,
-    /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority and its delay; another body (payload, gpu_options, needs,
+    /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority and its delay; another body (payload or items, gpu_options, needs,
     /// limits) or another kind under the same id is a conflict (409), for as long as the fleet keeps the task's record (`store.outcome_retention_ms`). Not together with the header
     /// Idempotency-Key. Default: a fresh id.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "items::given_id")]
+    #[schemars(schema_with = "items::given_id_schema")]
     task_id: Option<TaskId>,
     /// The group in which it is counted, together with others: see `/api/v1/groups/{group}`. A group that has as many members as it may, and a new one where there are as many
     /// as may be, is a conflict (409). Default: none.
     #[serde(default)]
     group: Option<GroupName>,
     /// What the kind's executor is given, to the last byte. Its shape belongs to the kind. Default: `null`.
-    #[serde(default)]
-    payload: JsonText,
-    /// In place of `payload`: many payloads, each of which the kind's executor is given as it would be given one. The reply has a result for each, in this order.
+    #[serde(default, deserialize_with = "items::present")]
+    #[schemars(with = "JsonText")]
+    payload: Option<JsonText>,
+    /// In place of `payload`: many payloads, each of which the kind's executor is given as it would be given one. The task is a batch then: it may be split over several GPUs
+    /// (`gpu_options.batch_split`), its reply has a result for each item, in this order, and `GET /api/v1/tasks/{task_id}/results` gives them in pieces.
     #[serde(default)]
     #[schemars(length(min = 1, max = ITEMS_MAX))]
     items: Option<Vec<JsonText>>,
-    /// With `items`: what becomes of the batch if an item fails. Default: `report`.
-    #[serde(default)]
-    on_error: OnError,
+    /// With `items`, and not without: what becomes of the batch if an item fails. Default: `report`.
+    #[serde(default, deserialize_with = "items::given_on_error")]
+    on_error: Option<OnError>,
     /// How a GPU is chosen.
     #[serde(default, deserialize_with = "object")]
     gpu_options: GpuOptions,
@@ -76,7 +80,7 @@ pub(crate) struct TaskRequest {
     /// Time and attempt limits.
     #[serde(default, deserialize_with = "object")]
     limits: Limits,
-    /// Whether this gateway keeps the parts of its output, for those who follow its events here. Default: false; its status and its progress show in any case.
+    /// Whether this gateway keeps the parts of its output, of a batch the results of its items, for those who follow its events here. Default: false; its status and its progress show in any case.
     #[serde(default)]
     progress: bool,
 }
@@ -147,6 +151,7 @@ pub(crate) async fn take(
         limits,
         progress,
     } = request;
+    let body = items::body_of(payload, items, on_error)?;
     let trail = Trail::of(traceparent.as_deref());
     let identity = identify(task_id)?;
     let mut warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;
@@ -160,7 +165,7 @@ pub(crate) async fn take(
         progress: watched,
         group,
         traceparent,
-        ..NewTask::new(kind, TaskBody { payload, items, on_error, gpu_options, needs, limits })
+        ..NewTask::new(kind, TaskBody { gpu_options, needs, limits, ..body })
     };
     let submitted = if watched { submit_watched(gateway, new, &identity).await } else { submit_alone(gateway, new, &identity).await };
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;

@@ -2,14 +2,15 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use protocol::{ErrorCode, Outcome, Progress, Reply, TaskError, TaskId, TaskState, TaskStatus};
+use producer::ItemSet;
+use protocol::{ErrorCode, ItemResult, Outcome, Reply, TaskError, TaskId, TaskState, TaskStatus};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
 };
 use tracing::debug;
 
-use super::{Event, Source, log::Reader};
+use super::{Event, HowFar, Source, log::Reader};
 use crate::Gateway;
 
 /// The pause between two looks into the store: after a change, and when nothing has changed for long. It doubles from one to the other.
@@ -19,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest stream. A client that wants more connects again, as browsers do by themselves.
 pub(super) const LONGEST: Duration = Duration::from_secs(3_600);
 
+/// The items that were not told before their batch ended, then the reply. One event at a time: together they take twice what the reply does.
+type Rest = Option<Box<dyn Iterator<Item = Event> + Send>>;
+
 /// What is new of a task, until its reply.
 pub(crate) struct Following {
     gateway: Gateway,
@@ -26,7 +30,12 @@ pub(crate) struct Following {
     log: Option<Reader>,
     ready: VecDeque<Event>,
     state: Option<(TaskState, u32)>,
-    progress: Option<Progress>,
+    progress: Option<HowFar>,
+    /// The items of a batch whose results were told.
+    told: ItemSet,
+    /// The reply, until all that is to be told before it was.
+    reply: Option<Reply>,
+    rest: Rest,
     pause: Duration,
     look_at: Instant,
     ends_at: Instant,
@@ -41,10 +50,25 @@ impl Following {
     pub(super) fn new(gateway: Gateway, status: TaskStatus, seen: u64, permit: OwnedSemaphorePermit) -> Self {
         let (task_id, now) = (status.task_id.clone(), Instant::now());
         let log = gateway.watched.log_of(&task_id).map(|log| Reader::new(log, seen));
-        let (ready, state, progress, ended) = Default::default();
+        let told = log.as_ref().map(Reader::told).unwrap_or_default();
         let [pause, _] = PAUSE;
-        let (look_at, ends_at, over) = (now + pause, now + LONGEST, false);
-        let mut new = Self { gateway, task_id, log, ready, state, progress, pause, look_at, ends_at, ended, over, _permit: permit };
+        let mut new = Self {
+            gateway,
+            task_id,
+            log,
+            ready: VecDeque::new(),
+            state: None,
+            progress: None,
+            told,
+            reply: None,
+            rest: None,
+            pause,
+            look_at: now + pause,
+            ends_at: now + LONGEST,
+            ended: None,
+            over: false,
+            _permit: permit,
+        };
         new.take(status);
         new
     }
@@ -69,10 +93,11 @@ impl Following {
             self.ready.push_back(Event::new("status", &TaskStatus { progress: None, reply: None, ..status.clone() }));
         }
         // The log has the same, and sooner.
-        if self.log.is_none() && self.progress != status.progress {
+        let progress = HowFar::of(status.progress.as_ref(), status.items);
+        if self.log.is_none() && self.progress != progress {
             self.pause = PAUSE[0];
-            self.ready.extend(status.progress.as_ref().map(|progress| Event::new("progress", progress)));
-            self.progress.clone_from(&status.progress);
+            self.ready.extend(progress.as_ref().map(|progress| Event::new("progress", progress)));
+            self.progress = progress;
         }
         match status.state.outcome() {
             Some(outcome) => self.end(status, outcome),
@@ -85,8 +110,22 @@ impl Following {
         if patient && (status.reply.is_none() || self.log.is_some()) {
             return;
         }
-        self.over = true;
-        self.ready.push_back(Event::new("reply", &status.reply.clone().unwrap_or_else(|| without_body(status, outcome))));
+        self.read_log();
+        (self.over, self.log) = (true, None);
+        self.reply = Some(status.reply.clone().unwrap_or_else(|| without_body(status, outcome)));
+    }
+
+    /// The next event that is at hand. No item is told twice.
+    fn at_hand(&mut self) -> Option<Event> {
+        while let Some(event) = self.ready.pop_front() {
+            if event.item.is_none_or(|index| self.told.insert(index)) {
+                return Some(event);
+            }
+        }
+        if let Some(reply) = self.reply.take() {
+            self.rest = Some(Box::new(rest(reply, self.told.clone())));
+        }
+        self.rest.as_mut()?.next()
     }
 
     /// What the log has new. At its end the store has the reply.
@@ -105,7 +144,7 @@ impl Source for Following {
     async fn next(&mut self) -> Option<Event> {
         loop {
             self.read_log();
-            if let Some(event) = self.ready.pop_front() {
+            if let Some(event) = self.at_hand() {
                 return Some(event);
             }
             if self.over || self.ends_at <= Instant::now() {
@@ -127,6 +166,15 @@ async fn grown(log: &mut Option<Reader>) {
         Some(log) => log.grown().await,
         None => std::future::pending().await,
     }
+}
+
+/// The results of a batch's items that were not told, and the reply.
+fn rest(reply: Reply, told: ItemSet) -> impl Iterator<Item = Event> + Send {
+    // A task that is no batch has no list of results; neither has a batch that ended as a whole.
+    let results = reply.results.elements().unwrap_or_default();
+    let untold = (0..).zip(results).filter(move |(index, _)| !told.contains(*index));
+    let items = untold.filter_map(|(index, came_out)| Some(Event::of_item(index, &came_out.to::<ItemResult>().ok()?)));
+    items.chain(std::iter::once_with(move || Event::new("reply", &reply)))
 }
 
 /// The reply of a task that has none in the store: its body is no longer kept, or it was cancelled before any worker had it.

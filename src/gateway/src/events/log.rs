@@ -9,8 +9,8 @@ use std::{
 };
 
 use futures::StreamExt;
-use producer::{Pending, ProgressStream};
-use protocol::TaskId;
+use producer::{ItemSet, Pending, ProgressStream};
+use protocol::{ProgressMessage, TaskId};
 use tokio::sync::watch;
 
 use super::Event;
@@ -69,12 +69,12 @@ impl Gateway {
 
 async fn keep(gateway: Gateway, mut pending: Pending, log: Arc<Log>) {
     let task_id = pending.task_id().clone();
-    let mut said = pending.progress();
+    let mut said = Said::of(&mut pending);
     let kept = async {
         loop {
             tokio::select! {
                 biased;
-                events = next(&mut said) => log.add(events),
+                message = said.next() => log.add(Event::of(&message)),
                 // Whatever it is, the store has it too.
                 _reply = &mut pending => break,
             }
@@ -90,15 +90,40 @@ async fn keep(gateway: Gateway, mut pending: Pending, log: Arc<Log>) {
     gateway.watched.logs().remove(&task_id);
 }
 
-/// The events of the next message; for ever none once there are no more.
-pub(crate) async fn next(said: &mut Option<ProgressStream>) -> Vec<Event> {
-    if let Some(stream) = said
-        && let Some(message) = stream.next().await
-    {
-        return Event::of(&message);
+/// What a task says before its reply.
+pub(crate) struct Said {
+    stream: Option<ProgressStream>,
+    /// The most items of a batch that a slice has told of.
+    done: u32,
+}
+
+impl Said {
+    /// Of the task whose reply is waited for.
+    pub(crate) fn of(pending: &mut Pending) -> Self {
+        Self { stream: pending.progress(), done: 0 }
     }
-    *said = None;
-    std::future::pending().await
+
+    /// The next message; for ever none once there are no more. Slices hear of each other at different times: counts of items that were overtaken are left out. Cancel safe.
+    pub(crate) async fn next(&mut self) -> ProgressMessage {
+        if let Some(stream) = &mut self.stream
+            && let Some(message) = stream.next().await
+        {
+            return self.without_old_counts(message);
+        }
+        self.stream = None;
+        std::future::pending().await
+    }
+
+    fn without_old_counts(&mut self, message: ProgressMessage) -> ProgressMessage {
+        match (message.slice, message.items) {
+            (Some(_), Some(items)) if items.done < self.done => ProgressMessage { items: None, ..message },
+            (Some(_), Some(items)) => {
+                self.done = items.done;
+                message
+            }
+            _ => message,
+        }
+    }
 }
 
 /// What one task said.
@@ -164,6 +189,16 @@ impl Reader {
         Self { log, changes, read: if read > last { 0 } else { read } }
     }
 
+    /// The items that its client had before, as far as the log still knows.
+    pub(super) fn told(&self) -> ItemSet {
+        let mut told = ItemSet::default();
+        let state = self.log.state();
+        for item in state.events.iter().filter(|event| event.id <= Some(self.read)).filter_map(|event| event.item) {
+            told.insert(item);
+        }
+        told
+    }
+
     /// What is new, and whether that is all there will be.
     pub(super) fn read(&mut self) -> (Vec<Event>, bool) {
         self.changes.mark_unchanged();
@@ -199,6 +234,26 @@ mod tests {
         assert_eq!(Reader::new(log.clone(), 900).read().0.len(), 5);
         log.end();
         assert_eq!(reader.read(), (vec![], true));
+    }
+
+    #[test]
+    fn a_reader_that_comes_back_knows_which_items_it_had() {
+        let log = Arc::<Log>::default();
+        let item = |index| Event::of_item(index, &protocol::ItemResult::succeeded(protocol::Json::null()));
+        log.add(vec![item(4), Event::new("progress", &1), item(0), item(7)]);
+        let told = Reader::new(log.clone(), 3).told();
+        assert_eq!([0, 4, 7].map(|index| told.contains(index)), [true, true, false]);
+        assert_eq!(Reader::new(log, 0).told(), ItemSet::default());
+    }
+
+    #[test]
+    fn counts_of_items_never_go_back() {
+        let mut said = Said { stream: None, done: 0 };
+        let mut done_of = |slice: &str, done: u32| {
+            let text = format!(r#"{{"task_id":"b","attempt":1,"token":7,"number":1,"slice":"{slice}","items":{{"of":8,"done":{done}}}}}"#);
+            said.without_old_counts(serde_json::from_str(&text).expect("a message")).items.map(|items| items.done)
+        };
+        assert_eq!([done_of("0..4", 3), done_of("4..8", 2), done_of("4..8", 3), done_of("0..4", 5)], [Some(3), None, Some(3), Some(5)]);
     }
 
     #[test]

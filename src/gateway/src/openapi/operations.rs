@@ -1,14 +1,18 @@
 //! What the document says of each route.
 
-use protocol::{GpuId, Partial, Progress, Reply, TaskId, TaskStatus, gpu::GpuView};
+use protocol::{GpuId, IndexedItem, Partial, Reply, TaskId, TaskStatus, gpu::GpuView};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{Operation, Optional, SchemaOf};
 use crate::{
+    events::HowFar,
     gpus::GpuList,
     health::Health,
     idempotency::{self, IDEMPOTENCY_KEY},
-    predict::{PredictRequest, PredictResponse},
+    predict::{
+        PredictRequest,
+        answer::{self, PredictedItem},
+    },
     problem::ProblemDocument,
     tasks::{TaskAccepted, TaskCancelling, TaskRequest},
     unserved::UnservedList,
@@ -87,21 +91,22 @@ pub(crate) const FRONT: Operation = Operation {
 
 pub(crate) const PREDICT: Operation = Operation {
     id: "predict",
-    summary: "Continue a text: submits a task of the kind predict and waits for its result. Only text is required. Answers 503 at once where no living GPU serves predict.",
+    summary: "Continue a text, or many: submits a task of the kind predict and waits for its result. Only text is required; a list of texts is one task, which may be split over \
+              several GPUs, and is answered with a result for each. Answers 503 at once where no living GPU serves predict.",
     parameter: None,
     optional: KEYED,
     body: Some(of::<PredictRequest>),
     answer: ok(
-        "The text that follows, and who ran it; with stream, events: accepted, then progress and partial (a piece of the text) as they come, and last \
-         reply, or problem.",
-        Content::JsonOrEvents(of::<PredictResponse>, PREDICT_EVENTS),
+        "The text that follows, and who ran it; of a list the results, in its order, also where some of its texts failed. With stream, events: accepted, then progress and partial (a \
+         piece of the text) as they come, of a list item (the result of one text, each once, in the order in which they are there), and last reply, or problem.",
+        Content::JsonOrEvents(answer::schema, PREDICT_EVENTS),
     ),
     problems: &[400, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504],
 };
 
 pub(crate) const SUBMIT: Operation = Operation {
     id: "submitTask",
-    summary: "Submit a task of any kind. Under the same task_id, or the same Idempotency-Key, the same request can be sent again without harm.",
+    summary: "Submit a task of any kind, with one payload or with many items. Under the same task_id, or the same Idempotency-Key, the same request can be sent again without harm.",
     parameter: None,
     optional: KEYED,
     body: Some(of::<TaskRequest>),
@@ -125,21 +130,31 @@ pub(crate) const STATUS: Operation = Operation {
 
 const PREDICT_EVENTS: Events = &[
     ("accepted", of::<TaskAccepted>),
-    ("progress", of::<Progress>),
+    ("progress", of::<HowFar>),
     ("partial", of::<Partial>),
-    ("reply", of::<PredictResponse>),
+    ("item", of::<PredictedItem<'static>>),
+    ("reply", answer::schema),
     ("problem", of::<ProblemDocument>),
 ];
 
 pub(crate) const EVENTS: Operation = Operation {
     id: "taskEvents",
-    summary: "Follow a task: its status whenever that changes, its progress, parts of its output where this gateway submitted it with progress, and last its reply.",
+    summary: "Follow a task: its status whenever that changes, its progress, parts of its output where this gateway submitted it with progress, of a batch the result of each item, and \
+              last its reply.",
     parameter: Some(("task_id", of::<TaskId>)),
     optional: &[],
     body: None,
     answer: ok(
-        "Server-sent events, up to the event reply. A stream that ends before can be taken up again, with Last-Event-ID for the parts.",
-        Content::Events(&[("status", of::<TaskStatus>), ("progress", of::<Progress>), ("partial", of::<Partial>), ("reply", of::<Reply>)]),
+        "Server-sent events, up to the event reply. A stream that ends before can be taken up again, with Last-Event-ID for the parts. An item's result comes as soon as it is there \
+         where this gateway submitted the batch with progress, and otherwise, or where it was lost on the way, once the batch has ended, before reply; in each stream every item once. What \
+         stands in reply counts, where an item ran twice. A batch whose reply was too large has no further items here; see its results.",
+        Content::Events(&[
+            ("status", of::<TaskStatus>),
+            ("progress", of::<HowFar>),
+            ("partial", of::<Partial>),
+            ("item", of::<IndexedItem>),
+            ("reply", of::<Reply>),
+        ]),
     ),
     problems: &[404, 500, 503],
 };

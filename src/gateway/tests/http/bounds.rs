@@ -7,15 +7,29 @@ use crate::fleet::{Fleet, problem};
 
 /// Fields that the document bounds, or fields of theirs.
 const PREDICT_FIELDS: [&str; 5] = ["text", "max_length", "temperature", "seed", "gpu_options"];
-const TASK_FIELDS: [&str; 6] = ["kind", "priority", "task_id", "limits", "needs", "gpu_options"];
+const TASK_FIELDS: [&str; 7] = ["kind", "priority", "task_id", "items", "limits", "needs", "gpu_options"];
 
 /// A value at a bound, and the next one on its other side.
 struct Bound {
     /// The names of the fields that lead there.
     path: Vec<String>,
+    /// Where the value is a list: its entry that is at fault, if not the list itself is.
+    entry: Option<usize>,
     what: &'static str,
     inside: Value,
     outside: Value,
+}
+
+impl Bound {
+    fn of(path: &[String], what: &'static str, (inside, outside): (Value, Value)) -> Self {
+        Self { path: path.to_vec(), entry: None, what, inside, outside }
+    }
+
+    /// The field as a problem names it.
+    fn field(&self) -> String {
+        let entry = self.entry.map(|index| format!("[{index}]")).unwrap_or_default();
+        self.path.join(".") + &entry
+    }
 }
 
 /// Every bound of a schema, at any depth.
@@ -24,7 +38,7 @@ fn bounds(document: &Value, schema: &Value, path: &[String], found: &mut Vec<Bou
         let pointer = reference.strip_prefix('#').expect("a reference within the document");
         return bounds(document, document.pointer(pointer).expect("it resolves"), path, found);
     }
-    for either in schema["anyOf"].as_array().into_iter().flatten() {
+    for either in ["anyOf", "oneOf"].iter().filter_map(|name| schema[name].as_array()).flatten() {
         bounds(document, either, path, found);
     }
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
@@ -33,15 +47,37 @@ fn bounds(document: &Value, schema: &Value, path: &[String], found: &mut Vec<Bou
     for (what, step) in [("minimum", -1), ("maximum", 1)] {
         if let Value::Number(bound) = &schema[what] {
             let outside = beyond(bound, step);
-            found.push(Bound { path: path.to_vec(), what, inside: bound.clone().into(), outside });
+            found.push(Bound::of(path, what, (bound.clone().into(), outside)));
         }
     }
     for (what, step) in [("minLength", -1), ("maxLength", 1)] {
         if let Some(length) = schema[what].as_i64() {
             let text = |length: i64| Value::from("a".repeat(usize::try_from(length).expect("no bound below 0")));
-            found.push(Bound { path: path.to_vec(), what, inside: text(length), outside: text(length + step) });
+            found.push(Bound::of(path, what, (text(length), text(length + step))));
         }
     }
+    for (what, step) in [("minItems", -1), ("maxItems", 1)] {
+        if let Some(length) = schema[what].as_i64() {
+            let list = |length: i64| Value::from(vec![entry(schema); usize::try_from(length).expect("no bound below 0")]);
+            found.push(Bound::of(path, what, (list(length), list(length + step))));
+        }
+    }
+    if schema["items"].is_object() {
+        let mut of_entries = Vec::new();
+        bounds(document, &schema["items"], path, &mut of_entries);
+        let second = |value: Value| Value::from(vec![entry(schema), value]);
+        found.extend(of_entries.into_iter().map(|bound| Bound {
+            entry: Some(1),
+            inside: second(bound.inside),
+            outside: second(bound.outside),
+            ..bound
+        }));
+    }
+}
+
+/// An entry that a list of this schema takes.
+fn entry(schema: &Value) -> Value {
+    if schema["items"]["type"] == "string" { json!("a") } else { json!(1) }
 }
 
 fn beyond(bound: &Number, step: i64) -> Value {
@@ -61,7 +97,7 @@ fn with(mut request: Value, path: &[String], value: &Value) -> Value {
 #[tokio::test]
 async fn every_bound_in_the_document_is_the_one_that_is_checked() {
     let fleet = Fleet::start().await;
-    fleet.work(|_| Ok(json!({"text": ""}))).await;
+    fleet.work_on_either(json!({"text": ""})).await;
     let document = gateway::openapi();
     let routes = [
         ("/api/v1/predict", json!({"text": "a"}), StatusCode::OK, &PREDICT_FIELDS[..]),
@@ -74,13 +110,13 @@ async fn every_bound_in_the_document_is_the_one_that_is_checked() {
         for name in expected {
             assert!(found.iter().any(|bound| bound.path[0] == *name), "{path}: {name} has no bound in the document");
         }
-        for Bound { path: place, what, inside, outside } in found {
-            let about = format!("{what} of {} in {path}", place.join("."));
-            let response = fleet.post(path, &with(least.clone(), &place, &inside)).await;
-            assert_eq!(response.status(), taken, "{about}: {inside} is inside");
-            let response = fleet.post(path, &with(least.clone(), &place, &outside)).await;
-            assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY, "{about}: {outside} is outside");
-            assert_eq!(problem(response, StatusCode::UNPROCESSABLE_ENTITY).await["field"], place.join("."), "{about}");
+        for bound in found {
+            let (about, Bound { path: place, inside, outside, .. }) = (format!("{} of {} in {path}", bound.what, bound.field()), &bound);
+            let response = fleet.post(path, &with(least.clone(), place, inside)).await;
+            assert_eq!(response.status(), taken, "{about}: what is at the bound is inside");
+            let response = fleet.post(path, &with(least.clone(), place, outside)).await;
+            assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY, "{about}: what is beyond is outside");
+            assert_eq!(problem(response, StatusCode::UNPROCESSABLE_ENTITY).await["field"], bound.field(), "{about}");
         }
     }
 }

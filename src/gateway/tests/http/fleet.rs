@@ -15,8 +15,8 @@ use gpu_table::{GpuTable, Heartbeat, Leases, MemoryTable};
 use producer::{Producer, ProducerOptions};
 use prometheus::Registry;
 use protocol::{
-    BodyHash, Choice, Envelope, Environment, GpuDescription, GpuId, GpuRow, GpuSample, Health, Holding, Incarnation, Outcome, PoolName,
-    Reply, Strategy, TaskBody, TaskError, TaskId,
+    BodyHash, Choice, Envelope, Environment, GpuDescription, GpuId, GpuRow, GpuSample, Health, Holding, Incarnation, ItemCounts,
+    ItemResult, Json, Outcome, PoolName, Reply, Strategy, TaskBody, TaskError, TaskId, batch,
     claim::Settings,
     environment::{Clock, Job, Random, Spawn},
     gpu::Hardware,
@@ -175,6 +175,32 @@ impl Fleet {
 
     /// Starts a worker that answers every task with what `answer` makes of its body.
     pub async fn work(&self, answer: impl Fn(TaskBody) -> Result<Value, (Outcome, TaskError)> + Send + 'static) {
+        self.work_with(move |task_id, body| reply(task_id, answer(body))).await;
+    }
+
+    /// Starts a worker that answers every batch with what `answer` makes of each of its items.
+    pub async fn work_on_items(&self, answer: impl Fn(u32, Json) -> Result<Value, TaskError> + Send + 'static) {
+        let came_out = move |(index, item): (u32, Json)| match answer(index, item) {
+            Ok(result) => ItemResult::succeeded(result.into()),
+            Err(error) => ItemResult::failed(error),
+        };
+        self.work_with(move |task_id, body| {
+            let items = body.items.expect("items");
+            batch_reply(task_id, &(0..).zip(items).map(&came_out).collect::<Vec<_>>())
+        })
+        .await;
+    }
+
+    /// Starts a worker that answers every task with this result, and every batch with it for each item.
+    pub async fn work_on_either(&self, result: Value) {
+        self.work_with(move |task_id, body| match body.items {
+            None => reply(task_id, Ok(result.clone())),
+            Some(items) => batch_reply(task_id, &vec![ItemResult::succeeded(result.clone().into()); items.len()]),
+        })
+        .await;
+    }
+
+    async fn work_with(&self, answer: impl Fn(TaskId, TaskBody) -> Reply + Send + 'static) {
         let queue = self.broker.connect();
         let store = self.store.clone();
         queue.declare(&pool()).await.expect("declare");
@@ -183,7 +209,7 @@ impl Fleet {
             while let Some(delivery) = consumer.next().await {
                 let task_id = TaskId::new(delivery.envelope.message_id.clone().expect("an id")).expect("valid");
                 let body = serde_json::from_slice(&delivery.body).expect("a task");
-                let reply = reply(task_id, answer(body));
+                let reply = answer(task_id, body);
                 finish(&queue, &*store, &delivery.envelope, &delivery.body, &reply).await;
                 delivery.receipt.ack().await.expect("ack");
             }
@@ -222,6 +248,18 @@ pub fn reply(task_id: TaskId, answer: Result<Value, (Outcome, TaskError)>) -> Re
         gpu_id: Some(GpuId::new("sim-0").expect("valid")),
         strategy: Some(Choice { used: Strategy::LeastLoaded, requested: None, fallback: None }),
         ..Reply::ended(task_id, outcome, 1)
+    }
+}
+
+/// The reply of a batch whose items came out so, run by two GPUs.
+pub fn batch_reply(task_id: TaskId, came_out: &[ItemResult]) -> Reply {
+    let of = u32::try_from(came_out.len()).expect("few items");
+    let failed = came_out.iter().filter(|item| item.error.is_some()).count();
+    Reply {
+        results: batch::list(&came_out.iter().map(ItemResult::to_json).collect::<Vec<_>>()),
+        items: Some(ItemCounts { of, done: of, failed: u32::try_from(failed).ok() }),
+        gpu_ids: ["sim-0", "sim-1"].map(|id| GpuId::new(id).expect("valid")).into(),
+        ..Reply::ended(task_id, Outcome::Succeeded, 1)
     }
 }
 

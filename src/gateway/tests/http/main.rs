@@ -1,5 +1,6 @@
 //! What the gateway promises over HTTP, in front of the memory back ends and a worker that answers as it is told.
 
+mod batches;
 mod bounds;
 mod bulk;
 mod connections;

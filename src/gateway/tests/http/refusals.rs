@@ -18,10 +18,34 @@ const INNER_WORDS: [&str; 8] =
 /// A body that is sent, and the answer: its status, its field, and what its detail says in full or, after `…`, at its end.
 type Row = (&'static str, &'static str, StatusCode, &'static str, &'static str);
 
-const ROWS: [Row; 32] = [
-    (PREDICT, r#"{"text":""}"#, NOT_VALID, "text", r#"text: must be text of 1 or more characters, not """#),
-    (PREDICT, r#"{"text":5}"#, NOT_VALID, "text", "text: must be text of 1 or more characters, not 5"),
-    (PREDICT, "{}", NOT_VALID, "text", "text: is missing; it must be text of 1 or more characters"),
+const ROWS: [Row; 44] = [
+    (
+        PREDICT,
+        r#"{"text":""}"#,
+        NOT_VALID,
+        "text",
+        r#"text: must be text of 1 or more characters, or a list of 1 to 10000 entries, not """#,
+    ),
+    (PREDICT, r#"{"text":5}"#, NOT_VALID, "text", "text: must be text of 1 or more characters, or a list of 1 to 10000 entries, not 5"),
+    (PREDICT, "{}", NOT_VALID, "text", "text: is missing; it must be text of 1 or more characters, or a list of 1 to 10000 entries"),
+    (
+        PREDICT,
+        r#"{"text":[]}"#,
+        NOT_VALID,
+        "text",
+        "text: must be text of 1 or more characters, or a list of 1 to 10000 entries, not a list of 0",
+    ),
+    (PREDICT, r#"{"text":["a",5]}"#, NOT_VALID, "text[1]", "text[1]: must be text of 1 or more characters, not 5"),
+    (PREDICT, r#"{"text":["a","b",""]}"#, NOT_VALID, "text[2]", r#"text[2]: must be text of 1 or more characters, not """#),
+    (
+        PREDICT,
+        r#"{"text":"a","on_error":"fail"}"#,
+        NOT_VALID,
+        "on_error",
+        "on_error: says what becomes of a list of texts, and text is one alone; leave it out, or make text a list",
+    ),
+    (PREDICT, r#"{"text":["a"],"on_error":"stop"}"#, NOT_VALID, "on_error", r#"on_error: must be "report" or "fail", not "stop""#),
+    (PREDICT, r#"{"text":["a"],"on_error":1}"#, NOT_VALID, "on_error", r#"on_error: must be "report" or "fail", not 1"#),
     (PREDICT, r#"{"text":"a","temperature":9}"#, NOT_VALID, "temperature", "temperature: must be a number from 0 to 2, not 9"),
     (PREDICT, r#"{"text":"a","temperature":-0.5}"#, NOT_VALID, "temperature", "temperature: must be a number from 0 to 2, not -0.5"),
     (PREDICT, r#"{"text":"a","temperature":"hot"}"#, NOT_VALID, "temperature", r#"temperature: must be a number from 0 to 2, not "hot""#),
@@ -63,6 +87,37 @@ const ROWS: [Row; 32] = [
         "prioritiy",
         "prioritiy: is unknown; known are delay_ms, gpu_options, group, items, kind, limits, needs, not_before_ms, on_error, payload, priority, progress, task_id",
     ),
+    (
+        TASKS,
+        r#"{"kind":"echo","task_id":"b{0..4}"}"#,
+        NOT_VALID,
+        "task_id",
+        r#"task_id: must be 1 to 128 visible ASCII characters other than braces, not "b{0..4}""#,
+    ),
+    (TASKS, r#"{"kind":"echo","items":[]}"#, NOT_VALID, "items", "items: must be 1 to 10000 payloads, not 0"),
+    (TASKS, r#"{"kind":"echo","items":{}}"#, NOT_VALID, "items", "items: must be a list of 1 to 10000 entries, not an object"),
+    (
+        TASKS,
+        r#"{"kind":"echo","items":[1],"payload":2}"#,
+        NOT_VALID,
+        "items",
+        "items: stands in place of payload; leave one of the two out",
+    ),
+    (
+        TASKS,
+        r#"{"kind":"echo","items":[1],"payload":null}"#,
+        NOT_VALID,
+        "items",
+        "items: stands in place of payload; leave one of the two out",
+    ),
+    (
+        TASKS,
+        r#"{"kind":"echo","payload":1,"on_error":"report"}"#,
+        NOT_VALID,
+        "on_error",
+        "on_error: says what becomes of items, and there are none; leave it out, or give items",
+    ),
+    (TASKS, r#"{"kind":"echo","items":[1],"on_error":7}"#, NOT_VALID, "on_error", r#"on_error: must be "report" or "fail", not 7"#),
     (
         TASKS,
         r#"{"kind":"echo","gpu_options":{"specific_gpu_id":9}}"#,

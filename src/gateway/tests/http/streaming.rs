@@ -1,16 +1,17 @@
 //! A client of server-sent events, and a worker that a test plays by hand.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use protocol::{
-    BodyHash, DeliveryId, Envelope, Fraction, Kind, Partial, Progress, ProgressMessage, Reply, TaskId, Token, progress::PROGRESS_TYPE,
+    BodyHash, DeliveryId, Envelope, Fraction, IndexedItem, ItemCounts, ItemResult, Kind, Partial, Progress, ProgressMessage, Reply, Slice,
+    TaskId, Token, progress::PROGRESS_TYPE,
 };
 use reqwest::Response;
 use serde_json::Value;
 use task_queue::{Delivery, MemoryQueue, Outgoing, Target, TaskQueue};
 use task_store::{Begin, BeginRequest, ProgressRequest};
 
-use crate::fleet::{Fleet, finish, pool, reply};
+use crate::fleet::{Fleet, batch_reply, finish, pool, reply};
 
 /// Longest wait for an event or a task. Generous: it bounds a hang.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,6 +84,8 @@ pub struct Hand {
     pub task_id: TaskId,
     token: OnceLock<Token>,
     said: u64,
+    /// How many messages each slice has sent.
+    said_by_slices: BTreeMap<Slice, u64>,
 }
 
 impl Fleet {
@@ -103,7 +106,7 @@ impl Fleet {
         };
         let delivery = tokio::time::timeout(PATIENCE, taking).await.expect("a task waits");
         let task_id = TaskId::new(delivery.envelope.message_id.clone().expect("an id")).expect("valid");
-        Hand { queue, delivery, task_id, token: OnceLock::new(), said: 0 }
+        Hand { queue, delivery, task_id, token: OnceLock::new(), said: 0, said_by_slices: BTreeMap::new() }
     }
 
     pub async fn begin(&self, hand: &Hand) {
@@ -126,21 +129,37 @@ impl Fleet {
 
     /// Notes progress in the store, as a worker does for every task.
     pub async fn note(&self, hand: &Hand, fraction: f64) {
+        self.note_items(hand, fraction, None).await;
+    }
+
+    /// The same of a batch that runs whole.
+    pub async fn note_items(&self, hand: &Hand, fraction: f64, items: Option<ItemCounts>) {
         let request = ProgressRequest {
             task_id: hand.task_id.clone(),
             token: hand.token(),
             fraction: Fraction::clamped(fraction),
             message: None,
-            items: None,
+            items,
         };
         self.store.progress(&request).await.expect("a store");
     }
 
     /// Records the outcome and publishes the reply.
     pub async fn finish(&self, hand: Hand, result: Value) {
+        let reply = reply(hand.task_id.clone(), Ok(result));
+        self.finish_with(hand, reply).await;
+    }
+
+    /// The same of a batch whose items came out so.
+    pub async fn finish_batch(&self, hand: Hand, came_out: &[ItemResult]) {
+        let reply = batch_reply(hand.task_id.clone(), came_out);
+        self.finish_with(hand, reply).await;
+    }
+
+    async fn finish_with(&self, hand: Hand, reply: Reply) {
         let token = hand.token();
-        let Hand { queue, delivery, task_id, .. } = hand;
-        let reply = Reply { token: Some(token), ..reply(task_id, Ok(result)) };
+        let Hand { queue, delivery, .. } = hand;
+        let reply = Reply { token: Some(token), ..reply };
         finish(&queue, &*self.store, &delivery.envelope, &delivery.body, &reply).await;
         delivery.receipt.ack().await.expect("ack");
     }
@@ -156,11 +175,43 @@ impl Hand {
         &self.delivery.envelope
     }
 
+    /// The body of the task.
+    pub fn body(&self) -> Value {
+        serde_json::from_slice(&self.delivery.body).expect("JSON")
+    }
+
     /// Sends a progress message, as a worker does where it was asked to.
     pub async fn say(&mut self, fraction: f64, partials: &[(u64, Value)]) {
-        assert!(self.envelope().headers.progress, "nobody asked for it");
-        self.said += 1;
+        let partials = partials.iter().map(|(number, value)| Partial { number: *number, value: value.clone().into() }).collect();
         let message = ProgressMessage {
+            progress: Some(Progress { fraction: Fraction::clamped(fraction), message: None, at_ms: 1 }),
+            partials,
+            ..self.message()
+        };
+        self.tell(message).await;
+    }
+
+    /// Sends what a worker says of a slice: results of its items, and how many of all there are so far. Each slice has a token and numbers of its own.
+    pub async fn say_items(&mut self, slice: &str, done: u32, came_out: &[(u32, ItemResult)]) {
+        let slice: Slice = slice.parse().expect("a slice");
+        let number = self.said_by_slices.entry(slice).or_default();
+        *number += 1;
+        let number = *number;
+        let message = ProgressMessage {
+            token: Token(self.token().0 + u64::from(slice.from)),
+            number,
+            slice: Some(slice),
+            items: Some(ItemCounts { of: 4, done, failed: None }),
+            results: came_out.iter().map(|(index, came_out)| IndexedItem { index: *index, came_out: came_out.clone() }).collect(),
+            ..self.message()
+        };
+        self.tell(message).await;
+    }
+
+    /// The next message, which says nothing yet.
+    fn message(&mut self) -> ProgressMessage {
+        self.said += 1;
+        ProgressMessage {
             task_id: self.task_id.clone(),
             attempt: 1,
             token: self.token(),
@@ -168,9 +219,13 @@ impl Hand {
             slice: None,
             items: None,
             results: Vec::new(),
-            progress: Some(Progress { fraction: Fraction::clamped(fraction), message: None, at_ms: 1 }),
-            partials: partials.iter().map(|(number, value)| Partial { number: *number, value: value.clone().into() }).collect(),
-        };
+            progress: None,
+            partials: Vec::new(),
+        }
+    }
+
+    async fn tell(&self, message: ProgressMessage) {
+        assert!(self.envelope().headers.progress, "nobody asked for it");
         let envelope = Envelope {
             message_id: Some(self.task_id.to_string()),
             kind: Some(PROGRESS_TYPE.to_owned()),
