@@ -1,4 +1,4 @@
-//! HTTP in front of the producer: `predict` in one call, tasks and their status, a task's events as a stream, the GPUs, health and metrics.
+//! HTTP in front of the producer: `predict` in one call, tasks and their status, a task's events as a stream, the results of batches, the GPUs, health and metrics.
 //!
 //! [`serve`] answers on a listener until it is told to stop. Every route is listed in one table together with its documentation, so
 //! `/openapi.json` and what is served cannot differ. Every error is a problem document (RFC 9457). No route does work of its own: the
@@ -24,6 +24,7 @@ mod openapi;
 mod operate;
 mod predict;
 mod problem;
+mod results;
 mod retry;
 mod routes;
 mod serve;

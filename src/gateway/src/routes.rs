@@ -14,7 +14,7 @@ use crate::{
     openapi::{self, Operation, many, of_groups, operating, operations},
     predict,
     problem::ProblemKind,
-    settings, tasks, unserved,
+    results, settings, tasks, unserved,
 };
 
 /// One route.
@@ -26,7 +26,7 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 30] = [
+pub(crate) const ROUTES: [Route; 31] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
@@ -34,6 +34,7 @@ pub(crate) const ROUTES: [Route; 30] = [
     Route { method: "post", path: "/api/v1/tasks:wait", handler: || post(events::wait::wait), operation: many::WAIT },
     Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
     Route { method: "get", path: "/api/v1/tasks/{task_id}/events", handler: || get(events::show), operation: operations::EVENTS },
+    Route { method: "get", path: "/api/v1/tasks/{task_id}/results", handler: || get(results::show), operation: operations::RESULTS },
     Route { method: "delete", path: "/api/v1/tasks/{task_id}", handler: || delete(tasks::cancel), operation: operations::CANCEL },
     Route { method: "get", path: "/api/v1/groups", handler: || get(groups::list), operation: of_groups::LIST },
     Route { method: "get", path: "/api/v1/groups/{group}", handler: || get(groups::show), operation: of_groups::SHOW },

@@ -1,6 +1,6 @@
 //! What the document says of each route.
 
-use protocol::{GpuId, IndexedItem, Partial, Reply, TaskId, TaskStatus, gpu::GpuView};
+use protocol::{GpuId, IndexedItem, ItemResults, Partial, Reply, TaskId, TaskStatus, gpu::GpuView};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::{Operation, Optional, SchemaOf};
@@ -159,6 +159,30 @@ pub(crate) const EVENTS: Operation = Operation {
     problems: &[404, 500, 503],
 };
 
+const RESULTS_OPTIONS: &[Optional] = &[
+    Optional { name: "from", place: "query", description: "The first item, counted from 0, at most 10000. Default: 0.", schema: of::<u32> },
+    Optional {
+        name: "limit",
+        place: "query",
+        description: "How many results at most, 1 to 10000. Default: 1000. An answer ends before that once its results have 8 MiB together.",
+        schema: of::<u32>,
+    },
+];
+
+pub(crate) const RESULTS: Operation = Operation {
+    id: "taskResults",
+    summary: "The results of a batch's items in pieces, while it runs and afterwards, also of one whose reply was too large (reply_too_large). Ask again from next on until there is none.",
+    parameter: Some(("task_id", of::<TaskId>)),
+    optional: RESULTS_OPTIONS,
+    body: None,
+    answer: ok(
+        "The results from the wanted item on, without a gap: of a batch that was split and runs, those of the parts that have ended, up to the first item that has not; of a batch that runs \
+         whole, none before it has ended. Where next is the item that was asked for, nothing is new yet.",
+        Content::Json(of::<ItemResults>),
+    ),
+    problems: &[400, 404, 409, 410, 500, 503],
+};
+
 pub(crate) const CANCEL: Operation = Operation {
     id: "cancelTask",
     summary: "Ask for a task's end, whether it waits or runs. Asking again changes nothing; a task that had ended is a conflict.",
@@ -251,8 +275,9 @@ pub(super) const fn problem(status: u16) -> &'static str {
         404 => "There is no such thing, or the fleet has forgotten it.",
         408 => "The body did not arrive in time.",
         409 => {
-            "Somebody cancelled the task, it had ended already, its task_id belongs to another task, or there is no room in its group or for one more group; type tells them apart."
+            "Somebody cancelled the task, it had ended already, it has no results of items, its task_id belongs to another task, or there is no room in its group or for one more group; type tells them apart."
         }
+        410 => "The task ended, and what was asked for is no longer kept.",
         413 => "The body is larger than the workers take.",
         415 => "The body is not declared as what it must be, JSON or lines of it, or is compressed or encoded otherwise.",
         422 => {

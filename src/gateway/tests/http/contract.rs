@@ -21,7 +21,7 @@ async fn every_documented_method_is_served_and_no_other() {
     let document = json(fleet.get("/openapi.json").await).await;
     assert_eq!(document, gateway::openapi());
     let documented = documented(&document);
-    assert_eq!(documented.len(), 24);
+    assert_eq!(documented.len(), 25);
     for (path, methods) in documented {
         let url = format!("{}{}", fleet.url, path.replace("{task_id}", "t").replace("{gpu_id}", "g").replace("{group}", "g"));
         for method in METHODS {

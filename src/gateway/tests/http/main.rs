@@ -17,6 +17,7 @@ mod operating;
 mod overloaded;
 mod predict;
 mod refusals;
+mod results;
 mod stopping;
 mod streaming;
 mod tasks;

@@ -18,7 +18,7 @@ const INNER_WORDS: [&str; 8] =
 /// A body that is sent, and the answer: its status, its field, and what its detail says in full or, after `…`, at its end.
 type Row = (&'static str, &'static str, StatusCode, &'static str, &'static str);
 
-const ROWS: [Row; 44] = [
+const ROWS: [Row; 45] = [
     (
         PREDICT,
         r#"{"text":""}"#,
