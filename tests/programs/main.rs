@@ -1,5 +1,6 @@
 //! The real `gpufleet` binary on private servers: plain AMQP clients that are not ours, HTTP, every command, signals, logs, and inputs that once went wrong.
 
+mod batch_commands;
 mod batches;
 mod cases;
 mod clients;

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration;
+Exit codes: 0 done; 1 a task or an item of one did not succeed, or a check found something wrong; 2 wrong usage or configuration;
 3 a server is away, blocked or full, or lets nobody in, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can
 use its GPU no more, a new one may; 130 interrupted while it waited for replies; 141 nobody reads the output any more.";
 
@@ -111,6 +111,15 @@ pub(crate) enum Command {
         #[arg(value_parser = parsers::task_id)]
         task_id: TaskId,
     },
+    /// Prints the results of a batch's items, a line of JSON each, in order: {"result": …} or {"error": …}. While the batch runs, those that are there
+    Results {
+        /// The task's id
+        #[arg(value_parser = parsers::task_id)]
+        task_id: TaskId,
+        /// The first item, counted from 0
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = parsers::item())]
+        from: u32,
+    },
     /// Asks for a task's end, whether it waits or runs; exit code 1 if it had ended already
     Cancel {
         /// The task's id
@@ -161,6 +170,7 @@ impl Command {
         match self {
             Self::Submit(_)
             | Self::Status { .. }
+            | Self::Results { .. }
             | Self::Cancel { .. }
             | Self::Group(_)
             | Self::Drain { .. }

@@ -3,7 +3,7 @@
 use std::{fmt, process::ExitCode};
 
 use gpu_table::TableError;
-use producer::{DeadLetterError, SubmitError, WaitError};
+use producer::{DeadLetterError, ResultsError, SubmitError, WaitError};
 use service::BackendError;
 use task_queue::QueueError;
 use task_store::StoreError;
@@ -126,6 +126,16 @@ impl From<SubmitError> for Fault {
             SubmitError::NoRoomInGroup { .. } => Self::Unavailable(error.to_string()),
             transient if transient.is_transient() => Self::Unavailable(error.to_string()),
             _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<ResultsError> for Fault {
+    fn from(error: ResultsError) -> Self {
+        match error {
+            ResultsError::Unknown { .. } | ResultsError::Gone { .. } => Self::NotFound(error.to_string()),
+            ResultsError::Store { source, .. } => source.into(),
+            ResultsError::NoResults { .. } | ResultsError::Unreadable { .. } => Self::Failed(error.to_string()),
         }
     }
 }

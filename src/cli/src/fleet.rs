@@ -11,7 +11,8 @@ mod settings;
 mod submitting;
 mod url;
 
-use protocol::{PoolName, TaskId, TaskStatus, Unserved, gpu::GpuView};
+use producer::{WantedResults, results_of};
+use protocol::{ItemResults, PoolName, TaskId, TaskStatus, Unserved, batch::ITEMS_MAX, gpu::GpuView};
 use task_store::{Cancel, Reach};
 
 pub(crate) use self::{
@@ -70,6 +71,17 @@ impl Fleet {
         match self {
             Self::Servers(servers) => Ok(servers.store().await?.status(task_id).await?),
             Self::Gateway(gateway) => gateway.status(task_id).await,
+        }
+    }
+
+    /// The results of a batch's items from one on, as far as they are there and as many as come at once.
+    pub(crate) async fn results(&self, task_id: &TaskId, from: u32) -> Result<ItemResults, Fault> {
+        match self {
+            Self::Servers(servers) => {
+                let wanted = WantedResults { from, limit: ITEMS_MAX, ..WantedResults::default() };
+                Ok(results_of(&*servers.store().await?, task_id, wanted).await?)
+            }
+            Self::Gateway(gateway) => gateway.results(task_id, from).await,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The `gpufleet` command: every role and every operator's command.
 //!
-//! Exit codes: 0 done; 1 a task did not succeed, or a check found something wrong; 2 wrong usage or configuration; 3 a server is away, blocked or
+//! Exit codes: 0 done; 1 a task or an item of one did not succeed, or a check found something wrong; 2 wrong usage or configuration; 3 a server is away, blocked or
 //! full, or lets nobody in, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can use its GPU no more, a new one may; 130 interrupted while it waited for replies; 141 nobody reads the
 //! output any more.
 
@@ -19,6 +19,7 @@ mod greeting;
 mod group;
 mod nvidia;
 mod output;
+mod results;
 mod roles;
 mod servers;
 mod simulated;
@@ -86,7 +87,7 @@ fn threads(command: &Command) -> Option<usize> {
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     let Arguments { common, command } = arguments;
     if common.url.is_some() && !command.asks_a_fleet() {
-        let takes = "submit, status, cancel, group, gpus, unserved, strategy, drain, undrain, dead and doctor";
+        let takes = "submit, status, results, cancel, group, gpus, unserved, strategy, drain, undrain, dead and doctor";
         return Err(Fault::Usage(format!("--url names the gateway of a fleet to talk to, and this command talks to none; {takes} do")));
     }
     match command {
@@ -96,6 +97,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Gateway(gateway) => roles::gateway(&common, &gateway).await,
         Command::Submit(submit) => submit::run(&common, &submit).await,
         Command::Status { task_id } => status::run(&common, &task_id).await,
+        Command::Results { task_id, from } => results::run(&common, &task_id, from).await,
         Command::Cancel { task_id, ahead } => cancel::run(&common, &task_id, if ahead { Reach::Ahead } else { Reach::Published }).await,
         Command::Group(command) => group::run(&common, command).await,
         Command::Drain { gpu } => drain::run(&common, &gpu, Drain::On).await,

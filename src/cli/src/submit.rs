@@ -1,5 +1,6 @@
 //! `gpufleet submit`.
 
+mod batch;
 mod items;
 mod lines;
 mod report;
@@ -8,7 +9,7 @@ use std::{io::Read, num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use futures::{StreamExt, stream};
 use producer::{NewTask, ReplyTo};
-use protocol::{Json, Outcome, Reply, TaskBody, TaskId};
+use protocol::{ErrorCode, Json, Outcome, Reply, TaskBody, TaskId};
 
 use crate::{
     arguments::{Common, Submit},
@@ -24,13 +25,14 @@ const IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
 /// Submits tasks, and waits for them if asked.
 pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fault> {
+    check_items(submit)?;
     let fleet = Fleet::to_submit(common)?;
     let mut task = task(submit)?;
     if let Some(gpu) = submit.gpu() {
         task.body.gpu_options.specific_gpu_id = Some(gpus::named(&fleet.pool().await?, gpu)?);
     }
     unserved::warn_of(&task, &fleet).await?;
-    if let Some(file) = &submit.items {
+    if let Some(file) = submit.items.as_ref().filter(|_| !submit.as_batch) {
         return items::run(&fleet, submit, file, task).await;
     }
     let submitter = fleet.submitter().await?;
@@ -41,14 +43,23 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
     done
 }
 
+/// What goes with one task alone does not go with many.
+fn check_items(submit: &Submit) -> Result<(), Fault> {
+    let given = [("--task-id", submit.task_id.is_some()), ("--progress", submit.progress)];
+    match given.into_iter().find(|(_, given)| *given && submit.items.is_some() && !submit.as_batch) {
+        Some((name, _)) => {
+            Err(Fault::Usage(format!("{name}: with --items each line is a task of its own; leave it out, or make them one task with --as-batch")))
+        }
+        None => Ok(()),
+    }
+}
+
 fn task(submit: &Submit) -> Result<NewTask, Fault> {
-    let body = TaskBody {
-        payload: payload(&submit.payload)?,
-        gpu_options: submit.gpu_options(),
-        needs: submit.needs(),
-        limits: submit.limits(),
-        ..TaskBody::default()
+    let carried = match &submit.items {
+        Some(file) if submit.as_batch => batch::body(submit, file)?,
+        _ => TaskBody { payload: payload(&submit.payload)?, ..TaskBody::default() },
     };
+    let body = TaskBody { gpu_options: submit.gpu_options(), needs: submit.needs(), limits: submit.limits(), ..carried };
     let correlation_id = submit.correlation_id.clone().unwrap_or_default();
     Ok(NewTask {
         priority: submit.priority,
@@ -114,7 +125,7 @@ async fn wait(
     while let Some(reply) = replies.next().await {
         let shown = match reply {
             Ok(reply) => {
-                all_succeeded &= reply.outcome == Outcome::Succeeded;
+                all_succeeded &= reply.outcome == Outcome::Succeeded && failed_items(&reply) == 0;
                 show(common, &reply).map_err(Fault::from)
             }
             // The fleet is asked once why.
@@ -137,11 +148,37 @@ fn show(common: &Common, reply: &Reply) -> Printed {
         return output::json(reply);
     }
     match &reply.error {
+        None if !reply.results.is_null() => show_items(reply),
         None => output::line(&output::in_one_line(reply.result.to_string())),
         Some(error) => {
             let field = error.field.as_ref().map(|field| format!(" ({field})")).unwrap_or_default();
-            output::error_line(&format!("task {} {}: {}{field}: {}", reply.task_id, reply.outcome.name(), error.code, error.message));
+            let hint = match ErrorCode::named(&error.code) {
+                // With a field it was refused before anything ran.
+                Some(ErrorCode::ReplyTooLarge) if error.field.is_none() => {
+                    format!("; `gpufleet results {}` prints those that are kept", reply.task_id)
+                }
+                _ => String::new(),
+            };
+            output::error_line(&format!("task {} {}: {}{field}: {}{hint}", reply.task_id, reply.outcome.name(), error.code, error.message));
             Ok(())
         }
     }
+}
+
+/// How many items of a batch failed. One failed item is as one failed task: who goes on where all is well must hear of it.
+fn failed_items(reply: &Reply) -> u32 {
+    reply.items.and_then(|items| items.failed).unwrap_or(0)
+}
+
+/// A line for each item, in order, as `gpufleet results` prints them.
+fn show_items(reply: &Reply) -> Printed {
+    for came_out in reply.results.elements().unwrap_or_default() {
+        output::line(&output::in_one_line(came_out.to_string()))?;
+    }
+    let failed = failed_items(reply);
+    if failed > 0 {
+        let of = reply.items.map_or(0, |items| items.of);
+        output::error_line(&format!("task {}: {failed} of {of} items failed", reply.task_id));
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use protocol::{Kind, TaskId, TaskState, TaskStatus};
 use crate::{
     fault::Fault,
     fleet::{Fleet, Pool},
-    status::{how_far, not_before},
+    status::{how_far, not_before, of_batch},
 };
 
 /// The wait for a task's reply is over and none has come: what it waits for, as far as the fleet knows, and what can be done.
@@ -26,7 +26,8 @@ pub(crate) async fn too_late(fleet: &Fleet, task_id: &TaskId, limit: Duration) -
 async fn why(fleet: &Fleet, status: &TaskStatus) -> String {
     if status.state == TaskState::Running {
         let gpu = status.gpu_id.as_ref().map(|gpu_id| format!(" on GPU {gpu_id}")).unwrap_or_default();
-        let progress = status.progress.as_ref().map(|progress| format!(", {}", how_far(progress))).unwrap_or_default();
+        let progress = of_batch(status.items, status.progress.clone());
+        let progress = progress.as_ref().map(|progress| format!(", {}", how_far(progress))).unwrap_or_default();
         return format!("it runs{gpu}, attempt {}{progress}", status.attempt);
     }
     if status.state == TaskState::Delayed {

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use protocol::{GroupCounts, GroupName, Kind, Limits, Strategy, TaskId, TaskState, task::ComputeCapability};
+use protocol::{GroupCounts, GroupName, Kind, Limits, OnError, Strategy, TaskId, TaskState, batch::ITEMS_MAX, task::ComputeCapability};
 
 /// A strategy's name: the others are listed, and the nearest one is offered.
 pub(super) fn strategy() -> impl TypedValueParser<Value = Strategy> {
@@ -15,6 +15,17 @@ pub(super) fn strategy() -> impl TypedValueParser<Value = Strategy> {
 pub(super) fn state() -> impl TypedValueParser<Value = TaskState> {
     let named = |name: String| GroupCounts::STATES.into_iter().find(|state| state.name() == name).expect("one of the names");
     PossibleValuesParser::new(GroupCounts::STATES.map(TaskState::name)).map(named)
+}
+
+/// What becomes of a batch one of whose items fails.
+pub(super) fn on_error() -> impl TypedValueParser<Value = OnError> {
+    PossibleValuesParser::new(["report", "fail"]).map(|name| if name == "fail" { OnError::Fail } else { OnError::Report })
+}
+
+/// The number of a batch's item.
+pub(super) fn item() -> clap::builder::RangedI64ValueParser<u32> {
+    let last = i64::try_from(ITEMS_MAX).unwrap_or(i64::MAX);
+    clap::value_parser!(u32).range(0..=last)
 }
 
 /// A task's id.

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
-use protocol::{GpuOptions, GroupName, Kind, Limits, Needs, Strategy, TaskId, task::ComputeCapability};
+use protocol::{GpuOptions, GroupName, Kind, Limits, Needs, OnError, Strategy, TaskId, task::ComputeCapability};
 
 use super::parsers;
 
@@ -16,14 +16,21 @@ pub(crate) struct Submit {
     /// The payload: JSON, @FILE, or - for standard input
     #[arg(long, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     pub(crate) payload: String,
-    /// Submits a task for each line of this file, which is its payload; - for standard input. Prints a line of JSON for each, in the same order: its id, and with --wait what
+    /// Submits a task for each line of this file, which is its payload; - for standard input. With --as-batch the lines are the items of one task. Prints a line of JSON for each, in the same order: its id, and with --wait what
     /// became of it. A broken line is told with its number and stops no other. The exit code is that of the worst: 2 a line is at fault, 3 the fleet is full or away, 5 no reply in
     /// time, 1 a task did not succeed
-    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["payload", "count", "task_id", "progress"])]
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["payload", "count"])]
     pub(crate) items: Option<String>,
     /// Prints the lines of --items as their tasks end
-    #[arg(long, requires = "items")]
+    #[arg(long, requires = "items", conflicts_with = "as_batch")]
     pub(crate) unordered: bool,
+    /// Submits the lines of --items as one task, a batch, which may be split over several GPUs. With --wait the results are printed in the order of the lines; exit code 1 if an
+    /// item fails, as if a task did
+    #[arg(long, requires = "items")]
+    pub(crate) as_batch: bool,
+    /// What becomes of the batch if an item fails: report, the others go on; fail, the batch fails at once. Default: report
+    #[arg(long, value_name = "report|fail", requires = "as_batch", value_parser = parsers::on_error())]
+    pub(crate) on_error: Option<OnError>,
     /// 0 (lowest) to 9
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=9))]
     pub(crate) priority: u8,

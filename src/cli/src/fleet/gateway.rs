@@ -5,7 +5,10 @@ use std::time::Duration;
 use gateway::{ProblemDocument, status_url};
 use hyper::{Method, StatusCode};
 use producer::NewTask;
-use protocol::{GpuOptions, GroupName, Json, Kind, Limits, Needs, PoolName, Progress, Reply, TaskId, TaskStatus, Unserved, gpu::GpuView};
+use protocol::{
+    GpuOptions, GroupName, ItemResults, Json, Kind, Limits, Needs, OnError, PoolName, Progress, Reply, TaskId, TaskStatus, Unserved,
+    batch::ITEMS_MAX, gpu::GpuView,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
 use tokio::time::{Instant, sleep};
@@ -15,7 +18,7 @@ use super::{
     http::{Answer, Client, Question},
     url::GatewayUrl,
 };
-use crate::fault::Fault;
+use crate::{fault::Fault, status};
 
 /// The pause between two looks at a task that is waited for: the first, and the longest. It doubles from one to the other.
 const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
@@ -37,7 +40,12 @@ struct TaskRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     delay_ms: Option<u64>,
     task_id: &'a TaskId,
-    payload: &'a Json,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a Json>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    items: Option<&'a [Json]>,
+    #[serde(skip_serializing_if = "OnError::is_default")]
+    on_error: OnError,
     gpu_options: &'a GpuOptions,
     needs: &'a Needs,
     limits: &'a Limits,
@@ -102,6 +110,10 @@ impl Gateway {
         }
     }
 
+    pub(super) async fn results(&self, task_id: &TaskId, from: u32) -> Result<ItemResults, Fault> {
+        self.get(&format!("{}/results?from={from}&limit={ITEMS_MAX}", status_url(task_id))).await
+    }
+
     pub(super) async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, Fault> {
         let ahead = if reach == Reach::Ahead { "?ahead=true" } else { "" };
         let question = Question::new(Method::DELETE, status_url(task_id) + ahead);
@@ -146,9 +158,10 @@ impl Gateway {
             match self.status(task_id).await {
                 Ok(Some(TaskStatus { reply: Some(reply), .. })) => return Ok(reply),
                 Ok(Some(status)) => {
-                    if status.progress != last {
-                        status.progress.iter().for_each(told);
-                        last = status.progress;
+                    let progress = status::of_batch(status.items, status.progress);
+                    if progress != last {
+                        progress.iter().for_each(told);
+                        last = progress;
                     }
                     if status.state.ended() && ended.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
                         let gone = format!("wait for task {task_id}: it {}, and its reply is not kept", status.state.name());
@@ -234,7 +247,9 @@ pub(super) fn request_text(task: &NewTask, task_id: &TaskId) -> Vec<u8> {
         not_before_ms: task.not_before_ms,
         delay_ms: task.delay_ms,
         task_id,
-        payload: &body.payload,
+        payload: body.items.is_none().then_some(&body.payload),
+        items: body.items.as_deref(),
+        on_error: body.on_error,
         gpu_options: &body.gpu_options,
         needs: &body.needs,
         limits: &body.limits,
@@ -258,7 +273,7 @@ pub(super) fn fault_of(status: StatusCode, problem: ProblemDocument) -> Fault {
         (_, "group-full") => Fault::Unavailable(text),
         // The id was the caller's choice.
         (_, "task-id-in-use") => Fault::Usage(text),
-        (404, _) => Fault::NotFound(text),
+        (404 | 410, _) => Fault::NotFound(text),
         (429 | 503, _) => Fault::Unavailable(text),
         (408 | 504, _) => Fault::TimeLimit(text),
         (400 | 403 | 413 | 415 | 422, _) => Fault::Usage(text),
@@ -290,6 +305,8 @@ mod tests {
             ("unavailable", 503, 3),
             ("queue-full", 429, 3),
             ("not-found", 404, 4),
+            ("no-results", 409, 1),
+            ("reply-not-kept", 410, 4),
             ("wait-timeout", 504, 5),
             ("internal", 500, 1),
         ] {

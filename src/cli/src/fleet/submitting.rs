@@ -8,12 +8,12 @@ use std::{
 
 use futures::StreamExt;
 use producer::{NewTask, Producer, ProducerOptions, WaitError};
-use protocol::{Environment, Limits, Progress, Reply, TaskId};
+use protocol::{Environment, Limits, Progress, ProgressMessage, Reply, TaskId};
 use task_queue::TaskQueue;
 use tokio::time::Instant;
 
 use super::{Fleet, Gateway, bulk::Bulk};
-use crate::{fault::Fault, output};
+use crate::{fault::Fault, output, status};
 
 /// What submits to a fleet.
 pub(crate) enum Submitter<'fleet> {
@@ -106,7 +106,7 @@ impl Submitter<'_> {
                 loop {
                     tokio::select! {
                         biased;
-                        Some(message) = progress.next() => message.progress.iter().for_each(&told),
+                        Some(message) = progress.next() => said(message).iter().for_each(&told),
                         reply = &mut pending => return Ok(reply?),
                     }
                 }
@@ -149,6 +149,16 @@ impl Through<'_> {
             Self::Gateway(gateway) => gateway.submit(task, task_id).await,
             Self::Bulk(bulk) => bulk.submit(task, task_id).await,
         }
+    }
+}
+
+/// How far a message says that its task is. The progress of one slice is none of its batch's.
+fn said(message: ProgressMessage) -> Option<Progress> {
+    let ProgressMessage { slice, items, progress, .. } = message;
+    match (slice, items) {
+        (Some(_), None) => None,
+        (Some(_), items) => status::of_batch(items, None),
+        (None, items) => status::of_batch(items, progress),
     }
 }
 
