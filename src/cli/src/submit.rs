@@ -47,9 +47,9 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
 fn check_items(submit: &Submit) -> Result<(), Fault> {
     let given = [("--task-id", submit.task_id.is_some()), ("--progress", submit.progress)];
     match given.into_iter().find(|(_, given)| *given && submit.items.is_some() && !submit.as_batch) {
-        Some((name, _)) => {
-            Err(Fault::Usage(format!("{name}: with --items each line is a task of its own; leave it out, or make them one task with --as-batch")))
-        }
+        Some((name, _)) => Err(Fault::Usage(format!(
+            "{name}: with --items each line is a task of its own; leave it out, or make them one task with --as-batch"
+        ))),
         None => Ok(()),
     }
 }

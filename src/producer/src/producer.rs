@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    Counts, DeadLetters, Groups, NewTask, Pending, ProducerOptions, ReplyTo, ResultsError, SubmitError, Submitted, WaitError, WantedResults,
+    Counts, DeadLetters, Groups, NewTask, Pending, ProducerOptions, ReplyTo, ResultsError, SubmitError, Submitted, WaitError,
+    WantedResults,
     delaying::{self, Declared},
     listener,
     pending::Limit,

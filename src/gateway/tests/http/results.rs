@@ -9,7 +9,7 @@ use protocol::{
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use task_store::{
-    MemoryStore, Record, RecordRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreOptions, Submission, TaskStore,
+    MemoryStore, Record, RecordRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreOptions, Submission,
 };
 
 use crate::fleet::{Fleet, Setup, batch_reply, environment, json as read, problem};

@@ -165,6 +165,7 @@ impl Bench {
             memory_mb: None,
             start_before_ms: None,
             end_before_ms: None,
+            not_before_ms: None,
             body: TaskBody::default(),
             delivery: DeliveryId(1),
         };

@@ -136,6 +136,7 @@ mod tests {
             memory_mb: None,
             start_before_ms: None,
             end_before_ms: None,
+            not_before_ms: None,
             body: TaskBody { items: Some(vec![Json::null(); items]), ..TaskBody::default() },
             delivery: DeliveryId(1),
         }
