@@ -156,6 +156,24 @@ pub fn list<'a>(values: impl IntoIterator<Item = &'a Json>) -> Json {
     Json::written(text)
 }
 
+/// One list of all the elements of these lists, their bytes as they are. What is no list has none.
+#[must_use]
+pub fn joined<'a>(lists: impl IntoIterator<Item = &'a Json>) -> Json {
+    let mut text = vec![b'['];
+    for list in lists {
+        let inside = list.as_str().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or_default().trim();
+        if inside.is_empty() {
+            continue;
+        }
+        if text.len() > 1 {
+            text.push(b',');
+        }
+        text.extend_from_slice(inside.as_bytes());
+    }
+    text.push(b']');
+    Json::written(text)
+}
+
 /// The name of an error's field as a batch gives it: `payload.text` of item 17 is `items[17].text`.
 #[must_use]
 pub fn item_field(index: u32, field: Option<&str>) -> String {
@@ -317,6 +335,13 @@ mod tests {
             let item = IndexedItem { index: 17, came_out };
             assert_eq!(Json::of(&item).to::<IndexedItem>().expect("an item"), item);
         }
+    }
+
+    #[test]
+    fn lists_are_joined_in_order_and_keep_their_bytes() {
+        let lists = ["[{\"result\":1.00},{\"result\": \"a]\"}]", "[ ]", "[]", "[ -0 ]", "7"].map(|text| Json::parse(text).expect("JSON"));
+        assert_eq!(joined(&lists).as_str(), "[{\"result\":1.00},{\"result\": \"a]\"},-0]");
+        assert_eq!(joined([]).as_str(), "[]");
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub const RETURNED: &str = "x-gpufleet-returned";
 /// Header: since when the task has waited for a GPU that serves it, in Unix milliseconds: written by the worker that first found that no living GPU of the pool
 /// does, and left out as soon as one does.
 pub const UNSERVED_SINCE: &str = "x-gpufleet-unserved-since";
-/// Header: the items of its batch that this message carries, as `16..32`: it is a slice, under its batch's id, and its reply goes into its batch's.
+/// Header: the items of its batch that this message carries, as `16..32`: it is a slice, whose `message_id` is its batch's with the items in braces (`order-17{16..32}`), and its results go into its batch's reply.
 pub const SLICE: &str = "x-gpufleet-slice";
 /// Header: true asks for progress messages on the reply queue, before the reply. It belongs to the delivery and not to the task: the body, its hash and
 /// so the task's identity are the same with and without it.
@@ -44,7 +44,8 @@ pub const GROUP: &str = "x-gpufleet-group";
 pub const COPY: &str = "x-gpufleet-copy";
 /// Header of a reply: its outcome, so that a consumer can route without parsing the body.
 pub const OUTCOME: &str = "x-gpufleet-outcome";
-/// Header of a reply: the token under which its outcome was recorded.
+/// Header of a reply: the token under which its outcome was recorded. Of the message of a batch that waits for the end of its slices: which split of the batch it is of, all of whose
+/// slices were published.
 pub const TOKEN: &str = "x-gpufleet-token";
 /// Header of a dead letter: why it is there.
 pub const REASON: &str = "x-gpufleet-reason";

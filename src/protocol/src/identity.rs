@@ -69,6 +69,14 @@ pub fn identify_by_key(key: &str) -> TaskId {
     TaskId::new(format!("idem-{}", hexadecimal(&Sha256::digest(key.as_bytes())[..16]))).expect("hexadecimal digits keep the rule")
 }
 
+/// The identity under which the items of a slice are a task of their own, for a dead letter of it: nobody but the fleet gives a slice's, and the letter must be of use once it is
+/// requeued. Every letter of a slice has the same.
+#[must_use]
+pub fn identify_letter(slice: &TaskId) -> TaskId {
+    let digest = hexadecimal(&Sha256::digest(slice.as_str().as_bytes())[..16]);
+    TaskId::new(format!("slice-{digest}")).expect("hexadecimal digits keep the rule")
+}
+
 fn derived(parts: &[&str]) -> Result<TaskIdentity, InvalidId> {
     let mut hash = Sha256::new();
     for part in parts {
@@ -108,6 +116,14 @@ mod tests {
     fn a_key_is_always_the_same_id_and_no_other_keys() {
         assert_eq!(identify_by_key("order-17").as_str(), "idem-72a90ea3da8b5dd01bde2f27314e02e2");
         assert_ne!(identify_by_key("order-17"), identify_by_key("order-18"));
+    }
+
+    #[test]
+    fn the_letter_of_a_slice_has_an_id_that_a_producer_may_give() {
+        let batch = TaskId::new("order-17").expect("valid");
+        let letter = |from| identify_letter(&batch.of_slice(crate::Slice::new(from, 32).expect("a slice")));
+        assert_eq!((letter(16).slice(), TaskId::new(letter(16).as_str())), (None, Ok(letter(16))));
+        assert_ne!(letter(16), letter(17));
     }
 
     #[test]

@@ -58,12 +58,11 @@ pub struct Message<'a> {
 pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_id: impl Fn() -> TaskId) -> Reading {
     let Message { envelope, body, delivery } = message;
     let body_hash = BodyHash::of(body);
-    let (task_id, id_problem) = match identify(envelope, &body_hash) {
+    let (task_id, id_problem) = match identify_slice(envelope).map_or_else(|| identify(envelope, &body_hash), Ok) {
         Ok(TaskIdentity::Stable(id)) => (id, None),
         Ok(TaskIdentity::Fresh) => (fresh_id(), None),
         Err(error) => (fresh_id(), Some(Refusal::new("message_id", error.to_string()))),
     };
-    // A slice travels under its batch's id.
     let task_id = envelope.headers.slice.map_or_else(|| task_id.clone(), |slice| task_id.of_slice(slice));
     let task = match id_problem {
         Some(refusal) => Err(refusal),
@@ -87,6 +86,13 @@ pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_
         }),
     };
     Reading { task_id, body_hash, task }
+}
+
+/// The batch of a slice, if the message is one. A slice travels under its own id, so that all slices of a batch can be on their way at once: a publisher has one message of an id
+/// under way at a time. The header alone makes it a slice; an id with braces that does not say the same is none.
+fn identify_slice(envelope: &Envelope) -> Option<TaskIdentity> {
+    let task_id = TaskId::read(envelope.message_id.as_deref()?).ok()?;
+    (task_id.slice().is_some() && task_id.slice() == envelope.headers.slice).then(|| TaskIdentity::Stable(task_id.batch()))
 }
 
 fn read(envelope: &Envelope, body: &Bytes, limits: IntakeLimits) -> Result<(Kind, u8, TaskBody), Refusal> {
@@ -331,6 +337,14 @@ mod tests {
         envelope.headers.slice = "4..7".parse().ok();
         let slice = reading(&envelope, body).task.expect("a slice");
         assert_eq!((slice.id.as_str(), slice.slice()), ("m1{4..7}", envelope.headers.slice));
+        envelope.message_id = Some("m1{4..7}".to_owned());
+        assert_eq!(reading(&envelope, body).task_id, slice.id, "the id may name the slice as well");
+        for header in [None, "4..6".parse().ok()] {
+            let mut other = envelope.clone();
+            other.headers.slice = header;
+            assert_eq!(refused(&other, body).field, "message_id");
+        }
+        envelope.message_id = Some("m1".to_owned());
         envelope.headers.slice = "4..8".parse().ok();
         assert_eq!(refused(&envelope, body).field, "headers.x-gpufleet-slice");
         assert_eq!(refused(&envelope, b"{\"payload\":1}").field, "headers.x-gpufleet-slice");

@@ -41,7 +41,7 @@ pub use error_code::ErrorCode;
 pub use gpu::{GpuDescription, GpuRow, GpuSample, Health};
 pub use group::{GroupCancelled, GroupCounts, GroupMember, GroupStatus};
 pub use id::{DeliveryId, GpuId, GroupName, Incarnation, InvalidId, Kind, PoolName, TaskId};
-pub use identity::{BodyHash, TaskIdentity, identify, identify_by_key};
+pub use identity::{BodyHash, TaskIdentity, identify, identify_by_key, identify_letter};
 pub use intake::{IntakeLimits, check_body, read_body, read_task};
 pub use item_results::ItemResults;
 pub use json::Json;

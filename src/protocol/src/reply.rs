@@ -64,9 +64,9 @@ impl TaskError {
 pub struct Timings {
     /// From the worker's receipt of the task to the start of the attempt.
     pub waited_ms: f64,
-    /// The attempt that ended the task. 0 if it never ran.
+    /// The attempt that ended the task. 0 if it never ran. Of a batch that was split: that of the slice that ran longest.
     pub run_ms: f64,
-    /// The part of it that the GPU worked, by the GPU's own clock, where the executor measures it.
+    /// The part of it that the GPU worked, by the GPU's own clock, where the executor measures it. Of a batch that was split: of all its slices together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_ms: Option<f64>,
     /// How many payloads ran together in the run that this one was in, where the executor takes several at once; of a batch the most.

@@ -78,6 +78,13 @@ pub struct Split {
     pub result_bytes: u64,
     /// How many items of ended slices failed.
     pub items_failed: u32,
+    /// The hash of the batch's body: whoever merges knows only a slice's, and records the batch's outcome under this one.
+    pub body_hash: BodyHash,
+    /// The batch's attempt that was split.
+    pub attempt: u32,
+    /// Which split of the batch it is, given out as the token of an attempt is: above that of every earlier one, also across a loss of the store, and not below the store's clock in
+    /// microseconds. A copy of the batch's message that names it knows that every slice of this split was published.
+    pub token: Token,
 }
 
 impl Split {
@@ -491,7 +498,7 @@ pub trait TaskStore: Send + Sync + 'static {
     /// counts, and the farthest reach. What is known of a task is cancelled whatever `reach` says.
     async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError>;
 
-    /// Whether a cancel was asked for since the task began.
+    /// Whether a cancel was asked for since the task began. Of a slice: also whether its batch wants nothing of it any more ([`Look::Unwanted`]), so that it stops.
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError>;
 
     /// Notes that the reply was published, and to whom (the first time; later copies change nothing). Nobody waits for it: it travels with what goes anyway, and may get
