@@ -22,6 +22,10 @@ impl Executor for Echo {
         Kind::new("echo").expect("a literal that keeps the rule")
     }
 
+    fn result_bytes_min(&self, payload: &Json) -> usize {
+        payload.as_bytes().len()
+    }
+
     async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
         let _work = occupy(run.device.as_ref(), Use::default())?;
         Ok(run.payload.clone())
@@ -39,7 +43,9 @@ mod tests {
     #[tokio::test]
     async fn echo_gives_the_payload_back() {
         for payload in [json!({"a": [1, null, "ü"]}), json!(null), json!("text")] {
-            assert_eq!(run_on(&echo(), &gpu(), payload.clone()).await.unwrap(), payload);
+            let result = run_on(&echo(), &gpu(), payload.clone()).await.unwrap();
+            assert_eq!(result, payload);
+            assert_eq!(result.as_bytes().len(), echo().result_bytes_min(&payload.into()));
         }
     }
 

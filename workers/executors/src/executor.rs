@@ -118,6 +118,12 @@ pub trait Executor: Send + Sync + 'static {
         answers
     }
 
+    /// How many bytes the result of this payload has at least, where the payload tells that before it runs. Default: 0, nobody knows. A batch whose results cannot fit into one reply is
+    /// refused before any work.
+    fn result_bytes_min(&self, _payload: &Json) -> usize {
+        0
+    }
+
     /// Frees memory of the GPU that is only kept to save time later. Whether it freed any. Default: it keeps none.
     async fn evict(&self, _device: &dyn Device) -> bool {
         false

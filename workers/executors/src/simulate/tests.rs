@@ -17,6 +17,13 @@ async fn it_takes_the_time_asked_for_and_gives_the_result_asked_for() {
     assert_eq!(run_on(&simulate(), &gpu(), json!(null)).await, Ok(Json::null()));
 }
 
+#[test]
+fn the_size_of_its_result_is_known_before_it_runs() {
+    let least = |payload: serde_json::Value| simulate().result_bytes_min(&payload.into());
+    assert_eq!(least(json!({"duration_ms": 250, "result": "x".repeat(98)})), 100);
+    assert_eq!([json!({"result": 1, "fail": {}}), json!({"oops": 1}), json!(7)].map(least), [0; 3]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_reports_at_every_step_how_far_it_is() {
     let (report, mut reports) = Report::new(Listening::ToPartialsToo);
