@@ -136,9 +136,10 @@ fn a_broken_edge_is_found() {
 }
 
 /// The inner layers of the worker, a folder each → the layers that it may name. What decides about a delivery never reaches for what carries it out, and no duty knows of a life.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     ("delivery", &[]),
     ("claim", &["delivery"]),
+    ("batch", &["claim", "delivery"]),
     ("attempt", &["claim", "delivery"]),
     ("settle", &["claim", "delivery"]),
     ("gpu", &["claim"]),

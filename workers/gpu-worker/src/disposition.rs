@@ -2,25 +2,65 @@
 
 use std::time::Duration;
 
-use protocol::{Choice, ErrorCode, Json, Offer, Outcome, Refusal, Task, TaskError, Token, reply::Timings};
+use protocol::{
+    Choice, ErrorCode, GpuId, ItemCounts, ItemResult, Json, Offer, Outcome, Refusal, Slice, Task, TaskError, Token, batch, reply::Timings,
+};
 use task_queue::Queue;
-use task_store::{Crash, Look, Retry, Stored};
+use task_store::{Crash, Look, Retry, Split, Stored};
 
 /// How a task ended.
 #[derive(Debug, Clone)]
 pub(crate) struct End {
     pub(crate) outcome: Outcome,
     pub(crate) result: Json,
-    /// Of a batch: how each item came out.
+    /// Of items: a list of how each came out. `null` where there is no such list.
     pub(crate) results: Json,
+    /// Of items: how many ended and failed, where that is known.
+    pub(crate) items: Option<ItemCounts>,
+    /// Of a batch that was split: the GPUs that ran its slices, sorted.
+    pub(crate) gpu_ids: Vec<GpuId>,
     pub(crate) error: Option<TaskError>,
     pub(crate) timings: Timings,
 }
 
 impl End {
+    /// An end of which nothing else is known.
+    pub(crate) fn of(outcome: Outcome) -> Self {
+        let (gpu_ids, timings) = (Vec::new(), Timings::default());
+        Self { outcome, result: Json::null(), results: Json::null(), items: None, gpu_ids, error: None, timings }
+    }
+
+    /// The end of items that ran, each of which came out so.
+    pub(crate) fn of_items(results: Vec<Result<Json, TaskError>>, timings: Timings) -> Self {
+        let count = |items: usize| u32::try_from(items).unwrap_or(u32::MAX);
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        let counts = ItemCounts { of: count(results.len()), done: count(results.len()), failed: Some(count(failed)) };
+        let first_error = results.first().and_then(|first| first.as_ref().err()).filter(|_| failed == results.len()).cloned();
+        let texts: Vec<Json> =
+            results.into_iter().map(|result| result.map_or_else(ItemResult::failed, ItemResult::succeeded).to_json()).collect();
+        let ended = first_error.map_or_else(|| Self::of(Outcome::Succeeded), Self::by);
+        Self { results: batch::list(&texts), items: Some(counts), timings, ..ended }
+    }
+
+    /// The end that the error of an item says, where it stands for the whole task.
+    pub(crate) fn by(error: TaskError) -> Self {
+        let outcome = match ErrorCode::named(&error.code) {
+            Some(ErrorCode::Deadline) => Outcome::Expired,
+            Some(ErrorCode::Cancelled) => Outcome::Cancelled,
+            _ => Outcome::Failed,
+        };
+        Self::without_run(outcome, error)
+    }
+
     /// An end without a run.
     pub(crate) fn without_run(outcome: Outcome, error: TaskError) -> Self {
-        Self { outcome, result: Json::null(), results: Json::null(), error: Some(error), timings: Timings::default() }
+        Self { error: Some(error), ..Self::of(outcome) }
+    }
+
+    /// The total deadline of a batch passed before all of it had ended.
+    pub(crate) fn batch_expired() -> Self {
+        let message = "the batch's total deadline passed before all of its items had ended";
+        Self::without_run(Outcome::Expired, TaskError::new(ErrorCode::Deadline, message))
     }
 
     /// The deadline passed before it could start.
@@ -45,7 +85,7 @@ pub(crate) enum Disposition<'t> {
     Finish(End, Ran),
     /// Its task ended without a run: record, publish, ack. An attempt that began once is fenced off first.
     EndUnrun(End),
-    /// Its task had ended before: publish the stored reply again, ack.
+    /// Its task had ended before: publish the stored reply again, ack. Of a slice: see to its batch, ack.
     Resend(Stored),
     /// Its attempt failed and may be mended by another: record that, publish the next one, ack.
     Retry(Retrying<'t>),
@@ -67,6 +107,12 @@ pub(crate) enum Disposition<'t> {
     Delay(&'t Task),
     /// Its id is in use for another task: keep its bytes among the dead letters, answer it, record nothing.
     RefuseReusedId,
+    /// It is a batch, and these slices run in its place: record that, publish them, let the batch wait for their end, ack.
+    Split(&'t Task, Vec<Slice>),
+    /// It is a batch that was split before: merge it if all slices have ended; else publish those that may not have been, let the batch wait for their end, ack.
+    GoOnSplit(&'t Task, Split),
+    /// It is a slice whose batch wants nothing of it: ack.
+    Unwanted,
     /// Its worker crashed too often while it ran: keep it among the dead letters, then end it as failed under this token.
     Quarantine(Vec<Crash>),
 }
@@ -86,7 +132,11 @@ impl Disposition<'_> {
 impl<'t> Disposition<'t> {
     /// What follows from what the store knows of a task that is not to run. `lease`: how long somebody else may have it.
     pub(crate) fn not_run(task: &'t Task, look: Look, lease: Duration) -> Self {
+        let is_slice = task.slice().is_some();
         match look {
+            // Another worker's version wrote the slice's body otherwise, and that one runs.
+            Look::Unwanted | Look::ReusedId if is_slice => Self::Unwanted,
+            Look::Split(split) => Self::GoOnSplit(task, split),
             Look::Ended(stored) => Self::Resend(stored),
             Look::Cancelled => {
                 let error = TaskError::new(ErrorCode::Cancelled, "the task was cancelled before it began");
@@ -94,7 +144,7 @@ impl<'t> Disposition<'t> {
             }
             Look::ReusedId => Self::RefuseReusedId,
             Look::Retried(due) => Self::PublishRetry(task, due),
-            Look::Open | Look::Unfinished(_) | Look::Split(_) | Look::Unwanted => Self::Park(lease),
+            Look::Open | Look::Unfinished(_) | Look::Unwanted => Self::Park(lease),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use executors::Usage;
 use protocol::{
-    ErrorCode, ItemResult, Json, Outcome, Task, TaskError, batch,
+    ErrorCode, Outcome, Task, TaskError,
     intake::{Message, Reading},
     read_task,
     reply::Timings,
@@ -19,8 +19,9 @@ use crate::{
         beginning::{self, Attempt, Beginning, NotBegun},
         look_ahead::{Following, LookAhead},
         memory::{self, Next},
-        running::{self, Outcome as Ended},
+        running::{self, ItemsRan, Outcome as Ended},
     },
+    batch::deciding,
     claim::{
         holder::{self, Former},
         placing::{self, Placement, Placing},
@@ -35,10 +36,7 @@ use crate::{
     disposition::{Disposition, End, Ran, Retrying},
     gpu::quarantine,
     ports::Abandoned,
-    settle::{
-        carry_out::{Settled, carry_out},
-        retrying,
-    },
+    settle::carry_out::{Settled, carry_out},
 };
 
 /// Lives the life of one delivery, in the slot of the task that it was fetched to follow, if it was. Whatever happens, the delivery is acked only when what must follow it is
@@ -126,6 +124,15 @@ async fn live_task(
     reading: &Reading,
     (task, follows_in): (&Task, Option<Slot>),
 ) -> Result<(), Abandoned> {
+    let mut follows_in = follows_in;
+    if let Some(disposition) = deciding::before_a_slot(context, in_hand, task).await? {
+        // Neither the slot nor the credit of the task that it was to follow waits for this.
+        drop(follows_in.take());
+        in_hand.let_credit_go().await;
+        if carry_out(context, in_hand, reading, disposition).await? != Settled::RunsWhole {
+            return Ok(());
+        }
+    }
     let mut placing = Placing::new(context, in_hand, task, follows_in);
     loop {
         let disposition = match decide(context, in_hand, task, &mut placing).await? {
@@ -134,6 +141,8 @@ async fn live_task(
         };
         match carry_out(context, in_hand, reading, disposition).await? {
             Settled::Done => return Ok(()),
+            // Its next beginning says the same.
+            Settled::RunsWhole => {}
             Settled::NotSent => placing.rest("the queue that it should go to is missing").await?,
         }
     }
@@ -253,7 +262,8 @@ async fn run<'t>(
             context.gpu.health.succeeded();
             context.gpu.learnt.took(&task.kind, usage.peak_mb());
         }
-        Ended::Items(ran) if ran.results.iter().any(Result::is_ok) => {
+        // An item that fails for good says nothing of the GPU.
+        Ended::Items(ItemsRan { results, .. }) if results.iter().any(Result::is_ok) => {
             context.gpu.health.succeeded();
             context.gpu.learnt.took(&task.kind, usage.peak_mb());
         }
@@ -281,35 +291,32 @@ async fn follow(context: Arc<Context>, following: Following) {
 
 /// What follows from how an attempt came out.
 async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Disposition<'t> {
-    let may_retry = task.attempt < retrying::attempts_max(task);
+    let may_retry = task.attempt < running::attempts_max(task);
     let token = ran.token;
     let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token, run_ms: timings.run_ms });
-    let mut results = Json::null();
-    let without_result = |outcome, error| (outcome, Json::null(), Some(error));
-    let (outcome, result, error) = match ended {
-        Ended::Succeeded(result) => (Outcome::Succeeded, result, None),
-        Ended::Items(items) => {
-            let came_out = items.results.into_iter().map(|result| result.map_or_else(ItemResult::failed, ItemResult::succeeded).to_json());
-            results = batch::list(&came_out.collect::<Vec<Json>>());
-            (Outcome::Succeeded, Json::null(), None)
-        }
+    let end = match ended {
+        Ended::Succeeded(result) => End { result, ..End::of(Outcome::Succeeded) },
+        Ended::Items(ItemsRan { results, batch_size }) => End::of_items(results, Timings { batch_size, ..timings }),
         Ended::Failed(error) | Ended::FailedBeside(error) if may_retry => return retry(None, error),
         // Too little memory is no fault of the GPU.
         Ended::OutOfMemory(error, wanted_mb) if may_retry => match memory::next(context, task, error, wanted_mb).await {
             Next::Retry(memory_mb, error) => return retry(memory_mb, error),
-            Next::End(error) => without_result(Outcome::Failed, error),
+            Next::End(error) => End::without_run(Outcome::Failed, error),
         },
         Ended::Failed(error)
         | Ended::FailedBeside(error)
         | Ended::FailedForGood(error)
         | Ended::ItemFailed(error)
-        | Ended::OutOfMemory(error, _) => without_result(Outcome::Failed, error),
-        Ended::Cancelled => without_result(Outcome::Cancelled, TaskError::new(ErrorCode::Cancelled, "the task was cancelled while it ran")),
+        | Ended::OutOfMemory(error, _) => End::without_run(Outcome::Failed, error),
+        Ended::Cancelled => {
+            End::without_run(Outcome::Cancelled, TaskError::new(ErrorCode::Cancelled, "the task was cancelled while it ran"))
+        }
         Ended::DeadlinePassed => {
-            without_result(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's total deadline passed while it ran"))
+            End::without_run(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's total deadline passed while it ran"))
         }
     };
-    Disposition::Finish(End { outcome, result, results, error, timings }, ran)
+    let batch_size = end.timings.batch_size;
+    Disposition::Finish(End { timings: Timings { batch_size, ..timings }, ..end }, ran)
 }
 
 fn observe_waits(context: &Context, in_hand: &InHand, waited: Duration) {

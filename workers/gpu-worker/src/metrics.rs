@@ -34,9 +34,11 @@ pub struct WorkerMetrics {
     xid_errors_total: CounterVec,
     memory_relief_total: CounterVec,
     progress_total: CounterVec,
-    batches: BatchSeries,
+    run_batches: RunBatchSeries,
     trace_headers_dropped_total: CounterVec,
     queues: QueueSeries,
+    batches: BatchSeries,
+    slices_unwanted_total: CounterVec,
     unserved_rounds_total: CounterVec,
     group_members_not_counted_total: CounterVec,
     unserved: Arc<UnservedNow>,
@@ -57,8 +59,10 @@ pub(crate) struct GpuMetrics {
     progress_total: CounterVec,
     xid_errors_total: CounterVec,
     memory_relief_total: CounterVec,
-    batches: BatchSeries,
+    run_batches: RunBatchSeries,
     queues: QueueSeries,
+    batches: BatchSeries,
+    pub(crate) slices_unwanted: Counter,
     pub(crate) trace_headers_dropped: Counter,
     replies_put_aside_total: CounterVec,
     pub(crate) redelivered: Counter,
@@ -176,12 +180,12 @@ impl QueueSeries {
 
 /// Runs of several payloads together.
 #[derive(Clone)]
-struct BatchSeries {
+struct RunBatchSeries {
     size: HistogramVec,
     wait_seconds: HistogramVec,
 }
 
-impl BatchSeries {
+impl RunBatchSeries {
     fn new(to: &Registrar<'_>) -> Result<Self, prometheus::Error> {
         let labels: &[&str] = &["gpu_id", "kind"];
         let size = HistogramOpts::new("gpufleet_batch_size", "Payloads that ran together, of kinds that take several at once.");
@@ -192,6 +196,26 @@ impl BatchSeries {
                 "Wait of a payload for the run that it was in, of kinds that take several at once, in s.",
                 labels,
             )?,
+        })
+    }
+}
+
+/// Batches and their slices that ended.
+#[derive(Clone)]
+struct BatchSeries {
+    batches: CounterVec,
+    slices: CounterVec,
+}
+
+impl BatchSeries {
+    fn new(to: &Registrar<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            batches: to.counters(
+                "gpufleet_batches_total",
+                "Batches whose items ran and that ended, by how: whole (in one slot), split (its slices' results were merged).",
+                &["gpu_id", "how"],
+            )?,
+            slices: to.counters("gpufleet_slices_total", "Slices of batches that ended, by outcome.", &["gpu_id", "outcome"])?,
         })
     }
 }
@@ -287,9 +311,15 @@ impl WorkerMetrics {
                 "Progress of running tasks: noted (in the store), refused (there, of a late holder), sent (to producers that asked), dropped (not sent).",
                 &["gpu_id", "what"],
             )?,
-            batches: BatchSeries::new(&to)?,
+            run_batches: RunBatchSeries::new(&to)?,
             trace_headers_dropped_total: to.counters("gpufleet_trace_headers_dropped_total", "Unusable traceparents left behind.", gpu)?,
             queues: QueueSeries::new(&to)?,
+            batches: BatchSeries::new(&to)?,
+            slices_unwanted_total: to.counters(
+                "gpufleet_slices_unwanted_total",
+                "Deliveries of slices whose batch had ended, was cut otherwise or was not known; they were dropped.",
+                gpu,
+            )?,
             unserved_rounds_total: to.counters(
                 "gpufleet_unserved_rounds_total",
                 "Looks at a task that no living GPU of the pool can run: its kind or what it needs is served nowhere.",
@@ -323,8 +353,10 @@ impl WorkerMetrics {
             progress_total: self.progress_total.clone(),
             xid_errors_total: self.xid_errors_total.clone(),
             memory_relief_total: self.memory_relief_total.clone(),
-            batches: self.batches.clone(),
+            run_batches: self.run_batches.clone(),
             queues: self.queues.clone(),
+            batches: self.batches.clone(),
+            slices_unwanted: self.slices_unwanted_total.with_label_values(gpu),
             redelivered: self.redelivered_total.with_label_values(gpu),
             replies_returned: self.replies.returned.with_label_values(gpu),
             replies_put_aside_total: self.replies.put_aside.clone(),
@@ -355,18 +387,27 @@ impl GpuMetrics {
         self.tasks_total.with_label_values(&[self.gpu_id.as_str(), kind, outcome]).inc();
     }
 
+    /// A batch has ended whose items ran so.
+    pub(crate) fn batch_ran(&self, how: &str) {
+        self.batches.batches.with_label_values(&[self.gpu_id.as_str(), how]).inc();
+    }
+
+    pub(crate) fn slice_ended(&self, outcome: &str) {
+        self.batches.slices.with_label_values(&[self.gpu_id.as_str(), outcome]).inc();
+    }
+
     pub(crate) fn ran(&self, kind: &str, seconds: f64) {
         self.run_seconds.with_label_values(&[self.gpu_id.as_str(), kind]).observe(seconds);
     }
 
     /// So many payloads of a kind run together.
     pub(crate) fn batch_ran(&self, kind: &str, payloads: usize) {
-        self.batches.size.with_label_values(&[self.gpu_id.as_str(), kind]).observe(payloads as f64);
+        self.run_batches.size.with_label_values(&[self.gpu_id.as_str(), kind]).observe(payloads as f64);
     }
 
     /// How long a payload waited for its run.
     pub(crate) fn batch_waited(&self, kind: &str, seconds: f64) {
-        self.batches.wait_seconds.with_label_values(&[self.gpu_id.as_str(), kind]).observe(seconds);
+        self.run_batches.wait_seconds.with_label_values(&[self.gpu_id.as_str(), kind]).observe(seconds);
     }
 
     pub(crate) fn claimed(&self, answer: &str) {

@@ -70,6 +70,12 @@ pub struct WorkerOptions {
     pub in_hand_patience: Duration,
     /// How payloads gather that run together.
     pub batch: BatchSection,
+    /// Whether the fleet uses several GPUs: else no batch is split.
+    pub multi_gpu: bool,
+    /// Whether a batch is split that does not say.
+    pub batch_split: bool,
+    /// The fewest items of a slice, at least 1.
+    pub min_batch_size_per_gpu: u32,
     /// How often a running task's progress is noted in the store at most.
     pub progress_every: Duration,
     /// Bounds on what is accepted.
@@ -110,6 +116,9 @@ impl WorkerOptions {
             tasks_waiting_within: Duration::from_millis(worker.tasks_waiting_within_ms),
             in_hand_patience: Duration::from_millis(worker.in_hand_patience_ms),
             batch: configuration.batch.clone(),
+            multi_gpu: multi_gpu.enabled,
+            batch_split: multi_gpu.batch_split,
+            min_batch_size_per_gpu: multi_gpu.min_batch_size_per_gpu.max(1),
             progress_every: Duration::from_millis(worker.progress_every_ms),
             intake: IntakeLimits { body_bytes_max: worker.body_bytes_max },
             drain_grace: Duration::from_millis(worker.drain_grace_ms),

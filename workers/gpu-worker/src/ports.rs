@@ -6,12 +6,13 @@ mod groups;
 
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use gpu_table::{GpuTable, Seen, TableError};
-use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, TaskId, Token, gpu::GpuView};
+use protocol::{ClaimAnswer, ClaimRequest, Environment, GpuId, PoolName, Slice, TaskId, Token, gpu::GpuView};
 use task_queue::{Outgoing, PublishError, Queue, QueueError, Target, TaskQueue};
 use task_store::{
     Begin, BeginRequest, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, Record, RecordRequest, RetryAnswer, RetryRequest,
-    StoreError, TaskStore,
+    SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, TaskStore,
 };
 
 use crate::{delivery::Identity, outage::Outage, worker::Stop};
@@ -247,6 +248,19 @@ impl Ports {
 
     pub(crate) async fn record(&self, request: &RecordRequest) -> Result<Record, Abandoned> {
         self.insist(Some(&request.task_id), || self.store.record(request)).await
+    }
+
+    pub(crate) async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, Abandoned> {
+        self.insist(Some(&request.task_id), || self.store.split(request)).await
+    }
+
+    pub(crate) async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, Abandoned> {
+        self.insist(Some(&request.task_id), || self.store.record_slice(request)).await
+    }
+
+    /// The results of slices of a batch that have items from `from` on.
+    pub(crate) async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, Abandoned> {
+        self.insist(Some(batch), || self.store.slice_results(batch, from, bytes_max)).await
     }
 
     pub(crate) async fn record_retry(&self, request: &RetryRequest) -> Result<RetryAnswer, Abandoned> {

@@ -53,7 +53,7 @@ impl Address {
     fn of(task: &Task, in_hand: &InHand) -> Option<Self> {
         let envelope = &in_hand.envelope;
         let reply_to = envelope.reply_to.clone().filter(|name| envelope.headers.progress && !name.is_empty())?;
-        let correlation_id = envelope.correlation_id.clone().unwrap_or_else(|| task.id.to_string());
+        let correlation_id = envelope.correlation_id.clone().unwrap_or_else(|| task.id.batch().to_string());
         Some(Self { reply_to, correlation_id, traceparent: envelope.headers.traceparent.clone() })
     }
 }

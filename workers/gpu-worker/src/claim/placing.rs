@@ -208,13 +208,7 @@ impl<'t> Placing<'t> {
     /// Asks the table, once it knows that this worker consumes.
     async fn claim(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
         let context = self.context;
-        if context.signals.beats.now() == 0 {
-            tokio::select! {
-                biased;
-                () = context.ports.stop.now.cancelled() => return Err(Abandoned),
-                () = context.signals.beats.above(0) => {}
-            }
-        }
+        known_to_the_table(context).await?;
         let question = tokio::select! {
             biased;
             () = context.ports.stop.now.cancelled() => return Err(Abandoned),
@@ -295,7 +289,10 @@ impl<'t> Placing<'t> {
         };
         let Rest { queue, since_ms, reason } = rest;
         tracing::debug!(task_id = %task.id, kind = %task.kind, reason, "unplaceable");
-        if let Err(error) = self.context.ports.store.waits_for(&task.id, &task.kind, &reason).await {
+        // Other slices of its batch may run: the batch as a whole does not wait for this.
+        if task.slice().is_none()
+            && let Err(error) = self.context.ports.store.waits_for(&task.id, &task.kind, &reason).await
+        {
             tracing::debug!(task_id = %task.id, %error, "the reason was not noted");
         }
         let onward = Onward { task, queue, reason: "unplaceable", offer: None, unserved_since_ms: since_ms };
@@ -371,7 +368,20 @@ impl<'t> Placing<'t> {
     }
 }
 
-fn request(context: &Context, task: &Task, tasks_wait: bool) -> ClaimRequest {
+/// Waits until the table knows that this worker consumes.
+pub(crate) async fn known_to_the_table(context: &Context) -> Result<(), Abandoned> {
+    if context.signals.beats.now() > 0 {
+        return Ok(());
+    }
+    tokio::select! {
+        biased;
+        () = context.ports.stop.now.cancelled() => Err(Abandoned),
+        () = context.signals.beats.above(0) => Ok(()),
+    }
+}
+
+/// What the table is asked for the task.
+pub(crate) fn request(context: &Context, task: &Task, tasks_wait: bool) -> ClaimRequest {
     ClaimRequest {
         pool: context.me.options.pool.clone(),
         task_id: task.id.clone(),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Envelope, PoolName, Task, TaskId};
+use protocol::{Envelope, PoolName, Slice, Task, TaskBody, TaskId};
 use task_queue::{Outgoing, Queue, Target};
 
 use super::{InHand, delayed, due, in_hand::Deadlines};
@@ -69,6 +69,47 @@ pub(crate) fn envelope(in_hand: &InHand, task: &Task, pool: &PoolName, now_ms: u
     envelope
 }
 
+/// Whether a slice is published for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Publish {
+    /// Nobody has seen it: its beginning finds whatever stands against it.
+    First,
+    /// It may be in somebody's hand.
+    Again,
+}
+
+/// A slice of the batch in hand, for its pool's queue: a task like others, with the batch's deadlines, addresses and options, and the bytes of its items as they came. `None`: the batch has
+/// no such items. The same slice always has the same body, so that a second publish is a copy and no other task.
+pub(crate) fn slice(
+    in_hand: &InHand,
+    task: &Task,
+    (slice, publish): (Slice, Publish),
+    (pool, now_ms): (&PoolName, u64),
+) -> Option<Outgoing> {
+    let (from, to) = (usize::try_from(slice.from).ok()?, usize::try_from(slice.to).ok()?);
+    let items = task.body.items.as_ref()?.get(from..to)?.to_vec();
+    let TaskBody { on_error, gpu_options, needs, limits, .. } = &task.body;
+    let (gpu_options, needs, limits) = (gpu_options.clone(), needs.clone(), limits.clone());
+    let body = TaskBody { items: Some(items), on_error: *on_error, gpu_options, needs, limits, ..TaskBody::default() }.to_bytes();
+    let mut envelope = bare(&in_hand.envelope, &task.id.of_slice(slice), pool);
+    envelope.priority = Some(task.priority);
+    // It was written anew.
+    envelope.content_type = Some("application/json".to_owned());
+    envelope.content_encoding = None;
+    let Deadlines { start_before_ms, end_before_ms } = in_hand.deadlines;
+    expire_at(&mut envelope, start_before_ms, now_ms);
+    let headers = &mut envelope.headers;
+    headers.attempt = Some(1);
+    headers.hops = Some(0);
+    headers.memory_mb = task.memory_mb;
+    headers.start_before_ms = start_before_ms;
+    headers.end_before_ms = end_before_ms;
+    headers.history = None;
+    headers.copy = false;
+    headers.returned = publish == Publish::Again;
+    Some(Outgoing::new(Target::Queue(Queue::Pool(pool.clone())), envelope, body))
+}
+
 /// Lets the broker end the message at its deadline, and at once where that has passed; never, where there is none.
 fn expire_at(envelope: &mut Envelope, deadline_ms: Option<u64>, now_ms: u64) {
     envelope.expiration = None;
@@ -98,6 +139,8 @@ pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> En
     envelope.headers.history.clone_from(&original.headers.history);
     envelope.headers.user = original.user_id.clone().or_else(|| original.headers.user.clone());
     envelope.headers.pool = Some(pool.to_string());
+    // Whatever way a slice goes, it is one.
+    envelope.headers.slice = task_id.slice();
     envelope
 }
 
@@ -129,5 +172,18 @@ mod tests {
             envelope.expiration
         };
         assert_eq!([None, Some(10), Some(3_000)].map(expiration), [None, Some("1".to_owned()), Some("2000".to_owned())]);
+    }
+
+    #[test]
+    fn whatever_way_a_slice_goes_it_is_one_and_its_dead_letter_is_none() {
+        let (original, pool) = (Envelope::default(), PoolName::default());
+        let written = |id: &TaskId| {
+            let envelope = bare(&original, id, &pool);
+            (envelope.message_id, envelope.headers.slice)
+        };
+        let slice = Slice::new(4, 8).expect("a slice");
+        let task_id = TaskId::new("order-17").expect("valid").of_slice(slice);
+        assert_eq!(written(&task_id), (Some("order-17{4..8}".to_owned()), Some(slice)));
+        assert_eq!(written(&protocol::identify_letter(&task_id)).1, None);
     }
 }

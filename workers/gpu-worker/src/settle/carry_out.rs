@@ -4,19 +4,22 @@
 use std::time::Duration;
 
 use protocol::{
-    ErrorCode, Outcome, Refusal, TaskError,
+    ErrorCode, OnError, Outcome, Refusal, TaskError,
     envelope::{Headers, PRIORITY_MAX},
+    identify_letter,
     intake::Reading,
 };
 use task_queue::{Outgoing, Queue, Target};
-use task_store::{Crash, Fence, FenceRequest, Look, Record, RecordRequest, Stored};
+use task_store::{Crash, Fence, FenceRequest, Look, Record, RecordRequest, Split, Stored};
 
 use super::{
     delaying,
     ending::Ending,
     history,
     reply::{self, Final},
-    retrying, unrouted,
+    retrying, slices,
+    splitting::{self, Became},
+    unrouted,
 };
 use crate::{
     claim::holder::{self, Former},
@@ -41,6 +44,16 @@ pub(crate) enum Settled {
     Done,
     /// It could not be sent where it was to go: decide anew.
     NotSent,
+    /// It was to be split, and an attempt of it began once: it runs whole.
+    RunsWhole,
+}
+
+/// What a task says of its items, of a batch or of a slice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Items {
+    /// How many it has.
+    pub(super) count: u32,
+    pub(super) on_error: OnError,
 }
 
 /// A delivery whose disposition is carried out.
@@ -48,6 +61,8 @@ pub(crate) struct Settling<'a> {
     pub(crate) context: &'a Context,
     pub(crate) in_hand: &'a InHand,
     pub(crate) identity: Identity,
+    /// `None`: it has none, or is no valid task.
+    pub(super) items: Option<Items>,
 }
 
 /// Carries out a disposition. The delivery is acked only when what must follow it is safe.
@@ -57,11 +72,16 @@ pub(crate) async fn carry_out(
     reading: &Reading,
     disposition: Disposition<'_>,
 ) -> Result<Settled, Abandoned> {
-    let settling = Settling { context, in_hand, identity: Identity::read(reading, in_hand) };
+    let body = reading.task.as_ref().ok().map(|task| &task.body);
+    let items = body.and_then(|body| {
+        let count = u32::try_from(body.items.as_ref()?.len()).unwrap_or(u32::MAX);
+        Some(Items { count, on_error: body.on_error })
+    });
+    let settling = Settling { context, in_hand, identity: Identity::read(reading, in_hand), items };
     let mut next = Some(disposition);
     while let Some(disposition) = next.take() {
         match disposition {
-            Disposition::Finish(end, ran) => settling.finish(end, ran).await?,
+            Disposition::Finish(end, ran) => settling.end(end, Some(ran)).await?,
             Disposition::EndUnrun(end) => settling.end_unrun(end).await?,
             Disposition::Resend(stored) => settling.resend(stored).await?,
             // The store may know better than that another attempt follows.
@@ -76,6 +96,13 @@ pub(crate) async fn carry_out(
             Disposition::RefuseUnknownPool(refusal) => settling.refuse(ErrorCode::UnknownPool, refusal).await?,
             Disposition::RefuseReusedId => settling.refuse_reused_id().await?,
             Disposition::Quarantine(crashes) => settling.quarantine(&crashes).await?,
+            Disposition::Split(task, slices) => match splitting::split(&settling, task, slices).await? {
+                Became::Settled => {}
+                Became::Whole => return Ok(Settled::RunsWhole),
+                Became::Otherwise(disposition) => next = Some(*disposition),
+            },
+            Disposition::GoOnSplit(task, split) => splitting::go_on(&settling, task, &split).await?,
+            Disposition::Unwanted => settling.unwanted(Ack::Elsewhere).await,
         }
     }
     Ok(Settled::Done)
@@ -83,46 +110,68 @@ pub(crate) async fn carry_out(
 
 /// What an ack says of the slot that the delivery had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ack {
+pub(super) enum Ack {
     AfterRun,
     Elsewhere,
 }
 
+impl Ack {
+    pub(super) const fn of(ran: Option<&Ran>) -> Self {
+        if ran.is_some() { Self::AfterRun } else { Self::Elsewhere }
+    }
+}
+
 impl<'a> Settling<'a> {
-    /// After a run: record, publish, ack.
-    async fn finish(&self, end: End, ran: Ran) -> Result<(), Abandoned> {
-        let (outcome, ending) = (end.outcome, Ending::of(&end));
-        let body = reply::body(self.context, &self.identity, end, Some(&ran));
-        match self.context.ports.record(&self.request(outcome, Some(&ran), &body)).await? {
-            Record::Recorded => {
-                ending.tell(self);
-                self.publish_and_ack(self.recorded(outcome, Some(&ran), body), Ack::AfterRun).await
-            }
-            Record::EndedBefore(stored) => self.resend_and_ack(stored, Ack::AfterRun).await,
-            Record::Superseded => self.is_late().await,
+    /// However it ends, with a run or without: here the ways of tasks and of slices part. A slice's results go to its batch, and it has no reply of its own.
+    async fn end(&self, end: End, ran: Option<Ran>) -> Result<(), Abandoned> {
+        match self.identity.task_id.slice() {
+            Some(slice) => slices::end(self, slice, end, ran).await,
+            None => self.end_task(end, ran.as_ref(), Ack::of(ran.as_ref())).await,
         }
     }
 
-    /// Without a run: record, publish, ack. Where an attempt of the task began once, that one's outcome is refused from now on, unless it is still in somebody's hand.
+    /// Without a run.
     pub(super) async fn end_unrun(&self, end: End) -> Result<(), Abandoned> {
+        self.end(end, None).await
+    }
+
+    /// Record, publish, ack. Where the task did not run, and an attempt of it began once, that one's outcome is refused from now on, unless it is still in somebody's hand.
+    pub(super) async fn end_task(&self, end: End, ran: Option<&Ran>, ack: Ack) -> Result<(), Abandoned> {
+        let (end, body) = reply::of(self, end, ran);
         let (outcome, ending) = (end.outcome, Ending::of(&end));
-        let body = reply::body(self.context, &self.identity, end, None);
-        let mut request = self.request(outcome, None, &body);
+        let mut request = self.request(outcome, ran, &body);
         loop {
             match self.context.ports.record(&request).await? {
                 Record::Recorded => {
                     ending.tell(self);
-                    return self.publish_and_ack(self.recorded(outcome, None, body), Ack::Elsewhere).await;
+                    self.batch_ended(&end, ran);
+                    return self.publish_and_ack(self.recorded(outcome, ran, body), ack).await;
                 }
-                Record::EndedBefore(stored) => return self.resend_and_ack(stored, Ack::Elsewhere).await,
+                Record::EndedBefore(stored) => return self.resend_and_ack(stored, ack).await,
                 Record::Superseded if request.token.is_some() => return self.is_late().await,
                 Record::Superseded => match self.fence().await? {
                     Fence::Fenced(token) => request.token = Some(token),
-                    Fence::Not(Look::Ended(stored)) => return self.resend_and_ack(stored, Ack::Elsewhere).await,
+                    Fence::Not(Look::Ended(stored)) => return self.resend_and_ack(stored, ack).await,
                     Fence::Not(_) | Fence::Unfinished(_) => return self.park(self.lease()).await,
                 },
             }
         }
+    }
+
+    /// The outcome of a batch is recorded: nobody needs its slices any more, or only their results, where no reply could carry them.
+    fn batch_ended(&self, end: &End, ran: Option<&Ran>) {
+        if self.items.is_none() {
+            return;
+        }
+        if ran.is_some() {
+            self.context.metrics.batch_ran("whole");
+            return;
+        }
+        if end.items.is_some() {
+            self.context.metrics.batch_ran("split");
+        }
+        let keeps_results = end.error.as_ref().is_some_and(|error| error.code == ErrorCode::ReplyTooLarge.name());
+        self.context.ports.store.forget_slices(&self.identity.task_id, keeps_results);
     }
 
     fn request(&self, outcome: Outcome, ran: Option<&Ran>, body: &bytes::Bytes) -> RecordRequest {
@@ -139,22 +188,33 @@ impl<'a> Settling<'a> {
 
     /// Sends the reply that the store has for good, and acks. Where its queue does not take it now, it is a copy in a waiting queue that is safe.
     async fn publish_and_ack(&self, reply: Final, ack: Ack) -> Result<(), Abandoned> {
-        let Settling { context, in_hand, identity } = self;
+        let Settling { context, in_hand, identity, .. } = self;
         let is_copy = reply.is_copy;
         self.count_in_group(reply.outcome).await?;
         reply::send(context, in_hand, &identity.task_id, reply).await?;
-        // Only who comes again asks whether the reply went out.
-        if in_hand.may_come_again() {
+        // Only who comes again asks whether the reply went out. Of a batch a copy goes round.
+        if in_hand.may_come_again() || self.items.is_some() {
             context.ports.store.note_published(&identity.task_id, &in_hand.address());
         }
         if !is_copy {
             context.metrics.response_time_ms.observe(in_hand.received.elapsed().as_secs_f64() * 1_000.0);
         }
-        match ack {
-            Ack::AfterRun => in_hand.ack_after_run().await,
-            Ack::Elsewhere => in_hand.ack_elsewhere().await,
-        }
+        self.ack(ack).await;
         Ok(())
+    }
+
+    pub(super) async fn ack(&self, ack: Ack) {
+        match ack {
+            Ack::AfterRun => self.in_hand.ack_after_run().await,
+            Ack::Elsewhere => self.in_hand.ack_elsewhere().await,
+        }
+    }
+
+    /// A slice whose batch wants nothing of it: there is nothing to record, and nobody to tell.
+    pub(super) async fn unwanted(&self, ack: Ack) {
+        self.context.metrics.slices_unwanted.inc();
+        tracing::debug!(task_id = %self.identity.task_id, "a slice that its batch does not want (any more)");
+        self.ack(ack).await;
     }
 
     /// Publishes the stored reply of a task that ended before, and acks.
@@ -165,12 +225,36 @@ impl<'a> Settling<'a> {
 
     /// The same delivery, for another attempt of its task.
     pub(super) fn of_attempt(&self, attempt: u32) -> Settling<'a> {
-        Settling { context: self.context, in_hand: self.in_hand, identity: Identity { attempt, ..self.identity.clone() } }
+        Settling { identity: Identity { attempt, ..self.identity.clone() }, ..*self }
+    }
+
+    /// The same delivery, of a slice, for its batch: what ends the batch acks the slice.
+    pub(super) fn of_batch(&self, split: &Split) -> Settling<'a> {
+        let Identity { task_id, kind, published_s, .. } = &self.identity;
+        let identity = Identity {
+            task_id: task_id.batch(),
+            body_hash: split.body_hash.clone(),
+            kind: kind.clone(),
+            attempt: split.attempt,
+            published_s: *published_s,
+        };
+        let count = split.slices.last().map_or(0, |(slice, _)| slice.to);
+        let on_error = self.items.map_or_else(OnError::default, |items| items.on_error);
+        Settling { context: self.context, in_hand: self.in_hand, identity, items: Some(Items { count, on_error }) }
+    }
+
+    /// What follows where it ended before.
+    async fn resend(&self, stored: Stored) -> Result<(), Abandoned> {
+        match self.identity.task_id.slice() {
+            Some(slice) => slices::ended(self, slice, stored).await,
+            None => self.resend_task(stored).await,
+        }
     }
 
     /// Publishes the stored reply and acks, unless this is a copy of a delivery whose reply has gone out: that one is done with already.
-    async fn resend(&self, stored: Stored) -> Result<(), Abandoned> {
-        if self.in_hand.is_copy() && stored.published_to.as_deref() == Some(self.in_hand.address().as_str()) {
+    pub(super) async fn resend_task(&self, stored: Stored) -> Result<(), Abandoned> {
+        let may_be_a_copy = self.in_hand.is_copy() || self.in_hand.envelope.headers.slice.is_some();
+        if may_be_a_copy && stored.published_to.as_deref() == Some(self.in_hand.address().as_str()) {
             self.count_in_group(stored.outcome).await?;
             self.in_hand.ack_elsewhere().await;
             return Ok(());
@@ -179,7 +263,7 @@ impl<'a> Settling<'a> {
     }
 
     /// Takes a token above that of every attempt that began, unless one of them is in somebody's hand.
-    async fn fence(&self) -> Result<Fence, Abandoned> {
+    pub(super) async fn fence(&self) -> Result<Fence, Abandoned> {
         let (context, identity) = (self.context, &self.identity);
         let mut request = FenceRequest {
             task_id: identity.task_id.clone(),
@@ -206,7 +290,12 @@ impl<'a> Settling<'a> {
         self.park(self.lease()).await
     }
 
-    fn lease(&self) -> Duration {
+    /// Whether its total deadline has passed, which of a slice is its batch's.
+    pub(super) fn total_deadline_passed(&self) -> bool {
+        self.in_hand.deadlines.end_before_ms.is_some_and(|deadline_ms| deadline_ms <= self.context.ports.now_ms())
+    }
+
+    pub(super) fn lease(&self) -> Duration {
         self.context.me.options.lease
     }
 
@@ -217,7 +306,7 @@ impl<'a> Settling<'a> {
 
     /// Lets a delivery wait in a retry queue, at no cost to its task.
     async fn wait_in_a_retry_queue(&self, waits_for: WaitsFor, wait: Duration) -> Result<(), Abandoned> {
-        let Settling { context, in_hand, identity } = self;
+        let Settling { context, in_hand, identity, .. } = self;
         // Where it was settled before its end, a copy of it goes round already.
         if !in_hand.is_settled() {
             let at = (&context.me.options.pool, wait);
@@ -270,6 +359,12 @@ impl<'a> Settling<'a> {
     /// alone.
     async fn refuse(&self, code: ErrorCode, refusal: Refusal) -> Result<(), Abandoned> {
         match self.context.ports.look(&self.identity).await? {
+            // The fleet writes no slice that it cannot read: somebody made it up, or this worker's bounds are narrower. Its batch is not to hear of it.
+            Look::Unwanted | Look::ReusedId if self.identity.task_id.slice().is_some() => {
+                self.bury(&refusal.to_string(), self.in_hand.envelope.headers.history.clone()).await?;
+                self.unwanted(Ack::Elsewhere).await;
+                return Ok(());
+            }
             Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) | Look::Split(_) | Look::Unwanted => {}
             Look::Ended(stored) => return self.resend(stored).await,
             Look::ReusedId => return self.refuse_reused_id().await,
@@ -297,7 +392,7 @@ impl<'a> Settling<'a> {
         let error = TaskError::new(ErrorCode::ReusedId, message).at("message_id");
         let end = End::without_run(Outcome::Failed, error);
         let ending = Ending::of(&end);
-        let body = reply::body(self.context, &self.identity, end, None);
+        let (_, body) = reply::of(self, end, None);
         // Nothing is stored of it: a reply that finds no queue stays parked.
         let reply = Final { is_copy: false, outcome: Outcome::Failed, body, attempt: self.identity.attempt, token: None };
         self.leave_group().await?;
@@ -307,10 +402,19 @@ impl<'a> Settling<'a> {
         Ok(())
     }
 
-    /// Keeps the original bytes among the dead letters; of a body that is larger than a task's may be, only its size.
+    /// Keeps the original bytes among the dead letters; of a body that is larger than a task's may be, only its size. What was a slice is a task of its own there, which can be
+    /// requeued although its batch has long been answered.
     async fn bury(&self, reason: &str, history: Option<String>) -> Result<(), Abandoned> {
-        let original = &self.in_hand.envelope;
-        let mut envelope = onward::bare(original, &self.identity.task_id, &self.context.me.options.pool);
+        let (original, task_id) = (&self.in_hand.envelope, &self.identity.task_id);
+        let (letter_id, reason, history) = match task_id.slice() {
+            None => (task_id.clone(), reason.to_owned(), history),
+            Some(slice) => {
+                let whose = format!("items {slice} of batch {}", task_id.batch());
+                let history = history::with(history.as_deref(), [format!("{whose}: its slice was given up")]);
+                (identify_letter(task_id), format!("{reason} ({whose})"), Some(history))
+            }
+        };
+        let mut envelope = onward::bare(original, &letter_id, &self.context.me.options.pool);
         envelope.priority = original.priority.filter(|priority| *priority <= PRIORITY_MAX);
         envelope.headers.attempt = original.headers.attempt;
         envelope.headers.history = history;
@@ -322,7 +426,7 @@ impl<'a> Settling<'a> {
         let (body, reason) = if length > bound {
             (bytes::Bytes::new(), format!("a body of {length} bytes is not kept (the bound is {bound}); {reason}"))
         } else {
-            (self.in_hand.body.clone(), reason.to_owned())
+            (self.in_hand.body.clone(), reason)
         };
         envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
         self.context.ports.bury(envelope, body, self.lease()).await

@@ -22,7 +22,7 @@ impl Ending {
     }
 
     /// Says that the task of this delivery ended so.
-    pub(super) fn tell(&self, Settling { context, in_hand, identity }: &Settling<'_>) {
+    pub(super) fn tell(&self, Settling { context, in_hand, identity, .. }: &Settling<'_>) {
         let Self { outcome, error, run_ms } = self;
         let outcome = outcome.name();
         let (task_id, kind, attempt) = (identity.task_id.as_str(), identity.kind.as_ref().map(Kind::as_str), identity.attempt);
@@ -34,6 +34,12 @@ impl Ending {
         let (code, field, error) = (history::code(code), field.as_deref(), history::message(message));
         tracing::info!(task_id, trace_id = in_hand.trace_id(), kind, outcome, code, field, attempt, gpu_id, run_ms, error, "task ended");
     }
+}
+
+/// Says that a slice ended so. Its batch has a line of its own.
+pub(super) fn tell_slice(Settling { context, in_hand, identity, .. }: &Settling<'_>, outcome: Outcome, items_failed: u32) {
+    let (task_id, outcome, gpu_id) = (identity.task_id.as_str(), outcome.name(), context.me.gpu_id.as_str());
+    tracing::debug!(task_id, trace_id = in_hand.trace_id(), outcome, attempt = identity.attempt, gpu_id, items_failed, "slice ended");
 }
 
 /// Says that an attempt failed and another one follows after this pause.

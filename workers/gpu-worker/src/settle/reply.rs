@@ -1,14 +1,15 @@
 //! Replies: their bodies, and their way to the queue that a delivery names.
 
 use bytes::Bytes;
-use protocol::{Envelope, ErrorCode, Kind, Outcome, Reply, TaskError, TaskId, Token, envelope::Headers};
+use protocol::{Envelope, ErrorCode, GpuId, ItemCounts, Json, Kind, Outcome, Reply, TaskError, TaskId, Token, envelope::Headers};
 use task_store::Stored;
 use tokio::time::Instant;
 
-use crate::disposition::{End, Ran};
+use super::carry_out::Settling;
 use crate::{
     context::Context,
-    delivery::{Identity, InHand},
+    delivery::InHand,
+    disposition::{End, Ran},
     ports::Abandoned,
     replies::Became,
 };
@@ -23,14 +24,59 @@ pub(super) struct Final {
     pub(super) token: Option<Token>,
 }
 
-/// The reply's body, of an attempt that ran or of a task that ended without one.
-pub(super) fn body(context: &Context, identity: &Identity, end: End, ran: Option<&Ran>) -> Bytes {
+/// An end and its reply's body, of an attempt that ran or of a task that ended without one. Results of items that no reply can carry are left out, and the batch has failed for
+/// that.
+pub(super) fn of(settling: &Settling<'_>, end: End, ran: Option<&Ran>) -> (End, Bytes) {
+    let (whole, bound) = (body(settling, &end, ran), settling.context.me.options.intake.body_bytes_max);
+    if end.results.is_null() || whole.len() <= bound {
+        return (end, whole);
+    }
+    let end = without_results(end, (whole.len(), bound), settling.identity.task_id.as_str(), Kept::of(ran));
+    let body = body(settling, &end, ran);
+    (end, body)
+}
+
+/// Whether results that a reply cannot carry are somewhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    InTheStore,
+    /// The batch ran as one task, which has no place for them.
+    Nowhere,
+}
+
+impl Kept {
+    const fn of(ran: Option<&Ran>) -> Self {
+        if ran.is_some() { Self::Nowhere } else { Self::InTheStore }
+    }
+}
+
+/// The end of a batch whose results take so many bytes in one reply, and so many are its bound.
+pub(super) fn without_results(end: End, (bytes, bound): (usize, usize), task_id: &str, kept: Kept) -> End {
+    let how_on = match kept {
+        Kept::InTheStore => format!("GET /api/v1/tasks/{task_id}/results gives them in pieces, as long as they are kept"),
+        Kept::Nowhere => {
+            "they are not kept, because the batch ran in one piece: submit fewer items at once, or let the batch be split (gpu_options.batch_split)".to_owned()
+        }
+    };
+    let message = format!(
+        "the items ran, and their results take {bytes} bytes in one reply, which may have {bound} (worker.body_bytes_max); {how_on}"
+    );
+    let error = Some(TaskError::new(ErrorCode::ReplyTooLarge, message));
+    End { outcome: Outcome::Failed, results: Json::null(), error, ..end }
+}
+
+fn body(settling: &Settling<'_>, end: &End, ran: Option<&Ran>) -> Bytes {
+    let Settling { context, identity, items, .. } = settling;
+    // Of a batch that ended as a whole no more is known than how many items it has.
+    let none_ended = items.map(|items| ItemCounts { of: items.count, done: 0, failed: None });
     Reply {
         kind: identity.kind.clone(),
-        result: end.result,
-        results: end.results,
-        error: end.error,
-        gpu_id: ran.map(|_| context.me.gpu_id.clone()),
+        result: end.result.clone(),
+        results: end.results.clone(),
+        items: end.items.or(none_ended),
+        error: end.error.clone(),
+        gpu_id: ran.map(|_| context.me.gpu_id.clone()).or_else(|| the_only_one(&end.gpu_ids)),
+        gpu_ids: end.gpu_ids.clone(),
         attempt: identity.attempt,
         token: ran.map(|ran| ran.token),
         strategy: ran.map(|ran| ran.choice.clone()),
@@ -38,6 +84,13 @@ pub(super) fn body(context: &Context, identity: &Identity, end: End, ran: Option
         ..Reply::ended(identity.task_id.clone(), end.outcome, context.ports.now_ms())
     }
     .into_bytes()
+}
+
+fn the_only_one(gpu_ids: &[GpuId]) -> Option<GpuId> {
+    match gpu_ids {
+        [only] => Some(only.clone()),
+        _ => None,
+    }
 }
 
 /// The reply of a stored outcome: its own bytes while they are kept, else its outcome alone.

@@ -21,11 +21,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// How often a task may be tried.
-pub(crate) fn attempts_max(task: &Task) -> u32 {
-    task.body.limits.attempts_max()
-}
-
 /// Records that the attempt failed and the next one is due, publishes that one, and acks. What becomes of the delivery instead, where the store knows that no other attempt
 /// follows.
 pub(super) async fn retry<'t>(settling: &Settling<'_>, retrying: Retrying<'t>) -> Result<Option<Disposition<'t>>, Abandoned> {

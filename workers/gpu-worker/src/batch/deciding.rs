@@ -1,0 +1,56 @@
+//! What becomes of a batch before it claims a slot.
+
+use protocol::{ErrorCode, Json, Task, TaskError};
+use task_queue::Queue;
+use task_store::Look;
+
+use super::plan;
+use crate::{
+    context::Context,
+    delivery::{Identity, InHand},
+    disposition::Disposition,
+    ports::Abandoned,
+};
+
+/// What an item's result takes in a list beside its own bytes: `{"result":…},`.
+const BESIDE_A_RESULT: usize = r#"{"result":},"#.len();
+
+/// What becomes of a batch that has just been received; `None`: it goes on as any task does, into one slot. Of what is no batch, always `None`.
+///
+/// A batch is looked up first, whether or not its delivery may have a history: one that was split by an earlier copy of the same publish waits for that one's end, and is answered by itself.
+/// Another task pays no round trip for this.
+pub(crate) async fn before_a_slot<'t>(context: &Context, in_hand: &InHand, task: &'t Task) -> Result<Option<Disposition<'t>>, Abandoned> {
+    let Some(items) = task.body.items.as_ref().filter(|_| task.slice().is_none()) else { return Ok(None) };
+    // What was forwarded here was decided on before, and a slot is kept free for it. A copy of one that runs here must not stand in anybody's way.
+    if matches!(in_hand.queue, Queue::Gpu(_)) || context.begun.has_another(&task.id, in_hand.id) {
+        return Ok(None);
+    }
+    match context.ports.look(&Identity::of(task, in_hand)).await? {
+        Look::Open => {}
+        // It runs whole, or did.
+        Look::Unfinished(_) => return Ok(None),
+        look => return Ok(Some(Disposition::not_run(task, look, context.me.options.lease))),
+    }
+    if task.start_before_ms.is_some_and(|deadline_ms| deadline_ms <= context.ports.now_ms()) {
+        return Ok(Some(Disposition::expired()));
+    }
+    if context.stops() {
+        return Ok(Some(Disposition::GiveBack));
+    }
+    if let Some(error) = too_large(context, task, items) {
+        return Ok(Some(Disposition::fails(error)));
+    }
+    let slices = plan::slices(context, task).await?;
+    Ok((slices.len() > 1).then_some(Disposition::Split(task, slices)))
+}
+
+/// Why no reply could carry the results, where the items tell that before they run.
+fn too_large(context: &Context, task: &Task, items: &[Json]) -> Option<TaskError> {
+    let executor = context.gpu.executors.get(&task.kind)?;
+    let bytes: usize = items.iter().map(|item| executor.result_bytes_min(item).saturating_add(BESIDE_A_RESULT)).sum();
+    let bound = context.me.options.intake.body_bytes_max;
+    let message = format!(
+        "the results take at least {bytes} bytes together, and a reply may have {bound} (worker.body_bytes_max): submit fewer items at once; nothing was run"
+    );
+    (bytes > bound).then(|| TaskError::new(ErrorCode::ReplyTooLarge, message).at("items"))
+}
