@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a case is a function that both back ends call; its unwraps are a test's")]
 
+mod batches;
 mod bodies;
 mod cancelling;
 mod choosing;
