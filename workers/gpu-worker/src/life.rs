@@ -17,9 +17,10 @@ use tracing::Instrument;
 use crate::{
     attempt::{
         beginning::{self, Attempt, Beginning, NotBegun},
+        items::ItemsRan,
         look_ahead::{Following, LookAhead},
         memory::{self, Next},
-        running::{self, ItemsRan, Outcome as Ended},
+        running::{self, Outcome as Ended},
     },
     batch::deciding,
     claim::{
@@ -291,7 +292,7 @@ async fn follow(context: Arc<Context>, following: Following) {
 
 /// What follows from how an attempt came out.
 async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Disposition<'t> {
-    let may_retry = task.attempt < running::attempts_max(task);
+    let may_retry = task.attempt < task.body.limits.attempts_max();
     let token = ran.token;
     let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token, run_ms: timings.run_ms });
     let end = match ended {

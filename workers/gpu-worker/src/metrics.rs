@@ -388,7 +388,7 @@ impl GpuMetrics {
     }
 
     /// A batch has ended whose items ran so.
-    pub(crate) fn batch_ran(&self, how: &str) {
+    pub(crate) fn batch_ended(&self, how: &str) {
         self.batches.batches.with_label_values(&[self.gpu_id.as_str(), how]).inc();
     }
 

@@ -26,8 +26,6 @@ pub(crate) struct Work<'a> {
     pub(crate) gathering: Option<Gathering>,
     pub(crate) cancel: CancellationToken,
     pub(crate) usage: &'a Usage,
-    /// Whether another attempt may follow this one.
-    pub(crate) may_be_tried_again: bool,
 }
 
 /// Where an attempt's payloads are gathered with others.

@@ -164,11 +164,11 @@ impl<'a> Settling<'a> {
             return;
         }
         if ran.is_some() {
-            self.context.metrics.batch_ran("whole");
+            self.context.metrics.batch_ended("whole");
             return;
         }
         if end.items.is_some() {
-            self.context.metrics.batch_ran("split");
+            self.context.metrics.batch_ended("split");
         }
         let keeps_results = end.error.as_ref().is_some_and(|error| error.code == ErrorCode::ReplyTooLarge.name());
         self.context.ports.store.forget_slices(&self.identity.task_id, keeps_results);

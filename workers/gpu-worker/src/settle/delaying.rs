@@ -16,7 +16,7 @@ use crate::{
 /// Notes that the task is delayed, publishes it to a queue in which it waits, and acks. What becomes of it instead, where the store knows that it is not to run: who cancelled it
 /// need not wait until it is due.
 pub(super) async fn delay<'t>(settling: &Settling<'_>, task: &'t Task) -> Result<Option<Disposition<'t>>, Abandoned> {
-    let Settling { context, in_hand, identity } = settling;
+    let Settling { context, in_hand, identity, .. } = settling;
     match context.ports.look(identity).await? {
         // Another copy of it that runs has no word in when this one may.
         Look::Open | Look::Unfinished(_) => {}

@@ -119,7 +119,7 @@ async fn publish_open(settling: &Settling<'_>, task: &Task, split: &Split, publi
     let mut publishing = stream::iter(open)
         .map(move |slice| async move {
             match onward::slice(in_hand, task, (slice, publish), (&context.me.options.pool, now_ms)) {
-                Some(outgoing) => context.ports.publish_to_pool(&outgoing).await.map(Some),
+                Some(outgoing) => context.ports.publish_unless_full(&outgoing).await.map(Some),
                 None => Ok(None),
             }
         })
