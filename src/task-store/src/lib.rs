@@ -8,6 +8,8 @@ mod groups;
 mod memory;
 mod options;
 mod redis;
+mod slices;
+mod split;
 mod status;
 mod store;
 
@@ -18,8 +20,8 @@ pub use memory::MemoryStore;
 pub use options::StoreOptions;
 
 pub use self::redis::{RedisStore, ServerFacts};
+pub use split::{SliceRecord, SliceRecordRequest, SliceState, Split, SplitAnswer, SplitRequest};
 pub use store::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
-    Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SliceState, Split, SplitAnswer,
-    SplitRequest, Stored, Submission, TaskStore, Totals,
+    Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, Stored, Submission, TaskStore, Totals,
 };

@@ -3,21 +3,24 @@
 //! Nothing here outlives the process. Time is the injected clock's. An expired record is never answered; what it occupies is given back a few
 //! records at a time by the operations that follow, so that no operation ever pays for many.
 
+mod batches;
 mod deadlines;
 mod group_port;
 mod groups;
 mod record;
+mod split_batch;
 mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, environment::Clock};
+use bytes::Bytes;
+use protocol::{BodyHash, GpuId, Kind, PoolName, Slice, TaskId, TaskStatus, Token, environment::Clock};
 
 use self::{groups::Groups, state::State};
 use crate::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
-    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, StoreOptions, Submission, TaskStore,
     Totals,
 };
 
@@ -89,12 +92,28 @@ impl TaskStore for MemoryStore {
     }
 
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.look(request, now_ms))
+    }
+
+    async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.split(request, now_ms))
+    }
+
+    async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
+        let (mut state, now_ms) = self.enter();
+        Ok(state.record_slice(request, now_ms))
+    }
+
+    async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
         let (state, now_ms) = self.enter();
-        let Some(record) = state.record(&request.task_id, now_ms) else { return Ok(Look::Open) };
-        Ok(match record.look(&request.body_hash, (request.attempt, request.published_s), now_ms) {
-            Look::Open => record.unfinished(None).map_or(Look::Open, Look::Unfinished),
-            look => look,
-        })
+        Ok(state.slice_results(batch, (from, bytes_max), now_ms))
+    }
+
+    fn forget_slices(&self, batch: &TaskId, keep_results: bool) {
+        let (mut state, now_ms) = self.enter();
+        state.forget_slices(batch, keep_results, now_ms);
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
@@ -139,8 +158,9 @@ impl TaskStore for MemoryStore {
     }
 
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {
-        let (state, now_ms) = self.enter();
-        Ok(state.record(task_id, now_ms).is_some_and(|record| record.cancelled.is_some()))
+        let (mut state, now_ms) = self.enter();
+        let against = state.against_slice(task_id, now_ms).is_some();
+        Ok(against || state.record(task_id, now_ms).is_some_and(|record| record.cancelled.is_some()))
     }
 
     fn note_published(&self, task_id: &TaskId, to: &str) {
@@ -155,9 +175,8 @@ impl TaskStore for MemoryStore {
     }
 
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
-        let (state, now_ms) = self.enter();
-        let known = state.record(task_id, now_ms).filter(|record| record.shows());
-        known.map(|record| record.status(task_id, now_ms)).transpose()
+        let (mut state, now_ms) = self.enter();
+        state.status(task_id, now_ms).transpose()
     }
 
     fn groups(&self) -> &dyn GroupStore {

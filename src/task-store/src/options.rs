@@ -11,7 +11,7 @@ pub struct StoreOptions {
     pub reply_retention: Duration,
     /// How long a task's record is kept after it ended, or, where it never ended, after its last change. Default: 1 day.
     pub outcome_retention: Duration,
-    /// Bound on all kept reply bodies together, in bytes; beyond it outcomes are recorded without their body. Default: 1 GiB.
+    /// Bound on all kept reply bodies and results of slices together, in bytes; beyond it outcomes are recorded without their body, and slices not with their results. Default: 1 GiB.
     pub reply_bytes_max: u64,
     /// Most members of a group. Default: 100,000.
     pub group_members_max: u32,

@@ -4,12 +4,16 @@
 //! happened: all of them are idempotent, so the caller repeats it.
 
 mod answers;
+mod batch_answers;
+mod batches;
 mod calls;
 mod groups;
 mod keys;
 mod reply_bytes;
+mod result_bytes;
 mod scripts;
 mod server;
+mod split_lines;
 
 use std::{
     sync::{
@@ -20,7 +24,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token, config::SecretUrl};
+use bytes::Bytes;
+use protocol::{BodyHash, GpuId, Kind, PoolName, Slice, TaskId, TaskStatus, Token, config::SecretUrl};
 use redis_link::{Item, Ridden, Rider};
 use tokio::task::JoinHandle;
 
@@ -28,7 +33,7 @@ pub use self::server::ServerFacts;
 use self::{answers::Answer, calls::Calls, keys::Keys, reply_bytes::ReplyBytes};
 use crate::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
-    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, StoreOptions, Submission, TaskStore,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, StoreOptions, Submission, TaskStore,
     Totals, Verdict,
 };
 
@@ -58,7 +63,7 @@ impl RedisStore {
     pub async fn connect(url: &SecretUrl, prefix: &str, options: StoreOptions, response_timeout: Duration) -> Result<Self, StoreError> {
         let calls = server::reach(url, response_timeout).await?;
         let (keys, offset_ms) = (Keys::new(prefix), Arc::new(AtomicU64::new(0)));
-        let reply_bytes = Arc::new(ReplyBytes::new(calls.clone(), keys.reply_bytes(), options, offset_ms.clone()));
+        let reply_bytes = Arc::new(ReplyBytes::new(calls.clone(), [keys.reply_bytes(), keys.result_bytes()], options, offset_ms.clone()));
         let exchange = reply_bytes.clone().exchange_regularly();
         Ok(Self { calls, keys, options, reply_bytes, exchange, offset_ms })
     }
@@ -83,7 +88,12 @@ impl RedisStore {
         Arguments::new(function, vec![self.keys.record(task_id)]).with(self.offset_ms.load(Relaxed))
     }
 
-    /// The same, on its reply as well.
+    /// The same, of a slice on what it needs of its batch as well.
+    fn on_any_task(&self, function: &'static str, task_id: &TaskId) -> Arguments {
+        Arguments::new(function, self.keys.with_batch(task_id)).with(self.offset_ms.load(Relaxed))
+    }
+
+    /// The same as [`RedisStore::on_task`], on its reply as well.
     fn on_task_and_reply(&self, function: &'static str, task_id: &TaskId) -> Arguments {
         let mut item = self.on_task(function, task_id);
         item.0.keys.push(self.keys.reply(task_id));
@@ -112,7 +122,7 @@ impl RedisStore {
     }
 
     fn begin_item(&self, request: &BeginRequest) -> Arguments {
-        let item = self.on_task("begin", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
+        let item = self.on_any_task("begin", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
         let item = item.with(request.kind.as_str()).with(request.attempt).with(request.delivery.0).with(request.gpu_id.as_str());
         let item = item.with(request.incarnation.as_str()).with(u8::from(request.alone)).with(request.crashes_max);
         item.with_verdict(request.verdict).with_published(request.published_s)
@@ -196,8 +206,24 @@ impl TaskStore for RedisStore {
     }
 
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {
-        let item = self.on_task("look", &request.task_id).with(request.body_hash.as_str()).with(request.attempt);
+        let item = self.on_any_task("look", &request.task_id).with(request.body_hash.as_str()).with(request.attempt);
         self.run("look at a task", &request.task_id, item.with_published(request.published_s)).await?.look()
+    }
+
+    async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
+        self.split_batch(request).await
+    }
+
+    async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
+        self.record_slice_end(request).await
+    }
+
+    async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
+        self.results_from(batch, from, bytes_max).await
+    }
+
+    fn forget_slices(&self, batch: &TaskId, keep_results: bool) {
+        self.forget_later(batch, keep_results);
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
@@ -213,19 +239,26 @@ impl TaskStore for RedisStore {
     }
 
     async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError> {
-        let item = self.on_task("fence", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
+        let item = self.on_any_task("fence", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
         let item = item.with(request.attempt).with(request.gpu_id.as_str()).with(request.incarnation.as_str());
         self.run("fence off the attempts of a task", &request.task_id, item.with_verdict(request.verdict)).await?.fence()
     }
 
     async fn hand_back(&self, task_id: &TaskId, token: Token) -> Result<(), StoreError> {
-        let item = self.on_task("hand_back", task_id).with(self.options.outcome_retention_ms()).with(token.0);
+        let item = self.on_any_task("hand_back", task_id).with(self.options.outcome_retention_ms()).with(token.0);
         self.calls.run("hand an attempt back", item.0).await.map(drop)
     }
 
     async fn progress(&self, request: &ProgressRequest) -> Result<ProgressAnswer, StoreError> {
-        let item = self.on_task("progress", &request.task_id).with(self.options.outcome_retention_ms()).with(request.token.0);
+        let item = self.on_any_task("progress", &request.task_id).with(self.options.outcome_retention_ms()).with(request.token.0);
         let item = item.with(request.fraction.get()).with(request.message.as_deref().unwrap_or_default());
+        let item = match request.items {
+            Some(items) => {
+                let failed = items.failed.map_or_else(String::new, |failed| failed.to_string());
+                item.with(items.of).with(items.done).with(failed)
+            }
+            None => item,
+        };
         self.calls.run("note progress", item.0).await?.progress()
     }
 
@@ -242,14 +275,14 @@ impl TaskStore for RedisStore {
     }
 
     async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError> {
-        let item = self.on_task("retry", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
+        let item = self.on_any_task("retry", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
         let item = item.with(request.attempt).with(request.token.0).with(request.after_ms).with(&request.error);
         self.run("record a retry", &request.task_id, item).await?.retry()
     }
 
     async fn reopen(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Reopen, StoreError> {
         let item = self.on_task_and_reply("reopen", task_id).with(body_hash.as_str());
-        let answer = self.calls.run("reopen a task", item.0).await?;
+        let answer = self.reopen_all(task_id, item).await?;
         match answer.word() {
             "open" => Ok(Reopen::Open),
             "not_ended" => Ok(Reopen::NotEnded),
@@ -264,7 +297,16 @@ impl TaskStore for RedisStore {
     }
 
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {
-        self.calls.query("ask for a cancel", redis::cmd("HEXISTS").arg(self.keys.record(task_id)).arg("cancelled")).await
+        let operation = "ask for a cancel";
+        if task_id.slice().is_none() {
+            return self.calls.query(operation, redis::cmd("HEXISTS").arg(self.keys.record(task_id)).arg("cancelled")).await;
+        }
+        let answer = self.calls.run(operation, self.on_any_task("cancel_asked", task_id).0).await?;
+        match answer.word() {
+            "asked" => Ok(true),
+            "not_asked" => Ok(false),
+            _ => Err(answer.garbled()),
+        }
     }
 
     fn note_published(&self, task_id: &TaskId, to: &str) {
@@ -277,7 +319,7 @@ impl TaskStore for RedisStore {
     }
 
     async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, StoreError> {
-        let answer = self.calls.run("read a task's status", self.on_task("status", task_id).0).await?;
+        let answer = self.calls.run("read a task's status", self.on_any_task("status", task_id).0).await?;
         self.with_reply(answer, 10, task_id).await?.status(task_id)
     }
 

@@ -6,7 +6,7 @@ use protocol::{BodyHash, DeliveryId, Fraction, GpuId, Incarnation, ItemCounts, K
 
 use redis_link::{Ridden, Rider};
 
-use crate::{Crash, GroupStore, Holder, StoreError, Verdict};
+use crate::{Crash, GroupStore, Holder, SliceRecord, SliceRecordRequest, Split, SplitAnswer, SplitRequest, StoreError, Verdict};
 
 /// The store's answer to [`TaskStore::submitted`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub enum Look {
     Open,
     /// An attempt of it began, and no end of it is known. Only [`TaskStore::look`] says so; [`TaskStore::begin`] answers [`Begin::Unfinished`].
     Unfinished(Holder),
-    /// It ended; here is its reply's body, if still kept.
+    /// It ended; here is its reply's body, if still kept. Of a slice without one: its results are its batch's.
     Ended(Stored),
     /// A cancel was asked for that reaches this task (perhaps before the task was ever seen): record `cancelled`, run nothing.
     Cancelled,
@@ -62,115 +62,13 @@ pub enum Look {
     Retried(Retry),
     /// The id is in use for a body with another hash.
     ReusedId,
-    /// It is a batch that was split and has not ended: its slices run in its place.
+    /// It is a batch that was split and has not ended: its slices run in its place, and nobody begins or fences it. (One that was cancelled since answers [`Look::Cancelled`] to
+    /// all but a fence.)
     Split(Split),
-    /// It is a slice, and its batch wants nothing of it: that one ended, was cut otherwise, or is not known. Run nothing, record nothing. (A batch that was cancelled and has
-    /// not ended answers [`Look::Cancelled`] for each of its slices: whoever finds that first ends the batch.)
+    /// It is a slice, and its batch wants nothing of it: that one ended, was cut otherwise, or is not known; or the slice ended so long ago that only its batch remembers. Run
+    /// nothing, record nothing. (A batch that was cancelled and has not ended answers [`Look::Cancelled`] for each of its slices, those that ended included: whoever finds that
+    /// first ends the batch.)
     Unwanted,
-}
-
-/// What the slices of a batch are at, in the order of their items.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Split {
-    /// Each slice and its state. Never empty.
-    pub slices: Vec<(Slice, SliceState)>,
-    /// What the results that are kept take together, in bytes.
-    pub result_bytes: u64,
-    /// How many items of ended slices failed.
-    pub items_failed: u32,
-    /// The hash of the batch's body: whoever merges knows only a slice's, and records the batch's outcome under this one.
-    pub body_hash: BodyHash,
-    /// The batch's attempt that was split.
-    pub attempt: u32,
-    /// Which split of the batch it is, given out as the token of an attempt is: above that of every earlier one, also across a loss of the store, and not below the store's clock in
-    /// microseconds. A copy of the batch's message that names it knows that every slice of this split was published.
-    pub token: Token,
-}
-
-impl Split {
-    /// Whether every slice has ended: the batch is to be merged.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.slices.iter().all(|(_, state)| *state == SliceState::Ended)
-    }
-
-    /// Its slices that have not ended.
-    pub fn open(&self) -> impl Iterator<Item = Slice> {
-        self.slices.iter().filter(|(_, state)| *state != SliceState::Ended).map(|(slice, _)| *slice)
-    }
-}
-
-/// What a slice is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SliceState {
-    /// It waits for a slot, or for another try.
-    Waiting,
-    /// An attempt of it runs.
-    Running,
-    /// It has ended, and its results are kept.
-    Ended,
-}
-
-/// A batch that is to be split.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SplitRequest {
-    /// The batch.
-    pub task_id: TaskId,
-    /// Its body's hash.
-    pub body_hash: BodyHash,
-    /// Its kind.
-    pub kind: Kind,
-    /// The attempt.
-    pub attempt: u32,
-    /// When its message was published; see [`BeginRequest::published_s`].
-    pub published_s: Option<u64>,
-    /// The slices that it is to be cut into: neighbours, in order, from item 0 on.
-    pub slices: Vec<Slice>,
-}
-
-/// The store's answer to [`TaskStore::split`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SplitAnswer {
-    /// It is split: into the given slices, or into those that were recorded before.
-    Split(Split),
-    /// An attempt of it began once: it runs whole.
-    Whole,
-    /// It is not to be split: see [`Look`].
-    Not(Look),
-}
-
-/// How a slice ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SliceRecordRequest {
-    /// The slice.
-    pub task_id: TaskId,
-    /// Its body's hash.
-    pub body_hash: BodyHash,
-    /// Its kind.
-    pub kind: Kind,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// The attempt that ended it.
-    pub attempt: u32,
-    /// The token of the claim it ran under; `None` where it never ran.
-    pub token: Option<Token>,
-    /// How many of its items failed.
-    pub items_failed: u32,
-    /// The results of its items: [`SliceResults`](protocol::SliceResults) as bytes.
-    pub results: Bytes,
-}
-
-/// The store's answer to [`TaskStore::record_slice`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SliceRecord {
-    /// It has ended: so, or as was recorded before. What the batch's slices are at now: if all have ended, merge.
-    Recorded(Split),
-    /// Refused: an attempt with a higher token began. Its holder records.
-    Superseded,
-    /// Its batch wants nothing of it any more; see [`Look::Unwanted`].
-    Unwanted,
-    /// The results have no room within the store's bound on bytes; nothing changed. Record results that say so in their place.
-    NoRoom,
 }
 
 /// An attempt that is due after a pause.
@@ -251,7 +149,7 @@ impl Reach {
 pub enum Cancel {
     /// It had not begun, or waits for its next attempt: it will be skipped.
     Waiting,
-    /// It runs on this GPU, whose worker will be told.
+    /// It runs on this GPU, whose worker will be told. Of a batch that was split: some slice runs, and the one that began last did on this GPU.
     Running(GpuId),
     /// It had ended already; nothing changed.
     Ended(Outcome),
@@ -356,7 +254,7 @@ pub struct ProgressRequest {
     pub fraction: Fraction,
     /// What it does now, for people.
     pub message: Option<String>,
-    /// Of a batch or a slice: how many of its own items have ended.
+    /// Of a batch or a slice: how many of its own items have ended in this attempt. Without it, the batch of a slice goes by what was noted before.
     pub items: Option<ItemCounts>,
 }
 
@@ -365,7 +263,8 @@ pub struct ProgressRequest {
 pub enum ProgressAnswer {
     /// It shows from now on; what was noted before is overwritten. Of a slice: how far its whole batch is.
     Noted(Option<ItemCounts>),
-    /// Nothing was written: no attempt runs under this token. The task ended, waits for its next attempt, or an attempt with a higher token began.
+    /// Nothing was written: no attempt runs under this token. The task ended, waits for its next attempt, or an attempt with a higher token began; or a slice's batch wants nothing
+    /// of it ([`Look::Unwanted`]).
     Refused,
 }
 
@@ -413,7 +312,7 @@ pub struct KnownGpu {
 /// What the store has counted and holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Bytes of reply bodies kept now (an estimate that lags by seconds).
+    /// Bytes of reply bodies and results of slices kept now (an estimate that lags by seconds).
     pub reply_bytes: u64,
     /// Replies whose body was not kept because of the bound.
     pub replies_not_kept: u64,
@@ -422,7 +321,8 @@ pub struct Totals {
 /// What became of each task.
 ///
 /// Every operation is atomic on one task's record, idempotent, and one round trip. Records expire: reply bodies after `reply_retention`, outcomes
-/// after `outcome_retention`, records of tasks that never ended after `outcome_retention` from their last change, or from when they are due, if that is later.
+/// after `outcome_retention`, records of tasks that never ended after `outcome_retention` from their last change, or from when they are due, if that is later. A change of a slice
+/// is one of its batch's record too; the results of slices live as long as that.
 #[async_trait]
 pub trait TaskStore: Send + Sync + 'static {
     /// Notes that a producer is about to publish a task: its status is `waiting` from now on, and its id belongs to this body and kind. Does nothing if a task of the
@@ -441,25 +341,20 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Looks before anything is done with a delivery of this attempt.
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError>;
 
-    /// Splits a batch, in place of its beginning, and gives each slice a record of its own (under [`TaskId::of_slice`]) which the operations on tasks take: look, begin, fence,
-    /// hand_back, progress, retry, cancel_asked, status. Idempotent: what was recorded first stays.
-    async fn split(&self, _request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
-        Err(StoreError::Garbled { operation: "split a batch", answer: "not built".to_owned() })
-    }
+    /// Splits a batch, in place of its beginning. From then on, until the batch has ended, look, begin, fence, hand_back, progress, retry, cancel_asked and status take each of its
+    /// slices ([`TaskId::of_slice`]) as a task, whose record is made when it begins. Idempotent: the cut that was recorded first stays, whatever is asked for later.
+    async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError>;
 
-    /// Records how a slice ended, and keeps its results until its batch is merged. The first record is final. Its batch is ended by [`TaskStore::record`], without a token.
-    async fn record_slice(&self, _request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
-        Err(StoreError::Garbled { operation: "record a slice", answer: "not built".to_owned() })
-    }
+    /// Records how a slice ended, and keeps its results until its batch has ended and [`TaskStore::forget_slices`] is called, or until the batch's record expires. The first record
+    /// is final. The batch itself is ended by [`TaskStore::record`], without a token.
+    async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError>;
 
     /// The kept results of slices that have ended and have items from `from` on, in order; of many as many as fit `bytes_max`, but at least one. Empty if there are none.
-    async fn slice_results(&self, _batch: &TaskId, _from: u32, _bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
-        Err(StoreError::Garbled { operation: "read the results of slices", answer: "not built".to_owned() })
-    }
+    async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError>;
 
-    /// Forgets the slices of a batch that has ended, and their results unless these are to be read in pieces, as long as a reply is kept. Nobody waits for it; what it misses
-    /// expires.
-    fn forget_slices(&self, _batch: &TaskId, _keep_results: bool) {}
+    /// Forgets the slices of a batch that has ended, and their results unless these are to be read in pieces: then they are kept as long as a reply from now on. Does nothing where
+    /// the batch has not ended. Nobody waits for it; what it misses expires. Needs a tokio runtime.
+    fn forget_slices(&self, batch: &TaskId, keep_results: bool);
 
     /// An attempt begins. Compare-and-set against cancellation: after `Begun` a cancel finds the task running, and one that did not reach it is gone.
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError>;
@@ -490,7 +385,7 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Records that an attempt failed and the next one is due. Comes before that one is published, so that a crash between leads to the same publish.
     async fn retry(&self, request: &RetryRequest) -> Result<RetryAnswer, StoreError>;
 
-    /// Forgets a task that ended, with its attempts, crashes and cancels, so that it can be published again: an operator's decision. The store then knows nothing of
+    /// Forgets a task that ended, with its attempts, crashes, cancels, slices and their results, so that it can be published again: an operator's decision. The store then knows nothing of
     /// its first life; a second reply will follow.
     async fn reopen(&self, task_id: &TaskId, body_hash: &BodyHash) -> Result<Reopen, StoreError>;
 
@@ -498,7 +393,7 @@ pub trait TaskStore: Send + Sync + 'static {
     /// counts, and the farthest reach. What is known of a task is cancelled whatever `reach` says.
     async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError>;
 
-    /// Whether a cancel was asked for since the task began. Of a slice: also whether its batch wants nothing of it any more ([`Look::Unwanted`]), so that it stops.
+    /// Whether a cancel was asked for since the task began. Of a slice also whether its batch wants nothing more of it ([`Look::Unwanted`]) or was cancelled.
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError>;
 
     /// Notes that the reply was published, and to whom (the first time; later copies change nothing). Nobody waits for it: it travels with what goes anyway, and may get

@@ -8,10 +8,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use protocol::{BodyHash, GpuId, Kind, PoolName, TaskId, TaskStatus, Token};
+use bytes::Bytes;
+use protocol::{BodyHash, GpuId, Kind, PoolName, Slice, TaskId, TaskStatus, Token};
 use task_store::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Holder, KnownGpu, Look, LookRequest, ProgressAnswer,
-    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, StoreError, Stored, Submission, TaskStore, Verdict,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, Stored, Submission, TaskStore, Verdict,
 };
 
 /// The name of the token that a fence is given.
@@ -84,6 +85,26 @@ impl TaskStore for NamedTokens {
 
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {
         self.store.look(request).await.map(|look| self.look(look))
+    }
+
+    async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
+        Ok(match self.store.split(request).await? {
+            SplitAnswer::Not(look) => SplitAnswer::Not(self.look(look)),
+            other => other,
+        })
+    }
+
+    async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
+        let token = request.token.map(|token| self.real(token));
+        self.store.record_slice(&SliceRecordRequest { token, ..request.clone() }).await
+    }
+
+    async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
+        self.store.slice_results(batch, from, bytes_max).await
+    }
+
+    fn forget_slices(&self, batch: &TaskId, keep_results: bool) {
+        self.store.forget_slices(batch, keep_results);
     }
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {

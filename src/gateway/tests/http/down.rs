@@ -6,15 +6,16 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
-    BodyHash, ClaimAnswer, ClaimRequest, GpuId, GroupName, GroupStatus, Incarnation, Kind, Offer, Outcome, PoolName, TaskId, TaskStatus,
-    Token, Unserved, claim::Settings, gpu::GpuView,
+    BodyHash, ClaimAnswer, ClaimRequest, GpuId, GroupName, GroupStatus, Incarnation, Kind, Offer, Outcome, PoolName, Slice, TaskId,
+    TaskStatus, Token, Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
     Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look,
     LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
+    RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, Submission, TaskStore,
 };
 
 pub struct DownTable;
@@ -105,6 +106,16 @@ impl TaskStore for DownStore {
     async fn look(&self, _: &LookRequest) -> Result<Look, StoreError> {
         no_store()
     }
+    async fn split(&self, _: &SplitRequest) -> Result<SplitAnswer, StoreError> {
+        no_store()
+    }
+    async fn record_slice(&self, _: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
+        no_store()
+    }
+    async fn slice_results(&self, _: &TaskId, _: u32, _: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
+        no_store()
+    }
+    fn forget_slices(&self, _: &TaskId, _: bool) {}
     async fn retry(&self, _: &RetryRequest) -> Result<RetryAnswer, StoreError> {
         no_store()
     }

@@ -1,10 +1,13 @@
 //! One task's record, and what it answers.
 
 use bytes::Bytes;
-use protocol::{BodyHash, DeliveryId, GpuId, GroupName, Incarnation, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
+use protocol::{BodyHash, DeliveryId, GpuId, GroupName, Incarnation, ItemCounts, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
 
+use super::split_batch::SplitBatch;
 use crate::{
-    Begin, BeginRequest, Crash, Holder, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, StoreError, Stored, Verdict,
+    Begin, BeginRequest, Crash, Holder, Look, Record, RecordRequest, Retry, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest,
+    SliceState, Split, StoreError, Stored, Verdict,
+    slices::{self, SliceNote, split_of},
     status::{parse_reply, waits_for_retry},
 };
 
@@ -42,6 +45,8 @@ pub struct TaskRecord {
     pub cancelled: Option<CancelMark>,
     /// How it ended. Written once.
     pub ended: Option<Ended>,
+    /// What became of its slices, if it is a batch that was split.
+    pub slices: Option<SplitBatch>,
 }
 
 /// Until when a task must not begin.
@@ -99,6 +104,8 @@ pub struct Noted {
     pub token: Token,
     /// What it said.
     pub progress: Progress,
+    /// How many of its items have ended, if it has items and said so.
+    pub items: Option<ItemCounts>,
 }
 
 /// An attempt that failed and is to be tried again.
@@ -182,8 +189,27 @@ impl TaskRecord {
             (Some(ended), _) => Look::Ended(ended.stored(now_ms)),
             (None, _) if cancelled => Look::Cancelled,
             (None, Some(retried)) if retried.due.attempt > attempt => Look::Retried(retried.due),
-            (None, _) => Look::Open,
+            (None, _) => self.split().map_or(Look::Open, Look::Split),
         }
+    }
+
+    /// What its slices are at, if it is a batch that was split and has not ended.
+    pub fn split(&self) -> Option<Split> {
+        let (notes, slices) = (self.live_notes()?, self.slices.as_ref()?);
+        Some(split_of(notes, (self.body_hash.clone()?, slices.attempt, slices.token)))
+    }
+
+    /// What is written of its slices while it has not ended.
+    fn live_notes(&self) -> Option<&[SliceNote]> {
+        let slices = self.slices.as_ref().filter(|slices| self.ended.is_none() && !slices.notes.is_empty())?;
+        Some(&slices.notes)
+    }
+
+    /// The GPU that it runs on, as far as the store knows: of a split batch, that whose slice began last.
+    pub fn runs_on(&self) -> Option<&GpuId> {
+        let own = self.begun.as_ref().filter(|_| self.runs()).map(|begun| &begun.gpu_id);
+        let a_slice_runs = self.live_notes().is_some_and(|notes| notes.iter().any(|note| note.state == SliceState::Running));
+        own.or_else(|| self.slices.as_ref().filter(|_| a_slice_runs)?.gpu_id.as_ref())
     }
 
     /// Whether an attempt runs, as far as the store knows: it began, has no end, and was neither handed back nor judged.
@@ -263,42 +289,56 @@ impl TaskRecord {
             let same = ended.attempt == request.attempt && ended.token == request.token && ended.digest == BodyHash::of(&request.reply);
             return Some(if same { Record::Recorded } else { Record::EndedBefore(ended.stored(now_ms)) });
         }
-        let begun = self.begun.as_ref()?;
-        let late = match request.token {
+        self.is_late(request.attempt, request.token).then_some(Record::Superseded)
+    }
+
+    /// Whether the end of a slice may be written: `None` if so, or if it ended before, else the answer.
+    pub fn refuses_slice(&self, request: &SliceRecordRequest) -> Option<SliceRecord> {
+        let late = self.ended.is_none() && self.is_late(request.attempt, request.token);
+        (late || self.is_of_another(&request.body_hash)).then_some(SliceRecord::Superseded)
+    }
+
+    /// Whether an outcome of this attempt under this token comes after an attempt that outranks it began.
+    fn is_late(&self, attempt: u32, token: Option<Token>) -> bool {
+        self.begun.as_ref().is_some_and(|begun| match token {
             Some(token) => token < begun.token,
             // Never ran: only where no attempt of this number runs. A later number exists only because the earlier one was handed back.
-            None => request.attempt <= begun.attempt,
-        };
-        late.then_some(Record::Superseded)
+            None => attempt <= begun.attempt,
+        })
     }
 
     /// The status, as producers see it.
     pub fn status(&self, task_id: &TaskId, now_ms: u64) -> Result<TaskStatus, StoreError> {
         let body = self.ended.as_ref().and_then(|ended| ended.live_body(now_ms));
         let ran = self.ended.as_ref().filter(|ended| ended.token.is_some());
-        Ok(TaskStatus {
+        let (begun, slices) = (self.begun.as_ref(), self.slices.as_ref());
+        let latest = begun.map(|begun| begun.attempt).or_else(|| slices.map(|slices| slices.attempt)).unwrap_or(0);
+        let mut status = TaskStatus {
             task_id: task_id.clone(),
             state: self.state(now_ms),
             kind: self.kind.clone(),
             group: self.group.clone(),
-            gpu_id: self.begun.as_ref().map(|begun| begun.gpu_id.clone()),
-            attempt: ran.map_or(self.begun.as_ref().map_or(0, |begun| begun.attempt), |ended| ended.attempt),
+            gpu_id: begun.map(|begun| begun.gpu_id.clone()).or_else(|| slices?.gpu_id.clone()),
+            attempt: ran.map_or(latest, |ended| ended.attempt),
             crashes: u32::try_from(self.crashes.len()).unwrap_or(u32::MAX),
             waiting_for: self.waiting_for.clone().or_else(|| self.last_error()),
             not_before_ms: self.delay.map(|delay| delay.not_before_ms),
-            progress: self.progress(now_ms).cloned(),
-            items: None,
+            progress: self.noted(now_ms).map(|noted| noted.progress.clone()),
+            items: self.noted(now_ms).and_then(|noted| noted.items),
             slices: None,
             first_seen_ms: self.first_seen_ms,
             changed_ms: self.changed_ms,
             reply: body.map(|bytes| parse_reply(bytes)).transpose()?,
-        })
+        };
+        if let Some(notes) = self.live_notes() {
+            slices::show(notes, self.is_cancelled(), &mut status);
+        }
+        Ok(status)
     }
 
     /// How far the attempt is that runs now.
-    fn progress(&self, now_ms: u64) -> Option<&Progress> {
-        let noted = self.progress.as_ref().filter(|noted| self.runs_under(noted.token))?;
-        (self.state(now_ms) == TaskState::Running).then_some(&noted.progress)
+    fn noted(&self, now_ms: u64) -> Option<&Noted> {
+        self.progress.as_ref().filter(|noted| self.runs_under(noted.token) && self.state(now_ms) == TaskState::Running)
     }
 
     /// Why it waits for its next attempt.

@@ -9,19 +9,21 @@ use super::{
     record::{Begun, CancelMark, Delay, Ended, KeptBody, Noted, Retried, TaskRecord},
 };
 use crate::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, ProgressAnswer, ProgressRequest, Reach, Record,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
     RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Submission, Totals, Verdict,
 };
 
 /// What the lock protects.
 #[derive(Debug)]
 pub struct State {
-    options: StoreOptions,
-    records: BTreeMap<TaskId, TaskRecord>,
+    pub(super) options: StoreOptions,
+    pub(super) records: BTreeMap<TaskId, TaskRecord>,
     records_due: Deadlines,
     bodies_due: Deadlines,
+    /// The results of batches that were merged.
+    pub(super) results_due: Deadlines,
     gpus: BTreeMap<GpuId, KnownGpu>,
-    totals: Totals,
+    pub(super) totals: Totals,
 }
 
 impl State {
@@ -31,6 +33,7 @@ impl State {
             records: BTreeMap::new(),
             records_due: Deadlines::default(),
             bodies_due: Deadlines::default(),
+            results_due: Deadlines::default(),
             gpus: BTreeMap::new(),
             totals: Totals::default(),
         }
@@ -96,8 +99,23 @@ impl State {
         self.change(task_id, now_ms).only_submitted = only_submitted;
     }
 
+    /// Looks before anything is done with a delivery.
+    pub fn look(&mut self, request: &LookRequest, now_ms: u64) -> Look {
+        if let Some(against) = self.against_slice(&request.task_id, now_ms) {
+            return against;
+        }
+        let Some(record) = self.record(&request.task_id, now_ms) else { return Look::Open };
+        match record.look(&request.body_hash, (request.attempt, request.published_s), now_ms) {
+            Look::Open => record.unfinished(None).map_or(Look::Open, Look::Unfinished),
+            look => look,
+        }
+    }
+
     pub fn begin(&mut self, request: &BeginRequest, now_us: u64) -> Begin {
         let now_ms = now_us / 1_000;
+        if let Some(against) = self.against_slice(&request.task_id, now_ms) {
+            return Begin::Not(against);
+        }
         if let Some(record) = self.record(&request.task_id, now_ms) {
             match record.look(&request.body_hash, (request.attempt, request.published_s), now_ms) {
                 Look::Open => {}
@@ -130,15 +148,23 @@ impl State {
             alone: request.alone,
             settled: false,
         });
+        self.slice_began(&request.task_id, &request.gpu_id, now_ms);
         Begin::Begun(token)
     }
 
     pub fn fence(&mut self, request: &FenceRequest, now_us: u64) -> Fence {
         let now_ms = now_us / 1_000;
+        if let Some(against @ Look::Unwanted) = self.against_slice(&request.task_id, now_ms) {
+            return Fence::Not(against);
+        }
         if let Some(record) = self.record(&request.task_id, now_ms) {
             match record.look(&request.body_hash, (request.attempt, None), now_ms) {
                 look @ (Look::Ended(_) | Look::ReusedId) => return Fence::Not(look),
                 Look::Open | Look::Unfinished(_) | Look::Cancelled | Look::Retried(_) | Look::Split(_) | Look::Unwanted => {}
+            }
+            // Also where it was cancelled: with a token, its one outcome could no longer be recorded without one.
+            if let Some(split) = record.split() {
+                return Fence::Not(Look::Split(split));
             }
             if let Some(holder) = record.unfinished(request.verdict) {
                 return Fence::Unfinished(holder);
@@ -157,12 +183,14 @@ impl State {
             alone: false,
             settled: true,
         });
+        self.slice_waits(&request.task_id, now_ms);
         Fence::Fenced(token)
     }
 
     fn judge(&mut self, task_id: &TaskId, verdict: Option<Verdict>, now_ms: u64) {
         if self.records.get_mut(task_id).is_some_and(|record| record.take_verdict(verdict, now_ms)) {
             self.change(task_id, now_ms);
+            self.slice_waits(task_id, now_ms);
         }
     }
 
@@ -179,6 +207,7 @@ impl State {
             if let Some(begun) = &mut record.begun {
                 begun.settled = true;
             }
+            self.slice_waits(task_id, now_ms);
         }
     }
 
@@ -186,9 +215,12 @@ impl State {
         if !self.record(&request.task_id, now_ms).is_some_and(|record| record.runs_under(request.token)) {
             return ProgressAnswer::Refused;
         }
+        if matches!(self.against_slice(&request.task_id, now_ms), Some(Look::Unwanted)) {
+            return ProgressAnswer::Refused;
+        }
         let progress = Progress { fraction: request.fraction, message: request.message.clone(), at_ms: now_ms };
-        self.change(&request.task_id, now_ms).progress = Some(Noted { token: request.token, progress });
-        ProgressAnswer::Noted(None)
+        self.change(&request.task_id, now_ms).progress = Some(Noted { token: request.token, progress, items: request.items });
+        ProgressAnswer::Noted(self.slice_progressed(&request.task_id, request.items, now_ms))
     }
 
     pub fn record_outcome(&mut self, request: &RecordRequest, now_ms: u64) -> Record {
@@ -214,6 +246,9 @@ impl State {
     }
 
     pub fn retry(&mut self, request: &RetryRequest, now_ms: u64) -> RetryAnswer {
+        if let Some(against) = self.against_slice(&request.task_id, now_ms) {
+            return RetryAnswer::Not(against);
+        }
         if let Some(answer) = self.record(&request.task_id, now_ms).and_then(|record| record.refuses_retry(request, now_ms)) {
             return answer;
         }
@@ -222,6 +257,7 @@ impl State {
         record.body_hash = Some(request.body_hash.clone());
         record.waiting_for = None;
         record.retried = Some(Retried { due, error: request.error.clone() });
+        self.slice_waits(&request.task_id, now_ms);
         RetryAnswer::Due(due)
     }
 
@@ -232,6 +268,7 @@ impl State {
             Some(record) if record.ended.is_none() => return Reopen::NotEnded,
             Some(_) => {}
         }
+        self.remove_slices(task_id);
         self.remove(task_id);
         Reopen::Open
     }
@@ -242,8 +279,7 @@ impl State {
         let answer = match known {
             Some(TaskRecord { ended: Some(ended), .. }) => return Cancel::Ended(ended.outcome),
             Some(record) if !record.is_seen() => Cancel::Unseen,
-            Some(record @ TaskRecord { begun: Some(begun), .. }) if record.runs() => Cancel::Running(begun.gpu_id.clone()),
-            Some(_) => Cancel::Waiting,
+            Some(record) => record.runs_on().map_or(Cancel::Waiting, |gpu_id| Cancel::Running(gpu_id.clone())),
             None => Cancel::Unseen,
         };
         let bounded = answer == Cancel::Unseen && reach == Reach::Published && before.is_none_or(|mark| mark.unseen);
@@ -303,10 +339,14 @@ impl State {
             let Some(task_id) = self.bodies_due.pop_due(now_ms) else { break };
             self.drop_body(&task_id);
         }
+        for _ in 0..at_most {
+            let Some(batch) = self.results_due.pop_due(now_ms) else { break };
+            self.drop_results(&batch);
+        }
     }
 
     /// The task's record to be changed now: made if there is none, its expiry counted from now, or from when it is due. No longer only submitted.
-    fn change(&mut self, task_id: &TaskId, now_ms: u64) -> &mut TaskRecord {
+    pub(super) fn change(&mut self, task_id: &TaskId, now_ms: u64) -> &mut TaskRecord {
         if self.records.get(task_id).is_some_and(|record| record.expires_ms <= now_ms) {
             self.remove(task_id);
         }
@@ -334,8 +374,9 @@ impl State {
         Some(KeptBody { bytes: request.reply.clone(), expires_ms })
     }
 
-    fn remove(&mut self, task_id: &TaskId) {
+    pub(super) fn remove(&mut self, task_id: &TaskId) {
         self.drop_body(task_id);
+        self.drop_results(task_id);
         if let Some(record) = self.records.remove(task_id) {
             self.records_due.clear(task_id, Some(record.expires_ms));
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use protocol::{DeliveryId, Fraction, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
 
 use crate::{
-    Begin, Cancel, Crash, Fence, Holder, Look, ProgressAnswer, Record, Retry, RetryAnswer, StoreError, Stored, Submission,
+    Begin, Cancel, Crash, Fence, Holder, Look, Record, Retry, RetryAnswer, StoreError, Stored, Submission, slices,
     status::{parse_reply, waits_for_retry},
 };
 
@@ -66,6 +66,8 @@ impl Answer {
             "reused" => Ok(Look::ReusedId),
             "retried" => self.due().map(Look::Retried),
             "ended" => self.stored().map(Look::Ended),
+            "split" => self.slices_now().map(Look::Split),
+            "unwanted" => Ok(Look::Unwanted),
             _ => Err(self.garbled()),
         }
     }
@@ -113,7 +115,7 @@ impl Answer {
         match self.word() {
             "fenced" => Ok(Fence::Fenced(Token(self.required(1)?))),
             "unfinished" => self.holder().map(Fence::Unfinished),
-            "ended" | "reused" => self.look().map(Fence::Not),
+            "ended" | "reused" | "split" | "unwanted" => self.look().map(Fence::Not),
             _ => Err(self.garbled()),
         }
     }
@@ -126,15 +128,6 @@ impl Answer {
             incarnation: self.required(3)?,
             delivery: DeliveryId(self.required(4)?),
         })
-    }
-
-    /// The answer to `progress`.
-    pub fn progress(self) -> Result<ProgressAnswer, StoreError> {
-        match self.word() {
-            "noted" => Ok(ProgressAnswer::Noted(None)),
-            "refused" => Ok(ProgressAnswer::Refused),
-            _ => Err(self.garbled()),
-        }
     }
 
     /// The answer to `record`.
@@ -175,7 +168,8 @@ impl Answer {
             }
             _ => waiting_for,
         };
-        Ok(Some(TaskStatus {
+        let is_running = state == TaskState::Running;
+        let mut status = TaskStatus {
             task_id: task_id.clone(),
             state,
             kind: self.optional(2)?,
@@ -185,13 +179,17 @@ impl Answer {
             crashes: u32::try_from(self.crashes(17)?.len()).unwrap_or(u32::MAX),
             waiting_for,
             not_before_ms: self.optional(19)?,
-            progress: if state == TaskState::Running { self.noted()? } else { None },
-            items: None,
+            progress: if is_running { self.noted()? } else { None },
+            items: if is_running { self.items(23)? } else { None },
             slices: None,
             first_seen_ms: self.required(0)?,
             changed_ms: self.required(1)?,
             reply: self.take(10).map(|body| parse_reply(&body)).transpose()?,
-        }))
+        };
+        if let Some(notes) = self.notes(22)? {
+            slices::show(&notes, cancelled, &mut status);
+        }
+        Ok(Some(status))
     }
 
     /// Parts 14 to 16 of a status: fraction, message, time.
@@ -287,13 +285,13 @@ mod tests {
         /// Whatever a store answers is understood or garbled: a panic would end a worker.
         #[test]
         fn any_answer_is_understood_or_garbled(
-            word in proptest::sample::select(&["open", "ended", "retried", "running", "begun", "recorded", "noted", "succeeded", "7", ""][..]),
+            word in proptest::sample::select(&["open", "ended", "retried", "running", "begun", "recorded", "noted", "split", "slices", "succeeded", "7", ""][..]),
             rest in proptest::collection::vec(
                 proptest::option::of(proptest::prop_oneof![
                     proptest::collection::vec(proptest::num::u8::ANY, 0..6),
-                    proptest::sample::select(&["succeeded", "1", "18446744073709551616", "gpu-0", "echo", ""][..]).prop_map(|text| text.as_bytes().to_vec()),
+                    proptest::sample::select(&["succeeded", "1", "18446744073709551616", "gpu-0", "echo", "0..4 ended 4 0 9 1", ""][..]).prop_map(|text| text.as_bytes().to_vec()),
                 ]),
-                0..14,
+                0..22,
             ),
         ) {
             let parts: Vec<Option<Vec<u8>>> = [Some(word.as_bytes().to_vec())].into_iter().chain(rest).collect();
@@ -302,6 +300,7 @@ mod tests {
             let errors = [
                 answer().look().err(), answer().retry().err(), answer().cancel().err(), answer().begin().err(), answer().record().err(),
                 answer().fence().err(), answer().status(&task_id).err(), answer().submission().err(),
+                answer().split().err(), answer().slice_record().err(), answer().progress().err(), answer().slices().err(), answer().freed().err(),
             ];
             for error in errors.into_iter().flatten() {
                 let garbled = matches!(error, StoreError::Garbled { .. });

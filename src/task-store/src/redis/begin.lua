@@ -1,15 +1,15 @@
 -- An attempt begins, unless the task ended, was cancelled, somebody else has it, or its crashes stand against it.
--- KEYS[1] the task's record
+-- KEYS[1] the task's record; of a slice also KEYS[2] and KEYS[3] (see slices.lua)
 -- ARGV    offset ms, body hash, outcome retention ms, kind, attempt, delivery, GPU, incarnation, alone (1 or 0), most crashes,
 --         token of a former holder ('' for none), whether that one is gone (1 or 0), Unix second in which it was published ('' if not known)
--- Returns {'begun', token} (the same token if it had begun for this delivery), what `stands_against` says, or
+-- Returns {'begun', token} (the same token if it had begun for this delivery), what `stands_against` or a slice's batch says, or
 --   {'unfinished', token, GPU, incarnation, delivery}   another delivery's attempt has no end, and the caller does not say what became of it
 --   {'suspect'}                                         it crashed before and is to run alone
 --   {'condemned', crashes}                              its crashes are used up
 
 local now = now_ms(ARGV[1])
-local record = read(KEYS[1], now)
-local answer = stands_against(record, ARGV[2], ARGV[5], now, ARGV[13])
+local record, batch, answer = read_task(KEYS, now)
+answer = answer or stands_against(record, ARGV[2], ARGV[5], now, ARGV[13])
 if answer then
   return answer
 end
@@ -20,7 +20,9 @@ answer = unfinished(record, ARGV[11])
 if answer then
   return answer
 end
-judge(KEYS[1], record, now, ARGV[3], ARGV[11], ARGV[12])
+if judge(KEYS[1], record, now, ARGV[3], ARGV[11], ARGV[12]) and batch then
+  note_slice(batch, now, ARGV[3], {state = 'waiting'})
+end
 local crashes = record.crashes or ''
 if crashes ~= '' then
   local _, count = string.gsub(crashes, '\n', '')
@@ -43,5 +45,8 @@ end
 -- It did not reach this task.
 if record.cancelled then
   redis.call('HDEL', KEYS[1], 'cancelled', 'cancelled_unseen')
+end
+if batch then
+  note_slice(batch, now, ARGV[3], {state = 'running', gpu = ARGV[7]})
 end
 return {'begun', token}

@@ -1,8 +1,8 @@
 -- Asks for a task's end. Of a known task, asking again changes nothing.
--- KEYS[1] the task's record   KEYS[2] its reply (not read)
+-- KEYS[1] the task's record
 -- ARGV    offset ms, outcome retention ms, 1 if it reaches what is published later where no task of the id is known, else 0
 -- Returns {'ended', outcome}   nothing changed
---         {'running', GPU}     its worker finds the mark
+--         {'running', GPU}     its worker finds the mark; of a batch that was split, the GPU whose slice began last
 --         {'waiting'}          it will be skipped
 --         {'unseen'}           no task of the id is known: what was published up to this second will be skipped, and with reach what comes later too
 
@@ -14,7 +14,7 @@ end
 local answer = {'waiting'}
 if not seen(record) then
   answer = {'unseen'}
-elseif runs(record) then
+elseif runs(record) or a_slice_runs(record) then
   answer = {'running', record.gpu}
 end
 if answer[1] == 'unseen' and ARGV[3] ~= '1' and (record.cancelled_unseen or not record.cancelled) then

@@ -1,16 +1,19 @@
 //! Every key of the store.
 //!
-//! What belongs to one task shares a hash tag, so that it lies in one slot of a Redis Cluster and different tasks spread over all slots.
+//! What belongs to one task shares a hash tag, so that it lies in one slot of a Redis Cluster and different tasks spread over all slots. The slices of a batch share their batch's.
 //!
 //! | key | what |
 //! | --- | --- |
 //! | `<prefix>:{task:<id>}` | the task's record: a hash, its fields are in `prelude.lua`; expires |
 //! | `<prefix>:{task:<id>}:reply` | the kept reply's body; expires |
+//! | `<prefix>:{task:<batch>}:slice:<from>..<to>` | a slice's record: a hash, with the fields of any task; expires |
+//! | `<prefix>:{task:<batch>}:results` | the results of a batch's slices that have ended: a hash of slice → results; expires |
 //! | `<prefix>:store:gpus` | the announced GPUs: a hash |
 //! | `<prefix>:store:reply_bytes` | what kept replies take: a hash of counts |
 //! | `<prefix>:{group:<name>}` | a group: a hash, its fields are in `groups/prelude.lua`; expires |
 //! | `<prefix>:{group:<name>}:members`, `:order`, `:ended` | its members: by task, by id, and those that ended by when they did; expire |
 //! | `<prefix>:store:{groups}:made`, `:look` | the names of groups: by when they were made, and by when to look whether they are forgotten |
+//! | `<prefix>:store:result_bytes` | what kept results of slices take: a hash of counts |
 //! | `<prefix>:store:probe` | the mark that shows that the server takes writes; expires |
 
 use protocol::{GroupName, TaskId};
@@ -26,12 +29,31 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
+    /// The record of a task or of a slice.
     pub fn record(&self, task_id: &TaskId) -> String {
-        format!("{}:{{task:{task_id}}}", self.prefix)
+        match task_id.slice() {
+            None => format!("{}:{{task:{task_id}}}", self.prefix),
+            Some(slice) => format!("{}:{{task:{}}}:slice:{slice}", self.prefix, task_id.batch()),
+        }
+    }
+
+    /// What the functions that take every task are given: its record, and of a slice also what they need of its batch.
+    pub fn with_batch(&self, task_id: &TaskId) -> Vec<String> {
+        let mut keys = vec![self.record(task_id)];
+        if task_id.slice().is_some() {
+            let batch = task_id.batch();
+            keys.extend([self.record(&batch), self.results(&batch)]);
+        }
+        keys
     }
 
     pub fn reply(&self, task_id: &TaskId) -> String {
-        format!("{}:{{task:{task_id}}}:reply", self.prefix)
+        format!("{}:reply", self.record(task_id))
+    }
+
+    /// The results of a batch's slices.
+    pub fn results(&self, batch: &TaskId) -> String {
+        format!("{}:results", self.record(batch))
     }
 
     /// The group, its members, those by id, and those that ended.
@@ -52,6 +74,10 @@ impl Keys {
         format!("{}:store:reply_bytes", self.prefix)
     }
 
+    pub fn result_bytes(&self) -> String {
+        format!("{}:store:result_bytes", self.prefix)
+    }
+
     pub fn probe(&self) -> String {
         format!("{}:store:probe", self.prefix)
     }
@@ -70,6 +96,19 @@ mod tests {
         assert_eq!(keys.record(&task_id), "fleet:{task:order-17:3}");
         assert_eq!(keys.reply(&task_id), "fleet:{task:order-17:3}:reply");
         assert_eq!(hash_slot(&keys.record(&task_id)), hash_slot(&keys.reply(&task_id)));
+        assert_eq!(keys.with_batch(&task_id), [keys.record(&task_id)]);
+    }
+
+    #[test]
+    fn a_slices_keys_share_the_hash_tag_of_their_batch() {
+        let keys = Keys::new("fleet");
+        let batch = TaskId::new("order-17:3").expect("a valid id");
+        let slice = batch.of_slice("16..32".parse().expect("a slice"));
+        let expected = ["fleet:{task:order-17:3}:slice:16..32", "fleet:{task:order-17:3}", "fleet:{task:order-17:3}:results"];
+        assert_eq!(keys.with_batch(&slice), expected);
+        for key in expected {
+            assert_eq!(hash_slot(key), hash_slot(&keys.record(&batch)), "{key}");
+        }
     }
 
     #[test]

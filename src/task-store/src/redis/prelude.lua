@@ -21,6 +21,14 @@
 --                                    once a later task is submitted or begins. A version that does not know this field takes the cancel to count for every task
 --   outcome, ended_attempt, ended_token ('' if it never ran), digest, reply_until (Unix ms, 0 if not kept)
 --   published                        to whom the reply was first published
+--   progress_items                   with `progress`, of a batch or a slice: 'items, ended, failed' with spaces between, without the last where it is not known
+-- Of a batch that was split, until its slices are forgotten:
+--   slices                           their names (`16..32`), in order, with spaces between
+--   slice:<name>                     for each: 'waiting', 'running' or 'ended', how many of its items have ended, how many of those failed, the bytes of its results, and Unix ms
+--                                    when it ended (0: not yet), with spaces between
+--   items, items_done, items_failed  of all slices together
+--   results_until                    Unix ms until when the results can be read, once the batch has ended and was merged
+-- And for as long as the record lives: split_attempt, the attempt that was split; gpu, that of the slice that began last.
 
 local time
 local function now_us(offset_ms)
@@ -50,7 +58,8 @@ local function read(key, now)
   return record
 end
 
--- Writes fields into a record that was read as `record`, and counts its expiry from now, or from when its task is due. No longer only submitted.
+-- Writes fields into a record that was read as `record`, and counts its expiry from now, or from when its task is due. No longer only submitted. Returns for how many ms the
+-- server keeps the key, if that was said anew.
 local function write(key, record, now, retention_ms, fields)
   local now_text, count = text(now), #fields
   local delayed_ms = math.max(0, tonumber(record.delayed_until or 0) - now)
@@ -77,6 +86,7 @@ local function write(key, record, now, retention_ms, fields)
   if not lives_on then
     redis.call('PEXPIRE', key, keep_ms)
   end
+  return keep_ms
 end
 
 -- Whether a task of the id is known: a cancel alone makes none.
@@ -99,8 +109,18 @@ local function keeps_reply(record, now)
   return record.reply_until and tonumber(record.reply_until) > now and '1' or ''
 end
 
+-- {word, one line a slice: its name and what is written of it, hash of the batch's body, the attempt that was split, which split it is}
+local function split_answer(word, record)
+  local lines = {}
+  for name in string.gmatch(record.slices, '%S+') do
+    lines[#lines + 1] = name .. ' ' .. record['slice:' .. name]
+  end
+  return {word, table.concat(lines, '\n'), record.hash, record.split_attempt, record.split_token}
+end
+
 -- What stands against running this attempt of the task, whose message was published in that Unix second, as the client reads it; nil if nothing does:
 --   {'reused'} | {'ended', outcome, attempt, token or '', '1' if the reply is kept or '', to whom published or nil} | {'cancelled'} | {'retried', attempt that is due, pause in ms}
+--   | {'split', ...} as `split_answer` says it: a batch whose slices run in its place
 local function stands_against(record, hash, attempt, now, published)
   if record.hash and record.hash ~= hash then
     return {'reused'}
@@ -113,6 +133,9 @@ local function stands_against(record, hash, attempt, now, published)
   end
   if record.due and tonumber(record.due) > tonumber(attempt) then
     return {'retried', record.due, record.due_after}
+  end
+  if record.slices then
+    return split_answer('split', record)
   end
   return nil
 end
@@ -130,10 +153,10 @@ local function unfinished(record, judged)
   return { 'unfinished', record.token, record.gpu, record.incarnation, record.delivery or '0' }
 end
 
--- Takes the caller's verdict on the holder of that token: its worker is gone ('1', a crash), or has let go of the task.
+-- Takes the caller's verdict on the holder of that token: its worker is gone ('1', a crash), or has let go of the task. Returns whether there was one to judge.
 local function judge(key, record, now, retention_ms, judged, gone)
   if not runs(record) or record.token ~= judged then
-    return
+    return false
   end
   local fields = { 'settled', judged }
   if gone == '1' then
@@ -142,9 +165,22 @@ local function judge(key, record, now, retention_ms, judged, gone)
   end
   write(key, record, now, retention_ms, fields)
   record.settled = judged
+  return true
 end
 
 -- A token above every earlier one of the task, and not below the time in microseconds.
 local function next_token(record, offset_ms)
   return text(math.max(tonumber(record.token or 0) + 1, now_us(offset_ms)))
+end
+
+-- Whether an outcome of this attempt under this token ('' if it never ran) comes after an attempt that outranks it began.
+local function is_late(record, attempt, token)
+  if not record.token then
+    return false
+  end
+  if token == '' then
+    -- Only where no attempt of this number runs. A later number exists only because the earlier was handed back.
+    return tonumber(attempt) <= tonumber(record.attempt)
+  end
+  return tonumber(token) < tonumber(record.token)
 end

@@ -19,17 +19,8 @@ if record.outcome then
   end
   return stands_against(record, ARGV[2], ARGV[6], now)
 end
-if record.token then
-  -- Without a token it never ran: only where no attempt of this number runs. A later number exists only because the earlier was handed back.
-  local late
-  if ARGV[7] == '' then
-    late = tonumber(ARGV[6]) <= tonumber(record.attempt)
-  else
-    late = tonumber(ARGV[7]) < tonumber(record.token)
-  end
-  if late then
-    return {'superseded'}
-  end
+if is_late(record, ARGV[6], ARGV[7]) then
+  return {'superseded'}
 end
 
 local reply_until = 0

@@ -2,7 +2,7 @@
 
 use redis_link::{Link, ScriptLibrary};
 
-const PRELUDE: &str = include_str!("prelude.lua");
+const PRELUDE: &str = concat!(include_str!("prelude.lua"), include_str!("slices.lua"));
 
 /// Functions, each a file; those `of groups` stand behind a prelude of their own.
 macro_rules! functions {
@@ -34,6 +34,11 @@ const FUNCTIONS: &[(&str, &str)] = functions!(
     "withdraw",
     "reply_bytes",
     "probe",
+    "split",
+    "record_slice",
+    "slice_results",
+    "forget_slices",
+    "cancel_asked",
     "groups/enter",
     "groups/due",
     "groups/looked",
@@ -54,7 +59,7 @@ const FUNCTIONS: &[(&str, &str)] = functions!(
 );
 
 /// `begin` alone, with all that it needs.
-pub const BEGIN: &str = concat!(include_str!("prelude.lua"), include_str!("begin.lua"));
+pub const BEGIN: &str = concat!(include_str!("prelude.lua"), include_str!("slices.lua"), include_str!("begin.lua"));
 
 /// The library, on the server that `link` leads to.
 pub fn library(link: &Link) -> ScriptLibrary {
