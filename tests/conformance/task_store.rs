@@ -1,5 +1,9 @@
 //! The conformance suite of the store: each case is listed once and runs on every back end. Time is moved, never slept.
 
+mod batch_results;
+mod batches;
+mod batches_both;
+mod batches_redis;
 mod both;
 mod cancels;
 mod crashes;
@@ -9,6 +13,7 @@ mod named;
 mod progress;
 mod redis_only;
 mod second_tries;
+mod slices;
 mod subject;
 mod submissions;
 
@@ -21,7 +26,7 @@ use task_store::{
     RetryRequest, StoreOptions, Stored, Submission, Totals, Verdict,
 };
 
-use self::{cancels::*, crashes::*, delays::*, progress::*, second_tries::*, subject::*, submissions::*};
+use self::{batch_results::*, batches::*, cancels::*, crashes::*, delays::*, progress::*, second_tries::*, subject::*, submissions::*};
 
 macro_rules! cases {
     ($($case:ident,)*) => {
@@ -94,6 +99,32 @@ cases! {
     a_token_of_sixteen_digits_survives,
     a_reply_of_any_bytes_survives,
     a_probe_leaves_nothing_that_a_task_sees,
+    a_batch_is_split_once_and_its_cut_stays,
+    what_stands_against_running_a_batch_stands_against_splitting_it,
+    a_batch_of_which_an_attempt_began_stays_whole,
+    a_slice_lives_the_life_of_a_task,
+    nobody_wants_a_slice_whose_batch_is_unknown_cut_otherwise_or_ended,
+    the_status_of_a_batch_counts_its_slices,
+    what_came_to_nothing_counts_no_items,
+    a_slice_that_crashed_waits_until_it_begins_again,
+    a_cancelled_batch_cancels_its_slices_and_still_takes_their_ends,
+    a_slice_is_cancelled_alone,
+    the_first_end_of_a_slice_is_final,
+    a_late_holder_of_a_slice_ends_nothing,
+    a_slice_that_ends_without_a_run_is_fenced_off_first,
+    of_two_mergers_one_records,
+    after_the_store_was_emptied_the_batch_is_split_anew,
+    the_items_of_a_batch_that_runs_whole_show_in_its_status,
+    results_are_read_in_order_and_in_pieces,
+    large_results_survive_to_the_last_byte,
+    results_without_room_change_nothing,
+    forgotten_results_give_their_room_back,
+    results_of_a_merged_batch_are_readable_as_long_as_a_reply,
+    what_has_not_ended_is_not_forgotten,
+    a_batch_and_its_results_live_as_long_as_its_slices_change,
+    a_batch_whose_slices_do_nothing_is_forgotten_with_its_results,
+    a_slice_that_only_its_batch_remembers_is_not_run_again,
+    a_batch_is_reopened_without_its_slices_and_results,
 }
 
 async fn a_task_lives_from_waiting_over_running_to_its_outcome(back_end: BackEnd) {

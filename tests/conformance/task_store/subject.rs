@@ -33,7 +33,8 @@ pub struct Subject {
 /// The store itself.
 enum Behind {
     Memory(Arc<MemoryStore>, Arc<SimulatedClock>),
-    Redis(Arc<RedisStore>),
+    /// The store, and what its keys begin with.
+    Redis(Arc<RedisStore>, String),
 }
 
 struct SimulatedClock(AtomicU64);
@@ -48,7 +49,15 @@ impl Subject {
     pub fn pass(&self, duration: Duration) {
         match &self.behind {
             Behind::Memory(_, clock) => _ = clock.0.fetch_add(duration.as_micros() as u64, Relaxed),
-            Behind::Redis(store) => store.move_time(duration),
+            Behind::Redis(store, _) => store.move_time(duration),
+        }
+    }
+
+    /// Makes the store forget everything, as a server does that loses its data.
+    pub async fn empty(&self) {
+        match &self.behind {
+            Behind::Memory(store, _) => store.clear(),
+            Behind::Redis(_, prefix) => PrivateRedis::shared().await.delete(&format!("{prefix}:*")).await,
         }
     }
 
@@ -63,7 +72,7 @@ impl Subject {
     pub async fn totals(&self) -> Totals {
         match &self.behind {
             Behind::Memory(store, _) => store.totals(),
-            Behind::Redis(store) => store.totals().await.expect("an answer"),
+            Behind::Redis(store, _) => store.totals().await.expect("an answer"),
         }
     }
 }
@@ -87,8 +96,9 @@ impl BackEnd {
                 Subject { store: Arc::new(NamedTokens::new(store.clone())), behind: Behind::Memory(store, clock) }
             }
             Self::Redis => {
-                let store = Arc::new(redis_store(&PrivateRedis::fresh_prefix(), options).await);
-                Subject { store: Arc::new(NamedTokens::new(store.clone())), behind: Behind::Redis(store) }
+                let prefix = PrivateRedis::fresh_prefix();
+                let store = Arc::new(redis_store(&prefix, options).await);
+                Subject { store: Arc::new(NamedTokens::new(store.clone())), behind: Behind::Redis(store, prefix) }
             }
         }
     }
