@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use gpu_table::{GpuTable, RedisTable};
-use protocol::{BodyHash, ClaimAnswer, DeliveryId, config::SecretUrl};
-use task_store::{Begin, BeginRequest, Look, LookRequest, Reach, RedisStore, StoreOptions, TaskStore};
+use protocol::{BodyHash, ClaimAnswer, DeliveryId, Slice, config::SecretUrl};
+use task_store::{Begin, BeginRequest, Look, LookRequest, Reach, RedisStore, SliceState, SplitRequest, StoreOptions, TaskStore};
 use tests::redis::{Persistence, PrivateRedis};
 
 use super::world::{LEASES, ask, gpu_id, heartbeat, incarnation, is_own, pool, row, task_id};
@@ -109,6 +109,23 @@ async fn what_stands_against_the_task_is_told_with_the_slot() {
     let (answer, begun) = servers.claim_and_begin("t", "a").await;
     assert!(is_own(&answer));
     assert_eq!(begun, Some(Begin::Not(Look::Cancelled)));
+}
+
+#[tokio::test]
+async fn a_slice_begins_in_the_trip_of_its_claim() {
+    let servers = servers(Persistence::Nothing, 0).await;
+    let slices = Slice::of_lengths(&[4, 4]);
+    let (kind, task_id) = ("echo".parse().expect("a kind"), task_id("t"));
+    let request = SplitRequest { task_id, body_hash: body_hash(), kind, attempt: 1, published_s: None, slices: slices.clone() };
+    servers.store.split(&request).await.expect("an answer");
+    let begin = BeginRequest { task_id: request.task_id.of_slice(slices[1]), ..beginning("t", "a") };
+    let rider = servers.store.begin_rider(&begin).expect("a store on Redis can ride along");
+    let (answer, ridden) = servers.table.claim_with(&ask("t", "a"), Some(&rider)).await.expect("an answer");
+    assert!(is_own(&answer), "{answer:?}");
+    let begun = servers.store.begin_ridden(&begin.task_id, ridden.expect("it ran")).await.expect("an answer");
+    assert!(matches!(begun, Begin::Begun(_)), "{begun:?}");
+    let Look::Split(split) = servers.look("t").await else { panic!("it was split") };
+    assert_eq!(split.slices, [(slices[0], SliceState::Waiting), (slices[1], SliceState::Running)]);
 }
 
 #[tokio::test]

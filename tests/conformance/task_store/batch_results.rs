@@ -11,7 +11,7 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     expected.iter().map(|(slice, results)| ((*slice).to_owned(), (*results).to_owned())).collect()
 }
 
-/// A batch of two slices that have ended, with ten bytes of results, and itself if it was merged.
+/// A batch both of whose slices have ended, with ten bytes of results.
 async fn complete(subject: &Subject) {
     split(subject, &[4, 4]).await;
     for (text, token) in [("4..8", 8), ("0..4", 7)] {
