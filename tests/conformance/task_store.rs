@@ -122,6 +122,7 @@ cases! {
     results_of_a_merged_batch_are_readable_as_long_as_a_reply,
     what_has_not_ended_is_not_forgotten,
     a_batch_and_its_results_live_as_long_as_its_slices_change,
+    a_batch_lives_while_a_slice_says_why_it_waits,
     a_batch_whose_slices_do_nothing_is_forgotten_with_its_results,
     a_slice_that_only_its_batch_remembers_is_not_run_again,
     a_batch_is_reopened_without_its_slices_and_results,

@@ -314,7 +314,7 @@ impl TaskStore for RedisStore {
     }
 
     async fn waits_for(&self, task_id: &TaskId, kind: &Kind, reason: &str) -> Result<(), StoreError> {
-        let item = self.on_task("waits_for", task_id).with(self.options.outcome_retention_ms()).with(kind.as_str()).with(reason);
+        let item = self.on_any_task("waits_for", task_id).with(self.options.outcome_retention_ms()).with(kind.as_str()).with(reason);
         self.calls.run("note why a task waits", item.0).await.map(drop)
     }
 

@@ -147,6 +147,21 @@ pub async fn a_batch_and_its_results_live_as_long_as_its_slices_change(back_end:
     assert_eq!(store.record(&merged()).await.unwrap(), Record::Recorded);
 }
 
+pub async fn a_batch_lives_while_a_slice_says_why_it_waits(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    split(&subject, &[4, 4]).await;
+    begun(&subject, "0..4", 7).await;
+    subject.store.progress(&slice_progress("0..4", 7, 3)).await.unwrap();
+    let before = counts(&subject).await;
+    for text in ["4..8", "0..4", "4..8"] {
+        subject.pass(OUTCOME_RETENTION * 3 / 4);
+        subject.store.waits_for(&slice_id(text), &kind(), "a GPU").await.unwrap();
+        assert_eq!((now(&subject).await.as_str(), counts(&subject).await), ("0..4 running, 4..8 waiting", before));
+    }
+    let status = subject.store.status(&slice_id("4..8")).await.unwrap().expect("known");
+    assert_eq!((status.state, status.waiting_for.as_deref()), (TaskState::Waiting, Some("a GPU")));
+}
+
 pub async fn a_batch_whose_slices_do_nothing_is_forgotten_with_its_results(back_end: BackEnd) {
     let subject = back_end.start().await;
     let store = &subject.store;

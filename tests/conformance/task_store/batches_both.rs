@@ -27,6 +27,7 @@ enum Step {
     Cancel(TaskId),
     CancelAsked(TaskId),
     Results(u32, usize),
+    Wait(TaskId),
     Reopen,
     Pass(Duration),
 }
@@ -58,7 +59,7 @@ fn some_slice(random: &mut ChaCha8Rng) -> (&'static str, u32, u64) {
 
 fn step(random: &mut ChaCha8Rng) -> Step {
     let (text, number, token) = some_slice(random);
-    match random.random_range(0..32) {
+    match random.random_range(0..33) {
         0..=2 => Step::Split(splitting([&[4, 4][..], &[4, 2, 2]][random.random_range(0..2)])),
         3..=4 => Step::Look(slice_looking(text, number)),
         5 => Step::Look(looking(1)),
@@ -81,6 +82,7 @@ fn step(random: &mut ChaCha8Rng) -> Step {
         27..=28 => Step::CancelAsked(slice_id(text)),
         29 => Step::Results(random.random_range(0..9), random.random_range(0..20)),
         30 => Step::Reopen,
+        31 => Step::Wait(slice_id(text)),
         _ => Step::Pass([REPLY_RETENTION, OUTCOME_RETENTION * 3 / 4][random.random_range(0..2)]),
     }
 }
@@ -115,6 +117,10 @@ async fn take(subject: &Subject, step: &Step) -> Answer {
         Step::Reopen => Answer::Reopened(store.reopen(&task(), &body_hash()).await.expect("an answer")),
         Step::HandBack(task_id, token) => {
             store.hand_back(task_id, *token).await.expect("an answer");
+            Answer::Done
+        }
+        Step::Wait(task_id) => {
+            store.waits_for(task_id, &kind(), "a GPU").await.expect("an answer");
             Answer::Done
         }
         Step::Pass(duration) => {

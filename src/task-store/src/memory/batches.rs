@@ -152,7 +152,7 @@ impl State {
     }
 
     /// Removes the record of a slice that ended in an earlier life of its batch, of which only this is left.
-    fn drop_stale(&mut self, task_id: &TaskId, now_ms: u64) {
+    pub fn drop_stale(&mut self, task_id: &TaskId, now_ms: u64) {
         let Some(note) = self.wanted(task_id, now_ms) else { return };
         let runs_again = note.state != SliceState::Ended;
         if runs_again && self.record(task_id, now_ms).is_some_and(|record| record.ended.is_some()) {
@@ -172,6 +172,13 @@ impl State {
     pub fn slice_waits(&mut self, task_id: &TaskId, now_ms: u64) {
         if let Some(slice) = task_id.slice() {
             self.change_note(task_id, SliceNote::fresh(slice, SliceState::Waiting), now_ms);
+        }
+    }
+
+    /// Something was written of a slice that changes nothing of what it is at: its batch lives on.
+    pub fn slice_stays(&mut self, task_id: &TaskId, now_ms: u64) {
+        if let Some(note) = self.wanted(task_id, now_ms).copied() {
+            self.change_note(task_id, note, now_ms);
         }
     }
 

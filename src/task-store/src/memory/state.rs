@@ -257,7 +257,9 @@ impl State {
         record.body_hash = Some(request.body_hash.clone());
         record.waiting_for = None;
         record.retried = Some(Retried { due, error: request.error.clone() });
-        self.slice_waits(&request.task_id, now_ms);
+        if !record.runs() {
+            self.slice_waits(&request.task_id, now_ms);
+        }
         RetryAnswer::Due(due)
     }
 
@@ -296,10 +298,12 @@ impl State {
     }
 
     pub fn waits_for(&mut self, task_id: &TaskId, kind: &Kind, reason: &str, now_ms: u64) {
+        self.drop_stale(task_id, now_ms);
         if self.record(task_id, now_ms).is_none_or(|record| record.ended.is_none()) {
             let record = self.change(task_id, now_ms);
             record.kind.get_or_insert_with(|| kind.clone());
             record.waiting_for = Some(reason.to_owned());
+            self.slice_stays(task_id, now_ms);
         }
     }
 

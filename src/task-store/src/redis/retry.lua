@@ -18,7 +18,8 @@ write(KEYS[1], record, now, ARGV[3], {'hash', ARGV[2], 'due', due, 'due_after', 
 if record.waiting then
   redis.call('HDEL', KEYS[1], 'waiting')
 end
-if batch then
+record.due = due
+if batch and not runs(record) then
   note_slice(batch, now, ARGV[3], {state = 'waiting'})
 end
 return {'retried', due, ARGV[6]}
