@@ -20,8 +20,8 @@ use protocol::{BodyHash, GpuId, Kind, PoolName, Slice, TaskId, TaskStatus, Token
 use self::{groups::Groups, state::State};
 use crate::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
-    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, StoreOptions, Submission, TaskStore,
-    Totals,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer,
+    SplitRequest, StoreError, StoreOptions, Submission, TaskStore, Totals,
 };
 
 /// How many expired records one operation clears away. More than one operation can add, so that they never pile up.
@@ -97,8 +97,8 @@ impl TaskStore for MemoryStore {
     }
 
     async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
-        let (mut state, now_ms) = self.enter();
-        Ok(state.split(request, now_ms))
+        let (mut state, _) = self.enter();
+        Ok(state.split(request, self.clock.now_us()))
     }
 
     async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {

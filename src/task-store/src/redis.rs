@@ -33,8 +33,8 @@ pub use self::server::ServerFacts;
 use self::{answers::Answer, calls::Calls, keys::Keys, reply_bytes::ReplyBytes};
 use crate::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
-    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, StoreOptions, Submission, TaskStore,
-    Totals, Verdict,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer,
+    SplitRequest, StoreError, StoreOptions, Submission, TaskStore, Totals, Verdict,
 };
 
 /// What the operation is called in errors.

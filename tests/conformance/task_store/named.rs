@@ -12,7 +12,8 @@ use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, PoolName, Slice, TaskId, TaskStatus, Token};
 use task_store::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Holder, KnownGpu, Look, LookRequest, ProgressAnswer,
-    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, Stored, Submission, TaskStore, Verdict,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer,
+    SplitRequest, StoreError, Stored, Submission, TaskStore, Verdict,
 };
 
 /// The name of the token that a fence is given.

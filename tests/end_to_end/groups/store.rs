@@ -6,11 +6,12 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use protocol::{BodyHash, GpuId, GroupName, GroupStatus, Kind, Outcome, PoolName, TaskId, TaskStatus, Token};
+use bytes::Bytes;
+use protocol::{BodyHash, GpuId, GroupName, GroupStatus, Kind, Outcome, PoolName, Slice, TaskId, TaskStatus, Token};
 use task_store::{
     Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look,
     LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, StoreError, Submission, TaskStore,
+    RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, Submission, TaskStore,
 };
 
 /// What a test wants of the store, and what it counted.
@@ -119,6 +120,22 @@ impl TaskStore for ControlledStore {
 
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
         self.inner.begin(request).await
+    }
+
+    async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
+        self.inner.split(request).await
+    }
+
+    async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
+        self.inner.record_slice(request).await
+    }
+
+    async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
+        self.inner.slice_results(batch, from, bytes_max).await
+    }
+
+    fn forget_slices(&self, batch: &TaskId, keep_results: bool) {
+        self.inner.forget_slices(batch, keep_results);
     }
 
     async fn fence(&self, request: &FenceRequest) -> Result<Fence, StoreError> {

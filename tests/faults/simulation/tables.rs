@@ -160,24 +160,6 @@ impl TaskStore for ChaosStore {
         self.call("look", self.inner.look(request)).await
     }
 
-    async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
-        self.call("split", self.inner.split(request)).await
-    }
-
-    async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
-        self.call("record a slice", self.inner.record_slice(request)).await
-    }
-
-    async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
-        self.call("read results", self.inner.slice_results(batch, from, bytes_max)).await
-    }
-
-    fn forget_slices(&self, batch: &TaskId, keep_results: bool) {
-        if !self.chaos.loses_what_nobody_awaits("store") {
-            self.inner.forget_slices(batch, keep_results);
-        }
-    }
-
     async fn begin(&self, request: &BeginRequest) -> Result<Begin, StoreError> {
         if request.verdict.is_some_and(|verdict| verdict.gone) {
             self.world.convicted(&request.task_id);

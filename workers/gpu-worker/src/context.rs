@@ -138,7 +138,6 @@ impl Context {
     }
 
     /// So many items of a batch ran one after another, and took so long together. The first that is known of a kind goes to the table at once: the next batch of it may be near.
-    #[allow(dead_code)]
     pub(crate) fn items_ran(&self, kind: &Kind, items: u32, took: Duration) {
         if self.gpu.item_times.ran(kind, items, took) {
             self.signals.nudge.notify_one();

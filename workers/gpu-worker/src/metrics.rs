@@ -38,7 +38,6 @@ pub struct WorkerMetrics {
     trace_headers_dropped_total: CounterVec,
     queues: QueueSeries,
     batches: BatchSeries,
-    slices_unwanted_total: CounterVec,
     unserved_rounds_total: CounterVec,
     group_members_not_counted_total: CounterVec,
     unserved: Arc<UnservedNow>,
@@ -205,6 +204,7 @@ impl RunBatchSeries {
 struct BatchSeries {
     batches: CounterVec,
     slices: CounterVec,
+    unwanted: CounterVec,
 }
 
 impl BatchSeries {
@@ -216,6 +216,11 @@ impl BatchSeries {
                 &["gpu_id", "how"],
             )?,
             slices: to.counters("gpufleet_slices_total", "Slices of batches that ended, by outcome.", &["gpu_id", "outcome"])?,
+            unwanted: to.counters(
+                "gpufleet_slices_unwanted_total",
+                "Deliveries of slices whose batch had ended, was cut otherwise or was not known; they were dropped.",
+                &["gpu_id"],
+            )?,
         })
     }
 }
@@ -315,11 +320,6 @@ impl WorkerMetrics {
             trace_headers_dropped_total: to.counters("gpufleet_trace_headers_dropped_total", "Unusable traceparents left behind.", gpu)?,
             queues: QueueSeries::new(&to)?,
             batches: BatchSeries::new(&to)?,
-            slices_unwanted_total: to.counters(
-                "gpufleet_slices_unwanted_total",
-                "Deliveries of slices whose batch had ended, was cut otherwise or was not known; they were dropped.",
-                gpu,
-            )?,
             unserved_rounds_total: to.counters(
                 "gpufleet_unserved_rounds_total",
                 "Looks at a task that no living GPU of the pool can run: its kind or what it needs is served nowhere.",
@@ -356,7 +356,7 @@ impl WorkerMetrics {
             run_batches: self.run_batches.clone(),
             queues: self.queues.clone(),
             batches: self.batches.clone(),
-            slices_unwanted: self.slices_unwanted_total.with_label_values(gpu),
+            slices_unwanted: self.batches.unwanted.with_label_values(gpu),
             redelivered: self.redelivered_total.with_label_values(gpu),
             replies_returned: self.replies.returned.with_label_values(gpu),
             replies_put_aside_total: self.replies.put_aside.clone(),

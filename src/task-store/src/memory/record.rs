@@ -1,7 +1,9 @@
 //! One task's record, and what it answers.
 
 use bytes::Bytes;
-use protocol::{BodyHash, DeliveryId, GpuId, GroupName, Incarnation, ItemCounts, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token};
+use protocol::{
+    BodyHash, DeliveryId, GpuId, GroupName, Incarnation, ItemCounts, Kind, Outcome, Progress, TaskId, TaskState, TaskStatus, Token,
+};
 
 use super::split_batch::SplitBatch;
 use crate::{

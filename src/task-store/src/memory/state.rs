@@ -9,8 +9,8 @@ use super::{
     record::{Begun, CancelMark, Delay, Ended, KeptBody, Noted, Retried, TaskRecord},
 };
 use crate::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach, Record,
-    RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Submission, Totals, Verdict,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, KnownGpu, Look, LookRequest, ProgressAnswer, ProgressRequest, Reach,
+    Record, RecordRequest, Reopen, Retry, RetryAnswer, RetryRequest, StoreOptions, Submission, Totals, Verdict,
 };
 
 /// What the lock protects.
@@ -195,7 +195,7 @@ impl State {
     }
 
     /// Above every token of the task, and not below the time.
-    fn next_token(&self, task_id: &TaskId, now_us: u64) -> Token {
+    pub(super) fn next_token(&self, task_id: &TaskId, now_us: u64) -> Token {
         let last = self.record(task_id, now_us / 1_000).and_then(|record| record.begun.as_ref()).map_or(0, |begun| begun.token.0);
         Token((last + 1).max(now_us))
     }

@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn what_the_slices_are_at_is_read_from_their_lines() {
-        let SplitAnswer::Split(split) = answer(&["split", "0..4 ended 4 1 90 17\n4..9 running 2 2 0 0", "abc", "1", "77"]).split().expect("understood")
+        let SplitAnswer::Split(split) =
+            answer(&["split", "0..4 ended 4 1 90 17\n4..9 running 2 2 0 0", "abc", "1", "77"]).split().expect("understood")
         else {
             panic!("it is split")
         };

@@ -28,7 +28,7 @@
 --                                    when it ended (0: not yet), with spaces between
 --   items, items_done, items_failed  of all slices together
 --   results_until                    Unix ms until when the results can be read, once the batch has ended and was merged
--- And for as long as the record lives: split_attempt, the attempt that was split; gpu, that of the slice that began last.
+-- And for as long as the record lives: split_attempt, the attempt that was split; split_token, which split it is; gpu, that of the slice that began last.
 
 local time
 local function now_us(offset_ms)

@@ -110,10 +110,8 @@ async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: To
     }
     let took = started.elapsed();
     context.metrics.ran(task.kind.as_str(), took.as_secs_f64());
-    // What was gathered ran for as long as its run and waited before it, and a batch runs for as long as it has items: neither says how long the next task takes. Without a
-    // forecast nothing is fetched ahead; kinds that gather have slots for that.
-    if matches!(ended, Ended::ByItself(Ok(Ok(Gave::Result(_))))) && usage.batch_size().is_none() {
-        context.gpu.forecast.ran(&task.kind, took);
+    if let Ended::ByItself(Ok(Ok(gave))) = &ended {
+        learn(context, task, (gave, usage), took);
     }
     if !relayed && !context.ports.stop.now.is_cancelled() {
         relay.finish(relaying).await;
@@ -139,6 +137,19 @@ async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: To
 enum Gave {
     Result(Json),
     Items(CameOut),
+}
+
+/// Remembers how long the kind takes.
+fn learn(context: &Context, task: &Task, (gave, usage): (&Gave, &Usage), took: Duration) {
+    match gave {
+        // What was gathered ran for as long as its run and waited before it, which does not say how long the next task takes. Without a forecast nothing is fetched ahead; kinds
+        // that gather have slots for that.
+        Gave::Result(_) if usage.batch_size().is_none() => context.gpu.forecast.ran(&task.kind, took),
+        Gave::Items(CameOut::All(ran)) if ran.results.iter().any(Result::is_ok) => {
+            context.items_ran(&task.kind, u32::try_from(ran.results.len()).unwrap_or(u32::MAX), took);
+        }
+        Gave::Result(_) | Gave::Items(_) => {}
+    }
 }
 
 /// Runs the task's payload, or its items.

@@ -1,8 +1,9 @@
-//! Into which slices a batch is cut: by the room that there is for it now.
+//! Into which slices a batch is cut: by the GPUs that there are for it now.
 
 use gpu_table::eligibility::fits;
-use protocol::{Slice, Task, batch::SLICES_MAX};
+use protocol::{Slice, Task};
 
+use super::cutting::{Bounds, Seats, cut};
 use crate::{claim::placing, context::Context, ports::Abandoned};
 
 /// The slices that this batch should run as. Fewer than two: it runs whole.
@@ -21,31 +22,6 @@ pub(super) async fn slices(context: &Context, task: &Task) -> Result<Vec<Slice>,
     let request = placing::request(context, task, false);
     let settings = context.signals.settings.borrow().clone();
     let fitting = rows.iter().filter(|view| view.eligible && fits(&view.row, &settings, &request));
-    // Where all slots of a GPU are busy, the next one that becomes free will do.
-    let room: u32 = fitting.map(|view| view.row.slots.saturating_sub(view.held).max(1)).sum();
-    Ok(Slice::of_lengths(&equal_lengths(items, options.min_batch_size_per_gpu, room)))
-}
-
-/// Cuts items into as many runs as there is room for, all of the same length or one longer; none is below the minimum.
-fn equal_lengths(items: u32, min: u32, room: u32) -> Vec<u32> {
-    let most = u32::try_from(SLICES_MAX).unwrap_or(u32::MAX);
-    let count = room.min(items / min.max(1)).min(most).max(1);
-    (0..count).map(|place| items / count + u32::from(place < items % count)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_is_cut_by_the_room_and_never_below_the_minimum() {
-        assert_eq!(equal_lengths(64, 4, 4), [16; 4]);
-        assert_eq!(equal_lengths(10, 4, 8), [5, 5]);
-        assert_eq!(equal_lengths(11, 3, 3), [4, 4, 3]);
-        for (items, min, room) in [(7, 4, 8), (64, 4, 0), (64, 4, 1), (1, 1, 9)] {
-            assert_eq!(equal_lengths(items, min, room), [items], "{items} items, at least {min}, room for {room}");
-        }
-        let many = equal_lengths(10_000, 1, 4_000);
-        assert_eq!((many.len(), many.iter().sum::<u32>()), (SLICES_MAX, 10_000));
-    }
+    let seats: Vec<Seats> = fitting.map(|view| Seats::of(&view.row, &task.kind)).collect();
+    Ok(Slice::of_lengths(&cut(items, &seats, Bounds::of(options.min_batch_size_per_gpu))))
 }
