@@ -12,22 +12,25 @@ use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, PoolName, Slice, TaskId, TaskStatus, Token};
 use task_store::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Holder, KnownGpu, Look, LookRequest, ProgressAnswer,
-    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer,
+    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, Split, SplitAnswer,
     SplitRequest, StoreError, Stored, Submission, TaskStore, Verdict,
 };
 
 /// The name of the token that a fence is given.
 pub const FENCE: Token = Token(1_000);
+/// The name of the first split's token; a later split's is the next number.
+const FIRST_SPLIT: u64 = 2_000;
 
 /// See the module's text.
 pub struct NamedTokens {
     pub store: Arc<dyn TaskStore>,
     given: Mutex<BTreeMap<Token, Token>>,
+    splits: Mutex<Vec<Token>>,
 }
 
 impl NamedTokens {
     pub fn new(store: Arc<dyn TaskStore>) -> Self {
-        Self { store, given: Mutex::default() }
+        Self { store, given: Mutex::default(), splits: Mutex::default() }
     }
 
     fn given(&self) -> MutexGuard<'_, BTreeMap<Token, Token>> {
@@ -65,8 +68,19 @@ impl NamedTokens {
         match look {
             Look::Ended(stored) => Look::Ended(self.stored(stored)),
             Look::Unfinished(holder) => Look::Unfinished(self.holder(holder)),
+            Look::Split(split) => Look::Split(self.split_named(split)),
             look => look,
         }
+    }
+
+    fn split_named(&self, split: Split) -> Split {
+        let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = splits.iter().position(|token| *token == split.token).unwrap_or_else(|| {
+            assert!(splits.last().is_none_or(|last| *last < split.token), "tokens grow: {splits:?}, then {:?}", split.token);
+            splits.push(split.token);
+            splits.len() - 1
+        });
+        Split { token: Token(FIRST_SPLIT + place as u64), ..split }
     }
 }
 
@@ -91,13 +105,17 @@ impl TaskStore for NamedTokens {
     async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
         Ok(match self.store.split(request).await? {
             SplitAnswer::Not(look) => SplitAnswer::Not(self.look(look)),
+            SplitAnswer::Split(split) => SplitAnswer::Split(self.split_named(split)),
             other => other,
         })
     }
 
     async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
         let token = request.token.map(|token| self.real(token));
-        self.store.record_slice(&SliceRecordRequest { token, ..request.clone() }).await
+        Ok(match self.store.record_slice(&SliceRecordRequest { token, ..request.clone() }).await? {
+            SliceRecord::Recorded(split) => SliceRecord::Recorded(self.split_named(split)),
+            other => other,
+        })
     }
 
     async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {

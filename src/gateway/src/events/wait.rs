@@ -199,11 +199,11 @@ mod tests {
         for (value, words) in [
             (json!({"task_ids": []}), "task_ids: must be a list of 1 to 10000 ids, not an empty one"),
             (json!({"task_ids": ids(IDS_MAX + 1)}), "must be a list of 1 to 10000 ids, and has more: wait for them in turn"),
-            (json!({"task_ids": "t"}), "task_ids: must be a list, not \"t\""),
+            (json!({"task_ids": "t"}), "task_ids: must be a list of 1 to 10000 entries, not \"t\""),
             (json!({"task_ids": ["a b"]}), "must be 1 to 128 visible ASCII characters other than braces"),
             (json!({"task_ids": ["t"], "timeout_ms": 0}), "timeout_ms: must be a whole number from 1 to 3600000, not 0"),
             (json!({"task_ids": ["t"], "timeout_ms": 3_600_001}), "timeout_ms: must be a whole number from 1 to 3600000, not 3600001"),
-            (json!({}), "task_ids: is missing; it must be a list"),
+            (json!({}), "task_ids: is missing; it must be a list of 1 to 10000 entries"),
         ] {
             let problem = read(&value).expect_err(words);
             assert!(problem.contains(words), "{problem}");

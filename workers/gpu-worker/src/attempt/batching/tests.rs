@@ -216,8 +216,9 @@ async fn pass(ms: u64) {
 #[tokio::test(start_paused = true)]
 async fn what_joins_at_one_moment_runs_together_and_each_gets_its_own() {
     let bench = Bench::new(Batching::up_to(8), 0);
-    for (pending, name) in bench.joins(&["a", "b", "c"]).into_iter().zip(["a", "b", "c"]) {
-        assert_eq!(pending.usage.batch_size(), None, "it has not run");
+    let joined = bench.joins(&["a", "b", "c"]);
+    assert!(joined.iter().all(|pending| pending.usage.batch_size().is_none()), "none has run");
+    for (pending, name) in joined.into_iter().zip(["a", "b", "c"]) {
         let usage = pending.usage.clone();
         assert_eq!((pending.result().await, usage.batch_size()), (Json::of(name), Some(3)));
     }
