@@ -297,7 +297,7 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
     let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token, run_ms: timings.run_ms });
     let end = match ended {
         Ended::Succeeded(result) => End { result, ..End::of(Outcome::Succeeded) },
-        Ended::Items(ItemsRan { results, batch_size }) => End::of_items(results, Timings { batch_size, ..timings }),
+        Ended::Items(ItemsRan { results, .. }) => End::of_items(results, timings),
         Ended::Failed(error) | Ended::FailedBeside(error) if may_retry => return retry(None, error),
         // Too little memory is no fault of the GPU.
         Ended::OutOfMemory(error, wanted_mb) if may_retry => match memory::next(context, task, error, wanted_mb).await {
@@ -316,8 +316,7 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
             End::without_run(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's total deadline passed while it ran"))
         }
     };
-    let batch_size = end.timings.batch_size;
-    Disposition::Finish(End { timings: Timings { batch_size, ..timings }, ..end }, ran)
+    Disposition::Finish(End { timings, ..end }, ran)
 }
 
 fn observe_waits(context: &Context, in_hand: &InHand, waited: Duration) {
