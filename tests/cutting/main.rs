@@ -1,6 +1,6 @@
 //! How batches are cut: the way that is chosen beside others, lived through on one line of tasks before fleets of all sorts.
 //!
-//! `cargo test -p tests --test cutting -- --nocapture` prints the tables of `docs/decisions/0013-how-a-batch-is-cut.md`. Nothing here looks at a clock.
+//! `cargo test -p tests --test cutting -- --nocapture` prints the tables of `docs/decisions/0014-how-a-batch-is-cut.md`. Nothing here looks at a clock.
 
 mod line;
 mod ways;

@@ -10,7 +10,7 @@ use protocol::{
     reply::Timings,
 };
 use task_queue::Queue;
-use task_store::{Arrival, Look};
+use task_store::Look;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -187,7 +187,7 @@ async fn decide<'t>(
             look => return Ok(Decided::Unrun(Disposition::not_run(task, look, lease))),
         }
     }
-    if is_cancelled_with_its_group(context, in_hand, task).await? {
+    if context.ports.is_cancelled_with_its_group((in_hand.group_of(&task.id), &task.id), in_hand.envelope.timestamp).await? {
         return Ok(Decided::Unrun(Disposition::not_run(task, Look::Cancelled, lease)));
     }
     let placed = match placing.place().await? {
@@ -200,7 +200,7 @@ async fn decide<'t>(
     Ok(match beginning {
         Beginning::Begun(attempt) => {
             if let Some(group) = &in_hand.envelope.headers.group {
-                context.ports.store.groups().note_begun(group, &task.id, task.attempt);
+                context.ports.note_begun_in_group(group, task);
             }
             Decided::Begun(attempt)
         }
@@ -212,13 +212,6 @@ async fn decide<'t>(
             NotBegun::Condemned(crashes) => Disposition::Quarantine(crashes),
         }),
     })
-}
-
-/// Tells its group of the task, if it has one; whether the whole group was cancelled, and it with it.
-async fn is_cancelled_with_its_group(context: &Context, in_hand: &InHand, task: &Task) -> Result<bool, Abandoned> {
-    let Some(group) = &in_hand.envelope.headers.group else { return Ok(false) };
-    let arrival = context.ports.arrives_in_group((group, &task.id), in_hand.envelope.timestamp).await?;
-    Ok(arrival == Arrival::Cancelled)
 }
 
 /// Whether the store may know something that stands against the task. A fresh delivery need not ask: its beginning finds the same, one round trip later.

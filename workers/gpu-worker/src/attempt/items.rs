@@ -55,7 +55,7 @@ pub(crate) async fn run(work: &Work<'_>, payloads: &[Json], so_far: &ItemsSoFar,
         if work.cancel.is_cancelled() {
             return Err(Failure::cancelled().into());
         }
-        if this_try == 1 && payloads.len() > 1 && again.len() == payloads.len() {
+        if this_try == 1 && again.len() == payloads.len() {
             return Err(all_failed(again));
         }
         if again.is_empty() {

@@ -4,7 +4,7 @@
 //! out beforehand. A plan knows at each moment which seats may come for a slice, and makes it as large as the *slowest* of them can run until all are to end. Several plans
 //! are made: some give away all of that time at once, some a part of it, so that smaller slices follow which make up for what was foreseen wrongly (another load, another
 //! pace). Each plan is acted out on the fleet as it is known, and on one that is slower than it is known to be; the best one is taken.
-//! `docs/decisions/0013-how-a-batch-is-cut.md` has the figures behind the numbers here.
+//! `docs/decisions/0014-how-a-batch-is-cut.md` has the figures behind the numbers here.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 

@@ -31,6 +31,10 @@ pub(crate) async fn before_a_slot<'t>(context: &Context, in_hand: &InHand, task:
         Look::Unfinished(_) => return Ok(None),
         look => return Ok(Some(Disposition::not_run(task, look, context.me.options.lease))),
     }
+    let member = (in_hand.group_of(&task.id), &task.id);
+    if context.ports.is_cancelled_with_its_group(member, in_hand.envelope.timestamp).await? {
+        return Ok(Some(Disposition::not_run(task, Look::Cancelled, context.me.options.lease)));
+    }
     if task.start_before_ms.is_some_and(|deadline_ms| deadline_ms <= context.ports.now_ms()) {
         return Ok(Some(Disposition::expired()));
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use protocol::{BodyHash, DeliveryId, Envelope, trace_id_of};
+use protocol::{BodyHash, DeliveryId, Envelope, GroupName, TaskId, trace_id_of};
 use task_queue::{Death, Delivery, Queue, QueueError, Receipt};
 use tokio::time::Instant;
 
@@ -203,6 +203,11 @@ impl InHand {
         let Some(reply_to) = reply_to.as_deref().filter(|name| !name.is_empty()) else { return String::new() };
         let address = format!("{reply_to}\n{}", correlation_id.as_deref().unwrap_or_default());
         BodyHash::of(address.as_bytes()).as_str().to_owned()
+    }
+
+    /// The group in which a task of this delivery is counted: its own, or, where it is a slice, its batch. A slice is counted in none.
+    pub(crate) fn group_of(&self, task_id: &TaskId) -> Option<&GroupName> {
+        self.envelope.headers.group.as_ref().filter(|_| task_id.slice().is_none())
     }
 
     /// Whether it may be a copy of what a worker had before, and not a publish of a producer's own.

@@ -38,7 +38,7 @@ pub(super) async fn retry<'t>(settling: &Settling<'_>, retrying: Retrying<'t>) -
     match context.ports.record_retry(&request).await? {
         RetryAnswer::Due(due) => {
             context.metrics.retries.inc();
-            if let Some(group) = &settling.in_hand.envelope.headers.group {
+            if let Some(group) = settling.in_hand.group_of(&task.id) {
                 context.ports.store.groups().note_retried(group, &task.id, task.attempt);
             }
             ending::tell_retry(settling, &retrying, due.after_ms);
