@@ -24,6 +24,7 @@ mod proc;
 mod processes;
 mod report;
 mod rest;
+mod run_batches;
 mod scaling;
 mod servers;
 mod statistics;
@@ -106,6 +107,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::Rest => rest::measure(servers, options.pace).await,
             Part::LargeReplies => large_replies::measure(servers, options.pace).await,
             Part::Batches => batches::measure(servers, options.pace).await,
+            Part::RunBatches => run_batches::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

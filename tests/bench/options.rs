@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g,h,i] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h,i,j] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -14,6 +14,7 @@ usage: bench [--only a,b,c,d,e,f,g,h,i] [--quick]
   g     8 worker processes at rest: processor time, wake-ups, Redis commands, memory; and the time from a start to the first reply
   h     small calls to the store alone, and while 50 clients of the same process read kept replies of 8 MiB; the same over one connection
   i     batches of 1 to 512 items over 1 to 8 GPUs, one of them slower, and single tasks beside batches
+  j     run batches of up to 16 tasks beside tasks that run one by one, and under Poisson arrivals at 70 % load beside the ideal queue
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -27,10 +28,20 @@ pub(crate) enum Part {
     Rest,
     LargeReplies,
     Batches,
+    RunBatches,
 }
 
-const ALL: [Part; 8] =
-    [Part::Echo, Part::Claims, Part::Scaling, Part::Latency, Part::Processes, Part::Rest, Part::LargeReplies, Part::Batches];
+const ALL: [Part; 9] = [
+    Part::Echo,
+    Part::Claims,
+    Part::Scaling,
+    Part::Latency,
+    Part::Processes,
+    Part::Rest,
+    Part::LargeReplies,
+    Part::Batches,
+    Part::RunBatches,
+];
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -120,6 +131,7 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "g" => Ok(Part::Rest),
             "h" => Ok(Part::LargeReplies),
             "i" => Ok(Part::Batches),
+            "j" => Ok(Part::RunBatches),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()
