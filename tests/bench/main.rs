@@ -6,6 +6,7 @@
 
 mod bare;
 mod batches;
+mod bulk;
 mod claims;
 mod client;
 mod commands;
@@ -108,6 +109,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::LargeReplies => large_replies::measure(servers, options.pace).await,
             Part::Batches => batches::measure(servers, options.pace).await,
             Part::RunBatches => run_batches::measure(servers, options.pace).await,
+            Part::Bulk => bulk::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

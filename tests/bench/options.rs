@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g,h,i,j] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h,i,j,k] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -15,6 +15,7 @@ usage: bench [--only a,b,c,d,e,f,g,h,i,j] [--quick]
   h     small calls to the store alone, and while 50 clients of the same process read kept replies of 8 MiB; the same over one connection
   i     batches of 1 to 512 items over 1 to 8 GPUs, one of them slower, and single tasks beside batches
   j     run batches of up to 16 tasks beside tasks that run one by one, and under Poisson arrivals at 70 % load beside the ideal queue
+  k     10,000 tasks in one request to a gateway, beside our own producer that submits as many
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -29,9 +30,10 @@ pub(crate) enum Part {
     LargeReplies,
     Batches,
     RunBatches,
+    Bulk,
 }
 
-const ALL: [Part; 9] = [
+const ALL: [Part; 10] = [
     Part::Echo,
     Part::Claims,
     Part::Scaling,
@@ -41,6 +43,7 @@ const ALL: [Part; 9] = [
     Part::LargeReplies,
     Part::Batches,
     Part::RunBatches,
+    Part::Bulk,
 ];
 
 /// What was asked for.
@@ -73,6 +76,8 @@ pub(crate) struct Pace {
     pub(crate) large_reply_rounds: usize,
     /// One sample of them.
     pub(crate) large_replies: Duration,
+    /// Tasks of one bulk request.
+    pub(crate) bulk: usize,
 }
 
 impl Pace {
@@ -87,6 +92,7 @@ impl Pace {
         rest: Duration::from_secs(10),
         large_reply_rounds: 2,
         large_replies: Duration::from_secs(5),
+        bulk: 10_000,
     };
     const QUICK: Self = Self {
         rounds: 2,
@@ -99,6 +105,7 @@ impl Pace {
         rest: Duration::from_secs(3),
         large_reply_rounds: 1,
         large_replies: Duration::from_secs(1),
+        bulk: 2_000,
     };
 }
 
@@ -132,6 +139,7 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "h" => Ok(Part::LargeReplies),
             "i" => Ok(Part::Batches),
             "j" => Ok(Part::RunBatches),
+            "k" => Ok(Part::Bulk),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()
