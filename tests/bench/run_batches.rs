@@ -226,7 +226,9 @@ fn report_arrivals(part: &mut PartReport, samples: &[Arrivals], runs: RunsTogeth
     let gathers_ms = milliseconds(runs.wait);
     let samples: Vec<&Arrivals> = samples.iter().filter(|sample| sample.gathers_ms.total_cmp(&gathers_ms).is_eq()).collect();
     let title = format!("wait_ms {gathers_ms}, {:.0}/s", LOAD * capacity(runs));
-    let sides: [(&str, fn(&Arrivals) -> Served); 2] = [("fleet", |sample| sample.fleet), ("ideal queue", |sample| sample.ideal)];
+    let fleet: fn(&Arrivals) -> Served = |sample| sample.fleet;
+    let ideal: fn(&Arrivals) -> Served = |sample| sample.ideal;
+    let sides = [("fleet", fleet), ("ideal queue", ideal)];
     for (who, served) in sides {
         let percentiles = |of: fn(Served) -> Percentiles| Percentiles::medians(samples.iter().map(|sample| of(served(sample))));
         let tasks_per_run = Spread::of(samples.iter().map(|sample| served(sample).tasks_per_run)).median;
