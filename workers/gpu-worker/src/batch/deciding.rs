@@ -25,7 +25,9 @@ pub(crate) async fn before_a_slot<'t>(context: &Context, in_hand: &InHand, task:
     if matches!(in_hand.queue, Queue::Gpu(_)) || context.begun.has_another(&task.id, in_hand.id) {
         return Ok(None);
     }
-    match context.ports.look(&Identity::of(task, in_hand)).await? {
+    let identity = Identity::of(task, in_hand);
+    let (looked, slices) = tokio::try_join!(context.ports.look(&identity), plan::slices(context, task))?;
+    match looked {
         Look::Open => {}
         // It runs whole, or did.
         Look::Unfinished(_) => return Ok(None),
@@ -44,7 +46,6 @@ pub(crate) async fn before_a_slot<'t>(context: &Context, in_hand: &InHand, task:
     if let Some(error) = too_large(context, task, items) {
         return Ok(Some(Disposition::fails(error)));
     }
-    let slices = plan::slices(context, task).await?;
     Ok((slices.len() > 1).then_some(Disposition::Split(task, slices)))
 }
 

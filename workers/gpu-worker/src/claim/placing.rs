@@ -93,7 +93,8 @@ impl<'t> Placing<'t> {
         }
         let tasks_wait = in_hand.waits == Waits::Tasks || task.hops >= HOPS_MAX;
         Self {
-            request: request(context, task, tasks_wait),
+            // The slices of a batch fill the slots that are there: a hop would only cost time.
+            request: request(context, task, tasks_wait || task.slice().is_some()),
             next_slot_will_do: tasks_wait,
             context,
             task,

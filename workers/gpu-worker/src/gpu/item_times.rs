@@ -11,12 +11,20 @@ use protocol::{GpuRow, Kind};
 /// Runs of a kind that are remembered.
 const REMEMBERED: usize = 16;
 
-/// The time of an item, in ms, in the last runs of each kind.
+/// The last runs of each kind.
 #[derive(Debug, Default)]
-pub(crate) struct ItemTimes(Mutex<BTreeMap<Kind, VecDeque<f64>>>);
+pub(crate) struct ItemTimes(Mutex<BTreeMap<Kind, VecDeque<ItemsRun>>>);
+
+/// Items that ran one after another.
+#[derive(Debug, Clone, Copy)]
+struct ItemsRun {
+    items: u32,
+    /// What one of them took, in ms.
+    item_ms: f64,
+}
 
 impl ItemTimes {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, VecDeque<f64>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, VecDeque<ItemsRun>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -31,21 +39,27 @@ impl ItemTimes {
         if runs.len() == REMEMBERED {
             runs.pop_front();
         }
-        runs.push_back(took.as_secs_f64() * 1_000.0 / f64::from(items));
+        runs.push_back(ItemsRun { items, item_ms: took.as_secs_f64() * 1_000.0 / f64::from(items) });
         runs.len() == 1
     }
 
-    /// What an item of each kind took in the middle one of its last runs, in ms, to the microsecond: a run that was held up changes nothing.
+    /// What the middle one of the items in the last runs of each kind took, in ms, to the microsecond: a run that was held up changes nothing, and short runs, of whose time much is
+    /// no item's, little.
     pub(crate) fn of_each_kind(&self) -> BTreeMap<Kind, f64> {
         self.lock().iter().map(|(kind, runs)| (kind.clone(), middle(runs))).collect()
     }
 }
 
-fn middle(runs: &VecDeque<f64>) -> f64 {
-    let mut sorted: Vec<f64> = runs.iter().copied().collect();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let middle = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
-    (middle * 1_000.0).round().max(1.0) / 1_000.0
+fn middle(runs: &VecDeque<ItemsRun>) -> f64 {
+    let mut sorted: Vec<ItemsRun> = runs.iter().copied().collect();
+    sorted.sort_unstable_by(|one, other| one.item_ms.total_cmp(&other.item_ms));
+    let all: u64 = sorted.iter().map(|run| u64::from(run.items)).sum();
+    let mut below = 0;
+    let middle = sorted.iter().find(|run| {
+        below += u64::from(run.items);
+        below * 2 > all
+    });
+    (middle.map_or(0.0, |run| run.item_ms) * 1_000.0).round().max(1.0) / 1_000.0
 }
 
 #[cfg(test)]
