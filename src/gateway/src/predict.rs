@@ -12,7 +12,7 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    GpuOptions, Json as JsonText, Kind, OnError, Refusal, TaskBody,
+    GpuOptions, Json as JsonText, Kind, OnError, Refusal, TaskBody, carried,
     predict::{MAX_LENGTH_MIN, TEMPERATURE_MAX, TEMPERATURE_MIN},
     task::object,
 };
@@ -21,8 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{answer::Form, texts::Texts};
 use crate::{
-    Gateway, Problem, encoding::traceparent, events, explain, idempotency::Identity, intake::JsonBody, items, trail::Trail,
-    unserved::Served,
+    Gateway, Problem, encoding::traceparent, events, explain, idempotency::Identity, intake::JsonBody, trail::Trail, unserved::Served,
 };
 
 /// A text to continue, or many.
@@ -34,7 +33,7 @@ pub(crate) struct PredictRequest {
     /// what takes longer as a task with `items`.
     text: Texts,
     /// With a list of texts, and not with one text: what becomes of the list if a text fails. Default: `report`, the others go on and the answer says of each how it ended.
-    #[serde(default, deserialize_with = "items::given_on_error")]
+    #[serde(default, deserialize_with = "carried::given_on_error")]
     on_error: Option<OnError>,
     /// Most tokens to generate. Default and largest value: the workers' (`predict.max_length`, `predict.max_length_max`).
     #[serde(default)]

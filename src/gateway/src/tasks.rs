@@ -13,6 +13,7 @@ use producer::NewTask;
 use protocol::{
     GpuId, GpuOptions, GroupName, Json as JsonText, Kind, Limits, Needs, OnError, Strategy, TaskBody, TaskId, TaskStatus,
     batch::ITEMS_MAX,
+    carried,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     task::object,
 };
@@ -24,9 +25,9 @@ use crate::{
     Gateway, Problem,
     encoding::{status_url, traceparent},
     events::log::WATCHED,
+    given,
     idempotency::Identity,
     intake::JsonBody,
-    items,
     problem::ProblemKind,
     trail::Trail,
 };
@@ -52,15 +53,15 @@ pub(crate) struct TaskRequest {
     /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority and its delay; another body (payload or items, gpu_options, needs,
     /// limits) or another kind under the same id is a conflict (409), for as long as the fleet keeps the task's record (`store.outcome_retention_ms`). Not together with the header
     /// Idempotency-Key. Default: a fresh id.
-    #[serde(default, deserialize_with = "items::given_id")]
-    #[schemars(schema_with = "items::given_id_schema")]
+    #[serde(default, deserialize_with = "given::task_id")]
+    #[schemars(schema_with = "given::task_id_schema")]
     task_id: Option<TaskId>,
     /// The group in which it is counted, together with others: see `/api/v1/groups/{group}`. A group that has as many members as it may, and a new one where there are as many
     /// as may be, is a conflict (409). Default: none.
     #[serde(default)]
     group: Option<GroupName>,
     /// What the kind's executor is given, to the last byte. Its shape belongs to the kind. Default: `null`.
-    #[serde(default, deserialize_with = "items::present")]
+    #[serde(default, deserialize_with = "carried::present")]
     #[schemars(with = "JsonText")]
     payload: Option<JsonText>,
     /// In place of `payload`: many payloads, each of which the kind's executor is given as it would be given one. The task is a batch then: it may be split over several GPUs
@@ -69,7 +70,7 @@ pub(crate) struct TaskRequest {
     #[schemars(length(min = 1, max = ITEMS_MAX))]
     items: Option<Vec<JsonText>>,
     /// With `items`, and not without: what becomes of the batch if an item fails. Default: `report`.
-    #[serde(default, deserialize_with = "items::given_on_error")]
+    #[serde(default, deserialize_with = "carried::given_on_error")]
     on_error: Option<OnError>,
     /// How a GPU is chosen.
     #[serde(default, deserialize_with = "object")]
@@ -151,7 +152,7 @@ pub(crate) async fn take(
         limits,
         progress,
     } = request;
-    let body = items::body_of(payload, items, on_error)?;
+    let body = carried::body_of(payload, items, on_error)?;
     let trail = Trail::of(traceparent.as_deref());
     let identity = identify(task_id)?;
     let mut warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;

@@ -11,6 +11,7 @@ use self::{deadlines::Deadlines, earliest::earliest_start_ms};
 use crate::{
     BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, OnError, Refusal, Task, TaskBody, TaskId, TaskIdentity,
     batch::{self, ITEMS_MAX},
+    carried::{body_of, given_on_error, present},
     content,
     envelope::{DELAY, GROUP, NOT_BEFORE, PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS, SLICE},
     identify,
@@ -146,11 +147,11 @@ fn unusable(header: &str) -> Refusal {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BodyText<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "present")]
     payload: Option<&'a RawValue>,
     #[serde(default, borrow)]
     items: Option<Vec<&'a RawValue>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given_on_error")]
     on_error: Option<OnError>,
     #[serde(default, deserialize_with = "object")]
     gpu_options: GpuOptions,
@@ -172,15 +173,9 @@ pub fn read_body(body: &Bytes) -> Result<TaskBody, Refusal> {
 fn read_body_of(body: &Bytes, content_type: Option<&str>) -> Result<TaskBody, Refusal> {
     let text: BodyText<'_> = read_object(body).map_err(|unfit| unread(unfit, body, content_type))?;
     let BodyText { payload, items, on_error, gpu_options, needs, limits } = text;
-    if payload.is_some() && items.is_some() {
-        return Err(Refusal::new("items", "stands in place of payload; leave one of the two out"));
-    }
-    if items.is_none() && on_error.is_some() {
-        return Err(Refusal::new("on_error", "says what becomes of items, and there are none"));
-    }
-    let payload = payload.map(|part| Json::within(body, part)).unwrap_or_default();
+    let payload = payload.map(|part| Json::within(body, part));
     let items = items.map(|items| items.into_iter().map(|item| Json::within(body, item)).collect());
-    let read = TaskBody { payload, items, on_error: on_error.unwrap_or_default(), gpu_options, needs, limits };
+    let read = TaskBody { gpu_options, needs, limits, ..body_of(payload, items, on_error)? };
     check_body(&read)?;
     Ok(read)
 }
@@ -289,14 +284,17 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_field() {
-        let cases: [(&[u8], &str); 21] = [
+        let cases: [(&[u8], &str); 24] = [
             (b"{\"items\":[]}", "items"),
             (b"{\"items\":{}}", "items"),
             (b"{\"items\":7}", "items"),
             (b"{\"items\":[1],\"payload\":1}", "items"),
+            (b"{\"items\":[1],\"payload\":null}", "items"),
             (b"{\"items\":[1],\"items\":[1]}", "items"),
             (b"{\"on_error\":\"fail\"}", "on_error"),
             (b"{\"items\":[1],\"on_error\":\"panic\"}", "on_error"),
+            (b"{\"items\":[1],\"on_error\":1}", "on_error"),
+            (b"{\"items\":[1],\"on_error\":[\"fail\"]}", "on_error"),
             (b"{\"needs\":{\"memory_mb\":100000001}}", "needs.memory_mb"),
             (b"{\"payload\":1,\"colour\":2}", "colour"),
             (b"{\"gpu_options\":{\"specific_gpu_id\":7}}", "gpu_options.specific_gpu_id"),

@@ -4,6 +4,7 @@
 //! programs has a JSON Schema in `schemas/`, generated from these types and compared by a test.
 
 pub mod batch;
+pub mod carried;
 pub mod claim;
 pub mod config;
 pub mod content;
