@@ -8,7 +8,7 @@ use crate::{GroupName, TaskId, TaskState};
 /// How many members of a group are in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupCounts {
-    /// Not begun.
+    /// Not begun; a delayed task counts here.
     pub waiting: u64,
     /// An attempt runs.
     pub running: u64,

@@ -12,7 +12,7 @@ use serde::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::waiting::Waiting;
-use crate::{Gateway, Problem, explain, intake::JsonBody, problem::ProblemKind};
+use crate::{Gateway, Problem, explain, given::GivenId, intake::JsonBody, problem::ProblemKind};
 
 /// Most tasks of one request.
 const IDS_MAX: usize = 10_000;
@@ -31,7 +31,7 @@ const RETRY_S: u64 = 1;
 pub(crate) struct WaitRequest {
     /// Their ids, 1 to 10,000. One that is there twice counts once.
     #[serde(deserialize_with = "ids")]
-    #[schemars(length(min = 1, max = IDS_MAX), example = ["order-17", "order-18"])]
+    #[schemars(with = "Vec<GivenId>", length(min = 1, max = IDS_MAX), example = ["order-17", "order-18"])]
     task_ids: Vec<TaskId>,
     /// How long to wait, in milliseconds, at most an hour. What has not ended by then goes on. Default: an hour.
     #[serde(default)]
@@ -68,7 +68,7 @@ fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TaskId>, D::Err
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<TaskId>, A::Error> {
             let mut ids = Vec::new();
-            while let Some(id) = list.next_element::<TaskId>()? {
+            while let Some(GivenId(id)) = list.next_element()? {
                 if ids.len() == IDS_MAX {
                     return Err(A::Error::custom(format_args!(
                         "must be a list of 1 to {IDS_MAX} ids, and has more: wait for them in turn"
@@ -201,6 +201,7 @@ mod tests {
             (json!({"task_ids": ids(IDS_MAX + 1)}), "must be a list of 1 to 10000 ids, and has more: wait for them in turn"),
             (json!({"task_ids": "t"}), "task_ids: must be a list of 1 to 10000 entries, not \"t\""),
             (json!({"task_ids": ["a b"]}), "must be 1 to 128 visible ASCII characters other than braces"),
+            (json!({"task_ids": ["t{0..4}"]}), "task_ids[0]: must be 1 to 128 visible ASCII characters other than braces, not \"t{0..4}\""),
             (json!({"task_ids": ["t"], "timeout_ms": 0}), "timeout_ms: must be a whole number from 1 to 3600000, not 0"),
             (json!({"task_ids": ["t"], "timeout_ms": 3_600_001}), "timeout_ms: must be a whole number from 1 to 3600000, not 3600001"),
             (json!({}), "task_ids: is missing; it must be a list of 1 to 10000 entries"),

@@ -1,12 +1,23 @@
 //! What the document says of the routes for groups.
 
-use protocol::{GroupCancelled, GroupName, GroupStatus, Reply, TaskId, TaskState};
+use producer::Groups;
+use protocol::{GroupCancelled, GroupCounts, GroupName, GroupStatus, Reply, TaskState};
+use schemars::{Schema, SchemaGenerator, json_schema};
+use task_store::MembersRequest;
 
 use super::{
     Operation, Optional,
-    operations::{Content, of, ok},
+    operations::{Content, from_to, of, ok},
 };
-use crate::groups::{GroupList, GroupTasks};
+use crate::{
+    given::GivenId,
+    groups::{GroupList, GroupTasks},
+};
+
+/// The states that a group tells apart.
+fn state(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": GroupCounts::STATES.map(TaskState::name)})
+}
 
 pub(crate) const LIST: Operation = Operation {
     id: "groups",
@@ -19,7 +30,12 @@ pub(crate) const LIST: Operation = Operation {
             description: "Those that were made before the group of this name: next of the page before.",
             schema: of::<GroupName>,
         },
-        Optional { name: "limit", place: "query", description: "How many at most, 1 to 100. Default: 50.", schema: of::<u32> },
+        Optional {
+            name: "limit",
+            place: "query",
+            description: "How many at most, 1 to 100. Default: 50.",
+            schema: from_to::<1, { Groups::LISTED_MAX as usize }>,
+        },
     ],
     body: None,
     answer: ok("Some groups. One that was forgotten meanwhile is left out.", Content::Json(of::<GroupList>)),
@@ -53,9 +69,14 @@ pub(crate) const TASKS: Operation = Operation {
     summary: "The tasks of a group, by id, with their states.",
     parameter: Some(("group", of::<GroupName>)),
     optional: &[
-        Optional { name: "state", place: "query", description: "Only tasks in this state.", schema: of::<TaskState> },
-        Optional { name: "after", place: "query", description: "Those after this id: next of the page before.", schema: of::<TaskId> },
-        Optional { name: "limit", place: "query", description: "How many at most, 1 to 1000. Default: 100.", schema: of::<u32> },
+        Optional { name: "state", place: "query", description: "Only tasks in this state; a delayed task is waiting here.", schema: state },
+        Optional { name: "after", place: "query", description: "Those after this id: next of the page before.", schema: of::<GivenId> },
+        Optional {
+            name: "limit",
+            place: "query",
+            description: "How many at most, 1 to 1000. Default: 100.",
+            schema: from_to::<1, { MembersRequest::LIMIT_MAX as usize }>,
+        },
     ],
     body: None,
     answer: ok("Some tasks; as long as there is a next, others may follow.", Content::Json(of::<GroupTasks>)),

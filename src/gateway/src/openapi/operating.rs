@@ -1,13 +1,15 @@
 //! What the document says of the routes for operators.
 
-use protocol::{DeadLetter, GpuId, Requeued, TaskId, claim::Settings};
+use producer::DeadLetters;
+use protocol::{DeadLetter, GpuId, Requeued, claim::Settings};
 
 use super::{
     Operation, Optional,
-    operations::{Content, of, ok},
+    operations::{Content, from_to, of, ok},
 };
 use crate::{
     dead::{DeadLetterList, Purged},
+    given::GivenId,
     settings::StrategyRequest,
 };
 
@@ -55,7 +57,12 @@ pub(crate) const DEAD: Operation = Operation {
     id: "deadLetters",
     summary: "The oldest dead letters: messages that could not be tasks, and tasks that were given up. They stay where they are.",
     parameter: None,
-    optional: &[Optional { name: "limit", place: "query", description: "How many at most, 0 to 1000. Default: 100.", schema: of::<u32> }],
+    optional: &[Optional {
+        name: "limit",
+        place: "query",
+        description: "How many at most, 0 to 1000. Default: 100.",
+        schema: from_to::<0, { DeadLetters::IN_HAND_MAX }>,
+    }],
     body: None,
     answer: ok("The letters, oldest first.", Content::Json(of::<DeadLetterList>)),
     problems: &[400, 403, 500, 503],
@@ -94,7 +101,7 @@ pub(crate) const PURGE_ALL: Operation = Operation {
 pub(crate) const DEAD_OF_TASK: Operation = Operation {
     id: "deadLettersOfTask",
     summary: "The dead letters of one task, most often one, among the first 1000. They stay where they are.",
-    parameter: Some(("task_id", of::<TaskId>)),
+    parameter: Some(("task_id", of::<GivenId>)),
     optional: &[],
     body: None,
     answer: ok("The letters.", Content::Json(of::<Vec<DeadLetter>>)),
@@ -104,7 +111,7 @@ pub(crate) const DEAD_OF_TASK: Operation = Operation {
 pub(crate) const PURGE: Operation = Operation {
     id: "purgeDeadLettersOfTask",
     summary: "Delete the dead letters of one task, among the first 1000, for ever.",
-    parameter: Some(("task_id", of::<TaskId>)),
+    parameter: Some(("task_id", of::<GivenId>)),
     optional: &[],
     body: None,
     answer: ok("How many they were.", Content::Json(of::<Purged>)),
@@ -114,7 +121,7 @@ pub(crate) const PURGE: Operation = Operation {
 pub(crate) const REQUEUE: Operation = Operation {
     id: "requeueDeadLettersOfTask",
     summary: "Publish the dead letters of one task, among the first 1000, to their pool again, once what killed it is mended: a second life, with a second reply.",
-    parameter: Some(("task_id", of::<TaskId>)),
+    parameter: Some(("task_id", of::<GivenId>)),
     optional: &[],
     body: None,
     answer: ok("Whether it is a task again, or why it stays.", Content::Json(of::<Requeued>)),

@@ -1,11 +1,12 @@
 //! What the document says of each route.
 
-use protocol::{GpuId, IndexedItem, ItemResults, Partial, Reply, TaskId, TaskStatus, gpu::GpuView};
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use protocol::{GpuId, IndexedItem, ItemResults, Partial, Reply, TaskStatus, batch::ITEMS_MAX, gpu::GpuView};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::{Operation, Optional, SchemaOf};
 use crate::{
     events::HowFar,
+    given::GivenId,
     gpus::GpuList,
     health::Health,
     idempotency::{self, IDEMPOTENCY_KEY},
@@ -56,6 +57,11 @@ pub(crate) type Events = &'static [(&'static str, SchemaOf)];
 
 pub(super) fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
     schemas.subschema_for::<T>()
+}
+
+/// A whole number within bounds.
+pub(super) fn from_to<const LEAST: usize, const MOST: usize>(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "integer", "minimum": LEAST, "maximum": MOST})
 }
 
 pub(super) const fn ok(description: &'static str, content: Content) -> Answer {
@@ -121,7 +127,7 @@ pub(crate) const SUBMIT: Operation = Operation {
 pub(crate) const STATUS: Operation = Operation {
     id: "taskStatus",
     summary: "What became of a task; with its reply once it ended and while that is kept.",
-    parameter: Some(("task_id", of::<TaskId>)),
+    parameter: Some(("task_id", of::<GivenId>)),
     optional: &[],
     body: None,
     answer: ok("The task's status.", Content::Json(of::<TaskStatus>)),
@@ -141,7 +147,7 @@ pub(crate) const EVENTS: Operation = Operation {
     id: "taskEvents",
     summary: "Follow a task: its status whenever that changes, its progress, parts of its output where this gateway submitted it with progress, of a batch the result of each item, and \
               last its reply.",
-    parameter: Some(("task_id", of::<TaskId>)),
+    parameter: Some(("task_id", of::<GivenId>)),
     optional: &[],
     body: None,
     answer: ok(
@@ -160,23 +166,28 @@ pub(crate) const EVENTS: Operation = Operation {
 };
 
 const RESULTS_OPTIONS: &[Optional] = &[
-    Optional { name: "from", place: "query", description: "The first item, counted from 0, at most 10000. Default: 0.", schema: of::<u32> },
+    Optional {
+        name: "from",
+        place: "query",
+        description: "The first item, counted from 0, at most 10000. Default: 0.",
+        schema: from_to::<0, ITEMS_MAX>,
+    },
     Optional {
         name: "limit",
         place: "query",
         description: "How many results at most, 1 to 10000. Default: 1000. An answer ends before that once its results have 8 MiB together.",
-        schema: of::<u32>,
+        schema: from_to::<1, ITEMS_MAX>,
     },
 ];
 
 pub(crate) const RESULTS: Operation = Operation {
     id: "taskResults",
     summary: "The results of a batch's items in pieces, while it runs and afterwards, also of one whose reply was too large (reply_too_large). Ask again from next on until there is none.",
-    parameter: Some(("task_id", of::<TaskId>)),
+    parameter: Some(("task_id", of::<GivenId>)),
     optional: RESULTS_OPTIONS,
     body: None,
     answer: ok(
-        "The results from the wanted item on, without a gap: of a batch that was split and runs, those of the parts that have ended, up to the first item that has not; of a batch that runs \
+        "The results from the wanted item on, without a gap: of a batch that was split and runs, those of the slices that have ended, up to the first item that has not; of a batch that runs \
          whole, none before it has ended. Where next is the item that was asked for, nothing is new yet.",
         Content::Json(of::<ItemResults>),
     ),
@@ -186,7 +197,7 @@ pub(crate) const RESULTS: Operation = Operation {
 pub(crate) const CANCEL: Operation = Operation {
     id: "cancelTask",
     summary: "Ask for a task's end, whether it waits or runs. Asking again changes nothing; a task that had ended is a conflict.",
-    parameter: Some(("task_id", of::<TaskId>)),
+    parameter: Some(("task_id", of::<GivenId>)),
     optional: CANCEL_OPTIONS,
     body: None,
     answer: Answer {

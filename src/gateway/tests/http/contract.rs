@@ -63,3 +63,34 @@ fn every_reference_in_the_document_resolves() {
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
 }
+
+/// The schema of a parameter of a GET.
+fn parameter<'a>(document: &'a Value, path: &str, name: &str) -> &'a Value {
+    let parameters = document["paths"][path]["get"]["parameters"].as_array().expect("parameters");
+    let found = parameters.iter().find(|parameter| parameter["name"] == name);
+    &found.unwrap_or_else(|| panic!("{path} has no {name}"))["schema"]
+}
+
+#[test]
+fn the_document_says_what_parameters_may_be() {
+    let document = gateway::openapi();
+    let given = "^[!-z|~]+$";
+    for (path, name) in
+        [("/api/v1/tasks/{task_id}", "task_id"), ("/api/v1/tasks/{task_id}/results", "task_id"), ("/api/v1/groups/{group}/tasks", "after")]
+    {
+        assert_eq!(parameter(&document, path, name)["pattern"], given, "a client gives no id of a slice: {path}, {name}");
+    }
+    assert_eq!(document["components"]["schemas"]["WaitRequest"]["properties"]["task_ids"]["items"]["pattern"], given);
+    let states = parameter(&document, "/api/v1/groups/{group}/tasks", "state")["enum"].as_array().expect("states");
+    assert!(states.contains(&"waiting".into()) && !states.contains(&"delayed".into()), "{states:?}");
+    for (path, name, least, most) in [
+        ("/api/v1/tasks/{task_id}/results", "from", 0, 10_000),
+        ("/api/v1/tasks/{task_id}/results", "limit", 1, 10_000),
+        ("/api/v1/groups", "limit", 1, 100),
+        ("/api/v1/groups/{group}/tasks", "limit", 1, 1_000),
+        ("/api/v1/dead", "limit", 0, 1_000),
+    ] {
+        let schema = parameter(&document, path, name);
+        assert_eq!((&schema["minimum"], &schema["maximum"]), (&least.into(), &most.into()), "{path}, {name}");
+    }
+}
