@@ -18,7 +18,7 @@ pub(crate) const INTERRUPTED: u8 = 130;
 const READER_GONE: u8 = 141;
 
 /// Why a command did not do what it was asked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// Something else went wrong, or a task did not succeed. Exit code 1.
     Failed(String),
@@ -37,6 +37,20 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// The same, told with what was being done.
+    pub(crate) fn during(self, what: &str) -> Self {
+        let told = |message: String| format!("{what}: {message}");
+        match self {
+            Self::Failed(message) => Self::Failed(told(message)),
+            Self::Usage(message) => Self::Usage(told(message)),
+            Self::Unavailable(message) => Self::Unavailable(told(message)),
+            Self::NotFound(message) => Self::NotFound(told(message)),
+            Self::TimeLimit(message) => Self::TimeLimit(told(message)),
+            Self::GpuLost(message) => Self::GpuLost(told(message)),
+            Self::ReaderGone => Self::ReaderGone,
+        }
+    }
+
     /// Prints the error line and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         ExitCode::from(self.told())

@@ -16,7 +16,7 @@ use producer::NewTask;
 use protocol::{Reply, TaskId};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use self::{
@@ -26,7 +26,6 @@ use self::{
 use super::{
     GatewayUrl, NoReply,
     gateway::{fault_of, request_text},
-    http::ANSWERED_IN,
 };
 use crate::fault::Fault;
 
@@ -67,24 +66,20 @@ impl Bulk {
                     let status = hyper::StatusCode::from_u16(problem.status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
                     return Err(fault_of(status, problem));
                 }
-                Err(reason) if tries == TRIES => {
-                    return Err(Fault::Unavailable(format!("submit task {task_id} through the gateway at {}: {reason}", self.url)));
-                }
-                Err(_) => sleep(PAUSE).await,
+                Err(Fault::Unavailable(_) | Fault::TimeLimit(_)) if tries < TRIES => sleep(PAUSE).await,
+                // Another try would end in the same way, or there was one too many.
+                Err(fault) => return Err(fault.during(&format!("submit task {task_id} through the gateway at {}", self.url))),
             }
             tries += 1;
         }
     }
 
-    /// The answer to a line; `Err`: why there is none.
-    async fn send(&self, text: Vec<u8>) -> Result<Line, String> {
+    /// The answer to a line; `Err`: why there is none. The feed says so too of a line whose answer does not come in time.
+    async fn send(&self, text: Vec<u8>) -> Result<Line, Fault> {
         let (answer, answered) = oneshot::channel();
-        let ended = || "the gateway's client has ended".to_owned();
-        let sending = async {
-            self.asked.send(Asked { text, answer }).await.map_err(|_| ended())?;
-            answered.await.map_err(|_| ended())?
-        };
-        timeout(ANSWERED_IN, sending).await.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWERED_IN.as_secs())))
+        let ended = || Fault::Failed("the gateway's client has ended".to_owned());
+        self.asked.send(Asked { text, answer }).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
     }
 
     /// The reply of a task that was submitted.
@@ -97,5 +92,55 @@ impl Bulk {
             Ok(Err(_)) => Err(ended()),
             Err(_) => Err(NoReply::Late(task_id.clone())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use protocol::{Kind, TaskBody};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A gateway that knows no such route. Its URL, and how many requests it had.
+    async fn older_gateway() -> (GatewayUrl, Arc<AtomicUsize>) {
+        const BODY: &str =
+            r#"{"type":"urn:gpufleet:problem:not-found","title":"not found","status":404,"detail":"there is no such route"}"#;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address")).parse().expect("a URL");
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut bytes = [0; 4_096];
+                    let _head = stream.read(&mut bytes).await;
+                    let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{BODY}", BODY.len());
+                    let _sent = stream.write_all(answer.as_bytes()).await;
+                    // To the end of the request: a connection that is closed before takes its answer with it.
+                    while stream.read(&mut bytes).await.is_ok_and(|length| length > 0) {}
+                });
+            }
+        });
+        (url, requests)
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_refused_for_good_is_not_sent_again() {
+        let (url, requests) = older_gateway().await;
+        let bulk = Bulk::start(url, None);
+        let task = NewTask::new(Kind::new("echo").expect("valid"), TaskBody::default());
+        let fault = bulk.submit(&task, &TaskId::new("t").expect("valid")).await.expect_err("refused");
+        assert!(matches!(&fault, Fault::NotFound(told) if told.ends_with("there is no such route")), "{fault:?}");
+        assert_eq!(requests.load(Ordering::SeqCst), 1);
     }
 }

@@ -16,22 +16,32 @@ use hyper::{
     header,
 };
 use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 
 use super::answer::Lines;
-use crate::fleet::{
-    GatewayUrl,
-    http::{dial, head, in_words},
+use crate::{
+    fault::Fault,
+    fleet::{
+        GatewayUrl,
+        http::{ANSWERED_IN, dial, head, in_words},
+    },
 };
 
 /// Lines that may wait for the connection.
 const PIECES_MAX: usize = 16;
 
+/// Who waits for the answer to a line.
+type Waiter = oneshot::Sender<Result<Line, Fault>>;
+
 /// A line to send.
 pub(super) struct Asked {
     /// With its end.
     pub(super) text: Vec<u8>,
-    pub(super) answer: oneshot::Sender<Result<Line, String>>,
+    pub(super) answer: Waiter,
 }
 
 /// An answer.
@@ -67,34 +77,40 @@ pub(super) async fn feed(url: GatewayUrl, traceparent: Option<String>, mut asked
             Ok(fresh) => {
                 // Nothing can have ended it yet but its connection; then its answers are told so.
                 if let Err(answer) = registered(Some(&fresh), answer) {
-                    let _nobody_waits = answer.send(Err("the connection ended".to_owned()));
+                    let _nobody_waits = answer.send(Err(Fault::Unavailable("the connection ended".to_owned())));
                 }
                 open = Some(fresh);
                 send(&mut open, text).await;
             }
-            Err(reason) => {
+            Err(fault) => {
                 open = None;
-                let _nobody_waits = answer.send(Err(reason.clone()));
+                let _nobody_waits = answer.send(Err(fault.clone()));
                 // A gateway that cannot be reached is not dialled for each line that waits already.
                 while let Ok(Asked { answer, .. }) = asked.try_recv() {
-                    let _nobody_waits = answer.send(Err(reason.clone()));
+                    let _nobody_waits = answer.send(Err(fault.clone()));
                 }
             }
         }
     }
 }
 
-fn registered(open: Option<&Open>, answer: oneshot::Sender<Result<Line, String>>) -> Result<(), oneshot::Sender<Result<Line, String>>> {
+fn registered(open: Option<&Open>, answer: Waiter) -> Result<(), Waiter> {
     match open {
         Some(open) => open.unanswered.register(answer),
         None => Err(answer),
     }
 }
 
-/// Who sends what nobody takes hears of it by the end of its answers.
+/// Gives a line to the connection. One that takes no more ends once an answer is overdue: whoever waits for an answer over it hears of that, and the next line opens another.
 async fn send(open: &mut Option<Open>, text: Vec<u8>) {
-    if let Some(open) = open {
-        let _taken = open.pieces.send(Ok(Frame::data(text.into()))).await;
+    let Some(Open { pieces, hearing, .. }) = open else { return };
+    let has_ended = tokio::select! {
+        biased;
+        _taken = pieces.send(Ok(Frame::data(text.into()))) => false,
+        _ended = hearing => true,
+    };
+    if has_ended {
+        *open = None;
     }
 }
 
@@ -102,20 +118,23 @@ async fn send(open: &mut Option<Open>, text: Vec<u8>) {
 struct Open {
     pieces: pieces::Sender<Piece>,
     unanswered: Arc<Unanswered>,
+    /// Hands out the answers, and ends with the request.
+    hearing: JoinHandle<()>,
 }
 
 impl Open {
-    async fn new(url: &GatewayUrl, traceparent: Option<&str>) -> Result<Self, String> {
+    async fn new(url: &GatewayUrl, traceparent: Option<&str>) -> Result<Self, Fault> {
         let (pieces, body) = pieces::channel(PIECES_MAX);
         let mut request = head(url, Method::POST, "/api/v1/tasks:bulk").header(header::CONTENT_TYPE, "application/x-ndjson");
         if let Some(traceparent) = traceparent {
             request = request.header("traceparent", traceparent);
         }
-        let request = request.body(StreamBody::new(body)).map_err(|error| error.to_string())?;
-        let connection = dial::<Body>(url).await?;
+        let request = request.body(StreamBody::new(body)).map_err(|error| Fault::Failed(error.to_string()))?;
+        let connection = dial::<Body>(url).await.map_err(Fault::Unavailable)?;
         let unanswered = Arc::<Unanswered>::default();
-        tokio::spawn(hear(connection, request, Arc::clone(&unanswered)));
-        Ok(Self { pieces, unanswered })
+        let heard = Arc::clone(&unanswered);
+        let hearing = tokio::spawn(async move { hear(&heard, listen(connection, request, &heard)).await });
+        Ok(Self { pieces, unanswered, hearing })
     }
 }
 
@@ -125,7 +144,9 @@ struct Unanswered(Mutex<Answers>);
 
 #[derive(Default)]
 struct Answers {
-    waiting: VecDeque<oneshot::Sender<Result<Line, String>>>,
+    waiting: VecDeque<Waiter>,
+    /// Since when the first of them is the next one to be answered.
+    since: Option<Instant>,
     ended: bool,
 }
 
@@ -135,50 +156,123 @@ impl Unanswered {
     }
 
     /// Notes one more line, before it is sent. `Err`: the request has ended.
-    fn register(&self, answer: oneshot::Sender<Result<Line, String>>) -> Result<(), oneshot::Sender<Result<Line, String>>> {
+    fn register(&self, answer: Waiter) -> Result<(), Waiter> {
         let mut answers = self.answers();
         if answers.ended {
             return Err(answer);
         }
         answers.waiting.push_back(answer);
+        answers.since.get_or_insert_with(Instant::now);
         Ok(())
     }
 
-    fn next(&self) -> Option<oneshot::Sender<Result<Line, String>>> {
-        self.answers().waiting.pop_front()
+    fn next(&self) -> Option<Waiter> {
+        let mut answers = self.answers();
+        let next = answers.waiting.pop_front();
+        answers.since = (!answers.waiting.is_empty()).then(Instant::now);
+        next
     }
 
-    fn end(&self) -> VecDeque<oneshot::Sender<Result<Line, String>>> {
+    /// Ends once no answer has come for too long although a line waits for one.
+    async fn overdue(&self) {
+        loop {
+            let now = Instant::now();
+            let due = self.answers().since.unwrap_or(now) + ANSWERED_IN;
+            if due <= now {
+                return;
+            }
+            sleep_until(due).await;
+        }
+    }
+
+    fn end(&self) -> VecDeque<Waiter> {
         let mut answers = self.answers();
         answers.ended = true;
         std::mem::take(&mut answers.waiting)
     }
 }
 
-/// Hands out the answers of a request, and at its end says so to all lines that have none.
-async fn hear(connection: SendRequest<Body>, request: Request<Body>, unanswered: Arc<Unanswered>) {
-    let reason = match listen(connection, request, &unanswered).await {
-        Ok(()) => "the gateway ended its answers before all were there".to_owned(),
-        Err(reason) => reason,
+/// Follows a request to its end, which an answer that is overdue is too, and says so to all lines that have no answer.
+async fn hear(unanswered: &Unanswered, listening: impl Future<Output = Result<(), Fault>>) {
+    let fault = tokio::select! {
+        biased;
+        listened = listening => listened.err().unwrap_or_else(|| Fault::Unavailable("the gateway ended its answers before all were there".to_owned())),
+        () = unanswered.overdue() => Fault::Unavailable(format!("no answer within {} s", ANSWERED_IN.as_secs())),
     };
     for answer in unanswered.end() {
-        let _nobody_waits = answer.send(Err(reason.clone()));
+        let _nobody_waits = answer.send(Err(fault.clone()));
     }
 }
 
-async fn listen(mut connection: SendRequest<Body>, request: Request<Body>, unanswered: &Unanswered) -> Result<(), String> {
-    connection.ready().await.map_err(|error| in_words(&error))?;
-    let response = connection.send_request(request).await.map_err(|error| in_words(&error))?;
-    // A line that is not answered in time is given up by who sent it.
-    let mut lines = Lines::of(response, None).await.map_err(|fault| fault.to_string())?;
-    while let Some(text) = lines.next().await.map_err(|fault| fault.to_string())? {
-        let line: Line = serde_json::from_slice(&text).map_err(|error| format!("an answer is not understood: {error}"))?;
+/// Hands out the answers of a request.
+async fn listen(mut connection: SendRequest<Body>, request: Request<Body>, unanswered: &Unanswered) -> Result<(), Fault> {
+    let away = |error: hyper::Error| Fault::Unavailable(in_words(&error));
+    connection.ready().await.map_err(away)?;
+    let response = connection.send_request(request).await.map_err(away)?;
+    // Silence is no fault while no line waits.
+    let mut lines = Lines::of(response, None).await?;
+    while let Some(text) = lines.next().await? {
+        let line: Line = serde_json::from_slice(&text).map_err(|error| Fault::Failed(format!("an answer is not understood: {error}")))?;
         if let Some(reason) = line.ends_the_request() {
-            return Err(reason.to_owned());
+            return Err(Fault::Unavailable(reason.to_owned()));
         }
         if let Some(answer) = unanswered.next() {
             let _nobody_waits = answer.send(Ok(line));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, time::Duration};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// A request that nobody answers, over a connection that takes what fits into its channel.
+    fn stalled() -> (Open, pieces::Receiver<Piece>) {
+        let (pieces, body) = pieces::channel(PIECES_MAX);
+        let unanswered = Arc::<Unanswered>::default();
+        let heard = Arc::clone(&unanswered);
+        let hearing = tokio::spawn(async move { hear(&heard, pending()).await });
+        (Open { pieces, unanswered, hearing }, body)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_has_stalled_ends_and_holds_nobody_up() {
+        let (open, _body) = stalled();
+        let unanswered = Arc::clone(&open.unanswered);
+        let (answer, answered) = oneshot::channel();
+        assert!(registered(Some(&open), answer).is_ok());
+        let mut open = Some(open);
+        // One more than fits: the last one waits for the connection.
+        for _ in 0..PIECES_MAX + 2 {
+            send(&mut open, b"{}\n".to_vec()).await;
+        }
+        assert!(open.is_none(), "the next line opens another request");
+        let told = answered.await.expect("the line hears of it");
+        assert!(matches!(&told, Err(Fault::Unavailable(told)) if told == "no answer within 30 s"), "{told:?}");
+        assert!(unanswered.register(oneshot::channel().0).is_err(), "no line waits over it any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_line_that_waits_makes_an_answer_overdue() {
+        let (open, _body) = stalled();
+        sleep(10 * ANSWERED_IN).await;
+        assert!(!open.hearing.is_finished(), "no line waits");
+        let answers = [(); 3].map(|()| {
+            let (answer, answered) = oneshot::channel();
+            assert!(registered(Some(&open), answer).is_ok());
+            answered
+        });
+        for _ in 0..2 {
+            // Each answer gives the next one its time.
+            sleep(ANSWERED_IN - Duration::from_secs(1)).await;
+            assert!(open.unanswered.next().is_some() && !open.hearing.is_finished());
+        }
+        let [.., last] = answers;
+        assert!(matches!(last.await, Ok(Err(Fault::Unavailable(_)))));
+    }
 }
