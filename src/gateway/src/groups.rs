@@ -14,6 +14,7 @@ use protocol::{GroupCancelled, GroupCounts, GroupMember, GroupName, GroupStatus,
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use task_store::MembersRequest;
+use tracing::error;
 
 use crate::{
     Gateway, Problem,
@@ -134,11 +135,19 @@ pub(crate) async fn cancel(
     State(gateway): State<Gateway>,
     group: Result<Path<String>, PathRejection>,
 ) -> Result<Json<GroupCancelled>, Problem> {
-    let group = named(group)?;
-    gateway.groups().cancel(&group).await.map(Json).map_err(|error| match error {
-        GroupsError::Store(error) => gateway.store_failed(&error),
-        GroupsError::TooMany { .. } => Problem::new(ProblemKind::GroupFull, error.to_string()).field("group"),
-    })
+    let (group, groups) = (named(group)?, gateway.groups());
+    // To its end, whether or not its client stays: a large group takes a while, and a part of it that was told is no answer to anybody.
+    let cancelling = tokio::spawn(async move { groups.cancel(&group).await });
+    match cancelling.await {
+        Ok(cancelled) => cancelled.map(Json).map_err(|error| match error {
+            GroupsError::Store(error) => gateway.store_failed(&error),
+            GroupsError::TooMany { .. } => Problem::new(ProblemKind::GroupFull, error.to_string()).field("group"),
+        }),
+        Err(cause) => {
+            error!(error = %cause, "cancel a group");
+            Err(Problem::new(ProblemKind::Internal, "the gateway broke while it cancelled the group; its log has the details"))
+        }
+    }
 }
 
 impl Gateway {

@@ -1,5 +1,7 @@
 //! Groups, on servers or behind a gateway.
 
+use std::time::Duration;
+
 use gateway::{group_url, url_encoded};
 use hyper::Method;
 use producer::{Groups, GroupsError, GroupsPage};
@@ -9,6 +11,9 @@ use task_store::{MembersPage, MembersRequest};
 
 use super::{Fleet, Gateway, http::Question};
 use crate::{fault::Fault, group::not_found, servers::Servers};
+
+/// Longest wait for the cancel of a group through a gateway: a large one has each of its tasks told.
+const CANCELLED_IN: Duration = Duration::from_secs(600);
 
 /// `GET /api/v1/groups`.
 #[derive(Deserialize)]
@@ -92,7 +97,7 @@ impl Fleet {
 
 impl Gateway {
     async fn cancel_group(&self, group: &GroupName) -> Result<GroupCancelled, Fault> {
-        let question = Question::new(Method::DELETE, group_url(group));
+        let question = Question { answered_in: CANCELLED_IN, ..Question::new(Method::DELETE, group_url(group)) };
         let answer = self.ask(&question).await?;
         self.read(&question, &answer)
     }

@@ -23,7 +23,7 @@ use super::url::GatewayUrl;
 
 /// Longest wait for a connection.
 const DIALLED_IN: Duration = Duration::from_secs(5);
-/// Longest wait for an answer. The gateway answers the questions that are asked here at once.
+/// Longest wait for an answer, where a question has no limit of its own. The gateway answers most of them at once.
 pub(super) const ANSWERED_IN: Duration = Duration::from_secs(30);
 /// The longest answer that is read, in bytes: a status holds the task's reply.
 pub(super) const ANSWER_BYTES_MAX: usize = 256 * 1_024 * 1_024;
@@ -38,6 +38,8 @@ pub(super) struct Question {
     pub(super) body: Bytes,
     /// W3C trace context.
     pub(super) traceparent: Option<String>,
+    /// Longest wait for its answer.
+    pub(super) answered_in: Duration,
 }
 
 /// What came back.
@@ -49,7 +51,7 @@ pub(super) struct Answer {
 impl Question {
     /// A question without a body.
     pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: Bytes::new(), traceparent: None }
+        Self { method, path: path.into(), body: Bytes::new(), traceparent: None, answered_in: ANSWERED_IN }
     }
 
     fn request(&self, url: &GatewayUrl) -> Result<Request<Full<Bytes>>, String> {
@@ -84,7 +86,8 @@ impl Client {
     /// # Errors
     /// Why there is no answer, in words.
     pub(super) async fn ask(&self, question: &Question) -> Result<Answer, String> {
-        let asking = timeout(ANSWERED_IN, async {
+        let answered_in = question.answered_in;
+        let asking = timeout(answered_in, async {
             // The other end may have closed a kept connection meanwhile. Then a fresh one tells how things are.
             if let Some(kept) = self.kept()
                 && let Ok(answer) = self.exchange(kept, question).await
@@ -94,7 +97,7 @@ impl Client {
             let fresh = dial(&self.url).await?;
             self.exchange(fresh, question).await
         });
-        asking.await.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWERED_IN.as_secs())))
+        asking.await.unwrap_or_else(|_| Err(format!("no answer within {} s", answered_in.as_secs())))
     }
 
     async fn exchange(&self, mut connection: Connection, question: &Question) -> Result<Answer, String> {

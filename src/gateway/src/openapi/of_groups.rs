@@ -56,7 +56,7 @@ pub(crate) const SHOW: Operation = Operation {
 pub(crate) const CANCEL: Operation = Operation {
     id: "cancelGroup",
     summary: "Ask for the end of all tasks of a group, whether they wait or run, also of those that were published over AMQP and that no worker has seen yet. What is submitted \
-              afterwards is not cancelled. Asking again changes nothing: a request that broke off half-way may be repeated.",
+              afterwards is not cancelled. Of a large group it takes a while, and goes on where its client goes away; asking again changes nothing.",
     parameter: Some(("group", of::<GroupName>)),
     optional: &[],
     body: None,

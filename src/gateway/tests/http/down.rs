@@ -17,6 +17,7 @@ use task_store::{
     LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
     RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, Submission, TaskStore,
 };
+use tokio::sync::Semaphore;
 
 pub struct DownTable;
 
@@ -86,6 +87,12 @@ pub struct DownStore {
     pub answers: bool,
     /// How often it was probed.
     pub probes: AtomicU32,
+    /// What a cancel of a group waits for.
+    pub cancels_held: Option<Semaphore>,
+    /// How many cancels of groups began, and how many of them came to their end.
+    pub cancels: [AtomicU32; 2],
+    /// How often it was asked how many groups there are.
+    pub counts: AtomicU32,
 }
 
 fn no_store<T>() -> Result<T, StoreError> {
@@ -191,6 +198,12 @@ impl GroupStore for DownStore {
         no_store()
     }
     async fn cancel_all(&self, _: &GroupName) -> Result<GroupCancel, StoreError> {
+        let [began, ended] = &self.cancels;
+        began.fetch_add(1, Ordering::Relaxed);
+        if let Some(held) = &self.cancels_held {
+            let _turn = held.acquire().await;
+        }
+        ended.fetch_add(1, Ordering::Relaxed);
         no_store()
     }
     async fn show(&self, _: &GroupName) -> Result<Option<GroupStatus>, StoreError> {
@@ -206,6 +219,7 @@ impl GroupStore for DownStore {
         no_store()
     }
     async fn known(&self) -> Result<u64, StoreError> {
+        self.counts.fetch_add(1, Ordering::Relaxed);
         no_store()
     }
 }

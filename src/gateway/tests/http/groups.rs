@@ -1,12 +1,16 @@
 //! `/api/v1/groups`: what is shown of groups, what cancels them, and what the bounds answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use protocol::{GroupName, Outcome, TaskId};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use task_queue::TaskQueue;
 use task_store::{Arrival, Counted, MemoryStore, StoreOptions};
+use tokio::sync::Semaphore;
 
 use crate::{
     down::DownStore,
@@ -227,4 +231,25 @@ async fn without_the_store_nothing_is_known_of_groups_and_the_answer_is_503() {
     // A scrape does not wait for it.
     let metrics = tokio::time::timeout(Duration::from_secs(30), fleet.get("/metrics")).await.expect("an answer in time");
     assert_eq!(metrics.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_cancel_of_a_group_goes_on_without_its_client() {
+    let store = Arc::new(DownStore { cancels_held: Some(Semaphore::new(0)), ..DownStore::default() });
+    let fleet = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let [began, ended] = &store.cancels;
+    let asking = tokio::spawn(fleet.http.delete(format!("{}{GROUPS}/g", fleet.url)).send());
+    while began.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    asking.abort();
+    // Until the gateway has seen that its client is gone: this request has the only connection.
+    while !fleet.get("/metrics").await.text().await.expect("a body").lines().any(|line| line == "gateway_connections 1") {}
+    store.cancels_held.as_ref().expect("held").add_permits(1);
+    let goes_on = async {
+        while ended.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), goes_on).await.expect("it goes on");
 }
