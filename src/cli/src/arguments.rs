@@ -111,7 +111,7 @@ pub(crate) enum Command {
         #[arg(value_parser = parsers::task_id)]
         task_id: TaskId,
     },
-    /// Prints the results of a batch's items, a line of JSON each, in order: {"result": …} or {"error": …}. While the batch runs, those that are there
+    /// Prints the results of a batch's items, a line of JSON each, in order: {"result": …} or {"error": …}. While the batch runs, those that are there: exit code 0 too, with a note on standard error that says how to go on
     Results {
         /// The task's id
         #[arg(value_parser = parsers::task_id)]

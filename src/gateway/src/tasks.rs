@@ -50,7 +50,7 @@ pub(crate) struct TaskRequest {
     #[serde(default)]
     #[schemars(range(max = Limits::LONGEST_MS))]
     delay_ms: Option<u64>,
-    /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority and its delay; another body (payload or items, gpu_options, needs,
+    /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority, its delay and its group; another body (payload or items, gpu_options, needs,
     /// limits) or another kind under the same id is a conflict (409), for as long as the fleet keeps the task's record (`store.outcome_retention_ms`). Not together with the header
     /// Idempotency-Key. Default: a fresh id.
     #[serde(default, deserialize_with = "given::task_id")]

@@ -78,7 +78,7 @@ pub struct MultiGpuSection {
     pub strategies: Vec<Strategy>,
     /// Whether batches are split over GPUs. Default: true.
     pub batch_split: bool,
-    /// The smallest part of a split batch. Default: 4.
+    /// Items of a slice of a split batch at least. Default: 4.
     #[schemars(range(min = 1))]
     pub min_batch_size_per_gpu: u32,
     /// Slots of a GPU. For kinds that take several payloads in one run, one to two times the run that is wanted. Default: 8.

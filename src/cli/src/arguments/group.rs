@@ -26,7 +26,7 @@ pub(crate) enum GroupCommand {
         #[arg(value_parser = parsers::group)]
         group: GroupName,
     },
-    /// Waits until all its tasks have ended; exit code 1 if one did not succeed. Submit all of them first
+    /// Waits until all its tasks have ended; exit code 1 if one did not succeed. Submit all of them first. A batch counts as one task, and succeeds also where some of its items failed: `gpufleet results` shows those
     Wait {
         /// The group's name
         #[arg(value_parser = parsers::group)]
