@@ -119,6 +119,7 @@ async fn a_wrong_command_line_says_what_is_allowed() {
         row("results b", 2, nowhere),
         row("submit echo --payload @/nowhere --url http://h", 2, "error: read the payload from /nowhere: No such file or directory (os error 2)"),
         row("submit echo --reply-to q --url http://h", 2, "error: --reply-to names a queue of the broker, and a gateway hands no replies to queues: give --amqp-url and --redis-url, or ask for its status"),
+        row("submit echo --items /nowhere --reply-to q --url http://h", 2, "error: --reply-to names a queue of the broker, and a gateway hands no replies to queues: give --amqp-url and --redis-url, or ask for its status"),
         row("strategy get", 2, nowhere),
         row("drain g", 2, nowhere),
         row("dead ls", 2, nowhere),

@@ -27,7 +27,8 @@ const IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fault> {
     check_items(submit)?;
     let fleet = Fleet::to_submit(common)?;
-    let mut task = task(submit)?;
+    let mut task = task(submit, fleet.body_bytes_max())?;
+    fleet.check(&task)?;
     if let Some(gpu) = submit.gpu() {
         task.body.gpu_options.specific_gpu_id = Some(gpus::named(&fleet.pool().await?, gpu)?);
     }
@@ -54,9 +55,9 @@ fn check_items(submit: &Submit) -> Result<(), Fault> {
     }
 }
 
-fn task(submit: &Submit) -> Result<NewTask, Fault> {
+fn task(submit: &Submit, bytes_max: usize) -> Result<NewTask, Fault> {
     let carried = match &submit.items {
-        Some(file) if submit.as_batch => batch::body(submit, file)?,
+        Some(file) if submit.as_batch => batch::body(submit, file, bytes_max)?,
         _ => TaskBody { payload: payload(&submit.payload)?, ..TaskBody::default() },
     };
     let body = TaskBody { gpu_options: submit.gpu_options(), needs: submit.needs(), limits: submit.limits(), ..carried };

@@ -65,9 +65,8 @@ impl Fleet {
         match self {
             Self::Servers(servers) => Ok(servers.groups().await?.list(after, limit).await?.unwrap_or_default()),
             Self::Gateway(gateway) => {
-                let after = after.map(|name| format!("&after={name}")).unwrap_or_default();
-                let GroupList { groups, next } = gateway.get(&format!("/api/v1/groups?limit={limit}{after}")).await?;
-                Ok(GroupsPage { groups, next })
+                let begins = after.map(|name| format!("&after={name}")).unwrap_or_default();
+                page_of(after, gateway.get(&format!("/api/v1/groups?limit={limit}{begins}")).await)
             }
         }
     }
@@ -95,6 +94,15 @@ impl Fleet {
     }
 }
 
+/// The page that a gateway answers with. Of what was asked only the group after which it begins can be wrong, and not by its name: it was forgotten.
+fn page_of(after: Option<&GroupName>, answer: Result<GroupList, Fault>) -> Result<GroupsPage, Fault> {
+    match answer {
+        Ok(GroupList { groups, next }) => Ok(GroupsPage { groups, next }),
+        Err(Fault::Usage(_)) if after.is_some() => Ok(GroupsPage::default()),
+        Err(fault) => Err(fault),
+    }
+}
+
 impl Gateway {
     async fn cancel_group(&self, group: &GroupName) -> Result<GroupCancelled, Fault> {
         let question = Question { answered_in: CANCELLED_IN, ..Question::new(Method::DELETE, group_url(group)) };
@@ -116,5 +124,19 @@ impl From<GroupsError> for Fault {
             // The fleet is full, as it is where a submit finds no room.
             GroupsError::TooMany { .. } => Self::Unavailable(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_after_a_group_that_was_forgotten_is_empty() {
+        let after = "nightly".parse().expect("a name");
+        let refused = || Err(Fault::Usage("after: no group of this name is known any more".to_owned()));
+        assert_eq!(page_of(Some(&after), refused()).expect("a page"), GroupsPage::default());
+        assert!(page_of(None, refused()).is_err());
+        assert!(page_of(Some(&after), Err(Fault::Unavailable("away".to_owned()))).is_err());
     }
 }

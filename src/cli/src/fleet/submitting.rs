@@ -59,7 +59,29 @@ impl From<WaitError> for NoReply {
     }
 }
 
+/// Longest payload that is read for a gateway, in bytes. The bound on a body is the gateway's, which says so where one is larger; this one bounds what a line without an end takes here.
+const GATEWAY_BODY_BYTES_MAX: usize = 256 << 20;
+
 impl Fleet {
+    /// Refuses a task that this way to a fleet cannot take, before it costs anything.
+    pub(crate) fn check(&self, task: &NewTask) -> Result<(), Fault> {
+        match self {
+            Self::Gateway(_) if task.reply_to.is_some() => {
+                let advice = "give --amqp-url and --redis-url, or ask for its status";
+                Err(Fault::Usage(format!("--reply-to names a queue of the broker, and a gateway hands no replies to queues: {advice}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Longest body of a task that is worth reading, in bytes.
+    pub(crate) fn body_bytes_max(&self) -> usize {
+        match self {
+            Self::Servers(servers) => servers.configuration().worker.body_bytes_max,
+            Self::Gateway(_) => GATEWAY_BODY_BYTES_MAX,
+        }
+    }
+
     /// What submits to this fleet.
     pub(crate) async fn submitter(&self) -> Result<Submitter<'_>, Fault> {
         let servers = match self {
@@ -162,12 +184,8 @@ fn said(message: ProgressMessage) -> Option<Progress> {
     }
 }
 
-/// Over HTTP a task has an id before it is sent, no reply queue, and one limit for its wait. Tells each of the gateway's warnings once.
+/// Over HTTP a task has an id before it is sent, no reply queue ([`Fleet::check`]), and one limit for its wait. Tells each of the gateway's warnings once.
 async fn hand_over(through: Through<'_>, (environment, warned): (&Environment, &Warned), mut task: NewTask) -> Result<TaskId, Fault> {
-    if task.reply_to.is_some() {
-        let advice = "give --amqp-url and --redis-url, or ask for its status";
-        return Err(Fault::Usage(format!("--reply-to names a queue of the broker, and a gateway hands no replies to queues: {advice}")));
-    }
     let task_id = task.task_id.take().unwrap_or_else(|| environment.fresh_task_id());
     if let Some(expiration) = task.expiration.take() {
         shorten(&mut task.body.limits, expiration);

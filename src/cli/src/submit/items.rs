@@ -12,7 +12,7 @@ use std::{
 use futures::{Stream, StreamExt};
 use indicatif::ProgressBar;
 use producer::NewTask;
-use protocol::{Environment, IntakeLimits, Progress, TaskBody, TaskId};
+use protocol::{Environment, Progress, TaskBody, TaskId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -52,7 +52,7 @@ impl OpenTasks {
 
 /// Submits a task for each line of `file`, and waits for them if asked.
 pub(super) async fn run(fleet: &Fleet, submit: &Submit, file: &str, task: NewTask) -> Result<ExitCode, Fault> {
-    let items = lines::of(file, IntakeLimits::default().body_bytes_max)?;
+    let items = lines::of(file, fleet.body_bytes_max())?;
     let submitter = fleet.submitter_of_many(submit.traceparent.as_deref()).await?;
     let mut report = Report::new(lines::name_of(file), !submit.unordered);
     let (environment, bar) = (service::system_environment(), report.bar());

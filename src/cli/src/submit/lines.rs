@@ -33,30 +33,43 @@ pub(super) fn name_of(file: &str) -> &str {
 /// # Errors
 /// The file cannot be opened.
 pub(super) fn of(file: &str, bytes_max: usize) -> Result<impl Stream<Item = Item> + use<>, Fault> {
-    let input: Box<dyn BufRead + Send> = if file == "-" {
-        Box::new(BufReader::new(io::stdin()))
-    } else {
-        let opened = File::open(file).map_err(|error| Fault::Usage(format!("read the items from {file}: {error}")))?;
-        Box::new(BufReader::new(opened))
-    };
+    let mut reader = Reader::new(open(file)?, bytes_max);
     let (sender, mut receiver) = mpsc::channel(AHEAD);
     // A terminal, or a pipe, may keep a reader waiting for ever.
     tokio::task::spawn_blocking(move || {
         // Nobody wants more once the receiver is gone.
-        let _wanted = Reader { input, bytes_max, line: 0 }.find(|item| sender.blocking_send(item).is_err());
+        let _wanted = reader.find(|item| sender.blocking_send(item).is_err());
     });
     Ok(stream::poll_fn(move |context| receiver.poll_recv(context)))
 }
 
+/// Opens a file; `-` is standard input.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(super) fn open(file: &str) -> Result<Box<dyn BufRead + Send>, Fault> {
+    if file == "-" {
+        return Ok(Box::new(BufReader::new(io::stdin())));
+    }
+    let opened = File::open(file).map_err(|error| Fault::Usage(format!("read the items from {file}: {error}")))?;
+    Ok(Box::new(BufReader::new(opened)))
+}
+
 /// Reads lines; one that is too long is read over and not kept. The first error is the last item.
-struct Reader<R> {
+pub(super) struct Reader<R> {
     input: R,
     bytes_max: usize,
     line: u64,
 }
 
 impl<R: BufRead> Reader<R> {
-    fn find(&mut self, mut is_enough: impl FnMut(Item) -> bool) -> bool {
+    /// A reader of lines with at most so many bytes.
+    pub(super) const fn new(input: R, bytes_max: usize) -> Self {
+        Self { input, bytes_max, line: 0 }
+    }
+
+    /// Hands over lines until one is enough; whether one was.
+    pub(super) fn find(&mut self, mut is_enough: impl FnMut(Item) -> bool) -> bool {
         loop {
             self.line += 1;
             match self.read_line() {
@@ -105,8 +118,15 @@ impl<R: BufRead> Reader<R> {
         if text.trim_ascii().is_empty() {
             return None;
         }
-        Some(Json::parse(text).map_err(|error| format!("is not JSON: {error}")))
+        Some(Json::parse(text).map_err(|error| {
+            format!("is not JSON: {}; each line is one JSON value (text must be quoted: \"hello\")", without_line(&error))
+        }))
     }
+}
+
+/// What is wrong with a line, and its column. The JSON library calls every line the first.
+fn without_line(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
 }
 
 #[cfg(test)]
@@ -117,7 +137,7 @@ mod tests {
         let mut all = Vec::new();
         // Pieces that are smaller than lines.
         let input = BufReader::with_capacity(3, text.as_bytes());
-        let ended = Reader { input, bytes_max, line: 0 }.find(|Item { line, payload }| {
+        let ended = Reader::new(input, bytes_max).find(|Item { line, payload }| {
             all.push((line, payload.map(|payload| payload.to_string())));
             false
         });
@@ -139,6 +159,7 @@ mod tests {
         let found = items(&format!("1\n{{\n\"{}\"\n12345678\n4\n", "x".repeat(50)), 8);
         assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert!(found[1].1.as_ref().is_err_and(|problem| problem.starts_with("is not JSON: ")), "{found:?}");
+        assert!(found[1].1.as_ref().is_err_and(|problem| !problem.contains("at line")), "its number is that of the file: {found:?}");
         assert!(found[2].1.as_ref().is_err_and(|problem| problem.starts_with("is longer than 8 bytes")), "{found:?}");
         assert_eq!((&found[3].1, &found[4].1), (&Ok("12345678".to_owned()), &Ok("4".to_owned())));
     }
@@ -146,7 +167,7 @@ mod tests {
     #[test]
     fn who_has_enough_gets_no_more() {
         let mut got = 0;
-        let ended = Reader { input: &b"1\n2\n3\n"[..], bytes_max: 8, line: 0 }.find(|_| {
+        let ended = Reader::new(&b"1\n2\n3\n"[..], 8).find(|_| {
             got += 1;
             got == 2
         });
