@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     lines::{self, Item},
-    report::{Done, Fate, Report},
+    report::{Done, Fate, Report, Why},
 };
 use crate::{
     arguments::Submit,
@@ -48,6 +48,13 @@ impl OpenTasks {
     fn tasks(&self) -> MutexGuard<'_, BTreeMap<usize, (u64, TaskId)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The lines whose tasks nobody waits for any more.
+    fn left(&self, why: Why) -> Vec<Done> {
+        let open = std::mem::take(&mut *self.tasks());
+        let left = |(place, (line, task_id))| Done { place, line, task_id: Some(task_id), fate: Fate::Left(why), _permit: None };
+        open.into_iter().map(left).collect()
+    }
 }
 
 /// Submits a task for each line of `file`, and waits for them if asked.
@@ -58,7 +65,7 @@ pub(super) async fn run(fleet: &Fleet, submit: &Submit, file: &str, task: NewTas
     let (environment, bar) = (service::system_environment(), report.bar());
     let way = Way { submitter: &submitter, submit, task, environment, open: OpenTasks::default(), bar };
     let ending = work(&way, items, &mut report).await;
-    let ending = ending.and_then(|ending| conclude(&ending, &way, &mut report));
+    let ending = ending.and_then(|ending| conclude(ending, &way.open, &mut report));
     drop(way);
     let worst = report.end();
     submitter.close().await;
@@ -66,15 +73,17 @@ pub(super) async fn run(fleet: &Fleet, submit: &Submit, file: &str, task: NewTas
 }
 
 /// Prints what is left to be printed. The exit code, where it is not that of the worst line.
-fn conclude(ending: &Ending, way: &Way<'_>, report: &mut Report<'_>) -> Result<Option<ExitCode>, Fault> {
+fn conclude(ending: Ending, open: &OpenTasks, report: &mut Report<'_>) -> Result<Option<ExitCode>, Fault> {
     match ending {
         Ending::Done => Ok(None),
-        Ending::InVain => {
-            report.leave(left_open(way))?;
-            Err(Fault::Unavailable("so many lines in a row found the fleet full or away that the rest was not submitted".to_owned()))
+        Ending::Early(Why::InVain) => {
+            report.leave(open.left(Why::InVain))?;
+            output::error_line("so many lines in a row found the fleet full or away that the rest was not submitted");
+            // One of the lines said so, and another may have been at fault.
+            Ok(None)
         }
-        Ending::Interrupted => {
-            let left = report.leave(left_open(way))?;
+        Ending::Early(Why::Interrupted) => {
+            let left = report.leave(open.left(Why::Interrupted))?;
             output::note(&format!(
                 "interrupted: {left} tasks have no reply yet and go on (outcome unfinished); `gpufleet status ID` tells of one, `gpufleet cancel ID` ends it"
             ));
@@ -84,13 +93,12 @@ fn conclude(ending: &Ending, way: &Way<'_>, report: &mut Report<'_>) -> Result<O
 }
 
 /// Why no more lines are worked on.
+#[derive(Debug, Clone, Copy)]
 enum Ending {
     /// There are none.
     Done,
-    /// The fleet takes none.
-    InVain,
-    /// Somebody wants it so.
-    Interrupted,
+    /// There may be.
+    Early(Why),
 }
 
 async fn work(way: &Way<'_>, items: impl Stream<Item = Item>, report: &mut Report<'_>) -> Result<Ending, Fault> {
@@ -107,10 +115,10 @@ async fn work(way: &Way<'_>, items: impl Stream<Item = Item>, report: &mut Repor
     loop {
         tokio::select! {
             biased;
-            () = interrupt.as_mut() => return Ok(Ending::Interrupted),
+            () = interrupt.as_mut() => return Ok(Ending::Early(Why::Interrupted)),
             next = done.next() => match next {
                 Some(next) => if !report.take(next)? {
-                    return Ok(Ending::InVain);
+                    return Ok(Ending::Early(Why::InVain));
                 },
                 None => return Ok(Ending::Done),
             },
@@ -154,9 +162,23 @@ async fn fate(way: &Way<'_>, task: NewTask) -> Fate {
     }
 }
 
-/// The lines whose tasks nobody waits for any more.
-fn left_open(way: &Way<'_>) -> Vec<Done> {
-    let open = std::mem::take(&mut *way.open.tasks());
-    let left = |(place, (line, task_id))| Done { place, line, task_id: Some(task_id), fate: Fate::Left, _permit: None };
-    open.into_iter().map(left).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::submit::report::Worst;
+
+    #[test]
+    fn a_line_at_fault_is_worse_than_a_fleet_that_takes_no_more() {
+        let done = |place, fate| Done { place, line: 1, task_id: None, fate, _permit: None };
+        for (others, worst) in [(vec![], Worst::Unavailable), (vec![Fate::Broken("is not JSON".to_owned())], Worst::Wrong)] {
+            let mut report = Report::new("f", false);
+            let away = Fate::Fault(Fault::Unavailable("away".to_owned()));
+            for (place, fate) in [away].into_iter().chain(others).enumerate() {
+                report.take(done(place, fate)).expect("printed");
+            }
+            let code = conclude(Ending::Early(Why::InVain), &OpenTasks::default(), &mut report).expect("printed");
+            assert!(code.is_none(), "the worst line has the say");
+            assert_eq!(report.end(), worst);
+        }
+    }
 }

@@ -29,9 +29,18 @@ pub(super) enum Fate {
     /// No reply came within so many seconds. The task goes on.
     Late(u64),
     /// Nobody waits for the reply any more. The task goes on, if it was submitted.
-    Left,
+    Left(Why),
     /// Its task ended.
     Replied(Box<Reply>),
+}
+
+/// Why nobody waits any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Somebody wants it so.
+    Interrupted,
+    /// The fleet takes no more.
+    InVain,
 }
 
 /// A line that is done with.
@@ -79,7 +88,7 @@ impl Worst {
             Fate::Fault(Fault::Unavailable(_)) => Self::Unavailable,
             Fate::Fault(Fault::TimeLimit(_)) | Fate::Late(_) => Self::Late,
             Fate::Fault(_) => Self::Unsuccessful,
-            Fate::Submitted | Fate::Left => Self::Good,
+            Fate::Submitted | Fate::Left(_) => Self::Good,
             Fate::Replied(reply) => match reply.outcome {
                 Outcome::Succeeded if reply.error.is_none() => Self::Good,
                 _ => Self::Unsuccessful,
@@ -114,7 +123,14 @@ impl<'a> Told<'a> {
             Fate::Fault(fault) => not("unknown", word(fault), &fault.to_string()),
             Fate::Submitted => told,
             Fate::Late(seconds) => not("unfinished", "no_reply", &format!("no reply within {seconds} s; the task goes on")),
-            Fate::Left => not("unfinished", "interrupted", "nobody waits for it any more; if it was submitted, it goes on"),
+            Fate::Left(Why::Interrupted) => {
+                not("unfinished", "interrupted", "nobody waits for it any more; if it was submitted, it goes on")
+            }
+            Fate::Left(Why::InVain) => not(
+                "unfinished",
+                "given_up",
+                "the fleet is full or away, and nobody waits for it any more; if it was submitted, it goes on",
+            ),
             Fate::Replied(reply) => Self {
                 outcome: Some(reply.outcome.name()),
                 result: reply.error.is_none().then_some(&reply.result),
@@ -266,6 +282,10 @@ mod tests {
         assert_eq!(bad, r#"{"line":3,"task_id":"t","outcome":"failed","error":{"code":"broken","message":"as asked"}}"#);
         let late = told(Fate::Late(5));
         assert!(late.contains(r#""outcome":"unfinished","error":{"code":"no_reply""#), "{late}");
+        for (why, code) in [(Why::Interrupted, "interrupted"), (Why::InVain, "given_up")] {
+            let left = told(Fate::Left(why));
+            assert!(left.contains(&format!(r#""outcome":"unfinished","error":{{"code":"{code}""#)), "{left}");
+        }
         let away = told(Fate::Fault(Fault::Unavailable("away".to_owned())));
         assert!(away.contains(r#""error":{"code":"unavailable","message":"away"}"#), "{away}");
     }
