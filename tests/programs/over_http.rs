@@ -129,6 +129,20 @@ async fn a_task_is_cancelled_through_a_gateway_and_a_wait_that_ends_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_delayed_task_that_is_cancelled_is_told_so() {
+    let embedded = Embedded::up("1").await;
+    let waiting = embedded.run(&["submit", "echo", "--task-id", "later", "--delay", "1d", "--wait", "--timeout", "60"]);
+    let cancelling = async {
+        until("it is delayed", async || embedded.state("later").await == "delayed").await;
+        embedded.run(&["cancel", "later"]).await
+    };
+    let (waited, cancelled) = tokio::join!(waiting, cancelling);
+    assert_eq!(cancelled.code, Some(0), "{cancelled:?}");
+    let told = waited.errors.contains("task later cancelled: cancelled: the task was cancelled");
+    assert_eq!((waited.code, told), (Some(1), true), "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gpus_are_shown_and_a_gateway_is_examined() {
     let embedded = Embedded::up("2").await;
     let table = embedded.run(&["gpus"]).await;

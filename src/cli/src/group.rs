@@ -75,12 +75,11 @@ async fn wait(common: &Common, fleet: &Fleet, group: &GroupName, limit: Duration
             Err(Fault::Unavailable(_)) if open.is_some() => {}
             Err(fault) => return Err(fault),
         }
-        let pause = pace.pause();
-        if Instant::now() + pause >= until {
+        let Some(pause) = pace.pause_until(until) else {
             let open = format!("{} of its tasks have not ended", open.unwrap_or(0));
             let advice = "it goes on, `gpufleet group show` tells of it and `gpufleet group cancel` ends it";
             return Err(Fault::TimeLimit(format!("wait for group {group}: after {} s {open}; {advice}", limit.as_secs())));
-        }
+        };
         sleep(pause).await;
     }
 }

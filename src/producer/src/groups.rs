@@ -5,8 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt, TryStreamExt, stream};
 use protocol::{GroupCancelled, GroupMember, GroupName, GroupStatus};
 use task_store::{Cancel, GroupCancel, MemberEnd, MembersPage, MembersRequest, Reach, StoreError, TaskStore};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
+
+use crate::Pace;
 
 /// How many members one step of a cancel tells.
 const CANCEL_STEP: u32 = 200;
@@ -173,12 +175,12 @@ impl std::fmt::Debug for Groups {
 #[derive(Debug, Clone)]
 pub struct GroupPace {
     last: Option<GroupStatus>,
-    pause: Duration,
+    pace: Pace,
 }
 
 impl Default for GroupPace {
     fn default() -> Self {
-        Self { last: None, pause: Self::SHORTEST }
+        Self { last: None, pace: Pace::new(Self::SHORTEST, Self::LONGEST) }
     }
 }
 
@@ -192,15 +194,18 @@ impl GroupPace {
             return false;
         }
         self.last = Some(status.clone());
-        self.pause = Self::SHORTEST;
+        self.pace.quicken();
         true
     }
 
     /// The pause before the next look.
     pub fn pause(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(Self::LONGEST);
-        pause
+        self.pace.pause()
+    }
+
+    /// The pause before the next look, the last of which is at the end of the time; `None` once that is there.
+    pub fn pause_until(&mut self, end: Instant) -> Option<Duration> {
+        self.pace.pause_until(end)
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Choice, GpuId, ItemCounts, ItemResult, Json, Kind, TaskId, Token, json::with_field};
+use crate::{Choice, ErrorCode, GpuId, ItemCounts, ItemResult, Json, Kind, TaskId, TaskStatus, Token, json::with_field};
 
 /// How a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -137,6 +137,22 @@ impl Reply {
             strategy: None,
             timings: Timings::default(),
             ended_at_ms,
+        }
+    }
+
+    /// What there is to tell of a task that ended so and has no reply in the store: its body is no longer kept, or the task was cancelled before any worker had it.
+    #[must_use]
+    pub fn without_body(status: TaskStatus, outcome: Outcome) -> Self {
+        let error = match outcome {
+            Outcome::Cancelled => TaskError::new(ErrorCode::Cancelled, "the task was cancelled"),
+            _ => TaskError::new(ErrorCode::ReplyNotKept, "the task ended, and its reply is not kept; only its outcome is known"),
+        };
+        Self {
+            kind: status.kind,
+            error: Some(error),
+            gpu_id: status.gpu_id,
+            attempt: status.attempt,
+            ..Self::ended(status.task_id, outcome, status.changed_ms)
         }
     }
 

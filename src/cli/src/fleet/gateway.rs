@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use gateway::{ProblemDocument, status_url};
 use hyper::{Method, StatusCode};
-use producer::NewTask;
+use producer::{NewTask, Pace, Patience};
 use protocol::{
-    GpuOptions, GroupName, ItemResults, Json, Kind, Limits, Needs, OnError, PoolName, Progress, Reply, TaskId, TaskStatus, Unserved,
-    batch::ITEMS_MAX, gpu::GpuView,
+    GpuOptions, GroupName, ItemResults, Json, Kind, Limits, Needs, OnError, Outcome, PoolName, Progress, Reply, TaskId, TaskStatus,
+    Unserved, batch::ITEMS_MAX, gpu::GpuView,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
@@ -20,10 +20,8 @@ use super::{
 };
 use crate::{fault::Fault, status};
 
-/// The pause between two looks at a task that is waited for: the first, and the longest. It doubles from one to the other.
+/// The pause between two looks at a task that is waited for: the first, and the longest.
 const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
-/// How long a task that ended may lack its reply, which is on its way.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A gateway, as its client sees it.
 pub(crate) struct Gateway {
@@ -152,32 +150,33 @@ impl Gateway {
 
     /// Looks at a task until it has ended and its reply is there; tells of its progress on the way.
     pub(super) async fn reply(&self, task_id: &TaskId, until: Instant, told: &impl Fn(&Progress)) -> Result<Reply, NoReply> {
-        let (mut pause, [_, longest]) = (PAUSE[0], PAUSE);
-        let (mut ended, mut last): (Option<Instant>, Option<Progress>) = (None, None);
+        let [shortest, longest] = PAUSE;
+        let (mut pace, mut patience) = (Pace::new(shortest, longest), Patience::default());
+        let mut last: Option<Progress> = None;
         loop {
             match self.status(task_id).await {
                 Ok(Some(TaskStatus { reply: Some(reply), .. })) => return Ok(reply),
                 Ok(Some(status)) => {
-                    let progress = status::of_batch(status.items, status.progress);
+                    let progress = status::of_batch(status.items, status.progress.clone());
                     if progress != last {
                         progress.iter().for_each(told);
                         last = progress;
                     }
-                    if status.state.ended() && ended.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
-                        let gone = format!("wait for task {task_id}: it {}, and its reply is not kept", status.state.name());
-                        return Err(Fault::Failed(gone).into());
+                    if let Some(outcome) = status.state.outcome()
+                        && patience.is_over()
+                    {
+                        return without_reply(task_id, status, outcome).map_err(NoReply::from);
                     }
                 }
                 Ok(None) => return Err(Fault::NotFound(format!("wait for task {task_id}: the fleet has forgotten it")).into()),
                 // The gateway, or what is behind it, may come back while there is time.
-                Err(Fault::Unavailable(_)) if Instant::now() + pause < until => {}
+                Err(Fault::Unavailable(_)) if Instant::now() < until => {}
                 Err(fault) => return Err(fault.into()),
             }
-            if Instant::now() + pause >= until {
-                return Err(NoReply::Late(task_id.clone()));
+            match pace.pause_until(until) {
+                Some(pause) => sleep(pause).await,
+                None => return Err(NoReply::Late(task_id.clone())),
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(longest);
         }
     }
 
@@ -235,6 +234,14 @@ impl Gateway {
             ));
         };
         fault_of(answer.status, problem)
+    }
+}
+
+/// What becomes of waiting for a task that has ended, and whose reply did not come. Of one that was cancelled before any worker had it nobody makes a reply.
+fn without_reply(task_id: &TaskId, status: TaskStatus, outcome: Outcome) -> Result<Reply, Fault> {
+    match outcome {
+        Outcome::Cancelled => Ok(Reply::without_body(status, outcome)),
+        _ => Err(Fault::Failed(format!("wait for task {task_id}: it {}, and its reply is not kept", outcome.name()))),
     }
 }
 

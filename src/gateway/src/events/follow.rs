@@ -2,8 +2,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use producer::ItemSet;
-use protocol::{ErrorCode, ItemResult, Outcome, Reply, TaskError, TaskId, TaskState, TaskStatus};
+use producer::{ItemSet, Pace, Patience};
+use protocol::{ItemResult, Outcome, Reply, TaskId, TaskState, TaskStatus};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until},
@@ -13,10 +13,8 @@ use tracing::debug;
 use super::{Event, HowFar, Source, log::Reader};
 use crate::Gateway;
 
-/// The pause between two looks into the store: after a change, and when nothing has changed for long. It doubles from one to the other.
+/// The pause between two looks into the store: after a change, and when nothing has changed for long.
 const PAUSE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
-/// How long a task that ended may lack its reply, or its last events: they are on their way.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest stream. A client that wants more connects again, as browsers do by themselves.
 pub(super) const LONGEST: Duration = Duration::from_secs(3_600);
 
@@ -36,11 +34,11 @@ pub(crate) struct Following {
     /// The reply, until all that is to be told before it was.
     reply: Option<Reply>,
     rest: Rest,
-    pause: Duration,
+    pace: Pace,
     look_at: Instant,
     ends_at: Instant,
-    /// When the store was first seen to say that it ended.
-    ended: Option<Instant>,
+    /// With its reply, and its last events, once it has ended.
+    patience: Patience,
     over: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -51,7 +49,7 @@ impl Following {
         let (task_id, now) = (status.task_id.clone(), Instant::now());
         let log = gateway.watched.log_of(&task_id).map(|log| Reader::new(log, seen));
         let told = log.as_ref().map(Reader::told).unwrap_or_default();
-        let [pause, _] = PAUSE;
+        let [shortest, longest] = PAUSE;
         let mut new = Self {
             gateway,
             task_id,
@@ -62,10 +60,10 @@ impl Following {
             told,
             reply: None,
             rest: None,
-            pause,
-            look_at: now + pause,
+            pace: Pace::new(shortest, longest),
+            look_at: now + shortest,
             ends_at: now + LONGEST,
-            ended: None,
+            patience: Patience::default(),
             over: false,
             _permit: permit,
         };
@@ -81,38 +79,37 @@ impl Following {
             Ok(None) => self.over = true,
             Err(error) => debug!(task_id = %self.task_id, %error, "follow a task"),
         }
-        self.look_at = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(PAUSE[1]);
+        self.look_at = Instant::now() + self.pace.pause();
     }
 
     fn take(&mut self, status: TaskStatus) {
         let state = Some((status.state, status.attempt));
         if self.state != state {
             self.state = state;
-            self.pause = PAUSE[0];
+            self.pace.quicken();
             self.ready.push_back(Event::new("status", &TaskStatus { progress: None, reply: None, ..status.clone() }));
         }
         // The log has the same, and sooner.
         let progress = HowFar::of(status.progress.as_ref(), status.items);
         if self.log.is_none() && self.progress != progress {
-            self.pause = PAUSE[0];
+            self.pace.quicken();
             self.ready.extend(progress.as_ref().map(|progress| Event::new("progress", progress)));
             self.progress = progress;
         }
         match status.state.outcome() {
             Some(outcome) => self.end(status, outcome),
-            None => self.ended = None,
+            None => self.patience.renew(),
         }
     }
 
     fn end(&mut self, status: TaskStatus, outcome: Outcome) {
-        let patient = self.ended.get_or_insert_with(Instant::now).elapsed() < PATIENCE;
-        if patient && (status.reply.is_none() || self.log.is_some()) {
+        let is_over = self.patience.is_over();
+        if !is_over && (status.reply.is_none() || self.log.is_some()) {
             return;
         }
         self.read_log();
         (self.over, self.log) = (true, None);
-        self.reply = Some(status.reply.clone().unwrap_or_else(|| without_body(status, outcome)));
+        self.reply = Some(status.reply.clone().unwrap_or_else(|| Reply::without_body(status, outcome)));
     }
 
     /// The next event that is at hand. No item is told twice.
@@ -175,19 +172,4 @@ fn rest(reply: Reply, told: ItemSet) -> impl Iterator<Item = Event> + Send {
     let untold = (0..).zip(results).filter(move |(index, _)| !told.contains(*index));
     let items = untold.filter_map(|(index, came_out)| Some(Event::of_item(index, &came_out.to::<ItemResult>().ok()?)));
     items.chain(std::iter::once_with(move || Event::new("reply", &reply)))
-}
-
-/// The reply of a task that has none in the store: its body is no longer kept, or it was cancelled before any worker had it.
-pub(super) fn without_body(status: TaskStatus, outcome: Outcome) -> Reply {
-    let error = match outcome {
-        Outcome::Cancelled => TaskError::new(ErrorCode::Cancelled, "the task was cancelled"),
-        _ => TaskError::new(ErrorCode::ReplyNotKept, "the task ended, and its reply is not kept; only its outcome is known"),
-    };
-    Reply {
-        kind: status.kind,
-        error: Some(error),
-        gpu_id: status.gpu_id,
-        attempt: status.attempt,
-        ..Reply::ended(status.task_id, outcome, status.changed_ms)
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use axum::response::Response;
 use producer::GroupPace;
-use protocol::GroupName;
+use protocol::{GroupName, Reply};
 use task_store::{MemberEnd, StoreError};
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -12,10 +12,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{
-    Event, Source, admitted, answer,
-    follow::{LONGEST, without_body},
-};
+use super::{Event, Source, admitted, answer, follow::LONGEST};
 use crate::{Gateway, Problem, groups};
 
 /// How many replies are in hand at once. The next ones are asked for when the client has read these.
@@ -93,7 +90,7 @@ impl FollowingGroup {
         for MemberEnd { number, task_id, outcome } in ends {
             // Its record may be forgotten before its group.
             if let Some(status) = self.gateway.ports.producer.status(&task_id).await? {
-                let reply = status.reply.clone().unwrap_or_else(|| without_body(status, outcome));
+                let reply = status.reply.clone().unwrap_or_else(|| Reply::without_body(status, outcome));
                 self.ready.push_back(Event { id: Some(number), ..Event::new("reply", &reply) });
             }
             self.replies = Replies::After(number);

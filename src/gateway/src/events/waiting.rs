@@ -6,7 +6,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use futures::future::join_all;
-use protocol::{Outcome, TaskId, TaskStatus};
+use producer::{Pace, Patience};
+use protocol::{Outcome, Reply, TaskId, TaskStatus};
 use task_store::StoreError;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -16,12 +17,11 @@ use tracing::debug;
 
 use super::{
     Event, Source,
-    follow::without_body,
     wait::{Tally, TimeOver},
 };
 use crate::{Gateway, Problem, problem::ProblemKind};
 
-/// The pause between two rounds: after one in which a task ended, and when none has for long. It doubles from one to the other.
+/// The pause between two rounds: after one in which a task ended, and when none has for long.
 const PAUSE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 /// The pause for each question that was asked in vain: at most 2,000 of them a second.
 const PAUSE_EACH: Duration = Duration::from_micros(500);
@@ -31,14 +31,12 @@ const AT_ONCE_MAX: usize = 64;
 const AT_ONCE: usize = 16;
 /// Where the replies of one go are larger together, fewer are asked for at once, down to one: they are all in memory until the client takes them.
 const GO_BYTES_MAX: usize = 1 << 20;
-/// How long a task that ended may lack its reply, which is on its way.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A task that is waited for.
 struct Open {
     task_id: TaskId,
-    /// When the store was first seen to say that it ended, without a reply.
-    ended: Option<Instant>,
+    /// With its reply, once it has ended.
+    patience: Patience,
 }
 
 /// The replies of many tasks, as they come.
@@ -51,7 +49,7 @@ pub(super) struct Waiting {
     /// Whether one of them ended in this round.
     ended_in_round: bool,
     at_once: usize,
-    pause: Duration,
+    pace: Pace,
     look_at: Instant,
     until: Instant,
     ready: VecDeque<Event>,
@@ -67,8 +65,8 @@ impl Waiting {
         limit: Duration,
         permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     ) -> Self {
-        let now = Instant::now();
-        let open: VecDeque<Open> = task_ids.into_iter().map(|task_id| Open { task_id, ended: None }).collect();
+        let ([shortest, longest], now) = (PAUSE, Instant::now());
+        let open: VecDeque<Open> = task_ids.into_iter().map(|task_id| Open { task_id, patience: Patience::default() }).collect();
         let (ended_in_round, ready, tally, over) = Default::default();
         Self {
             gateway,
@@ -76,7 +74,7 @@ impl Waiting {
             open,
             ended_in_round,
             at_once: AT_ONCE,
-            pause: PAUSE[0],
+            pace: Pace::new(shortest, longest),
             look_at: now,
             until: now + limit,
             ready,
@@ -107,8 +105,10 @@ impl Waiting {
     /// The pause before the next round.
     fn end_round(&mut self) -> Duration {
         self.left_in_round = self.open.len();
-        self.pause = if std::mem::take(&mut self.ended_in_round) { PAUSE[0] } else { (self.pause * 2).min(PAUSE[1]) };
-        self.pause
+        if std::mem::take(&mut self.ended_in_round) {
+            self.pace.quicken();
+        }
+        self.pace.pause()
     }
 
     fn take(&mut self, mut open: Open, answer: Result<Option<TaskStatus>, StoreError>) {
@@ -125,20 +125,20 @@ impl Waiting {
             }
         };
         let Some(outcome) = status.state.outcome() else {
-            open.ended = None;
+            open.patience.renew();
             return self.open.push_back(open);
         };
         if let Some(reply) = &status.reply {
             self.tally.replied(reply.outcome);
             return self.ready.push_back(Event::new("reply", reply));
         }
-        if open.ended.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+        if !open.patience.is_over() {
             return self.open.push_back(open);
         }
         if outcome == Outcome::Cancelled {
             // Before any worker had it: nobody makes a reply.
             self.tally.replied(outcome);
-            return self.ready.push_back(Event::new("reply", &without_body(status, outcome)));
+            return self.ready.push_back(Event::new("reply", &Reply::without_body(status, outcome)));
         }
         self.tally.not_kept();
         self.ready.push_back(not_kept(&open.task_id, outcome));
