@@ -31,6 +31,8 @@ use crate::{Gateway, Problem, problem::ProblemKind, tasks};
 
 /// Streams that may be open at once.
 pub(crate) const STREAMS_MAX: usize = 1_024;
+/// Replies of many tasks that are in memory at once until the client takes them, in bytes: with one more than that no further one is asked for.
+const READY_BYTES_MAX: usize = 1 << 20;
 /// How often a silent stream shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Tells a proxy not to gather the events before it passes them on, which nginx does unless it is told.
@@ -140,7 +142,7 @@ fn events_of(source: impl Source) -> impl Stream<Item = Result<sse::Event, Infal
 /// Room for one more stream of events.
 fn admitted(gateway: &Gateway) -> Result<OwnedSemaphorePermit, Problem> {
     gateway.streams.clone().try_acquire_owned().map_err(|_| {
-        let detail = format!("{STREAMS_MAX} streams of events are open already; poll the task's status, or come back");
+        let detail = format!("{STREAMS_MAX} streams of events are open already; come back, or ask for the status from time to time");
         Problem::new(ProblemKind::Unavailable, detail).retry_after(gateway.unavailable.refused())
     })
 }

@@ -12,10 +12,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Event, Source, admitted, answer, follow::LONGEST};
+use super::{Event, READY_BYTES_MAX, Source, admitted, answer, follow::LONGEST};
 use crate::{Gateway, Problem, groups};
 
-/// How many replies are in hand at once. The next ones are asked for when the client has read these.
+/// How many replies are in hand at once, and fewer where they are large. The next ones are asked for when the client has read these.
 const REPLIES_AT_ONCE: u32 = 8;
 
 /// Whether replies are sent too.
@@ -86,14 +86,19 @@ impl FollowingGroup {
     async fn look_for_replies(&mut self) -> Result<bool, StoreError> {
         let Replies::After(seen) = self.replies else { return Ok(false) };
         let ends = self.gateway.groups().ends(&self.group, seen, REPLIES_AT_ONCE).await?;
-        let any = !ends.is_empty();
+        let (any, mut bytes) = (!ends.is_empty(), 0);
         for MemberEnd { number, task_id, outcome } in ends {
             // Its record may be forgotten before its group.
             if let Some(status) = self.gateway.ports.producer.status(&task_id).await? {
                 let reply = status.reply.clone().unwrap_or_else(|| Reply::without_body(status, outcome));
-                self.ready.push_back(Event { id: Some(number), ..Event::new("reply", &reply) });
+                let event = Event { id: Some(number), ..Event::new("reply", &reply) };
+                bytes += event.data.len();
+                self.ready.push_back(event);
             }
             self.replies = Replies::After(number);
+            if bytes >= READY_BYTES_MAX {
+                break;
+            }
         }
         Ok(any)
     }

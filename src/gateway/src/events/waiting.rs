@@ -16,7 +16,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    Event, Source,
+    Event, READY_BYTES_MAX, Source,
     wait::{Tally, TimeOver},
 };
 use crate::{Gateway, Problem, problem::ProblemKind};
@@ -29,8 +29,6 @@ const PAUSE_EACH: Duration = Duration::from_micros(500);
 const AT_ONCE_MAX: usize = 64;
 /// How many of them are asked first.
 const AT_ONCE: usize = 16;
-/// Where the replies of one go are larger together, fewer are asked for at once, down to one: they are all in memory until the client takes them.
-const GO_BYTES_MAX: usize = 1 << 20;
 
 /// A task that is waited for.
 struct Open {
@@ -99,7 +97,8 @@ impl Waiting {
         let pause = if self.left_in_round > 0 { PAUSE_EACH * u32::try_from(in_vain).unwrap_or(u32::MAX) } else { self.end_round() };
         self.look_at = Instant::now() + pause;
         let bytes: usize = self.ready.iter().map(|event| event.data.len()).sum();
-        self.at_once = if bytes > GO_BYTES_MAX { (self.at_once / 2).max(1) } else { (self.at_once * 2).min(AT_ONCE_MAX) };
+        // Where the replies of one go are larger together, fewer are asked for at once, down to one.
+        self.at_once = if bytes > READY_BYTES_MAX { (self.at_once / 2).max(1) } else { (self.at_once * 2).min(AT_ONCE_MAX) };
     }
 
     /// The pause before the next round.

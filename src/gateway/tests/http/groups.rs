@@ -168,6 +168,34 @@ async fn a_group_is_followed_with_its_replies_until_all_have_ended() {
 }
 
 #[tokio::test]
+async fn large_replies_of_a_group_are_told_one_after_the_other_and_each_once() {
+    let fleet = Fleet::start().await;
+    for task_id in ["a", "b", "c", "d"] {
+        submit(&fleet, "g", task_id).await;
+    }
+    let large = "x".repeat(700_000);
+    for task_id in ["a", "b", "c", "d"] {
+        let hand = fleet.take().await;
+        fleet.begin(&hand).await;
+        fleet.finish(hand, json!(large)).await;
+        assert_eq!(fleet.store.groups().note_ended(&group("g"), &id(task_id), Outcome::Succeeded).await, Ok(Counted::Yes));
+    }
+    let mut replies = fleet.listen(&format!("{GROUPS}/g/events?replies=true")).await;
+    let mut told = Vec::new();
+    loop {
+        let event = replies.next().await.expect("an event");
+        if event.name == "counts" && event.data["ended"] == true {
+            break;
+        }
+        if event.name == "reply" {
+            assert_eq!(event.data["result"], large.as_str());
+            told.push((event.id, event.data["task_id"].as_str().expect("an id").to_owned()));
+        }
+    }
+    assert_eq!(told, [(Some(1), "a".to_owned()), (Some(2), "b".to_owned()), (Some(3), "c".to_owned()), (Some(4), "d".to_owned())]);
+}
+
+#[tokio::test]
 async fn a_task_beyond_a_bound_is_a_conflict_and_leaves_nothing_behind() {
     let options = StoreOptions { group_members_max: 1, groups_max: 1, ..StoreOptions::default() };
     let store = Arc::new(MemoryStore::new(environment().clock, options));
