@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
-use crate::{Gateway, Problem, operate::Operator, problem::ProblemKind, submit::SEE_THE_LOG, tasks::named};
+use crate::{Gateway, Problem, operate::Operator, problem::ProblemKind, query, submit::SEE_THE_LOG, tasks::named};
 
 /// How many are listed where a request does not say.
 const LISTED: usize = 100;
@@ -68,8 +68,8 @@ pub(crate) async fn list(
     State(gateway): State<Gateway>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<DeadLetterList>, Problem> {
-    let Query(ListQuery { limit }) = query.map_err(|rejection| unread("limit", &rejection))?;
-    let limit = limit.map_or(Ok(LISTED), |text| read_limit(&text))?;
+    let Query(ListQuery { limit }) = query.map_err(|rejection| query::unread(&["limit"], &rejection))?;
+    let limit = limit.map_or(Ok(LISTED), |text| query::whole_number("limit", &text, 0..=DeadLetters::IN_HAND_MAX))?;
     let letters = gateway.dead_letters().with_bytes_max(LISTED_BYTES_MAX);
     let listed = gateway.to_the_end(async move {
         let present = letters.count().await?;
@@ -108,7 +108,7 @@ pub(crate) async fn requeue_all(
     State(gateway): State<Gateway>,
     query: Result<Query<RequeueQuery>, QueryRejection>,
 ) -> Result<Json<Requeued>, Problem> {
-    let Query(RequeueQuery { requeue }) = query.map_err(|rejection| unread("requeue", &rejection))?;
+    let Query(RequeueQuery { requeue }) = query.map_err(|rejection| query::unread(&["requeue"], &rejection))?;
     only("requeue", requeue.as_deref(), "all", "POST /api/v1/dead/{task_id}/requeue requeues those of one task")?;
     let letters = gateway.dead_letters();
     let requeued = gateway.to_the_end(async move { letters.requeue(None).await }).await?;
@@ -133,7 +133,7 @@ pub(crate) async fn purge_all(
     State(gateway): State<Gateway>,
     query: Result<Query<PurgeQuery>, QueryRejection>,
 ) -> Result<Json<Purged>, Problem> {
-    let Query(PurgeQuery { all }) = query.map_err(|rejection| unread("all", &rejection))?;
+    let Query(PurgeQuery { all }) = query.map_err(|rejection| query::unread(&["all"], &rejection))?;
     only("all", all.as_deref(), "true", "DELETE /api/v1/dead/{task_id} deletes those of one task")?;
     let letters = gateway.dead_letters();
     let purged = gateway.to_the_end(async move { letters.purge_all().await }).await?;
@@ -188,31 +188,12 @@ fn no_letter(task_id: &TaskId) -> Problem {
     Problem::new(ProblemKind::NotFound, detail).field("task_id")
 }
 
-fn read_limit(text: &str) -> Result<usize, Problem> {
-    let most = DeadLetters::IN_HAND_MAX;
-    text.parse::<usize>().ok().filter(|limit| *limit <= most).ok_or_else(|| {
-        let detail = format!("limit: must be a whole number from 0 to {most}, not {:?}", shortened(text));
-        Problem::new(ProblemKind::InvalidParameter, detail).field("limit")
-    })
-}
-
 /// Checks the parameter without which a request that has lost its task_id would reach all letters.
 fn only(name: &'static str, given: Option<&str>, wanted: &str, instead: &str) -> Result<(), Problem> {
     if given == Some(wanted) {
         return Ok(());
     }
-    let given = given.map_or_else(|| "is missing".to_owned(), |text| format!("is {:?}", shortened(text)));
+    let given = given.map_or_else(|| "is missing".to_owned(), |text| format!("is {:?}", query::shortened(text)));
     let detail = format!("{name}: {given}; give {name}={wanted} where all dead letters are meant; {instead}");
     Err(Problem::new(ProblemKind::InvalidParameter, detail).field(name))
-}
-
-fn unread(name: &'static str, rejection: &QueryRejection) -> Problem {
-    let detail = format!("the query may have {name} and nothing else: {}", rejection.body_text());
-    Problem::new(ProblemKind::InvalidParameter, detail).field(name)
-}
-
-/// What a client wrote, for people.
-fn shortened(text: &str) -> String {
-    const CHARACTERS_MAX: usize = 64;
-    text.chars().take(CHARACTERS_MAX).collect()
 }

@@ -20,6 +20,7 @@ use crate::{
     Gateway, Problem,
     events::{self, group::Replies},
     problem::ProblemKind,
+    query,
     tasks::not_utf8,
 };
 
@@ -77,7 +78,7 @@ pub(crate) async fn list(
     State(gateway): State<Gateway>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<GroupList>, Problem> {
-    let Query(ListQuery { after, limit }) = query.map_err(|rejection| unread("after and limit", &rejection))?;
+    let Query(ListQuery { after, limit }) = query.map_err(|rejection| query::unread(&["after", "limit"], &rejection))?;
     let after = after.map(|text| given("after", &text, GroupName::new)).transpose()?;
     let limit = limit.map_or(Ok(GROUPS_LISTED), |text| read_limit(&text, Groups::LISTED_MAX))?;
     let listed = gateway.groups().list(after.as_ref(), limit).await.map_err(|error| gateway.store_failed(&error))?;
@@ -100,7 +101,7 @@ pub(crate) async fn tasks(
     query: Result<Query<TasksQuery>, QueryRejection>,
 ) -> Result<Json<GroupTasks>, Problem> {
     let group = named(group)?;
-    let Query(TasksQuery { state, after, limit }) = query.map_err(|rejection| unread("state, after and limit", &rejection))?;
+    let Query(TasksQuery { state, after, limit }) = query.map_err(|rejection| query::unread(&["state", "after", "limit"], &rejection))?;
     let request = MembersRequest {
         state: state.map(|text| read_state(&text)).transpose()?,
         after: after.map(|text| given("after", &text, TaskId::new)).transpose()?,
@@ -119,13 +120,11 @@ pub(crate) async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let group = named(group)?;
-    let Query(EventsQuery { replies }) = query.map_err(|rejection| unread("replies", &rejection))?;
+    let Query(EventsQuery { replies }) = query.map_err(|rejection| query::unread(&["replies"], &rejection))?;
     let replies = match replies.as_deref() {
         None | Some("false") => Replies::No,
         Some("true") => Replies::After(events::seen(&headers)),
-        Some(_) => {
-            return Err(Problem::new(ProblemKind::InvalidParameter, "replies: must be true or false").field("replies"));
-        }
+        Some(other) => return Err(query::not_allowed("replies", "true or false", other)),
     };
     events::group::follow(gateway, group, replies).await
 }
@@ -184,20 +183,13 @@ fn given<T>(name: &'static str, text: &str, read: fn(String) -> Result<T, protoc
 }
 
 fn read_limit(text: &str, most: u32) -> Result<u32, Problem> {
-    text.parse::<u32>().ok().filter(|limit| (1..=most).contains(limit)).ok_or_else(|| {
-        let shown: String = text.chars().take(64).collect();
-        Problem::new(ProblemKind::InvalidParameter, format!("limit: must be a whole number from 1 to {most}, not {shown:?}")).field("limit")
-    })
+    let limit = query::whole_number("limit", text, 1..=most as usize)?;
+    Ok(u32::try_from(limit).unwrap_or(most))
 }
 
 fn read_state(text: &str) -> Result<TaskState, Problem> {
     GroupCounts::STATES.into_iter().find(|state| state.name() == text).ok_or_else(|| {
-        let (names, shown) = (GroupCounts::STATES.map(TaskState::name).join(", "), text.chars().take(64).collect::<String>());
-        Problem::new(ProblemKind::InvalidParameter, format!("state: must be one of {names}, not {shown:?}")).field("state")
+        let names = GroupCounts::STATES.map(TaskState::name).join(", ");
+        query::not_allowed("state", &format!("one of {names}"), text)
     })
-}
-
-fn unread(names: &'static str, rejection: &QueryRejection) -> Problem {
-    let detail = format!("the query may have {names} and nothing else, each once: {}", rejection.body_text());
-    Problem::new(ProblemKind::InvalidParameter, detail).field("query")
 }

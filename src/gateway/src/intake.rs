@@ -14,7 +14,7 @@ use task_queue::BodyShare;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::{Gateway, Problem, explain, problem::ProblemKind};
+use crate::{Gateway, Problem, explain, problem::ProblemKind, query};
 
 /// A JSON body, and its share of the memory for bodies, which is to be kept until the task is published. Refused: another content type or a content coding (415), too
 /// large (413), no memory for it (503), too slow (408), no JSON (400), a wrong field (422).
@@ -131,8 +131,7 @@ fn content_coding(headers: &HeaderMap) -> Option<String> {
 
 /// A header's value, for people.
 fn shortened(value: &[u8]) -> String {
-    const CHARACTERS_MAX: usize = 64;
-    String::from_utf8_lossy(value).chars().take(CHARACTERS_MAX).collect()
+    query::shortened(&String::from_utf8_lossy(value))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -24,6 +24,7 @@ mod openapi;
 mod operate;
 mod predict;
 mod problem;
+mod query;
 mod results;
 mod retry;
 mod routes;

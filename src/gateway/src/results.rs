@@ -12,7 +12,7 @@ use protocol::{ItemResults, batch::ITEMS_MAX};
 use serde::Deserialize;
 use tracing::error;
 
-use crate::{Gateway, Problem, problem::ProblemKind, submit::SEE_THE_LOG, tasks::named};
+use crate::{Gateway, Problem, problem::ProblemKind, query, submit::SEE_THE_LOG, tasks::named};
 
 /// Which results are wanted.
 #[derive(Debug, Deserialize)]
@@ -31,13 +31,10 @@ pub(crate) async fn show(
     query: Result<Query<ResultsQuery>, QueryRejection>,
 ) -> Result<Json<ItemResults>, Problem> {
     let task_id = named(task_id)?;
-    let Query(ResultsQuery { from, limit }) = query.map_err(|rejection| {
-        let detail = format!("the query may have from and limit, each once, and nothing else: {}", rejection.body_text());
-        Problem::new(ProblemKind::InvalidParameter, detail).field("from")
-    })?;
+    let Query(ResultsQuery { from, limit }) = query.map_err(|rejection| query::unread(&["from", "limit"], &rejection))?;
     let standard = WantedResults::default();
-    let from = number("from", from.as_deref(), 0)?;
-    let limit = number("limit", limit.as_deref(), 1)?;
+    let from = from.map(|text| query::whole_number("from", &text, 0..=ITEMS_MAX)).transpose()?;
+    let limit = limit.map(|text| query::whole_number("limit", &text, 1..=ITEMS_MAX)).transpose()?;
     let wanted = WantedResults {
         from: from.and_then(|from| u32::try_from(from).ok()).unwrap_or(standard.from),
         limit: limit.unwrap_or(standard.limit),
@@ -45,18 +42,6 @@ pub(crate) async fn show(
     };
     let results = gateway.ports.producer.results(&task_id, wanted).await;
     results.map(Json).map_err(|cause| gateway.no_results(&cause))
-}
-
-/// A number of the query, if it is there.
-fn number(name: &'static str, text: Option<&str>, least: usize) -> Result<Option<usize>, Problem> {
-    const SHOWN_MAX: usize = 64;
-    let Some(text) = text else { return Ok(None) };
-    let number = text.parse::<usize>().ok().filter(|number| (least..=ITEMS_MAX).contains(number));
-    number.map(Some).ok_or_else(|| {
-        let shown: String = text.chars().take(SHOWN_MAX).collect();
-        let detail = format!("{name}: must be a whole number from {least} to {ITEMS_MAX}, not {shown:?}");
-        Problem::new(ProblemKind::InvalidParameter, detail).field(name)
-    })
 }
 
 impl Gateway {

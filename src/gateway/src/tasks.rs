@@ -29,6 +29,7 @@ use crate::{
     idempotency::Identity,
     intake::JsonBody,
     problem::ProblemKind,
+    query,
     trail::Trail,
 };
 
@@ -233,10 +234,7 @@ pub(crate) async fn cancel(
     query: Result<Query<CancelQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let task_id = named(task_id)?;
-    let Query(CancelQuery { ahead }) = query.map_err(|rejection| {
-        let detail = format!("a cancel takes ahead=true or ahead=false and nothing else: {}", rejection.body_text());
-        Problem::new(ProblemKind::InvalidParameter, detail).field("ahead")
-    })?;
+    let Query(CancelQuery { ahead }) = query.map_err(|rejection| query::unread(&["ahead"], &rejection))?;
     let reach = if ahead { Reach::Ahead } else { Reach::Published };
     let answer = gateway.ports.producer.cancel_with(&task_id, reach).await.map_err(|error| gateway.store_failed(&error))?;
     let note = (answer == Cancel::Unseen).then(|| reach.note());

@@ -235,7 +235,7 @@ async fn what_is_wrong_with_a_request_is_named() {
         ("tasks?after=a%20b", "after"),
         ("tasks?limit=1&limit=2", "query"),
         ("events?replies=perhaps", "replies"),
-        ("events?reply=true", "query"),
+        ("events?reply=true", "replies"),
     ] {
         let document = problem(fleet.get(&format!("{GROUPS}/g/{path}")).await, StatusCode::BAD_REQUEST).await;
         assert_eq!(document["field"], field, "{path}: {document}");

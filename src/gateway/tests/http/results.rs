@@ -195,8 +195,8 @@ async fn a_query_that_is_none_is_refused_with_its_parameter() {
         ("from=10001", "from"),
         ("limit=0", "limit"),
         ("limit=10001", "limit"),
-        ("from=1&from=2", "from"),
-        ("form=1", "from"),
+        ("from=1&from=2", "query"),
+        ("form=1", "query"),
     ] {
         let document = problem(fleet.get(&format!("{BATCH}/results?{query}")).await, StatusCode::BAD_REQUEST).await;
         assert_eq!(document["field"], field, "{query}: {document}");
