@@ -22,6 +22,8 @@ use crate::{Gateway, Problem, events::STREAMS_MAX, problem::ProblemKind};
 
 /// How long a scrape waits to hear how many groups there are.
 const GROUPS_ASKED: Duration = Duration::from_millis(500);
+/// How often the store is asked for that at most, whether or not it answers: a scrape costs nothing, and anybody may scrape.
+const GROUPS_ASKED_EVERY: Duration = Duration::from_secs(15);
 
 /// The gateway's own metrics, named `gateway_…`, and those of bulk requests.
 pub struct GatewayMetrics {
@@ -30,6 +32,8 @@ pub struct GatewayMetrics {
     tasks_waited_for: IntGauge,
     event_streams: IntGauge,
     groups: IntGauge,
+    /// When the store was last asked for them.
+    groups_asked: Mutex<Option<Instant>>,
     replies_total: IntCounterVec,
     /// Lines of bulk requests, by result.
     pub(crate) bulk_lines_total: IntCounterVec,
@@ -61,11 +65,22 @@ impl GatewayMetrics {
             tasks_waited_for: add(registry, IntGauge::new("gateway_tasks_waited_for", "Tasks whose reply is awaited now.")?)?,
             event_streams: add(registry, IntGauge::new("gateway_event_streams", "Streams of tasks' events that are open now.")?)?,
             groups: add(registry, IntGauge::new("gateway_groups", "Groups of tasks that the store knew when it was last asked.")?)?,
+            groups_asked: Mutex::default(),
             replies_total: add(registry, IntCounterVec::new(replies, &["how"])?)?,
             bulk_lines_total: add(registry, IntCounterVec::new(lines, &["result"])?)?,
             wait_looks_total: add(registry, IntCounter::new("gateway_wait_looks_total", "Questions to the store for tasks:wait.")?)?,
             counted: Mutex::default(),
         })
+    }
+
+    /// Whether it is time to ask for the number of groups again; whoever hears so asks.
+    fn groups_are_due(&self) -> bool {
+        let mut asked = self.groups_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = asked.is_none_or(|asked| asked.elapsed() >= GROUPS_ASKED_EVERY);
+        if is_due {
+            *asked = Some(Instant::now());
+        }
+        is_due
     }
 
     /// Brings what the producer counts up to date.
@@ -117,7 +132,9 @@ pub(crate) async fn show(State(gateway): State<Gateway>) -> Result<Response, Pro
     let streams = STREAMS_MAX.saturating_sub(gateway.streams.available_permits());
     gateway.metrics.event_streams.set(i64::try_from(streams).unwrap_or(i64::MAX));
     // Where the store does not answer soon, what it said last stays.
-    if let Ok(Ok(known)) = timeout(GROUPS_ASKED, gateway.groups().known()).await {
+    if gateway.metrics.groups_are_due()
+        && let Ok(Ok(known)) = timeout(GROUPS_ASKED, gateway.groups().known()).await
+    {
         gateway.metrics.groups.set(i64::try_from(known).unwrap_or(i64::MAX));
     }
     text(&gateway.ports.registry)
