@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use gpu_table::{Living, Wanted};
 use producer::NewTask;
-use protocol::{Unserved, config::WhenUnserved};
+use protocol::{Unserved, carried, config::WhenUnserved};
 
 use crate::{arguments::Common, fault::Fault, fleet::Fleet, output};
 
@@ -46,10 +46,11 @@ pub(crate) fn seconds_ago(at_ms: u64, now_ms: u64) -> String {
     (now_ms.saturating_sub(at_ms) / 1_000).to_string()
 }
 
-/// Warns of a task that no living GPU can run; refuses it where the configuration says so. Where the table does not answer, nothing is said.
+/// Warns of a task that asks for what does nothing, and of one that no living GPU can run; refuses it where the configuration says so. Where the table does not answer, nothing is said.
 /// A gateway does so by itself.
 pub(crate) async fn warn_of(task: &NewTask, fleet: &Fleet) -> Result<(), Fault> {
     let Fleet::Servers(servers) = fleet else { return Ok(()) };
+    carried::split_in_vain(&task.body, &task.body.gpu_options).into_iter().for_each(output::warning);
     let (table, configuration) = (servers.table().await?, servers.configuration());
     let worker = &configuration.worker;
     let Ok(living) = Living::look(table.as_ref(), &worker.pool).await else { return Ok(()) };

@@ -158,6 +158,7 @@ pub(crate) async fn take(
     let identity = identify(task_id)?;
     let mut warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;
     warnings.extend(warning_of_strategy(&gpu_options));
+    warnings.extend(carried::split_in_vain(&body, &gpu_options).map(str::to_owned));
     let watched = progress && gateway.watched.has_room_for(identity.task_id.as_ref());
     let new = NewTask {
         priority: priority.unwrap_or(PRIORITY_DEFAULT),

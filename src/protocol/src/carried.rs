@@ -5,7 +5,7 @@ use serde::{
     de::{Error as _, IntoDeserializer, value::Error as Unread},
 };
 
-use crate::{Json, OnError, Refusal, TaskBody};
+use crate::{GpuOptions, Json, OnError, Refusal, TaskBody};
 
 /// Reads a field so that `null` is told from a field that is absent (`deserialize_with`).
 ///
@@ -38,4 +38,11 @@ pub fn body_of(payload: Option<Json>, items: Option<Vec<Json>>, on_error: Option
         (None, _, Some(_)) => Err(Refusal::new("on_error", "says what becomes of items, and there are none; leave it out, or give items")),
         _ => Ok(TaskBody { payload: payload.unwrap_or_default(), items, on_error: on_error.unwrap_or_default(), ..TaskBody::default() }),
     }
+}
+
+/// What to warn of where a task that is no batch asks to be split, which does nothing.
+#[must_use]
+pub fn split_in_vain(body: &TaskBody, options: &GpuOptions) -> Option<&'static str> {
+    let is_in_vain = body.items.is_none() && options.batch_split == Some(true);
+    is_in_vain.then_some("gpu_options.batch_split: only a batch is split, and this task has one payload; give items in its place")
 }

@@ -268,3 +268,22 @@ async fn a_strategy_that_is_none_is_accepted_with_a_warning_that_names_those_tha
     assert!(["fastest", "round_robin", "least_loaded", "task_specific"].iter().all(|name| warning.contains(name)), "{warning}");
     assert_eq!(submit("round_robin").await["warnings"], Value::Null);
 }
+
+#[tokio::test]
+async fn a_task_that_is_no_batch_and_asks_to_be_split_is_accepted_with_a_warning() {
+    let fleet = Fleet::start().await;
+    let submit = async |task: Value| {
+        let response = fleet.post(TASKS, &task).await;
+        assert_eq!(response.status(), StatusCode::ACCEPTED);
+        read(response).await
+    };
+    let accepted = submit(json!({"kind": "echo", "payload": 1, "gpu_options": {"batch_split": true}})).await;
+    let warning = accepted["warnings"][0].as_str().expect("a warning");
+    assert!(warning.starts_with("gpu_options.batch_split: only a batch is split"), "{warning}");
+    for task in [
+        json!({"kind": "echo", "items": [1], "gpu_options": {"batch_split": true}}),
+        json!({"kind": "echo", "payload": 1, "gpu_options": {"batch_split": false}}),
+    ] {
+        assert_eq!(submit(task).await["warnings"], Value::Null);
+    }
+}
