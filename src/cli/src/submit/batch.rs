@@ -19,7 +19,7 @@ pub(super) fn body(submit: &Submit, file: &str, bytes_max: usize) -> Result<Task
 /// The items in a text, one JSON value in each line; lines with nothing in them are left out. `origin` is what it is read from, for people. No more is read than shows that it is no batch.
 fn items(text: impl BufRead, origin: &str, bytes_max: usize) -> Result<Vec<Json>, Fault> {
     let (mut items, mut bytes, mut wrong) = (Vec::new(), 0, None);
-    Reader::new(text, bytes_max).find(|Item { line, payload }| {
+    Reader::new(text, bytes_max).find(|Item { line, payload, .. }| {
         let problem = match payload {
             Ok(_) if items.len() == ITEMS_MAX => format!("a batch has at most {ITEMS_MAX} items; {ADVICE}"),
             Ok(item) => {

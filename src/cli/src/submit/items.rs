@@ -38,6 +38,8 @@ struct Way<'a> {
     environment: Environment,
     open: OpenTasks,
     bar: ProgressBar,
+    /// Whether the bar has its length from the beginning: that of the file.
+    is_sized: bool,
 }
 
 /// The tasks that may have been submitted and are not done with: their lines, by their places.
@@ -52,7 +54,7 @@ impl OpenTasks {
     /// The lines whose tasks nobody waits for any more.
     fn left(&self, why: Why) -> Vec<Done> {
         let open = std::mem::take(&mut *self.tasks());
-        let left = |(place, (line, task_id))| Done { place, line, task_id: Some(task_id), fate: Fate::Left(why), _permit: None };
+        let left = |(place, (line, task_id))| Done { place, line, share: 0, task_id: Some(task_id), fate: Fate::Left(why), _permit: None };
         open.into_iter().map(left).collect()
     }
 }
@@ -61,9 +63,10 @@ impl OpenTasks {
 pub(super) async fn run(fleet: &Fleet, submit: &Submit, file: &str, task: NewTask) -> Result<ExitCode, Fault> {
     let items = lines::of(file, fleet.body_bytes_max())?;
     let submitter = fleet.submitter_of_many(submit.traceparent.as_deref()).await?;
-    let mut report = Report::new(lines::name_of(file), !submit.unordered);
+    let length = lines::length_of(file);
+    let mut report = Report::new(lines::name_of(file), !submit.unordered, length);
     let (environment, bar) = (service::system_environment(), report.bar());
-    let way = Way { submitter: &submitter, submit, task, environment, open: OpenTasks::default(), bar };
+    let way = Way { submitter: &submitter, submit, task, environment, open: OpenTasks::default(), bar, is_sized: length.is_some() };
     let ending = work(&way, items, &mut report).await;
     let ending = ending.and_then(|ending| conclude(ending, &way.open, &mut report));
     drop(way);
@@ -134,11 +137,14 @@ async fn interrupt(waits: bool) {
 }
 
 /// One line, from its payload to the end of its task.
-async fn one(way: &Way<'_>, place: usize, Item { line, payload }: Item, permit: Option<OwnedSemaphorePermit>) -> Done {
-    way.bar.inc_length(1);
+async fn one(way: &Way<'_>, place: usize, Item { line, bytes, payload }: Item, permit: Option<OwnedSemaphorePermit>) -> Done {
+    let share = if way.is_sized { bytes } else { 1 };
+    if !way.is_sized {
+        way.bar.inc_length(share);
+    }
     let payload = match payload {
         Ok(payload) => payload,
-        Err(problem) => return Done { place, line, task_id: None, fate: Fate::Broken(problem), _permit: permit },
+        Err(problem) => return Done { place, line, share, task_id: None, fate: Fate::Broken(problem), _permit: permit },
     };
     let task_id = way.environment.fresh_task_id();
     let body = TaskBody { payload, ..way.task.body.clone() };
@@ -146,7 +152,7 @@ async fn one(way: &Way<'_>, place: usize, Item { line, payload }: Item, permit: 
     way.open.tasks().insert(place, (line, task_id.clone()));
     let fate = fate(way, task).await;
     way.open.tasks().remove(&place);
-    Done { place, line, task_id: Some(task_id), fate, _permit: permit }
+    Done { place, line, share, task_id: Some(task_id), fate, _permit: permit }
 }
 
 async fn fate(way: &Way<'_>, task: NewTask) -> Fate {
@@ -169,9 +175,9 @@ mod tests {
 
     #[test]
     fn a_line_at_fault_is_worse_than_a_fleet_that_takes_no_more() {
-        let done = |place, fate| Done { place, line: 1, task_id: None, fate, _permit: None };
+        let done = |place, fate| Done { place, line: 1, share: 1, task_id: None, fate, _permit: None };
         for (others, worst) in [(vec![], Worst::Unavailable), (vec![Fate::Broken("is not JSON".to_owned())], Worst::Wrong)] {
-            let mut report = Report::new("f", false);
+            let mut report = Report::new("f", false, None);
             let away = Fate::Fault(Fault::Unavailable("away".to_owned()));
             for (place, fate) in [away].into_iter().chain(others).enumerate() {
                 report.take(done(place, fate)).expect("printed");

@@ -19,6 +19,8 @@ const AHEAD: usize = 64;
 pub(super) struct Item {
     /// Its place in the file, from 1; empty lines count.
     pub(super) line: u64,
+    /// How many bytes of the file it took, with its end and the empty lines before it.
+    pub(super) bytes: u64,
     /// What stands in it, or why that is no payload.
     pub(super) payload: Result<Json, String>,
 }
@@ -43,6 +45,12 @@ pub(super) fn of(file: &str, bytes_max: usize) -> Result<impl Stream<Item = Item
     Ok(stream::poll_fn(move |context| receiver.poll_recv(context)))
 }
 
+/// How many bytes a file has; `None` where nobody knows before its end.
+pub(super) fn length_of(file: &str) -> Option<u64> {
+    let known = std::fs::metadata(file).ok().filter(|known| file != "-" && known.is_file());
+    known.map(|known| known.len())
+}
+
 /// Opens a file; `-` is standard input.
 ///
 /// # Errors
@@ -60,12 +68,14 @@ pub(super) struct Reader<R> {
     input: R,
     bytes_max: usize,
     line: u64,
+    /// Read since the last line that had something in it.
+    bytes: u64,
 }
 
 impl<R: BufRead> Reader<R> {
     /// A reader of lines with at most so many bytes.
     pub(super) const fn new(input: R, bytes_max: usize) -> Self {
-        Self { input, bytes_max, line: 0 }
+        Self { input, bytes_max, line: 0, bytes: 0 }
     }
 
     /// Hands over lines until one is enough; whether one was.
@@ -76,14 +86,18 @@ impl<R: BufRead> Reader<R> {
                 Ok(None) => return false,
                 Ok(Some(text)) => {
                     if let Some(payload) = self.payload(text)
-                        && is_enough(Item { line: self.line, payload })
+                        && is_enough(self.item(payload))
                     {
                         return true;
                     }
                 }
-                Err(error) => return is_enough(Item { line: self.line, payload: Err(format!("cannot be read: {error}")) }),
+                Err(error) => return is_enough(self.item(Err(format!("cannot be read: {error}")))),
             }
         }
+    }
+
+    fn item(&mut self, payload: Result<Json, String>) -> Item {
+        Item { line: self.line, bytes: std::mem::take(&mut self.bytes), payload }
     }
 
     /// The next line without its end, or as much of it as shows that it is too long; `None` at the end.
@@ -103,7 +117,9 @@ impl<R: BufRead> Reader<R> {
             let length = end.unwrap_or(piece.len());
             let room = (self.bytes_max + 1).saturating_sub(text.len());
             text.extend_from_slice(&piece[..length.min(room)]);
-            self.input.consume(end.map_or(length, |end| end + 1));
+            let taken = end.map_or(length, |end| end + 1);
+            self.input.consume(taken);
+            self.bytes += taken as u64;
             if end.is_some() {
                 return Ok(Some(text));
             }
@@ -137,7 +153,7 @@ mod tests {
         let mut all = Vec::new();
         // Pieces that are smaller than lines.
         let input = BufReader::with_capacity(3, text.as_bytes());
-        let ended = Reader::new(input, bytes_max).find(|Item { line, payload }| {
+        let ended = Reader::new(input, bytes_max).find(|Item { line, payload, .. }| {
             all.push((line, payload.map(|payload| payload.to_string())));
             false
         });
@@ -162,6 +178,16 @@ mod tests {
         assert!(found[1].1.as_ref().is_err_and(|problem| !problem.contains("at line")), "its number is that of the file: {found:?}");
         assert!(found[2].1.as_ref().is_err_and(|problem| problem.starts_with("is longer than 8 bytes")), "{found:?}");
         assert_eq!((&found[3].1, &found[4].1), (&Ok("12345678".to_owned()), &Ok("4".to_owned())));
+    }
+
+    #[test]
+    fn each_line_says_how_much_of_the_file_it_took() {
+        let mut all = Vec::new();
+        Reader::new(&b"1\n\n\r\n{\n\"22\""[..], 3).find(|item| {
+            all.push((item.line, item.bytes));
+            false
+        });
+        assert_eq!(all, [(1, 2), (4, 5), (5, 4)]);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) struct Done {
     /// Its place among the lines that have something in them, from 0.
     pub(super) place: usize,
     pub(super) line: u64,
+    /// What it is worth on the bar.
+    pub(super) share: u64,
     pub(super) task_id: Option<TaskId>,
     pub(super) fate: Fate,
     /// Its place in the window; given back once it is printed.
@@ -168,9 +170,10 @@ pub(super) struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(file: &'a str, is_ordered: bool) -> Self {
+    /// `bytes`: the length of the file, where it is known.
+    pub(super) fn new(file: &'a str, is_ordered: bool, bytes: Option<u64>) -> Self {
         let (next, held, worst, faults, refused) = Default::default();
-        Self { file, is_ordered, next, held, worst, faults, refused, bar: bar() }
+        Self { file, is_ordered, next, held, worst, faults, refused, bar: bar(bytes) }
     }
 
     /// The progress that a person sees.
@@ -180,7 +183,7 @@ impl<'a> Report<'a> {
 
     /// Takes a line that is done with, and prints what it is the turn of. False: no more should be submitted.
     pub(super) fn take(&mut self, done: Done) -> Result<bool, Fault> {
-        self.bar.inc(1);
+        self.bar.inc(done.share);
         let worst = Worst::of(&done.fate);
         self.worst = self.worst.max(worst);
         match worst {
@@ -247,13 +250,15 @@ impl From<Worst> for ExitCode {
     }
 }
 
-/// How many of the lines that were read are done with; nothing where no person watches.
-fn bar() -> ProgressBar {
+/// How much of the file is done with, or how many of the lines that were read where its length is not known; nothing where no person watches.
+fn bar(bytes: Option<u64>) -> ProgressBar {
     if !output::is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} lines, {per_sec}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style)
+    let template =
+        if bytes.is_some() { "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}" } else { "{bar:40} {pos} of {len} lines, {per_sec}" };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(bytes.unwrap_or(0)).with_style(style)
 }
 
 #[cfg(test)]
@@ -268,7 +273,7 @@ mod tests {
     }
 
     fn told(fate: Fate) -> String {
-        output::json_text(&Told::of(&Done { place: 0, line: 3, task_id: Some("t".parse().expect("valid")), fate, _permit: None }))
+        output::json_text(&Told::of(&Done { place: 0, line: 3, share: 1, task_id: Some("t".parse().expect("valid")), fate, _permit: None }))
     }
 
     #[test]
