@@ -152,3 +152,18 @@ async fn a_file_that_is_not_there_and_a_flag_that_does_not_go_with_it_are_wrong_
         assert_eq!((ended.code, ended.output.as_str()), (Some(2), ""), "{arguments:?}: {ended:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_bounded_by_what_the_fleet_takes_as_a_body() {
+    let items = Items::of(&format!("1\n\"{}\"\n", "x".repeat(2_000)));
+    // Nobody listens there: what is wrong with the file is seen before anybody is asked.
+    let servers = [("GPUFLEET_AMQP_URL", "amqp://127.0.0.1:1"), ("GPUFLEET_REDIS_URL", "redis://127.0.0.1:1")];
+    for (bound, told) in
+        [("1024", ", line 2: is longer than 1024 bytes"), ("2002", ", line 2: the items up to here are longer than 2002 bytes")]
+    {
+        let variables = [&servers[..], &[("GPUFLEET__WORKER__BODY_BYTES_MAX", bound)]].concat();
+        let command = ["submit", "echo", "--items", items.path(), "--as-batch"];
+        let ended = tests::program::gpufleet(std::path::Path::new("/"), command, &variables).await;
+        assert_eq!((ended.code, ended.errors.contains(told)), (Some(2), true), "{ended:?}");
+    }
+}
