@@ -1,6 +1,9 @@
 //! Payloads that run together: of many tasks, and the items of one.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use async_trait::async_trait;
 use executors::{Batching, Executor, Executors, Failure, Run, RunBatch};
@@ -26,6 +29,7 @@ crate::on_both!(
     an_item_that_fails_once_is_tried_again_after_the_others,
     items_that_all_fail_are_an_attempt_that_failed,
     a_producer_that_asked_gets_each_items_result_as_it_is_there,
+    an_executor_is_asked_once_an_attempt_whether_its_payload_takes_part,
 );
 
 /// A task that is cheap beside others.
@@ -287,4 +291,46 @@ async fn a_producer_that_asked_gets_each_items_result_as_it_is_there(on: fn(Flee
     assert_eq!((last.done, last.failed), (5, Some(1)));
     assert!(said.iter().all(|message| message.task_id == task_id && message.slice.is_none()));
     assert_eq!(results(&reply).iter().filter(|result| result.is_ok()).count(), 4);
+}
+
+/// Takes one payload at a time whatever its batching says, and counts how often it is asked about that.
+#[derive(Default)]
+struct ByItself {
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Executor for ByItself {
+    fn kind(&self) -> Kind {
+        Kind::new("single").unwrap()
+    }
+
+    fn batching(&self) -> Option<Batching> {
+        Some(Batching::up_to(8))
+    }
+
+    fn takes_part(&self, _payload: &Json) -> bool {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        false
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        Ok(run.payload.clone())
+    }
+}
+
+/// Often enough that it is known how long the kind takes, so that the next task is looked for ahead.
+async fn an_executor_is_asked_once_an_attempt_whether_its_payload_takes_part(on: fn(FleetPlan) -> FleetPlan) {
+    let single = Arc::new(ByItself::default());
+    let executors = Executors::new().with(Arc::clone(&single) as Arc<dyn Executor>);
+    let fleet = on(Fleet::of(1).executors(executors)).start().await;
+    for n in 1..=10 {
+        let reply = reply(&fleet.producer, task("single", json!(n))).await;
+        assert_eq!((result(&reply), reply.attempt, single.asked.load(Ordering::SeqCst)), (json!(n), 1, n));
+    }
+    let mut of_items = batch((0..3).map(|n| json!(n)).collect());
+    of_items.kind = Kind::new("single").unwrap();
+    assert_eq!(results(&reply(&fleet.producer, of_items).await), [Ok(json!(0)), Ok(json!(1)), Ok(json!(2))]);
+    assert_eq!(single.asked.load(Ordering::SeqCst), 13, "once about each item");
 }

@@ -19,7 +19,7 @@ use crate::{
         beginning::{self, Attempt, Beginning, NotBegun},
         items::ItemsRan,
         look_ahead::{Following, LookAhead},
-        memory::{self, Next},
+        memory::{self, Gathering, Next},
         running::{self, Outcome as Ended},
     },
     batch::deciding,
@@ -249,8 +249,9 @@ async fn run<'t>(
     (slot, ran): (Slot, Ran),
 ) -> Result<(Disposition<'t>, BeingSettled), Abandoned> {
     let (started, usage, waited) = (Instant::now(), Usage::default(), in_hand.received.elapsed());
-    let ahead = LookAhead::of(context, task, in_hand, follow);
-    let ended = running::run(context, task, in_hand, ran.token, &usage).await?;
+    let gathering = Gathering::of(context.gatherers.of(&task.kind), task);
+    let ahead = LookAhead::of(context, task, in_hand, gathering.as_ref(), follow);
+    let ended = running::run(context, task, in_hand, ran.token, (&usage, gathering.as_ref())).await?;
     match &ended {
         Ended::Succeeded(_) => {
             context.gpu.health.succeeded();

@@ -201,4 +201,5 @@ fn only_a_payload_with_the_times_of_many_runs_together_with_others() {
     let takes_part = |payload: serde_json::Value| simulate().takes_part(&payload.into());
     assert!(takes_part(json!({"batch_fixed_ms": 1})) && takes_part(json!({"batch_item_ms": null})));
     assert!(!takes_part(json!({"duration_ms": 1})) && !takes_part(json!(null)) && !takes_part(json!(["batch_item_ms"])));
+    assert!(!takes_part(json!({"result": {"batch_item_ms": 1}})), "a result that looks like it");
 }

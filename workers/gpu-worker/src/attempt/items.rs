@@ -15,7 +15,7 @@ use protocol::{Json, OnError, TaskError, batch::item_field};
 pub(crate) use self::so_far::ItemsSoFar;
 use super::{
     batching::{Answer, Failed},
-    memory::{Trying, Work, lacks_memory},
+    memory::{Gathering, Trying, Work, lacks_memory},
     running::{error_of, words},
 };
 
@@ -107,23 +107,26 @@ impl Items<'_> {
     /// Tries each of these items once.
     async fn round(&mut self, due: &[usize]) -> Result<Round, Failed> {
         let (work, payloads) = (self.work, self.payloads);
-        let width = work.gathering.as_ref().map_or(1, |gathering| gathering.gatherer.width());
-        let mut waiting = due.iter().copied().peekable();
+        let width = work.gathering.map_or(1, Gathering::width);
+        let mut waiting = due.iter().copied();
+        // The executor is asked about each item once: when it is the next.
+        let with_gathering = |index: usize| (index, work.gathering_of(&payloads[index]));
+        let mut next = waiting.next().map(with_gathering);
         let mut running = FuturesUnordered::new();
         // An item that runs by itself does so beside no other.
         let mut alone = false;
         let mut round = Round::default();
         loop {
-            while let Some(index) = waiting.peek().copied() {
-                let gathers = work.gathers(&payloads[index]);
+            while let Some((index, gathering)) = next {
+                let gathers = gathering.is_some();
                 let has_room = if gathers { !alone && running.len() < width } else { running.is_empty() };
                 if work.cancel.is_cancelled() || !has_room {
                     break;
                 }
-                waiting.next();
+                next = waiting.next().map(with_gathering);
                 alone = !gathers;
                 let report = if gathers { Report::to_nobody() } else { self.report_of_one() };
-                running.push(one(work, &payloads[index], index, report));
+                running.push(one(Trying { work, payload: &payloads[index], gathering, report }, index));
             }
             let Some((index, answer)) = running.next().await else { return Ok(round) };
             alone = false;
@@ -173,8 +176,7 @@ impl Items<'_> {
 }
 
 /// Runs one item. Its panic is its own.
-async fn one(work: &Work<'_>, payload: &Json, index: usize, report: Report) -> (usize, Answer) {
-    let trying = Trying { work, payload, report };
+async fn one(trying: Trying<'_>, index: usize) -> (usize, Answer) {
     let ended = AssertUnwindSafe(trying.with_what_memory_there_is()).catch_unwind().await;
     (index, ended.unwrap_or_else(|panic| Err(Failure::transient(format!("the executor panicked: {}", words(&*panic))).into())))
 }

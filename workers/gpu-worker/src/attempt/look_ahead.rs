@@ -22,6 +22,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::memory::Gathering;
 use crate::{
     claim::slots::Slot,
     context::Context,
@@ -75,6 +76,7 @@ impl LookAhead {
         context: &Arc<Context>,
         task: &Task,
         in_hand: &InHand,
+        gathering: Option<&Gathering>,
         then: impl FnOnce(Arc<Context>, Following) -> F + Send + 'static,
     ) -> Self
     where
@@ -83,7 +85,7 @@ impl LookAhead {
         let nothing = Self { slot: None };
         let Some(shortest) = context.gpu.forecast.shortest(&task.kind).filter(|shortest| *shortest >= SHORTEST_RUN) else { return nothing };
         let Ok(one_of_few) = Arc::clone(&context.fetched).try_acquire_owned() else { return nothing };
-        if !matches!(in_hand.queue, Queue::Pool(_)) || context.stops() || ends_at_another_time(context, task) {
+        if !matches!(in_hand.queue, Queue::Pool(_)) || context.stops() || ends_at_another_time(task, gathering) {
             return nothing;
         }
         // The broker loses patience with what stays unacked for long.
@@ -113,9 +115,8 @@ impl LookAhead {
 }
 
 /// Whether the forecast says nothing of this task: it has items, or waits for a run together with others.
-fn ends_at_another_time(context: &Context, task: &Task) -> bool {
-    let gathers = |payload| context.gatherers.of(&task.kind).is_some_and(|gatherer| gatherer.takes(payload));
-    task.body.items.is_some() || gathers(&task.body.payload)
+fn ends_at_another_time(task: &Task, gathering: Option<&Gathering>) -> bool {
+    task.body.items.is_some() || gathering.is_some()
 }
 
 impl Question {

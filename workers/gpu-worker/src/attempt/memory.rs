@@ -1,6 +1,6 @@
 //! An attempt that finds too little memory: evict what is only kept to save time, cut the work into pieces, look for a bigger GPU, fail clearly.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use executors::{Executor, Failure, Report, Run, Usage};
 use protocol::{ErrorCode, Json, Needs, Task, TaskError};
@@ -22,31 +22,40 @@ pub(crate) struct Work<'a> {
     pub(crate) context: &'a Context,
     pub(crate) executor: &'a dyn Executor,
     pub(crate) task: &'a Task,
-    /// Where its kind takes several payloads at once.
-    pub(crate) gathering: Option<Gathering>,
+    /// Where its payloads may run together with others.
+    pub(crate) gathering: Option<&'a Gathering>,
     pub(crate) cancel: CancellationToken,
     pub(crate) usage: &'a Usage,
 }
 
 /// Where an attempt's payloads are gathered with others.
 pub(crate) struct Gathering {
-    pub(crate) gatherer: Arc<Gatherer>,
-    /// Runs outlive who joined them.
-    task: Arc<Task>,
+    gatherer: Arc<Gatherer>,
+    /// Runs outlive who joined them, so they have a task of their own: from the first payload on that joins.
+    task: OnceLock<Arc<Task>>,
 }
 
 impl Gathering {
-    /// `None`: its kind takes one payload at a time.
-    pub(crate) fn of(context: &Context, task: &Task) -> Option<Self> {
-        let gatherer = Arc::clone(context.gatherers.of(&task.kind)?);
-        Some(Self { gatherer, task: Arc::new(task.clone()) })
+    /// `None`: its kind takes one payload at a time, or its one payload runs by itself. The executor is asked here, once for the attempt; for items it is asked as their turn comes.
+    pub(crate) fn of(gatherer: Option<&Arc<Gatherer>>, task: &Task) -> Option<Self> {
+        let gatherer = gatherer.filter(|gatherer| task.body.items.is_some() || gatherer.takes(&task.body.payload))?;
+        Some(Self { gatherer: Arc::clone(gatherer), task: OnceLock::new() })
+    }
+
+    /// How many payloads of the attempt are worth having here at once.
+    pub(crate) fn width(&self) -> usize {
+        self.gatherer.width()
+    }
+
+    fn task(&self, task: &Task) -> Arc<Task> {
+        Arc::clone(self.task.get_or_init(|| Arc::new(task.clone())))
     }
 }
 
-impl Work<'_> {
-    /// Whether the payload runs together with others.
-    pub(crate) fn gathers(&self, payload: &Json) -> bool {
-        self.gathering.as_ref().is_some_and(|gathering| gathering.gatherer.takes(payload))
+impl<'a> Work<'a> {
+    /// Where an item runs together with others. `None`: it runs by itself.
+    pub(crate) fn gathering_of(&self, item: &Json) -> Option<&'a Gathering> {
+        self.gathering.filter(|gathering| gathering.gatherer.takes(item))
     }
 }
 
@@ -54,6 +63,8 @@ impl Work<'_> {
 pub(crate) struct Trying<'a> {
     pub(crate) work: &'a Work<'a>,
     pub(crate) payload: &'a Json,
+    /// Where this payload runs together with others.
+    pub(crate) gathering: Option<&'a Gathering>,
     pub(crate) report: Report,
 }
 
@@ -83,16 +94,15 @@ impl Trying<'_> {
 
     async fn once(&self, pieces: u32) -> Answer {
         let work = self.work;
-        let gathering = work.gathering.as_ref().filter(|gathering| pieces == 1 && gathering.gatherer.takes(self.payload));
-        if let Some(Gathering { gatherer, task }) = gathering {
+        if let Some(gathering) = self.gathering.filter(|_| pieces == 1) {
             let asked = Asked {
-                task: Arc::clone(task),
+                task: gathering.task(work.task),
                 payload: self.payload.clone(),
                 cancel: work.cancel.clone(),
                 report: self.report.clone(),
                 usage: work.usage.clone(),
             };
-            return gatherer.join(asked).answered().await;
+            return gathering.gatherer.join(asked).answered().await;
         }
         let run = Run {
             task: work.task,

@@ -54,8 +54,14 @@ pub(crate) enum Outcome {
 
 /// Runs the attempt. One that takes long does not keep its delivery for so long that the broker loses patience: a copy goes round through a retry queue (where
 /// every worker finds the task held) and is there if this worker dies.
-pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, token: Token, usage: &Usage) -> Result<Outcome, Abandoned> {
-    let mut running = pin!(run_in_time(context, task, in_hand, token, usage));
+pub(crate) async fn run(
+    context: &Context,
+    task: &Task,
+    in_hand: &InHand,
+    token: Token,
+    (usage, gathering): (&Usage, Option<&Gathering>),
+) -> Result<Outcome, Abandoned> {
+    let mut running = pin!(run_in_time(context, task, in_hand, token, (usage, gathering)));
     let options = &context.me.options;
     tokio::select! {
         biased;
@@ -77,7 +83,13 @@ pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, token:
 }
 
 /// Runs the attempt within its limits, and hands on what it reports.
-async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: Token, usage: &Usage) -> Result<Outcome, Abandoned> {
+async fn run_in_time(
+    context: &Context,
+    task: &Task,
+    in_hand: &InHand,
+    token: Token,
+    (usage, gathering): (&Usage, Option<&Gathering>),
+) -> Result<Outcome, Abandoned> {
     let Some(executor) = context.gpu.executors.get(&task.kind) else {
         let message = format!("this worker runs no kind {:?}", task.kind.as_str());
         return Ok(Outcome::FailedForGood(TaskError::new(ErrorCode::UnknownKind, message)));
@@ -87,7 +99,6 @@ async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: To
     let relay = Relay::new(context, task, in_hand, token);
     let (report, reports) = relay.reports();
     let mut relaying = pin!(relay.run(reports));
-    let gathering = Gathering::of(context, task);
     let work = Work { context, executor: executor.as_ref(), task, gathering, cancel: cancel.clone(), usage };
     let mut running = pin!(AssertUnwindSafe(gave(&work, relay.items(), report)).catch_unwind());
     let started = Instant::now();
@@ -157,7 +168,7 @@ async fn gave(work: &Work<'_>, items: Option<&ItemsSoFar>, report: Report) -> Re
     match (&work.task.body.items, items) {
         (Some(payloads), Some(so_far)) => Ok(Gave::Items(items::run(work, payloads, so_far, &report).await?)),
         _ => {
-            let trying = Trying { work, payload: &work.task.body.payload, report };
+            let trying = Trying { work, payload: &work.task.body.payload, gathering: work.gathering, report };
             Ok(Gave::Result(trying.with_what_memory_there_is().await?))
         }
     }

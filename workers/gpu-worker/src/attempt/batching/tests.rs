@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use devices::{SimulatedGpu, SimulatedOptions};
@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::{WorkerMetrics, attempt::running::NOTICE};
+use crate::{
+    WorkerMetrics,
+    attempt::{memory::Gathering, running::NOTICE},
+};
 
 /// How long a run takes.
 const RUN: Duration = Duration::from_millis(100);
@@ -44,6 +47,8 @@ struct Fake {
     batching: Batching,
     runs: Mutex<Vec<String>>,
     told_to_end: AtomicBool,
+    /// How often it was asked whether a payload takes part.
+    asked: AtomicUsize,
 }
 
 impl Fake {
@@ -72,6 +77,7 @@ impl Executor for Fake {
     }
 
     fn takes_part(&self, payload: &Json) -> bool {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         assert!(!payload.as_str().contains("panics when asked"), "as asked");
         !payload.as_str().contains("by itself")
     }
@@ -130,7 +136,7 @@ struct Pending {
 
 impl Bench {
     fn new(batching: Batching, wait_ms: u64) -> Self {
-        let fake = Arc::new(Fake { batching, runs: Mutex::default(), told_to_end: AtomicBool::new(false) });
+        let fake = Arc::new(Fake { batching, runs: Mutex::default(), told_to_end: AtomicBool::new(false), asked: AtomicUsize::new(0) });
         let registry = Registry::new();
         let metrics = WorkerMetrics::new(&registry).unwrap().of(&GpuId::new("gpu-0").unwrap());
         let more_may_come = Arc::new(AtomicBool::new(true));
@@ -155,11 +161,16 @@ impl Bench {
 
     /// Joins at once, in the order of the calls.
     fn join(&self, priority: u8, payload: Value) -> Pending {
-        let task = Task {
+        self.join_as(Task { priority, ..self.task(1) }, payload)
+    }
+
+    /// A task that came with this delivery.
+    fn task(&self, delivery: u64) -> Task {
+        Task {
             id: TaskId::new("task").unwrap(),
             body_hash: BodyHash::of(b""),
             kind: self.fake.kind(),
-            priority,
+            priority: 0,
             attempt: 1,
             hops: 0,
             memory_mb: None,
@@ -167,8 +178,11 @@ impl Bench {
             end_before_ms: None,
             not_before_ms: None,
             body: TaskBody::default(),
-            delivery: DeliveryId(1),
-        };
+            delivery: DeliveryId(delivery),
+        }
+    }
+
+    fn join_as(&self, task: Task, payload: Value) -> Pending {
         let (cancel, usage) = (CancellationToken::new(), Usage::default());
         let asked = Asked {
             task: Arc::new(task),
@@ -387,6 +401,19 @@ async fn a_payload_that_the_executor_runs_by_itself_or_panics_at_is_not_gathered
     let bench = Bench::new(Batching::up_to(8), 0);
     assert!(bench.gatherer.takes(&Json::of("any")));
     assert!(!bench.gatherer.takes(&Json::of("by itself")) && !bench.gatherer.takes(&Json::of("panics when asked")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_asks_once_about_its_payload_and_about_no_item_before_its_turn() {
+    let bench = Bench::new(Batching::up_to(8), 0);
+    let gathers = |body: TaskBody| {
+        let asked = bench.fake.asked.load(Ordering::SeqCst);
+        let gathers = Gathering::of(Some(&bench.gatherer), &Task { body, ..bench.task(1) }).is_some();
+        (gathers, bench.fake.asked.load(Ordering::SeqCst) - asked)
+    };
+    let of_payload = |text: &str| TaskBody { payload: Json::of(text), ..TaskBody::default() };
+    assert_eq!(["any", "by itself", "panics when asked"].map(|text| gathers(of_payload(text))), [(true, 1), (false, 1), (false, 1)]);
+    assert_eq!(gathers(TaskBody { items: Some(vec![Json::of("by itself"); 3]), ..TaskBody::default() }), (true, 0));
 }
 
 #[tokio::test(start_paused = true)]
