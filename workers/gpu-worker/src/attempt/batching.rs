@@ -9,7 +9,8 @@
 //!            ▼                                         ▼ all have left: the run is told to end
 //! ```
 //! While as many runs as may be are under way, payloads gather, and the next run starts the moment that one ends: where tasks wait, nothing waits for a timer. Otherwise a run
-//! starts at once, or, where the kind's `batch.wait_ms` says so, when it is full, when the first has waited for so long, or when no other task could come.
+//! starts at once, or, where the kind's `batch.wait_ms` says so, when it is full, when the first has waited for so long, when no other task could come, or for a task that goes on
+//! after its last run, as a batch does with its next items.
 //!
 //! Payloads that lack the memory together are cut in halves (`run.rs`) before a task is told so.
 
@@ -156,7 +157,7 @@ impl Gatherer {
             let more_may_come = |tasks| (self.surroundings.more_may_come)(tasks);
             let next = self.lock().next(&self.rule, occasion, Instant::now(), more_may_come);
             let Some(members) = next else { return };
-            let under_way = UnderWay::new(Arc::clone(self));
+            let under_way = UnderWay::new(Arc::clone(self), &members);
             let running = Arc::clone(self).run(members, under_way);
             self.surroundings.environment.spawn("run batch", self.surroundings.lives.track_future(running));
         }

@@ -51,6 +51,8 @@ pub(super) struct Line {
     waiting: BTreeMap<Place, Waiting>,
     arrivals: u64,
     under_way: usize,
+    /// The tasks of the run that ended last.
+    answered: BTreeSet<DeliveryId>,
 }
 
 impl Line {
@@ -67,9 +69,10 @@ impl Line {
         self.waiting.remove(&place).is_some()
     }
 
-    /// A run is not under way any more.
-    pub(super) fn run_ended(&mut self) {
+    /// A run of these tasks is not under way any more.
+    pub(super) fn run_ended(&mut self, tasks: BTreeSet<DeliveryId>) {
         self.under_way -= 1;
+        self.answered = tasks;
     }
 
     /// The members of a run that is to start now, which counts as under way from here on. `more_may_come`: whether another task could begin while so many wait here.
@@ -84,8 +87,8 @@ impl Line {
             return None;
         }
         let (count, is_full) = self.first(rule);
-        let waits = occasion == Occasion::Joined && !is_full && !self.has_waited(rule.wait, now) && more_may_come(self.tasks());
-        if waits {
+        let starts_now = occasion == Occasion::RunEnded || is_full || self.goes_on() || self.has_waited(rule.wait, now);
+        if !starts_now && more_may_come(self.tasks()) {
             return None;
         }
         self.under_way += 1;
@@ -110,8 +113,19 @@ impl Line {
         self.waiting.values().any(|waiting| now.saturating_duration_since(waiting.since) >= wait)
     }
 
+    /// Whether a task waits here that was in the run that ended last, as a batch does with its next items. It may come just after the end of that run was an occasion, and a batch that paused
+    /// between its runs would leave the GPU idle for nothing.
+    fn goes_on(&self) -> bool {
+        self.waiting.values().any(|waiting| self.answered.contains(&waiting.asked.task.delivery))
+    }
+
     /// How many tasks wait here: one may have brought many items.
     fn tasks(&self) -> usize {
-        self.waiting.values().map(|waiting| waiting.asked.task.delivery).collect::<BTreeSet<DeliveryId>>().len()
+        tasks(self.waiting.values()).len()
     }
+}
+
+/// The tasks that these payloads belong to.
+pub(super) fn tasks<'a>(waiting: impl IntoIterator<Item = &'a Waiting>) -> BTreeSet<DeliveryId> {
+    waiting.into_iter().map(|waiting| waiting.asked.task.delivery).collect()
 }

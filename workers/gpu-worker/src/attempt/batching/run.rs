@@ -1,6 +1,7 @@
 //! One run: its members, what they came to, and what is done where they lack the memory together.
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     panic::AssertUnwindSafe,
     pin::pin,
@@ -10,13 +11,13 @@ use std::{
 
 use executors::{BatchMember, Failure, RunBatch};
 use futures::FutureExt;
-use protocol::Json;
+use protocol::{DeliveryId, Json};
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Answer, Asked, Failed, Gatherer,
-    line::{Occasion, Waiting},
+    line::{self, Occasion, Waiting},
 };
 use crate::attempt::{
     memory::lacks_memory,
@@ -26,12 +27,14 @@ use crate::attempt::{
 /// A run that counts as under way, until this is dropped.
 pub(super) struct UnderWay {
     gatherer: Arc<Gatherer>,
+    /// Those whose payloads are in it.
+    tasks: BTreeSet<DeliveryId>,
     is_over: bool,
 }
 
 impl UnderWay {
-    pub(super) const fn new(gatherer: Arc<Gatherer>) -> Self {
-        Self { gatherer, is_over: false }
+    pub(super) fn new(gatherer: Arc<Gatherer>, members: &[Waiting]) -> Self {
+        Self { gatherer, tasks: line::tasks(members), is_over: false }
     }
 
     /// The run has ended: the next one starts.
@@ -42,7 +45,8 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.gatherer.lock().run_ended();
+        let tasks = std::mem::take(&mut self.tasks);
+        self.gatherer.lock().run_ended(tasks);
         // A job that was cut off leaves it at that: its worker is gone.
         if self.is_over || std::thread::panicking() {
             self.gatherer.look(Occasion::RunEnded);

@@ -330,6 +330,19 @@ async fn nothing_waits_for_a_full_run_nor_where_no_other_can_come_nor_after_a_ru
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_that_goes_on_after_its_run_waits_for_nobody_and_another_one_waits() {
+    let bench = Bench::new(Batching::up_to(8), 50);
+    bench.join_as(bench.task(1), json!({"name": "a"})).result().await;
+    assert_eq!(bench.passed_ms(), 150);
+    // The end of its run is no occasion any more.
+    pass(10).await;
+    bench.join_as(bench.task(1), json!({"name": "b"})).result().await;
+    assert_eq!(bench.passed_ms(), 260);
+    bench.join_as(bench.task(2), json!({"name": "c"})).result().await;
+    assert_eq!((bench.runs(), bench.passed_ms()), (["a", "b", "c"].map(str::to_owned).to_vec(), 410));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_cancelled_while_it_waits_is_gone_at_once_and_the_others_run() {
     let bench = Bench::new(Batching::up_to(8), 0);
     let first = bench.joins(&["first"]).remove(0);
