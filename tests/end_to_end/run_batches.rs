@@ -30,6 +30,7 @@ crate::on_both!(
     items_that_all_fail_are_an_attempt_that_failed,
     a_producer_that_asked_gets_each_items_result_as_it_is_there,
     an_executor_is_asked_once_an_attempt_whether_its_payload_takes_part,
+    a_split_batch_tells_how_many_of_its_items_ran_together,
 );
 
 /// A task that is cheap beside others.
@@ -333,4 +334,15 @@ async fn an_executor_is_asked_once_an_attempt_whether_its_payload_takes_part(on:
     of_items.kind = Kind::new("single").unwrap();
     assert_eq!(results(&reply(&fleet.producer, of_items).await), [Ok(json!(0)), Ok(json!(1)), Ok(json!(2))]);
     assert_eq!(single.asked.load(Ordering::SeqCst), 13, "once about each item");
+}
+
+async fn a_split_batch_tells_how_many_of_its_items_ran_together(on: fn(FleetPlan) -> FleetPlan) {
+    let fleet = on(Fleet::of(2).slots(1)).start().await;
+    let mut split = batch((0..16).map(|n| json!({"batch_fixed_ms": 20, "batch_item_ms": 1, "result": n})).collect());
+    split.body.gpu_options.batch_split = Some(true);
+    let reply = reply(&fleet.producer, split).await;
+    assert_eq!(results(&reply), (0..16).map(|n| Ok(json!(n))).collect::<Vec<_>>());
+    assert!(!reply.gpu_ids.is_empty(), "it was split: {reply:?}");
+    let together = reply.timings.batch_size.unwrap();
+    assert!((2..16).contains(&together), "the most that ran together in a slice: {together}");
 }

@@ -250,6 +250,9 @@ pub struct SliceResults {
     /// The part of it that the GPU worked, in milliseconds, where the executor measures it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_ms: Option<f64>,
+    /// How many payloads ran together at most, where the executor takes several at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<u32>,
     /// How each item came out, in order: a list of [`ItemResult`]s, as it stands in the batch's reply.
     pub results: Json,
 }
@@ -259,7 +262,8 @@ impl SliceResults {
     #[must_use]
     pub fn into_bytes(mut self) -> Bytes {
         let results = std::mem::take(&mut self.results);
-        let beside = serde_json::to_vec(&Beside { gpu_id: self.gpu_id, run_ms: self.run_ms, device_ms: self.device_ms });
+        let Self { gpu_id, run_ms, device_ms, batch_size, .. } = self;
+        let beside = serde_json::to_vec(&Beside { gpu_id, run_ms, device_ms, batch_size });
         with_field(beside.expect("its keys are texts"), "results", &results).into()
     }
 
@@ -271,8 +275,8 @@ impl SliceResults {
         let whole = Json::parse(bytes.clone())?;
         let mut fields = whole.fields()?;
         let results = fields.remove("results").unwrap_or_else(|| list([]));
-        let beside: Beside = whole.to()?;
-        Ok(Self { gpu_id: beside.gpu_id, run_ms: beside.run_ms, device_ms: beside.device_ms, results })
+        let Beside { gpu_id, run_ms, device_ms, batch_size } = whole.to()?;
+        Ok(Self { gpu_id, run_ms, device_ms, batch_size, results })
     }
 }
 
@@ -284,6 +288,8 @@ struct Beside {
     run_ms: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device_ms: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    batch_size: Option<u32>,
 }
 
 #[cfg(test)]
@@ -320,11 +326,18 @@ mod tests {
             r#"[{"result":{"a": 1.00}},{"error":{"code":"invalid_payload","message":"must be text","field":"items[1].text"}}]"#
         );
         let gpu_id = Some(GpuId::new("gpu-0").expect("valid"));
-        let results = SliceResults { gpu_id, run_ms: 1.5, device_ms: None, results: list };
+        let results = SliceResults { gpu_id, run_ms: 1.5, device_ms: None, batch_size: Some(2), results: list };
         let read = SliceResults::read(&results.clone().into_bytes()).expect("JSON");
         assert_eq!(read, results);
         assert_eq!(read.results.to::<Vec<ItemResult>>().expect("items")[1].error, Some(error));
         assert_eq!(super::list([]).as_str(), "[]");
+    }
+
+    #[test]
+    fn what_a_slice_does_not_say_is_absent() {
+        let read = SliceResults::read(&Bytes::from_static(br#"{"run_ms":1.5,"results":[]}"#)).expect("what was kept before");
+        assert_eq!(read, SliceResults { gpu_id: None, run_ms: 1.5, device_ms: None, batch_size: None, results: list([]) });
+        assert_eq!(read.into_bytes(), br#"{"run_ms":1.5,"results":[]}"#.as_slice());
     }
 
     #[test]

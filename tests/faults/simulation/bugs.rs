@@ -90,7 +90,7 @@ impl Bug {
         }
         let nothing = |slice: Slice| {
             let nulls: Vec<Json> = (0..slice.items()).map(|_| ItemResult::succeeded(Json::null()).to_json()).collect();
-            SliceResults { gpu_id: None, run_ms: 0.0, device_ms: None, results: batch::list(&nulls) }.into_bytes()
+            SliceResults { gpu_id: None, run_ms: 0.0, device_ms: None, batch_size: None, results: batch::list(&nulls) }.into_bytes()
         };
         let wanted = split.slices.iter().map(|(slice, _)| *slice).filter(|slice| slice.to > from);
         let of = |slice: Slice| there.iter().find(|(known, _)| *known == slice).map_or_else(|| nothing(slice), |(_, bytes)| bytes.clone());

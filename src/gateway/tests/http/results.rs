@@ -69,7 +69,7 @@ async fn slice_ended(fleet: &Fleet, slice: &str) {
         attempt: 1,
         token: None,
         items_failed: 0,
-        results: SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, results: batch::list(&results) }.into_bytes(),
+        results: SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results: batch::list(&results) }.into_bytes(),
     };
     assert!(matches!(fleet.store.record_slice(&request).await.expect("a store"), SliceRecord::Recorded(_)));
 }

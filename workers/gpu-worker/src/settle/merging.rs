@@ -90,7 +90,7 @@ fn results(slice: Slice, kept: &Bytes) -> SliceResults {
     SliceResults::read(kept).unwrap_or_else(|error| {
         tracing::error!(%slice, %error, "what the store kept of a slice cannot be read");
         let error = TaskError::new(ErrorCode::ReplyNotKept, "what was kept of the result cannot be read");
-        SliceResults { gpu_id: None, run_ms: 0.0, device_ms: None, results: slices::failed_together(slice, &error) }
+        SliceResults { gpu_id: None, run_ms: 0.0, device_ms: None, batch_size: None, results: slices::failed_together(slice, &error) }
     })
 }
 
@@ -105,6 +105,7 @@ struct Sum {
     gpu_ids: BTreeSet<GpuId>,
     run_ms: f64,
     device_ms: Option<f64>,
+    batch_size: Option<u32>,
     /// Where every item failed: the first one's error, which is the batch's.
     all_failed: bool,
     error: Option<TaskError>,
@@ -113,11 +114,11 @@ struct Sum {
 impl Sum {
     fn new(bound: usize, all_failed: bool) -> Self {
         let (lists, gpu_ids) = (Vec::new(), BTreeSet::new());
-        Self { next: 0, lists, bytes: 0, bound, gpu_ids, run_ms: 0.0, device_ms: None, all_failed, error: None }
+        Self { next: 0, lists, bytes: 0, bound, gpu_ids, run_ms: 0.0, device_ms: None, batch_size: None, all_failed, error: None }
     }
 
     fn add(&mut self, slice: Slice, kept: &Bytes) {
-        let SliceResults { gpu_id, run_ms, device_ms, results } = results(slice, kept);
+        let SliceResults { gpu_id, run_ms, device_ms, batch_size, results } = results(slice, kept);
         self.next = slice.to;
         self.gpu_ids.extend(gpu_id);
         self.run_ms = self.run_ms.max(run_ms);
@@ -125,6 +126,7 @@ impl Sum {
             (Some(sum), Some(more)) => Some(sum + more),
             (sum, more) => sum.or(more),
         };
+        self.batch_size = self.batch_size.max(batch_size);
         if self.all_failed && self.error.is_none() {
             self.error = first_error(&results);
         }
@@ -138,7 +140,7 @@ impl Sum {
 
     fn into_end(self, items: ItemCounts, task_id: &str) -> End {
         let ended = self.error.map_or_else(|| End::of(protocol::Outcome::Succeeded), End::by);
-        let timings = Timings { run_ms: self.run_ms, device_ms: self.device_ms, ..Timings::default() };
+        let timings = Timings { run_ms: self.run_ms, device_ms: self.device_ms, batch_size: self.batch_size, ..Timings::default() };
         let end = End { items: Some(items), gpu_ids: self.gpu_ids.into_iter().collect(), timings, ..ended };
         if self.bytes > self.bound {
             return reply::without_results(end, (self.bytes, self.bound), task_id, Kept::InTheStore);
@@ -155,7 +157,7 @@ mod tests {
 
     fn kept(gpu: &str, run_ms: f64, results: &'static str) -> Bytes {
         let gpu_id = Some(gpu.parse().expect("a GPU"));
-        SliceResults { gpu_id, run_ms, device_ms: Some(1.0), results: Json::parse(results).expect("JSON") }.into_bytes()
+        SliceResults { gpu_id, run_ms, device_ms: Some(1.0), batch_size: None, results: Json::parse(results).expect("JSON") }.into_bytes()
     }
 
     fn slice(text: &str) -> Slice {
@@ -181,6 +183,17 @@ mod tests {
         assert_eq!((end.results.as_str(), end.outcome, end.error), (expected, Outcome::Succeeded, None));
         assert_eq!(end.gpu_ids.iter().map(GpuId::as_str).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!((end.timings.run_ms, end.timings.device_ms, end.items), (5.0, Some(2.0), Some(COUNTS)));
+    }
+
+    #[test]
+    fn a_batch_tells_of_the_most_payloads_that_ran_together_in_a_slice() {
+        let ran =
+            |batch_size| SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size, results: batch::list([]) }.into_bytes();
+        let told = |sizes: [Option<u32>; 3]| {
+            let slices = [("0..1", ran(sizes[0])), ("1..2", ran(sizes[1])), ("2..3", ran(sizes[2]))];
+            sum(1_000, false, &slices).into_end(COUNTS, "order-17").timings.batch_size
+        };
+        assert_eq!([told([Some(4), Some(16), None]), told([None, Some(1), None]), told([None; 3])], [Some(16), Some(1), None]);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! The slice's delivery is acked last, so that a crash anywhere brings it back: then it is found ended, and the same follows once more.
 
 use bytes::Bytes;
-use protocol::{ErrorCode, ItemResult, Json, OnError, Outcome, Slice, SliceResults, TaskError, batch};
+use protocol::{ErrorCode, ItemResult, Json, OnError, Outcome, Slice, SliceResults, TaskError, batch, reply::Timings};
 use task_store::{Fence, Look, SliceRecord, SliceRecordRequest, Split, Stored};
 
 use super::{
@@ -136,7 +136,8 @@ fn request(settling: &Settling<'_>, slice: Slice, end: &End, ran: Option<&Ran>) 
 /// What the store keeps of a slice.
 fn kept(settling: &Settling<'_>, end: &End, ran: Option<&Ran>, results: Json) -> Bytes {
     let gpu_id = ran.map(|_| settling.context.me.gpu_id.clone());
-    SliceResults { gpu_id, run_ms: end.timings.run_ms, device_ms: end.timings.device_ms, results }.into_bytes()
+    let Timings { run_ms, device_ms, batch_size, .. } = end.timings;
+    SliceResults { gpu_id, run_ms, device_ms, batch_size, results }.into_bytes()
 }
 
 /// The results of items that all ended with their slice: each has its error, in short. One that names an item already is that item's, for which all of them ended.
@@ -186,7 +187,8 @@ mod tests {
     fn what_is_kept_of_a_slice_says_how_many_items_failed() {
         let error = TaskError::new("bad", "as asked");
         let results = [ItemResult::succeeded(Json::null()), ItemResult::failed(error)].map(|item| item.to_json());
-        let kept = SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, results: batch::list(&results) }.into_bytes();
+        let kept =
+            SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results: batch::list(&results) }.into_bytes();
         assert_eq!((items_failed(&kept), items_failed(&Bytes::from_static(b"oops"))), (Some(1), None));
     }
 }
