@@ -7,6 +7,8 @@ use devices::simulated::SimulatedOptions;
 use executors::{Executor, Executors, Failure, Run};
 use lapin::{Connection, ConnectionProperties, options::QueueDeleteOptions};
 use protocol::{Envelope, GpuId, Json, Kind, config::QueueType, envelope::Headers};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use task_queue::{Outgoing, Queue, Target};
 use tests::{
     fleet::{Fleet, FleetPlan, ServerUrls},
@@ -29,6 +31,14 @@ const KILLS: usize = 5;
 /// Before each kill come so many tasks, which take so many milliseconds and are under way when it comes.
 const TASKS: (usize, u64) = (80, 200);
 const BEFORE_A_KILL: Duration = Duration::from_millis(120);
+/// Kills of a run with batches.
+const KILLS_AMONG_BATCHES: usize = 12;
+/// Before each of them come so many batches, each of so many items that take so many milliseconds.
+const BATCHES: (usize, (usize, u64)) = (4, (32, 25));
+/// And so many single tasks, which take so many milliseconds.
+const SINGLES: (usize, u64) = (30, 50);
+/// How long they may take to their end once nobody is killed any more.
+const AFTER_THE_KILLS: Duration = Duration::from_secs(60);
 
 fn impatient(gpus: usize, queue_type: QueueType) -> FleetPlan {
     Fleet::of(gpus).configured(|configuration| {
@@ -80,12 +90,17 @@ async fn replace_all(fleet: &Fleet, workers: &mut Workers, ledger: &mut Ledger) 
 /// Waits until every task is answered and nothing waits any more, also not in the queues of these GPUs; then tells what came back.
 async fn settled(fleet: &Fleet, gpus: Vec<GpuId>, ledger: &mut Ledger) -> Balance {
     ledger.until_all_answered().await;
-    let mut queues = vec![Queue::Pool(fleet.pool()), Queue::Expired, Queue::Returned];
+    let mut queues = queues_to_workers(fleet, gpus);
     queues.extend(Queue::where_tasks_wait());
-    queues.extend(gpus.into_iter().map(Queue::Gpu));
     until("nothing waits anywhere", async || all_empty(fleet, &queues).await).await;
     fleet.idle().await;
     ledger.balance().await
+}
+
+/// The queues that workers of these GPUs consume.
+fn queues_to_workers(fleet: &Fleet, gpus: Vec<GpuId>) -> Vec<Queue> {
+    let of_all = [Queue::Pool(fleet.pool()), Queue::Expired, Queue::Returned];
+    of_all.into_iter().chain(gpus.into_iter().map(Queue::Gpu)).collect()
 }
 
 /// Whether the broker answers, and nothing waits in any of these queues.
@@ -142,6 +157,46 @@ async fn on_quorum_queues_too_nothing_stays_in_the_queues_of_gpus_that_nobody_re
         report_by_crashes("quorum queues: every worker replaced, both Redis emptied, queues of GPUs that nobody knows", &balance, 0);
         assert_eq!((balance.lost, balance.failed), (0, 0), "round {round}: {balance:?}");
     }
+}
+
+/// Every worker splits, runs slices and merges: whoever is killed may be at any of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_survive_kills_of_splitters_mergers_and_slices() {
+    let servers = Servers::start().await;
+    let urls = servers.urls();
+    let fleet = impatient(0, QueueType::Classic).on_servers(urls.clone()).start().await;
+    let mut workers = Workers::start(&fleet, &urls, WORKERS);
+    fleet.eligible(WORKERS.0 * WORKERS.1).await;
+    let (mut batches, mut singles) = (Ledger::open(urls.amqp.clone()).await, Ledger::open(urls.amqp).await);
+    let mut random = ChaCha8Rng::seed_from_u64(15);
+    for kill in 1..=KILLS_AMONG_BATCHES {
+        batches.publish_batches(&fleet, BATCHES.0, BATCHES.1).await;
+        singles.publish_simulated(&fleet, SINGLES.0, SINGLES.1).await;
+        if kill == KILLS_AMONG_BATCHES / 3 {
+            workers.add();
+        }
+        // Soon after they came their slices run, later they are merged.
+        tokio::time::sleep(Duration::from_millis(random.random_range(20..600))).await;
+        if kill == KILLS_AMONG_BATCHES / 2 {
+            servers.broker.kill();
+            servers.broker.start_again().await;
+        }
+        workers.kill(random.random_range(0..workers.count())).await;
+    }
+    let queues = queues_to_workers(&fleet, workers.all_gpus());
+    for (what, ledger) in [("batches", &mut batches), ("single tasks among batches", &mut singles)] {
+        ledger.until_all_ended_within(&fleet, AFTER_THE_KILLS).await;
+        ledger.until_all_answered().await;
+        // The copies of batches that have ended may wait in retry queues for a while yet, until each of them finds that out.
+        until("nothing is left to run", async || all_empty(&fleet, &queues).await).await;
+        fleet.idle().await;
+        let balance = ledger.balance().await;
+        let crashes = ledger.crashes(&fleet).await;
+        report_by_crashes(&format!("{what}: workers killed at random, one more started, broker killed"), &balance, crashes);
+        balance.holds();
+    }
+    let (split, published) = (batches.batches_are_whole(BATCHES.1.0), KILLS_AMONG_BATCHES * BATCHES.0);
+    assert!(split * 2 > published, "only {split} of {published} batches were split: the test shows less than it says");
 }
 
 /// The first attempt of every task fails, so that it waits in a retry queue.

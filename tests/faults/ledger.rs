@@ -10,7 +10,7 @@ use lapin::{
     options::{BasicGetOptions, QueueDeclareOptions},
     types::FieldTable,
 };
-use protocol::{Envelope, GpuId, GpuOptions, Kind, Outcome, Reply, TaskBody, config::SecretUrl, envelope::Headers};
+use protocol::{Envelope, GpuId, GpuOptions, ItemResult, Json, Kind, Outcome, Reply, TaskBody, config::SecretUrl, envelope::Headers};
 use serde_json::{Value, json};
 use task_queue::{Outgoing, Queue, Target};
 use tests::{fleet::Fleet, until::until};
@@ -77,7 +77,7 @@ impl Ledger {
                 headers: headers.clone(),
                 ..Envelope::default()
             };
-            let outgoing = Outgoing::new(Target::Queue(queue.clone()), envelope, serde_json::to_vec(&body(n)).unwrap().into());
+            let outgoing = Outgoing::new(Target::Queue(queue.clone()), envelope, body(n).to_bytes());
             async move {
                 until("a task is confirmed", async || fleet.ports.queue.publish(outgoing.clone()).await.is_ok()).await;
                 id
@@ -90,6 +90,31 @@ impl Ledger {
     /// Publishes tasks that take `ms` milliseconds each.
     pub async fn publish_simulated(&mut self, fleet: &Fleet, count: usize, ms: u64) {
         self.publish(fleet, count, |n| json!({"duration_ms": ms, "result": n})).await;
+    }
+
+    /// Publishes batches of so many items, which take `ms` milliseconds each. Each item gives the number of its batch and its own.
+    pub async fn publish_batches(&mut self, fleet: &Fleet, count: usize, (items, ms): (usize, u64)) {
+        let before = self.published.len();
+        let body = |n: usize| {
+            let item = |index: usize| Json::from(json!({"duration_ms": ms, "result": [before + n, index]}));
+            TaskBody { items: Some((0..items).map(item).collect()), ..TaskBody::default() }
+        };
+        self.publish_to(fleet, (&Queue::Pool(fleet.pool()), &Headers::default()), count, body).await;
+    }
+
+    /// Checks that every reply that was read has the results of all items of its batch, in order, where nothing but batches of so many items was published. How many of the batches were
+    /// split.
+    pub fn batches_are_whole(&self, items: usize) -> usize {
+        for (id, replies) in &self.replies {
+            let number: usize = id.rsplit('-').next().unwrap().parse().unwrap();
+            let expected: Vec<Value> = (0..items).map(|index| json!([number, index])).collect();
+            for reply in replies {
+                let came_out: Vec<ItemResult> = reply.results.to().unwrap_or_else(|_| panic!("no results of items: {reply:?}"));
+                let results: Vec<Value> = came_out.iter().map(|item| item.result.to().unwrap()).collect();
+                assert_eq!(results, expected, "{id}: {reply:?}");
+            }
+        }
+        self.replies.values().filter(|replies| !replies[0].gpu_ids.is_empty()).count()
     }
 
     /// Waits until the store knows an outcome of every task.

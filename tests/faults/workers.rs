@@ -25,11 +25,21 @@ impl Workers {
     pub fn start(fleet: &Fleet, urls: &ServerUrls, (processes, gpus_of_each): (usize, usize)) -> Self {
         let mut workers = Self { command: command(fleet, urls), gpus_of_each, running: Vec::new(), prefixes: Vec::new() };
         for _ in 0..processes {
-            let prefix = workers.fresh_prefix();
-            let running = workers.one(prefix);
-            workers.running.push(running);
+            workers.add();
         }
         workers
+    }
+
+    /// Starts one process more.
+    pub fn add(&mut self) {
+        let prefix = self.fresh_prefix();
+        let running = self.one(prefix);
+        self.running.push(running);
+    }
+
+    /// How many processes there are.
+    pub fn count(&self) -> usize {
+        self.running.len()
     }
 
     /// Ends a process as the kernel does it when memory is short, and starts another one for the same GPUs.
