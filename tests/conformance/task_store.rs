@@ -118,6 +118,8 @@ cases! {
     results_are_read_in_order_and_in_pieces,
     large_results_survive_to_the_last_byte,
     results_without_room_change_nothing,
+    results_have_room_that_replies_cannot_take,
+    a_word_that_there_was_no_room_has_room_always,
     forgotten_results_give_their_room_back,
     results_of_a_merged_batch_are_readable_as_long_as_a_reply,
     what_has_not_ended_is_not_forgotten,
@@ -360,8 +362,11 @@ fn large(id: &str, bytes: usize) -> RecordRequest {
     RecordRequest { task_id: TaskId::new(id).expect("a valid name"), reply: Bytes::from(vec![b'x'; bytes]), ..success(1, 7) }
 }
 
+/// A bound of which replies may take 1,000 bytes.
+const FOR_REPLIES: StoreOptions = StoreOptions { reply_bytes_max: 1_333, ..OPTIONS };
+
 async fn a_reply_over_the_bound_is_not_kept_and_counted(back_end: BackEnd) {
-    let subject = back_end.start_with(StoreOptions { reply_bytes_max: 1_000, ..OPTIONS }).await;
+    let subject = back_end.start_with(FOR_REPLIES).await;
     for (id, bytes, kept) in [("a", 600, true), ("b", 600, false), ("c", 400, true), ("d", 1, false)] {
         let request = large(id, bytes);
         assert_eq!(subject.store.record(&request).await.expect("an answer"), Record::Recorded);
@@ -373,7 +378,7 @@ async fn a_reply_over_the_bound_is_not_kept_and_counted(back_end: BackEnd) {
 }
 
 async fn expired_replies_make_room(back_end: BackEnd) {
-    let subject = back_end.start_with(StoreOptions { reply_bytes_max: 1_000, ..OPTIONS }).await;
+    let subject = back_end.start_with(FOR_REPLIES).await;
     subject.store.record(&large("a", 1_000)).await.expect("an answer");
     assert_eq!(subject.totals().await.reply_bytes, 1_000);
     // More than the retention, because the sum may lag by one bucket of time.

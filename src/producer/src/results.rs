@@ -110,7 +110,9 @@ async fn of_slices(store: &dyn TaskStore, task_id: &TaskId, wanted: WantedResult
         if !(slice.from..slice.to).contains(&at) {
             break;
         }
-        let results = SliceResults::read(&bytes).and_then(|read| read.results.elements()).map_err(|error| unreadable(task_id, &error))?;
+        let results = SliceResults::read(&bytes)
+            .and_then(|read| read.listed(slice).results.elements())
+            .map_err(|error| unreadable(task_id, &error))?;
         if u32::try_from(results.len()) != Ok(slice.items()) {
             let reason = format!("the slice {slice} has {} of them", results.len());
             return Err(ResultsError::Unreadable { task_id: task_id.clone(), reason });

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{Fraction, Json, TaskError, json::with_field};
+use crate::{ErrorCode, Fraction, Json, TaskError, json::with_field};
 
 /// Most items of a batch.
 pub const ITEMS_MAX: usize = 10_000;
@@ -253,7 +253,7 @@ pub struct SliceResults {
     /// How many payloads ran together at most, where the executor takes several at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<u32>,
-    /// How each item came out, in order: a list of [`ItemResult`]s, as it stands in the batch's reply.
+    /// How each item came out, in order: a list of [`ItemResult`]s, as it stands in the batch's reply. `null` where the store had no room for even that.
     pub results: Json,
 }
 
@@ -278,7 +278,24 @@ impl SliceResults {
         let Beside { gpu_id, run_ms, device_ms, batch_size } = whole.to()?;
         Ok(Self { gpu_id, run_ms, device_ms, batch_size, results })
     }
+
+    /// The same with a list of how each item came out in any case: where the store had no room for one, each failed for that.
+    #[must_use]
+    pub fn listed(self, slice: Slice) -> Self {
+        let results = if self.results.is_null() { no_room(slice) } else { self.results };
+        Self { results, ..self }
+    }
 }
+
+/// How items came out for whose results the store had no room.
+#[must_use]
+pub fn no_room(slice: Slice) -> Json {
+    let of_item = |index| TaskError::new(ErrorCode::ReplyNotKept, NO_ROOM).at(item_field(index, None));
+    let results: Vec<Json> = (slice.from..slice.to).map(|index| ItemResult::failed(of_item(index)).to_json()).collect();
+    list(&results)
+}
+
+const NO_ROOM: &str = "the store had no room for the result (store.reply_bytes_max)";
 
 /// What stands beside the results of a slice.
 #[derive(Serialize, Deserialize)]
@@ -295,7 +312,7 @@ struct Beside {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorCode, GpuId};
+    use crate::GpuId;
 
     #[test]
     fn a_slice_has_one_text() {
@@ -338,6 +355,22 @@ mod tests {
         let read = SliceResults::read(&Bytes::from_static(br#"{"run_ms":1.5,"results":[]}"#)).expect("what was kept before");
         assert_eq!(read, SliceResults { gpu_id: None, run_ms: 1.5, device_ms: None, batch_size: None, results: list([]) });
         assert_eq!(read.into_bytes(), br#"{"run_ms":1.5,"results":[]}"#.as_slice());
+    }
+
+    #[test]
+    fn where_there_was_no_room_for_results_each_item_says_so() {
+        let nothing =
+            SliceResults { gpu_id: GpuId::new("g".repeat(128)).ok(), run_ms: 1.25, device_ms: Some(1.0 / 3.0), batch_size: None, results: Json::null() };
+        let bytes = nothing.clone().into_bytes();
+        assert!(bytes.len() <= 256, "the store always has room for so much: {}", bytes.len());
+        let read = SliceResults::read(&bytes).expect("JSON");
+        assert_eq!(read, nothing);
+        let listed: Vec<ItemResult> = read.listed(Slice::new(4, 6).expect("a slice")).results.to().expect("results");
+        let errors: Vec<_> = listed.into_iter().map(|item| item.error.expect("failed")).collect();
+        assert_eq!(errors.iter().map(|error| error.field.as_deref()).collect::<Vec<_>>(), [Some("items[4]"), Some("items[5]")]);
+        assert!(errors.iter().all(|error| error.code == "reply_not_kept" && error.message.contains("store.reply_bytes_max")), "{errors:?}");
+        let some = SliceResults { results: list(&[ItemResult::succeeded(Json::null()).to_json()]), ..nothing };
+        assert_eq!(some.clone().listed(Slice::new(4, 5).expect("a slice")), some);
     }
 
     #[test]

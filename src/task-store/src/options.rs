@@ -11,7 +11,8 @@ pub struct StoreOptions {
     pub reply_retention: Duration,
     /// How long a task's record is kept after it ended, or, where it never ended, after its last change. Default: 1 day.
     pub outcome_retention: Duration,
-    /// Bound on all kept reply bodies and results of slices together, in bytes; beyond it outcomes are recorded without their body, and slices not with their results. Default: 1 GiB.
+    /// Bound on all kept reply bodies and results of slices together, in bytes. Beyond three quarters of it outcomes are recorded without their body: the last quarter is for results, without
+    /// which no batch can end. Beyond all of it slices are not recorded with their results. Default: 1 GiB.
     pub reply_bytes_max: u64,
     /// Most members of a group. Default: 100,000.
     pub group_members_max: u32,
@@ -22,6 +23,11 @@ pub struct StoreOptions {
 impl StoreOptions {
     pub(crate) fn reply_retention_ms(&self) -> u64 {
         milliseconds(self.reply_retention.min(self.outcome_retention))
+    }
+
+    /// Bound on all that is kept, in bytes, up to which one more reply is.
+    pub(crate) fn bytes_with_replies_max(&self) -> u64 {
+        self.reply_bytes_max - self.reply_bytes_max / 4
     }
 
     pub(crate) fn outcome_retention_ms(&self) -> u64 {

@@ -4,6 +4,9 @@ use protocol::{BodyHash, Fraction, ItemCounts, Progress, Slice, SliceCounts, Tas
 
 use crate::{SliceState, Split};
 
+/// Results of so few bytes are always kept, so that a slice can end where there is no room: by saying so.
+pub const RESULT_BYTES_ALWAYS_KEPT: u64 = 256;
+
 /// What the record of a batch says of one of its slices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SliceNote {

@@ -104,8 +104,8 @@ pub enum SliceRecord {
     Recorded(Split),
     /// Refused: an attempt with a higher token began, and its holder records; or the id belongs to a body with another hash.
     Superseded,
-    /// Its batch wants nothing of it any more; see [`Look::Unwanted`]. Also the answer for what is no slice.
+    /// Its batch wants nothing of it any more; see [`Look::Unwanted`]. Also the answer for what is no slice, or one of another batch.
     Unwanted,
-    /// The results have no room within the store's bound on bytes; nothing changed. Record results that say so in their place.
+    /// The results have no room within the store's bound on bytes; nothing changed. Record results that say so in their place: 256 bytes always have room.
     NoRoom,
 }

@@ -56,25 +56,57 @@ pub async fn large_results_survive_to_the_last_byte(back_end: BackEnd) {
 }
 
 pub async fn results_without_room_change_nothing(back_end: BackEnd) {
-    let subject = back_end.start_with(StoreOptions { reply_bytes_max: 10, ..OPTIONS }).await;
+    let subject = back_end.start_with(StoreOptions { reply_bytes_max: 1_000, ..OPTIONS }).await;
     let store = &subject.store;
     split(&subject, &[4, 4]).await;
     begun(&subject, "0..4", 7).await;
-    ended(&subject, &slice_end("0..4", 1, Some(7), "1234567")).await;
+    ended(&subject, &slice_end("0..4", 1, Some(7), &letters(700))).await;
     begun(&subject, "4..8", 8).await;
-    let (large, small) = (slice_end("4..8", 1, Some(8), "1234"), slice_end("4..8", 1, Some(8), "123"));
+    let (large, small) = (slice_end("4..8", 1, Some(8), &letters(301)), slice_end("4..8", 1, Some(8), &letters(300)));
     for _ in 0..2 {
         assert_eq!(store.record_slice(&large).await.unwrap(), SliceRecord::NoRoom);
         assert_eq!(now(&subject).await, "0..4 ended, 4..8 running");
     }
-    assert_eq!(store.record_slice(&slice_end("4..8", 1, None, "1234")).await.unwrap(), SliceRecord::Superseded, "room or not");
-    assert_eq!(subject.totals().await, Totals { reply_bytes: 7, replies_not_kept: 0 });
+    assert_eq!(store.record_slice(&slice_end("4..8", 1, None, &letters(301))).await.unwrap(), SliceRecord::Superseded, "room or not");
+    assert_eq!(subject.totals().await, Totals { reply_bytes: 700, replies_not_kept: 0 });
     assert!(ended(&subject, &small).await.is_complete());
     assert!(ended(&subject, &large).await.is_complete(), "it has ended: there is nothing to keep");
-    assert_eq!(subject.totals().await.reply_bytes, 10);
+    assert_eq!(subject.totals().await.reply_bytes, 1_000);
     // Replies share the bound.
     assert_eq!(store.record(&merged()).await.unwrap(), Record::Recorded);
-    assert_eq!(subject.totals().await, Totals { reply_bytes: 10, replies_not_kept: 1 });
+    assert_eq!(subject.totals().await, Totals { reply_bytes: 1_000, replies_not_kept: 1 });
+}
+
+fn letters(bytes: usize) -> String {
+    "x".repeat(bytes)
+}
+
+pub async fn results_have_room_that_replies_cannot_take(back_end: BackEnd) {
+    let subject = back_end.start_with(StoreOptions { reply_bytes_max: 4_000, ..OPTIONS }).await;
+    for (id, bytes) in [("a", 3_000), ("b", 1)] {
+        assert_eq!(subject.store.record(&large(id, bytes)).await.unwrap(), Record::Recorded);
+    }
+    assert_eq!(subject.totals().await, Totals { reply_bytes: 3_000, replies_not_kept: 1 });
+    split(&subject, &[4, 4]).await;
+    for (text, token, bytes) in [("0..4", 7, 600), ("4..8", 8, 400)] {
+        begun(&subject, text, token).await;
+        ended(&subject, &slice_end(text, 1, Some(token), &letters(bytes))).await;
+    }
+    assert_eq!(subject.totals().await.reply_bytes, 4_000);
+}
+
+pub async fn a_word_that_there_was_no_room_has_room_always(back_end: BackEnd) {
+    let subject = back_end.start_with(StoreOptions { reply_bytes_max: 0, ..OPTIONS }).await;
+    split(&subject, &[4, 4]).await;
+    for (text, token) in [("0..4", 7), ("4..8", 8)] {
+        begun(&subject, text, token).await;
+        let too_large = slice_end(text, 1, Some(token), &letters(257));
+        assert_eq!(subject.store.record_slice(&too_large).await.unwrap(), SliceRecord::NoRoom);
+        ended(&subject, &slice_end(text, 1, Some(token), &letters(256))).await;
+    }
+    assert_eq!(now(&subject).await, "0..4 ended, 4..8 ended");
+    let word = letters(256);
+    assert_eq!(results(&subject, 0, 1_000).await, pairs(&[("0..4", word.as_str()), ("4..8", word.as_str())]));
 }
 
 pub async fn forgotten_results_give_their_room_back(back_end: BackEnd) {

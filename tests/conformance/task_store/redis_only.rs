@@ -186,8 +186,7 @@ async fn on_a_cluster_what_many_tasks_have_to_say_at_once_is_all_answered() {
 #[tokio::test]
 async fn clients_learn_of_each_others_replies_when_they_exchange_counts() {
     let prefix = PrivateRedis::fresh_prefix();
-    let options = StoreOptions { reply_bytes_max: 1_000, ..OPTIONS };
-    let (one, other) = (redis_store(&prefix, options).await, redis_store(&prefix, options).await);
+    let (one, other) = (redis_store(&prefix, FOR_REPLIES).await, redis_store(&prefix, FOR_REPLIES).await);
     one.record(&large("a", 1_000)).await.expect("an answer");
     one.totals().await.expect("an answer");
     assert_eq!(other.totals().await.expect("an answer").reply_bytes, 1_000);

@@ -13,7 +13,8 @@ pub struct StoreSection {
     /// How long a task's outcome and digest are kept, in ms: a second copy of the task within it runs nothing. Default: 86,400,000 (1 day).
     #[schemars(range(min = 1_000))]
     pub outcome_retention_ms: u64,
-    /// Bound on all kept reply bodies and results of slices together, in bytes; beyond it outcome and digest remain, and items of a slice end with an error that says so. Default: 1 GiB.
+    /// Bound on all kept reply bodies and results of batches' items together, in bytes. Replies are kept up to three quarters of it, beyond which outcome and digest remain; the
+    /// rest is for results of batches that are not merged yet. Default: 1 GiB.
     pub reply_bytes_max: u64,
     /// Most members of a group. One more is refused at its submit; one that was published over AMQP runs and is not counted. Default: 100,000.
     #[schemars(range(min = 1, max = 10_000_000))]

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Look, SliceRecord, SliceRecordRequest, SliceState, SplitAnswer, SplitRequest, StoreError,
-    slices::{SliceNote, fitting, is_cut, items_of, within},
+    slices::{RESULT_BYTES_ALWAYS_KEPT, SliceNote, fitting, is_cut, items_of, within},
 };
 
 impl State {
@@ -49,8 +49,9 @@ impl State {
             return answer;
         }
         if note.state != SliceState::Ended {
-            let with_it = self.totals.reply_bytes.saturating_add(request.results.len() as u64);
-            if with_it > self.options.reply_bytes_max {
+            let bytes = request.results.len() as u64;
+            let with_it = self.totals.reply_bytes.saturating_add(bytes);
+            if bytes > RESULT_BYTES_ALWAYS_KEPT && with_it > self.options.reply_bytes_max {
                 return SliceRecord::NoRoom;
             }
             self.totals.reply_bytes = with_it;

@@ -368,7 +368,7 @@ impl State {
     /// The reply to keep, if the bound on bytes leaves room for it.
     fn keep_body(&mut self, request: &RecordRequest, now_ms: u64) -> Option<KeptBody> {
         let with_it = self.totals.reply_bytes.saturating_add(request.reply.len() as u64);
-        if with_it > self.options.reply_bytes_max {
+        if with_it > self.options.bytes_with_replies_max() {
             self.totals.replies_not_kept += 1;
             return None;
         }

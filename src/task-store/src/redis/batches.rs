@@ -34,7 +34,7 @@ impl RedisStore {
             return Ok(SliceRecord::Unwanted);
         }
         let bytes = request.results.len() as u64;
-        let has_room = self.reply_bytes.admits(bytes);
+        let has_room = self.reply_bytes.admits_results(bytes);
         let token = request.token.map_or_else(String::new, |token| token.0.to_string());
         let item = self.on_any_task("record_slice", &request.task_id).with(request.body_hash.as_str());
         let item = item.with(self.options.outcome_retention_ms()).with(request.kind.as_str()).with(request.outcome.name());

@@ -1,4 +1,4 @@
-//! The bound on all kept replies and results of slices together: an estimate, kept off the hot path.
+//! The bound on all kept replies and results of slices together: an estimate, kept off the hot path. The last quarter is for results: they are working data, without which no batch can end.
 //!
 //! Each client counts what it keeps, adds it to counts in Redis about every second, and gets the fleet's sum back. Between two exchanges it goes by
 //! the last sum and its own count, so the bound can be exceeded by what the other clients keep within a second.
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{calls::Calls, result_bytes::ResultBytes};
-use crate::{StoreError, StoreOptions, Totals};
+use crate::{StoreError, StoreOptions, Totals, slices::RESULT_BYTES_ALWAYS_KEPT};
 
 /// How often counts are exchanged while there is something to add.
 const EXCHANGE_EVERY: Duration = Duration::from_secs(1);
@@ -73,10 +73,20 @@ impl ReplyBytes {
         }
     }
 
-    /// Whether a reply, or the results of a slice, of this size may be kept.
+    /// Whether a reply of this size may be kept.
     pub fn admits(&self, bytes: u64) -> bool {
+        self.with(bytes) <= self.options.bytes_with_replies_max()
+    }
+
+    /// Whether the results of a slice of this size may be kept.
+    pub fn admits_results(&self, bytes: u64) -> bool {
+        bytes <= RESULT_BYTES_ALWAYS_KEPT || self.with(bytes) <= self.options.reply_bytes_max
+    }
+
+    /// What is kept, as far as this client knows, and so many bytes more.
+    fn with(&self, bytes: u64) -> u64 {
         let kept = self.fleet_bytes.load(Relaxed).saturating_add(self.pending_bytes.load(Relaxed));
-        kept.saturating_add(self.results.pending()).saturating_add(bytes) <= self.options.reply_bytes_max
+        kept.saturating_add(self.results.pending()).saturating_add(bytes)
     }
 
     /// Counts results that were written then, in Unix ms of the server's clock.

@@ -87,11 +87,14 @@ fn first_error(results: &Json) -> Option<TaskError> {
 
 /// What the store kept of a slice.
 fn results(slice: Slice, kept: &Bytes) -> SliceResults {
-    SliceResults::read(kept).unwrap_or_else(|error| {
-        tracing::error!(%slice, %error, "what the store kept of a slice cannot be read");
-        let error = TaskError::new(ErrorCode::ReplyNotKept, "what was kept of the result cannot be read");
-        SliceResults { gpu_id: None, run_ms: 0.0, device_ms: None, batch_size: None, results: slices::failed_together(slice, &error) }
-    })
+    match SliceResults::read(kept) {
+        Ok(read) => read.listed(slice),
+        Err(error) => {
+            tracing::error!(%slice, %error, "what the store kept of a slice cannot be read");
+            let error = TaskError::new(ErrorCode::ReplyNotKept, "what was kept of the result cannot be read");
+            SliceResults { gpu_id: None, run_ms: 0.0, device_ms: None, batch_size: None, results: slices::failed_together(slice, &error) }
+        }
+    }
 }
 
 /// The results of slices, put together one after the other.
@@ -218,10 +221,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_fails_its_items_and_not_the_merge() {
-        let sum = sum(1_000, false, &[("0..2", Bytes::from_static(b"oops")), ("2..3", kept("a", 1.0, BAD))]);
-        let end = sum.into_end(COUNTS, "order-17");
-        let items: Vec<ItemResult> = end.results.to().expect("results");
-        let codes: Vec<_> = items.iter().map(|item| item.error.as_ref().expect("an error").code.as_str()).collect();
-        assert_eq!(codes, ["reply_not_kept", "reply_not_kept", "bad"]);
+        for unread in [Bytes::from_static(b"oops"), kept("b", 1.0, "null")] {
+            let sum = sum(1_000, false, &[("0..2", unread), ("2..3", kept("a", 1.0, BAD))]);
+            let end = sum.into_end(COUNTS, "order-17");
+            let items: Vec<ItemResult> = end.results.to().expect("results");
+            let codes: Vec<_> = items.iter().map(|item| item.error.as_ref().expect("an error").code.as_str()).collect();
+            assert_eq!(codes, ["reply_not_kept", "reply_not_kept", "bad"]);
+        }
     }
 }

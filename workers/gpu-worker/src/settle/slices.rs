@@ -29,7 +29,7 @@ pub(super) async fn end(settling: &Settling<'_>, slice: Slice, end: End, ran: Op
         settling.unwanted(ack).await;
         return Ok(());
     };
-    let mut had_no_room = false;
+    let mut refused = 0;
     let split = loop {
         match context.ports.record_slice(&request).await? {
             SliceRecord::Recorded(split) => break split,
@@ -37,15 +37,15 @@ pub(super) async fn end(settling: &Settling<'_>, slice: Slice, end: End, ran: Op
                 settling.unwanted(ack).await;
                 return Ok(());
             }
-            SliceRecord::NoRoom if !std::mem::replace(&mut had_no_room, true) => {
+            SliceRecord::NoRoom => {
                 let (task_id, bytes) = (settling.identity.task_id.as_str(), request.results.len());
                 tracing::warn!(task_id, bytes, "the store has no room for the results of a slice (store.reply_bytes_max)");
-                let error = TaskError::new(ErrorCode::ReplyNotKept, "the store had no room for the result (store.reply_bytes_max)");
+                refused += 1;
+                // For the smallest there is always room.
+                let Some(results) = in_less_room(slice, refused) else { return settling.park(settling.lease()).await };
                 request.items_failed = slice.items();
-                request.results = kept(settling, &end, ran.as_ref(), failed_together(slice, &error));
+                request.results = kept(settling, &end, ran.as_ref(), results);
             }
-            // Not even for that. There is more as soon as other replies are no longer kept, and then it runs again.
-            SliceRecord::NoRoom => return settling.park(settling.lease()).await,
             SliceRecord::Superseded if request.token.is_some() => return settling.is_late().await,
             SliceRecord::Superseded => match settling.fence().await? {
                 Fence::Fenced(token) => request.token = Some(token),
@@ -68,7 +68,7 @@ pub(super) async fn end(settling: &Settling<'_>, slice: Slice, end: End, ran: Op
 pub(super) async fn ended(settling: &Settling<'_>, slice: Slice, stored: Stored) -> Result<(), Abandoned> {
     let (ports, identity) = (&settling.context.ports, &settling.identity);
     let read = ports.slice_results(&identity.task_id.batch(), slice.from, 1).await?;
-    let kept = read.into_iter().find(|(of, _)| *of == slice).and_then(|(_, results)| Some((items_failed(&results)?, results)));
+    let kept = read.into_iter().find(|(of, _)| *of == slice).and_then(|(_, results)| Some((items_failed(slice, &results)?, results)));
     let Some(((items_failed, results), kind)) = kept.zip(identity.kind.clone()) else {
         settling.ack(Ack::Elsewhere).await;
         return Ok(());
@@ -133,6 +133,15 @@ fn request(settling: &Settling<'_>, slice: Slice, end: &End, ran: Option<&Ran>) 
     })
 }
 
+/// What says that there was no room for the results, and takes less than what was refused so often: of each item, then of all of them at once.
+fn in_less_room(slice: Slice, refused: u32) -> Option<Json> {
+    match refused {
+        1 => Some(batch::no_room(slice)),
+        2 => Some(Json::null()),
+        _ => None,
+    }
+}
+
 /// What the store keeps of a slice.
 fn kept(settling: &Settling<'_>, end: &End, ran: Option<&Ran>, results: Json) -> Bytes {
     let gpu_id = ran.map(|_| settling.context.me.gpu_id.clone());
@@ -154,8 +163,8 @@ pub(super) fn failed_together(slice: Slice, error: &TaskError) -> Json {
 }
 
 /// How many items failed by what the store kept of a slice; `None`: that is no such thing.
-fn items_failed(kept: &Bytes) -> Option<u32> {
-    let results: Vec<ItemResult> = SliceResults::read(kept).ok()?.results.to().ok()?;
+fn items_failed(slice: Slice, kept: &Bytes) -> Option<u32> {
+    let results: Vec<ItemResult> = SliceResults::read(kept).ok()?.listed(slice).results.to().ok()?;
     u32::try_from(results.iter().filter(|item| item.error.is_some()).count()).ok()
 }
 
@@ -184,11 +193,19 @@ mod tests {
     }
 
     #[test]
+    fn what_says_that_there_was_no_room_takes_less_each_time_and_ends() {
+        let said = |refused| in_less_room(slice("0..1000"), refused).map(|results| results.as_bytes().len());
+        assert!(said(1) > said(2) && said(2).is_some_and(|bytes| bytes < 10) && said(3).is_none());
+    }
+
+    #[test]
     fn what_is_kept_of_a_slice_says_how_many_items_failed() {
         let error = TaskError::new("bad", "as asked");
         let results = [ItemResult::succeeded(Json::null()), ItemResult::failed(error)].map(|item| item.to_json());
-        let kept =
-            SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results: batch::list(&results) }.into_bytes();
-        assert_eq!((items_failed(&kept), items_failed(&Bytes::from_static(b"oops"))), (Some(1), None));
+        let kept = SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results: batch::list(&results) }.into_bytes();
+        let failed = |kept: &Bytes| items_failed(slice("4..6"), kept);
+        assert_eq!((failed(&kept), failed(&Bytes::from_static(b"oops"))), (Some(1), None));
+        let nothing = SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results: Json::null() }.into_bytes();
+        assert_eq!(failed(&nothing), Some(2), "the store had no room for more");
     }
 }
