@@ -104,6 +104,7 @@ cases! {
     a_batch_of_which_an_attempt_began_stays_whole,
     a_slice_lives_the_life_of_a_task,
     nobody_wants_a_slice_whose_batch_is_unknown_cut_otherwise_or_ended,
+    nobody_wants_a_slice_of_another_batch_that_had_the_id_before,
     the_status_of_a_batch_counts_its_slices,
     what_came_to_nothing_counts_no_items,
     a_slice_that_crashed_waits_until_it_begins_again,

@@ -455,6 +455,7 @@ async fn a_splitter_that_dies_half_way_leaves_the_other_slices_to_the_next_one()
     assert!(matches!(fleet.ports.store.split(&split).await.unwrap(), SplitAnswer::Split(_)));
     let mut first = client.envelope();
     first.headers.slice = Slice::new(0, 3);
+    first.headers.batch_hash = Some(split.body_hash.clone());
     client.send(&fleet, first, wanted().take(3)).await;
     // Where the splitter has died, the broker marks what it delivers again.
     let mut again = client.envelope();

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{GroupName, Limits, Needs, PoolName, Slice, is_traceparent};
+use crate::{BodyHash, GroupName, Limits, Needs, PoolName, Slice, is_traceparent};
 
 /// Header: W3C trace context. What [is none](is_traceparent) is left behind: it fails no task, does not travel on and does not come back.
 pub const TRACEPARENT: &str = "traceparent";
@@ -34,6 +34,8 @@ pub const RETURNED: &str = "x-gpufleet-returned";
 pub const UNSERVED_SINCE: &str = "x-gpufleet-unserved-since";
 /// Header: the items of its batch that this message carries, as `16..32`: it is a slice, whose `message_id` is its batch's with the items in braces (`order-17{16..32}`), and its results go into its batch's reply.
 pub const SLICE: &str = "x-gpufleet-slice";
+/// Header of a slice: the hash of its batch's body, as [`BodyHash::as_str`] has it. A slice of another batch that had the same id before is told by it.
+pub const BATCH_HASH: &str = "x-gpufleet-batch-hash";
 /// Header: true asks for progress messages on the reply queue, before the reply. It belongs to the delivery and not to the task: the body, its hash and
 /// so the task's identity are the same with and without it.
 pub const PROGRESS: &str = "x-gpufleet-progress";
@@ -44,9 +46,12 @@ pub const GROUP: &str = "x-gpufleet-group";
 pub const COPY: &str = "x-gpufleet-copy";
 /// Header of a reply: its outcome, so that a consumer can route without parsing the body.
 pub const OUTCOME: &str = "x-gpufleet-outcome";
-/// Header of a reply: the token under which its outcome was recorded. Of the message of a batch that waits for the end of its slices: which split of the batch it is of, all of whose
-/// slices were published.
+/// Header of a reply: the token under which its outcome was recorded. Of the message of a batch that waits for the end of its slices: which split of the batch it is of, whose
+/// slices were published: all, or those that [`PUBLISHED_BEFORE`] says.
 pub const TOKEN: &str = "x-gpufleet-token";
+/// Header of the message of a batch that waits for the end of its slices, beside [`TOKEN`]: only those of its slices were published whose items lie before this one, counted from 0. The others
+/// follow when their pool has room.
+pub const PUBLISHED_BEFORE: &str = "x-gpufleet-published-before";
 /// Header of a dead letter: why it is there.
 pub const REASON: &str = "x-gpufleet-reason";
 /// Header: what became of the task's attempts so far, one line each: those that failed, oldest first, and in a dead letter those that crashed. It travels with the retries.
@@ -137,6 +142,8 @@ pub struct Headers {
     pub copy: bool,
     /// See [`SLICE`].
     pub slice: Option<Slice>,
+    /// See [`BATCH_HASH`].
+    pub batch_hash: Option<BodyHash>,
     /// See [`PROGRESS`].
     pub progress: bool,
     /// See [`GROUP`].
@@ -145,6 +152,8 @@ pub struct Headers {
     pub outcome: Option<String>,
     /// See [`TOKEN`].
     pub token: Option<u64>,
+    /// See [`PUBLISHED_BEFORE`].
+    pub published_before: Option<u32>,
     /// See [`REASON`].
     pub reason: Option<String>,
     /// See [`HISTORY`].
@@ -216,11 +225,13 @@ impl Headers {
             DELAY => take(&mut self.delay_ms, integer(&value)),
             UNSERVED_SINCE => take(&mut self.unserved_since_ms, integer(&value)),
             SLICE => take(&mut self.slice, text(value).and_then(|text| text.parse().ok())),
+            BATCH_HASH => take(&mut self.batch_hash, text(value).and_then(|text| BodyHash::read(&text))),
             STRATEGY => tell(&mut self.strategy, text(value)),
             USER => take(&mut self.user, text(value)),
             POOL => take(&mut self.pool, text(value)),
             OUTCOME => tell(&mut self.outcome, text(value)),
             TOKEN => tell(&mut self.token, integer(&value)),
+            PUBLISHED_BEFORE => tell(&mut self.published_before, integer(&value)),
             REASON => tell(&mut self.reason, text(value)),
             HISTORY => tell(&mut self.history, text_up_to(Self::HISTORY_MAX, value)),
             REPLY_TO => take(&mut self.reply_to, text(value)),
@@ -273,6 +284,7 @@ impl Headers {
             (DELAY, self.delay_ms),
             (UNSERVED_SINCE, self.unserved_since_ms),
             (TOKEN, self.token),
+            (PUBLISHED_BEFORE, self.published_before.map(u64::from)),
             (FIRST_TRY, self.first_try_ms),
             (DUE, self.due_ms),
         ];
@@ -280,6 +292,7 @@ impl Headers {
         pairs.extend(texts.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Text(value.clone()?)))));
         pairs.extend(integers.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Integer(i64::try_from(value?).ok()?)))));
         pairs.extend(self.slice.map(|slice| (SLICE, HeaderValue::Text(slice.to_string()))));
+        pairs.extend(self.batch_hash.as_ref().map(|hash| (BATCH_HASH, HeaderValue::Text(hash.as_str().to_owned()))));
         pairs.extend(self.group.as_ref().map(|group| (GROUP, HeaderValue::Text(group.to_string()))));
         pairs.extend(self.properties.clone().map(|bytes| (PROPERTIES, HeaderValue::Bytes(bytes))));
         let flags = [(RETURNED, self.returned), (COPY, self.copy), (PROGRESS, self.progress)];
@@ -372,6 +385,9 @@ mod tests {
             group: GroupName::new("nightly:7").ok(),
             copy: true,
             slice: "16..32".parse().ok(),
+            batch_hash: Some(BodyHash::of(b"{}")),
+            token: Some(1_700_000_000_000_000),
+            published_before: Some(16),
             reply_to: Some("answers".into()),
             first_try_ms: Some(1_700_000_000_001),
             due_ms: Some(1_700_000_000_002),
@@ -406,6 +422,8 @@ mod tests {
     #[test]
     fn absurd_and_foreign_headers_are_left_behind() {
         let read = Headers::read([
+            (BATCH_HASH.to_owned(), HeaderValue::Text("no hash".into())),
+            (PUBLISHED_BEFORE.to_owned(), HeaderValue::Integer(-1)),
             (ATTEMPT.to_owned(), HeaderValue::Integer(-1)),
             (HOPS.to_owned(), HeaderValue::Text("many".into())),
             ("x-death".to_owned(), HeaderValue::Other),
@@ -413,7 +431,7 @@ mod tests {
             (HISTORY.to_owned(), HeaderValue::Text("x".repeat(Headers::HISTORY_MAX + 1))),
             (DUE.to_owned(), HeaderValue::Text("soon".into())),
         ]);
-        assert_eq!(read.invalid, [ATTEMPT, HOPS], "what only tells of the past is left behind without a word");
+        assert_eq!(read.invalid, [ATTEMPT, BATCH_HASH, HOPS], "what only tells of the past is left behind without a word");
         assert_eq!(read, Headers { invalid: read.invalid.clone(), ..Headers::default() });
     }
 

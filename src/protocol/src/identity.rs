@@ -19,6 +19,26 @@ impl BodyHash {
         Self(hexadecimal(&Sha256::digest(body)[..16]))
     }
 
+    /// That of a slice's body, which says as well whose slice it is. An id may be used for another batch once the store has forgotten the first one, and no slice of that one may
+    /// run for the other.
+    #[must_use]
+    pub fn of_slice(batch: &Self, body: &[u8]) -> Self {
+        Self(format!("{}/{}", batch.0, Self::of(body).0))
+    }
+
+    /// Whether it can be that of a slice of the batch whose body has this hash. Any can that does not say whose it is.
+    #[must_use]
+    pub fn may_be_of(&self, batch: &Self) -> bool {
+        self.0.split_once('/').is_none_or(|(of, _)| of == batch.0)
+    }
+
+    /// Takes what [`BodyHash::of`] gave, from a message that anybody may have written; `None`: it is none.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let is_hash = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_hash.then(|| Self(text.to_owned()))
+    }
+
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -124,6 +144,20 @@ mod tests {
         let letter = |from| identify_letter(&batch.of_slice(crate::Slice::new(from, 32).expect("a slice")));
         assert_eq!((letter(16).slice(), TaskId::new(letter(16).as_str())), (None, Ok(letter(16))));
         assert_ne!(letter(16), letter(17));
+    }
+
+    #[test]
+    fn the_hash_of_a_slice_says_whose_it_is() {
+        let (batch, other) = (BodyHash::of(b"[1,2]"), BodyHash::of(b"[1,3]"));
+        let slice = BodyHash::of_slice(&batch, b"[1]");
+        assert!(slice.may_be_of(&batch) && !slice.may_be_of(&other));
+        assert_ne!(slice, BodyHash::of_slice(&other, b"[1]"));
+        assert!(BodyHash::of(b"[1]").may_be_of(&batch), "it does not say");
+        assert_eq!(BodyHash::read(batch.as_str()), Some(batch.clone()));
+        let upper = batch.as_str().to_uppercase();
+        for wrong in ["", "7", slice.as_str(), upper.as_str(), &batch.as_str()[1..]] {
+            assert_eq!(BodyHash::read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -58,7 +58,10 @@ pub struct Message<'a> {
 /// message cannot be identified.
 pub fn read_task(message: Message<'_>, limits: IntakeLimits, now_ms: u64, fresh_id: impl Fn() -> TaskId) -> Reading {
     let Message { envelope, body, delivery } = message;
-    let body_hash = BodyHash::of(body);
+    let body_hash = match (envelope.headers.slice, &envelope.headers.batch_hash) {
+        (Some(_), Some(batch)) => BodyHash::of_slice(batch, body),
+        _ => BodyHash::of(body),
+    };
     let (task_id, id_problem) = match identify_slice(envelope).map_or_else(|| identify(envelope, &body_hash), Ok) {
         Ok(TaskIdentity::Stable(id)) => (id, None),
         Ok(TaskIdentity::Fresh) => (fresh_id(), None),
@@ -337,6 +340,8 @@ mod tests {
         assert_eq!((slice.id.as_str(), slice.slice()), ("m1{4..7}", envelope.headers.slice));
         envelope.message_id = Some("m1{4..7}".to_owned());
         assert_eq!(reading(&envelope, body).task_id, slice.id, "the id may name the slice as well");
+        envelope.headers.batch_hash = Some(batch.body_hash.clone());
+        assert_eq!(reading(&envelope, body).body_hash, BodyHash::of_slice(&batch.body_hash, body), "it says whose it is");
         for header in [None, "4..6".parse().ok()] {
             let mut other = envelope.clone();
             other.headers.slice = header;

@@ -211,7 +211,7 @@ impl Limits {
 pub struct Task {
     /// Its identity; of a slice one that names it ([`TaskId::of_slice`]).
     pub id: TaskId,
-    /// The hash of the body as it was published; the same id with another body is refused.
+    /// The hash of the body as it was published; the same id with another body is refused. Of a slice it says whose it is ([`BodyHash::of_slice`]).
     pub body_hash: BodyHash,
     /// What to run.
     pub kind: Kind,

@@ -67,7 +67,7 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 28] = [
     envelope::TRACEPARENT,
     envelope::ATTEMPT,
     envelope::HOPS,
@@ -94,6 +94,8 @@ const NAMES: [&str; 26] = [
     envelope::DUE,
     envelope::NOT_BEFORE,
     envelope::DELAY,
+    envelope::BATCH_HASH,
+    envelope::PUBLISHED_BEFORE,
 ];
 
 fn headers() -> impl Strategy<Value = Headers> {

@@ -81,7 +81,7 @@ pub enum SplitAnswer {
 pub struct SliceRecordRequest {
     /// The slice.
     pub task_id: TaskId,
-    /// Its body's hash.
+    /// Its body's hash ([`BodyHash::of_slice`]).
     pub body_hash: BodyHash,
     /// Its kind.
     pub kind: Kind,

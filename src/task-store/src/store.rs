@@ -65,7 +65,7 @@ pub enum Look {
     /// It is a batch that was split and has not ended: its slices run in its place, and nobody begins or fences it. (One that was cancelled since answers [`Look::Cancelled`] to
     /// all but a fence.)
     Split(Split),
-    /// It is a slice, and its batch wants nothing of it: that one ended, was cut otherwise, or is not known; or the slice ended so long ago that only its batch remembers. Run
+    /// It is a slice, and its batch wants nothing of it: that one ended, was cut otherwise, has another body than its hash says ([`BodyHash::of_slice`]), or is not known; or the slice ended so long ago that only its batch remembers. Run
     /// nothing, record nothing. (A batch that was cancelled and has not ended answers [`Look::Cancelled`] for each of its slices, those that ended included: whoever finds that
     /// first ends the batch.)
     Unwanted,

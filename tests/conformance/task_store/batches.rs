@@ -95,6 +95,30 @@ pub async fn a_slice_lives_the_life_of_a_task(back_end: BackEnd) {
     assert!(!store.cancel_asked(&slice_id("0..4")).await.unwrap());
 }
 
+/// The store was emptied, its id was given to another batch, and a slice of the first one is still on its way.
+pub async fn nobody_wants_a_slice_of_another_batch_that_had_the_id_before(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    split(&subject, &[4, 4]).await;
+    let old = BodyHash::of_slice(&BodyHash::of(b"another body"), b"some of the items");
+    let look = LookRequest { body_hash: old.clone(), ..slice_looking("0..4", 1) };
+    let begin = BeginRequest { body_hash: old.clone(), ..slice_attempt("0..4", 1, 7) };
+    let fence = task_store::FenceRequest { body_hash: old.clone(), ..slice_fence("0..4") };
+    let retry = RetryRequest { body_hash: old.clone(), ..slice_failed("0..4", 1, 7) };
+    let end = SliceRecordRequest { body_hash: old, ..slice_end("0..4", 1, Some(7), "old") };
+    assert_eq!(store.look(&look).await.unwrap(), Look::Unwanted);
+    assert_eq!(store.begin(&begin).await.unwrap(), Begin::Not(Look::Unwanted));
+    assert_eq!(store.fence(&fence).await.unwrap(), Fence::Not(Look::Unwanted));
+    assert_eq!(store.retry(&retry).await.unwrap(), RetryAnswer::Not(Look::Unwanted));
+    assert_eq!(store.record_slice(&end).await.unwrap(), SliceRecord::Unwanted);
+    assert_eq!(now(&subject).await, "0..4 waiting, 4..8 waiting");
+    // That of the batch is, and nothing of the old one stands in its way.
+    begun(&subject, "0..4", 8).await;
+    assert_eq!(store.record_slice(&end).await.unwrap(), SliceRecord::Unwanted);
+    ended(&subject, &slice_end("0..4", 1, Some(8), "new")).await;
+    assert_eq!(results(&subject, 0, 100).await, [("0..4".to_owned(), "new".to_owned())]);
+}
+
 pub async fn nobody_wants_a_slice_whose_batch_is_unknown_cut_otherwise_or_ended(back_end: BackEnd) {
     let subject = back_end.start().await;
     is_unwanted(&subject, "0..4", 7).await;

@@ -16,7 +16,7 @@ pub fn slice_id(text: &str) -> TaskId {
 }
 
 pub fn slice_hash() -> BodyHash {
-    BodyHash::of(b"some of the items")
+    BodyHash::of_slice(&body_hash(), b"some of the items")
 }
 
 /// A batch that is to be cut into runs of these lengths.

@@ -45,6 +45,9 @@ impl State {
         let (batch, Some(slice)) = (request.task_id.batch(), request.task_id.slice()) else { return SliceRecord::Unwanted };
         self.drop_stale(&request.task_id, now_ms);
         let Some(note) = self.wanted(&request.task_id, now_ms).copied() else { return SliceRecord::Unwanted };
+        if self.is_of_another_batch((&request.task_id, &request.body_hash), now_ms) {
+            return SliceRecord::Unwanted;
+        }
         if let Some(answer) = self.record(&request.task_id, now_ms).and_then(|record| record.refuses_slice(request)) {
             return answer;
         }
@@ -130,6 +133,20 @@ impl State {
         let (kind, first_seen_ms, changed_ms) = (batch.kind.clone(), batch.first_seen_ms, batch.changed_ms);
         let fresh = TaskRecord { kind, first_seen_ms, changed_ms, ..TaskRecord::default() };
         Some(fresh.status(task_id, now_ms))
+    }
+
+    /// What its batch has against running a slice with a body of this hash, as [`State::against_slice`] says it.
+    pub fn against_slice_of(&mut self, (task_id, body_hash): (&TaskId, &BodyHash), now_ms: u64) -> Option<Look> {
+        if self.is_of_another_batch((task_id, body_hash), now_ms) {
+            return Some(Look::Unwanted);
+        }
+        self.against_slice(task_id, now_ms)
+    }
+
+    /// Whether it is a slice of a batch that had the id of a known one before.
+    fn is_of_another_batch(&self, (task_id, body_hash): (&TaskId, &BodyHash), now_ms: u64) -> bool {
+        let batch = task_id.slice().and_then(|_| self.record(&task_id.batch(), now_ms)?.body_hash.as_ref());
+        batch.is_some_and(|batch| !body_hash.may_be_of(batch))
     }
 
     /// What its batch has against running a slice; `None` if nothing, and of any other task. Takes away what is left of it from an earlier life of its batch.

@@ -101,7 +101,7 @@ impl State {
 
     /// Looks before anything is done with a delivery.
     pub fn look(&mut self, request: &LookRequest, now_ms: u64) -> Look {
-        if let Some(against) = self.against_slice(&request.task_id, now_ms) {
+        if let Some(against) = self.against_slice_of((&request.task_id, &request.body_hash), now_ms) {
             return against;
         }
         let Some(record) = self.record(&request.task_id, now_ms) else { return Look::Open };
@@ -113,7 +113,7 @@ impl State {
 
     pub fn begin(&mut self, request: &BeginRequest, now_us: u64) -> Begin {
         let now_ms = now_us / 1_000;
-        if let Some(against) = self.against_slice(&request.task_id, now_ms) {
+        if let Some(against) = self.against_slice_of((&request.task_id, &request.body_hash), now_ms) {
             return Begin::Not(against);
         }
         if let Some(record) = self.record(&request.task_id, now_ms) {
@@ -154,7 +154,7 @@ impl State {
 
     pub fn fence(&mut self, request: &FenceRequest, now_us: u64) -> Fence {
         let now_ms = now_us / 1_000;
-        if let Some(against @ Look::Unwanted) = self.against_slice(&request.task_id, now_ms) {
+        if let Some(against @ Look::Unwanted) = self.against_slice_of((&request.task_id, &request.body_hash), now_ms) {
             return Fence::Not(against);
         }
         if let Some(record) = self.record(&request.task_id, now_ms) {
@@ -246,7 +246,7 @@ impl State {
     }
 
     pub fn retry(&mut self, request: &RetryRequest, now_ms: u64) -> RetryAnswer {
-        if let Some(against) = self.against_slice(&request.task_id, now_ms) {
+        if let Some(against) = self.against_slice_of((&request.task_id, &request.body_hash), now_ms) {
             return RetryAnswer::Not(against);
         }
         if let Some(answer) = self.record(&request.task_id, now_ms).and_then(|record| record.refuses_retry(request, now_ms)) {

@@ -8,7 +8,7 @@
 --   {'condemned', crashes}                              its crashes are used up
 
 local now = now_ms(ARGV[1])
-local record, batch, answer = read_task(KEYS, now)
+local record, batch, answer = read_task(KEYS, now, ARGV[2])
 answer = answer or stands_against(record, ARGV[2], ARGV[5], now, ARGV[13])
 if answer then
   return answer

@@ -5,7 +5,7 @@
 --   {'unfinished', token, GPU, incarnation, delivery}   an attempt has no end, and the caller does not say what became of it
 
 local now = now_ms(ARGV[1])
-local record, batch, against = read_task(KEYS, now)
+local record, batch, against = read_task(KEYS, now, ARGV[2])
 if against and against[1] == 'unwanted' then
   return against
 end

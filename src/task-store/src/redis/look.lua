@@ -5,5 +5,5 @@
 --   {'unfinished', token, GPU, incarnation, delivery}   an attempt has no end
 
 local now = now_ms(ARGV[1])
-local record, _, against = read_task(KEYS, now)
+local record, _, against = read_task(KEYS, now, ARGV[2])
 return against or stands_against(record, ARGV[2], ARGV[3], now, ARGV[4]) or unfinished(record, '') or {'open'}

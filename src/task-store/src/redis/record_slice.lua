@@ -8,7 +8,7 @@
 --         {'no_room'}     nothing changed
 
 local now = now_ms(ARGV[1])
-local record, batch = read_task(KEYS, now)
+local record, batch = read_task(KEYS, now, ARGV[2])
 if not batch.wanted then
   return {'unwanted'}
 end

@@ -5,7 +5,7 @@
 -- `stands_against` or a slice's batch says.
 
 local now = now_ms(ARGV[1])
-local record, batch, answer = read_task(KEYS, now)
+local record, batch, answer = read_task(KEYS, now, ARGV[2])
 answer = answer or stands_against(record, ARGV[2], ARGV[4], now)
 if answer then
   return answer

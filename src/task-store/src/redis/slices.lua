@@ -3,12 +3,19 @@
 -- A slice is a task with a record of its own, made when it first begins. Its functions get the key of that record, of its batch's record and of its batch's results: a hash of
 -- slice -> results. The name of a slice is the end of its record's key. Functions that take every task tell a slice by its second key.
 
--- What a batch's record says of one of its slices. `wanted`: the batch is known, has not ended, and was split into this slice. One trip, however many slices there are.
-local function batch_of(keys, now)
+-- Whether the hash of a slice's body says that it is of a batch whose body has another hash: 'hash of the batch/hash of the slice'. One that does not say whose it is may be anybody's.
+local function is_of_another(slice_hash, batch_hash)
+  local of = slice_hash and string.match(slice_hash, '^([^/]*)/')
+  return of and batch_hash and of ~= batch_hash
+end
+
+-- What a batch's record says of one of its slices, whose body has that hash (nil if the caller does not know it). `wanted`: the batch is known, has not ended, was split into this slice,
+-- and is the one that the hash says. One trip, however many slices there are.
+local function batch_of(keys, now, hash)
   local name = string.match(keys[1], '[^:]+$')
   local field = 'slice:' .. name
-  local known = redis.call('HMGET', keys[2], 'expires', 'kept', 'outcome', 'cancelled', field, 'items', 'items_done', 'items_failed')
-  if not known[5] or known[3] or known[1] and tonumber(known[1]) <= now then
+  local known = redis.call('HMGET', keys[2], 'expires', 'kept', 'outcome', 'cancelled', field, 'items', 'items_done', 'items_failed', 'hash')
+  if is_of_another(hash, known[9]) or not known[5] or known[3] or known[1] and tonumber(known[1]) <= now then
     return {wanted = false}
   end
   local from, to = string.match(name, '^(%d+)%.%.(%d+)$')
@@ -21,13 +28,13 @@ local function batch_of(keys, now)
   }
 end
 
--- The task's record; of a slice also its batch, and what that has against running it: {'unwanted'}, {'cancelled'} or nil.
-local function read_task(keys, now)
+-- The task's record; of a slice also its batch, and what that has against running it, with a body of that hash: {'unwanted'}, {'cancelled'} or nil.
+local function read_task(keys, now, hash)
   local record = read(keys[1], now)
   if not keys[2] then
     return record
   end
-  local batch = batch_of(keys, now)
+  local batch = batch_of(keys, now, hash)
   if not batch.wanted then
     return record, batch, {'unwanted'}
   end

@@ -106,6 +106,7 @@ pub(crate) fn slice(
     headers.end_before_ms = end_before_ms;
     headers.history = None;
     headers.copy = false;
+    headers.batch_hash = Some(task.body_hash.clone());
     headers.returned = publish == Publish::Again;
     Some(Outgoing::new(Target::Queue(Queue::Pool(pool.clone())), envelope, body))
 }
@@ -141,6 +142,7 @@ pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> En
     envelope.headers.pool = Some(pool.to_string());
     // Whatever way a slice goes, it is one.
     envelope.headers.slice = task_id.slice();
+    envelope.headers.batch_hash = original.headers.batch_hash.clone().filter(|_| task_id.slice().is_some());
     envelope
 }
 
@@ -176,14 +178,17 @@ mod tests {
 
     #[test]
     fn whatever_way_a_slice_goes_it_is_one_and_its_dead_letter_is_none() {
-        let (original, pool) = (Envelope::default(), PoolName::default());
+        let (mut original, pool) = (Envelope::default(), PoolName::default());
+        let of = protocol::BodyHash::of(b"the batch");
+        original.headers.batch_hash = Some(of.clone());
         let written = |id: &TaskId| {
             let envelope = bare(&original, id, &pool);
-            (envelope.message_id, envelope.headers.slice)
+            (envelope.message_id, envelope.headers.slice, envelope.headers.batch_hash)
         };
         let slice = Slice::new(4, 8).expect("a slice");
         let task_id = TaskId::new("order-17").expect("valid").of_slice(slice);
-        assert_eq!(written(&task_id), (Some("order-17{4..8}".to_owned()), Some(slice)));
-        assert_eq!(written(&protocol::identify_letter(&task_id)).1, None);
+        assert_eq!(written(&task_id), (Some("order-17{4..8}".to_owned()), Some(slice), Some(of)));
+        let letter = written(&protocol::identify_letter(&task_id));
+        assert_eq!((letter.1, letter.2), (None, None));
     }
 }
