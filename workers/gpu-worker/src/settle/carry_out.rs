@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::{
-    ErrorCode, OnError, Outcome, Refusal, TaskError,
+    ErrorCode, OnError, Outcome, Refusal, Reply, TaskError,
     envelope::{Headers, PRIORITY_MAX},
     identify_letter,
     intake::Reading,
@@ -147,11 +147,11 @@ impl<'a> Settling<'a> {
                     self.batch_ended(&end, ran);
                     return self.publish_and_ack(self.recorded(outcome, ran, body), ack).await;
                 }
-                Record::EndedBefore(stored) => return self.resend_and_ack(stored, ack).await,
+                Record::EndedBefore(stored) => return self.ended_before(stored, ack).await,
                 Record::Superseded if request.token.is_some() => return self.is_late().await,
                 Record::Superseded => match self.fence().await? {
                     Fence::Fenced(token) => request.token = Some(token),
-                    Fence::Not(Look::Ended(stored)) => return self.resend_and_ack(stored, ack).await,
+                    Fence::Not(Look::Ended(stored)) => return self.ended_before(stored, ack).await,
                     Fence::Not(_) | Fence::Unfinished(_) => return self.park(self.lease()).await,
                 },
             }
@@ -170,7 +170,7 @@ impl<'a> Settling<'a> {
         if end.items.is_some() {
             self.context.metrics.batch_ended("split");
         }
-        let keeps_results = end.error.as_ref().is_some_and(|error| error.code == ErrorCode::ReplyTooLarge.name());
+        let keeps_results = end.error.as_ref().is_some_and(is_too_large);
         self.context.ports.store.forget_slices(&self.identity.task_id, keeps_results);
     }
 
@@ -217,6 +217,25 @@ impl<'a> Settling<'a> {
         self.ack(ack).await;
     }
 
+    /// What follows where the task ended before: publishes the stored reply and acks. Not where this is a copy of a delivery whose reply has gone out: that one is done with already.
+    ///
+    /// Nor where this is the delivery of a slice, which owes nobody the reply of its batch: the batch's own message, or the copy that goes round, is there until it has found the end, and
+    /// sends what was left unsent. A total deadline ends all slices that run at once, and the producer is to be answered once.
+    pub(super) async fn ended_before(&self, stored: Stored, ack: Ack) -> Result<(), Abandoned> {
+        let (context, in_hand, task_id) = (self.context, self.in_hand, &self.identity.task_id);
+        if self.items.is_some() {
+            // Whoever recorded the end may have died before it did this.
+            context.ports.store.forget_slices(task_id, may_need_results(&stored));
+        }
+        let answered = in_hand.is_copy() && stored.published_to.as_deref() == Some(in_hand.address().as_str());
+        if answered || in_hand.envelope.headers.slice.is_some() {
+            self.count_in_group(stored.outcome).await?;
+            self.ack(ack).await;
+            return Ok(());
+        }
+        self.resend_and_ack(stored, ack).await
+    }
+
     /// Publishes the stored reply of a task that ended before, and acks.
     async fn resend_and_ack(&self, stored: Stored, ack: Ack) -> Result<(), Abandoned> {
         let reply = reply::kept(self.context, &self.identity.task_id, self.identity.kind.clone(), stored);
@@ -247,19 +266,8 @@ impl<'a> Settling<'a> {
     async fn resend(&self, stored: Stored) -> Result<(), Abandoned> {
         match self.identity.task_id.slice() {
             Some(slice) => slices::ended(self, slice, stored).await,
-            None => self.resend_task(stored).await,
+            None => self.ended_before(stored, Ack::Elsewhere).await,
         }
-    }
-
-    /// Publishes the stored reply and acks, unless this is a copy of a delivery whose reply has gone out: that one is done with already.
-    pub(super) async fn resend_task(&self, stored: Stored) -> Result<(), Abandoned> {
-        let may_be_a_copy = self.in_hand.is_copy() || self.in_hand.envelope.headers.slice.is_some();
-        if may_be_a_copy && stored.published_to.as_deref() == Some(self.in_hand.address().as_str()) {
-            self.count_in_group(stored.outcome).await?;
-            self.in_hand.ack_elsewhere().await;
-            return Ok(());
-        }
-        self.resend_and_ack(stored, Ack::Elsewhere).await
     }
 
     /// Takes a token above that of every attempt that began, unless one of them is in somebody's hand.
@@ -431,4 +439,14 @@ impl<'a> Settling<'a> {
         envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
         self.context.ports.bury(envelope, body, self.lease()).await
     }
+}
+
+/// Whether the reply says that the results of a batch are kept beside it. One that is no longer kept may have said so.
+fn may_need_results(stored: &Stored) -> bool {
+    let reply = stored.body.as_ref().map(|body| serde_json::from_slice::<Reply>(body));
+    reply.is_none_or(|reply| reply.is_ok_and(|reply| reply.error.as_ref().is_some_and(is_too_large)))
+}
+
+fn is_too_large(error: &TaskError) -> bool {
+    error.code == ErrorCode::ReplyTooLarge.name()
 }

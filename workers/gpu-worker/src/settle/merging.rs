@@ -31,7 +31,7 @@ pub(super) async fn merge(batch: &Settling<'_>, split: &Split, ack: Ack) -> Resu
 /// The results were not all there: somebody else has merged by now, or nobody can any more.
 async fn without_all(batch: &Settling<'_>, split: &Split, ack: Ack) -> Result<(), Abandoned> {
     match batch.context.ports.look(&batch.identity).await? {
-        Look::Ended(stored) => batch.resend_task(stored).await,
+        Look::Ended(stored) => batch.ended_before(stored, ack).await,
         Look::Split(again) if again.token == split.token && again.is_complete() => {
             let message = "the results of its slices are no longer kept, so that they cannot be put together";
             batch.end_task(End::by(TaskError::new(ErrorCode::ReplyNotKept, message)), None, ack).await

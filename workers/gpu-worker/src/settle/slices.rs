@@ -88,7 +88,8 @@ pub(super) async fn ended(settling: &Settling<'_>, slice: Slice, stored: Stored)
 /// What follows for the batch of a slice that has ended and is recorded.
 async fn follow(settling: &Settling<'_>, split: &Split, outcome: Outcome, ack: Ack) -> Result<(), Abandoned> {
     let batch = settling.of_batch(split);
-    let is_cancelled = outcome == Outcome::Cancelled && settling.context.ports.cancel_asked(&batch.identity.task_id).await;
+    // If this was the last slice, nobody asks again: an answer is insisted on.
+    let is_cancelled = outcome == Outcome::Cancelled && settling.context.ports.look(&batch.identity).await? == Look::Cancelled;
     let ends_as_a_whole = match outcome {
         Outcome::Cancelled if is_cancelled => {
             Some(End::without_run(Outcome::Cancelled, TaskError::new(ErrorCode::Cancelled, "the batch was cancelled")))
