@@ -418,11 +418,18 @@ impl<'a> Settling<'a> {
             None => (task_id.clone(), reason.to_owned(), history),
             Some(slice) => {
                 let whose = format!("items {slice} of batch {}", task_id.batch());
-                let history = history::with(history.as_deref(), [format!("{whose}: its slice was given up")]);
-                (identify_letter(task_id), format!("{reason} ({whose})"), Some(history))
+                let letter_id = identify_letter(task_id);
+                let later = format!("requeued, it answers nobody: its result is read by its id, {letter_id}");
+                let history = history::with(history.as_deref(), [format!("{whose}: its slice was given up; {later}")]);
+                (letter_id, format!("{reason} ({whose})"), Some(history))
             }
         };
         let mut envelope = onward::bare(original, &letter_id, &self.context.me.options.pool);
+        if task_id.slice().is_some() {
+            // These are its batch's, which is answered and counted once.
+            (envelope.reply_to, envelope.correlation_id) = (None, None);
+            (envelope.headers.progress, envelope.headers.group) = (false, None);
+        }
         envelope.priority = original.priority.filter(|priority| *priority <= PRIORITY_MAX);
         envelope.headers.attempt = original.headers.attempt;
         envelope.headers.history = history;
