@@ -357,6 +357,31 @@ async fn more_delayed_tasks_than_are_kept_are_refused_and_leave_no_note() {
     assert_eq!(state(&fleet, &TaskId::new("first").unwrap()).await, Some(TaskState::Delayed));
 }
 
+/// A worker that held what no queue takes would have no hand free for anything else.
+#[tokio::test(start_paused = true)]
+async fn delayed_tasks_that_no_queue_takes_stop_no_pool() {
+    let fleet = Fleet::of(1).start().await;
+    for queue in Queue::where_tasks_are_delayed() {
+        fleet.ports.queue.declare(&queue).await.unwrap();
+        fleet.broker().bound(&queue, Some(0));
+    }
+    let mut answers = Answers::of(&fleet).await;
+    let since = Instant::now();
+    let ids: Vec<String> = (0..20).map(|n| format!("flood-{n}")).collect();
+    for id in &ids {
+        answers.publish(&fleet, id, Headers { delay_ms: Some(600_000), ..Headers::default() }).await;
+    }
+    let other = fleet.producer.submit_and_wait(echo("goes on"), PATIENCE).await.unwrap();
+    assert_eq!(result(&other), json!("goes on"));
+    for queue in Queue::where_tasks_are_delayed() {
+        fleet.broker().bound(&queue, None);
+    }
+    for _ in &ids {
+        assert_eq!(answers.next(PATIENCE * 10).await.outcome, Outcome::Succeeded);
+        assert!(since.elapsed() + ROUNDED >= Duration::from_secs(600), "not before its time");
+    }
+}
+
 /// What workers let wait is refused by nobody: it goes to a shorter queue.
 #[tokio::test(start_paused = true)]
 async fn where_a_long_queue_is_full_a_task_waits_in_shorter_ones() {

@@ -163,7 +163,7 @@ impl DelayedTasks {
                 Delayed::Waits => return Ok(()),
                 Delayed::Due => return self.mover.put_back(envelope, body).await,
                 // Nothing is dropped: somebody must look.
-                Delayed::Unsendable => self.ports.pause(lease).await?,
+                Delayed::Unsendable | Delayed::NoRoom => self.ports.pause(lease).await?,
             }
         }
     }

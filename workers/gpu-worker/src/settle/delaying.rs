@@ -1,17 +1,23 @@
 //! A task that must not start yet, in the queue of those that may: an AMQP producer has published it there. It goes where it waits, and its delivery is acked.
 
+use std::time::Duration;
+
 use protocol::{ErrorCode, Task, TaskError};
+use task_queue::Queue;
 use task_store::{DelayRequest, Look};
 
 use super::carry_out::Settling;
 use crate::{
     delivery::{
         delayed::{self, Delayed},
-        onward,
+        due, onward,
     },
     disposition::Disposition,
     ports::Abandoned,
 };
+
+/// How long a task waits that no queue of delayed tasks takes now.
+const REST: Duration = Duration::from_secs(60);
 
 /// Notes that the task is delayed, publishes it to a queue in which it waits, and acks. What becomes of it instead, where the store knows that it is not to run: who cancelled it
 /// need not wait until it is due.
@@ -33,8 +39,19 @@ pub(super) async fn delay<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
     };
     context.ports.note_delayed(&request).await?;
     let envelope = onward::envelope(in_hand, task, &options.pool, now_ms);
-    match delayed::wait(&context.ports, options.lease, (&envelope, &in_hand.body), not_before_ms).await? {
+    // One that comes again was told of.
+    let mut told = in_hand.envelope.headers.returned;
+    match delayed::try_once(&context.ports, (&envelope, &in_hand.body), not_before_ms, &mut told).await? {
         Delayed::Waits => context.metrics.forwarded("delayed"),
+        // In hand it would keep a credit, and a flood of such tasks would stop the pool. Its time travels with it: what comes back too early is decided on anew.
+        Delayed::NoRoom => {
+            let now_ms = context.ports.now_ms();
+            let rest = REST.min(Duration::from_millis(not_before_ms.saturating_sub(now_ms)));
+            let mut waiting = onward::returned(envelope, in_hand.body.clone(), &options.pool, task.id.clone(), now_ms);
+            due::waits(&mut waiting, Queue::retry_after(rest), rest, now_ms);
+            context.ports.publish_surely(&waiting, options.lease).await?;
+            context.metrics.forwarded("delayed");
+        }
         // As what has waited: where nobody knows when it was published, its delay would count anew from its next delivery.
         Delayed::Due => {
             let due = onward::returned(envelope, in_hand.body.clone(), &options.pool, task.id.clone(), context.ports.now_ms());
