@@ -1,5 +1,7 @@
 //! Batches: split over GPUs, merged in order, whatever happens to those who split, run and merge.
 
+mod losses;
+
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -288,7 +290,7 @@ impl Client {
     }
 
     async fn next(&mut self) -> Reply {
-        let answer = tokio::time::timeout(PATIENCE * 3, self.answers.next()).await.expect("a reply in time").unwrap();
+        let answer = tokio::time::timeout(PATIENCE * 6, self.answers.next()).await.expect("a reply in time").unwrap();
         let reply = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!(answer.envelope.correlation_id.as_deref(), Some("c-9"));
         assert_eq!(answer.envelope.message_id.as_deref(), Some(self.id.as_str()));
@@ -403,7 +405,14 @@ async fn a_slice_that_kills_its_workers_is_given_up_and_the_others_are_not(here:
     let dead = fleet.ports.queue.take(&Queue::Dead).await.unwrap().unwrap();
     let letter = &dead.envelope;
     assert!(letter.message_id.as_deref().unwrap().starts_with("slice-") && letter.headers.slice.is_none(), "{letter:?}");
-    assert!(letter.headers.history.as_deref().unwrap().contains(&format!("items 4..8 of batch {batch_id}")), "{letter:?}");
+    let history = letter.headers.history.as_deref().unwrap();
+    assert!(history.contains(&format!("items 4..8 of batch {batch_id}")), "{letter:?}");
+    // Requeued, it must not answer the batch's producer once more.
+    assert_eq!((letter.reply_to.as_ref(), letter.correlation_id.as_ref(), letter.headers.group.as_ref()), (None, None, None));
+    assert!(
+        !letter.headers.progress && history.contains(&format!("read by its id, {}", letter.message_id.as_deref().unwrap())),
+        "{letter:?}"
+    );
     assert_eq!(serde_json::from_slice::<Value>(&dead.body).unwrap()["items"].as_array().unwrap().len(), 4);
     dead.receipt.ack().await.unwrap();
 }

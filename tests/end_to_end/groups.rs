@@ -1,6 +1,6 @@
 //! Groups: counted exactly whatever happens to workers and store, cancelled as a whole, and at no cost to tasks without one.
 
-mod store;
+pub(crate) mod store;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 

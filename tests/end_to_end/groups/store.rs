@@ -1,8 +1,11 @@
-//! A store whose group calls are counted, and that fails or hangs where a task's end is counted.
+//! A store whose group calls are counted, and that fails, hangs or is slow where a test wants it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -23,6 +26,14 @@ pub struct Controls {
     pub fail_ends: AtomicU64,
     /// Ends are not counted, and not answered.
     pub hang_ends: AtomicBool,
+    /// That a slice has ended is recorded at once, and answered a little later.
+    pub slow_slices: AtomicBool,
+    /// Whether a cancel of a batch was asked for is not answered; of a slice it is.
+    pub silent_on_batches: AtomicBool,
+}
+
+fn away() -> StoreError {
+    StoreError::Unavailable { operation: "test", url: "redis://nowhere".to_owned(), reason: "as the test wants it".to_owned() }
 }
 
 /// See the module's text.
@@ -65,8 +76,7 @@ impl GroupStore for ControlledStore {
             std::future::pending::<()>().await;
         }
         if self.controls.fail_ends.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
-            let reason = "as the test wants it".to_owned();
-            return Err(StoreError::Unavailable { operation: "test", url: "redis://nowhere".to_owned(), reason });
+            return Err(away());
         }
         self.called().note_ended(group, task_id, outcome).await
     }
@@ -127,7 +137,11 @@ impl TaskStore for ControlledStore {
     }
 
     async fn record_slice(&self, request: &SliceRecordRequest) -> Result<SliceRecord, StoreError> {
-        self.inner.record_slice(request).await
+        let answer = self.inner.record_slice(request).await;
+        if self.controls.slow_slices.load(Relaxed) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        answer
     }
 
     async fn slice_results(&self, batch: &TaskId, from: u32, bytes_max: usize) -> Result<Vec<(Slice, Bytes)>, StoreError> {
@@ -167,6 +181,9 @@ impl TaskStore for ControlledStore {
     }
 
     async fn cancel_asked(&self, task_id: &TaskId) -> Result<bool, StoreError> {
+        if task_id.slice().is_none() && self.controls.silent_on_batches.load(Relaxed) {
+            return Err(away());
+        }
         self.inner.cancel_asked(task_id).await
     }
 
