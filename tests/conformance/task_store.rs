@@ -98,6 +98,7 @@ cases! {
     the_first_address_of_a_reply_is_remembered,
     a_token_of_sixteen_digits_survives,
     a_reply_of_any_bytes_survives,
+    a_brief_look_says_the_same_but_for_the_reply,
     a_probe_leaves_nothing_that_a_task_sees,
     a_batch_is_split_once_and_its_cut_stays,
     what_stands_against_running_a_batch_stands_against_splitting_it,
@@ -461,6 +462,19 @@ async fn a_token_of_sixteen_digits_survives(back_end: BackEnd) {
     let token = 1_799_999_999_999_999;
     subject.store.record(&success(1, token)).await.expect("an answer");
     assert_eq!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&success(1, token))));
+}
+
+async fn a_brief_look_says_the_same_but_for_the_reply(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let store = &subject.store;
+    assert_eq!(store.look_briefly(&looking(1)).await.expect("an answer"), Look::Open);
+    assert_eq!(store.begin(&attempt(1, 7)).await.expect("an answer"), Begin::Begun(Token(7)));
+    assert!(matches!(store.look_briefly(&looking(1)).await.expect("an answer"), Look::Unfinished(_)));
+    store.record(&success(1, 7)).await.expect("an answer");
+    let Look::Ended(brief) = store.look_briefly(&looking(1)).await.expect("an answer") else { panic!("it ended") };
+    assert!(matches!(back_end, BackEnd::Memory) || brief.body.is_none(), "a large reply is not read");
+    let whole = stored(&success(1, 7));
+    assert_eq!(Stored { body: whole.body.clone(), ..brief }, whole);
 }
 
 async fn a_reply_of_any_bytes_survives(back_end: BackEnd) {

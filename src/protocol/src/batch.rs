@@ -359,8 +359,13 @@ mod tests {
 
     #[test]
     fn where_there_was_no_room_for_results_each_item_says_so() {
-        let nothing =
-            SliceResults { gpu_id: GpuId::new("g".repeat(128)).ok(), run_ms: 1_234_567.5, device_ms: Some(0.125), batch_size: Some(10_000), results: Json::null() };
+        let nothing = SliceResults {
+            gpu_id: GpuId::new("g".repeat(128)).ok(),
+            run_ms: 1_234_567.5,
+            device_ms: Some(0.125),
+            batch_size: Some(10_000),
+            results: Json::null(),
+        };
         let bytes = nothing.clone().into_bytes();
         assert!(bytes.len() <= 256, "the store always has room for so much: {}", bytes.len());
         let read = SliceResults::read(&bytes).expect("JSON");

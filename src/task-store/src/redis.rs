@@ -121,6 +121,12 @@ impl RedisStore {
         if answer.word() == "ended" { self.with_reply(answer, 4, task_id).await } else { Ok(answer) }
     }
 
+    /// What stands against running an attempt, without the reply of one that ended.
+    async fn look_answer(&self, request: &LookRequest) -> Result<Answer, StoreError> {
+        let item = self.on_any_task("look", &request.task_id).with(request.body_hash.as_str()).with(request.attempt);
+        self.calls.run("look at a task", item.with_published(request.published_s).0).await
+    }
+
     fn begin_item(&self, request: &BeginRequest) -> Arguments {
         let item = self.on_any_task("begin", &request.task_id).with(request.body_hash.as_str()).with(self.options.outcome_retention_ms());
         let item = item.with(request.kind.as_str()).with(request.attempt).with(request.delivery.0).with(request.gpu_id.as_str());
@@ -206,8 +212,15 @@ impl TaskStore for RedisStore {
     }
 
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError> {
-        let item = self.on_any_task("look", &request.task_id).with(request.body_hash.as_str()).with(request.attempt);
-        self.run("look at a task", &request.task_id, item.with_published(request.published_s)).await?.look()
+        self.with_kept_reply(self.look_answer(request).await?, &request.task_id).await?.look()
+    }
+
+    async fn look_briefly(&self, request: &LookRequest) -> Result<Look, StoreError> {
+        let mut answer = self.look_answer(request).await?;
+        if answer.word() == "ended" {
+            answer.put(4, None);
+        }
+        answer.look()
     }
 
     async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {

@@ -19,7 +19,7 @@ pub struct Split {
     /// The batch's attempt that was split.
     pub attempt: u32,
     /// Which split of the batch it is, given out as the token of an attempt is: above that of every earlier one, also across a loss of the store, and not below the store's clock in
-    /// microseconds. A copy of the batch's message that names it knows that every slice of this split was published.
+    /// microseconds. A copy of the batch's message that names it says how far the slices of this split were published.
     pub token: Token,
 }
 

@@ -341,6 +341,11 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Looks before anything is done with a delivery of this attempt.
     async fn look(&self, request: &LookRequest) -> Result<Look, StoreError>;
 
+    /// [`TaskStore::look`] for a delivery whose task has probably been answered: what it says of one that ended may lack the reply, which may be large.
+    async fn look_briefly(&self, request: &LookRequest) -> Result<Look, StoreError> {
+        self.look(request).await
+    }
+
     /// Splits a batch, in place of its beginning. From then on, until the batch has ended, look, begin, fence, hand_back, progress, retry, waits_for, cancel_asked and status take each of its
     /// slices ([`TaskId::of_slice`]) as a task, whose record is made when it begins. Idempotent: the cut that was recorded first stays, whatever is asked for later.
     async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError>;

@@ -102,6 +102,10 @@ impl TaskStore for NamedTokens {
         self.store.look(request).await.map(|look| self.look(look))
     }
 
+    async fn look_briefly(&self, request: &LookRequest) -> Result<Look, StoreError> {
+        self.store.look_briefly(request).await.map(|look| self.look(look))
+    }
+
     async fn split(&self, request: &SplitRequest) -> Result<SplitAnswer, StoreError> {
         Ok(match self.store.split(request).await? {
             SplitAnswer::Not(look) => SplitAnswer::Not(self.look(look)),

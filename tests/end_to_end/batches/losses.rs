@@ -47,7 +47,7 @@ async fn ended_by_hand(fleet: &Fleet, client: &Client, slice: Slice, (results, i
         attempt: 1,
         token: None,
         items_failed,
-        results: SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, results }.into_bytes(),
+        results: SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results }.into_bytes(),
     };
     let answer = fleet.ports.store.record_slice(&request).await.unwrap();
     assert!(matches!(answer, SliceRecord::Recorded(_)), "{answer:?}");

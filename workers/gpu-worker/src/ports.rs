@@ -229,13 +229,14 @@ impl Ports {
 
     /// What the store knows of a task, before anything is done with its delivery.
     pub(crate) async fn look(&self, identity: &Identity) -> Result<Look, Abandoned> {
-        let request = LookRequest {
-            task_id: identity.task_id.clone(),
-            body_hash: identity.body_hash.clone(),
-            attempt: identity.attempt,
-            published_s: identity.published_s,
-        };
+        let request = looking(identity);
         self.insist(Some(&identity.task_id), || self.store.look(&request)).await
+    }
+
+    /// The same; what it says of a task that ended may lack the reply.
+    pub(crate) async fn look_briefly(&self, identity: &Identity) -> Result<Look, Abandoned> {
+        let request = looking(identity);
+        self.insist(Some(&identity.task_id), || self.store.look_briefly(&request)).await
     }
 
     pub(crate) async fn begin(&self, request: &BeginRequest) -> Result<Begin, Abandoned> {
@@ -352,6 +353,11 @@ impl Ports {
     pub(crate) async fn bury(&self, envelope: protocol::Envelope, body: bytes::Bytes, pause: Duration) -> Result<(), Abandoned> {
         self.publish_surely(&Outgoing::new(Target::Queue(Queue::Dead), envelope, body), pause).await
     }
+}
+
+fn looking(identity: &Identity) -> LookRequest {
+    let Identity { task_id, body_hash, attempt, published_s, .. } = identity;
+    LookRequest { task_id: task_id.clone(), body_hash: body_hash.clone(), attempt: *attempt, published_s: *published_s }
 }
 
 /// Whole milliseconds, at most as many as a number holds.

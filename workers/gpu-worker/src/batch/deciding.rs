@@ -26,7 +26,14 @@ pub(crate) async fn before_a_slot<'t>(context: &Context, in_hand: &InHand, task:
         return Ok(None);
     }
     let identity = Identity::of(task, in_hand);
-    let (looked, slices) = tokio::try_join!(context.ports.look(&identity), plan::slices(context, task))?;
+    let looking = look(context, in_hand, &identity);
+    // What comes for the first time is most likely to be cut: both are asked at once.
+    let (looked, planned) = if in_hand.redelivered || in_hand.envelope.headers.returned {
+        (looking.await?, None)
+    } else {
+        let (looked, slices) = tokio::try_join!(looking, plan::slices(context, task))?;
+        (looked, Some(slices))
+    };
     match looked {
         Look::Open => {}
         // It runs whole, or did.
@@ -46,7 +53,19 @@ pub(crate) async fn before_a_slot<'t>(context: &Context, in_hand: &InHand, task:
     if let Some(error) = too_large(context, task, items) {
         return Ok(Some(Disposition::fails(error)));
     }
+    let slices = match planned {
+        Some(slices) => slices,
+        None => plan::slices(context, task).await?,
+    };
     Ok((slices.len() > 1).then_some(Disposition::Split(task, slices)))
+}
+
+/// What the store knows of the batch. A copy goes round of each, and when it finds the end that has most often been answered: then its reply, which may be large, is not read.
+async fn look(context: &Context, in_hand: &InHand, identity: &Identity) -> Result<Look, Abandoned> {
+    match context.ports.look_briefly(identity).await? {
+        Look::Ended(stored) if !in_hand.was_answered(stored.published_to.as_deref()) => context.ports.look(identity).await,
+        look => Ok(look),
+    }
 }
 
 /// Why no reply could carry the results, where the items tell that before they run.

@@ -215,6 +215,11 @@ impl InHand {
         self.redelivered || self.envelope.headers.copy
     }
 
+    /// Whether it is a copy of a delivery whose reply has gone out, to whom the store says: it needs none of its own.
+    pub(crate) fn was_answered(&self, published_to: Option<&str>) -> bool {
+        self.is_copy() && published_to == Some(self.address().as_str())
+    }
+
     /// Whether another delivery of the same task may come after this one was answered: a copy goes round, or this one stays unacked for a while.
     pub(crate) fn may_come_again(&self) -> bool {
         self.is_copy() || self.is_settled() || self.credit().is_some()

@@ -227,8 +227,7 @@ impl<'a> Settling<'a> {
             // Whoever recorded the end may have died before it did this.
             context.ports.store.forget_slices(task_id, may_need_results(&stored));
         }
-        let answered = in_hand.is_copy() && stored.published_to.as_deref() == Some(in_hand.address().as_str());
-        if answered || in_hand.envelope.headers.slice.is_some() {
+        if in_hand.was_answered(stored.published_to.as_deref()) || in_hand.envelope.headers.slice.is_some() {
             self.count_in_group(stored.outcome).await?;
             self.ack(ack).await;
             return Ok(());
@@ -448,7 +447,7 @@ impl<'a> Settling<'a> {
     }
 }
 
-/// Whether the reply says that the results of a batch are kept beside it. One that is no longer kept may have said so.
+/// Whether the reply says that the results of a batch are kept beside it. One that is no longer kept, or was not read, may have said so.
 fn may_need_results(stored: &Stored) -> bool {
     let reply = stored.body.as_ref().map(|body| serde_json::from_slice::<Reply>(body));
     reply.is_none_or(|reply| reply.is_ok_and(|reply| reply.error.as_ref().is_some_and(is_too_large)))
