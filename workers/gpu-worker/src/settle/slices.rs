@@ -203,7 +203,8 @@ mod tests {
     fn what_is_kept_of_a_slice_says_how_many_items_failed() {
         let error = TaskError::new("bad", "as asked");
         let results = [ItemResult::succeeded(Json::null()), ItemResult::failed(error)].map(|item| item.to_json());
-        let kept = SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results: batch::list(&results) }.into_bytes();
+        let kept =
+            SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results: batch::list(&results) }.into_bytes();
         let failed = |kept: &Bytes| items_failed(slice("4..6"), kept);
         assert_eq!((failed(&kept), failed(&Bytes::from_static(b"oops"))), (Some(1), None));
         let nothing = SliceResults { gpu_id: None, run_ms: 1.0, device_ms: None, batch_size: None, results: Json::null() }.into_bytes();
