@@ -64,7 +64,9 @@ impl FollowingGroup {
             (Ok(Some(status)), Ok(more)) => {
                 // The counts were read before the replies were looked for: where all had ended and no reply followed, none is missing.
                 let ended = status.ended && !more;
-                if (ended || now >= self.counts_at) && self.pace.is_news(&status) {
+                // That all have ended is said last, after their replies.
+                let is_time = ended || (now >= self.counts_at && !status.ended);
+                if is_time && self.pace.is_news(&status) {
                     self.ready.push_back(Event::new("counts", &status));
                 }
                 if ended {
