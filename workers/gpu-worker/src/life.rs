@@ -126,13 +126,11 @@ async fn live_task(
     (task, follows_in): (&Task, Option<Slot>),
 ) -> Result<(), Abandoned> {
     let mut follows_in = follows_in;
-    if let Some(disposition) = deciding::before_a_slot(context, in_hand, task).await? {
-        // Neither the slot nor the credit of the task that it was to follow waits for this.
-        drop(follows_in.take());
-        in_hand.let_credit_go().await;
-        if carry_out(context, in_hand, reading, disposition).await? != Settled::RunsWhole {
-            return Ok(());
-        }
+    // Boxed, as all that is rare: every life has room for the largest thing that it may come to.
+    if deciding::is_to_be_decided(context, in_hand, task)
+        && Box::pin(is_settled_before_a_slot(context, in_hand, reading, (task, &mut follows_in))).await?
+    {
+        return Ok(());
     }
     let mut placing = Placing::new(context, in_hand, task, follows_in);
     loop {
@@ -147,6 +145,20 @@ async fn live_task(
             Settled::NotSent => placing.rest("the queue that it should go to is missing").await?,
         }
     }
+}
+
+/// Decides about a batch before it claims a slot. Whether that is all; else it goes on as any task does.
+async fn is_settled_before_a_slot(
+    context: &Arc<Context>,
+    in_hand: &InHand,
+    reading: &Reading,
+    (task, follows_in): (&Task, &mut Option<Slot>),
+) -> Result<bool, Abandoned> {
+    let Some(disposition) = deciding::before_a_slot(context, in_hand, task).await? else { return Ok(false) };
+    // Neither the slot nor the credit of the task that it was to follow waits for this.
+    drop(follows_in.take());
+    in_hand.let_credit_go().await;
+    Ok(carry_out(context, in_hand, reading, disposition).await? != Settled::RunsWhole)
 }
 
 /// What was decided before a run.

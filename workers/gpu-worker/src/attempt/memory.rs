@@ -102,7 +102,7 @@ impl Trying<'_> {
                 report: self.report.clone(),
                 usage: work.usage.clone(),
             };
-            return gathering.gatherer.join(asked).answered().await;
+            return Box::pin(gathering.gatherer.join(asked).answered()).await;
         }
         let run = Run {
             task: work.task,

@@ -166,7 +166,7 @@ fn learn(context: &Context, task: &Task, (gave, usage): (&Gave, &Usage), took: D
 /// Runs the task's payload, or its items.
 async fn gave(work: &Work<'_>, items: Option<&ItemsSoFar>, report: Report) -> Result<Gave, Failed> {
     match (&work.task.body.items, items) {
-        (Some(payloads), Some(so_far)) => Ok(Gave::Items(items::run(work, payloads, so_far, &report).await?)),
+        (Some(payloads), Some(so_far)) => Ok(Gave::Items(Box::pin(items::run(work, payloads, so_far, &report)).await?)),
         _ => {
             let trying = Trying { work, payload: &work.task.body.payload, gathering: work.gathering, report };
             Ok(Gave::Result(trying.with_what_memory_there_is().await?))

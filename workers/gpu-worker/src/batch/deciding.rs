@@ -15,16 +15,12 @@ use crate::{
 /// What an item's result takes in a list beside its own bytes: `{"result":…},`.
 const BESIDE_A_RESULT: usize = r#"{"result":},"#.len();
 
-/// What becomes of a batch that has just been received; `None`: it goes on as any task does, into one slot. Of what is no batch, always `None`.
+/// What becomes of a batch that has just been received; `None`: it goes on as any task does, into one slot. Only where it [is to be decided](is_to_be_decided).
 ///
 /// A batch is looked up first, whether or not its delivery may have a history: one that was split by an earlier copy of the same publish waits for that one's end, and is answered by itself.
 /// Another task pays no round trip for this.
 pub(crate) async fn before_a_slot<'t>(context: &Context, in_hand: &InHand, task: &'t Task) -> Result<Option<Disposition<'t>>, Abandoned> {
-    let Some(items) = task.body.items.as_ref().filter(|_| task.slice().is_none()) else { return Ok(None) };
-    // What was forwarded here was decided on before, and a slot is kept free for it. A copy of one that runs here must not stand in anybody's way.
-    if matches!(in_hand.queue, Queue::Gpu(_)) || context.begun.has_another(&task.id, in_hand.id) {
-        return Ok(None);
-    }
+    let Some(items) = task.body.items.as_ref() else { return Ok(None) };
     let identity = Identity::of(task, in_hand);
     let looking = look(context, in_hand, &identity);
     // What comes for the first time is most likely to be cut: both are asked at once.
@@ -58,6 +54,13 @@ pub(crate) async fn before_a_slot<'t>(context: &Context, in_hand: &InHand, task:
         None => plan::slices(context, task).await?,
     };
     Ok((slices.len() > 1).then_some(Disposition::Split(task, slices)))
+}
+
+/// Whether it is a batch about which is to be decided before it claims a slot.
+pub(crate) fn is_to_be_decided(context: &Context, in_hand: &InHand, task: &Task) -> bool {
+    // What was forwarded here was decided on before, and a slot is kept free for it. A copy of one that runs here must not stand in anybody's way.
+    let is_batch = task.body.items.is_some() && task.slice().is_none();
+    is_batch && !matches!(in_hand.queue, Queue::Gpu(_)) && !context.begun.has_another(&task.id, in_hand.id)
 }
 
 /// What the store knows of the batch. A copy goes round of each, and when it finds the end that has most often been answered: then its reply, which may be large, is not read.

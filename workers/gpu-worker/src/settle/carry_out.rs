@@ -78,6 +78,7 @@ pub(crate) async fn carry_out(
         Some(Items { count, on_error: body.on_error })
     });
     let settling = Settling { context, in_hand, identity: Identity::read(reading, in_hand), items };
+    // What is rare is boxed: every life has room for the largest thing that it may come to.
     let mut next = Some(disposition);
     while let Some(disposition) = next.take() {
         match disposition {
@@ -85,23 +86,23 @@ pub(crate) async fn carry_out(
             Disposition::EndUnrun(end) => settling.end_unrun(end).await?,
             Disposition::Resend(stored) => settling.resend(stored).await?,
             // The store may know better than that another attempt follows.
-            Disposition::Retry(retry) => next = retrying::retry(&settling, retry).await?,
-            Disposition::PublishRetry(task, due) => retrying::publish(&settling, task, due).await?,
+            Disposition::Retry(retry) => next = Box::pin(retrying::retry(&settling, retry)).await?,
+            Disposition::PublishRetry(task, due) => Box::pin(retrying::publish(&settling, task, due)).await?,
             Disposition::Park(wait) => settling.wait_in_a_retry_queue(WaitsFor::AnotherHolder, wait).await?,
             Disposition::SendOn(onward) => return settling.send_on(onward).await,
             Disposition::GiveBack => in_hand.give_back().await,
-            Disposition::Refuse(refusal) => settling.refuse(ErrorCode::InvalidTask, refusal).await?,
-            Disposition::Route(task) => next = unrouted::route(&settling, task).await?,
-            Disposition::Delay(task) => next = delaying::delay(&settling, task).await?,
-            Disposition::RefuseUnknownPool(refusal) => settling.refuse(ErrorCode::UnknownPool, refusal).await?,
-            Disposition::RefuseReusedId => settling.refuse_reused_id().await?,
-            Disposition::Quarantine(crashes) => settling.quarantine(&crashes).await?,
-            Disposition::Split(task, slices) => match splitting::split(&settling, task, slices).await? {
+            Disposition::Refuse(refusal) => Box::pin(settling.refuse(ErrorCode::InvalidTask, refusal)).await?,
+            Disposition::Route(task) => next = Box::pin(unrouted::route(&settling, task)).await?,
+            Disposition::Delay(task) => next = Box::pin(delaying::delay(&settling, task)).await?,
+            Disposition::RefuseUnknownPool(refusal) => Box::pin(settling.refuse(ErrorCode::UnknownPool, refusal)).await?,
+            Disposition::RefuseReusedId => Box::pin(settling.refuse_reused_id()).await?,
+            Disposition::Quarantine(crashes) => Box::pin(settling.quarantine(&crashes)).await?,
+            Disposition::Split(task, slices) => match Box::pin(splitting::split(&settling, task, slices)).await? {
                 Became::Settled => {}
                 Became::Whole => return Ok(Settled::RunsWhole),
                 Became::Otherwise(disposition) => next = Some(*disposition),
             },
-            Disposition::GoOnSplit(task, split) => splitting::go_on(&settling, task, &split).await?,
+            Disposition::GoOnSplit(task, split) => Box::pin(splitting::go_on(&settling, task, &split)).await?,
             Disposition::Unwanted => settling.unwanted(Ack::Elsewhere).await,
         }
     }
@@ -125,7 +126,7 @@ impl<'a> Settling<'a> {
     /// However it ends, with a run or without: here the ways of tasks and of slices part. A slice's results go to its batch, and it has no reply of its own.
     async fn end(&self, end: End, ran: Option<Ran>) -> Result<(), Abandoned> {
         match self.identity.task_id.slice() {
-            Some(slice) => slices::end(self, slice, end, ran).await,
+            Some(slice) => Box::pin(slices::end(self, slice, end, ran)).await,
             None => self.end_task(end, ran.as_ref(), Ack::of(ran.as_ref())).await,
         }
     }
@@ -264,7 +265,7 @@ impl<'a> Settling<'a> {
     /// What follows where it ended before.
     async fn resend(&self, stored: Stored) -> Result<(), Abandoned> {
         match self.identity.task_id.slice() {
-            Some(slice) => slices::ended(self, slice, stored).await,
+            Some(slice) => Box::pin(slices::ended(self, slice, stored)).await,
             None => self.ended_before(stored, Ack::Elsewhere).await,
         }
     }
