@@ -47,7 +47,7 @@ pub struct TaskError {
 }
 
 impl TaskError {
-    /// An error without a field. The code is an [`ErrorCode`](crate::ErrorCode), or an executor's own word.
+    /// An error without a field. The code is an [`ErrorCode`], or an executor's own word.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), field: None }
     }
