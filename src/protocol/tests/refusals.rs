@@ -168,7 +168,7 @@ fn a_body_that_is_wrong_is_told_where() {
         (
             r#"{"payload":1,"colour":2}"#,
             "colour",
-            "unknown field `colour`, expected one of `payload`, `gpu_options`, `needs`, `limits` at line 1 column 21",
+            "unknown field `colour`, expected one of `payload`, `items`, `on_error`, `gpu_options`, `needs`, `limits` at line 1 column 21",
         ),
         (
             r#"{"payload":1,"body":2}"#,
