@@ -117,9 +117,9 @@ impl Ledger {
         self.replies.values().filter(|replies| !replies[0].gpu_ids.is_empty()).count()
     }
 
-    /// Waits until the store knows an outcome of every task.
+    /// Waits until the store knows an outcome of every task. The limit bounds a hang: beside the simulation, which takes all cores, a minute's work may take several.
     pub async fn until_all_ended(&self, fleet: &Fleet) {
-        self.until_all_ended_within(fleet, Duration::from_secs(120)).await;
+        self.until_all_ended_within(fleet, Duration::from_secs(300)).await;
     }
 
     /// Waits until the store knows an outcome of every task, for so long.
