@@ -226,6 +226,8 @@ impl Subject {
             waiting: 0,
             running: Vec::new(),
             item_ms: BTreeMap::new(),
+            kinds_down: BTreeMap::new(),
+            run_ms: BTreeMap::new(),
         };
         let holding = Holding { slots: held, number: 1 };
         Ok(Heartbeat { row, holding, taken: Vec::new(), settings: Settings::default() })

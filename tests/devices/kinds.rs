@@ -32,7 +32,7 @@ fn task(executor: &Arc<dyn Executor>, payload: Value) -> Task {
 async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, pieces: u32) -> Result<protocol::Json, Failure> {
     let task = task(executor, payload);
     let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
-    executor.run(Run { task: &task, payload: &task.body.payload, device, cancel, report, pieces, usage }).await
+    executor.run(Run { task: &task, payload: &task.body.payload, device, cancel, report, pieces, usage }).await.map(|framed| framed.json)
 }
 
 fn fill(module: &str, value: i32) -> Value {
@@ -83,7 +83,7 @@ fn products_of_any_sizes_run_together_and_each_gets_its_own() {
             });
             let batch = RunBatch { device: &gpu, members: members.collect(), cancel: CancellationToken::new() };
             let answers = matmul.run_batch(batch).await;
-            let product = |place: usize| answers[place].as_ref().unwrap().to::<Value>().unwrap();
+            let product = |place: usize| answers[place].as_ref().unwrap().json.to::<Value>().unwrap();
             assert_eq!(product(0), json!({"product": [[19.0, 22.0], [43.0, 50.0]]}));
             assert_eq!(product(1), json!({"max_error": 0.0, "product": [[321.0]]}));
             assert_eq!(answers[2].as_ref().unwrap_err().field.as_deref(), Some("payload.b"));

@@ -8,7 +8,9 @@ use std::{num::NonZeroU16, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use executors::{Executor, Executors, Failure, Run};
 use producer::NewTask;
-use protocol::{BodyHash, Envelope, ItemCounts, ItemResult, Json, Kind, OnError, Outcome, Reply, Slice, TaskBody, TaskId, TaskState};
+use protocol::{
+    BodyHash, Envelope, Framed, ItemCounts, ItemResult, Json, Kind, OnError, Outcome, Reply, Slice, TaskBody, TaskId, TaskState,
+};
 use serde_json::{Value, json};
 use task_queue::{Consumer, Outgoing, Queue, Target};
 use task_store::{SplitAnswer, SplitRequest};
@@ -47,7 +49,7 @@ impl Executor for Work {
         Kind::new("work").unwrap()
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let asked: Value = run.payload.to().unwrap();
         let is_poison = asked["poison"] == json!(true);
         let _ = self.began.send((run.device.description().gpu_id.clone(), is_poison));
@@ -62,7 +64,7 @@ impl Executor for Work {
             () = run.cancel.cancelled() => return Err(Failure::cancelled()),
             () = tokio::time::sleep(Duration::from_millis(asked["ms"].as_u64().unwrap_or(0))) => {}
         }
-        Ok(asked["bytes"].as_u64().map_or_else(|| run.payload.clone(), |bytes| Json::of(&"x".repeat(bytes as usize))))
+        Ok(asked["bytes"].as_u64().map_or_else(|| run.payload.clone(), |bytes| Json::of(&"x".repeat(bytes as usize))).into())
     }
 }
 

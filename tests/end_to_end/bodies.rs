@@ -42,11 +42,11 @@ impl Executor for Crowd {
         Kind::new("crowd").unwrap()
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Framed, Failure> {
         self.most.fetch_max(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
         tokio::time::sleep(Duration::from_millis(10)).await;
         self.now.fetch_sub(1, Relaxed);
-        Ok(run.payload.clone())
+        Ok(run.payload.clone().into())
     }
 }
 

@@ -109,7 +109,7 @@ impl Executor for Stubborn {
         Kind::new("stubborn").unwrap()
     }
 
-    async fn run(&self, _: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, _: Run<'_>) -> Result<protocol::Framed, Failure> {
         std::future::pending().await
     }
 }

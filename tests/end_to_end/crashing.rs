@@ -37,7 +37,7 @@ impl Executor for Saying {
         self.kind.clone()
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Framed, Failure> {
         if *run.payload == json!("flaky poison") && run.task.attempt == 1 {
             return Err(Failure::transient("not today"));
         }
@@ -47,7 +47,7 @@ impl Executor for Saying {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        Ok(run.payload.clone())
+        Ok(run.payload.clone().into())
     }
 }
 

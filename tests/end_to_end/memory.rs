@@ -38,14 +38,14 @@ impl Executor for Hungry {
         payload.to::<Value>().unwrap()["pieces_max"].as_u64().unwrap() as u32
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Framed, Failure> {
         let memory_mb =
             run.payload.to::<Value>().unwrap()["memory_mb"].as_u64().unwrap() / u64::from(run.pieces) + self.kept_mb.load(Ordering::SeqCst);
         let wanted = Use { memory_mb, compute_share: 0.1 };
         let refused =
             |error: devices::OutOfMemory| Failure { memory_mb: Some(error.wanted_mb), ..Failure::out_of_memory(error.to_string()) };
         let _work = run.device.begin(wanted).map_err(refused)?;
-        Ok(protocol::Json::of(&run.pieces))
+        Ok(protocol::Json::of(&run.pieces).into())
     }
 
     async fn evict(&self, _device: &dyn Device) -> bool {

@@ -207,7 +207,7 @@ impl Executor for Flood {
         Kind::new("flood").expect("a valid kind")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Framed, Failure> {
         let parts = run.payload.to::<u64>().unwrap_or_default();
         let report = run.report.clone();
         let flooding = std::thread::spawn(move || {
@@ -217,7 +217,7 @@ impl Executor for Flood {
             }
         });
         flooding.join().map_err(|_| Failure::transient("the thread crashed"))?;
-        Ok(protocol::Json::of(&parts))
+        Ok(protocol::Json::of(&parts).into())
     }
 }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use executors::{Batching, Executor, Executors, Failure, Run, RunBatch};
 use futures::StreamExt;
 use producer::NewTask;
-use protocol::{GpuId, ItemResult, Json, Kind, OnError, Outcome, Reply, TaskError};
+use protocol::{Framed, GpuId, ItemResult, Json, Kind, OnError, Outcome, Reply, TaskError};
 use serde_json::{Value, json};
 use tests::{
     fleet::{Fleet, FleetPlan},
@@ -153,11 +153,11 @@ impl Executor for Together {
         Some(Batching::up_to(8))
     }
 
-    async fn run(&self, _run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, _run: Run<'_>) -> Result<Framed, Failure> {
         Err(Failure::invalid("payload", "runs with others"))
     }
 
-    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
         let has = |what: &str| batch.members.iter().any(|member| *member.payload == json!(what));
         let (gpu_id, poisoned) = (batch.device.description().gpu_id.clone(), has("poison"));
         let _ = self.began.send(Began { gpu_id, members: batch.members.len(), poisoned });
@@ -165,7 +165,7 @@ impl Executor for Together {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(std::time::Duration::from_millis(if has("first") { 2_000 } else { 50 })).await;
-        batch.members.iter().map(|member| Ok(member.payload.clone())).collect()
+        batch.members.iter().map(|member| Ok(member.payload.clone().into())).collect()
     }
 }
 
@@ -315,9 +315,9 @@ impl Executor for ByItself {
         false
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        Ok(run.payload.clone())
+        Ok(run.payload.clone().into())
     }
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use devices::simulated::SimulatedOptions;
 use executors::{Executor, Executors, Failure, Run};
 use lapin::{Connection, ConnectionProperties, options::QueueDeleteOptions};
-use protocol::{Envelope, GpuId, Json, Kind, config::QueueType, envelope::Headers};
+use protocol::{Envelope, Framed, GpuId, Json, Kind, config::QueueType, envelope::Headers};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use task_queue::{Outgoing, Queue, Target};
@@ -208,9 +208,9 @@ impl Executor for FailsFirst {
         Kind::new("simulate").unwrap()
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        if run.task.attempt == 1 { Err(Failure::transient("as every first attempt here")) } else { Ok(Json::null()) }
+        if run.task.attempt == 1 { Err(Failure::transient("as every first attempt here")) } else { Ok(Json::null().into()) }
     }
 }
 

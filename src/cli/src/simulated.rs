@@ -34,20 +34,21 @@ fn devices(section: &SimulatedSection) -> Result<Vec<SimulatedGpu>, Fault> {
 pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -> Result<Workers, Fault> {
     let configuration = servers.configuration();
     let metrics = Arc::new(executing::worker_metrics(registry)?);
-    let executors = executing::on_simulated(configuration).await?;
     let mut devices = devices(&configuration.simulated)?;
     if !configuration.gpu.multi_gpu.enabled {
         devices.truncate(1);
     }
     let mut running = JoinSet::new();
     for device in devices {
+        // Of each GPU its own: what they keep, they keep there.
+        let executors = executing::on_simulated(configuration).await?;
         let ports = servers.connect().await?;
         let parts = WorkerParts {
             queue: ports.queue,
             table: ports.table,
             store: ports.store,
             device: Arc::new(device),
-            executors: executors.clone(),
+            executors,
             environment: servers.environment().clone(),
             options: WorkerOptions::of(configuration, host()),
             metrics: Arc::clone(&metrics),

@@ -89,6 +89,8 @@ mod tests {
             waiting: 0,
             running: Vec::new(),
             item_ms: BTreeMap::new(),
+            kinds_down: BTreeMap::new(),
+            run_ms: BTreeMap::new(),
         };
         change(&mut row);
         row

@@ -4,6 +4,8 @@
 //! every default; a test loads it.
 
 mod batch;
+mod handlers;
+mod models;
 mod operate;
 mod store;
 
@@ -12,7 +14,13 @@ use std::{fmt, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{batch::BatchSection, operate::Operate, store::StoreSection};
+pub use self::{
+    batch::BatchSection,
+    handlers::{HandlerProtocol, HandlerSection},
+    models::{ModelProvider, ModelsSection},
+    operate::Operate,
+    store::StoreSection,
+};
 use crate::{PoolName, Strategy, claim::Settings};
 
 /// Everything that can be configured. Every key has a default.
@@ -40,6 +48,10 @@ pub struct Configuration {
     pub predict: PredictSection,
     /// The `kernel` kind.
     pub kernel: KernelSection,
+    /// Models that GPUs keep between tasks.
+    pub models: ModelsSection,
+    /// Programs of the user's that run kinds.
+    pub handlers: Vec<HandlerSection>,
     /// Simulated GPUs.
     pub simulated: SimulatedSection,
     /// Logs.

@@ -196,9 +196,8 @@ impl Health {
     }
 }
 
-/// One GPU's row: what its worker writes with every heartbeat.
+/// One GPU's row: what its worker writes with every heartbeat. A field that a reader does not know is passed over, so that workers of a newer version can join a fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 #[schemars(title = "gpufleet GPU state")]
 pub struct GpuRow {
     /// What the GPU is.
@@ -241,6 +240,12 @@ pub struct GpuRow {
     /// What an item of a batch took here lately, in ms, for each kind of which batches ran; at most [`GpuRow::ITEM_TIMES_MAX`] kinds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub item_ms: BTreeMap<Kind, f64>,
+    /// The kinds that its worker has and cannot run now, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kinds_down: BTreeMap<Kind, String>,
+    /// What a run took here lately, in ms, by kind; at most [`GpuRow::ITEM_TIMES_MAX`] kinds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub run_ms: BTreeMap<Kind, f64>,
 }
 
 impl GpuRow {

@@ -4,7 +4,7 @@ mod deadlines;
 mod earliest;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use self::{deadlines::Deadlines, earliest::earliest_start_ms};
@@ -14,7 +14,7 @@ use crate::{
     carried::{body_of, given_on_error, present},
     content,
     envelope::{DELAY, GROUP, NOT_BEFORE, PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS, SLICE},
-    identify,
+    frame, identify,
     reading::{Unfit, object, read_object},
     refusal::quoted,
 };
@@ -162,6 +162,9 @@ struct BodyText<'a> {
     needs: Needs,
     #[serde(default, deserialize_with = "object")]
     limits: Limits,
+    /// Of a frame; read by [`frame::read`].
+    #[serde(default)]
+    segments: Option<IgnoredAny>,
 }
 
 /// Reads the JSON body of a task alone, in one pass. Its payload is a part of `body`, without a copy.
@@ -174,11 +177,21 @@ pub fn read_body(body: &Bytes) -> Result<TaskBody, Refusal> {
 
 /// Reads a body that says of itself that it is of this type.
 fn read_body_of(body: &Bytes, content_type: Option<&str>) -> Result<TaskBody, Refusal> {
-    let text: BodyText<'_> = read_object(body).map_err(|unfit| unread(unfit, body, content_type))?;
-    let BodyText { payload, items, on_error, gpu_options, needs, limits } = text;
-    let payload = payload.map(|part| Json::within(body, part));
-    let items = items.map(|items| items.into_iter().map(|item| Json::within(body, item)).collect());
-    let read = TaskBody { gpu_options, needs, limits, ..body_of(payload, items, on_error)? };
+    let (json, segments) = frame::read(body)?;
+    let text: BodyText<'_> = read_object(&json).map_err(|unfit| unread(unfit, &json, content_type))?;
+    let BodyText { payload, items, on_error, gpu_options, needs, limits, segments: list } = text;
+    if list.is_some() && !frame::is_frame(body) {
+        return Err(Refusal::new("segments", "is there, and the body is no frame; schemas/frame.md says how one is written"));
+    }
+    if items.is_some() && !segments.is_empty() {
+        return Err(Refusal::new(
+            "segments",
+            "cannot go with items; submit a task for each of them, or give the numbers of all in one segment",
+        ));
+    }
+    let payload = payload.map(|part| Json::within(&json, part));
+    let items = items.map(|items| items.into_iter().map(|item| Json::within(&json, item)).collect());
+    let read = TaskBody { gpu_options, needs, limits, segments, ..body_of(payload, items, on_error)? };
     check_body(&read)?;
     Ok(read)
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Choice, ErrorCode, GpuId, ItemCounts, ItemResult, Json, Kind, TaskId, TaskStatus, Token, json::with_field};
+use crate::{Choice, ErrorCode, GpuId, ItemCounts, ItemResult, Json, Kind, Segments, TaskId, TaskStatus, Token, frame, json::with_field};
 
 /// How a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -88,6 +88,9 @@ pub struct Reply {
     /// What the executor gave, if it succeeded, to the last byte.
     #[serde(default, skip_serializing_if = "Json::is_null")]
     pub result: Json,
+    /// The raw bytes that the result refers to.
+    #[serde(skip)]
+    pub segments: Segments,
     /// Of a batch: how each item came out, in the order of the items. Absent where the batch has no such list: it was refused, cancelled, expired or failed as a whole.
     #[serde(default, skip_serializing_if = "Json::is_null")]
     #[schemars(with = "Option<Vec<ItemResult>>")]
@@ -127,6 +130,7 @@ impl Reply {
             kind: None,
             outcome,
             result: Json::null(),
+            segments: Segments::none(),
             results: Json::null(),
             items: None,
             error: None,
@@ -156,7 +160,16 @@ impl Reply {
         }
     }
 
-    /// Its text, with the result's bytes as they are.
+    /// Reads a reply's body: JSON, or a frame.
+    ///
+    /// # Errors
+    /// It is neither, or no reply.
+    pub fn read(body: &Bytes) -> Result<Self, serde_json::Error> {
+        let (json, segments) = frame::read(body).map_err(<serde_json::Error as serde::de::Error>::custom)?;
+        Ok(Self { segments, ..serde_json::from_slice(&json)? })
+    }
+
+    /// Its text, with the result's bytes as they are; with segments, a frame.
     #[must_use]
     pub fn into_bytes(mut self) -> Bytes {
         let (result, results) = (std::mem::take(&mut self.result), std::mem::take(&mut self.results));
@@ -166,6 +179,11 @@ impl Reply {
                 text = with_field(text, name, &value);
             }
         }
-        text.into()
+        if self.segments.is_empty() {
+            return text.into();
+        }
+        let text = with_field(text, "segments", &Json::of(&self.segments.lengths()));
+        // Beyond 16 MiB of JSON no frame can be written; a body that large is over every bound, and is refused as too large.
+        frame::write(&text, &self.segments).unwrap_or_else(|_| text.into())
     }
 }

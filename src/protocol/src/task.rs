@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::reading::object;
 use crate::{
-    BodyHash, DeliveryId, GpuId, Json, Kind, OnError, Slice, TaskId,
+    BodyHash, DeliveryId, GpuId, Json, Kind, OnError, Segments, Slice, TaskId,
     batch::{self, ITEMS_MAX},
+    frame,
     json::with_field,
 };
 
@@ -35,6 +36,9 @@ pub struct TaskBody {
     /// Time and attempt limits.
     #[serde(default, deserialize_with = "object", skip_serializing_if = "Limits::is_default")]
     pub limits: Limits,
+    /// The raw bytes that the payload refers to.
+    #[serde(skip)]
+    pub segments: Segments,
 }
 
 impl TaskBody {
@@ -44,7 +48,7 @@ impl TaskBody {
         self.items.as_ref().map_or(1, Vec::len)
     }
 
-    /// Its text, with the payload's or the items' bytes as they are.
+    /// Its text, with the payload's or the items' bytes as they are; with segments, a frame.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         #[derive(Serialize)]
@@ -58,13 +62,19 @@ impl TaskBody {
             #[serde(skip_serializing_if = "Limits::is_default")]
             limits: &'a Limits,
         }
-        let Self { payload, items, on_error, gpu_options, needs, limits } = self;
+        let Self { payload, items, on_error, gpu_options, needs, limits, segments } = self;
         let beside = BesideThePayload { on_error: *on_error, gpu_options, needs, limits };
         let beside = serde_json::to_vec(&beside).expect("its keys are texts");
-        match items {
-            None => with_field(beside, "payload", payload).into(),
-            Some(items) => with_field(beside, "items", &batch::list(items)).into(),
+        let text = match items {
+            None => with_field(beside, "payload", payload),
+            Some(items) => with_field(beside, "items", &batch::list(items)),
+        };
+        if segments.is_empty() {
+            return text.into();
         }
+        let text = with_field(text, "segments", &Json::of(&segments.lengths()));
+        // Beyond 16 MiB of JSON no frame can be written; a body that large is over every bound, and is refused as too large.
+        frame::write(&text, segments).unwrap_or_else(|_| text.into())
     }
 }
 

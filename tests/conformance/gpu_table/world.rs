@@ -235,6 +235,8 @@ pub fn row(name: &str) -> GpuRow {
         waiting: 0,
         running: Vec::new(),
         item_ms: BTreeMap::new(),
+        kinds_down: BTreeMap::new(),
+        run_ms: BTreeMap::new(),
     }
 }
 

@@ -227,7 +227,7 @@ impl Executor for Work {
         Kind::new(KIND).expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Framed, Failure> {
         let payload: &Value = &run.payload.to().expect("JSON");
         let running = self.world.starts_on(&run.task.id, run.task.priority, &run.device.description().gpu_id);
         let number = |field: &str| payload[field].as_u64().unwrap_or(0);
@@ -245,6 +245,6 @@ impl Executor for Work {
         if payload["bad"] == json!(true) {
             return Err(Failure { code: BAD.to_owned(), retry: false, ..Failure::transient("as the payload asks") });
         }
-        Ok(protocol::Json::of(&json!({"run": running.number, "item": payload["item"]})))
+        Ok(json!({"run": running.number, "item": payload["item"]}).into())
     }
 }

@@ -36,7 +36,7 @@ impl Executor for Fails {
         Kind::new(Self::KIND).expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, _run: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, _run: Run<'_>) -> Result<protocol::Framed, Failure> {
         Err(Failure::transient("it fails here"))
     }
 }

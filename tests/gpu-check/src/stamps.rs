@@ -43,7 +43,7 @@ impl Executor for Stamped {
         self.executor.kind()
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Framed, Failure> {
         self.called.note(Instant::now());
         self.executor.run(run).await
     }
@@ -76,11 +76,11 @@ impl Executor for Launch {
         Kind::new(Self::KIND).expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<protocol::Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<protocol::Framed, Failure> {
         let cuda: &Cuda = run.device.cuda().ok_or_else(|| Failure::transient("no CUDA"))?;
         let module = self.module.clone();
         let ran = cuda.run(move |lane: &Lane| Self::work(&module, lane)).await.map_err(|error| Failure::transient(error.to_string()))?;
         self.launched.note(run.usage.add(ran));
-        Ok(Json::null())
+        Ok(Json::null().into())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use devices::Device;
-use protocol::{Json, Task};
+use protocol::{Json, Segments, Task};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Report, Usage};
@@ -49,4 +49,12 @@ pub struct BatchMember<'a> {
     pub report: Report,
     /// Takes what this payload takes of the GPU; [`Usage::share`] divides what the run took.
     pub usage: Usage,
+}
+
+impl BatchMember<'_> {
+    /// The raw bytes that the payload refers to.
+    #[must_use]
+    pub const fn segments(&self) -> &Segments {
+        &self.task.body.segments
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use devices::Use;
-use protocol::{Json, Kind};
+use protocol::{Framed, Json, Kind};
 
 use crate::{Executor, Failure, Run, occupy::occupy};
 
@@ -26,9 +26,9 @@ impl Executor for Echo {
         payload.as_bytes().len()
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let _work = occupy(run.device.as_ref(), Use::default())?;
-        Ok(run.payload.clone())
+        Ok(Framed { json: run.payload.clone(), segments: run.segments().clone() })
     }
 }
 

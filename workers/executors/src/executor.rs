@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use devices::Device;
-use protocol::{ErrorCode, Json, Kind, Task};
+use protocol::{ErrorCode, Framed, Json, Kind, Segments, Task};
 use tokio_util::sync::CancellationToken;
 
 use crate::{BatchMember, Batching, Report, RunBatch, Usage};
@@ -28,8 +28,16 @@ pub struct Run<'a> {
     pub usage: Usage,
 }
 
+impl Run<'_> {
+    /// The raw bytes that the payload refers to.
+    #[must_use]
+    pub const fn segments(&self) -> &Segments {
+        &self.task.body.segments
+    }
+}
+
 /// How an attempt failed. A value, not a crash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Failure {
     /// A word for programs: the [`ErrorCode`] that fits, or one of the executor's own.
     pub code: String,
@@ -41,34 +49,37 @@ pub struct Failure {
     pub retry: bool,
     /// With `out_of_memory`: what the attempt needed, in MB (10^6 bytes), where that is known.
     pub memory_mb: Option<u64>,
+    /// With `retry`: how long the next try should wait at least, in ms. `None`: as the worker sees fit.
+    pub retry_after_ms: Option<u64>,
+    /// Its process died, or had to be ended, while it ran: whatever else ran there may have done it.
+    pub crashed: bool,
 }
 
 impl Failure {
     /// The payload is not what this kind takes. Trying again changes nothing.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: ErrorCode::InvalidPayload.into(), message: message.into(), field: Some(field.into()), retry: false, memory_mb: None }
+        Self { code: ErrorCode::InvalidPayload.into(), message: message.into(), field: Some(field.into()), ..Self::default() }
     }
 
     /// The GPU lacks the memory.
     pub fn out_of_memory(message: impl Into<String>) -> Self {
-        Self { code: ErrorCode::OutOfMemory.into(), message: message.into(), field: None, retry: true, memory_mb: None }
+        Self { code: ErrorCode::OutOfMemory.into(), message: message.into(), retry: true, ..Self::default() }
     }
 
     /// The attempt ended early because its cancellation fired. The worker knows why it fired, and what follows.
     #[must_use]
     pub fn cancelled() -> Self {
-        Self {
-            code: ErrorCode::Cancelled.into(),
-            message: "the attempt was cancelled".to_owned(),
-            field: None,
-            retry: false,
-            memory_mb: None,
-        }
+        Self { code: ErrorCode::Cancelled.into(), message: "the attempt was cancelled".to_owned(), ..Self::default() }
+    }
+
+    /// The process that it ran in died, or had to be ended: it costs no attempt, and it runs alone from then on. `why` says how, and has what the process wrote last.
+    pub fn crashed(why: impl Into<String>) -> Self {
+        Self { crashed: true, ..Self::transient(why) }
     }
 
     /// Anything else that another try may mend.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self { code: ErrorCode::ExecutorFailed.into(), message: message.into(), field: None, retry: true, memory_mb: None }
+        Self { code: ErrorCode::ExecutorFailed.into(), message: message.into(), retry: true, ..Self::default() }
     }
 }
 
@@ -82,7 +93,7 @@ pub trait Executor: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Failure`] says whether trying again can help.
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure>;
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure>;
 
     /// Into how many pieces the work on this payload can be cut, so that each needs less memory. Default: 1, it cannot.
     fn pieces_max(&self, _payload: &Json) -> u32 {
@@ -109,7 +120,7 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Runs payloads together, at most as many as [`Executor::batching`] said. Gives an answer for each, in their order: one may fail while others succeed. Where all lack the
     /// memory, it is called again with fewer. Default: one after the other.
-    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
         let RunBatch { device, members, .. } = batch;
         let mut answers = Vec::with_capacity(members.len());
         for BatchMember { task, payload, cancel, report, usage } in members {
@@ -128,6 +139,31 @@ pub trait Executor: Send + Sync + 'static {
     async fn evict(&self, _device: &dyn Device) -> bool {
         false
     }
+
+    /// What the kind does, in a sentence for people. Default: nothing is said.
+    fn about(&self) -> String {
+        String::new()
+    }
+
+    /// The JSON Schema of its payload. Default: none is known.
+    fn schema(&self) -> Option<Json> {
+        None
+    }
+
+    /// Whether it can run tasks now. The row of its GPU leaves out a kind that cannot, and says why. Asked with every heartbeat, so it should be quick. Default: it can.
+    ///
+    /// # Errors
+    /// Why it cannot now, for operators.
+    fn is_up(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Takes what is to be called when [`is_up`](Self::is_up) or [`models`](Self::models) say something new, so that the row says it at once and not with the next heartbeat. Called once, before
+    /// the first run. Default: they never change.
+    fn on_change(&self, _told: Arc<dyn Fn() + Send + Sync>) {}
+
+    /// Ends what it has started: processes, threads. Called once, after the last run. Default: it has started nothing.
+    async fn stop(&self) {}
 
     /// The models that it has in memory now.
     fn models(&self) -> Vec<String> {
@@ -168,6 +204,29 @@ impl Executors {
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         self.0.keys().cloned().collect()
+    }
+
+    /// The kinds that can run tasks now, sorted, and of the others why they cannot.
+    #[must_use]
+    pub fn up_and_down(&self) -> (Vec<Kind>, BTreeMap<Kind, String>) {
+        let (mut up, mut down) = (Vec::new(), BTreeMap::new());
+        for (kind, executor) in &self.0 {
+            match executor.is_up() {
+                Ok(()) => up.push(kind.clone()),
+                Err(why) => drop(down.insert(kind.clone(), why)),
+            }
+        }
+        (up, down)
+    }
+
+    /// Takes what is to be called when what [`up_and_down`](Self::up_and_down) or [`models`](Self::models) say has changed.
+    pub fn on_change(&self, told: &Arc<dyn Fn() + Send + Sync>) {
+        self.0.values().for_each(|executor| executor.on_change(Arc::clone(told)));
+    }
+
+    /// Ends what the executors have started.
+    pub async fn stop(&self) {
+        futures::future::join_all(self.0.values().map(|executor| executor.stop())).await;
     }
 
     /// Frees memory of the GPU that executors keep to save time. Whether any was freed.

@@ -54,5 +54,5 @@ pub(crate) async fn run_reporting(
     report: Report,
 ) -> Result<Json, Failure> {
     let task = task(executor.kind().as_str(), payload);
-    executor.run(Run { report, ..run_of(&task, device) }).await
+    executor.run(Run { report, ..run_of(&task, device) }).await.map(|framed| framed.json)
 }

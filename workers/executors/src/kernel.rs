@@ -21,7 +21,7 @@ use devices::{
     Device, Use,
     nvidia::cuda::{Argument, Lane},
 };
-use protocol::{Json, Kind};
+use protocol::{Framed, Json, Kind};
 use serde::Serialize;
 
 use self::{
@@ -56,7 +56,7 @@ impl Executor for Kernel {
         Kind::new("kernel").expect("a literal that keeps the rule")
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let Asked { module, kernel, grid, arguments } = Asked::read(run.payload)?;
         let cuda = cuda_of(run.device.as_ref())?;
         let memory_mb = arguments.iter().map(Given::bytes).sum::<u64>().div_ceil(1_000_000);
@@ -75,7 +75,7 @@ impl Executor for Kernel {
                 .collect::<Result<Vec<Written>, _>>()
         };
         let ran = cuda.run(work).await.map_err(|error| failure(&error, Some(memory_mb)))?;
-        Ok(Json::of(&Outputs { outputs: run.usage.add(ran) }))
+        Ok(Json::of(&Outputs { outputs: run.usage.add(ran) }).into())
     }
 
     async fn evict(&self, _device: &dyn Device) -> bool {

@@ -17,7 +17,7 @@ use devices::{
     Use,
     nvidia::cuda::{Lane, Matrix},
 };
-use protocol::{Json, Kind};
+use protocol::{Framed, Json, Kind};
 use serde::{Serialize, Serializer, de::IgnoredAny};
 
 use crate::{
@@ -76,7 +76,7 @@ impl Executor for Matmul {
         u32::try_from(rows.min(PIECES_MAX)).unwrap_or(1)
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let asked = Asked::read(run.payload)?;
         let product = match asked.precision {
             Precision::Single => asked.multiply::<f32>(&run).await?,
@@ -94,7 +94,7 @@ impl Executor for Matmul {
         payload.as_bytes().len() <= SMALL_BYTES
     }
 
-    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
         together::run(batch).await
     }
 }
@@ -179,7 +179,7 @@ impl Asked {
     }
 
     /// The product as the result has it, checked if that was asked for.
-    async fn written(&self, product: Arc<[f64]>) -> Result<Json, Failure> {
+    async fn written(&self, product: Arc<[f64]>) -> Result<Framed, Failure> {
         let mut max_error = None;
         if self.check {
             let (a, b, sizes, product) = (Arc::clone(&self.a), Arc::clone(&self.b), self.sizes, Arc::clone(&product));
@@ -188,7 +188,7 @@ impl Asked {
             max_error = Some(Finite(error));
         }
         let product = Rows { numbers: &product, columns: self.sizes[2], precision: self.precision };
-        Ok(Json::of(&Product { max_error, product }))
+        Ok(Json::of(&Product { max_error, product }).into())
     }
 
     /// What one piece holds of the GPU at once, in MB.

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use devices::{Sleeper, Use};
-use protocol::{ErrorCode, Json, Kind, task::Limits};
+use protocol::{ErrorCode, Framed, Json, Kind, task::Limits};
 use tokio::time::Instant;
 
 use crate::{Batching, Executor, Failure, Report, Run, RunBatch, occupy::occupy, payload::Fields};
@@ -44,10 +44,10 @@ impl Executor for Simulate {
 
     fn result_bytes_min(&self, payload: &Json) -> usize {
         // One that asks for a failure, or is not what it should be, has no result.
-        Asked::read(payload).and_then(|asked| asked.end).map_or(0, |result| result.as_bytes().len())
+        Asked::read(payload).and_then(|asked| asked.end).map_or(0, |result| result.json.as_bytes().len())
     }
 
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let asked = Asked::read(run.payload)?;
         let _work = occupy(run.device.as_ref(), asked.wanted)?;
         let duration = asked.time.alone().div_f64(run.device.speed());
@@ -68,7 +68,7 @@ impl Executor for Simulate {
         payload.as_str().contains("batch_") && payload.fields().is_ok_and(|fields| OF_MANY.iter().any(|name| fields.contains_key(*name)))
     }
 
-    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
         let asked: Vec<Result<Asked, Failure>> = batch.members.iter().map(|member| Asked::read(member.payload)).collect();
         let came_out = match Together::of(asked.iter().flatten()) {
             Some(together) => together.pass(&batch).await,
@@ -130,7 +130,7 @@ struct Asked {
     time: Time,
     wanted: Use,
     progress_every: Option<Duration>,
-    end: Result<Json, Failure>,
+    end: Result<Framed, Failure>,
 }
 
 /// How long it takes: of many that run together, what they share and what each adds.
@@ -171,7 +171,7 @@ impl Asked {
         let result = fields.value("result").unwrap_or_default();
         let progress_every = fields.whole("progress_every_ms", 1, Limits::LONGEST_MS)?.map(Duration::from_millis);
         fields.finish()?;
-        Ok(Self { time, wanted: Use { memory_mb, compute_share }, progress_every, end: failure.map_or(Ok(result), Err) })
+        Ok(Self { time, wanted: Use { memory_mb, compute_share }, progress_every, end: failure.map_or(Ok(result.into()), Err) })
     }
 }
 
@@ -179,9 +179,8 @@ fn failure(mut fields: Fields) -> Result<Failure, Failure> {
     let failure = Failure {
         code: fields.text("code")?.unwrap_or_else(|| ErrorCode::ExecutorFailed.into()),
         message: fields.text("message")?.unwrap_or_else(|| "the payload asked for a failure".to_owned()),
-        field: None,
         retry: fields.flag("retry")?.unwrap_or(false),
-        memory_mb: None,
+        ..Failure::default()
     };
     fields.finish()?;
     Ok(failure)

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use protocol::{
-    Choice, ErrorCode, GpuId, ItemCounts, ItemResult, Json, Offer, Outcome, Refusal, Slice, Task, TaskError, Token, batch, reply::Timings,
+    Choice, ErrorCode, GpuId, ItemCounts, ItemResult, Json, Offer, Outcome, Refusal, Segments, Slice, Task, TaskError, Token, batch,
+    reply::Timings,
 };
 use task_queue::Queue;
 use task_store::{Crash, Look, Retry, Split, Stored};
@@ -13,6 +14,8 @@ use task_store::{Crash, Look, Retry, Split, Stored};
 pub(crate) struct End {
     pub(crate) outcome: Outcome,
     pub(crate) result: Json,
+    /// The raw bytes that the result refers to.
+    pub(crate) segments: Segments,
     /// Of items: a list of how each came out. `null` where there is no such list.
     pub(crate) results: Json,
     /// Of items: how many ended and failed, where that is known.
@@ -27,7 +30,16 @@ impl End {
     /// An end of which nothing else is known.
     pub(crate) fn of(outcome: Outcome) -> Self {
         let (gpu_ids, timings) = (Vec::new(), Timings::default());
-        Self { outcome, result: Json::null(), results: Json::null(), items: None, gpu_ids, error: None, timings }
+        Self {
+            outcome,
+            result: Json::null(),
+            segments: Segments::none(),
+            results: Json::null(),
+            items: None,
+            gpu_ids,
+            error: None,
+            timings,
+        }
     }
 
     /// The end of items that ran, each of which came out so.

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use executors::Usage;
 use protocol::{
-    ErrorCode, Outcome, Task, TaskError,
+    ErrorCode, Framed, Outcome, Task, TaskError,
     intake::{Message, Reading},
     read_task,
     reply::Timings,
@@ -302,7 +302,7 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
     let token = ran.token;
     let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token, run_ms: timings.run_ms });
     let end = match ended {
-        Ended::Succeeded(result) => End { result, ..End::of(Outcome::Succeeded) },
+        Ended::Succeeded(Framed { json: result, segments }) => End { result, segments, ..End::of(Outcome::Succeeded) },
         Ended::Items(ItemsRan { results, .. }) => End::of_items(results, timings),
         Ended::Failed(error) | Ended::FailedBeside(error) if may_retry => return retry(None, error),
         // Too little memory is no fault of the GPU.

@@ -88,6 +88,9 @@ impl GpuWorker {
     /// delivered again.
     pub async fn run(self) -> Result<(), WorkerError> {
         let context = self.context;
+        let nudged = Arc::clone(&context.signals);
+        let told: Arc<dyn Fn() + Send + Sync> = Arc::new(move || nudged.nudge.notify_one());
+        context.gpu.executors.on_change(&told);
         context.ports.environment.spawn("heartbeat", Heart::of(&context).beat());
         context.ports.environment.spawn("watch of the GPU", trouble::watch(Arc::clone(&context)));
         match start(&context).await {
@@ -100,6 +103,7 @@ impl GpuWorker {
             }
         }
         leave(&context).await;
+        let _ = tokio::time::timeout(context.me.options.lease.max(LAST_WORDS), context.gpu.executors.stop()).await;
         match context.gpu.lost.get() {
             Some(lost) => {
                 // Never dropped: giving back what a lost context holds asks a driver that may not answer. Whoever runs a worker ends its process now.

@@ -164,6 +164,8 @@ mod tests {
             waiting: 3,
             running: Vec::new(),
             item_ms: BTreeMap::new(),
+            kinds_down: BTreeMap::new(),
+            run_ms: BTreeMap::new(),
         };
         GpuView { row, held: 4, draining: false, eligible: true, expires_in_ms: 5_000 }
     }

@@ -107,6 +107,8 @@ pub fn heartbeat(id: &str, kinds: &[&str]) -> Heartbeat {
         waiting: 0,
         running: Vec::new(),
         item_ms: BTreeMap::new(),
+        kinds_down: BTreeMap::new(),
+        run_ms: BTreeMap::new(),
     };
     Heartbeat { row, holding: Holding::default(), taken: Vec::new(), settings: Settings::default() }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use devices::{CudaError, Use, nvidia::cuda::Lane};
-use protocol::Json;
+use protocol::Framed;
 
 use super::{Asked, Convert, Precision};
 use crate::{
@@ -23,7 +23,7 @@ struct Group {
 }
 
 /// Runs products together.
-pub(super) async fn run(batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+pub(super) async fn run(batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
     let asked: Vec<Result<Asked, Failure>> = batch.members.iter().map(|member| Asked::read(member.payload)).collect();
     let mut products = match products(&batch, groups(&asked)).await {
         Ok(products) => products,

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use devices::Use;
-use protocol::{Json, Kind, config::PredictSection};
+use protocol::{Framed, Json, Kind, config::PredictSection};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -73,19 +73,19 @@ impl Executor for Predict {
     }
 
     /// A cancel gives what was generated until then, perhaps nothing, with `finish_reason` `cancelled`. Dropping the future stops the thread at its next token.
-    async fn run(&self, run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let request = Request::read(run.payload, &self.limits)?;
         let stop = run.cancel.child_token();
         let _stop_if_dropped = stop.clone().drop_guard();
         let permit = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ok(self.result(&Generated::cancelled_before_it_began())),
+            () = stop.cancelled() => return Ok(self.result(&Generated::cancelled_before_it_began()).into()),
             permit = PERMITS.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
         };
         let _work = occupy(run.device.as_ref(), self.wanted(&request))?;
         let watch = Reporting { stop, report: run.report.clone(), tokens: 0, tokens_max: request.max_length };
         let generated = on_own_thread(self.model.clone(), request, watch, permit).await?;
-        Ok(self.result(&generated))
+        Ok(self.result(&generated).into())
     }
 
     fn models(&self) -> Vec<String> {

@@ -199,7 +199,7 @@ async fn a_cancelled_run_answers_soon_with_what_it_has() {
     let task = task("predict", json!({"text": "hello", "max_length": 4_000}));
     let run = executor.run(Run { task: &task, device: &gpu, cancel: cancel.clone(), ..run_of(&task, &gpu) });
     let (answer, ()) = tokio::join!(run, async { cancel.cancel() });
-    let answer: serde_json::Value = answer.unwrap().to().unwrap();
+    let answer: serde_json::Value = answer.unwrap().json.to().unwrap();
     assert_eq!(answer["finish_reason"], "cancelled");
     assert!(answer["tokens"].as_u64().unwrap() < 4_000);
 }

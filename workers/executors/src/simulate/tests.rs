@@ -101,7 +101,7 @@ async fn it_fails_as_asked_after_its_time() {
     let before = Instant::now();
     let asked = json!({"duration_ms": 5, "fail": {"code": "oops", "message": "as asked", "retry": true}});
     let failure = run_on(&simulate(), &gpu(), asked).await.unwrap_err();
-    assert_eq!(failure, Failure { code: "oops".to_owned(), message: "as asked".to_owned(), field: None, retry: true, memory_mb: None });
+    assert_eq!(failure, Failure { code: "oops".to_owned(), message: "as asked".to_owned(), retry: true, ..Failure::default() });
     assert_eq!(before.elapsed().as_millis(), 5);
     let plain = run_on(&simulate(), &gpu(), json!({"fail": {}})).await.unwrap_err();
     assert_eq!((plain.code.as_str(), plain.retry), ("executor_failed", false));
@@ -134,7 +134,7 @@ async fn run_together(
     gpu: &Arc<dyn devices::Device>,
     payloads: &[serde_json::Value],
     cancel: CancellationToken,
-) -> Vec<Result<Json, Failure>> {
+) -> Vec<Result<Framed, Failure>> {
     let tasks: Vec<_> = payloads.iter().map(|payload| task("simulate", payload.clone())).collect();
     let members = tasks.iter().map(|task| BatchMember {
         task,
@@ -158,7 +158,7 @@ async fn a_run_of_several_takes_the_largest_fixed_time_and_the_sum_of_the_others
     ];
     let answers = run_together(&gpu(), &payloads, CancellationToken::new()).await;
     assert_eq!(before.elapsed().as_millis(), 30);
-    assert_eq!((answers[0].clone().unwrap(), answers[1].clone().unwrap()), (Json::of(&1), Json::of(&2)));
+    assert_eq!((answers[0].clone().unwrap(), answers[1].clone().unwrap()), (json!(1).into(), json!(2).into()));
     let failures: Vec<_> = answers[2..].iter().map(|answer| answer.clone().unwrap_err().code).collect();
     assert_eq!(failures, ["invalid_payload", "oops"], "each fails alone");
 }

@@ -28,7 +28,7 @@ use std::{
 
 use devices::Device;
 use executors::{Executor, Executors, Failure, Report, Usage};
-use protocol::{Environment, Json, Kind, Task, config::BatchSection};
+use protocol::{Environment, Framed, Json, Kind, Task, config::BatchSection};
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -39,7 +39,7 @@ use self::{
 use crate::metrics::GpuMetrics;
 
 /// What a payload came to.
-pub(crate) type Answer = Result<Json, Failed>;
+pub(crate) type Answer = Result<Framed, Failed>;
 
 /// How a payload failed.
 #[derive(Debug, Clone, PartialEq, Eq)]

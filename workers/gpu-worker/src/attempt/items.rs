@@ -10,7 +10,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use executors::{Failure, Report};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
-use protocol::{Json, OnError, TaskError, batch::item_field};
+use protocol::{ErrorCode, Framed, Json, OnError, TaskError, batch::item_field};
 
 pub(crate) use self::so_far::ItemsSoFar;
 use super::{
@@ -131,7 +131,13 @@ impl Items<'_> {
             let Some((index, answer)) = running.next().await else { return Ok(round) };
             alone = false;
             match answer {
-                Ok(result) => self.ended(index, Ok(result)),
+                Ok(Framed { json, segments }) if segments.is_empty() => self.ended(index, Ok(json)),
+                Ok(_) => {
+                    round.failed_for_good = self.failed_for_good(index, no_room_for_segments());
+                    if round.failed_for_good.is_some() {
+                        return Ok(round);
+                    }
+                }
                 Err(failed) if work.context.gpu.device.is_lost() => return Err(failed),
                 Err(failed) if failed.failure.retry => round.again.push((index, failed)),
                 Err(failed) => {
@@ -173,6 +179,12 @@ impl Items<'_> {
     fn give_up(&mut self, failed: Vec<(usize, Failed)>) -> Option<TaskError> {
         failed.into_iter().find_map(|(index, failed)| self.failed_for_good(index, failed.failure))
     }
+}
+
+/// Results of items are merged as JSON alone.
+fn no_room_for_segments() -> Failure {
+    let message = "the result has raw bytes, which the results of a batch cannot carry; submit the item as a task of its own";
+    Failure { code: ErrorCode::ExecutorFailed.into(), retry: false, ..Failure::transient(message) }
 }
 
 /// Runs one item. Its panic is its own.

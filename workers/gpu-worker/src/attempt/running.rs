@@ -4,7 +4,7 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration
 
 use executors::{Failure, Report, Usage};
 use futures::FutureExt;
-use protocol::{ErrorCode, Json, Task, TaskError, Token};
+use protocol::{ErrorCode, Framed, Task, TaskError, Token};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +33,7 @@ const CANCEL_LOOK: Duration = Duration::from_millis(500);
 /// How an attempt came out.
 pub(crate) enum Outcome {
     /// It gave a result.
-    Succeeded(Json),
+    Succeeded(Framed),
     /// Its items ran; each has its own result or error.
     Items(ItemsRan),
     /// One of its items failed for good, and the batch is to fail with it.
@@ -146,7 +146,7 @@ async fn run_in_time(
 
 /// What an attempt gave that did not fail.
 enum Gave {
-    Result(Json),
+    Result(Framed),
     Items(CameOut),
 }
 

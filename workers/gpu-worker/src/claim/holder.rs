@@ -132,6 +132,8 @@ mod tests {
             waiting: 0,
             running: running.iter().map(|task| task.parse().unwrap()).collect(),
             item_ms: BTreeMap::new(),
+            kinds_down: Default::default(),
+            run_ms: Default::default(),
         }
     }
 

@@ -121,6 +121,7 @@ impl Heart {
     }
 
     fn row(&self, sample: GpuSample) -> GpuRow {
+        let (kinds, kinds_down) = self.gpu.executors.up_and_down();
         let (health, health_reason) = self.gpu.health.together_with(self.gpu.device.health());
         GpuRow {
             gpu: self.gpu.device.description().clone(),
@@ -133,7 +134,9 @@ impl Heart {
             health,
             consuming: *self.signals.consuming.borrow(),
             stopping: self.ports.stop.gently.is_cancelled(),
-            kinds: self.gpu.executors.kinds(),
+            kinds,
+            kinds_down,
+            run_ms: std::collections::BTreeMap::new(),
             models: self.gpu.executors.models(),
             foreign_utilization_percent: self.foreign.percent,
             waiting: self.slots.waiting(),

@@ -72,6 +72,7 @@ fn body(settling: &Settling<'_>, end: &End, ran: Option<&Ran>) -> Bytes {
     Reply {
         kind: identity.kind.clone(),
         result: end.result.clone(),
+        segments: end.segments.clone(),
         results: end.results.clone(),
         items: end.items.or(none_ended),
         error: end.error.clone(),

@@ -11,7 +11,7 @@ use std::{
 
 use executors::{BatchMember, Failure, RunBatch};
 use futures::FutureExt;
-use protocol::{DeliveryId, Json};
+use protocol::{DeliveryId, Framed};
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +55,7 @@ impl Drop for UnderWay {
 }
 
 /// What a run gave: an answer for each member, in their order, or the words of its panic.
-type CameOut = Result<Vec<Result<Json, Failure>>, String>;
+type CameOut = Result<Vec<Result<Framed, Failure>>, String>;
 
 impl Gatherer {
     /// Runs the members together, and answers each of them.
@@ -147,9 +147,9 @@ fn all_left(answers: &mut [&mut Option<oneshot::Sender<Answer>>], context: &mut 
 }
 
 /// Answers the members, but for those that lack the memory together: these are given back.
-fn answer(members: Vec<Waiting>, results: Vec<Result<Json, Failure>>) -> Vec<Waiting> {
+fn answer(members: Vec<Waiting>, results: Vec<Result<Framed, Failure>>) -> Vec<Waiting> {
     let together = members.len();
-    let fails = |result: &Result<Json, Failure>| result.as_ref().is_err_and(|failure| failure.retry && !lacks_memory(failure));
+    let fails = |result: &Result<Framed, Failure>| result.as_ref().is_err_and(|failure| failure.retry && !lacks_memory(failure));
     let failed_as_a_whole = together > 1 && results.iter().all(fails);
     let mut stands_for_it = false;
     let mut too_large = Vec::new();

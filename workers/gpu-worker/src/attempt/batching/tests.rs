@@ -5,7 +5,7 @@ use devices::{SimulatedGpu, SimulatedOptions};
 use executors::{Batching, Run, RunBatch};
 use prometheus::{Registry, TextEncoder};
 use protocol::{
-    BodyHash, DeliveryId, GpuId, TaskBody, TaskId,
+    BodyHash, DeliveryId, Framed, GpuId, TaskBody, TaskId,
     environment::{Clock, Job, Random, Spawn},
 };
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Fake {
     }
 }
 
-fn answer(payload: &Value) -> Result<Json, Failure> {
+fn answer(payload: &Value) -> Result<Framed, Failure> {
     match payload["fail"].as_str() {
         None => Ok(payload["name"].clone().into()),
         Some("invalid") => Err(Failure::invalid("payload.name", "as asked")),
@@ -91,11 +91,11 @@ impl Executor for Fake {
         }
     }
 
-    async fn run(&self, _run: Run<'_>) -> Result<Json, Failure> {
+    async fn run(&self, _run: Run<'_>) -> Result<Framed, Failure> {
         Err(Failure::transient("nothing here runs by itself"))
     }
 
-    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Json, Failure>> {
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
         let payloads: Vec<Value> = batch.members.iter().map(|member| member.payload.to().unwrap()).collect();
         self.note(&payloads);
         let asks = |what: &str| payloads.iter().any(|payload| payload["run"] == *what);
@@ -215,7 +215,7 @@ impl Bench {
 
 impl Pending {
     async fn result(self) -> Json {
-        self.answer.await.unwrap().unwrap()
+        self.answer.await.unwrap().unwrap().json
     }
 
     async fn failed(self) -> Failed {
