@@ -4,8 +4,10 @@
 //! compares the two answer by answer.
 
 mod changing;
+mod described;
 pub mod eligibility;
 mod error;
+mod known_kinds;
 mod living;
 mod memory;
 mod redis;
@@ -15,8 +17,9 @@ mod wanted;
 pub use self::redis::RedisTable;
 pub use changing::change_settings;
 pub use error::TableError;
+pub use known_kinds::{KindsView, KnownKinds};
 pub use living::{Lack, Living, PoolView};
 pub use memory::{MemoryTable, TableCopy};
-pub use table::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, Telling, UNSERVED_MAX};
-pub(crate) use table::{KNOWN_FOR, UNSERVED_FOR};
+pub use table::{Beat, DESCRIPTIONS_MAX, GpuTable, Heartbeat, Leases, Seen, Sighting, Telling, UNSERVED_MAX};
+pub(crate) use table::{DESCRIBED_FOR_LEASES, KNOWN_FOR, UNSERVED_FOR};
 pub use wanted::Wanted;

@@ -5,6 +5,7 @@
 
 mod choosing;
 mod claiming;
+mod kinds;
 mod pool;
 mod unserved;
 
@@ -16,7 +17,8 @@ use std::{
 
 use async_trait::async_trait;
 use protocol::{
-    ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, Unserved, claim::Settings, environment::Clock, gpu::GpuView,
+    ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Incarnation, KindDescription, Offer, PoolName, Unserved, claim::Settings,
+    environment::Clock, gpu::GpuView,
 };
 
 use self::pool::Pool;
@@ -146,6 +148,15 @@ impl GpuTable for MemoryTable {
 
     async fn unserved(&self, pool: &PoolName) -> Result<Vec<Unserved>, TableError> {
         Ok(self.on(pool, |pool| pool.unserved()))
+    }
+
+    async fn describe_kinds(&self, pool: &PoolName, kinds: &[KindDescription]) -> Result<(), TableError> {
+        self.on(pool, |pool| pool.describe_kinds(kinds));
+        Ok(())
+    }
+
+    async fn kinds(&self, pool: &PoolName) -> Result<Vec<DescribedKind>, TableError> {
+        Ok(self.on(pool, |pool| pool.described_kinds()))
     }
 
     async fn ping(&self) -> Result<(), TableError> {

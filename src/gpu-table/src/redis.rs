@@ -20,7 +20,8 @@ use std::{
 
 use async_trait::async_trait;
 use protocol::{
-    ClaimAnswer, ClaimRequest, GpuId, Incarnation, Offer, PoolName, Unserved, claim::Settings, config::SecretUrl, gpu::GpuView,
+    ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Incarnation, KindDescription, Offer, PoolName, Unserved, claim::Settings,
+    config::SecretUrl, gpu::GpuView,
 };
 use redis::{FromRedisValue, Script, ScriptInvocation};
 use redis_link::{Link, LinkError, Ridden, Rider};
@@ -73,6 +74,19 @@ impl RedisTable {
         let mut invocation = script.key(keys::base(&self.prefix, pool));
         invocation.arg(self.offset_ms.load(Ordering::Relaxed)).arg(arguments);
         self.link.invoke(&invocation).await.map_err(|error| self.failed(operation, error))
+    }
+
+    /// As [`RedisTable::run`], for what is large: it holds up no claim.
+    async fn run_large<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        pool: &PoolName,
+        script: &Script,
+        arguments: Vec<String>,
+    ) -> Result<T, TableError> {
+        let mut invocation = script.key(keys::base(&self.prefix, pool));
+        invocation.arg(self.offset_ms.load(Ordering::Relaxed)).arg(arguments);
+        self.link.invoke_large(&invocation).await.map_err(|error| self.failed(operation, error))
     }
 
     fn with_rider<'a>(&self, script: &'a Script, request: &ClaimRequest, rider: &Rider) -> ScriptInvocation<'a> {
@@ -163,9 +177,7 @@ impl GpuTable for RedisTable {
 
     async fn rows(&self, pool: &PoolName) -> Result<Vec<GpuView>, TableError> {
         let operation = "read the rows";
-        let mut invocation = self.scripts.rows.key(keys::base(&self.prefix, pool));
-        invocation.arg(self.offset_ms.load(Ordering::Relaxed));
-        let rows: Vec<answers::Row> = self.link.invoke_large(&invocation).await.map_err(|error| self.failed(operation, error))?;
+        let rows: Vec<answers::Row> = self.run_large(operation, pool, &self.scripts.rows, Vec::new()).await?;
         answers::views(operation, rows)
     }
 
@@ -219,6 +231,27 @@ impl GpuTable for RedisTable {
         let arguments = vec![arguments::milliseconds(UNSERVED_FOR)];
         let entries: Vec<answers::Entry> = self.run(operation, pool, &self.scripts.unserved, arguments).await?;
         answers::unserved(operation, entries)
+    }
+
+    async fn describe_kinds(&self, pool: &PoolName, kinds: &[KindDescription]) -> Result<(), TableError> {
+        if kinds.is_empty() {
+            return Ok(());
+        }
+        let operation = "say what kinds do";
+        let arguments = arguments::renew_kinds(self.leases, kinds);
+        // Schemas are long, and most often the table has them.
+        let missing: Vec<usize> = self.run(operation, pool, &self.scripts.renew_kinds, arguments).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let arguments = arguments::describe_kinds(self.leases, missing.into_iter().filter_map(|place| kinds.get(place)));
+        self.run_large::<u64>(operation, pool, &self.scripts.describe_kinds, arguments).await.map(drop)
+    }
+
+    async fn kinds(&self, pool: &PoolName) -> Result<Vec<DescribedKind>, TableError> {
+        let operation = "read what kinds do";
+        let told: Vec<String> = self.run_large(operation, pool, &self.scripts.kinds, vec![arguments::described_for(self.leases)]).await?;
+        answers::kinds(operation, &told)
     }
 
     async fn ping(&self) -> Result<(), TableError> {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use protocol::{
-    ClaimAnswer, ClaimRequest, GpuId, GpuRow, Holding, Incarnation, Kind, Offer, PoolName, TaskId, Unserved, claim::Settings, gpu::GpuView,
+    ClaimAnswer, ClaimRequest, DescribedKind, GpuId, GpuRow, Holding, Incarnation, Kind, KindDescription, Offer, PoolName, TaskId,
+    Unserved, claim::Settings, gpu::GpuView,
 };
 
 use redis_link::{Ridden, Rider};
@@ -32,6 +33,12 @@ pub(crate) const UNSERVED_FOR: Duration = Duration::from_secs(180);
 
 /// How many entries of [`GpuTable::unserved`] a pool has at most. For a new one beyond them the one goes that was told of longest ago.
 pub const UNSERVED_MAX: usize = 100;
+
+/// How many leases of a row a description of a kind lives after a worker last told it.
+pub(crate) const DESCRIBED_FOR_LEASES: u32 = 10;
+
+/// How many descriptions of kinds a pool has at most, those of several versions of one kind counted each. For a new one beyond them the one goes that was told longest ago.
+pub const DESCRIPTIONS_MAX: usize = 256;
 
 /// What a worker tells the table, three times a lease.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,6 +165,13 @@ pub trait GpuTable: Send + Sync + 'static {
 
     /// What was noted by [`GpuTable::note_unserved`] in the last three minutes and not forgotten, sorted by what the tasks ask for; at most [`UNSERVED_MAX`].
     async fn unserved(&self, pool: &PoolName) -> Result<Vec<Unserved>, TableError>;
+
+    /// Says what kinds do that a worker has. A description lives for ten leases after it was last told, whoever told it; at most [`DESCRIPTIONS_MAX`] do. For people, and for those who check
+    /// payloads early: no claim looks at it. On a server it takes a second round trip where the table did not have one of them, which may have happened or not if that one fails: tell again.
+    async fn describe_kinds(&self, pool: &PoolName, kinds: &[KindDescription]) -> Result<(), TableError>;
+
+    /// The kinds that were described lately, by name: of several descriptions the one that came up last.
+    async fn kinds(&self, pool: &PoolName) -> Result<Vec<DescribedKind>, TableError>;
 
     /// Whether the table answers.
     async fn ping(&self) -> Result<(), TableError>;

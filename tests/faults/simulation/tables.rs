@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
-    BodyHash, ClaimAnswer, ClaimRequest, GpuId, Holding, Incarnation, Kind, Offer, PoolName, Slice, TaskId, TaskStatus, Token, Unserved,
-    claim::Settings, gpu::GpuView,
+    BodyHash, ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Holding, Incarnation, Kind, KindDescription, Offer, PoolName, Slice, TaskId,
+    TaskStatus, Token, Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
@@ -131,6 +131,14 @@ impl GpuTable for ChaosTable {
 
     async fn unserved(&self, pool: &PoolName) -> Result<Vec<Unserved>, TableError> {
         self.call("unserved", self.inner.unserved(pool)).await
+    }
+
+    async fn describe_kinds(&self, pool: &PoolName, kinds: &[KindDescription]) -> Result<(), TableError> {
+        self.call("describe kinds", self.inner.describe_kinds(pool, kinds)).await
+    }
+
+    async fn kinds(&self, pool: &PoolName) -> Result<Vec<DescribedKind>, TableError> {
+        self.call("kinds", self.inner.kinds(pool)).await
     }
 
     async fn ping(&self) -> Result<(), TableError> {

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
-    BodyHash, ClaimAnswer, ClaimRequest, GpuId, GroupName, GroupStatus, Incarnation, Kind, Offer, Outcome, PoolName, Slice, TaskId,
-    TaskStatus, Token, Unserved, claim::Settings, gpu::GpuView,
+    BodyHash, ClaimAnswer, ClaimRequest, DescribedKind, GpuId, GroupName, GroupStatus, Incarnation, Kind, KindDescription, Offer, Outcome,
+    PoolName, Slice, TaskId, TaskStatus, Token, Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
     Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look,
@@ -70,6 +70,12 @@ impl GpuTable for DownTable {
         no_table()
     }
     async fn unserved(&self, _: &PoolName) -> Result<Vec<Unserved>, TableError> {
+        no_table()
+    }
+    async fn describe_kinds(&self, _: &PoolName, _: &[KindDescription]) -> Result<(), TableError> {
+        no_table()
+    }
+    async fn kinds(&self, _: &PoolName) -> Result<Vec<DescribedKind>, TableError> {
         no_table()
     }
     async fn ping(&self) -> Result<(), TableError> {

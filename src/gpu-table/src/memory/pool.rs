@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use protocol::{Choice, GpuId, GpuRow, Holding, Incarnation, TaskId, Unserved, claim::Settings, gpu::GpuView};
 
+use super::kinds::Told;
 use crate::{Beat, Heartbeat, KNOWN_FOR, Leases, Telling, eligibility::is_open};
 
 /// A living GPU.
@@ -42,6 +43,8 @@ pub(super) struct Pool {
     pub beats: Option<Beats>,
     /// What tasks ask for and nobody serves, by that.
     pub unserved: BTreeMap<String, Unserved>,
+    /// The descriptions of kinds, by kind and version.
+    pub described: BTreeMap<String, Told>,
 }
 
 /// When workers were heard of, in ms.
@@ -64,6 +67,7 @@ impl Pool {
             sequence: 0,
             beats: None,
             unserved: BTreeMap::new(),
+            described: BTreeMap::new(),
         }
     }
 
@@ -76,6 +80,7 @@ impl Pool {
         let rows = &self.rows;
         self.offers.retain(|_, offered| offered.deadline_ms > now_ms && rows.contains_key(&offered.gpu_id));
         self.sweep_unserved();
+        self.sweep_described();
     }
 
     pub(super) fn now_ms(&self) -> u64 {

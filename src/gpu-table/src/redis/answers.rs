@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use protocol::{
-    Choice, ClaimAnswer, ClaimRequest, Fallback, GpuId, GpuRow, Kind, Offer, Unplaceable, Unserved, claim::Settings, gpu::GpuView,
+    Choice, ClaimAnswer, ClaimRequest, DescribedKind, Fallback, GpuId, GpuRow, Kind, KindDescription, Offer, Unplaceable, Unserved,
+    claim::Settings, gpu::GpuView,
 };
 use redis::from_redis_value;
 use redis_link::{Ridden, Rider};
 use serde::{Deserialize, Serialize};
 
-use crate::{Beat, Seen, TableError, wanted::nothing_fits};
+use crate::{Beat, Seen, TableError, described, wanted::nothing_fits};
 
 /// JSON, slots held or offered, whether it drains, whether it is eligible, ms until it expires.
 pub(super) type Row = (String, u32, bool, bool, u64);
@@ -128,6 +129,17 @@ fn one_unserved((wanted, last_ms, told): &Entry) -> Option<Unserved> {
     Some(Unserved { wanted: wanted.clone(), kind, reason, served, first_ms, last_ms: *last_ms, sightings })
 }
 
+/// Of each description `first JSON`.
+pub(super) fn kinds(operation: &'static str, told: &[String]) -> Result<Vec<DescribedKind>, TableError> {
+    let one = |told: &String| one_described(told).ok_or_else(|| garbled(operation, told));
+    Ok(described::newest(told.iter().map(one).collect::<Result<Vec<_>, TableError>>()?))
+}
+
+fn one_described(told: &str) -> Option<(u64, KindDescription)> {
+    let (first_ms, json) = told.split_once(' ')?;
+    Some((first_ms.parse().ok()?, serde_json::from_str(json).ok()?))
+}
+
 fn garbled(operation: &'static str, answer: &(impl std::fmt::Debug + ?Sized)) -> TableError {
     TableError::Garbled { operation, answer: format!("{answer:?}").chars().take(200).collect() }
 }
@@ -175,6 +187,7 @@ mod tests {
                 views("test", rows).err(),
                 gpu_ids("test", words.clone()).err(),
                 unserved("test", entries).err(),
+                kinds("test", &words).err(),
             ];
             for error in errors.into_iter().flatten() {
                 let garbled = matches!(error, TableError::Garbled { .. });

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use protocol::{ClaimMode, ClaimRequest, GpuRow, claim::Settings};
+use protocol::{ClaimMode, ClaimRequest, GpuRow, KindDescription, claim::Settings};
 
 use super::answers::Told;
-use crate::{Heartbeat, KNOWN_FOR, Leases, Sighting, Telling, UNSERVED_FOR, UNSERVED_MAX};
+use crate::{
+    DESCRIBED_FOR_LEASES, DESCRIPTIONS_MAX, Heartbeat, KNOWN_FOR, Leases, Sighting, Telling, UNSERVED_FOR, UNSERVED_MAX, described::place,
+};
 
 pub(super) fn claim(leases: Leases, request: &ClaimRequest) -> Vec<String> {
     let needs = &request.needs;
@@ -68,6 +70,23 @@ pub(super) fn heartbeat(leases: Leases, heartbeat: &Heartbeat) -> Vec<String> {
 pub(super) fn note_unserved(sighting: &Sighting) -> Vec<String> {
     let Sighting { wanted, kind, reason, served, times } = sighting.clone();
     vec![milliseconds(UNSERVED_FOR), UNSERVED_MAX.to_string(), wanted, times.to_string(), json(&Told { kind, reason, served })]
+}
+
+/// How long a description of a kind lives after it was last told.
+pub(super) fn described_for(leases: Leases) -> String {
+    milliseconds(leases.held * DESCRIBED_FOR_LEASES)
+}
+
+pub(super) fn renew_kinds(leases: Leases, kinds: &[KindDescription]) -> Vec<String> {
+    std::iter::once(described_for(leases)).chain(kinds.iter().map(place)).collect()
+}
+
+pub(super) fn describe_kinds<'a>(leases: Leases, kinds: impl Iterator<Item = &'a KindDescription>) -> Vec<String> {
+    let mut arguments = vec![described_for(leases), DESCRIPTIONS_MAX.to_string()];
+    for description in kinds {
+        arguments.extend([place(description), json(description)]);
+    }
+    arguments
 }
 
 /// The fields of `settings.lua`.

@@ -16,6 +16,8 @@
 //! | `slots:work:<class>` | sorted set | GPUs that a task can wait for, by their work |
 //! | `slots:unserved` | sorted set | what tasks ask for and no living GPU has → when a worker last told of it, ms |
 //! | `slots:unserved:told` | hash | the same → what was told of it (`unserved.lua`) |
+//! | `slots:kinds` | sorted set | a kind and the version of a description of it → when a worker last told it, ms |
+//! | `slots:kinds:told` | hash | the same → the description (`described.lua`) |
 //! | `slots:probe` | text | the mark that shows that the server takes writes; expires |
 //!
 //! Settings and drains keep their names from version to version; what only lives for a lease is under `slots:`, apart from what versions before it wrote.
@@ -36,6 +38,9 @@ local LOAD, TURN, WORK, MODEL = slots .. 'load:', slots .. 'turn:', slots .. 'wo
 
 /// The names of the keys of tasks that nobody serves, for the scripts that name them.
 pub(super) const UNSERVED: &str = "local UNSERVED, UNSERVED_TOLD = slots .. 'unserved', slots .. 'unserved:told'\n";
+
+/// The names of the keys of what kinds do, for the scripts that name them.
+pub(super) const DESCRIBED: &str = "local DESCRIBED, DESCRIBED_TOLD = slots .. 'kinds', slots .. 'kinds:told'\n";
 
 /// What all keys of one pool begin with.
 pub(super) fn base(prefix: &str, pool: &PoolName) -> String {

@@ -12,6 +12,7 @@ const OFFERS: &str = include_str!("offers.lua");
 const CHOOSE: &str = include_str!("choose.lua");
 const SETTINGS: &str = include_str!("settings.lua");
 const UNSERVED: &str = include_str!("unserved.lua");
+const DESCRIBED: &str = include_str!("described.lua");
 
 /// Claims, and then runs the rider if the asking GPU has got the slot. ARGV begins with the number of the claim's arguments.
 /// Returns {the claim's answer}, or with it 1 and the rider's answer, or 0 and why it failed.
@@ -43,6 +44,9 @@ pub(super) struct Scripts {
     pub note_unserved: Script,
     pub forget_unserved: Script,
     pub unserved: Script,
+    pub renew_kinds: Script,
+    pub describe_kinds: Script,
+    pub kinds: Script,
     pub probe: Script,
 }
 
@@ -74,6 +78,9 @@ impl Scripts {
             note_unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("note_unserved.lua")]),
             forget_unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("forget_unserved.lua")]),
             unserved: script(&[keys::UNSERVED, UNSERVED, include_str!("read_unserved.lua")]),
+            renew_kinds: script(&[keys::DESCRIBED, DESCRIBED, include_str!("renew_kinds.lua")]),
+            describe_kinds: script(&[keys::DESCRIBED, DESCRIBED, include_str!("describe_kinds.lua")]),
+            kinds: script(&[keys::DESCRIBED, DESCRIBED, include_str!("read_kinds.lua")]),
             probe: script(&[include_str!("probe.lua")]),
         }
     }
