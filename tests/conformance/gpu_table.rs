@@ -4,6 +4,7 @@ mod choosing;
 mod claims;
 mod comparison;
 mod cost;
+mod kinds;
 mod membership;
 mod one_trip;
 mod redis_only;
@@ -75,6 +76,7 @@ cases! {
         a_gpu_stays_known_for_a_week,
         the_table_is_steady_while_workers_are_heard_of_without_a_gap,
         rows_say_how_long_an_item_of_a_batch_takes,
+        rows_say_how_long_runs_take_and_which_kinds_are_down,
         rows_say_what_is_held_and_who_is_eligible,
         seen_says_what_is_known_of_one_worker,
         a_probe_changes_nothing,
@@ -99,4 +101,11 @@ cases! {
         what_is_unserved_is_bounded_and_the_oldest_goes,
         what_is_unserved_in_one_pool_is_of_no_concern_to_another,
         who_lives_and_what_is_served_is_seen_with_how_steady_the_table_is;
+    kinds:
+        what_kinds_do_is_kept_as_it_was_told,
+        a_description_lives_for_ten_leases_after_it_was_last_told,
+        of_several_versions_the_newest_is_shown_and_that_they_differ,
+        descriptions_are_bounded_and_the_one_told_longest_ago_goes,
+        what_kinds_do_in_one_pool_is_of_no_concern_to_another,
+        descriptions_come_back_to_a_table_that_was_emptied;
 }

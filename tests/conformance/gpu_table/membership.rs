@@ -134,6 +134,21 @@ pub async fn rows_say_how_long_an_item_of_a_batch_takes(world: World) {
     assert_eq!(item_ms().await, BTreeMap::new(), "a new heartbeat says it all anew");
 }
 
+pub async fn rows_say_how_long_runs_take_and_which_kinds_are_down(world: World) {
+    let learnt: BTreeMap<Kind, f64> =
+        BTreeMap::from([("echo".parse().expect("a kind"), 0.213), ("embed".parse().expect("a kind"), 12_300.0)]);
+    let down: BTreeMap<Kind, String> = BTreeMap::from([("embed".parse().expect("a kind"), "its handler \"starts\", 3rd try".to_owned())]);
+    let changed = row_with("a", |row| (row.run_ms, row.kinds_down) = (learnt.clone(), down.clone()));
+    world.join(changed.clone()).await;
+    let shown = world.table.rows(&pool()).await.expect("rows").remove(0).row;
+    assert_eq!((&shown, &shown.run_ms, &shown.kinds_down), (&changed, &learnt, &down));
+    let seen = world.table.seen(&pool(), &gpu_id("a")).await.expect("it answers");
+    assert_eq!(seen.row, Some(changed));
+    world.join(row("a")).await;
+    let shown = world.table.rows(&pool()).await.expect("rows").remove(0).row;
+    assert!(shown.run_ms.is_empty() && shown.kinds_down.is_empty(), "a new heartbeat says it all anew");
+}
+
 pub async fn rows_say_what_is_held_and_who_is_eligible(world: World) {
     let full = row_with("a", |row| {
         row.models = vec!["llama".to_owned()];

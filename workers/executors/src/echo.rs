@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use devices::Use;
 use protocol::{Framed, Json, Kind};
 
-use crate::{Executor, Failure, Run, occupy::occupy};
+use crate::{Executor, Failure, Run, occupy::occupy, schemas};
 
 struct Echo;
 
@@ -20,6 +20,14 @@ pub fn echo() -> Arc<dyn Executor> {
 impl Executor for Echo {
     fn kind(&self) -> Kind {
         Kind::new("echo").expect("a literal that keeps the rule")
+    }
+
+    fn about(&self) -> String {
+        "gives the payload back, to the last byte".to_owned()
+    }
+
+    fn schema(&self) -> Option<Json> {
+        Some(schemas::of(schemas::ECHO))
     }
 
     fn result_bytes_min(&self, payload: &Json) -> usize {

@@ -32,6 +32,7 @@ use crate::{
     Executor, Failure, Run,
     cuda::{cuda_of, failure},
     occupy::occupy,
+    schemas,
 };
 
 /// The result as it is written.
@@ -54,6 +55,14 @@ pub fn kernel(directory: PathBuf) -> Arc<dyn Executor> {
 impl Executor for Kernel {
     fn kind(&self) -> Kind {
         Kind::new("kernel").expect("a literal that keeps the rule")
+    }
+
+    fn about(&self) -> String {
+        "runs a CUDA kernel of the operator's directory of modules".to_owned()
+    }
+
+    fn schema(&self) -> Option<Json> {
+        Some(schemas::of(schemas::KERNEL))
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {

@@ -18,6 +18,7 @@ mod payload;
 #[cfg(feature = "predict")]
 pub mod predict;
 mod report;
+mod schemas;
 mod simulate;
 mod usage;
 

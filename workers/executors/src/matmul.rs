@@ -25,6 +25,7 @@ use crate::{
     cuda::{Finite, cuda_of, failure},
     occupy::occupy,
     payload::Fields,
+    schemas,
 };
 
 /// The longest side of a matrix.
@@ -68,6 +69,14 @@ struct Asked {
 impl Executor for Matmul {
     fn kind(&self) -> Kind {
         Kind::new("matmul").expect("a literal that keeps the rule")
+    }
+
+    fn about(&self) -> String {
+        "the product of two matrices, by cuBLAS".to_owned()
+    }
+
+    fn schema(&self) -> Option<Json> {
+        Some(schemas::of(schemas::MATMUL))
     }
 
     fn pieces_max(&self, payload: &Json) -> u32 {

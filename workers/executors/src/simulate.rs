@@ -20,7 +20,7 @@ use devices::{Sleeper, Use};
 use protocol::{ErrorCode, Framed, Json, Kind, task::Limits};
 use tokio::time::Instant;
 
-use crate::{Batching, Executor, Failure, Report, Run, RunBatch, occupy::occupy, payload::Fields};
+use crate::{Batching, Executor, Failure, Report, Run, RunBatch, occupy::occupy, payload::Fields, schemas};
 
 /// Most payloads of one run.
 const LARGEST: usize = 64;
@@ -40,6 +40,14 @@ pub fn simulate() -> Arc<dyn Executor> {
 impl Executor for Simulate {
     fn kind(&self) -> Kind {
         Kind::new("simulate").expect("a literal that keeps the rule")
+    }
+
+    fn about(&self) -> String {
+        "takes time, memory and compute as its payload says, and computes nothing: for tests and measurements".to_owned()
+    }
+
+    fn schema(&self) -> Option<Json> {
+        Some(schemas::of(schemas::SIMULATE))
     }
 
     fn result_bytes_min(&self, payload: &Json) -> usize {

@@ -42,7 +42,7 @@ pub(crate) struct Gpu {
     pub(crate) health: HealthWatch,
     /// The memory that kinds took.
     pub(crate) learnt: Learnt,
-    /// How long kinds ran.
+    /// How long kinds ran: for the next task at hand, and for the row.
     pub(crate) forecast: Forecast,
     /// How long an item of a batch took.
     pub(crate) item_times: ItemTimes,

@@ -1,5 +1,6 @@
-//! The GPU and its standing: heartbeats, health, trouble, pace.
+//! The GPU and its standing: heartbeats, what its kinds do, health, trouble, pace.
 
+pub(crate) mod describing;
 pub(crate) mod health;
 pub(crate) mod heartbeat;
 pub(crate) mod item_times;

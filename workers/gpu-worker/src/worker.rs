@@ -18,7 +18,7 @@ use crate::{
         topology::{self, Warden},
         waiting::{self, Waiting},
     },
-    gpu::{heartbeat::Heart, trouble},
+    gpu::{describing::Describer, heartbeat::Heart, trouble},
     options::WorkerParts,
     ports::{Abandoned, Backoff, HAND_BACK, Link, Ports},
     receiving::{self, PoolConsumer},
@@ -92,6 +92,7 @@ impl GpuWorker {
         let told: Arc<dyn Fn() + Send + Sync> = Arc::new(move || nudged.nudge.notify_one());
         context.gpu.executors.on_change(&told);
         context.ports.environment.spawn("heartbeat", Heart::of(&context).beat());
+        context.ports.environment.spawn("what the kinds do", Describer::of(&context).run());
         context.ports.environment.spawn("watch of the GPU", trouble::watch(Arc::clone(&context)));
         match start(&context).await {
             Ok(Some(consumers)) => work(&context, consumers).await,

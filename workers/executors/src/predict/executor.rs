@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{GenerateError, Generated, Model, PredictError, Request, Watch, registry};
-use crate::{Executor, Failure, Report, Run, occupy::occupy};
+use crate::{Executor, Failure, Report, Run, occupy::occupy, schemas};
 
 /// Text generation. Each run computes on an OS thread of its own, at most [`Predict::RUNS_AT_ONCE`] at a time in the process; the others wait
 /// in the order in which they came.
@@ -70,6 +70,14 @@ impl Predict {
 impl Executor for Predict {
     fn kind(&self) -> Kind {
         Kind::new("predict").expect("a literal that keeps the rule")
+    }
+
+    fn about(&self) -> String {
+        format!("continues a text, with the model {}", self.model.name())
+    }
+
+    fn schema(&self) -> Option<Json> {
+        Some(schemas::predict(self.limits.max_length_max))
     }
 
     /// A cancel gives what was generated until then, perhaps nothing, with `finish_reason` `cancelled`. Dropping the future stops the thread at its next token.

@@ -1,4 +1,4 @@
-//! How long tasks of a kind run here, where that can be told.
+//! How long tasks of a kind run here: for the look-ahead, where the next run can be told, and for people, who see it in the row.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::Kind;
+use protocol::{GpuRow, Kind};
 
 /// Runs of a kind that are remembered.
 const REMEMBERED: usize = 16;
@@ -17,35 +17,82 @@ const SPREAD_MAX: Duration = Duration::from_millis(4);
 
 /// The last runs of each kind.
 #[derive(Debug, Default)]
-pub(crate) struct Forecast(Mutex<BTreeMap<Kind, VecDeque<Duration>>>);
+pub(crate) struct Forecast(Mutex<BTreeMap<Kind, Runs>>);
+
+/// The last runs of one kind.
+#[derive(Debug, Default)]
+struct Runs {
+    /// Of those that ran by themselves: they say how long the next one takes.
+    alone: VecDeque<Duration>,
+    /// Of all.
+    all: VecDeque<Duration>,
+}
 
 impl Forecast {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, VecDeque<Duration>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Runs>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A run that ended by itself took so long.
     pub(crate) fn ran(&self, kind: &Kind, took: Duration) {
+        self.on(kind, |runs| {
+            remember(&mut runs.alone, took);
+            remember(&mut runs.all, took);
+        });
+    }
+
+    /// A task took so long that ran together with others, its wait for them included; or, of items that ran one after another, one of them did.
+    pub(crate) fn ran_among_others(&self, kind: &Kind, took: Duration) {
+        self.on(kind, |runs| remember(&mut runs.all, took));
+    }
+
+    fn on(&self, kind: &Kind, note: impl FnOnce(&mut Runs)) {
         let mut kinds = self.lock();
         if !kinds.contains_key(kind) {
-            kinds.insert(kind.clone(), VecDeque::with_capacity(REMEMBERED));
+            kinds.insert(kind.clone(), Runs::default());
         }
-        let Some(runs) = kinds.get_mut(kind) else { return };
-        if runs.len() == REMEMBERED {
-            runs.pop_front();
+        if let Some(runs) = kinds.get_mut(kind) {
+            note(runs);
         }
-        runs.push_back(took);
     }
 
     /// How long the next run takes at least; `None` for kinds that are not known or vary.
     pub(crate) fn shortest(&self, kind: &Kind) -> Option<Duration> {
         let kinds = self.lock();
-        let runs = kinds.get(kind).filter(|runs| runs.len() >= KNOWN_MIN)?;
-        let mut sorted: Vec<Duration> = runs.iter().copied().collect();
-        sorted.sort_unstable();
+        let runs = kinds.get(kind).map(|runs| &runs.alone).filter(|runs| runs.len() >= KNOWN_MIN)?;
+        let sorted = sorted(runs);
         let (shortest, middle) = (sorted[0], sorted[sorted.len() / 2]);
         (middle - shortest <= SPREAD_MAX).then_some(shortest)
     }
+
+    /// What the middle one of the last runs of each kind took, in ms, to three digits: one that was held up changes nothing. At most as many kinds as a row may name.
+    pub(crate) fn of_each_kind(&self) -> BTreeMap<Kind, f64> {
+        let kinds = self.lock();
+        let known = kinds.iter().filter(|(_, runs)| !runs.all.is_empty()).take(GpuRow::ITEM_TIMES_MAX);
+        known.map(|(kind, runs)| (kind.clone(), in_ms(sorted(&runs.all)[runs.all.len() / 2]))).collect()
+    }
+}
+
+fn remember(runs: &mut VecDeque<Duration>, took: Duration) {
+    if runs.capacity() == 0 {
+        runs.reserve_exact(REMEMBERED);
+    }
+    if runs.len() == REMEMBERED {
+        runs.pop_front();
+    }
+    runs.push_back(took);
+}
+
+fn sorted(runs: &VecDeque<Duration>) -> Vec<Duration> {
+    let mut sorted: Vec<Duration> = runs.iter().copied().collect();
+    sorted.sort_unstable();
+    sorted
+}
+
+/// Three digits say enough, and keep rows short. Never less than a microsecond, which is no run of anything.
+fn in_ms(took: Duration) -> f64 {
+    let ms = (took.as_secs_f64() * 1_000.0).max(0.001);
+    format!("{ms:.2e}").parse().unwrap_or(ms)
 }
 
 #[cfg(test)]
@@ -76,5 +123,47 @@ mod tests {
     fn old_runs_are_forgotten() {
         let runs: Vec<u64> = [5; 10].into_iter().chain([30; 16]).collect();
         assert_eq!(forecast(&runs), Some(Duration::from_millis(30)));
+    }
+
+    fn run_ms(alone_us: &[u64], others_us: &[u64]) -> Option<f64> {
+        let (forecast, kind) = (Forecast::default(), Kind::new("echo").unwrap());
+        alone_us.iter().for_each(|us| forecast.ran(&kind, Duration::from_micros(*us)));
+        others_us.iter().for_each(|us| forecast.ran_among_others(&kind, Duration::from_micros(*us)));
+        forecast.of_each_kind().get(&kind).copied()
+    }
+
+    #[test]
+    fn the_row_says_what_the_middle_run_took_to_three_digits() {
+        assert_eq!(run_ms(&[], &[]), None);
+        assert_eq!(run_ms(&[333], &[]), Some(0.333));
+        assert_eq!(run_ms(&[12_345_678], &[]), Some(12_300.0));
+        assert_eq!(run_ms(&[5_000, 5_100, 900_000], &[]), Some(5.1), "one that was held up changes nothing");
+        assert_eq!(run_ms(&[0], &[]), Some(0.001), "never nothing");
+        assert_eq!(run_ms(&[1_000; 20], &[7_000; 9]), Some(7.0), "the old ones are forgotten");
+    }
+
+    #[test]
+    fn runs_among_others_are_shown_and_make_no_forecast() {
+        let (forecast, kind) = (Forecast::default(), Kind::new("echo").unwrap());
+        for _ in 0..16 {
+            forecast.ran_among_others(&kind, Duration::from_millis(20));
+        }
+        assert_eq!((forecast.shortest(&kind), forecast.of_each_kind().get(&kind)), (None, Some(&20.0)));
+        for _ in 0..4 {
+            forecast.ran(&kind, Duration::from_millis(5));
+        }
+        for _ in 0..16 {
+            forecast.ran_among_others(&kind, Duration::from_millis(20));
+        }
+        assert_eq!(forecast.shortest(&kind), Some(Duration::from_millis(5)), "those that ran alone are still known");
+    }
+
+    #[test]
+    fn a_row_names_so_many_kinds_and_no_more() {
+        let forecast = Forecast::default();
+        for number in 0..GpuRow::ITEM_TIMES_MAX + 5 {
+            forecast.ran(&Kind::new(format!("kind-{number}")).unwrap(), Duration::from_millis(1));
+        }
+        assert_eq!(forecast.of_each_kind().len(), GpuRow::ITEM_TIMES_MAX);
     }
 }

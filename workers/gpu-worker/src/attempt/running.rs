@@ -156,10 +156,13 @@ fn learn(context: &Context, task: &Task, (gave, usage): (&Gave, &Usage), took: D
         // What was gathered ran for as long as its run and waited before it, which does not say how long the next task takes. Without a forecast nothing is fetched ahead; kinds
         // that gather have slots for that.
         Gave::Result(_) if usage.batch_size().is_none() => context.gpu.forecast.ran(&task.kind, took),
+        Gave::Result(_) => context.gpu.forecast.ran_among_others(&task.kind, took),
         Gave::Items(CameOut::All(ran)) if ran.results.iter().any(Result::is_ok) => {
-            context.items_ran(&task.kind, u32::try_from(ran.results.len()).unwrap_or(u32::MAX), took);
+            let items = u32::try_from(ran.results.len()).unwrap_or(u32::MAX);
+            context.items_ran(&task.kind, items, took);
+            context.gpu.forecast.ran_among_others(&task.kind, took / items.max(1));
         }
-        Gave::Result(_) | Gave::Items(_) => {}
+        Gave::Items(_) => {}
     }
 }
 

@@ -136,7 +136,7 @@ impl Heart {
             stopping: self.ports.stop.gently.is_cancelled(),
             kinds,
             kinds_down,
-            run_ms: std::collections::BTreeMap::new(),
+            run_ms: self.gpu.forecast.of_each_kind(),
             models: self.gpu.executors.models(),
             foreign_utilization_percent: self.foreign.percent,
             waiting: self.slots.waiting(),
