@@ -246,6 +246,21 @@ pub struct GpuRow {
     /// What a run took here lately, in ms, by kind; at most [`GpuRow::ITEM_TIMES_MAX`] kinds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub run_ms: BTreeMap<Kind, f64>,
+    /// What a cold load of a model took here lately, in ms, by model; at most [`GpuRow::MODELS_MAX`] models.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub load_ms: BTreeMap<String, f64>,
+    /// The memory that would be free if every model were evicted that nobody uses, in MB. Tasks may count on it.
+    #[serde(default)]
+    pub evictable_mb: u64,
+    /// The models in its memory, for people; at most [`GpuRow::MODELS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub model_details: Vec<ModelDetails>,
+    /// Why models could not be loaded, by model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub model_errors: BTreeMap<String, String>,
+    /// The number of the last of the operators' wishes for models that is done here; all before it are done too.
+    #[serde(default)]
+    pub model_wishes_done: u64,
 }
 
 impl GpuRow {
@@ -253,6 +268,31 @@ impl GpuRow {
     pub const RUNNING_MAX: usize = 256;
     /// Of how many kinds a row says what an item takes.
     pub const ITEM_TIMES_MAX: usize = 64;
+    /// Of how many models a row says what a load takes, and what they take.
+    pub const MODELS_MAX: usize = 64;
+
+    /// The memory in use that a task cannot have, in MB: what is kept for later makes way for it.
+    #[must_use]
+    pub const fn memory_in_the_way_mb(&self) -> u64 {
+        self.sample.memory_used_mb.saturating_sub(self.evictable_mb)
+    }
+}
+
+/// A model in the memory of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelDetails {
+    /// Its name.
+    pub name: String,
+    /// Where it comes from: the first kind that it serves.
+    pub source: String,
+    /// What it takes, in MB (10^6 bytes).
+    pub memory_mb: u64,
+    /// Whether it is never evicted.
+    pub pinned: bool,
+    /// Whether a task uses it now.
+    pub in_use: bool,
+    /// How long ago a task last began or ended to use it, in ms.
+    pub last_used_ms_ago: u64,
 }
 
 /// A row as operators see it: with what the table adds.

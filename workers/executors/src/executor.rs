@@ -7,7 +7,7 @@ use devices::Device;
 use protocol::{ErrorCode, Framed, Json, Kind, Segments, Task};
 use tokio_util::sync::CancellationToken;
 
-use crate::{BatchMember, Batching, Report, RunBatch, Usage};
+use crate::{BatchMember, Batching, Report, RunBatch, Usage, models::Shelf};
 
 /// What one attempt is given.
 pub struct Run<'a> {
@@ -169,6 +169,16 @@ pub trait Executor: Send + Sync + 'static {
     fn models(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// The model that this payload is about: its task goes where that one is loaded, if it has no other wish. Asked once for each delivery, so it should be quick. Default: none.
+    fn model_of(&self, _payload: &Json) -> Option<String> {
+        None
+    }
+
+    /// The models that it could load, for operators' requests. Default: none.
+    fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        None
+    }
 }
 
 /// The executors that a worker offers, by kind.
@@ -236,6 +246,15 @@ impl Executors {
             freed |= executor.evict(device).await;
         }
         freed
+    }
+
+    /// The shelves of the kinds, one for each source.
+    #[must_use]
+    pub fn shelves(&self) -> Vec<Arc<dyn Shelf>> {
+        let mut shelves: Vec<Arc<dyn Shelf>> = self.0.values().filter_map(|executor| executor.shelf()).collect();
+        shelves.sort_by_key(|shelf| shelf.source());
+        shelves.dedup_by_key(|shelf| shelf.source());
+        shelves
     }
 
     /// The models in memory, sorted.

@@ -11,6 +11,7 @@ mod executor;
 mod fixture;
 mod kernel;
 mod matmul;
+mod models;
 mod occupy;
 #[cfg(test)]
 mod outside;
@@ -27,6 +28,7 @@ pub use echo::echo;
 pub use executor::{Executor, Executors, Failure, Run};
 pub use kernel::kernel;
 pub use matmul::matmul;
+pub use models::{InUse, ListedModel, Loaded, ModelBounds, ModelCache, ModelCounts, ModelSource, Shelf, ShelfOf};
 #[cfg(feature = "predict")]
 pub use predict::{Predict, PredictError};
 pub use report::{Listening, Report, Reported, ReportedPartials, Reports};

@@ -1,0 +1,171 @@
+//! What the cache of one GPU holds, behind one lock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::{ModelBounds, ModelCounts, kept::Kept, times::LoadTimes};
+use crate::Failure;
+
+/// The name of a source, and of a model of it.
+pub(super) type Key = (&'static str, String);
+
+/// How a load came out; `None` while it is under way.
+pub(super) type Outcome = Option<Result<Arc<Kept>, Failure>>;
+
+/// What is called when the models in memory, or the pinned ones, have changed.
+pub(super) type Told = Arc<dyn Fn() + Send + Sync>;
+
+pub(super) struct Inner {
+    pub(super) bounds: ModelBounds,
+    pub(super) began: Instant,
+    /// What models take, also those that are being loaded, in MB.
+    pub(super) held_mb: AtomicU64,
+    /// Something may have become free.
+    pub(super) freed: Notify,
+    uses: AtomicU64,
+    state: Mutex<State>,
+    told: Mutex<Vec<Told>>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) kept: BTreeMap<Key, Arc<Kept>>,
+    pub(super) loading: BTreeMap<Key, watch::Receiver<Outcome>>,
+    /// What is never evicted, loaded or not.
+    pub(super) pinned: BTreeSet<Key>,
+    /// What must have been loaded before its source's kinds are offered, and why it is not yet.
+    pub(super) required: BTreeMap<Key, String>,
+    /// The last error of each model that could not be loaded, until it can.
+    pub(super) errors: BTreeMap<Key, String>,
+    pub(super) learnt: LoadTimes,
+    pub(super) counts: ModelCounts,
+}
+
+impl Inner {
+    pub(super) fn new(bounds: ModelBounds) -> Self {
+        Self {
+            bounds,
+            began: Instant::now(),
+            held_mb: AtomicU64::new(0),
+            freed: Notify::new(),
+            uses: AtomicU64::new(0),
+            state: Mutex::default(),
+            told: Mutex::default(),
+        }
+    }
+
+    /// Nothing that is dropped under this lock may take it: a [`Kept`] may be dropped, its memory is counted outside.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn touch(&self, kept: &Kept) {
+        kept.used_at_ms.store(self.now_ms(), Ordering::Relaxed);
+        kept.used_as.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn any_in_use(&self) -> bool {
+        let state = self.state();
+        // A load that is under way holds memory that it may give back.
+        state.loading.len() > 1 || state.kept.values().any(Kept::is_in_use)
+    }
+
+    /// Evicts the model that was used longest ago of those that nobody uses and that are not pinned. Whether there was one.
+    pub(super) fn evict_one(&self) -> bool {
+        let evicted = {
+            let mut state = self.state();
+            let oldest = state.idle().min_by_key(|(_, kept)| kept.used_as.load(Ordering::Relaxed)).map(|(key, _)| key.clone());
+            oldest.and_then(|key| {
+                state.counts.evictions += 1;
+                state.kept.remove_entry(&key)
+            })
+        };
+        let Some(((source, model), kept)) = evicted else { return false };
+        tracing::info!(source, model, memory_mb = kept.room.memory_mb, "model evicted");
+        drop(kept);
+        self.tell();
+        true
+    }
+
+    /// The load has ended: what it gave is kept, in place of an older one.
+    pub(super) fn ended(&self, key: &Key, came_out: Result<Arc<Kept>, Failure>, took: Duration) -> Result<Arc<Kept>, Failure> {
+        let replaced = {
+            let mut state = self.state();
+            state.loading.remove(key);
+            match &came_out {
+                Ok(kept) => {
+                    state.counts.loads += 1;
+                    state.counts.load_seconds += took.as_secs_f64();
+                    state.learnt.learn(&key.1, took);
+                    state.errors.remove(key);
+                    state.required.remove(key);
+                    state.kept.insert(key.clone(), Arc::clone(kept))
+                }
+                Err(failure) => {
+                    state.counts.load_failures += 1;
+                    state.failed(key, &failure.message);
+                    None
+                }
+            }
+        };
+        match &came_out {
+            Ok(kept) => {
+                tracing::info!(
+                    source = key.0,
+                    model = key.1,
+                    memory_mb = kept.room.memory_mb,
+                    load_ms = took.as_millis() as u64,
+                    "model loaded"
+                );
+            }
+            Err(failure) => tracing::warn!(source = key.0, model = key.1, error = failure.message, "a model could not be loaded"),
+        }
+        drop(replaced);
+        self.tell();
+        came_out
+    }
+
+    pub(super) fn tell(&self) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        told.iter().for_each(|told| told());
+    }
+
+    pub(super) fn on_change(&self, told: Told) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+    }
+}
+
+impl State {
+    /// The errors of so many models are kept.
+    const ERRORS_MAX: usize = 16;
+
+    /// What may be evicted.
+    pub(super) fn idle(&self) -> impl Iterator<Item = (&Key, &Arc<Kept>)> {
+        self.kept.iter().filter(|(key, kept)| !kept.is_in_use() && !self.pinned.contains(*key))
+    }
+
+    fn failed(&mut self, key: &Key, why: &str) {
+        if let Some(reason) = self.required.get_mut(key) {
+            *reason = format!("model {} cannot be loaded: {why}", key.1);
+        }
+        if self.errors.len() >= Self::ERRORS_MAX && !self.errors.contains_key(key) {
+            self.errors.pop_first();
+        }
+        self.errors.insert(key.clone(), why.chars().take(300).collect());
+    }
+}
