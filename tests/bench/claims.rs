@@ -222,6 +222,7 @@ impl Subject {
             stopping: false,
             kinds: vec![Kind::new("echo")?],
             models: Vec::new(),
+            model_state: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),

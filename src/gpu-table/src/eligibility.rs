@@ -25,7 +25,7 @@ pub fn is_ready(row: &GpuRow, settings: &Settings) -> bool {
 /// Whether it is under the thresholds of memory and of utilisation by others.
 #[must_use]
 pub fn is_within_thresholds(row: &GpuRow, settings: &Settings) -> bool {
-    let has_memory = (row.sample.memory_used_mb as f64) < usable_mb(row, settings);
+    let has_memory = (row.memory_in_the_way_mb() as f64) < usable_mb(row, settings);
     has_memory && row.foreign_utilization_percent / 100.0 < settings.utilization_threshold
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn is_open(row: &GpuRow, settings: &Settings) -> bool {
 /// Whether the memory that the task needs is there right now, below the threshold: above it the GPU itself would refuse.
 #[must_use]
 pub fn has_memory_now(row: &GpuRow, needs: &Needs, settings: &Settings) -> bool {
-    needs.memory_mb.is_none_or(|memory_mb| row.sample.memory_used_mb.saturating_add(memory_mb) as f64 <= usable_mb(row, settings))
+    needs.memory_mb.is_none_or(|memory_mb| row.memory_in_the_way_mb().saturating_add(memory_mb) as f64 <= usable_mb(row, settings))
 }
 
 /// The memory up to which tasks may use the GPU, whoever uses it.
@@ -85,6 +85,7 @@ mod tests {
             stopping: false,
             kinds: vec!["echo".parse().expect("a kind")],
             models: Vec::new(),
+            model_state: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),
@@ -172,6 +173,17 @@ mod tests {
         assert!(within(71_999, 94.9, 100.0), "how busy its own tasks keep it is no matter");
         assert!(!within(72_000, 0.0, 0.0));
         assert!(!within(0, 95.0, 0.0));
+    }
+
+    #[test]
+    fn what_models_keep_that_nobody_uses_is_in_no_tasks_way() {
+        let kept = row_with(|row| {
+            row.sample.memory_used_mb = 72_000;
+            row.model_state.evictable_mb = 62_000;
+        });
+        let has = |memory_mb| has_memory_now(&kept, &Needs { memory_mb: Some(memory_mb), ..Needs::default() }, &Settings::default());
+        assert!(is_within_thresholds(&kept, &Settings::default()));
+        assert_eq!([has(62_000), has(62_001)], [true, false]);
     }
 
     #[test]

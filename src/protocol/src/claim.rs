@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Choice, GpuId, Incarnation, Kind, Needs, PoolName, Strategy, TaskId};
+use crate::{Choice, GpuId, Incarnation, Kind, ModelWishes, Needs, PoolName, Strategy, TaskId};
 
 /// What refuses a late holder of a task. The store gives it out when an attempt begins: above every earlier token of that task, and not below the store's time
 /// in microseconds, so that it also grows across a loss of the store. Fits a double exactly.
@@ -107,9 +107,9 @@ pub enum Unplaceable {
     },
 }
 
-/// The fleet's settings: in the table, changed while the fleet runs, carried by every heartbeat so that they outlive the table's loss.
+/// The fleet's settings: in the table, changed while the fleet runs, carried by every heartbeat so that they outlive the table's loss. A field that a reader does not know is passed over, so
+/// that workers of a newer version can join.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Grows with every change; the newer one wins.
     pub version: u64,
@@ -124,6 +124,9 @@ pub struct Settings {
     /// The GPUs that an operator drains, sorted.
     #[serde(default)]
     pub draining: Vec<GpuId>,
+    /// What operators wish of the models that GPUs keep.
+    #[serde(default, skip_serializing_if = "ModelWishes::is_empty")]
+    pub models: ModelWishes,
 }
 
 impl Default for Settings {
@@ -136,6 +139,7 @@ impl Default for Settings {
             memory_threshold: 0.9,
             utilization_threshold: 0.95,
             draining: Vec::new(),
+            models: ModelWishes::default(),
         }
     }
 }

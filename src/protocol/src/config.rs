@@ -133,7 +133,7 @@ impl MultiGpuSection {
             strategies,
             memory_threshold: self.memory_threshold,
             utilization_threshold: self.utilization_threshold,
-            draining: Vec::new(),
+            ..Settings::default()
         }
     }
 }

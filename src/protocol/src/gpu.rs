@@ -246,21 +246,9 @@ pub struct GpuRow {
     /// What a run took here lately, in ms, by kind; at most [`GpuRow::ITEM_TIMES_MAX`] kinds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub run_ms: BTreeMap<Kind, f64>,
-    /// What a cold load of a model took here lately, in ms, by model; at most [`GpuRow::MODELS_MAX`] models.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub load_ms: BTreeMap<String, f64>,
-    /// The memory that would be free if every model were evicted that nobody uses, in MB. Tasks may count on it.
-    #[serde(default)]
-    pub evictable_mb: u64,
-    /// The models in its memory, for people; at most [`GpuRow::MODELS_MAX`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub model_details: Vec<ModelDetails>,
-    /// Why models could not be loaded, by model.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub model_errors: BTreeMap<String, String>,
-    /// The number of the last of the operators' wishes for models that is done here; all before it are done too.
-    #[serde(default)]
-    pub model_wishes_done: u64,
+    /// What is known of its models, but for their names.
+    #[serde(flatten)]
+    pub model_state: ModelState,
 }
 
 impl GpuRow {
@@ -274,8 +262,34 @@ impl GpuRow {
     /// The memory in use that a task cannot have, in MB: what is kept for later makes way for it.
     #[must_use]
     pub const fn memory_in_the_way_mb(&self) -> u64 {
-        self.sample.memory_used_mb.saturating_sub(self.evictable_mb)
+        self.sample.memory_used_mb.saturating_sub(self.model_state.evictable_mb)
     }
+}
+
+/// What a row says of the models of its GPU.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ModelState {
+    /// What a cold load of a model took here lately, in ms, by model; at most [`GpuRow::MODELS_MAX`] models.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub load_ms: BTreeMap<String, f64>,
+    /// The memory that would be free if every model were evicted that nobody uses, in MB (10^6 bytes). Tasks may count on it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub evictable_mb: u64,
+    /// The models in its memory, for people; at most [`GpuRow::MODELS_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub model_details: Vec<ModelDetails>,
+    /// Why models could not be loaded, by model.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub model_errors: BTreeMap<String, String>,
+    /// The number of the last of the operators' wishes for models that is done here; all before it are done too.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub model_wishes_done: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A model in the memory of a GPU.

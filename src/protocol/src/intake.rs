@@ -215,6 +215,7 @@ fn unread(unfit: Unfit, body: &[u8], content_type: Option<&str>) -> Refusal {
 pub fn check_body(body: &TaskBody) -> Result<(), Refusal> {
     let texts = [
         ("gpu_options.strategy", &body.gpu_options.strategy, GpuOptions::STRATEGY_CHARACTERS_MAX),
+        ("gpu_options.model", &body.gpu_options.model, Needs::MODEL_CHARACTERS_MAX),
         ("needs.model", &body.needs.model, Needs::MODEL_CHARACTERS_MAX),
     ];
     for (field, text, characters_max) in texts {

@@ -94,6 +94,11 @@ pub struct GpuOptions {
     /// Whether a task with `items` may be split over several GPUs. Default: the fleet's (`gpu.multi_gpu.batch_split`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_split: Option<bool>,
+    /// A model that should be loaded already: with the strategy `task_specific` the task goes where it is, or waits there for a little where loading it elsewhere would take longer. A preference,
+    /// never a condition. Default: `needs.model`, or the model that the payload is about, where its kind has models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = Needs::MODEL_CHARACTERS_MAX))]
+    pub model: Option<String>,
 }
 
 impl GpuOptions {
@@ -116,7 +121,7 @@ pub struct Needs {
     /// Lowest CUDA compute capability, as `major.minor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_capability: Option<ComputeCapability>,
-    /// A model that should be loaded already. A preference, never a condition.
+    /// A model that should be loaded already. A preference, never a condition. `gpu_options.model` says the same, and wins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = Self::MODEL_CHARACTERS_MAX))]
     pub model: Option<String>,

@@ -5,7 +5,8 @@
 use gpu_table::{Heartbeat, Telling};
 use proptest::prelude::*;
 use protocol::{
-    ClaimAnswer, ClaimMode, ClaimRequest, GpuId, GpuRow, Health, Holding, Incarnation, Needs, Offer, Strategy as Rule, TaskId,
+    ClaimAnswer, ClaimMode, ClaimRequest, GpuId, GpuRow, Health, Holding, Incarnation, ModelAction, ModelWishes, Needs, Offer, Strategy as Rule,
+    TaskId,
     claim::Settings, gpu::GpuView, task::ComputeCapability,
 };
 
@@ -42,6 +43,9 @@ struct RowPlan {
     consuming: bool,
     stopping: bool,
     models: u8,
+    /// What a run, and a cold load of a model, take there, in ms. The latter is known of some models only.
+    times_ms: (Option<u16>, Option<u16>),
+    evictable_percent: u64,
     foreign_percent: f64,
     waiting: u32,
 }
@@ -83,10 +87,27 @@ struct SettingsPlan {
 fn rows() -> impl Strategy<Value = RowPlan> {
     let identity = (0..GPUS, prop_oneof![9 => Just(0_u8), 1 => 1..3_u8], 1..5_u32, 0..5_u8);
     let state = (0..100_u64, prop_oneof![8 => Just(0_u8), 1 => 1..4_u8], prop::bool::weighted(0.9), prop::bool::weighted(0.05));
-    let rest = (0..8_u8, prop_oneof![9 => Just(0.0), 1 => 50.0..100.0], 0..3_u32);
-    (identity, state, rest).prop_map(|((gpu, incarnation, slots, class), state, (models, foreign_percent, waiting))| {
+    let rest = (0..8_u8, prop_oneof![9 => Just(0.0), 1 => 50.0..100.0], prop_oneof![6 => 0..3_u32, 1 => 3..12_u32]);
+    let times_ms = (prop::option::weighted(0.8, 1..200_u16), prop::option::weighted(0.8, 100..3_000_u16));
+    let kept = (times_ms, prop_oneof![4 => Just(0_u64), 1 => 0..110_u64]);
+    (identity, state, rest, kept).prop_map(|((gpu, incarnation, slots, class), state, (models, foreign_percent, waiting), kept)| {
         let (used_percent, health, consuming, stopping) = state;
-        RowPlan { gpu, incarnation, slots, class, used_percent, health, consuming, stopping, models, foreign_percent, waiting }
+        let (times_ms, evictable_percent) = kept;
+        RowPlan {
+            gpu,
+            incarnation,
+            slots,
+            class,
+            used_percent,
+            health,
+            consuming,
+            stopping,
+            models,
+            times_ms,
+            evictable_percent,
+            foreign_percent,
+            waiting,
+        }
     })
 }
 
@@ -268,6 +289,8 @@ impl Life {
             utilization_threshold: 0.95,
             // Mostly nobody drains.
             draining: (0..GPUS).filter(|n| plan.draining < 8 && chosen(plan.draining, usize::from(*n))).map(gpu_of).collect(),
+            // What operators wish of models is carried, and decides nothing here.
+            models: (0..plan.draining % 3).fold(ModelWishes::default(), |wishes, n| wishes.with("m 0", ModelAction::ALL[usize::from(n)], &[], 7)),
         }
     }
 }
@@ -296,6 +319,11 @@ fn planned_row(plan: &RowPlan) -> GpuRow {
     row.models = (0..3).filter(|n| plan.models & (1 << n) != 0).map(|n| format!("m {n}")).collect();
     row.foreign_utilization_percent = plan.foreign_percent;
     row.waiting = plan.waiting;
+    let (run_ms, load_ms) = plan.times_ms;
+    row.run_ms = run_ms.iter().map(|ms| ("echo".parse().expect("a kind"), f64::from(*ms) / 7.0)).collect();
+    // Of "m 2" it is never known.
+    row.model_state.load_ms = load_ms.iter().flat_map(|ms| (0..2).map(move |n| (format!("m {n}"), f64::from(*ms) / 3.0))).collect();
+    row.model_state.evictable_mb = memory_mb * plan.evictable_percent / 100;
     row
 }
 
@@ -326,6 +354,8 @@ fn first_row(gpu: u8) -> RowPlan {
         consuming: true,
         stopping: false,
         models: gpu,
+        times_ms: (Some(50), Some(900)),
+        evictable_percent: 0,
         foreign_percent: 0.0,
         waiting: 0,
     };

@@ -231,6 +231,7 @@ pub fn row(name: &str) -> GpuRow {
         stopping: false,
         kinds: vec!["echo".parse().expect("a kind")],
         models: Vec::new(),
+        model_state: Default::default(),
         foreign_utilization_percent: 0.0,
         waiting: 0,
         running: Vec::new(),

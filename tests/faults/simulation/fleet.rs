@@ -410,6 +410,7 @@ impl SimulatedFleet {
                 strategy: task.strategy.map(str::to_owned),
                 specific_gpu_id: task.gpu.map(|gpu| self.gpu_id(gpu)),
                 batch_split: None,
+                model: None,
             },
             limits: Limits { queue_deadline_ms: task.queue_deadline_ms, max_attempts: Some(task.attempts_max), ..Limits::default() },
             ..TaskBody::default()

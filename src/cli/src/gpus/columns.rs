@@ -160,6 +160,7 @@ mod tests {
             stopping: false,
             kinds: Vec::new(),
             models: Vec::new(),
+            model_state: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 3,
             running: Vec::new(),

@@ -103,6 +103,7 @@ pub fn heartbeat(id: &str, kinds: &[&str]) -> Heartbeat {
         stopping: false,
         kinds: kinds.iter().map(|kind| kind.parse().expect("valid")).collect(),
         models: Vec::new(),
+        model_state: Default::default(),
         foreign_utilization_percent: 0.0,
         waiting: 0,
         running: Vec::new(),

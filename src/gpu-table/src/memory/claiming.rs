@@ -62,7 +62,11 @@ impl Pool {
 
     fn claim_any(&mut self, request: &ClaimRequest) -> ClaimAnswer {
         if let Some(gpu_id) = self.choose(request) {
-            return self.take(request, &gpu_id);
+            return match self.better_waited_for(request, &gpu_id) {
+                None => self.take(request, &gpu_id),
+                Some(busy) if busy == request.asker => ClaimAnswer::Full { fits_here: true, elsewhere: None },
+                Some(busy) => self.send_to_wait(busy),
+            };
         }
         let settings = self.settings();
         let here = self.rows.get(&request.asker);

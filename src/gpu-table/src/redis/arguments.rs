@@ -51,7 +51,7 @@ pub(super) fn heartbeat(leases: Leases, heartbeat: &Heartbeat) -> Vec<String> {
         json(row),
         class(row),
         row.slots.to_string(),
-        row.sample.memory_used_mb.to_string(),
+        row.memory_in_the_way_mb().to_string(),
         flag(row.health.takes_tasks() && !row.stopping),
         flag(row.consuming),
         row.foreign_utilization_percent.to_string(),

@@ -4,6 +4,7 @@
 -- just told how many slots it holds, which the indexes do not know yet. `wanted` is the claim's request: kind, capability, memory (nil if not needed), model (nil if
 -- none), asker, has_own_slot; `pool` has the settings.
 local LOOKS = 64 -- how many GPUs of one class are looked at for one that has the memory now
+local WAITING_MAX = 8 -- behind so many tasks that wait for a GPU nobody is sent to wait for its model
 
 -- The classes whose GPUs fit, each with its memory and capability.
 local function fits(class, wanted, pool)
@@ -143,4 +144,36 @@ local function least_work(wanted, pool)
     end
     return found
   end)
+end
+
+-- The busy row with the model and the least work; nil if there is none. The asking GPU is judged by its row, not by the indexes.
+local function busy_with_model(wanted, pool, own)
+  return best_alive(function()
+    local found = {}
+    for _, class in ipairs(fitting_classes(wanted, pool)) do
+      local page = call('ZRANGE', BUSY .. class.name .. ':' .. wanted.model, 0, 1, 'WITHSCORES')
+      local at = page[1] == wanted.asker and 3 or 1
+      if page[at] then found[#found + 1] = { id = page[at], rank = { tonumber(page[at + 1]) } } end
+    end
+    local is_full = own and own.ready and own.consuming and own.within and taken_slots(own) >= own.slots
+    if is_full and fits(own.class, wanted, pool) and has_model(own, wanted.model) then
+      found[#found + 1] = { id = own.id, rank = { work_score(own) } }
+    end
+    return found
+  end, own)
+end
+
+-- The busy row that has the task's model and comes free soon enough that to wait for it is clearly better than to load the model on `free`, the best of the free rows: in less than half the time
+-- that a cold load is known to take. nil where `free` has the model, where none is asked for, and where anything is not known. What is learnt of loads and runs is in the rows' JSON, which is read
+-- only here.
+local function better_waited_for(free, strategy, wanted, pool, own)
+  if strategy ~= 'task_specific' or not wanted.model or has_model(free, wanted.model) then return nil end
+  local busy = busy_with_model(wanted, pool, own)
+  if not busy then return nil end
+  local there, here = cjson.decode(call('HGET', ROW .. busy.id, 'json')), cjson.decode(call('HGET', ROW .. free.id, 'json'))
+  local load_ms = tonumber((here.load_ms or {})[wanted.model] or (there.load_ms or {})[wanted.model])
+  local run_ms = tonumber((there.run_ms or {})[wanted.kind])
+  if not load_ms or not run_ms or busy.waiting + busy.sent >= WAITING_MAX then return nil end
+  local wait_ms = tasks_of(busy) * run_ms / math.max(busy.slots, 1)
+  return wait_ms * 2 < load_ms and busy or nil
 end

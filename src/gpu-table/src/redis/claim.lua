@@ -7,8 +7,8 @@
 --       14 mode: choose or tasks_waiting
 -- Returns one of
 --   {'own' or 'other', gpu, strategy, fallback: '-', 'unknown' or 'disabled', what was asked for}
---   {'full_here'}                      it fits the asking GPU, which has no slot or memory now
---   {'full_elsewhere', gpu}            it fits only elsewhere: wait in that GPU's queue
+--   {'full_here'}                      it fits the asking GPU, which has no slot or memory now, or has the model and a slot soon
+--   {'full_elsewhere', gpu}            it fits only elsewhere, or its model is there and a slot soon: wait in that GPU's queue
 --   {'nothing_fits'}, {'gpu_unknown'}, {'gpu_away'}
 local task, only, mode = ARGV[2], ARGV[7], ARGV[14]
 local incarnation, slots_held, number, has_slot = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13] == '1'
@@ -94,8 +94,14 @@ end
 local function claim_any(own, pool)
   local fits_here = own and own.ready and fits(own.class, wanted, pool)
   if mode == 'tasks_waiting' and fits_here and own.consuming and has_room(own, fits_here, wanted) then return take(own, pool) end
-  local row = choose((resolve(pool)), wanted, pool, own)
-  if row then return take(row, pool) end
+  local strategy = resolve(pool)
+  local row = choose(strategy, wanted, pool, own)
+  if row then
+    local busy = better_waited_for(row, strategy, wanted, pool, own)
+    if not busy then return take(row, pool) end
+    if busy.id == wanted.asker then return { 'full_here' } end
+    return send_to_wait(busy)
+  end
   if fits_here then return { 'full_here' } end
   row = least_work(wanted, pool)
   if row then return send_to_wait(row) end

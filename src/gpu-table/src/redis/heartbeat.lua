@@ -2,7 +2,7 @@
 --
 -- KEYS  1 what all keys of the pool begin with
 -- ARGV  1 held lease, ms; 2 how long a GPU is known, ms; 3 GPU; 4 incarnation; 5 the row's JSON; 6 class: `capability:memory MB:,kinds,`;
---       7 slots; 8 memory used, MB; 9 '1' if healthy and not stopping; 10 '1' if consuming; 11 foreign utilisation, %; 12 waiting in hand;
+--       7 slots; 8 memory in use that makes no way for tasks, MB; 9 '1' if healthy and not stopping; 10 '1' if consuming; 11 foreign utilisation, %; 12 waiting in hand;
 --       13 slots held; 14 number of this telling; 15 number of models M; 16 number of settings fields S;
 --       then M models; S fields as in settings.lua; the tasks whose offers were taken
 -- Returns {settings JSON, 1 if the GPU drains else 0}

@@ -12,6 +12,7 @@
 //! | `slots:due` | sorted set | `r<gpu>` and `o<task>` → when that row or offer lapses, ms |
 //! | `slots:classes` | set | classes of GPUs (capability, memory, kinds) with a member that a task can wait for |
 //! | `slots:load:<class>`, `slots:model:<class>:<model>` | sorted set | eligible GPUs with a free slot, by load (`row.lua`) |
+//! | `slots:busy:<class>:<model>` | sorted set | eligible GPUs without a free slot that have the model, by their work |
 //! | `slots:turn:<class>` | sorted set | the same GPUs, by the number of their last claim |
 //! | `slots:work:<class>` | sorted set | GPUs that a task can wait for, by their work |
 //! | `slots:unserved` | sorted set | what tasks ask for and no living GPU has → when a worker last told of it, ms |
@@ -33,7 +34,7 @@ local POOL, DRAINING, KNOWN = base .. 'pool', base .. 'draining', base .. 'known
 local slots = base .. 'slots:'
 local ROWS, ROW, CLASSES = slots .. 'rows', slots .. 'row:', slots .. 'classes'
 local OFFERS, OFFERED, DUE = slots .. 'offers', slots .. 'offered:', slots .. 'due'
-local LOAD, TURN, WORK, MODEL = slots .. 'load:', slots .. 'turn:', slots .. 'work:', slots .. 'model:'
+local LOAD, TURN, WORK, MODEL, BUSY = slots .. 'load:', slots .. 'turn:', slots .. 'work:', slots .. 'model:', slots .. 'busy:'
 ";
 
 /// The names of the keys of tasks that nobody serves, for the scripts that name them.

@@ -1,9 +1,9 @@
 -- Rows and their indexes.
 --
--- A row is in `load`, `turn` and `model` while it is eligible with a free slot, and in `work` while tasks may wait for it.
+-- A row is in `load`, `turn` and `model` while it is eligible with a free slot, in `busy` while it is eligible without one, and in `work` while tasks may wait for it.
 -- Scores are whole numbers that a double holds exactly:
 --   load   share of slots held or offered, in 1/1024 (10 bits) | memory in use, in % (7 bits) | number of its last claim (36 bits)
---   work   held + offered + waiting + sent there, for its slots, in 1/1024 (17 bits) | number of its last claim (36 bits)
+--   work   (and busy) held + offered + waiting + sent there, for its slots, in 1/1024 (17 bits) | number of its last claim (36 bits)
 --   turn   number of its last claim
 local SEQUENCES, PERCENTS, STEPS, WORK_MAX = 2 ^ 36, 2 ^ 7, 1024, 2 ^ 17 - 1
 
@@ -22,6 +22,10 @@ local function models_of(row)
   return row.models == '' and {} or cmsgpack.unpack(row.models)
 end
 
+local function unindex_busy(row)
+  for _, model in ipairs(models_of(row)) do call('ZREM', BUSY .. row.class .. ':' .. model, row.id) end
+end
+
 local function unindex_free(row)
   call('ZREM', LOAD .. row.class, row.id)
   call('ZREM', TURN .. row.class, row.id)
@@ -31,6 +35,7 @@ end
 -- Takes a row out of every index; its class goes with its last member.
 local function unindex(row)
   unindex_free(row)
+  unindex_busy(row)
   if call('ZREM', WORK .. row.class, row.id) == 1 and call('EXISTS', WORK .. row.class) == 0 then
     call('SREM', CLASSES, row.class)
   end
@@ -46,13 +51,30 @@ local function load_score(row)
   return (floor(taken_slots(row) * STEPS / row.slots) * PERCENTS + row.percent) * SEQUENCES + row.sequence % SEQUENCES
 end
 
+-- Tasks that are there, or on their way there.
+local function tasks_of(row)
+  return taken_slots(row) + row.waiting + row.sent
+end
+
+local function work_score(row)
+  local work = math.min(floor(tasks_of(row) * STEPS / math.max(row.slots, 1)), WORK_MAX)
+  return work * SEQUENCES + row.sequence % SEQUENCES
+end
+
 -- Puts a ready, consuming row where its load and its work belong now.
 local function index(row)
   if not (row.ready and row.consuming) then return end
-  local taken, sequence = taken_slots(row), row.sequence % SEQUENCES
-  local work = math.min(floor((taken + row.waiting + row.sent) * STEPS / math.max(row.slots, 1)), WORK_MAX)
-  call('ZADD', WORK .. row.class, work * SEQUENCES + sequence, row.id)
-  if not row.within or taken >= row.slots then return unindex_free(row) end
+  local taken, work = taken_slots(row), work_score(row)
+  call('ZADD', WORK .. row.class, work, row.id)
+  if not row.within then
+    unindex_busy(row)
+    return unindex_free(row)
+  end
+  if taken >= row.slots then
+    for _, model in ipairs(models_of(row)) do call('ZADD', BUSY .. row.class .. ':' .. model, work, row.id) end
+    return unindex_free(row)
+  end
+  unindex_busy(row)
   local score = load_score(row)
   call('ZADD', LOAD .. row.class, score, row.id)
   call('ZADD', TURN .. row.class, row.sequence, row.id)

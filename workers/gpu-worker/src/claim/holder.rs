@@ -128,6 +128,7 @@ mod tests {
             stopping: false,
             kinds: Vec::new(),
             models: Vec::new(),
+            model_state: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: running.iter().map(|task| task.parse().unwrap()).collect(),

@@ -41,13 +41,17 @@ impl Learnt {
 /// for more than this GPU has free right now, so that it keeps no task from running here.
 pub(crate) fn needs(context: &Context, task: &Task) -> Needs {
     let mut needs = task.body.needs.clone();
+    let body = &task.body;
+    // What the task says itself comes first; then the model that its payload is about.
+    needs.model = body.gpu_options.model.clone().or(needs.model).or_else(|| context.gpu.executors.get(&task.kind)?.model_of(&body.payload));
     let known = needs.memory_mb.max(task.memory_mb);
     needs.memory_mb = known.or_else(|| Some(context.gpu.learnt.of(&task.kind)?.min(free_here_mb(context))));
     needs
 }
 
 fn free_here_mb(context: &Context) -> u64 {
-    usable_here_mb(context).saturating_sub(context.gpu.device.sample().memory_used_mb)
+    let kept_for_later_mb = context.gpu.executors.evictable_mb();
+    usable_here_mb(context).saturating_sub(context.gpu.device.sample().memory_used_mb.saturating_sub(kept_for_later_mb))
 }
 
 /// The memory of this GPU that tasks may use, in MB.
