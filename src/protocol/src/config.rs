@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     batch::BatchSection,
     handlers::{HandlerProtocol, HandlerSection},
-    models::{ModelProvider, ModelsSection},
+    models::{ModelProvider, ModelsSection, SimulatedModel},
     operate::Operate,
     store::StoreSection,
 };

@@ -221,7 +221,8 @@ mod tests {
         assert_eq!((pinned(&wishes, "a"), pinned(&wishes, "b")), (vec![], vec!["m".to_owned()]));
         let again = wishes.with("m", ModelAction::Pin, &[gpu("a")], 3);
         assert_eq!(pinned(&again, "a"), ["m"]);
-        let some = ModelWishes::default().with("m", ModelAction::Pin, &[gpu("a"), gpu("b")], 1).with("m", ModelAction::Unpin, &[gpu("b")], 2);
+        let some =
+            ModelWishes::default().with("m", ModelAction::Pin, &[gpu("a"), gpu("b")], 1).with("m", ModelAction::Unpin, &[gpu("b")], 2);
         assert_eq!((pinned(&some, "a"), pinned(&some, "b")), (vec!["m".to_owned()], vec![]));
         let none = some.with("m", ModelAction::Unpin, &[], 3);
         assert!(none.pins.is_empty() && none.number == 3);
@@ -235,7 +236,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_kept_is_refused() {
-        let full = (0..ModelWishes::PINS_MAX).fold(ModelWishes::default(), |wishes, n| wishes.with(&format!("m{n}"), ModelAction::Pin, &[], 0));
+        let full =
+            (0..ModelWishes::PINS_MAX).fold(ModelWishes::default(), |wishes, n| wishes.with(&format!("m{n}"), ModelAction::Pin, &[], 0));
         assert_eq!(full.check("one more", ModelAction::Pin, &[]), Err(WishError::TooManyPins));
         assert_eq!(full.check("m0", ModelAction::Pin, &[gpu("a")]), Ok(()));
         assert_eq!(full.check("one more", ModelAction::Load, &[]), Ok(()));

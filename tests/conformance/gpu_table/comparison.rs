@@ -5,9 +5,8 @@
 use gpu_table::{Heartbeat, Telling};
 use proptest::prelude::*;
 use protocol::{
-    ClaimAnswer, ClaimMode, ClaimRequest, GpuId, GpuRow, Health, Holding, Incarnation, ModelAction, ModelWishes, Needs, Offer, Strategy as Rule,
-    TaskId,
-    claim::Settings, gpu::GpuView, task::ComputeCapability,
+    ClaimAnswer, ClaimMode, ClaimRequest, GpuId, GpuRow, Health, Holding, Incarnation, ModelAction, ModelWishes, Needs, Offer,
+    Strategy as Rule, TaskId, claim::Settings, gpu::GpuView, task::ComputeCapability,
 };
 
 use super::world::{World, gpu_id, incarnation, pool, row, task_id};
@@ -290,7 +289,8 @@ impl Life {
             // Mostly nobody drains.
             draining: (0..GPUS).filter(|n| plan.draining < 8 && chosen(plan.draining, usize::from(*n))).map(gpu_of).collect(),
             // What operators wish of models is carried, and decides nothing here.
-            models: (0..plan.draining % 3).fold(ModelWishes::default(), |wishes, n| wishes.with("m 0", ModelAction::ALL[usize::from(n)], &[], 7)),
+            models: (0..plan.draining % 3)
+                .fold(ModelWishes::default(), |wishes, n| wishes.with("m 0", ModelAction::ALL[usize::from(n)], &[], 7)),
         }
     }
 }

@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use devices::Device;
-use protocol::{ErrorCode, Framed, Json, Kind, Segments, Task};
+use protocol::{ErrorCode, Framed, Json, Kind, Segments, Task, gpu::ModelState};
 use tokio_util::sync::CancellationToken;
 
-use crate::{BatchMember, Batching, Report, RunBatch, Usage, models::Shelf};
+use crate::{
+    BatchMember, Batching, Report, RunBatch, Usage,
+    models::{ModelCache, ModelCounts, Shelf},
+};
 
 /// What one attempt is given.
 pub struct Run<'a> {
@@ -255,6 +258,43 @@ impl Executors {
         shelves.sort_by_key(|shelf| shelf.source());
         shelves.dedup_by_key(|shelf| shelf.source());
         shelves
+    }
+
+    /// The caches of models: one for the GPU, as a rule.
+    fn caches(&self) -> Vec<Arc<ModelCache>> {
+        let mut caches: Vec<Arc<ModelCache>> = Vec::new();
+        for shelf in self.0.values().filter_map(|executor| executor.shelf()) {
+            if !caches.iter().any(|cache| Arc::ptr_eq(cache, shelf.cache())) {
+                caches.push(Arc::clone(shelf.cache()));
+            }
+        }
+        caches
+    }
+
+    /// The memory that models keep which nobody uses and which may be evicted, in MB.
+    #[must_use]
+    pub fn evictable_mb(&self) -> u64 {
+        self.caches().iter().map(|cache| cache.evictable_mb()).sum()
+    }
+
+    /// What the row of the GPU says of models; nothing of operators' wishes.
+    #[must_use]
+    pub fn model_state(&self) -> ModelState {
+        let mut state = ModelState::default();
+        for cache in self.caches() {
+            state.load_ms.extend(cache.load_ms());
+            state.evictable_mb += cache.evictable_mb();
+            state.model_details.extend(cache.details());
+            state.model_errors.extend(cache.errors());
+        }
+        state
+    }
+
+    /// What happened in the caches of models, together.
+    #[must_use]
+    pub fn model_counts(&self) -> ModelCounts {
+        let counts = self.caches();
+        counts.iter().map(|cache| cache.counts()).fold(ModelCounts::default(), ModelCounts::with)
     }
 
     /// The models in memory, sorted.

@@ -32,5 +32,5 @@ pub use models::{InUse, ListedModel, Loaded, ModelBounds, ModelCache, ModelCount
 #[cfg(feature = "predict")]
 pub use predict::{Predict, PredictError};
 pub use report::{Listening, Report, Reported, ReportedPartials, Reports};
-pub use simulate::simulate;
+pub use simulate::{simulate, simulate_keeping};
 pub use usage::Usage;

@@ -12,28 +12,65 @@
 //! ```
 //! With either of these two in place of `duration_ms` it is a payload of a model that takes many at once: a run of several takes the largest `batch_fixed_ms` of them and the sum of
 //! their `batch_item_ms`, needs their memory together, and the largest of their shares of the compute. It reports no progress.
+//!
+//! ```json
+//! {"model": "llama", "model_mb": 16000, "load_ms": 2000, "duration_ms": 50}
+//! ```
+//! With `model` it is a payload of that model, which is loaded first unless it is (after `load_ms`), and stays in `model_mb` of the GPU's memory until others need it. Both are remembered; a model of
+//! which they were never said is as the configuration has it (`models.simulated`), or takes 1,000 MB and no time.
 
-use std::{sync::Arc, time::Duration};
+mod models;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use devices::{Sleeper, Use};
-use protocol::{ErrorCode, Framed, Json, Kind, task::Limits};
+use devices::{Device, Sleeper, Use};
+use protocol::{ErrorCode, Framed, Json, Kind, config::SimulatedModel, task::Limits};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::{Batching, Executor, Failure, Report, Run, RunBatch, occupy::occupy, payload::Fields, schemas};
+use self::models::{Models, SOURCE, Wanted};
+use crate::{
+    Batching, Executor, Failure, InUse, ModelBounds, ModelCache, Report, Run, RunBatch, Shelf, occupy::occupy, payload::Fields, schemas,
+};
 
 /// Most payloads of one run.
 const LARGEST: usize = 64;
 /// The fields that make a payload one of many.
 const OF_MANY: [&str; 2] = ["batch_fixed_ms", "batch_item_ms"];
 
-struct Simulate;
+struct Simulate {
+    models: Arc<Models>,
+}
 
 /// The executor of the kind `simulate`. A device's [`speed`](devices::Device::speed) at the start scales `duration_ms`, and its
-/// [`sleeper`](devices::Device::sleeper) waits for the end.
+/// [`sleeper`](devices::Device::sleeper) waits for the end. It keeps models in a cache of its own, and therefore serves one GPU wherever payloads have some.
 #[must_use]
 pub fn simulate() -> Arc<dyn Executor> {
-    Arc::new(Simulate)
+    simulate_keeping(Arc::new(ModelCache::new(ModelBounds::default())), &[])
+}
+
+/// The same, which keeps its models in the GPU's cache, and knows some before any payload tells of them.
+#[must_use]
+pub fn simulate_keeping(cache: Arc<ModelCache>, models: &[SimulatedModel]) -> Arc<dyn Executor> {
+    Arc::new(Simulate { models: Models::new(cache, models) })
+}
+
+impl Simulate {
+    /// The model that a payload wants, loaded; `None` where it wants none.
+    async fn load(
+        &self,
+        wanted: Option<&Wanted>,
+        device: &Arc<dyn Device>,
+        cancel: &CancellationToken,
+    ) -> Result<Option<InUse<SimulatedModel>>, Failure> {
+        let Some(wanted) = wanted else { return Ok(None) };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Failure::cancelled()),
+            model = self.models.get(wanted, device) => model.map(Some),
+        }
+    }
 }
 
 #[async_trait]
@@ -57,6 +94,7 @@ impl Executor for Simulate {
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let asked = Asked::read(run.payload)?;
+        let _model = self.load(asked.model.as_ref(), run.device, &run.cancel).await?;
         let _work = occupy(run.device.as_ref(), asked.wanted)?;
         let duration = asked.time.alone().div_f64(run.device.speed());
         tokio::select! {
@@ -76,13 +114,55 @@ impl Executor for Simulate {
         payload.as_str().contains("batch_") && payload.fields().is_ok_and(|fields| OF_MANY.iter().any(|name| fields.contains_key(*name)))
     }
 
+    fn model_of(&self, payload: &Json) -> Option<String> {
+        // Most payloads have none, and need not be read for that.
+        if !payload.as_str().contains("\"model\"") {
+            return None;
+        }
+        payload.fields().ok()?.remove("model")?.to().ok()
+    }
+
+    fn models(&self) -> Vec<String> {
+        self.models.cache().models_of(SOURCE)
+    }
+
+    fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        let shelf: Arc<dyn Shelf> = Arc::<Models>::clone(&self.models);
+        Some(shelf)
+    }
+
+    fn is_up(&self) -> Result<(), String> {
+        self.models.cache().is_warm(SOURCE)
+    }
+
+    fn on_change(&self, told: Arc<dyn Fn() + Send + Sync>) {
+        self.models.cache().on_change(told);
+    }
+
+    async fn evict(&self, _device: &dyn Device) -> bool {
+        self.models.cache().evict()
+    }
+
     async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
         let asked: Vec<Result<Asked, Failure>> = batch.members.iter().map(|member| Asked::read(member.payload)).collect();
         let came_out = match Together::of(asked.iter().flatten()) {
-            Some(together) => together.pass(&batch).await,
+            Some(together) => self.pass(&together, &asked, &batch).await,
             None => Ok(()),
         };
         asked.into_iter().map(|asked| came_out.clone().and(asked?.end)).collect()
+    }
+}
+
+impl Simulate {
+    /// Loads the models of all of them, each once, and holds the GPU.
+    async fn pass(&self, together: &Together, asked: &[Result<Asked, Failure>], batch: &RunBatch<'_>) -> Result<(), Failure> {
+        let wanted: BTreeMap<&str, &Wanted> =
+            asked.iter().flatten().filter_map(|asked| asked.model.as_ref()).map(|wanted| (wanted.name.as_str(), wanted)).collect();
+        let mut loaded = Vec::with_capacity(wanted.len());
+        for wanted in wanted.into_values() {
+            loaded.push(self.load(Some(wanted), batch.device, &batch.cancel).await?);
+        }
+        together.pass(batch).await
     }
 }
 
@@ -135,6 +215,7 @@ async fn pass(sleeper: Sleeper, duration: Duration, progress_every: Option<Durat
 /// What the payload asks for.
 #[derive(Debug)]
 struct Asked {
+    model: Option<Wanted>,
     time: Time,
     wanted: Use,
     progress_every: Option<Duration>,
@@ -173,13 +254,14 @@ impl Asked {
     fn read(payload: &Json) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
         let time = Time::read(&mut fields)?;
+        let model = Wanted::read(&mut fields)?;
         let memory_mb = fields.whole("memory_mb", 0, 100_000_000)?.unwrap_or(0);
         let compute_share = fields.number("compute_share", 0.0, 1.0)?.unwrap_or(0.1);
         let failure = fields.object("fail")?.map(failure).transpose()?;
         let result = fields.value("result").unwrap_or_default();
         let progress_every = fields.whole("progress_every_ms", 1, Limits::LONGEST_MS)?.map(Duration::from_millis);
         fields.finish()?;
-        Ok(Self { time, wanted: Use { memory_mb, compute_share }, progress_every, end: failure.map_or(Ok(result.into()), Err) })
+        Ok(Self { model, time, wanted: Use { memory_mb, compute_share }, progress_every, end: failure.map_or(Ok(result.into()), Err) })
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
         forecast::Forecast,
     },
     claim::{begun::Begun, needs::Learnt, slots::Slots, unserved::UnservedTasks},
-    gpu::{health::HealthWatch, item_times::ItemTimes, trouble::Lost},
+    gpu::{health::HealthWatch, item_times::ItemTimes, models::ModelsWished, trouble::Lost},
     me::{Me, Pace, Signals},
     metrics::GpuMetrics,
     options::WorkerParts,
@@ -46,6 +46,8 @@ pub(crate) struct Gpu {
     pub(crate) forecast: Forecast,
     /// How long an item of a batch took.
     pub(crate) item_times: ItemTimes,
+    /// What came of operators' wishes for its models.
+    pub(crate) models_wished: ModelsWished,
     /// Why this process can use it no more.
     pub(crate) lost: OnceLock<Lost>,
 }
@@ -88,6 +90,7 @@ impl Context {
             learnt: Learnt::default(),
             forecast: Forecast::default(),
             item_times: ItemTimes::default(),
+            models_wished: ModelsWished::default(),
             lost: OnceLock::new(),
             device: parts.device,
             executors: parts.executors,

@@ -1,5 +1,7 @@
 //! What a worker counts and measures. The document's names stand first; units are in the names.
 
+mod models;
+
 use std::sync::Arc;
 
 use executors::Executors;
@@ -9,11 +11,13 @@ use prometheus::{
 use protocol::{GpuId, GpuSample, Kind};
 use task_queue::Queue;
 
+use self::models::{ModelMetrics, ModelSeries};
 use crate::unserved_now::UnservedNow;
 
 /// The metrics of all workers of one process, told apart by the label `gpu_id`.
 pub struct WorkerMetrics {
     samples: SampleGauges,
+    models: ModelSeries,
     tasks_count: GaugeVec,
     response_time_ms: HistogramVec,
     tasks_total: CounterVec,
@@ -46,6 +50,7 @@ pub struct WorkerMetrics {
 /// One GPU's own series, looked up once.
 pub(crate) struct GpuMetrics {
     samples: SampleGauges,
+    pub(crate) models: ModelMetrics,
     tasks_count: Gauge,
     pub(crate) response_time_ms: Histogram,
     tasks_total: CounterVec,
@@ -272,6 +277,7 @@ impl WorkerMetrics {
         let response = HistogramOpts::new("gpu_response_time_ms", "Receipt of a task by the worker to its reply, in ms.");
         Ok(Self {
             samples: SampleGauges::new(&to)?,
+            models: ModelSeries::new(&to)?,
             tasks_count: to.gauges("gpu_tasks_count", "Tasks that the GPU runs now.")?,
             response_time_ms: to.add(HistogramVec::new(response.buckets(exponential_buckets(0.25, 2.0, 20)?), gpu)?)?,
             tasks_total: to.counters("gpufleet_tasks_total", "Tasks that ended, by outcome.", &["gpu_id", "kind", "outcome"])?,
@@ -341,6 +347,7 @@ impl WorkerMetrics {
         let gpu = &[gpu_id.as_str()];
         GpuMetrics {
             samples: self.samples.clone(),
+            models: self.models.of(gpu_id.as_str()),
             tasks_count: self.tasks_count.with_label_values(gpu),
             response_time_ms: self.response_time_ms.with_label_values(gpu),
             tasks_total: self.tasks_total.clone(),

@@ -18,7 +18,7 @@ use crate::{
         topology::{self, Warden},
         waiting::{self, Waiting},
     },
-    gpu::{describing::Describer, heartbeat::Heart, trouble},
+    gpu::{describing::Describer, heartbeat::Heart, models, trouble},
     options::WorkerParts,
     ports::{Abandoned, Backoff, HAND_BACK, Link, Ports},
     receiving::{self, PoolConsumer},
@@ -94,6 +94,7 @@ impl GpuWorker {
         context.ports.environment.spawn("heartbeat", Heart::of(&context).beat());
         context.ports.environment.spawn("what the kinds do", Describer::of(&context).run());
         context.ports.environment.spawn("watch of the GPU", trouble::watch(Arc::clone(&context)));
+        context.ports.environment.spawn("models", models::keep(Arc::clone(&context)));
         match start(&context).await {
             Ok(Some(consumers)) => work(&context, consumers).await,
             Ok(None) => {}

@@ -140,7 +140,12 @@ impl Submit {
     /// How a GPU is chosen; without the one that is named, which is still to be found.
     pub(crate) fn gpu_options(&self) -> GpuOptions {
         let Choice { strategy, batch_split, .. } = &self.choice;
-        GpuOptions { strategy: strategy.map(|strategy| strategy.name().to_owned()), specific_gpu_id: None, batch_split: *batch_split, model: None }
+        GpuOptions {
+            strategy: strategy.map(|strategy| strategy.name().to_owned()),
+            specific_gpu_id: None,
+            batch_split: *batch_split,
+            model: None,
+        }
     }
 
     /// What a GPU must have.

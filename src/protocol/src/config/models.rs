@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Needs;
+
 /// `models:`. Models of the operator's, for the kinds `onnx`, `embed` and `classify`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +27,35 @@ pub struct ModelsSection {
     pub memory_mb: Option<u64>,
     /// The axis along which a model takes several payloads at once, by model. Default: its first one, where the model leaves it open.
     pub batch_axis: BTreeMap<String, String>,
+    /// Models of the kind `simulate`, which have a size and a time to load and nothing else: to try a fleet that keeps models without having any. Default: none.
+    pub simulated: Vec<SimulatedModel>,
+}
+
+/// A model of the kind `simulate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SimulatedModel {
+    /// Its name.
+    #[schemars(length(min = 1, max = Needs::MODEL_CHARACTERS_MAX))]
+    pub name: String,
+    /// What it takes of a GPU's memory, in MB (10^6 bytes). Default: 1,000.
+    #[serde(default = "SimulatedModel::default_memory_mb")]
+    pub memory_mb: u64,
+    /// How long a load takes, in ms. Default: 0.
+    #[serde(default)]
+    pub load_ms: u64,
+}
+
+impl SimulatedModel {
+    const fn default_memory_mb() -> u64 {
+        1_000
+    }
+
+    /// One of the usual size that loads at once.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), memory_mb: Self::default_memory_mb(), load_ms: 0 }
+    }
 }
 
 /// Where models run.

@@ -54,6 +54,22 @@ pub struct ModelCounts {
     pub memory_mb: u64,
 }
 
+impl ModelCounts {
+    /// These and others together.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            hits: self.hits + other.hits,
+            misses: self.misses + other.misses,
+            loads: self.loads + other.loads,
+            load_failures: self.load_failures + other.load_failures,
+            load_seconds: self.load_seconds + other.load_seconds,
+            evictions: self.evictions + other.evictions,
+            memory_mb: self.memory_mb + other.memory_mb,
+        }
+    }
+}
+
 /// What a GPU keeps between tasks, bounded by its memory. A model is loaded once, whoever wants it at that time; the one that was used longest ago makes room for others, never one
 /// that is in use or pinned.
 pub struct ModelCache {
@@ -184,6 +200,18 @@ impl ModelCache {
             self.inner.freed.notify_waiters();
             self.inner.tell();
         }
+    }
+
+    /// Whether the model is not evicted.
+    #[must_use]
+    pub fn is_pinned(&self, source: &'static str, name: &str) -> bool {
+        self.inner.state().pinned.contains(&(source, name.to_owned()))
+    }
+
+    /// The pinned models of this source, loaded or not, sorted.
+    #[must_use]
+    pub fn pinned_of(&self, source: &str) -> Vec<String> {
+        self.inner.state().pinned.iter().filter(|(of, _)| *of == source).map(|(_, name)| name.clone()).collect()
     }
 
     /// The models that are loaded before their kinds are offered.

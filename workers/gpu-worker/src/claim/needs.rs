@@ -43,7 +43,10 @@ pub(crate) fn needs(context: &Context, task: &Task) -> Needs {
     let mut needs = task.body.needs.clone();
     let body = &task.body;
     // What the task says itself comes first; then the model that its payload is about.
-    needs.model = body.gpu_options.model.clone().or(needs.model).or_else(|| context.gpu.executors.get(&task.kind)?.model_of(&body.payload));
+    needs.model = body.gpu_options.model.clone().or(needs.model).or_else(|| {
+        let payload = body.items.as_ref().and_then(|items| items.first()).unwrap_or(&body.payload);
+        context.gpu.executors.get(&task.kind)?.model_of(payload)
+    });
     let known = needs.memory_mb.max(task.memory_mb);
     needs.memory_mb = known.or_else(|| Some(context.gpu.learnt.of(&task.kind)?.min(free_here_mb(context))));
     needs

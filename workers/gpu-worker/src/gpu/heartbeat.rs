@@ -68,6 +68,7 @@ impl Heart {
         let sample = self.gpu.device.sample();
         let held = self.slots.held();
         self.metrics.sampled(&sample, held);
+        self.metrics.models.counted(&self.gpu.executors.model_counts());
         self.foreign.observe(&sample, held, Instant::now());
         let row = self.row(sample);
         let (consuming, healthy) = (row.consuming, row.health.takes_tasks());
@@ -138,6 +139,7 @@ impl Heart {
             kinds_down,
             run_ms: self.gpu.forecast.of_each_kind(),
             models: self.gpu.executors.models(),
+            model_state: self.gpu.models_wished.state(&self.gpu),
             foreign_utilization_percent: self.foreign.percent,
             waiting: self.slots.waiting(),
             running: self.begun.tasks(),
