@@ -49,6 +49,7 @@ cases! {
         every_property_of_the_envelope_arrives,
         what_is_found_by_reading_a_message_does_not_travel,
         a_body_of_a_mebibyte_and_an_empty_one_arrive,
+        a_frame_arrives_to_the_last_byte_and_as_a_frame,
         consuming_a_queue_that_does_not_exist_is_refused;
     publish:
         a_publish_to_a_missing_queue_is_unroutable,

@@ -98,6 +98,7 @@ cases! {
     the_first_address_of_a_reply_is_remembered,
     a_token_of_sixteen_digits_survives,
     a_reply_of_any_bytes_survives,
+    the_status_of_a_task_has_the_raw_bytes_of_its_reply,
     a_brief_look_says_the_same_but_for_the_reply,
     a_probe_leaves_nothing_that_a_task_sees,
     a_batch_is_split_once_and_its_cut_stays,

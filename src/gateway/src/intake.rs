@@ -7,7 +7,7 @@ use axum::{
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
-use protocol::read_object;
+use protocol::{frame::FRAME, read_object};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use task_queue::BodyShare;
@@ -26,18 +26,22 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest<Gateway> for JsonBody<T> {
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
         check_headers(request.headers(), Media::Json)?;
-        gateway.check_length(request.headers())?;
-        let body_timeout = gateway.options.body_timeout;
-        let Ok(received) = timeout(body_timeout, gateway.receive(request.into_body())).await else {
-            let detail = format!("body: took longer than {} ms (gateway.body_timeout_ms)", body_timeout.as_millis());
-            return Err(Problem::new(ProblemKind::BodyTimeout, detail).field("body"));
-        };
-        let (bytes, share) = received?;
+        let (bytes, share) = gateway.take_in(request).await?;
         read(&bytes).map(|value| Self(value, share))
     }
 }
 
 impl Gateway {
+    /// Takes the body of a request in, within its bounds in size, memory and time.
+    pub(crate) async fn take_in(&self, request: Request) -> Result<(Bytes, BodyShare), Problem> {
+        self.check_length(request.headers())?;
+        let body_timeout = self.options.body_timeout;
+        timeout(body_timeout, self.receive(request.into_body())).await.unwrap_or_else(|_| {
+            let detail = format!("body: took longer than {} ms (gateway.body_timeout_ms)", body_timeout.as_millis());
+            Err(Problem::new(ProblemKind::BodyTimeout, detail).field("body"))
+        })
+    }
+
     /// Refuses a body that is announced to be too large, or larger than what is left of the memory, before any of it is read.
     fn check_length(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let bytes_max = self.options.body_bytes_max;
@@ -86,6 +90,8 @@ pub(crate) enum Media {
     Json,
     /// A JSON value in each line.
     Lines,
+    /// A task: one JSON value, or one with segments beside it.
+    Task,
 }
 
 impl Media {
@@ -94,6 +100,7 @@ impl Media {
         match self {
             Self::Json => "application/json",
             Self::Lines => "application/x-ndjson",
+            Self::Task => "application/json, application/x-gpufleet-frame, multipart/form-data",
         }
     }
 
@@ -101,6 +108,7 @@ impl Media {
         match self {
             Self::Json => is_json(headers),
             Self::Lines => content_type(headers).as_deref() == Some(self.name()),
+            Self::Task => is_json(headers) || content_type(headers).is_some_and(|named| named == FRAME || named == "multipart/form-data"),
         }
     }
 }
@@ -116,9 +124,10 @@ pub(crate) fn check_headers(headers: &HeaderMap, media: Media) -> Result<(), Pro
         return Ok(());
     }
     let wanted = media.name();
+    let one_of = if media == Media::Task { "one of " } else { "" };
     let given = headers.get(header::CONTENT_TYPE).map(|value| shortened(value.as_bytes()));
     let given = given.map_or_else(|| "is absent".to_owned(), |text| format!("is {text:?}"));
-    let problem = Problem::new(ProblemKind::UnsupportedMediaType, format!("Content-Type: {given}; it must be {wanted}"));
+    let problem = Problem::new(ProblemKind::UnsupportedMediaType, format!("Content-Type: {given}; it must be {one_of}{wanted}"));
     Err(problem.field("Content-Type").accepts(header::ACCEPT, wanted))
 }
 

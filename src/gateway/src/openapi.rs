@@ -8,6 +8,7 @@ pub(crate) mod operations;
 use std::sync::LazyLock;
 
 use axum::Json;
+use protocol::frame::FRAME;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -97,6 +98,7 @@ fn described(route: &Route, problem: &Schema, schemas: &mut SchemaGenerator) -> 
         // Whoever is answered in lines asks in lines.
         let content = match &operation.answer.content {
             Content::Lines(answered) => json!({"application/x-ndjson": lines(schema, answered.asked, schemas)}),
+            Content::JsonToSegments(_) => beside_segments(&schema(schemas), TASK_IN_PARTS),
             _ => json!({"application/json": {"schema": schema(schemas)}}),
         };
         described["requestBody"] = json!({"required": true, "content": content});
@@ -115,14 +117,18 @@ fn parameters(operation: &Operation, schemas: &mut SchemaGenerator) -> Vec<Value
         described.push(json!({"name": name, "in": "path", "required": true, "schema": schema(schemas)}));
     }
     for Optional { name, place, description, schema } in operation.optional {
-        described.push(json!({"name": name, "in": place, "required": false, "description": description, "schema": schema(schemas)}));
+        // A path has all of its parameters.
+        let required = *place == "path";
+        described.push(json!({"name": name, "in": place, "required": required, "description": description, "schema": schema(schemas)}));
     }
     described
 }
 
 fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
     let content = match answer.content {
-        Content::Json(schema) => json!({"application/json": {"schema": schema(schemas)}}),
+        Content::Json(schema) | Content::JsonToSegments(schema) => json!({"application/json": {"schema": schema(schemas)}}),
+        Content::JsonWithSegments(schema) => beside_segments(&schema(schemas), STATUS_IN_PARTS),
+        Content::Bytes => json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}),
         Content::Events(events) => json!({"text/event-stream": stream(events, schemas)}),
         Content::JsonOrEvents(schema, events) => {
             json!({"application/json": {"schema": schema(schemas)}, "text/event-stream": stream(events, schemas)})
@@ -137,6 +143,28 @@ fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
         described["headers"] = json!({"Location": {"description": "Where the task's status is.", "schema": {"type": "string"}}});
     }
     described
+}
+
+/// The parts of a body that has segments, and what it is called then.
+type InParts = (&'static str, &'static str);
+
+const TASK_IN_PARTS: InParts = (
+    "multipart/form-data",
+    "A part task with the JSON of application/json, and the parts segment0, segment1, … with the raw bytes that its payload refers to.",
+);
+const STATUS_IN_PARTS: InParts = (
+    "multipart/mixed",
+    "A part status with the JSON of application/json, and the parts segment0, segment1, … with the raw bytes that its result refers to.",
+);
+
+/// JSON alone, or with segments beside it in one of two ways.
+fn beside_segments(schema: &Schema, (parts, of_parts): InParts) -> Value {
+    let binary = |description: &str| json!({"schema": {"type": "string", "format": "binary", "description": description}});
+    let frame = "A frame (schemas/frame.md): the JSON of application/json, with a list segments of the lengths of what follows it.";
+    let mut content = Map::from_iter([("application/json".to_owned(), json!({ "schema": schema }))]);
+    content.insert(FRAME.to_owned(), binary(frame));
+    content.insert(parts.to_owned(), binary(of_parts));
+    Value::Object(content)
 }
 
 /// OpenAPI 3.1 has no words for the events of a stream; `x-events` names them and the schemas of their JSON data.

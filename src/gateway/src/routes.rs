@@ -14,7 +14,7 @@ use crate::{
     openapi::{self, Operation, many, of_groups, operating, operations},
     predict,
     problem::ProblemKind,
-    results, settings, tasks, unserved,
+    results, segments, settings, tasks, unserved,
 };
 
 /// One route.
@@ -26,7 +26,7 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 31] = [
+pub(crate) const ROUTES: [Route; 32] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
@@ -35,6 +35,12 @@ pub(crate) const ROUTES: [Route; 31] = [
     Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
     Route { method: "get", path: "/api/v1/tasks/{task_id}/events", handler: || get(events::show), operation: operations::EVENTS },
     Route { method: "get", path: "/api/v1/tasks/{task_id}/results", handler: || get(results::show), operation: operations::RESULTS },
+    Route {
+        method: "get",
+        path: "/api/v1/tasks/{task_id}/segments/{number}",
+        handler: || get(segments::show),
+        operation: operations::SEGMENT,
+    },
     Route { method: "delete", path: "/api/v1/tasks/{task_id}", handler: || delete(tasks::cancel), operation: operations::CANCEL },
     Route { method: "get", path: "/api/v1/groups", handler: || get(groups::list), operation: of_groups::LIST },
     Route { method: "get", path: "/api/v1/groups/{group}", handler: || get(groups::show), operation: of_groups::SHOW },

@@ -11,14 +11,14 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    GpuId, GpuOptions, GroupName, Json as JsonText, Kind, Limits, Needs, OnError, Strategy, TaskBody, TaskId, TaskStatus,
+    GpuId, GpuOptions, GroupName, Json as JsonText, Kind, Limits, Needs, OnError, Segments, Strategy, TaskBody, TaskId, TaskStatus,
     batch::ITEMS_MAX,
     carried,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
     task::object,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use task_store::{Cancel, Reach};
 
 use crate::{
@@ -27,10 +27,10 @@ use crate::{
     events::log::WATCHED,
     given,
     idempotency::Identity,
-    intake::JsonBody,
     problem::ProblemKind,
-    query,
+    query, segments,
     trail::Trail,
+    upload::Upload,
 };
 
 /// A task to submit: the body of a task message, and of its properties those that a client may set.
@@ -82,9 +82,31 @@ pub(crate) struct TaskRequest {
     /// Time and attempt limits.
     #[serde(default, deserialize_with = "object")]
     limits: Limits,
+    /// The list of a frame, which was read with its segments.
+    #[serde(default)]
+    #[schemars(skip)]
+    segments: Option<IgnoredAny>,
+    /// The raw bytes that the payload refers to.
+    #[serde(skip)]
+    bytes: Segments,
     /// Whether this gateway keeps the parts of its output, of a batch the results of its items, for those who follow its events here. Default: false; its status and its progress show in any case.
     #[serde(default)]
     progress: bool,
+}
+
+impl TaskRequest {
+    /// What is wrong with a list of segments where it cannot be.
+    pub(crate) const NO_LIST: &str = "is there, and the body is no frame (Content-Type: application/x-gpufleet-frame; schemas/frame.md)";
+
+    /// The same request, whose payload refers to these bytes.
+    pub(crate) fn with(self, bytes: Segments) -> Self {
+        Self { bytes, segments: None, ..self }
+    }
+
+    /// Whether it has the list of a frame.
+    pub(crate) const fn lists_segments(&self) -> bool {
+        self.segments.is_some()
+    }
 }
 
 /// A task that the broker has.
@@ -125,7 +147,7 @@ fn warning_of_strategy(options: &GpuOptions) -> Option<String> {
 pub(crate) async fn submit(
     State(gateway): State<Gateway>,
     headers: HeaderMap,
-    JsonBody(request, _share): JsonBody<TaskRequest>,
+    Upload(request, _share): Upload,
 ) -> Result<Response, Problem> {
     let accepted = take(&gateway, request, |task_id| Identity::read(&headers, task_id), traceparent(&headers)).await?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())
@@ -138,6 +160,9 @@ pub(crate) async fn take(
     identify: impl FnOnce(Option<TaskId>) -> Result<Identity, Problem> + Send,
     traceparent: Option<String>,
 ) -> Result<TaskAccepted, Problem> {
+    if request.lists_segments() {
+        return Err(Problem::new(ProblemKind::InvalidField, format!("segments: {}", TaskRequest::NO_LIST)).field("segments"));
+    }
     let TaskRequest {
         kind,
         priority,
@@ -151,6 +176,8 @@ pub(crate) async fn take(
         gpu_options,
         needs,
         limits,
+        segments: _,
+        bytes: segments,
         progress,
     } = request;
     let body = carried::body_of(payload, items, on_error)?;
@@ -168,7 +195,7 @@ pub(crate) async fn take(
         progress: watched,
         group,
         traceparent,
-        ..NewTask::new(kind, TaskBody { gpu_options, needs, limits, ..body })
+        ..NewTask::new(kind, TaskBody { gpu_options, needs, limits, segments, ..body })
     };
     let submitted = if watched { submit_watched(gateway, new, &identity).await } else { submit_alone(gateway, new, &identity).await };
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;
@@ -193,9 +220,10 @@ async fn submit_watched(gateway: &Gateway, new: NewTask, identity: &Identity) ->
 /// `GET /api/v1/tasks/{task_id}`.
 pub(crate) async fn status(
     State(gateway): State<Gateway>,
+    headers: HeaderMap,
     task_id: Result<Path<String>, PathRejection>,
-) -> Result<Json<TaskStatus>, Problem> {
-    known_status(&gateway, &named(task_id)?).await.map(Json)
+) -> Result<Response, Problem> {
+    known_status(&gateway, &named(task_id)?).await.map(|status| segments::answer(&headers, status))
 }
 
 /// The status of a task that the store knows.

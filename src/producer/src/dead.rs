@@ -7,7 +7,7 @@ mod requeue;
 
 use std::sync::Arc;
 
-use protocol::{DeadLetter, PoolName, Requeued, TaskId, environment::Clock};
+use protocol::{DeadLetter, Json, ListedSegment, PoolName, Requeued, Segments, TaskId, environment::Clock, frame};
 use task_queue::{Delivery, Queue, QueueError, TaskQueue};
 use task_store::TaskStore;
 
@@ -178,6 +178,8 @@ fn is_of(letter: &Delivery, task_id: &TaskId) -> bool {
 fn shown(letter: &Delivery) -> DeadLetter {
     let envelope = &letter.envelope;
     let headers = &envelope.headers;
+    // What is no frame that can be read is shown as it is.
+    let (text, segments) = frame::read(&letter.body).unwrap_or_else(|_| (letter.body.clone(), Segments::none()));
     DeadLetter {
         task_id: id(letter).to_owned(),
         kind: envelope.kind.clone(),
@@ -190,7 +192,8 @@ fn shown(letter: &Delivery) -> DeadLetter {
         unreadable: headers.unreadable.clone(),
         properties_hex: headers.properties.as_deref().map(hexadecimal),
         body_bytes: letter.body.len() as u64,
-        body: String::from_utf8_lossy(&letter.body).into_owned(),
+        body: String::from_utf8_lossy(&text).into_owned(),
+        segments: ListedSegment::list(&Json::parse(text).unwrap_or_default(), &segments),
     }
 }
 

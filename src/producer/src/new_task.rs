@@ -6,7 +6,7 @@ use bytes::Bytes;
 use protocol::{
     EarliestStart, Envelope, GroupName, Json, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
     envelope::{Headers, PRIORITY_DEFAULT, PRIORITY_MAX},
-    is_traceparent,
+    frame, is_traceparent,
 };
 
 /// A task to submit. `NewTask { priority: 5, ..NewTask::new(kind, body) }` sets what differs from the defaults.
@@ -94,6 +94,10 @@ impl NewTask {
             return Err(Refusal::new("task_id", "is that of a slice, which only the fleet gives"));
         }
         let bytes = self.body.to_bytes();
+        if !self.body.segments.is_empty() && !frame::is_frame(&bytes) {
+            let problem = format!("has more than {} bytes of JSON; beside segments there may be no more", frame::JSON_BYTES_MAX);
+            return Err(Refusal::new("body", problem));
+        }
         if bytes.len() > body_bytes_max {
             return Err(Refusal::new(
                 "body",
@@ -119,7 +123,7 @@ impl NewTask {
             reply_to: reply_to.map(|to| to.queue.clone()),
             correlation_id: reply_to.map(|to| to.correlation_id.clone()),
             expiration: self.expiration.map(|time| time.as_millis().to_string()),
-            content_type: Some("application/json".to_owned()),
+            content_type: Some(if self.body.segments.is_empty() { frame::JSON } else { frame::FRAME }.to_owned()),
             content_encoding: None,
             // Without it nobody could tell how long the task has waited.
             timestamp: Some(now_ms / 1_000),

@@ -44,7 +44,7 @@ impl Pending {
 
     fn read(&self, body: &Bytes) -> Result<Reply, WaitError> {
         let unreadable = |reason: String| WaitError::Unreadable { task_id: self.task_id.clone(), reason };
-        let reply: Reply = serde_json::from_slice(body).map_err(|error| unreadable(error.to_string()))?;
+        let reply = Reply::read(body).map_err(|error| unreadable(error.to_string()))?;
         if reply.task_id == self.task_id { Ok(reply) } else { Err(unreadable(format!("it is for task {}", reply.task_id))) }
     }
 }

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ListedSegment;
+
 /// One dead letter. It stays where it is while it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetter {
@@ -28,8 +30,11 @@ pub struct DeadLetter {
     pub properties_hex: Option<String>,
     /// The length of its body, in bytes.
     pub body_bytes: u64,
-    /// Its body as text; what is not UTF-8 is replaced by U+FFFD here, and by nothing in the letter itself.
+    /// Its body as text, of a frame its JSON; what is not UTF-8 is replaced by U+FFFD here, and by nothing in the letter itself.
     pub body: String,
+    /// Of a frame: its segments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<ListedSegment>,
 }
 
 /// What became of dead letters that were to be requeued.

@@ -9,13 +9,19 @@
 //! The JSON refers to a segment by its number: `{"$segment": 0}` are bytes, `{"$segment": 0, "dtype": "f32", "shape": [10, 100]}` numbers, little-endian, the last dimension
 //! varying fastest. A JSON text never begins with a zero byte and `n` always does, so that a body says itself which of the two it is.
 
-use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
-use crate::{Json, Refusal};
+use bytes::{BufMut, Bytes, BytesMut};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Json, Refusal, json::with_field};
 
 /// The content type of a frame.
 pub const FRAME: &str = "application/x-gpufleet-frame";
+/// The content type of a body without segments.
+pub const JSON: &str = "application/json";
 /// The longest JSON of a frame, in bytes: its length begins with a zero byte.
 pub const JSON_BYTES_MAX: usize = (1 << 24) - 1;
 /// Segments of one frame at most.
@@ -110,6 +116,18 @@ pub fn is_frame(body: &[u8]) -> bool {
     body.first() == Some(&0)
 }
 
+/// The content type of a body that is written here, and that of one that was read where nothing else is known: that of a frame, or of JSON.
+#[must_use]
+pub fn content_type(body: &[u8]) -> &'static str {
+    if is_frame(body) { FRAME } else { JSON }
+}
+
+/// Whether a content type names a frame, whatever its parameters.
+#[must_use]
+pub fn is_named(content_type: &str) -> bool {
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(FRAME)
+}
+
 /// The list in a frame's JSON; whatever else is in it is somebody else's to read.
 #[derive(Deserialize)]
 struct Lengths {
@@ -168,6 +186,66 @@ pub fn write(json: &[u8], segments: &Segments) -> Result<Bytes, Refusal> {
     Ok(frame.freeze())
 }
 
+/// A frame of an object, whose text this is, and segments; the list of their lengths is added to it. `None`: there is more JSON than a frame may have.
+#[must_use]
+pub fn of(object: Vec<u8>, segments: &Segments) -> Option<Bytes> {
+    write(&listing(object, segments), segments).ok()
+}
+
+/// The beginning of such a frame, up to its first segment.
+#[must_use]
+pub fn head(object: Vec<u8>, segments: &Segments) -> Option<Bytes> {
+    let json = listing(object, segments);
+    write(&json, &Segments::none()).ok()
+}
+
+fn listing(object: Vec<u8>, segments: &Segments) -> Vec<u8> {
+    with_field(object, "segments", &Json::of(&segments.lengths()))
+}
+
+/// A segment as it is shown to people, with what a reference to it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListedSegment {
+    /// Its number.
+    pub number: usize,
+    /// Its length, in bytes.
+    pub bytes: usize,
+    /// The type of its numbers, where a reference says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<DType>,
+    /// The sizes of its dimensions, where a reference says them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Vec<usize>>,
+}
+
+impl ListedSegment {
+    /// All of them, in order, by the first reference to each in a value.
+    #[must_use]
+    pub fn list(value: &Json, segments: &Segments) -> Vec<Self> {
+        let references = SegmentRef::all_in(value);
+        let listed = segments.iter().enumerate().map(|(number, segment)| {
+            let reference = references.iter().find(|reference| reference.number == number);
+            let (dtype, shape) = reference.map_or((None, None), |reference| (reference.dtype, reference.shape.clone()));
+            Self { number, bytes: segment.len(), dtype, shape }
+        });
+        listed.collect()
+    }
+}
+
+impl fmt::Display for ListedSegment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, bytes, dtype, shape } = self;
+        write!(formatter, "segment {number}: {bytes} bytes")?;
+        if let Some(dtype) = dtype {
+            write!(formatter, ", {}", dtype.name())?;
+        }
+        match shape {
+            Some(shape) => write!(formatter, " {shape:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What a JSON value has in the place of a segment's content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -184,6 +262,24 @@ pub struct SegmentRef {
 }
 
 impl SegmentRef {
+    /// To numbers of a shape.
+    #[must_use]
+    pub const fn numbers(number: usize, dtype: DType, shape: Vec<usize>) -> Self {
+        Self { number, dtype: Some(dtype), shape: Some(shape) }
+    }
+
+    /// Every reference in a value, at any depth. An object with other keys beside `$segment` is none.
+    #[must_use]
+    pub fn all_in(value: &Json) -> Vec<Self> {
+        let mut found = Vec::new();
+        if value.as_str().contains("\"$segment\"")
+            && let Ok(value) = value.to::<Value>()
+        {
+            collect(&value, &mut found);
+        }
+        found
+    }
+
     /// The reference that a value is. `None`: it is none.
     #[must_use]
     pub fn read(value: &Json) -> Option<Self> {
@@ -217,8 +313,20 @@ impl SegmentRef {
     }
 }
 
+/// Values are read with a bound on their depth, so this goes no deeper.
+fn collect(value: &Value, found: &mut Vec<SegmentRef>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| collect(value, found)),
+        Value::Object(fields) => match fields.contains_key("$segment").then(|| serde_json::from_value(value.clone())) {
+            Some(Ok(reference)) => found.push(reference),
+            _ => fields.values().for_each(|value| collect(value, found)),
+        },
+        _ => {}
+    }
+}
+
 /// The type of the numbers in a segment, little-endian.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
     /// One byte each, 0 or 1.
@@ -315,6 +423,40 @@ mod tests {
     }
 
     #[test]
+    fn a_body_says_itself_what_its_content_type_is() {
+        let frame = framed(&json!({"segments": [1]}), &[b"{"]);
+        assert!(is_named(FRAME) && is_named("Application/X-gpufleet-frame; v=1") && !is_named(JSON) && !is_named(""));
+        assert_eq!([content_type(&frame), content_type(b"{}"), content_type(b"")], [FRAME, JSON, JSON]);
+    }
+
+    #[test]
+    fn what_is_read_out_of_a_frame_shares_its_memory() {
+        let body = framed(&json!({"segments": [3, 2]}), &[b"abc", b"de"]);
+        let (json, segments) = read(&body).unwrap();
+        let within = body.as_ptr_range();
+        for part in segments.iter().chain([&json]) {
+            assert!(within.contains(&part.as_ptr()), "no part is a copy");
+        }
+        assert_eq!(segments.get(1).unwrap().as_ptr(), body[body.len() - 2..].as_ptr());
+    }
+
+    #[test]
+    fn segments_are_listed_with_what_the_first_reference_to_each_says() {
+        let value = json!({"a": {"$segment": 1, "dtype": "f32", "shape": [2, 1]}, "b": {"$segment": 1}});
+        let segments = Segments::of(vec![Bytes::from_static(b"abc"), Bytes::from_static(&[0; 8])]);
+        let shown: Vec<String> = ListedSegment::list(&value.into(), &segments).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["segment 0: 3 bytes", "segment 1: 8 bytes, f32 [2, 1]"]);
+    }
+
+    #[test]
+    fn the_head_of_a_frame_is_what_stands_before_its_first_segment() {
+        let segments = Segments::of(vec![Bytes::from_static(b"abc")]);
+        let (whole, begins) = (of(b"{\"a\":1}".to_vec(), &segments).unwrap(), head(b"{\"a\":1}".to_vec(), &segments).unwrap());
+        assert_eq!(whole, [&begins[..], b"abc"].concat());
+        assert_eq!(read(&whole).unwrap(), (Bytes::from_static(br#"{"a":1,"segments":[3]}"#), segments));
+    }
+
+    #[test]
     fn a_reference_is_checked_against_its_segment() {
         let segments = Segments::of(vec![Bytes::from_static(&[0; 24])]);
         let reads = |value: serde_json::Value| SegmentRef::read(&value.into()).unwrap().of(&segments).map(Bytes::len);
@@ -327,6 +469,9 @@ mod tests {
         );
         assert_eq!(reads(json!({"$segment": 1})).unwrap_err(), "refers to segment 1, and there are 1");
         assert_eq!(reads(json!({"$segment": 0, "shape": [24]})).unwrap_err(), "has a shape and no dtype");
+        let nested = json!({"a": [{"$segment": 1}, {"b": {"$segment": 0, "dtype": "u8"}}], "c": {"$segment": 2, "more": 1}});
+        let numbers: Vec<usize> = SegmentRef::all_in(&nested.into()).iter().map(|reference| reference.number).collect();
+        assert_eq!(numbers, [1, 0]);
         for no_reference in [json!(null), json!({"a": 1}), json!("\"$segment\""), json!({"$segment": 0, "more": 1})] {
             assert_eq!(SegmentRef::read(&no_reference.clone().into()), None, "{no_reference}");
         }

@@ -9,12 +9,14 @@ use serde_json::value::RawValue;
 
 use self::{deadlines::Deadlines, earliest::earliest_start_ms};
 use crate::{
-    BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, OnError, Refusal, Task, TaskBody, TaskId, TaskIdentity,
+    BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, OnError, Refusal, Segments, Task, TaskBody, TaskId,
+    TaskIdentity,
     batch::{self, ITEMS_MAX},
     carried::{body_of, given_on_error, present},
     content,
     envelope::{DELAY, GROUP, NOT_BEFORE, PRIORITY_DEFAULT, PRIORITY_MAX, PROGRESS, SLICE},
-    frame, identify,
+    frame::{self, SEGMENTS_MAX},
+    identify,
     reading::{Unfit, object, read_object},
     refusal::quoted,
 };
@@ -177,23 +179,26 @@ pub fn read_body(body: &Bytes) -> Result<TaskBody, Refusal> {
 
 /// Reads a body that says of itself that it is of this type.
 fn read_body_of(body: &Bytes, content_type: Option<&str>) -> Result<TaskBody, Refusal> {
-    let (json, segments) = frame::read(body)?;
+    let (json, segments) = frame::read(body).map_err(|refusal| no_frame(refusal, content_type))?;
     let text: BodyText<'_> = read_object(&json).map_err(|unfit| unread(unfit, &json, content_type))?;
     let BodyText { payload, items, on_error, gpu_options, needs, limits, segments: list } = text;
     if list.is_some() && !frame::is_frame(body) {
         return Err(Refusal::new("segments", "is there, and the body is no frame; schemas/frame.md says how one is written"));
-    }
-    if items.is_some() && !segments.is_empty() {
-        return Err(Refusal::new(
-            "segments",
-            "cannot go with items; submit a task for each of them, or give the numbers of all in one segment",
-        ));
     }
     let payload = payload.map(|part| Json::within(&json, part));
     let items = items.map(|items| items.into_iter().map(|item| Json::within(&json, item)).collect());
     let read = TaskBody { gpu_options, needs, limits, segments, ..body_of(payload, items, on_error)? };
     check_body(&read)?;
     Ok(read)
+}
+
+/// What is wrong with a frame; where its type says that it is something else, that too.
+fn no_frame(refusal: Refusal, content_type: Option<&str>) -> Refusal {
+    let Refusal { field, problem } = refusal;
+    let other_type = content_type.filter(|content_type| !content_type.is_empty() && !frame::is_named(content_type));
+    let Some(other_type) = other_type.filter(|_| field == "body") else { return Refusal { field, problem } };
+    let begins = "begins with a zero byte, as frames do (schemas/frame.md) and no JSON does";
+    Refusal::new(field, format!("{begins}, and {problem}; its content_type is {}", quoted(other_type)))
 }
 
 fn unread(unfit: Unfit, body: &[u8], content_type: Option<&str>) -> Refusal {
@@ -231,6 +236,7 @@ pub fn check_body(body: &TaskBody) -> Result<(), Refusal> {
         return Err(Refusal::new("payload", format!("must not be nested deeper than {} levels", Json::DEPTH_MAX)));
     }
     check_items(body)?;
+    check_segments(&body.segments)?;
     check_limits(&body.limits)
 }
 
@@ -238,6 +244,12 @@ fn check_items(body: &TaskBody) -> Result<(), Refusal> {
     let Some(items) = &body.items else { return Ok(()) };
     if items.is_empty() || items.len() > ITEMS_MAX {
         return Err(Refusal::new("items", format!("must be 1 to {ITEMS_MAX} payloads, not {}", items.len())));
+    }
+    if !body.segments.is_empty() {
+        return Err(Refusal::new(
+            "segments",
+            "cannot go with items; submit a task for each of them, or give the numbers of all in one segment",
+        ));
     }
     if !body.payload.is_null() {
         return Err(Refusal::new("items", "stands in place of payload; leave one of the two out"));
@@ -249,6 +261,13 @@ fn check_items(body: &TaskBody) -> Result<(), Refusal> {
             format!("must not be nested deeper than {} levels", Json::DEPTH_MAX - 1),
         )),
         None => Ok(()),
+    }
+}
+
+fn check_segments(segments: &Segments) -> Result<(), Refusal> {
+    match segments.len() {
+        0..=SEGMENTS_MAX => Ok(()),
+        many => Err(Refusal::new("segments", format!("has {many} entries; a frame carries at most {SEGMENTS_MAX}"))),
     }
 }
 

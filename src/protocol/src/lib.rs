@@ -43,7 +43,7 @@ pub use delay::EarliestStart;
 pub use envelope::Envelope;
 pub use environment::Environment;
 pub use error_code::ErrorCode;
-pub use frame::{DType, Framed, SegmentRef, Segments};
+pub use frame::{DType, Framed, ListedSegment, SegmentRef, Segments};
 pub use gpu::{GpuDescription, GpuRow, GpuSample, Health};
 pub use group::{GroupCancelled, GroupCounts, GroupMember, GroupStatus};
 pub use id::{DeliveryId, GpuId, GroupName, Incarnation, InvalidId, Kind, PoolName, TaskId};

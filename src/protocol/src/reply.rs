@@ -169,7 +169,8 @@ impl Reply {
         Ok(Self { segments, ..serde_json::from_slice(&json)? })
     }
 
-    /// Its text, with the result's bytes as they are; with segments, a frame.
+    /// Its text, with the result's bytes as they are; with segments a frame, unless the JSON is longer than a frame's may be ([`frame::JSON_BYTES_MAX`]): such a reply
+    /// cannot be sent.
     #[must_use]
     pub fn into_bytes(mut self) -> Bytes {
         let (result, results) = (std::mem::take(&mut self.result), std::mem::take(&mut self.results));
@@ -183,7 +184,7 @@ impl Reply {
             return text.into();
         }
         let text = with_field(text, "segments", &Json::of(&self.segments.lengths()));
-        // Beyond 16 MiB of JSON no frame can be written; a body that large is over every bound, and is refused as too large.
+        // No frame has more than 16 MiB of JSON. Who sends a body with segments asks whether it became one.
         frame::write(&text, &self.segments).unwrap_or_else(|_| text.into())
     }
 }

@@ -1,9 +1,10 @@
 //! What the store knows of a task.
 
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GpuId, GroupName, ItemCounts, Kind, Outcome, Progress, Reply, SliceCounts, TaskId};
+use crate::{GpuId, GroupName, ItemCounts, Kind, Outcome, Progress, Reply, SliceCounts, TaskId, frame};
 
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -117,6 +118,28 @@ pub struct TaskStatus {
     /// The reply, once it ended and while its body is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Reply>,
+}
+
+impl TaskStatus {
+    /// Reads a status: JSON, or a frame with the segments of its reply.
+    ///
+    /// # Errors
+    /// It is neither, or no status.
+    pub fn read(body: &Bytes) -> Result<Self, serde_json::Error> {
+        let (json, segments) = frame::read(body).map_err(<serde_json::Error as serde::de::Error>::custom)?;
+        let mut status: Self = serde_json::from_slice(&json)?;
+        if let Some(reply) = &mut status.reply {
+            reply.segments = segments;
+        }
+        Ok(status)
+    }
+
+    /// The beginning of the frame of a status whose reply has segments, up to the first of them. `None`: it has more JSON than a frame may have.
+    #[must_use]
+    pub fn frame_head(&self) -> Option<Bytes> {
+        let text = serde_json::to_vec(self).expect("its keys are texts");
+        frame::head(text, &self.reply.as_ref().map(|reply| reply.segments.clone()).unwrap_or_default())
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]

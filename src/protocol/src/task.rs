@@ -48,7 +48,8 @@ impl TaskBody {
         self.items.as_ref().map_or(1, Vec::len)
     }
 
-    /// Its text, with the payload's or the items' bytes as they are; with segments, a frame.
+    /// Its text, with the payload's or the items' bytes as they are; with segments a frame, unless the JSON is longer than a frame's may be
+    /// ([`frame::JSON_BYTES_MAX`]): such a body is to be refused.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         #[derive(Serialize)]
@@ -73,7 +74,7 @@ impl TaskBody {
             return text.into();
         }
         let text = with_field(text, "segments", &Json::of(&segments.lengths()));
-        // Beyond 16 MiB of JSON no frame can be written; a body that large is over every bound, and is refused as too large.
+        // No frame has more than 16 MiB of JSON. Who sends a body with segments asks whether it became one.
         frame::write(&text, segments).unwrap_or_else(|_| text.into())
     }
 }

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*};
 use protocol::{
-    BodyHash, DeliveryId, Envelope, Json, ProgressMessage, Reply, TaskBody, TaskId, check_body,
+    BodyHash, DeliveryId, Envelope, Json, ProgressMessage, Reply, Segments, TaskBody, TaskId, check_body,
     envelope::{self, HeaderValue, Headers},
-    identify,
+    frame, identify,
     intake::{IntakeLimits, Message, read_body, read_task},
 };
 use serde_json::{Value, json};
@@ -141,15 +141,36 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
             text.truncate(cut.index(text.len() + 1));
             text
         }),
+        2 => frame_of(document()),
+        1 => (frame_of(document()), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut frame, place, byte)| {
+            let place = place.index(frame.len());
+            frame[place] = byte;
+            frame
+        }),
         1 => vec(any::<u8>(), 0..60),
     ]
 }
 
+/// A frame whose JSON is a document, an object or not, with segments of any bytes.
+fn frame_of(document: impl Strategy<Value = Value>) -> impl Strategy<Value = Vec<u8>> {
+    (document, segments()).prop_map(|(mut document, segments)| {
+        if let Some(members) = document.as_object_mut() {
+            members.insert("segments".to_owned(), json!(segments.lengths()));
+        }
+        frame::write(document.to_string().as_bytes(), &segments).expect("a short one").to_vec()
+    })
+}
+
+fn segments() -> impl Strategy<Value = Segments> {
+    vec(vec(any::<u8>(), 0..9), 0..4).prop_map(|segments| Segments::of(segments.into_iter().map(Bytes::from).collect()))
+}
+
 /// The names that a refusal may say: a property, a header, or a member that is really there, also of a body that is cut off behind it.
 fn is_a_field(field: &str, body: &[u8]) -> bool {
-    let properties = ["body", "type", "message_id", "priority", "expiration", "content_encoding", "properties"];
+    let properties = ["body", "segments", "type", "message_id", "priority", "expiration", "content_encoding", "properties"];
+    let text = frame::read(&Bytes::copy_from_slice(body)).map_or_else(|_| Bytes::copy_from_slice(body), |(json, _)| json);
     let of_body = || {
-        serde_json::from_slice::<Value>(body).is_ok_and(|document| {
+        serde_json::from_slice::<Value>(&text).is_ok_and(|document| {
             field.split('.').next().is_some_and(|first| document.get(first).is_some() || document.get(field).is_some())
         })
     };
@@ -232,6 +253,19 @@ proptest! {
     }
 
     #[test]
+    fn a_body_with_raw_bytes_is_read_and_written_to_the_last_byte(payload in document(), segments in segments(), result in document()) {
+        let body = TaskBody { payload: payload.into(), segments: segments.clone(), ..TaskBody::default() };
+        let bytes = body.to_bytes();
+        prop_assert_eq!(frame::is_frame(&bytes), !segments.is_empty());
+        prop_assert_eq!(read_body(&bytes), Ok(body));
+        let reply = json!({"task_id": "t", "outcome": "succeeded", "attempt": 1, "timings": {"waited_ms": 0.5, "run_ms": 1.0}, "ended_at_ms": 1});
+        let reply = Reply { result: result.into(), segments, ..serde_json::from_value(reply).expect("a reply") };
+        let again = Reply::read(&reply.clone().into_bytes()).expect("a reply");
+        prop_assert_eq!(&again.segments, &reply.segments);
+        prop_assert_eq!(again, reply);
+    }
+
+    #[test]
     fn headers_that_were_read_are_written_and_read_the_same(headers in headers()) {
         let written = headers.pairs().into_iter().map(|(name, value)| (name.to_owned(), value));
         let mut usable = Headers { invalid: Vec::new(), ..headers.clone() };
@@ -241,7 +275,7 @@ proptest! {
 
     #[test]
     fn a_reply_is_read_or_refused_and_what_was_read_is_written_the_same(body in body(), result in document(), error in option::of(text())) {
-        let _either = serde_json::from_slice::<Reply>(&body);
+        let _either = Reply::read(&Bytes::from(body.clone()));
         let _either = serde_json::from_slice::<ProgressMessage>(&body);
         let error = error.map(|code| json!({"code": code.unwrap_or_default(), "message": "m", "field": "f"}));
         let timings = json!({"waited_ms": 0.5, "run_ms": 1});

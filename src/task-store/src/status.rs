@@ -1,5 +1,6 @@
 //! What both back ends do to show a stored reply.
 
+use bytes::Bytes;
 use protocol::Reply;
 
 use crate::{Retry, StoreError};
@@ -13,8 +14,8 @@ pub fn waits_for_retry(due: Retry, error: &str) -> String {
 ///
 /// # Errors
 /// [`StoreError::Garbled`] if it is not a reply: only workers write bodies, and they write replies.
-pub fn parse_reply(body: &[u8]) -> Result<Reply, StoreError> {
-    serde_json::from_slice(body).map_err(|problem| StoreError::Garbled {
+pub fn parse_reply(body: &Bytes) -> Result<Reply, StoreError> {
+    Reply::read(body).map_err(|problem| StoreError::Garbled {
         operation: "read a task's status",
         answer: format!("a kept reply of {} bytes: {problem}", body.len()),
     })

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::FutureExt;
-use protocol::{Envelope, envelope::Headers};
+use protocol::{Envelope, Segments, envelope::Headers, frame};
 use task_queue::{Outgoing, QueueError, Target};
 use tests::until::until;
 
@@ -197,6 +197,19 @@ pub async fn a_body_of_a_mebibyte_and_an_empty_one_arrive(broker: &Broker) {
     let mut consumer = queue.consume(&pool(), prefetch(2)).await.expect("consuming");
     assert_eq!(next(&mut consumer).await.body, large.body);
     assert!(next(&mut consumer).await.body.is_empty());
+}
+
+pub async fn a_frame_arrives_to_the_last_byte_and_as_a_frame(broker: &Broker) {
+    let queue = broker.connect().await;
+    let segments = Segments::of(vec![Bytes::from_static(b"\0\xff\xfe\0"), Bytes::new(), (0..=255_u8).rev().collect()]);
+    let body = frame::of(br#"{"payload": {"$segment": 2}}"#.to_vec(), &segments).expect("a short one");
+    let mut framed = message(&pool(), "framed");
+    framed.envelope.content_type = Some(frame::FRAME.to_owned());
+    framed.body = body.clone();
+    queue.publish(framed).await.expect("published");
+    let delivery = queue.take(&pool()).await.expect("connected").expect("a message");
+    assert_eq!((delivery.envelope.content_type.as_deref(), &delivery.body), (Some(frame::FRAME), &body));
+    assert_eq!(frame::read(&delivery.body).expect("a frame").1, segments);
 }
 
 pub async fn consuming_a_queue_that_does_not_exist_is_refused(broker: &Broker) {

@@ -44,6 +44,18 @@ pub async fn results_are_read_in_order_and_in_pieces(back_end: BackEnd) {
     assert_eq!(results(&subject, 0, 100).await, all, "until they are forgotten");
 }
 
+pub async fn the_status_of_a_task_has_the_raw_bytes_of_its_reply(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let segments = Segments::of(vec![Bytes::from((0..=255).collect::<Vec<u8>>()), Bytes::new()]);
+    let framed = Reply { segments, ..reply(Outcome::Succeeded, "framed") };
+    let request = RecordRequest { reply: framed.clone().into_bytes(), ..success(1, 7) };
+    subject.store.begin(&attempt(1, 7)).await.expect("an answer");
+    assert_eq!(subject.store.record(&request).await.expect("an answer"), Record::Recorded);
+    let status = subject.store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!(status.reply, Some(framed));
+    assert_eq!(subject.store.look(&looking(1)).await.expect("an answer"), Look::Ended(stored(&request)));
+}
+
 pub async fn large_results_survive_to_the_last_byte(back_end: BackEnd) {
     let subject = back_end.start().await;
     split(&subject, &[1, 1]).await;

@@ -212,9 +212,8 @@ impl Replies {
 }
 
 /// Whether the store has a reply: all but those to a task whose id belongs to another one, and what is no reply.
-fn is_stored(body: &[u8]) -> bool {
-    let reply = serde_json::from_slice::<Reply>(body);
-    reply.is_ok_and(|reply| reply.error.is_none_or(|error| error.code != ErrorCode::ReusedId.name()))
+fn is_stored(body: &Bytes) -> bool {
+    Reply::read(body).is_ok_and(|reply| reply.error.is_none_or(|error| error.code != ErrorCode::ReusedId.name()))
 }
 
 impl Addressed {

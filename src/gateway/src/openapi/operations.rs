@@ -35,6 +35,12 @@ pub(crate) enum Content {
     JsonOrEvents(SchemaOf, Events),
     /// A JSON value in each line, as in the request.
     Lines(Lines),
+    /// The same, in answer to a request that may have segments beside its JSON.
+    JsonToSegments(SchemaOf),
+    /// JSON, or where a client asks for it, JSON with segments beside it.
+    JsonWithSegments(SchemaOf),
+    /// Raw bytes.
+    Bytes,
     JsonObject,
     /// A page for people, or an object where JSON is asked for.
     PageOrJson,
@@ -112,26 +118,46 @@ pub(crate) const PREDICT: Operation = Operation {
 
 pub(crate) const SUBMIT: Operation = Operation {
     id: "submitTask",
-    summary: "Submit a task of any kind, with one payload or with many items. Under the same task_id, or the same Idempotency-Key, the same request can be sent again without harm.",
+    summary: "Submit a task of any kind, with one payload, which may refer to raw bytes beside it, or with many items. Under the same task_id, or the same Idempotency-Key, the same request can be sent again without harm.",
     parameter: None,
     optional: KEYED,
     body: Some(of::<TaskRequest>),
     answer: Answer {
         status: 202,
         description: "The broker has the task; warnings say where no living GPU can run it now.",
-        content: Content::Json(of::<TaskAccepted>),
+        content: Content::JsonToSegments(of::<TaskAccepted>),
     },
     problems: &[400, 408, 409, 413, 415, 422, 429, 500, 503],
 };
 
 pub(crate) const STATUS: Operation = Operation {
     id: "taskStatus",
-    summary: "What became of a task; with its reply once it ended and while that is kept.",
+    summary: "What became of a task; with its reply once it ended and while that is kept. Raw bytes that its result refers to come along where Accept names one of the types that carry them.",
     parameter: Some(("task_id", of::<GivenId>)),
     optional: &[],
     body: None,
-    answer: ok("The task's status.", Content::Json(of::<TaskStatus>)),
+    answer: ok("The task's status.", Content::JsonWithSegments(of::<TaskStatus>)),
     problems: &[404, 500, 503],
+};
+
+const SEGMENT_OPTIONS: &[Optional] = &[Optional {
+    name: "number",
+    place: "path",
+    description: "The number that stands in the result's {\"$segment\": number}.",
+    schema: of::<u32>,
+}];
+
+pub(crate) const SEGMENT: Operation = Operation {
+    id: "taskSegment",
+    summary: "The raw bytes of one segment of a task's result.",
+    parameter: Some(("task_id", of::<GivenId>)),
+    optional: SEGMENT_OPTIONS,
+    body: None,
+    answer: ok(
+        "The bytes. Where the result says of what type and shape they are, the headers x-gpufleet-dtype (f32) and x-gpufleet-shape (10,100) do too.",
+        Content::Bytes,
+    ),
+    problems: &[404, 410, 500, 503],
 };
 
 const PREDICT_EVENTS: Events = &[

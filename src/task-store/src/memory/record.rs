@@ -330,7 +330,7 @@ impl TaskRecord {
             slices: None,
             first_seen_ms: self.first_seen_ms,
             changed_ms: self.changed_ms,
-            reply: body.map(|bytes| parse_reply(bytes)).transpose()?,
+            reply: body.map(parse_reply).transpose()?,
         };
         if let Some(notes) = self.live_notes() {
             slices::show(notes, self.is_cancelled(), &mut status);

@@ -184,7 +184,7 @@ impl Answer {
             slices: None,
             first_seen_ms: self.required(0)?,
             changed_ms: self.required(1)?,
-            reply: self.take(10).map(|body| parse_reply(&body)).transpose()?,
+            reply: self.take(10).map(|body| parse_reply(&Bytes::from(body))).transpose()?,
         };
         if let Some(notes) = self.notes(22)? {
             slices::show(&notes, cancelled, &mut status);

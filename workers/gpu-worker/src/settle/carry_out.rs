@@ -450,7 +450,7 @@ impl<'a> Settling<'a> {
 
 /// Whether the reply says that the results of a batch are kept beside it. One that is no longer kept, or was not read, may have said so.
 fn may_need_results(stored: &Stored) -> bool {
-    let reply = stored.body.as_ref().map(|body| serde_json::from_slice::<Reply>(body));
+    let reply = stored.body.as_ref().map(Reply::read);
     reply.is_none_or(|reply| reply.is_ok_and(|reply| reply.error.as_ref().is_some_and(is_too_large)))
 }
 

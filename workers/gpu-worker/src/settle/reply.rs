@@ -1,7 +1,9 @@
 //! Replies: their bodies, and their way to the queue that a delivery names.
 
 use bytes::Bytes;
-use protocol::{Envelope, ErrorCode, GpuId, ItemCounts, Json, Kind, Outcome, Reply, TaskError, TaskId, Token, envelope::Headers};
+use protocol::{
+    Envelope, ErrorCode, GpuId, ItemCounts, Json, Kind, Outcome, Reply, Segments, TaskError, TaskId, Token, envelope::Headers, frame,
+};
 use task_store::Stored;
 use tokio::time::Instant;
 
@@ -24,16 +26,33 @@ pub(super) struct Final {
     pub(super) token: Option<Token>,
 }
 
-/// An end and its reply's body, of an attempt that ran or of a task that ended without one. Results of items that no reply can carry are left out, and the batch has failed for
-/// that.
+/// An end and its reply's body, of an attempt that ran or of a task that ended without one. What no reply can carry is left out (raw bytes, the results of items), and the task
+/// has failed for that. A result that is JSON alone is sent whatever its size.
 pub(super) fn of(settling: &Settling<'_>, end: End, ran: Option<&Ran>) -> (End, Bytes) {
     let (whole, bound) = (body(settling, &end, ran), settling.context.me.options.intake.body_bytes_max);
-    if end.results.is_null() || whole.len() <= bound {
+    let bytes = whole.len() + if frame::is_frame(&whole) { 0 } else { end.segments.bytes() };
+    let fits = bytes <= bound && (end.segments.is_empty() || frame::is_frame(&whole));
+    if fits || (end.results.is_null() && end.segments.is_empty()) {
         return (end, whole);
     }
-    let end = without_results(end, (whole.len(), bound), settling.identity.task_id.as_str(), Kept::of(ran));
+    let end = if end.segments.is_empty() {
+        without_results(end, (bytes, bound), settling.identity.task_id.as_str(), Kept::of(ran))
+    } else {
+        without_segments(end, (bytes, bound))
+    };
     let body = body(settling, &end, ran);
     (end, body)
+}
+
+/// The end of a task whose result has raw bytes, and would take so many bytes in a reply; so many are its bound.
+fn without_segments(end: End, (bytes, bound): (usize, usize)) -> End {
+    let json_max = frame::JSON_BYTES_MAX;
+    let message = format!(
+        "the task ran, and its result takes {bytes} bytes in a reply, which may have {bound} (worker.body_bytes_max), {json_max} of them JSON; \
+         it is not kept: ask for less at once, or let the result be put somewhere and referred to"
+    );
+    let error = Some(TaskError::new(ErrorCode::ReplyTooLarge, message));
+    End { outcome: Outcome::Failed, result: Json::null(), segments: Segments::none(), error, ..end }
 }
 
 /// Whether results that a reply cannot carry are somewhere else.
@@ -125,7 +144,7 @@ pub(super) async fn send(context: &Context, in_hand: &InHand, task_id: &TaskId, 
     let envelope = Envelope {
         message_id: Some(task_id.to_string()),
         correlation_id: Some(correlation_id),
-        content_type: Some("application/json".to_owned()),
+        content_type: Some(frame::content_type(&reply.body).to_owned()),
         timestamp: Some(context.ports.now_ms() / 1_000),
         headers,
         ..Envelope::default()
