@@ -1,6 +1,6 @@
 //! The results of slices: how they are read, what they take, and when they and their batch are forgotten.
 
-use protocol::ItemCounts;
+use protocol::{ItemCounts, Reply, Segments};
 use task_store::{ProgressAnswer, ProgressRequest, SliceRecord, SliceRecordRequest};
 use tests::until::until;
 

@@ -203,7 +203,8 @@ impl Fleet {
         .await;
     }
 
-    async fn work_with(&self, answer: impl Fn(TaskId, TaskBody) -> Reply + Send + 'static) {
+    /// Starts a worker that answers every task with the reply that `answer` makes of its id and its body.
+    pub async fn work_with(&self, answer: impl Fn(TaskId, TaskBody) -> Reply + Send + 'static) {
         let queue = self.broker.connect();
         let store = self.store.clone();
         queue.declare(&pool()).await.expect("declare");
@@ -211,7 +212,7 @@ impl Fleet {
         tokio::spawn(async move {
             while let Some(delivery) = consumer.next().await {
                 let task_id = TaskId::new(delivery.envelope.message_id.clone().expect("an id")).expect("valid");
-                let body = serde_json::from_slice(&delivery.body).expect("a task");
+                let body = protocol::read_body(&delivery.body).expect("a task");
                 let reply = answer(task_id, body);
                 finish(&queue, &*store, &delivery.envelope, &delivery.body, &reply).await;
                 delivery.receipt.ack().await.expect("ack");
@@ -221,7 +222,7 @@ impl Fleet {
 }
 
 pub async fn finish(queue: &MemoryQueue, store: &dyn TaskStore, envelope: &Envelope, body: &[u8], reply: &Reply) {
-    let bytes = bytes::Bytes::from(serde_json::to_vec(reply).expect("JSON"));
+    let bytes = reply.clone().into_bytes();
     let request = RecordRequest {
         task_id: reply.task_id.clone(),
         body_hash: BodyHash::of(body),

@@ -18,6 +18,7 @@ mod overloaded;
 mod predict;
 mod refusals;
 mod results;
+mod segments;
 mod stopping;
 mod streaming;
 mod tasks;
