@@ -20,6 +20,7 @@ mod replies;
 mod retrying;
 mod run_batches;
 mod scaling;
+mod segments;
 mod topology;
 mod unserved;
 mod waiting;

@@ -1,7 +1,5 @@
 //! Raw bytes beside JSON: in frames, in forms, and one by one.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use gateway::GatewayOptions;
 use protocol::{Outcome, Reply, Segments, TaskBody, TaskId, TaskStatus, frame, read_body};
@@ -213,7 +211,7 @@ async fn raw_bytes_are_within_the_bounds_of_a_body_and_of_the_memory() {
     let fleet = Setup { options, bodies: bodies.clone(), ..Setup::default() }.start().await;
     let of = |bytes: usize| Segments::of(vec![vec![0_u8; bytes].into()]);
     problem(post(&fleet, frame::FRAME, framed(&json!({"kind": "echo"}), &of(900_001))).await, StatusCode::PAYLOAD_TOO_LARGE).await;
-    let held = Arc::new(bodies.try_take(800_000).expect("nothing is in hand"));
+    let held = bodies.try_take(800_000).expect("nothing is in hand");
     let (task, large): (&[u8], Vec<u8>) = (br#"{"kind":"echo"}"#, vec![0; 500_000]);
     problem(post(&fleet, FORM, form(&[("task", task), ("0", &large)])).await, StatusCode::SERVICE_UNAVAILABLE).await;
     drop(held);

@@ -51,7 +51,7 @@ fn without_segments(end: End, (bytes, bound): (usize, usize)) -> End {
         "the task ran, and its result takes {bytes} bytes in a reply, which may have {bound} (worker.body_bytes_max), {json_max} of them JSON; \
          it is not kept: ask for less at once, or let the result be put somewhere and referred to"
     );
-    let error = Some(TaskError::new(ErrorCode::ReplyTooLarge, message));
+    let error = Some(TaskError::new(ErrorCode::ReplyTooLarge, message).at("result"));
     End { outcome: Outcome::Failed, result: Json::null(), segments: Segments::none(), error, ..end }
 }
 
