@@ -47,6 +47,7 @@ cases! {
     beginning_twice_for_one_delivery_is_one_begin,
     a_reused_id_is_refused_and_learns_nothing_of_the_first,
     a_crash_is_counted_once_and_makes_the_task_a_suspect,
+    a_holder_that_says_itself_that_its_attempt_crashed_is_believed,
     a_holder_that_lives_or_handed_back_is_no_crash,
     a_task_that_ends_without_a_run_fences_off_what_began,
     only_a_crash_alone_on_its_gpu_uses_up_the_crashes,

@@ -9,6 +9,7 @@ mod choosing;
 mod crashing;
 mod delaying;
 mod groups;
+mod handlers_crash;
 mod health;
 mod holding;
 mod hostile;

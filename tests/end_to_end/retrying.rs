@@ -1,6 +1,10 @@
 //! Attempts: what may be mended by another try is tried again, through the retry queues.
 
-use protocol::{Outcome, TaskState};
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use executors::{Executor, Executors, Failure, Run};
+use protocol::{Framed, Kind, Outcome, TaskState};
 use serde_json::json;
 use task_queue::Queue;
 use tests::{
@@ -88,4 +92,30 @@ async fn a_retry_goes_through_though_its_retry_queue_was_deleted(on: fn(FleetPla
     let reply = reply(&fleet.producer, flaky).await;
     assert_eq!((reply.outcome, reply.attempt), (Outcome::Failed, 2), "{reply:?}");
     assert_eq!(reply.error.unwrap().code, "flaky");
+}
+
+/// Fails once, and asks for a long rest.
+struct Tired;
+
+#[async_trait]
+impl Executor for Tired {
+    fn kind(&self) -> Kind {
+        Kind::new("tired").unwrap()
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
+        if run.task.attempt == 1 {
+            return Err(Failure { retry_after_ms: Some(40_000), ..Failure::transient("not now") });
+        }
+        Ok(run.payload.clone().into())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_waits_for_as_long_as_its_failure_asks() {
+    let fleet = Fleet::of(1).executors(Executors::new().with(Arc::new(Tired))).start().await;
+    let submitted = tokio::time::Instant::now();
+    let reply = reply(&fleet.producer, task("tired", json!("rested"))).await;
+    assert_eq!((result(&reply), reply.attempt), (json!("rested"), 2));
+    assert!(submitted.elapsed() >= Duration::from_secs(40), "{:?}", submitted.elapsed());
 }

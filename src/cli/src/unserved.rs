@@ -57,7 +57,12 @@ pub(crate) async fn warn_of(task: &NewTask, fleet: &Fleet) -> Result<(), Fault> 
     let wanted =
         Wanted { kind: task.kind.clone(), needs: task.body.needs.clone(), specific_gpu_id: task.body.gpu_options.specific_gpu_id.clone() };
     // What share of a GPU's memory tasks may use is in the fleet's settings, and its workers go by that.
-    let Some(lack) = living.lack(&wanted, 1.0) else { return Ok(()) };
+    let Some(lack) = living.lack(&wanted, 1.0) else {
+        if let Some(down) = living.down(&wanted, 1.0) {
+            output::warning(&format!("{down}; the task waits until it is up again"));
+        }
+        return Ok(());
+    };
     let is_sure = living.steady() >= Duration::from_millis(worker.lease_ms);
     if is_sure && configuration.gateway.unserved == WhenUnserved::Refuse {
         return Err(Fault::Unavailable(format!("{lack}; nothing was submitted (gateway.unserved is refuse)")));

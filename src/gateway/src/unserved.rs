@@ -5,7 +5,7 @@
 use std::{sync::PoisonError, time::Duration};
 
 use axum::{Json, extract::State};
-use gpu_table::{Lack, Wanted};
+use gpu_table::{Lack, Living, Wanted};
 use protocol::{GpuOptions, Kind, Needs, PoolName, Unserved, config::WhenUnserved};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -71,10 +71,14 @@ impl Emptiness {
 }
 
 impl Gateway {
-    /// The warnings for a task that is about to be submitted; or its refusal, where the configuration says so.
+    /// The warnings for a task that is about to be submitted: no living GPU can run it, or its kind is down wherever it could; or its refusal, where the configuration says so.
     pub(crate) async fn warnings(&self, kind: &Kind, needs: &Needs, gpu_options: &GpuOptions) -> Result<Vec<String>, Problem> {
         let wanted = wanted(kind.clone(), needs.clone(), gpu_options);
-        let Some((lack, certainty)) = self.lack(&wanted).await else { return Ok(Vec::new()) };
+        let Some(living) = self.living.living().await else { return Ok(Vec::new()) };
+        // Where a GPU could run it and its kind is down there, it is waited for: nobody is refused.
+        let Some((lack, certainty)) = self.lack_of(&living, &wanted) else {
+            return Ok(living.down(&wanted, ALL_MEMORY).into_iter().collect());
+        };
         if certainty == Certainty::Sure && self.options.unserved == WhenUnserved::Refuse {
             let detail = format!("{lack} (gateway.unserved is refuse)");
             return Err(Problem::new(ProblemKind::Unserved, detail).field(lack.field));
@@ -111,7 +115,11 @@ impl Gateway {
     }
 
     async fn lack(&self, wanted: &Wanted) -> Option<(Lack, Certainty)> {
-        let (living, lease) = (self.living.living().await?, self.options.lease);
+        self.lack_of(&self.living.living().await?, wanted)
+    }
+
+    fn lack_of(&self, living: &Living, wanted: &Wanted) -> Option<(Lack, Certainty)> {
+        let lease = self.options.lease;
         let nobody_for = self.emptiness.lock().unwrap_or_else(PoisonError::into_inner).seen(living.is_empty());
         let lack = living.lack(wanted, ALL_MEMORY)?;
         if living.steady() >= lease {

@@ -10,8 +10,17 @@ pub fn fits(row: &GpuRow, settings: &Settings, request: &ClaimRequest) -> bool {
 
 /// As [`fits`], of what a task asks for.
 pub(crate) fn has_all(row: &GpuRow, memory_threshold: f64, (kind, needs): (&Kind, &Needs), only: Option<&GpuId>) -> bool {
-    row.kinds.contains(kind)
-        && needs.memory_mb.is_none_or(|memory_mb| memory_mb as f64 <= memory_for_tasks_mb(row, memory_threshold))
+    row.kinds.contains(kind) && has_the_rest(row, memory_threshold, needs, only)
+}
+
+/// As [`has_all`], where the kind is down there and may come up again.
+pub(crate) fn has_all_but_is_down(row: &GpuRow, memory_threshold: f64, (kind, needs): (&Kind, &Needs), only: Option<&GpuId>) -> bool {
+    row.kinds_down.contains_key(kind) && has_the_rest(row, memory_threshold, needs, only)
+}
+
+/// All but the kind.
+fn has_the_rest(row: &GpuRow, memory_threshold: f64, needs: &Needs, only: Option<&GpuId>) -> bool {
+    needs.memory_mb.is_none_or(|memory_mb| memory_mb as f64 <= memory_for_tasks_mb(row, memory_threshold))
         && needs.compute_capability.is_none_or(|lowest| row.gpu.compute_capability >= lowest)
         && only.is_none_or(|only| *only == row.gpu.gpu_id)
 }

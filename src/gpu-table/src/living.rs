@@ -1,6 +1,6 @@
 //! Who lives in a pool, and what tasks nobody there could ever run, however long they wait.
 //!
-//! A claim says that nothing fits also where the GPUs that do fit take no tasks right now. [`Living`] tells the two apart.
+//! A claim says that nothing fits also where the GPUs that do fit take no tasks right now, or none of the kind because its handler is down. [`Living`] tells these apart.
 
 use std::{collections::BTreeSet, fmt, pin::Pin, sync::Arc, time::Duration};
 
@@ -74,10 +74,25 @@ impl Living {
         kinds.into_iter().cloned().collect()
     }
 
-    /// Whether a living GPU could run the task, busy or not, whether or not it takes tasks now. Tasks may use the share `memory_threshold` of a GPU's memory.
+    /// Whether a living GPU could run the task, busy or not, whether or not it takes tasks now, or has the kind up. Tasks may use the share `memory_threshold` of a GPU's memory.
     #[must_use]
     pub fn serves(&self, wanted: &Wanted, memory_threshold: f64) -> bool {
-        self.rows.iter().any(|row| wanted.fits(row, memory_threshold))
+        self.rows.iter().any(|row| wanted.fits(row, memory_threshold) || wanted.fits_later(row, memory_threshold))
+    }
+
+    /// Why no GPU runs such a task now where those that could have its kind down, as a sentence without a full stop; `None` where it is up on one of them, or no living GPU could ever run it.
+    /// It is waited for like a GPU that takes no tasks: a process is started anew, a model loaded.
+    #[must_use]
+    pub fn down(&self, wanted: &Wanted, memory_threshold: f64) -> Option<String> {
+        if self.rows.iter().any(|row| wanted.fits(row, memory_threshold)) {
+            return None;
+        }
+        let down: Vec<&GpuRow> = self.rows.iter().filter(|row| wanted.fits_later(row, memory_threshold)).collect();
+        let first = down.first()?;
+        let (kind, reason) = (&wanted.kind, first.kinds_down.get(&wanted.kind)?);
+        let (count, gpu_id) = (down.len(), &first.gpu.gpu_id);
+        let gpus = if count == 1 { "GPU" } else { "GPUs" };
+        Some(format!("the kind {kind} is down on {count} {gpus} that could run it: {reason} ({gpu_id})"))
     }
 
     /// What the task asks for and no living GPU has; `None` where [`Living::serves`] says yes. Also `None` where the task names a GPU that does not live: that one may come back.
@@ -98,7 +113,9 @@ impl Living {
 
     fn missing(&self, wanted: &Wanted, rows: &[&GpuRow], memory_threshold: f64) -> (String, &'static str) {
         let Wanted { kind, needs, specific_gpu_id } = wanted;
-        let of_kind: Vec<&GpuRow> = rows.iter().copied().filter(|row| row.kinds.contains(kind)).collect();
+        // A kind that is down there comes up again.
+        let serves = |row: &&GpuRow| row.kinds.contains(kind) || row.kinds_down.contains_key(kind);
+        let of_kind: Vec<&GpuRow> = rows.iter().copied().filter(serves).collect();
         let pool = &self.pool;
         if of_kind.is_empty() {
             let what = match specific_gpu_id {
@@ -270,6 +287,25 @@ mod tests {
             (row.health, row.consuming, row.stopping) = (Health::Quarantined, false, true);
         }
         assert_eq!(away.lack(&wanted("echo"), 0.5), None);
+    }
+
+    #[test]
+    fn a_kind_that_is_down_wherever_it_could_run_is_waited_for_and_the_reason_is_said() {
+        let (mut living, embed) = (living(), wanted("embed"));
+        for row in &mut living.rows {
+            row.kinds_down.insert("embed".parse().expect("a kind"), "handler mine: setup failed: no such model".to_owned());
+        }
+        assert!(living.serves(&embed, 0.5) && living.lack(&embed, 0.5).is_none(), "it comes up again");
+        let said = living.down(&embed, 0.5).expect("it is down");
+        assert_eq!(said, "the kind embed is down on 2 GPUs that could run it: handler mine: setup failed: no such model (old)");
+        let said = living.down(&only("new", embed.clone()), 0.5).expect("it is down");
+        assert!(said.starts_with("the kind embed is down on 1 GPU that could run it: ") && said.ends_with("(new)"), "{said}");
+        // Where the GPU could never run it, that it is down there is no hope.
+        let large = Wanted { kind: embed.kind.clone(), ..needing(50_001, (8, 0)) };
+        assert!(living.down(&large, 0.5).is_none() && living.lack(&large, 0.5).is_some());
+        // Up on one of them, it is down for nobody.
+        living.rows[1].kinds.push("embed".parse().expect("a kind"));
+        assert_eq!(living.down(&embed, 0.5), None);
     }
 
     #[test]

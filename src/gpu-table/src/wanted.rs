@@ -4,7 +4,7 @@ use std::fmt;
 
 use protocol::{ClaimRequest, GpuId, GpuRow, Kind, Needs, Unplaceable};
 
-use crate::eligibility::has_all;
+use crate::eligibility::{has_all, has_all_but_is_down};
 
 /// What a task asks of a GPU, in words for people: `kind echo, 90000 MB of memory`.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +28,11 @@ impl Wanted {
     #[must_use]
     pub fn fits(&self, row: &GpuRow, memory_threshold: f64) -> bool {
         has_all(row, memory_threshold, (&self.kind, &self.needs), self.specific_gpu_id.as_ref())
+    }
+
+    /// As [`fits`](Self::fits), once the kind is up there again: now it is down.
+    pub(crate) fn fits_later(&self, row: &GpuRow, memory_threshold: f64) -> bool {
+        has_all_but_is_down(row, memory_threshold, (&self.kind, &self.needs), self.specific_gpu_id.as_ref())
     }
 }
 

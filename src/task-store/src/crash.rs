@@ -1,4 +1,4 @@
-//! Crashes: attempts that began and never ended, because the worker that ran them is gone.
+//! Crashes: attempts that began and never ended, because the worker that ran them is gone, or the process in which it ran them.
 
 use protocol::{DeliveryId, GpuId, Incarnation, Token};
 
@@ -20,7 +20,8 @@ pub struct Holder {
 pub struct Verdict {
     /// Whose.
     pub token: Token,
-    /// Its worker is gone: the attempt crashed. Otherwise it lives and has let go of the task; an outcome of it will be refused.
+    /// Its worker is gone, or, where the worker itself says so, the process that the attempt ran in: the attempt crashed. Otherwise it lives and has let go of the task; an outcome of it will
+    /// be refused.
     pub gone: bool,
 }
 

@@ -41,6 +41,27 @@ pub async fn a_crash_is_counted_once_and_makes_the_task_a_suspect(back_end: Back
     assert_eq!(crashes(&subject).await, 1);
 }
 
+pub async fn a_holder_that_says_itself_that_its_attempt_crashed_is_believed(back_end: BackEnd) {
+    let subject = back_end.start().await;
+    let state = async || subject.store.status(&task()).await.expect("an answer").expect("a status").state;
+    assert_eq!(begin(&subject, attempt(1, 7)).await, Begin::Begun(Token(7)));
+    assert_eq!(begin(&subject, attempt(1, 7)).await, Begin::Begun(Token(7)), "asked once more it has begun");
+    for _ in 0..2 {
+        assert_eq!(
+            begin(&subject, finding(attempt(1, 7), 7, true)).await,
+            Begin::Suspect,
+            "for the same delivery, in the same incarnation"
+        );
+        assert_eq!((crashes(&subject).await, state().await), (1, TaskState::Waiting));
+    }
+    // An answer that got lost: the beginning that followed the crash is the same when it is asked for again.
+    for _ in 0..2 {
+        assert_eq!(begin(&subject, alone(finding(attempt(1, 8), 7, true))).await, Begin::Begun(Token(8)));
+        assert_eq!((crashes(&subject).await, state().await), (1, TaskState::Running));
+    }
+    assert_eq!(subject.store.record(&success(1, 7)).await.expect("an answer"), Record::Superseded, "what crashed is over");
+}
+
 pub async fn a_holder_that_lives_or_handed_back_is_no_crash(back_end: BackEnd) {
     let subject = back_end.start().await;
     begin(&subject, attempt_by_another(1, 7)).await;

@@ -350,7 +350,8 @@ impl SimulatedFleet {
         let skew_ms = Arc::new(AtomicI64::new(0));
         let clock = Arc::new(SkewedClock { inner: Arc::clone(&self.environment.clock), skew_ms: Arc::clone(&skew_ms) });
         let environment = Environment { clock, ..tests::environment::seeded(seed) };
-        let work = Work { world: Arc::clone(&self.world), chaos: Arc::clone(&chaos) };
+        let handler = self.scenario.in_handlers().then(Mutex::default);
+        let work = Work { world: Arc::clone(&self.world), chaos: Arc::clone(&chaos), handler };
         let parts = WorkerParts {
             queue: Arc::<ChaosQueue>::clone(&queue),
             table: Arc::new(table),

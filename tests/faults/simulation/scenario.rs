@@ -16,7 +16,7 @@ pub enum Class {
     Calm,
     /// Everything that the promises cover in full.
     Faults,
-    /// Tasks that crash every worker that runs them, and nothing else.
+    /// Tasks that crash every worker that runs them, or, in every other seed, the process beside it in which they run; and nothing else.
     Poison,
     /// As `Faults`, and the store is emptied once: the weaker promise.
     StoreEmptied,
@@ -325,6 +325,11 @@ impl Scenario {
             let (gpu, when) = (random.random_range(0..self.gpus), ["before", "after"][random.random_range(0..2)]);
             self.events.push((at_ms, Event::CrashAt(gpu, (step, when))));
         }
+    }
+
+    /// Whether everything runs in processes beside the workers, which poison ends in place of them.
+    pub fn in_handlers(&self) -> bool {
+        self.class == Class::Poison && self.seed % 2 == 0
     }
 
     /// Whether the store forgets: then less is promised.

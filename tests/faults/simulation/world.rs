@@ -13,6 +13,7 @@ use protocol::{DeliveryId, GpuId, Incarnation, Kind, TaskId, Token};
 use serde_json::{Value, json};
 use task_store::{BeginRequest, RecordRequest};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::chaos::Chaos;
 
@@ -219,6 +220,24 @@ impl Drop for Running {
 pub struct Work {
     pub world: Arc<World>,
     pub chaos: Arc<Chaos>,
+    /// Of a handler beside the worker, in which all of it runs: poison ends that one, and the worker lives. `None`: poison ends the worker.
+    pub handler: Option<Mutex<CancellationToken>>,
+}
+
+impl Work {
+    /// The process that runs things now.
+    fn process(&self) -> Option<CancellationToken> {
+        Some(self.handler.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Poison ends its process, and with it all that runs there. The next one is there at once.
+    async fn dies(&self) -> Failure {
+        let Some(handler) = &self.handler else { return self.chaos.die(("run", "within")).await };
+        let died = std::mem::take(&mut *handler.lock().unwrap_or_else(PoisonError::into_inner));
+        self.world.note("a handler's process dies");
+        died.cancel();
+        Failure::crashed("poison")
+    }
 }
 
 #[async_trait]
@@ -232,11 +251,13 @@ impl Executor for Work {
         let running = self.world.starts_on(&run.task.id, run.task.priority, &run.device.description().gpu_id);
         let number = |field: &str| payload[field].as_u64().unwrap_or(0);
         if payload["poison"] == json!(true) {
-            return self.chaos.die(("run", "within")).await;
+            return Err(self.dies().await);
         }
+        let process = self.process().unwrap_or_default();
         tokio::select! {
             biased;
             () = run.cancel.cancelled() => return Err(Failure::cancelled()),
+            () = process.cancelled() => return Err(Failure::crashed("its process died")),
             () = tokio::time::sleep(Duration::from_millis(number("ms"))) => {}
         }
         if u64::from(run.task.attempt) <= number("fails") {

@@ -52,7 +52,7 @@ pub struct Failure {
     pub retry: bool,
     /// With `out_of_memory`: what the attempt needed, in MB (10^6 bytes), where that is known.
     pub memory_mb: Option<u64>,
-    /// With `retry`: how long the next try should wait at least, in ms. `None`: as the worker sees fit.
+    /// With `retry`: how long the next try should wait at least, in ms. More than 300,000 counts as that: no waiting queue holds a task for longer. `None`: as the worker sees fit.
     pub retry_after_ms: Option<u64>,
     /// Its process died, or had to be ended, while it ran: whatever else ran there may have done it.
     pub crashed: bool,
@@ -217,6 +217,12 @@ impl Executors {
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
         self.0.keys().cloned().collect()
+    }
+
+    /// Whether tasks of the kind cannot run now, and may later. A kind that is not there is not down.
+    #[must_use]
+    pub fn is_down(&self, kind: &Kind) -> bool {
+        self.0.get(kind).is_some_and(|executor| executor.is_up().is_err())
     }
 
     /// The kinds that can run tasks now, sorted, and of the others why they cannot.

@@ -2,6 +2,7 @@
 
 pub(crate) mod batching;
 pub(crate) mod beginning;
+pub(crate) mod crashing;
 pub(crate) mod forecast;
 pub(crate) mod items;
 pub(crate) mod look_ahead;

@@ -125,8 +125,9 @@ pub(crate) enum Disposition<'t> {
     GoOnSplit(&'t Task, Split),
     /// It is a slice whose batch wants nothing of it: ack.
     Unwanted,
-    /// Its worker crashed too often while it ran: keep it among the dead letters, then end it as failed under this token.
-    Quarantine(Vec<Crash>),
+    /// Its worker, or the process that ran it, crashed too often while it ran: keep it among the dead letters, then end it as failed. With the words of the last crash, where it was seen
+    /// here.
+    Quarantine(Vec<Crash>, Option<String>),
 }
 
 impl Disposition<'_> {
@@ -168,6 +169,8 @@ pub(crate) struct Retrying<'t> {
     /// What the next attempt needs of memory at least, in MB, where this one found that out.
     pub(crate) memory_mb: Option<u64>,
     pub(crate) error: TaskError,
+    /// How long the next attempt is to wait at least, where the executor said so.
+    pub(crate) after: Option<Duration>,
     pub(crate) token: Token,
     /// How long it ran, in milliseconds.
     pub(crate) run_ms: f64,

@@ -17,6 +17,7 @@ use tracing::Instrument;
 use crate::{
     attempt::{
         beginning::{self, Attempt, Beginning, NotBegun},
+        crashing::{self, Crashed, Follows},
         items::ItemsRan,
         look_ahead::{Following, LookAhead},
         memory::{self, Gathering, Next},
@@ -32,6 +33,7 @@ use crate::{
     delivery::{
         Identity, InHand, delayed,
         in_hand::Deadlines,
+        onward::began_in_time,
         why_it_came::{WhyItCame, why_it_came},
     },
     disposition::{Disposition, End, Ran, Retrying},
@@ -132,14 +134,49 @@ async fn live_task(
     {
         return Ok(());
     }
+    let mut lived = live_until_it_crashes(context, in_hand, reading, (task, follows_in)).await?;
+    while lived == Lived::Crashed {
+        // What goes round of a delivery that was settled finds the crash in the store.
+        if in_hand.is_settled() {
+            return Ok(());
+        }
+        crashing::until_up(context, &task.kind).await?;
+        let began = task.end_before_ms.unwrap_or_else(|| began_in_time(context.ports.now_ms()));
+        // The task began in time: from now on its total deadline counts alone.
+        let again = Task { start_before_ms: Some(began), ..task.clone() };
+        lived = Box::pin(live_until_it_crashes(context, in_hand, reading, (&again, None))).await?;
+    }
+    Ok(())
+}
+
+/// How far a life has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lived {
+    /// To its end: nothing is left to do with the delivery.
+    Settled,
+    /// Its attempt crashed, and the store knows: it is to begin anew.
+    Crashed,
+}
+
+/// Decides, runs and settles, until its attempt crashes and this worker does not.
+async fn live_until_it_crashes(
+    context: &Arc<Context>,
+    in_hand: &InHand,
+    reading: &Reading,
+    (task, follows_in): (&Task, Option<Slot>),
+) -> Result<Lived, Abandoned> {
     let mut placing = Placing::new(context, in_hand, task, follows_in);
     loop {
         let disposition = match decide(context, in_hand, task, &mut placing).await? {
-            Decided::Begun(attempt) => return run_and_settle(context, in_hand, reading, (task, attempt)).await,
+            Decided::Begun(attempt) => match run_and_settle(context, in_hand, reading, (task, attempt)).await? {
+                None => return Ok(Lived::Settled),
+                Some(Follows::Again) => return Ok(Lived::Crashed),
+                Some(Follows::Not(why, words)) => not_begun(context, task, why, Some(words)),
+            },
             Decided::Unrun(disposition) => disposition,
         };
         match carry_out(context, in_hand, reading, disposition).await? {
-            Settled::Done => return Ok(()),
+            Settled::Done => return Ok(Lived::Settled),
             // Its next beginning says the same.
             Settled::RunsWhole => {}
             Settled::NotSent => placing.rest("the queue that it should go to is missing").await?,
@@ -216,14 +253,20 @@ async fn decide<'t>(
             }
             Decided::Begun(attempt)
         }
-        Beginning::Not(why) => Decided::Unrun(match why {
-            NotBegun::Look(look) => Disposition::not_run(task, look, lease),
-            NotBegun::HeldElsewhere => Disposition::Park(lease),
-            NotBegun::TooLate => Disposition::expired(),
-            NotBegun::GivenBack => Disposition::GiveBack,
-            NotBegun::Condemned(crashes) => Disposition::Quarantine(crashes),
-        }),
+        Beginning::Not(why) => Decided::Unrun(not_begun(context, task, why, None)),
     })
+}
+
+/// What becomes of a task whose attempt did not begin. `words`: of the crash that was seen here, if one was.
+fn not_begun<'t>(context: &Context, task: &'t Task, why: NotBegun, words: Option<String>) -> Disposition<'t> {
+    let lease = context.me.options.lease;
+    match why {
+        NotBegun::Look(look) => Disposition::not_run(task, look, lease),
+        NotBegun::HeldElsewhere => Disposition::Park(lease),
+        NotBegun::TooLate => Disposition::expired(),
+        NotBegun::GivenBack => Disposition::GiveBack,
+        NotBegun::Condemned(crashes) => Disposition::Quarantine(crashes, words),
+    }
 }
 
 /// Whether the store may know something that stands against the task. A fresh delivery need not ask: its beginning finds the same, one round trip later.
@@ -231,26 +274,44 @@ fn may_have_a_history(in_hand: &InHand, task: &Task) -> bool {
     in_hand.redelivered || in_hand.envelope.headers.returned || task.attempt > 1
 }
 
+/// `None`: the attempt ended and is settled. Otherwise it crashed, and the store knows.
 async fn run_and_settle(
     context: &Arc<Context>,
     in_hand: &InHand,
     reading: &Reading,
     (task, attempt): (&Task, Attempt),
-) -> Result<(), Abandoned> {
+) -> Result<Option<Follows>, Abandoned> {
     let Attempt { slot, choice, token, unsettled } = attempt;
     let ran = Ran { token, choice };
     let settled = async {
-        let (disposition, _being_settled) = run(context, in_hand, task, (slot, ran)).await?;
-        carry_out(context, in_hand, reading, disposition).await
+        let (came, _being_settled) = run(context, in_hand, task, (slot, ran)).await?;
+        match came {
+            Came::Out(disposition) => carry_out(context, in_hand, reading, disposition).await.map(|_| None),
+            Came::Crashed(error) => Ok(Some(Crashed { token, error })),
+        }
     };
     let settled = settled.await;
+    if let Ok(Some(crashed)) = settled {
+        // Until the store knows, the row names the task.
+        let follows = Box::pin(crashing::record(context, (task, in_hand), crashed)).await;
+        drop(unsettled);
+        return follows.map(Some);
+    }
     drop(unsettled);
     // Wherever it was abandoned: the store knows whether there is anything left to hand back. A task that may have cost this process its GPU is left as a crash leaves it: the
     // next worker runs it alone.
     if settled.is_err() && !context.gpu.lost.get().is_some_and(|lost| lost.by_a_task) {
         context.ports.hand_back(&task.id, token).await;
     }
-    settled.map(drop)
+    settled.map(|_| None)
+}
+
+/// What a run came to.
+enum Came<'t> {
+    /// It ended: this becomes of its delivery.
+    Out(Disposition<'t>),
+    /// The process that it ran in crashed.
+    Crashed(TaskError),
 }
 
 /// Runs the attempt, frees its slot, and says what becomes of the delivery.
@@ -259,7 +320,7 @@ async fn run<'t>(
     in_hand: &InHand,
     task: &'t Task,
     (slot, ran): (Slot, Ran),
-) -> Result<(Disposition<'t>, BeingSettled), Abandoned> {
+) -> Result<(Came<'t>, Option<BeingSettled>), Abandoned> {
     let (started, usage, waited) = (Instant::now(), Usage::default(), in_hand.received.elapsed());
     let gathering = Gathering::of(context.gatherers.of(&task.kind), task);
     let ahead = LookAhead::of(context, task, in_hand, gathering.as_ref(), follow);
@@ -274,10 +335,11 @@ async fn run<'t>(
             context.gpu.health.succeeded();
             context.gpu.learnt.took(&task.kind, usage.peak_mb());
         }
-        Ended::Failed(error) => quarantine::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
+        Ended::Failed(error, _) => quarantine::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
         _ => {}
     }
-    let being_settled = context.slots.settling();
+    // A task that is to begin anew keeps its delivery: no other one can come for its slot.
+    let being_settled = (!matches!(ended, Ended::Crashed(_))).then(|| context.slots.settling());
     ahead.run_ended(slot);
     in_hand.let_credit_go().await;
     let batch_size = match &ended {
@@ -297,21 +359,23 @@ async fn follow(context: Arc<Context>, following: Following) {
 }
 
 /// What follows from how an attempt came out.
-async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Disposition<'t> {
+async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Came<'t> {
     let may_retry = task.attempt < task.body.limits.attempts_max();
     let token = ran.token;
-    let retry = |memory_mb, error| Disposition::Retry(Retrying { task, memory_mb, error, token, run_ms: timings.run_ms });
+    let retry =
+        |memory_mb, error, after| Came::Out(Disposition::Retry(Retrying { task, memory_mb, error, after, token, run_ms: timings.run_ms }));
     let end = match ended {
         Ended::Succeeded(Framed { json: result, segments }) => End { result, segments, ..End::of(Outcome::Succeeded) },
         Ended::Items(ItemsRan { results, .. }) => End::of_items(results, timings),
-        Ended::Failed(error) | Ended::FailedBeside(error) if may_retry => return retry(None, error),
+        Ended::Crashed(error) => return Came::Crashed(error),
+        Ended::Failed(error, after) | Ended::FailedBeside(error, after) if may_retry => return retry(None, error, after),
         // Too little memory is no fault of the GPU.
         Ended::OutOfMemory(error, wanted_mb) if may_retry => match memory::next(context, task, error, wanted_mb).await {
-            Next::Retry(memory_mb, error) => return retry(memory_mb, error),
+            Next::Retry(memory_mb, error) => return retry(memory_mb, error, None),
             Next::End(error) => End::without_run(Outcome::Failed, error),
         },
-        Ended::Failed(error)
-        | Ended::FailedBeside(error)
+        Ended::Failed(error, _)
+        | Ended::FailedBeside(error, _)
         | Ended::FailedForGood(error)
         | Ended::ItemFailed(error)
         | Ended::OutOfMemory(error, _) => End::without_run(Outcome::Failed, error),
@@ -322,7 +386,7 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
             End::without_run(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's total deadline passed while it ran"))
         }
     };
-    Disposition::Finish(End { timings, ..end }, ran)
+    Came::Out(Disposition::Finish(End { timings, ..end }, ran))
 }
 
 fn observe_waits(context: &Context, in_hand: &InHand, waited: Duration) {

@@ -308,7 +308,7 @@ impl WorkerMetrics {
                 "Attempts that did not end when asked to, and were dropped.",
                 gpu,
             )?,
-            crashes_total: to.counters("gpufleet_crashes_total", "Attempts found unfinished because their worker was gone.", gpu)?,
+            crashes_total: to.counters("gpufleet_crashes_total", "Attempts that ended because their worker, or the process that ran them, was gone.", gpu)?,
             quarantined_total: to.counters("gpufleet_quarantined_total", "Tasks given up because their workers kept crashing.", gpu)?,
             gpu_quarantines_total: to.counters("gpufleet_gpu_quarantines_total", "Times that the GPU was taken out, or kept out.", gpu)?,
             xid_errors_total: to.counters("xid_errors_total", "Xid events that the driver reported, by number.", &["gpu_id", "xid"])?,

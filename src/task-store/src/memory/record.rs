@@ -236,11 +236,12 @@ impl TaskRecord {
         }
     }
 
-    /// The token of this very attempt, if it runs: it had begun for this delivery.
+    /// The token of this very attempt, if it runs: it had begun for this delivery. Not where the caller says what became of it: then it is over.
     pub fn begun_again(&self, request: &BeginRequest) -> Option<Token> {
         let begun = self.begun.as_ref().filter(|_| self.runs())?;
         let same = begun.attempt == request.attempt && begun.incarnation == request.incarnation && begun.delivery == request.delivery;
-        same.then_some(begun.token)
+        let is_over = request.verdict.is_some_and(|verdict| verdict.token == begun.token);
+        (same && !is_over).then_some(begun.token)
     }
 
     /// The holder of an attempt that runs as far as the store knows, unless the caller says what became of it.

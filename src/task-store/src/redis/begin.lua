@@ -2,7 +2,7 @@
 -- KEYS[1] the task's record; of a slice also KEYS[2] and KEYS[3] (see slices.lua)
 -- ARGV    offset ms, body hash, outcome retention ms, kind, attempt, delivery, GPU, incarnation, alone (1 or 0), most crashes,
 --         token of a former holder ('' for none), whether that one is gone (1 or 0), Unix second in which it was published ('' if not known)
--- Returns {'begun', token} (the same token if it had begun for this delivery), what `stands_against` or a slice's batch says, or
+-- Returns {'begun', token} (the same token if it had begun for this delivery and the caller does not say that it is over), what `stands_against` or a slice's batch says, or
 --   {'unfinished', token, GPU, incarnation, delivery}   another delivery's attempt has no end, and the caller does not say what became of it
 --   {'suspect'}                                         it crashed before and is to run alone
 --   {'condemned', crashes}                              its crashes are used up
@@ -13,7 +13,8 @@ answer = answer or stands_against(record, ARGV[2], ARGV[5], now, ARGV[13])
 if answer then
   return answer
 end
-if runs(record) and record.attempt == ARGV[5] and record.incarnation == ARGV[8] and (record.delivery or '0') == ARGV[6] then
+if runs(record) and record.attempt == ARGV[5] and record.incarnation == ARGV[8] and (record.delivery or '0') == ARGV[6]
+  and record.token ~= ARGV[11] then
   return {'begun', record.token}
 end
 answer = unfinished(record, ARGV[11])

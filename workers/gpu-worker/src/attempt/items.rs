@@ -21,6 +21,8 @@ use super::{
 
 /// The pause before items are tried again; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause that is made because an item's failure asks for it: the attempt keeps its slot meanwhile.
+const ASKED_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The items of a task that have run.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub(crate) enum CameOut {
 /// Runs the items of a task.
 ///
 /// # Errors
-/// Every one of them failed in a way that another try may mend, or the GPU is lost.
+/// Every one of them failed in a way that another try may mend, the GPU is lost, or the process that one of them ran in crashed: that is a crash of the attempt, whichever item did it.
 pub(crate) async fn run(work: &Work<'_>, payloads: &[Json], so_far: &ItemsSoFar, report: &Report) -> Result<CameOut, Failed> {
     let mut items = Items { work, payloads, so_far, report, results: payloads.iter().map(|_| None).collect() };
     let tries = work.task.body.limits.attempts_max().saturating_sub(work.task.attempt.saturating_sub(1)).max(1);
@@ -67,11 +69,12 @@ pub(crate) async fn run(work: &Work<'_>, payloads: &[Json], so_far: &ItemsSoFar,
             }
             break;
         }
+        let pause = PAUSE.saturating_mul(1 << (this_try - 1).min(10)).max(asked_for(&again).min(ASKED_PAUSE_MAX));
         due = again.into_iter().map(|(index, _)| index).collect();
         tokio::select! {
             biased;
             () = work.cancel.cancelled() => return Err(Failure::cancelled().into()),
-            () = tokio::time::sleep(PAUSE.saturating_mul(1 << (this_try - 1).min(10))) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     Ok(CameOut::All(ItemsRan {
@@ -138,7 +141,7 @@ impl Items<'_> {
                         return Ok(round);
                     }
                 }
-                Err(failed) if work.context.gpu.device.is_lost() => return Err(failed),
+                Err(failed) if failed.failure.crashed || work.context.gpu.device.is_lost() => return Err(failed),
                 Err(failed) if failed.failure.retry => round.again.push((index, failed)),
                 Err(failed) => {
                     round.failed_for_good = self.failed_for_good(index, failed.failure);
@@ -193,13 +196,23 @@ async fn one(trying: Trying<'_>, index: usize) -> (usize, Answer) {
     (index, ended.unwrap_or_else(|panic| Err(Failure::transient(format!("the executor panicked: {}", words(&*panic))).into())))
 }
 
+/// How long the failures of these items ask to wait before another try.
+fn asked_for(failed: &[(usize, Failed)]) -> Duration {
+    Duration::from_millis(retry_after_ms(failed).unwrap_or(0))
+}
+
+fn retry_after_ms(failed: &[(usize, Failed)]) -> Option<u64> {
+    failed.iter().filter_map(|(_, failed)| failed.failure.retry_after_ms).max()
+}
+
 /// The failure of an attempt all of whose items failed. Where all lacked the memory, a GPU that has it for the largest may do.
 fn all_failed(failed: Vec<(usize, Failed)>) -> Failed {
     let of = failed.len();
     let beside = failed.iter().all(|(_, failed)| failed.beside);
     let memory_mb = failed.iter().filter_map(|(_, failed)| failed.failure.memory_mb).max();
+    let retry_after_ms = retry_after_ms(&failed);
     let other = failed.iter().find(|(_, failed)| !lacks_memory(&failed.failure)).or(failed.first());
     let failure = other.map_or_else(|| Failure::transient("no item ran"), |(_, failed)| failed.failure.clone());
     let message = format!("each of the {of} items failed: {}", failure.message);
-    Failed { failure: Failure { message, field: None, memory_mb, ..failure }, beside }
+    Failed { failure: Failure { message, field: None, memory_mb, retry_after_ms, ..failure }, beside }
 }

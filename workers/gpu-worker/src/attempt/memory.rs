@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use executors::{Executor, Failure, Report, Run, Usage};
-use protocol::{ErrorCode, Json, Needs, Task, TaskError};
+use protocol::{ErrorCode, GpuRow, Json, Needs, Task, TaskError};
 use tokio_util::sync::CancellationToken;
 
 use super::batching::{Answer, Asked, Failed, Gatherer};
@@ -14,7 +14,7 @@ use crate::{
 
 /// Whether it failed for want of memory, and another try may find more.
 pub(crate) fn lacks_memory(failure: &Failure) -> bool {
-    failure.retry && failure.code == ErrorCode::OutOfMemory.name()
+    failure.retry && !failure.crashed && failure.code == ErrorCode::OutOfMemory.name()
 }
 
 /// What one attempt is at.
@@ -135,7 +135,9 @@ pub(crate) async fn next(context: &Context, task: &Task, error: TaskError, wante
     }
     let Ok(rows) = context.ports.table.rows(&context.me.options.pool).await else { return Next::Retry(known, error) };
     let threshold = context.signals.settings.borrow().memory_threshold;
-    let fitting = rows.iter().filter(|view| view.row.kinds.contains(&task.kind));
+    // A kind that is down there comes back.
+    let runs = |row: &GpuRow| row.kinds.contains(&task.kind) || row.kinds_down.contains_key(&task.kind);
+    let fitting = rows.iter().filter(|view| runs(&view.row));
     let largest_mb = fitting.map(|view| usable_mb(view.row.gpu.memory_total_mb, threshold)).max().unwrap_or(0);
     if wanted_mb <= largest_mb {
         context.metrics.memory_relief("bigger_gpu");

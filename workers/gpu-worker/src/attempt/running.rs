@@ -38,10 +38,12 @@ pub(crate) enum Outcome {
     Items(ItemsRan),
     /// One of its items failed for good, and the batch is to fail with it.
     ItemFailed(TaskError),
-    /// It failed, or its attempt limit passed; another try may mend it.
-    Failed(TaskError),
+    /// It failed, or its attempt limit passed; another try may mend it, after so long at least where the executor said that.
+    Failed(TaskError, Option<Duration>),
     /// As [`Outcome::Failed`], in a run that failed as a whole: another of its members stands for the GPU's failure.
-    FailedBeside(TaskError),
+    FailedBeside(TaskError, Option<Duration>),
+    /// The process that it ran in is gone, and this worker lives: whatever else ran there may have done it.
+    Crashed(TaskError),
     /// The GPU had too little memory for it, whatever was tried; what it needed, in MB, where that is known.
     OutOfMemory(TaskError, Option<u64>),
     /// It failed, and no other try would mend it.
@@ -138,7 +140,8 @@ async fn run_in_time(
         }
         Ended::ByItself(Ok(Err(failed))) => Ok(failed.into()),
         Ended::ByItself(Err(panic)) => {
-            Ok(Outcome::Failed(TaskError::new(ErrorCode::ExecutorFailed, format!("the executor panicked: {}", words(&*panic)))))
+            let message = format!("the executor panicked: {}", words(&*panic));
+            Ok(Outcome::Failed(TaskError::new(ErrorCode::ExecutorFailed, message), None))
         }
         Ended::Early(attempt) => attempt,
     }
@@ -190,14 +193,18 @@ impl From<Gave> for Outcome {
 impl From<Failed> for Outcome {
     fn from(failed: Failed) -> Self {
         let Failed { failure, beside } = failed;
+        if failure.crashed {
+            return Self::Crashed(error_of(failure));
+        }
         if lacks_memory(&failure) {
             let wanted_mb = failure.memory_mb;
             return Self::OutOfMemory(error_of(failure), wanted_mb);
         }
+        let after = failure.retry_after_ms.map(Duration::from_millis);
         match (failure.retry, beside) {
             (false, _) => Self::FailedForGood(error_of(failure)),
-            (true, false) => Self::Failed(error_of(failure)),
-            (true, true) => Self::FailedBeside(error_of(failure)),
+            (true, false) => Self::Failed(error_of(failure), after),
+            (true, true) => Self::FailedBeside(error_of(failure), after),
         }
     }
 }
@@ -247,7 +254,7 @@ impl Limit {
             return Outcome::DeadlinePassed;
         }
         let message = format!("the attempt ran longer than its limit of {} ms", self.after.as_millis());
-        Outcome::Failed(TaskError::new(ErrorCode::AttemptTimeout, message))
+        Outcome::Failed(TaskError::new(ErrorCode::AttemptTimeout, message), None)
     }
 }
 

@@ -151,7 +151,13 @@ impl<'t> Placing<'t> {
     async fn on_arrival(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
         match self.here() {
             Here::No if self.row_is_missing() => self.beat_and_ask_again().await,
-            Here::No => self.back_to_pool().await,
+            Here::No => {
+                if self.kind_is_down() {
+                    // As in `own`.
+                    self.context.signals.beat_now(self.context.me.options.lease).await;
+                }
+                self.back_to_pool().await
+            }
             Here::Later => self.rest("its memory is in use").await.map(|()| None),
             Here::Now => {
                 let line = self.context.slots.wait_for_offered(self.task.priority);
@@ -191,7 +197,16 @@ impl<'t> Placing<'t> {
     }
 
     fn takes_tasks(&self) -> bool {
-        self.context.gpu.health.takes_tasks() && *self.context.signals.taking.borrow()
+        self.may_begin() && *self.context.signals.taking.borrow()
+    }
+
+    /// Whether an attempt of the task may begin here now. Its kind may have gone down since the row was written that still names it.
+    fn may_begin(&self) -> bool {
+        self.context.gpu.health.takes_tasks() && !self.kind_is_down()
+    }
+
+    fn kind_is_down(&self) -> bool {
+        self.context.gpu.executors.is_down(&self.task.kind)
     }
 
     fn placed(&self, slot: Slot) -> Placement<'t> {
@@ -235,14 +250,14 @@ impl<'t> Placing<'t> {
     }
 
     async fn own(&mut self, choice: Choice, slot: Slot, begun: Option<(Unsettled, Begin)>) -> Result<Option<Placement<'t>>, Abandoned> {
-        if self.context.gpu.health.takes_tasks() {
+        if self.may_begin() {
             return Ok(Some(Placement::Here(Placed { slot, choice, begun })));
         }
         drop(slot);
         if let Some((_unsettled, Begin::Begun(token))) = begun {
             self.context.ports.hand_back(&self.task.id, token).await;
         }
-        // The table does not know yet that this GPU takes no tasks: until it does, the task would come straight back.
+        // The table does not know yet that this GPU takes no tasks, or none of the kind: until it does, the task would come straight back.
         self.context.signals.beat_now(self.context.me.options.lease).await;
         self.back_to_pool().await
     }
@@ -264,7 +279,7 @@ impl<'t> Placing<'t> {
         }
     }
 
-    /// It came on this GPU's own queue and cannot run here now.
+    /// It came on this GPU's own queue, or the table gave it a slot here, and it cannot run here now.
     async fn back_to_pool(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
         self.away(Queue::Pool(self.context.me.options.pool.clone()), "back_to_pool")
     }

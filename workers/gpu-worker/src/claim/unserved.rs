@@ -1,6 +1,6 @@
 //! Tasks that no living GPU of the pool can run: nobody serves their kind, or nobody has what they need. They wait for a bounded time, in rests that grow longer, and then fail.
 //!
-//! A task that a living GPU could run which takes none right now is none of these: it waits as long as its deadlines allow. Nor is anything decided while the table is not steady: GPUs may live
+//! A task that a living GPU could run which takes none right now, or has its kind down, is none of these: it waits as long as its deadlines allow. Nor is anything decided while the table is not steady: GPUs may live
 //! that it has forgotten. What is found is told to the table for people (`gpufleet unserved`), by a job that lives while there is something to tell.
 
 use std::{
@@ -121,7 +121,9 @@ impl UnservedTasks {
             return Fate::Rests(Rest::short(since_ms, format!("no living GPU fits, as the table said before it fell silent: {wanted}")));
         };
         let Some(lack) = living.lack(&wanted, self.memory_threshold()) else {
-            return Fate::Rests(Rest::short(None, format!("no GPU that fits takes tasks now: {wanted}")));
+            let why = living.down(&wanted, self.memory_threshold());
+            let why = why.unwrap_or_else(|| format!("no GPU that fits takes tasks now: {wanted}"));
+            return Fate::Rests(Rest::short(None, why));
         };
         if living.steady() < lease {
             return Fate::Rests(Rest::short(since_ms, format!("no living GPU fits that the table knows of yet: {wanted}")));

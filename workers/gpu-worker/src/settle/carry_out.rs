@@ -96,7 +96,7 @@ pub(crate) async fn carry_out(
             Disposition::Delay(task) => next = Box::pin(delaying::delay(&settling, task)).await?,
             Disposition::RefuseUnknownPool(refusal) => Box::pin(settling.refuse(ErrorCode::UnknownPool, refusal)).await?,
             Disposition::RefuseReusedId => Box::pin(settling.refuse_reused_id()).await?,
-            Disposition::Quarantine(crashes) => Box::pin(settling.quarantine(&crashes)).await?,
+            Disposition::Quarantine(crashes, words) => Box::pin(settling.quarantine(&crashes, words)).await?,
             Disposition::Split(task, slices) => match Box::pin(splitting::split(&settling, task, slices)).await? {
                 Became::Settled => {}
                 Became::Whole => return Ok(Settled::RunsWhole),
@@ -382,10 +382,17 @@ impl<'a> Settling<'a> {
         self.end_unrun(End::without_run(Outcome::Failed, error)).await
     }
 
-    /// Gives up a task whose worker crashed too often: its history goes to its producer, and with its original bytes to the dead letters.
-    async fn quarantine(&self, crashes: &[Crash]) -> Result<(), Abandoned> {
-        let crashed: Vec<String> = crashes.iter().map(history::crashed).collect();
-        let message = format!("its worker crashed {} times while it ran: {}", crashes.len(), crashed.join("; "));
+    /// Gives up a task whose worker, or the process that ran it, crashed too often: its history goes to its producer, and with its original bytes to the dead letters.
+    async fn quarantine(&self, crashes: &[Crash], words: Option<String>) -> Result<(), Abandoned> {
+        let mut crashed: Vec<String> = crashes.iter().map(history::crashed).collect();
+        let told = format!("its worker crashed {} times while it ran: {}", crashes.len(), crashed.join("; "));
+        let message = match &words {
+            Some(words) => history::bounded(format!("{told}; the last time: {words}")),
+            None => told,
+        };
+        if let (Some(last), Some(words)) = (crashed.last_mut(), &words) {
+            *last = format!("{last}: {}", history::message(words));
+        }
         tracing::error!(task_id = %self.identity.task_id, trace_id = self.in_hand.trace_id(), error = message, "quarantined");
         self.context.metrics.quarantined.inc();
         let history = history::with(self.in_hand.envelope.headers.history.as_deref(), crashed);

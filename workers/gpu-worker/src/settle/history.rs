@@ -5,6 +5,8 @@ use task_store::Crash;
 
 use crate::date::date;
 
+/// The longest message of a reply that has what a process wrote last, in bytes.
+const WORDS_BYTES: usize = 8 << 10;
 /// The longest message and the longest code of a line, in characters.
 const MESSAGE_CHARACTERS: usize = 400;
 const CODE_CHARACTERS: usize = 60;
@@ -29,7 +31,18 @@ fn line(text: &str, characters_max: usize) -> String {
     text.chars().take(characters_max).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// An attempt whose worker was gone.
+/// A message for a reply, cut where it is too long.
+pub(super) fn bounded(text: String) -> String {
+    if text.len() <= WORDS_BYTES {
+        return text;
+    }
+    let mut text = text;
+    text.truncate(text.floor_char_boundary(WORDS_BYTES - '…'.len_utf8()));
+    text.push('…');
+    text
+}
+
+/// An attempt whose worker, or whose process, was gone.
 pub(crate) fn crashed(crash: &Crash) -> String {
     let Crash { attempt, gpu_id, found_ms, alone } = crash;
     format!("attempt {attempt} on {gpu_id}{} crashed, found at {}", if *alone { " alone" } else { "" }, date(*found_ms))
@@ -48,6 +61,15 @@ pub(crate) fn with(history: Option<&str>, more: impl IntoIterator<Item = String>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_with_the_words_of_a_process_is_bounded_and_never_cut_within_a_letter() {
+        assert_eq!(bounded("short".to_owned()), "short");
+        for letter in ["x", "é", "€", "🙂"] {
+            let cut = bounded(letter.repeat(10_000));
+            assert!(cut.len() <= WORDS_BYTES && cut.len() > WORDS_BYTES - 8 && cut.ends_with('…'), "{letter}: {}", cut.len());
+        }
+    }
 
     #[test]
     fn a_history_has_a_line_an_attempt_and_forgets_the_oldest() {

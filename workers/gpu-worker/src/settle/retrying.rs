@@ -26,14 +26,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub(super) async fn retry<'t>(settling: &Settling<'_>, retrying: Retrying<'t>) -> Result<Option<Disposition<'t>>, Abandoned> {
     let context = settling.context;
     let task = retrying.task;
-    let Retrying { memory_mb, error, token, .. } = &retrying;
+    let Retrying { memory_mb, error, token, after, .. } = &retrying;
     let request = RetryRequest {
         task_id: task.id.clone(),
         body_hash: task.body_hash.clone(),
         attempt: task.attempt,
         token: *token,
         error: format!("{}: {}", error.code, error.message),
-        after_ms: pause_ms(context, task.attempt),
+        after_ms: pause_ms(context.ports.environment.random.unit(), task.attempt, *after),
     };
     match context.ports.record_retry(&request).await? {
         RetryAnswer::Due(due) => {
@@ -98,9 +98,25 @@ async fn publish_next(settling: &Settling<'_>, next: Next<'_>) -> Result<(), Aba
     }
 }
 
-/// Doubles with each attempt; half of it is random, so that tasks that failed together do not come back together.
-fn pause_ms(context: &Context, attempt: u32) -> u64 {
+/// Doubles with each attempt; half of it is random (`chance`, 0 to 1), so that tasks that failed together do not come back together. At least what the executor asked for, as far as a
+/// waiting queue holds a task.
+fn pause_ms(chance: f64, attempt: u32, asked_for: Option<Duration>) -> u64 {
     let doubled = FIRST_PAUSE.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(LONGEST_PAUSE);
-    let jittered = doubled.mul_f64(0.5 + context.ports.environment.random.unit() / 2.0);
-    u64::try_from(jittered.as_millis()).unwrap_or(u64::MAX)
+    let jittered = doubled.mul_f64(0.5 + chance / 2.0);
+    let pause = jittered.max(asked_for.unwrap_or(Duration::ZERO).min(LONGEST_PAUSE));
+    u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_doubles_is_at_least_what_was_asked_for_and_never_longer_than_a_queue_holds() {
+        let s = Duration::from_secs;
+        assert_eq!([1, 2, 3].map(|attempt| pause_ms(1.0, attempt, None)), [500, 1_000, 2_000]);
+        assert_eq!(pause_ms(0.0, 1, None), 250);
+        assert_eq!([pause_ms(0.0, 1, Some(s(7))), pause_ms(1.0, 6, Some(s(7)))], [7_000, 16_000], "the longer of the two");
+        assert_eq!([pause_ms(0.0, 1, Some(s(3_600))), pause_ms(1.0, 40, None)], [300_000, 300_000]);
+    }
 }

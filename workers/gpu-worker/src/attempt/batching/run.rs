@@ -146,10 +146,12 @@ fn all_left(answers: &mut [&mut Option<oneshot::Sender<Answer>>], context: &mut 
     Poll::Pending
 }
 
-/// Answers the members, but for those that lack the memory together: these are given back.
+/// Answers the members, but for those that lack the memory together: these are given back. Where their process crashed, each of them hears so: any of them may have done it.
 fn answer(members: Vec<Waiting>, results: Vec<Result<Framed, Failure>>) -> Vec<Waiting> {
     let together = members.len();
-    let fails = |result: &Result<Framed, Failure>| result.as_ref().is_err_and(|failure| failure.retry && !lacks_memory(failure));
+    let fails = |result: &Result<Framed, Failure>| {
+        result.as_ref().is_err_and(|failure| failure.retry && !failure.crashed && !lacks_memory(failure))
+    };
     let failed_as_a_whole = together > 1 && results.iter().all(fails);
     let mut stands_for_it = false;
     let mut too_large = Vec::new();
