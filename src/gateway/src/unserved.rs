@@ -115,7 +115,8 @@ impl Gateway {
     }
 
     async fn lack(&self, wanted: &Wanted) -> Option<(Lack, Certainty)> {
-        self.lack_of(&self.living.living().await?, wanted)
+        let living = self.living.living().await?;
+        self.lack_of(&living, wanted)
     }
 
     fn lack_of(&self, living: &Living, wanted: &Wanted) -> Option<(Lack, Certainty)> {

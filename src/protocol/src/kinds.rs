@@ -171,6 +171,7 @@ mod tests {
             item_ms: BTreeMap::new(),
             kinds_down: BTreeMap::new(),
             run_ms: BTreeMap::new(),
+            model_state: crate::gpu::ModelState::default(),
         };
         let mut view = GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000 };
         change(&mut view);

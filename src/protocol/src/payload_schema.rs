@@ -117,7 +117,7 @@ where
 {
     let (ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context }) = fault.kind() else { return fault };
     let depth = |fault: &ValidationError<'_>| fault.instance_path().as_str().matches('/').count();
-    let within = context.iter().flatten().map(|fault| deepest(fault)).max_by_key(|fault| depth(fault));
+    let within = context.iter().flatten().map(deepest).max_by_key(|fault| depth(fault));
     match within {
         Some(within) if depth(within) > depth(fault) => within,
         _ => fault,

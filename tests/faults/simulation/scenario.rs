@@ -329,7 +329,7 @@ impl Scenario {
 
     /// Whether everything runs in processes beside the workers, which poison ends in place of them.
     pub fn in_handlers(&self) -> bool {
-        self.class == Class::Poison && self.seed % 2 == 0
+        self.class == Class::Poison && self.seed.is_multiple_of(2)
     }
 
     /// Whether the store forgets: then less is promised.

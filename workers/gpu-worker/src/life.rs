@@ -307,6 +307,7 @@ async fn run_and_settle(
 }
 
 /// What a run came to.
+#[expect(clippy::large_enum_variant, reason = "nearly every run is of the large one, and a box would be an allocation for each task")]
 enum Came<'t> {
     /// It ended: this becomes of its delivery.
     Out(Disposition<'t>),

@@ -10,7 +10,6 @@ use task_store::{Retry, RetryAnswer, RetryRequest};
 
 use super::{carry_out::Settling, ending, history};
 use crate::{
-    context::Context,
     delivery::{due, onward},
     disposition::{Disposition, End, Retrying},
     ports::{Abandoned, Sent},
