@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use gpu_table::{GpuTable, PoolView};
+use gpu_table::{GpuTable, KindsView, PoolView};
 use producer::Producer;
 use prometheus::Registry;
 use protocol::{
@@ -61,6 +61,8 @@ pub struct GatewayOptions {
     pub drain_grace: Duration,
     /// What becomes of a task that no living GPU can run. Default: it waits, with a warning.
     pub unserved: WhenUnserved,
+    /// Whether payloads are checked against their kinds' schemas before they travel. Default: they are.
+    pub check_payloads: bool,
     /// The workers' lease: nobody is refused for what the table does not know unless it has heard of workers for so long. Default: 6 s.
     pub lease: Duration,
     /// What its clients' connections are allowed.
@@ -81,6 +83,7 @@ impl From<&Configuration> for GatewayOptions {
             body_timeout: Duration::from_millis(gateway.body_timeout_ms),
             drain_grace: Duration::from_millis(worker.drain_grace_ms),
             unserved: gateway.unserved,
+            check_payloads: gateway.check_payloads,
             lease: Duration::from_millis(worker.lease_ms),
             connections: ConnectionLimits::from(gateway),
             operate: gateway.operate,
@@ -110,6 +113,8 @@ pub struct Shared {
     pub(crate) unserved: Refusals,
     /// The living GPUs of the pool, as they were a moment ago.
     pub(crate) living: PoolView,
+    /// What the kinds of the pool do, as they were some seconds ago.
+    pub(crate) kinds: KindsView,
     /// For how long the pool has been seen without any.
     pub(crate) emptiness: Mutex<Emptiness>,
     /// What the tasks said that were submitted here with `progress`.
@@ -144,6 +149,7 @@ impl Gateway {
         let emptiness = Mutex::default();
         let (listens_on, dead_letters_alone) = Default::default();
         let living = PoolView::new(Arc::clone(&ports.table), options.pool.clone());
+        let kinds = KindsView::new(Arc::clone(&ports.table), options.pool.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let (waits, bulk) = (Waits::default(), Arc::new(Semaphore::new(BULK_MAX)));
         Ok(Self(Arc::new(Shared {
@@ -155,6 +161,7 @@ impl Gateway {
             overloaded,
             unserved,
             living,
+            kinds,
             emptiness,
             watched,
             readiness,

@@ -18,6 +18,7 @@ mod groups;
 mod health;
 mod idempotency;
 mod intake;
+mod kinds;
 mod metrics;
 mod monitor;
 mod multipart;

@@ -2,18 +2,20 @@
 
 pub(crate) mod many;
 pub(crate) mod of_groups;
+pub(crate) mod of_kinds;
 pub(crate) mod operating;
 pub(crate) mod operations;
 
 use std::sync::LazyLock;
 
-use axum::Json;
+use axum::{Json, extract::State};
 use protocol::frame::FRAME;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use self::operations::{Answer, Content, Events, Lines};
 use crate::{
+    Gateway,
     problem::ProblemDocument,
     routes::{ROUTES, Route},
 };
@@ -56,12 +58,13 @@ pub(crate) fn at(pointer: &str) -> Option<&'static Value> {
     DOCUMENT.pointer(pointer)
 }
 
-/// `GET /openapi.json`.
-pub(crate) async fn show() -> Json<&'static Value> {
-    Json(&DOCUMENT)
+/// `GET /openapi.json`: the document, with the payloads of the kinds that are served now. Where the table does not answer soon, those that were served last.
+pub(crate) async fn show(State(gateway): State<Gateway>) -> Json<Value> {
+    let known = gateway.kinds.soon().await;
+    Json(of_kinds::with_kinds(DOCUMENT.clone(), known.kinds()))
 }
 
-/// The OpenAPI 3.1 document of everything the gateway serves.
+/// The OpenAPI 3.1 document of everything the gateway serves, but for the kinds of its fleet.
 #[must_use]
 pub fn openapi() -> Value {
     let mut schemas =

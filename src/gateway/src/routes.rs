@@ -9,9 +9,9 @@ use axum::{
 };
 
 use crate::{
-    Gateway, Problem, bulk, dead, events, front, gpus, groups, health,
+    Gateway, Problem, bulk, dead, events, front, gpus, groups, health, kinds,
     metrics::{self, observe},
-    openapi::{self, Operation, many, of_groups, operating, operations},
+    openapi::{self, Operation, many, of_groups, of_kinds, operating, operations},
     predict,
     problem::ProblemKind,
     results, segments, settings, tasks, unserved,
@@ -26,7 +26,7 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 32] = [
+pub(crate) const ROUTES: [Route; 34] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
@@ -49,6 +49,8 @@ pub(crate) const ROUTES: [Route; 32] = [
     Route { method: "get", path: "/api/v1/groups/{group}/events", handler: || get(groups::events), operation: of_groups::EVENTS },
     Route { method: "get", path: "/api/v1/gpus", handler: || get(gpus::list), operation: operations::GPUS },
     Route { method: "get", path: "/api/v1/gpus/{gpu_id}", handler: || get(gpus::one), operation: operations::GPU },
+    Route { method: "get", path: "/api/v1/kinds", handler: || get(kinds::list), operation: of_kinds::LIST },
+    Route { method: "get", path: "/api/v1/kinds/{kind}", handler: || get(kinds::one), operation: of_kinds::ONE },
     Route { method: "get", path: "/api/v1/unserved", handler: || get(unserved::list), operation: operations::UNSERVED },
     Route { method: "get", path: "/api/v1/settings", handler: || get(settings::show), operation: operating::SETTINGS },
     Route { method: "put", path: "/api/v1/settings/strategy", handler: || put(settings::set_strategy), operation: operating::SET_STRATEGY },

@@ -24,6 +24,8 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationTo
         let _set = gateway.listens_on.set(address);
         info!(%address, "the gateway listens");
     }
+    // The first payloads are to be checked too.
+    drop(gateway.kinds.now());
     let (closing, connections) = (gateway.closing.clone(), Arc::clone(&gateway.connections));
     let routers = Routers { all: router(gateway.clone()), when_full: router_when_full(gateway) };
     let answering = serve_http(listener, routers, connections, stop.clone());

@@ -180,9 +180,10 @@ pub(crate) async fn take(
         bytes: segments,
         progress,
     } = request;
-    let body = carried::body_of(payload, items, on_error)?;
+    let body = TaskBody { segments, ..carried::body_of(payload, items, on_error)? };
     let trail = Trail::of(traceparent.as_deref());
     let identity = identify(task_id)?;
+    gateway.check_payload(&kind, &body).await.map_err(|problem| trail.failed(problem))?;
     let mut warnings = gateway.warnings(&kind, &needs, &gpu_options).await.map_err(|problem| trail.failed(problem))?;
     warnings.extend(warning_of_strategy(&gpu_options));
     warnings.extend(carried::split_in_vain(&body, &gpu_options).map(str::to_owned));
@@ -195,7 +196,7 @@ pub(crate) async fn take(
         progress: watched,
         group,
         traceparent,
-        ..NewTask::new(kind, TaskBody { gpu_options, needs, limits, segments, ..body })
+        ..NewTask::new(kind, TaskBody { gpu_options, needs, limits, ..body })
     };
     let submitted = if watched { submit_watched(gateway, new, &identity).await } else { submit_alone(gateway, new, &identity).await };
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;

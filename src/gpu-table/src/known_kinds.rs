@@ -96,7 +96,7 @@ impl KindsView {
     pub const AGE_MAX: Duration = Duration::from_secs(5);
     /// As how new a view is good that must be new.
     pub const NEW: Duration = Duration::from_secs(1);
-    /// How long who needs a new view to refuse somebody waits for it.
+    /// How long who needs a new view waits for it, where an old one will do as well.
     const PATIENCE: Duration = Duration::from_millis(500);
 
     /// A view that has asked nobody yet.
@@ -127,6 +127,14 @@ impl KindsView {
     /// Those of [`GpuTable`].
     pub async fn new_enough(&self) -> Result<Arc<KnownKinds>, TableError> {
         self.0.renewed(Self::NEW).await
+    }
+
+    /// As [`KindsView::new_enough`]; what is known, however old, where the table does not answer within half a second.
+    pub async fn soon(&self) -> Arc<KnownKinds> {
+        match timeout(Self::PATIENCE, self.new_enough()).await {
+            Ok(Ok(known)) => known,
+            Ok(Err(_)) | Err(_) => Arc::clone(&self.0.state().known),
+        }
     }
 
     /// Checks the payload of a task, or its items, by what is known. Whoever is refused is refused by what the table says now: a view may be older than a new version of a handler. Where it does not answer

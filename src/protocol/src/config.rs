@@ -376,6 +376,8 @@ pub struct GatewaySection {
     /// What becomes of a task that is submitted while no living GPU of the pool serves its kind or has what it needs: `wait` takes it with a warning, `refuse` refuses it (HTTP 422).
     /// `gpufleet submit` goes by it too. `POST /api/v1/predict` refuses in any case (503), since its caller waits. Default: `wait`.
     pub unserved: WhenUnserved,
+    /// Whether a payload is checked against its kind's schema before it travels, and refused (HTTP 422) where it does not fit; those above 1 MiB or with segments are not. `gpufleet submit` goes by it too. Default: true.
+    pub check_payloads: bool,
     /// Most connections that may be open at once; never more than half of the files that the process may open. One too many closes the one that has waited longest for its
     /// client; where none waits, it is answered 503, but for `/healthz`, `/readyz` and `/metrics`. Default: 1,024.
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -412,6 +414,7 @@ impl Default for GatewaySection {
             listen: "127.0.0.1:8080".to_owned(),
             predict_timeout_ms: 60_000,
             unserved: WhenUnserved::default(),
+            check_payloads: true,
             connections_max: 1_024,
             head_timeout_ms: 10_000,
             idle_timeout_ms: 75_000,

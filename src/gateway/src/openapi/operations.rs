@@ -296,7 +296,7 @@ pub(crate) const METRICS: Operation = Operation {
 
 pub(crate) const OPENAPI: Operation = Operation {
     id: "openapi",
-    summary: "This document.",
+    summary: "This document, with the payload of each kind that the fleet serves now.",
     parameter: None,
     optional: &[],
     body: None,
@@ -318,7 +318,7 @@ pub(super) const fn problem(status: u16) -> &'static str {
         413 => "The body is larger than the workers take.",
         415 => "The body is not declared as what it must be, JSON or lines of it, or is compressed or encoded otherwise.",
         422 => {
-            "A field is not valid, found by the gateway or by the worker, or no living GPU can run the task and gateway.unserved is refuse, or the Idempotency-Key belongs to another request; field names it."
+            "A field is not valid, found by the gateway or by the worker, or the payload does not fit its kind's schema (gateway.check_payloads), or no living GPU can run the task and gateway.unserved is refuse, or the Idempotency-Key belongs to another request; field names it."
         }
         429 => "The pool's queue is full.",
         502 => "The task failed; code and detail say why.",

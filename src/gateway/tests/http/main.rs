@@ -12,6 +12,7 @@ mod fleet;
 mod front;
 mod groups;
 mod idempotency;
+mod kinds;
 mod observing;
 mod operating;
 mod overloaded;
