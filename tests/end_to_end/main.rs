@@ -13,6 +13,7 @@ mod handlers_crash;
 mod health;
 mod holding;
 mod hostile;
+mod kinds;
 mod life;
 mod memory;
 mod progress;

@@ -11,6 +11,7 @@ mod foreign;
 mod groups;
 mod http;
 mod items;
+mod kinds;
 mod logs;
 mod model;
 mod nvidia;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use protocol::{Strategy, TaskId};
+use protocol::{Kind, Strategy, TaskId};
 use service::{
     FlagSetting,
     config::{GATEWAY_VARIABLE, Sources},
@@ -147,6 +147,12 @@ pub(crate) enum Command {
     Dead(DeadCommand),
     /// Shows the GPUs of the pool, or all that is known of one
     Gpus(Gpus),
+    /// Shows the kinds that the fleet serves: what each does, on how many GPUs, and what a run takes; or all of one kind, with the schema of its payload and an example
+    Kinds {
+        /// All of this kind
+        #[arg(value_parser = parsers::kind)]
+        kind: Option<Kind>,
+    },
     /// Shows what tasks ask for and no living GPU of the pool has: kinds that nobody serves, needs that nobody fulfils
     Unserved,
     /// Shows or changes the fleet's default strategy while it runs
@@ -177,6 +183,7 @@ impl Command {
             | Self::Undrain { .. }
             | Self::Dead(_)
             | Self::Gpus(_)
+            | Self::Kinds { .. }
             | Self::Strategy(_)
             | Self::Unserved
             | Self::Doctor => true,

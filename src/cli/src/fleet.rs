@@ -11,8 +11,9 @@ mod settings;
 mod submitting;
 mod url;
 
+use gpu_table::KnownKinds;
 use producer::{WantedResults, results_of};
-use protocol::{ItemResults, PoolName, TaskId, TaskStatus, Unserved, batch::ITEMS_MAX, gpu::GpuView};
+use protocol::{ItemResults, KindView, PoolName, TaskId, TaskStatus, Unserved, batch::ITEMS_MAX, gpu::GpuView};
 use task_store::{Cancel, Reach};
 
 pub(crate) use self::{
@@ -33,6 +34,9 @@ pub(crate) enum Fleet {
     /// A gateway before it.
     Gateway(Gateway),
 }
+
+/// What is known of the kinds of a pool.
+pub(crate) type Kinds = KnownKinds;
 
 /// The GPUs of a pool.
 pub(crate) struct Pool {
@@ -103,6 +107,28 @@ impl Fleet {
             }
             Self::Gateway(gateway) => gateway.unserved().await,
         }
+    }
+
+    /// The pool and its kinds.
+    pub(crate) async fn kinds(&self) -> Result<(PoolName, Vec<KindView>), Fault> {
+        match self {
+            Self::Servers(servers) => {
+                let pool = servers.configuration().worker.pool.clone();
+                let known = KnownKinds::look(&*servers.table().await?, &pool).await?;
+                Ok((pool, known.kinds().to_vec()))
+            }
+            Self::Gateway(gateway) => gateway.kinds().await,
+        }
+    }
+
+    /// What payloads are checked by before they are published; `None`: by nothing here. A gateway checks them itself, and a table that does not answer holds up nobody.
+    pub(crate) async fn schemas(&self) -> Result<Option<Kinds>, Fault> {
+        let Self::Servers(servers) = self else { return Ok(None) };
+        if !servers.configuration().gateway.check_payloads {
+            return Ok(None);
+        }
+        let pool = &servers.configuration().worker.pool;
+        Ok(KnownKinds::look(&*servers.table().await?, pool).await.ok())
     }
 
     /// The pool and its living GPUs.

@@ -17,6 +17,7 @@ mod fleet;
 mod gpus;
 mod greeting;
 mod group;
+mod kinds;
 mod nvidia;
 mod output;
 mod results;
@@ -87,7 +88,7 @@ fn threads(command: &Command) -> Option<usize> {
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     let Arguments { common, command } = arguments;
     if common.url.is_some() && !command.asks_a_fleet() {
-        let takes = "submit, status, results, cancel, group, gpus, unserved, strategy, drain, undrain, dead and doctor";
+        let takes = "submit, status, results, cancel, group, gpus, kinds, unserved, strategy, drain, undrain, dead and doctor";
         return Err(Fault::Usage(format!("--url names the gateway of a fleet to talk to, and this command talks to none; {takes} do")));
     }
     match command {
@@ -104,6 +105,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Undrain { gpu } => drain::run(&common, &gpu, Drain::Off).await,
         Command::Dead(command) => dead::run(&common, command).await,
         Command::Gpus(gpus) => gpus::run(&common, &gpus).await,
+        Command::Kinds { kind } => kinds::run(&common, kind.as_ref()).await,
         Command::Unserved => unserved::run(&common).await,
         Command::Strategy(command) => strategy::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),

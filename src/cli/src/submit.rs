@@ -16,6 +16,7 @@ use crate::{
     fault::Fault,
     fleet::{Fleet, NoReply, Submitter},
     gpus,
+    kinds::PayloadCheck,
     output::{self, Printed},
     status, unserved, waiting,
 };
@@ -29,13 +30,15 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
     let fleet = Fleet::to_submit(common)?;
     let mut task = task(submit, fleet.body_bytes_max())?;
     fleet.check(&task)?;
+    let payloads = PayloadCheck::of(&fleet).await?;
     if let Some(gpu) = submit.gpu() {
         task.body.gpu_options.specific_gpu_id = Some(gpus::named(&fleet.pool().await?, gpu)?);
     }
     unserved::warn_of(&task, &fleet).await?;
     if let Some(file) = submit.items.as_ref().filter(|_| !submit.as_batch) {
-        return items::run(&fleet, submit, file, task).await;
+        return items::run(&fleet, submit, file, task, payloads).await;
     }
+    payloads.check(&task.kind, &task.body).map_err(|refusal| Fault::Usage(format!("{refusal}; nothing was submitted")))?;
     let submitter = fleet.submitter().await?;
     let tasks = std::iter::repeat_n(task, submit.count.get());
     let done =

@@ -6,8 +6,8 @@ use gateway::{ProblemDocument, status_url};
 use hyper::{Method, StatusCode};
 use producer::{NewTask, Pace, Patience};
 use protocol::{
-    GpuOptions, GroupName, ItemResults, Json, Kind, Limits, Needs, OnError, Outcome, PoolName, Progress, Reply, TaskId, TaskStatus,
-    Unserved, batch::ITEMS_MAX, gpu::GpuView,
+    GpuOptions, GroupName, ItemResults, Json, Kind, KindView, Limits, Needs, OnError, Outcome, PoolName, Progress, Reply, TaskId,
+    TaskStatus, Unserved, batch::ITEMS_MAX, gpu::GpuView,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
@@ -64,6 +64,13 @@ struct GpuList {
 struct UnservedList {
     pool: PoolName,
     unserved: Vec<Unserved>,
+}
+
+/// `GET /api/v1/kinds`.
+#[derive(Deserialize)]
+struct KindList {
+    pool: PoolName,
+    kinds: Vec<KindView>,
 }
 
 /// What of the answer to `POST /api/v1/tasks` is not known before.
@@ -131,6 +138,11 @@ impl Gateway {
     pub(super) async fn unserved(&self) -> Result<(PoolName, Vec<Unserved>), Fault> {
         let UnservedList { pool, unserved } = self.get("/api/v1/unserved").await?;
         Ok((pool, unserved))
+    }
+
+    pub(super) async fn kinds(&self) -> Result<(PoolName, Vec<KindView>), Fault> {
+        let KindList { pool, kinds } = self.get("/api/v1/kinds").await?;
+        Ok((pool, kinds))
     }
 
     pub(super) async fn gpus(&self) -> Result<Pool, Fault> {

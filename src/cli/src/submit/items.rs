@@ -23,6 +23,7 @@ use crate::{
     arguments::Submit,
     fault::{Fault, INTERRUPTED},
     fleet::{Fleet, NoReply, Submitter},
+    kinds::PayloadCheck,
     output,
 };
 
@@ -35,6 +36,8 @@ struct Way<'a> {
     submit: &'a Submit,
     /// The task of every line, but for its payload and its id.
     task: NewTask,
+    /// What the payloads must fit.
+    payloads: PayloadCheck,
     environment: Environment,
     open: OpenTasks,
     bar: ProgressBar,
@@ -60,13 +63,14 @@ impl OpenTasks {
 }
 
 /// Submits a task for each line of `file`, and waits for them if asked.
-pub(super) async fn run(fleet: &Fleet, submit: &Submit, file: &str, task: NewTask) -> Result<ExitCode, Fault> {
+pub(super) async fn run(fleet: &Fleet, submit: &Submit, file: &str, task: NewTask, payloads: PayloadCheck) -> Result<ExitCode, Fault> {
     let items = lines::of(file, fleet.body_bytes_max())?;
     let submitter = fleet.submitter_of_many(submit.traceparent.as_deref()).await?;
     let length = lines::length_of(file);
     let mut report = Report::new(lines::name_of(file), !submit.unordered, length);
     let (environment, bar) = (service::system_environment(), report.bar());
-    let way = Way { submitter: &submitter, submit, task, environment, open: OpenTasks::default(), bar, is_sized: length.is_some() };
+    let way =
+        Way { submitter: &submitter, submit, task, payloads, environment, open: OpenTasks::default(), bar, is_sized: length.is_some() };
     let ending = work(&way, items, &mut report).await;
     let ending = ending.and_then(|ending| conclude(ending, &way.open, &mut report));
     drop(way);
@@ -146,8 +150,11 @@ async fn one(way: &Way<'_>, place: usize, Item { line, bytes, payload }: Item, p
         Ok(payload) => payload,
         Err(problem) => return Done { place, line, share, task_id: None, fate: Fate::Broken(problem), _permit: permit },
     };
-    let task_id = way.environment.fresh_task_id();
     let body = TaskBody { payload, ..way.task.body.clone() };
+    if let Err(refusal) = way.payloads.check(&way.task.kind, &body) {
+        return Done { place, line, share, task_id: None, fate: Fate::Broken(refusal.to_string()), _permit: permit };
+    }
+    let task_id = way.environment.fresh_task_id();
     let task = NewTask { body, task_id: Some(task_id.clone()), ..way.task.clone() };
     way.open.tasks().insert(place, (line, task_id.clone()));
     let fate = fate(way, task).await;
