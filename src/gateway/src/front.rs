@@ -19,6 +19,7 @@ pub(crate) async fn show(headers: HeaderMap) -> Response {
     if wants_json(&headers) {
         let links = json!({
             "gpus": "/api/v1/gpus",
+            "kinds": "/api/v1/kinds",
             "tasks": "/api/v1/tasks",
             "predict": "/api/v1/predict",
             "openapi": "/openapi.json",
