@@ -40,6 +40,15 @@ mod tests {
         run_on(executor, &gpu(), payload.clone()).await.err().is_none_or(|failure| failure.field.is_none())
     }
 
+    /// The fields that the reader knows, as it says where there is one that it does not know.
+    async fn known(executor: &Arc<dyn Executor>, payload: Value) -> Vec<String> {
+        let Value::Object(mut fields) = payload else { return Vec::new() };
+        fields.insert("unheard-of".to_owned(), json!(1));
+        let refused = run_on(executor, &gpu(), Value::Object(fields)).await.expect_err("it has an unknown field");
+        let known = refused.message.strip_prefix("is unknown; known are ").unwrap_or_else(|| panic!("{refused:?}"));
+        known.split(", ").map(str::to_owned).collect()
+    }
+
     async fn agree(executor: Arc<dyn Executor>, accepted: &[Value], refused: &[Value]) {
         let kind = executor.kind();
         let schema = executor.schema().expect("a schema");
@@ -48,6 +57,10 @@ mod tests {
         for payload in accepted.iter().chain([&example(&schema).to().expect("JSON")]) {
             assert_eq!(compiled.check(&payload.clone().into()), Ok(()), "{kind}: {payload}");
             assert!(is_read(&executor, payload).await, "{kind} refuses {payload}");
+        }
+        let fields = &schema.to::<Value>().expect("JSON")["properties"];
+        for name in known(&executor, example(&schema).to().expect("JSON")).await {
+            assert!(fields.get(&name).is_some(), "{kind}: a payload with {name} would be refused before any worker sees it");
         }
         for payload in refused {
             let Err(told) = compiled.check(&payload.clone().into()) else { panic!("{kind}: the schema accepts {payload}") };
@@ -71,6 +84,8 @@ mod tests {
             json!({"duration_ms": 5, "batch_fixed_ms": null}),
             json!({"fail": {"code": "oops", "message": "as asked", "retry": true}}),
             json!({"fail": null}),
+            json!({"model": "llama", "model_mb": 16_000, "load_ms": 5, "duration_ms": 1}),
+            json!({"model": null, "model_mb": null}),
         ];
         let refused = [
             json!(5),
@@ -86,6 +101,9 @@ mod tests {
             json!({"fail": {"oops": 1}}),
             json!({"fail": {"retry": "yes"}}),
             json!({"colour": "red"}),
+            json!({"model": ""}),
+            json!({"model_mb": 5}),
+            json!({"load_ms": 5, "model": null}),
         ];
         agree(simulate(), &accepted, &refused).await;
     }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gateway::GatewayOptions;
 use gpu_table::GpuTable;
-use protocol::{Json, KindDescription, PoolName};
+use protocol::{Json, KindDescription, PoolName, Segments, frame};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use task_queue::TaskQueue;
@@ -118,6 +119,16 @@ async fn a_line_of_a_bulk_request_that_does_not_fit_is_refused_alone() {
     let fields: Vec<&Value> = answers.iter().map(|answer| &answer["problem"]["field"]).collect();
     assert_eq!(fields, [&Value::Null, &json!("payload"), &Value::Null], "{answers:?}");
     assert_eq!(submitted(&fleet).await, 2);
+}
+
+#[tokio::test]
+async fn a_payload_with_raw_bytes_in_place_of_a_value_is_left_to_the_worker() {
+    let fleet = fleet(GatewayOptions::default()).await;
+    let request = json!({"kind": "embed", "payload": {"text": {"$segment": 0}}}).to_string().into_bytes();
+    let frame = frame::of(request, &Segments::of(vec![Bytes::from_static(b"a text")])).expect("a short one");
+    let request = fleet.http.post(format!("{}{TASKS}", fleet.url)).header("content-type", frame::FRAME).body(frame);
+    assert_eq!(request.send().await.expect("an answer").status(), StatusCode::ACCEPTED);
+    assert_eq!(submitted(&fleet).await, 1);
 }
 
 #[tokio::test]
