@@ -76,6 +76,16 @@ fn a_schema_refers_to_itself_and_to_nothing_else() {
 }
 
 #[test]
+fn a_schema_that_has_nothing_against_any_payload_reads_none() {
+    for everything in [json!(true), json!({}), json!({"title": "any value", "examples": [1]})] {
+        assert!(compiled(everything.clone()).accepts_all, "{everything}");
+    }
+    for something in [json!(false), json!({"type": "object"}), json!({"title": "a", "not": {}})] {
+        assert!(!compiled(something.clone()).accepts_all, "{something}");
+    }
+}
+
+#[test]
 fn what_is_no_schema_is_told() {
     for wrong in [json!({"type": "sting"}), json!(5), json!({"minimum": "1"})] {
         let told = PayloadSchema::compile(&wrong.clone().into()).expect_err("no schema");
