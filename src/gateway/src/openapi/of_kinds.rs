@@ -69,12 +69,16 @@ fn component(kind: &Kind) -> String {
     format!("payload.{kind}")
 }
 
-/// A task of this kind.
+/// A task of this kind. `x-gpus` are the GPUs that serve it now, and `x-run-ms` is what a run took lately.
 fn form(view: &KindView) -> Value {
     let kind = &view.kind;
     let mut form = json!({"title": format!("kind {kind}"), "required": ["kind"], "properties": {"kind": {"const": kind}}});
     if !view.about.is_empty() {
         form["description"] = view.about.clone().into();
+    }
+    form["x-gpus"] = json!(view.gpus);
+    if let Some(run_ms) = view.run_ms {
+        form["x-run-ms"] = json!(run_ms);
     }
     if payload(view).is_some() {
         let payload = json!({"$ref": format!("#/components/schemas/{}", component(kind))});
@@ -116,7 +120,7 @@ fn lead_to(base: &str, schema: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use protocol::{GpuId, Json};
+    use protocol::{GpuId, Json, RunTime};
 
     use super::*;
     use crate::openapi;
@@ -128,7 +132,7 @@ mod tests {
             schema: schema.map(Json::from),
             gpus: gpus.iter().map(|id| GpuId::new(*id).expect("an id")).collect(),
             gpus_down: [].into(),
-            run_ms: None,
+            run_ms: Some(RunTime { smallest: 0.5, median: 1.5 }),
             batch_largest: None,
             differs: false,
         }
@@ -159,6 +163,7 @@ mod tests {
         assert_eq!(of, [&json!("tree"), &json!("plain"), &Value::Null]);
         assert_eq!(forms[2]["properties"]["kind"]["not"]["enum"], json!(["tree", "plain"]));
         assert_eq!(forms[0]["properties"]["payload"]["$ref"], "#/components/schemas/payload.tree");
+        assert_eq!((&forms[1]["x-gpus"], &forms[1]["x-run-ms"]), (&json!(["a"]), &json!({"smallest": 0.5, "median": 1.5})));
         for place in PLACES {
             let task = document.pointer(place).unwrap_or_else(|| panic!("{place}"));
             assert_eq!(task["$ref"], format!("#/components/schemas/{TASK}"), "{place}");
