@@ -24,7 +24,7 @@ async fn servers_and_their_gateway_show_the_same_kinds() {
         shown("echo").await["run_ms"]["median"].is_number() && shown("simulate").await["schema"].is_object()
     })
     .await;
-    let through = async |arguments: &[&str]| gpufleet(Path::new("/"), [arguments, &["--url", &url]].concat(), &[]).await;
+    let through = async |arguments: &[&str]| gpufleet(Path::new("/"), [arguments, &["--url", url.as_str()]].concat(), &[]).await;
     let by_gateway = through(&["kinds", "--json"]).await.output;
     for kind in ["echo", "simulate"] {
         let (direct, by_gateway) = (shown(kind).await, of(&by_gateway, kind));
@@ -65,7 +65,7 @@ async fn a_payload_that_does_not_fit_is_refused_before_it_travels() {
     let refused = servers.run(&wrong).await;
     assert_eq!((refused.code, refused.errors.starts_with(told)), (Some(2), true), "{refused:?}");
     // The gateway asks the table now and then.
-    let through = async || gpufleet(Path::new("/"), [&wrong[..], &["--url", &url]].concat(), &[]).await;
+    let through = async || gpufleet(Path::new("/"), [&wrong[..], &["--url", url.as_str()]].concat(), &[]).await;
     until("the gateway knows it too", async || through().await.code == Some(2)).await;
     let refused = through().await;
     assert!(refused.errors.starts_with(told), "{refused:?}");
