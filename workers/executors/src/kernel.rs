@@ -8,11 +8,19 @@
 //! `i64`, `u64`, `f32` or `f64`; `in` is a pointer to a copy of the numbers, `inout` also gives them back, `out` is a pointer to that many zeros and gives them back. Gives `{"outputs": [...]}`, one
 //! list for each `inout` and `out`, in order; infinities and NaN are `null`. `blocks` and `threads` are numbers or lists of up to three.
 //!
+//! ```json
+//! {"module": "saxpy", "blocks": 4, "threads": 256, "outputs": "segments",
+//!  "arguments": [{"u32": 1000}, {"f32": 2.0}, {"in": {"$segment": 0, "dtype": "f32"}}, {"inout": {"$segment": 1, "dtype": "f32", "shape": [10, 100]}}]}
+//! ```
+//! In place of a list, `in` and `inout` take raw bytes (`schemas/frame.md`): numbers of any type, or bytes of none. With `"outputs": "segments"` all that is given back is raw bytes as well,
+//! `{"$segment": 0, "dtype": "f32", "shape": [10, 100]}`; that is so where any argument was. `"outputs": "numbers"` asks for lists in any case.
+//!
 //! A module whose file changes is compiled anew within a second. The operator allows the modules, and trusts them as far as a kernel can go: it shares the GPU's memory with the other tasks of the same
 //! worker, and one that faults takes them all down with it (each is then tried again alone).
 
 mod arguments;
 mod modules;
+mod outputs;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -21,12 +29,12 @@ use devices::{
     Device, Use,
     nvidia::cuda::{Argument, Lane},
 };
-use protocol::{Framed, Json, Kind};
-use serde::Serialize;
+use protocol::{Framed, Kind};
 
 use self::{
-    arguments::{Asked, Given, Written},
+    arguments::{Asked, Given},
     modules::Modules,
+    outputs::Written,
 };
 use crate::{
     Executor, Failure, Run,
@@ -34,12 +42,6 @@ use crate::{
     occupy::occupy,
     schemas,
 };
-
-/// The result as it is written.
-#[derive(Serialize)]
-struct Outputs {
-    outputs: Vec<Written>,
-}
 
 struct Kernel {
     modules: Modules,
@@ -66,7 +68,7 @@ impl Executor for Kernel {
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
-        let Asked { module, kernel, grid, arguments } = Asked::read(run.payload)?;
+        let Asked { module, kernel, grid, arguments, outputs } = Asked::read(run.payload, run.segments())?;
         let cuda = cuda_of(run.device.as_ref())?;
         let memory_mb = arguments.iter().map(Given::bytes).sum::<u64>().div_ceil(1_000_000);
         let _memory = occupy(run.device.as_ref(), Use { memory_mb, compute_share: 1.0 })?;
@@ -84,7 +86,7 @@ impl Executor for Kernel {
                 .collect::<Result<Vec<Written>, _>>()
         };
         let ran = cuda.run(work).await.map_err(|error| failure(&error, Some(memory_mb)))?;
-        Ok(Json::of(&Outputs { outputs: run.usage.add(ran) }).into())
+        Ok(outputs.written(run.usage.add(ran)))
     }
 
     async fn evict(&self, _device: &dyn Device) -> bool {

@@ -6,8 +6,15 @@
 //! Gives `{"product": [[19, 22], [43, 50]], "max_error": 0}`. `dtype` is `f32` (default) or `f64`. With `check` the product is also computed on the CPU in double precision; `max_error`
 //! is the largest difference, relative to the largest number of the product. A product that the GPU has no memory for is computed in pieces, by rows of `a`.
 //!
-//! Small products run together, whoever asked for them: to begin one costs more than to compute it.
+//! ```json
+//! {"a": {"$segment": 0, "dtype": "f32", "shape": [1000, 500]}, "b": {"$segment": 1, "dtype": "f32", "shape": [500, 10]}}
+//! ```
+//! A matrix may be raw bytes (`schemas/frame.md`), which say the `dtype`. Then the product is raw bytes as well, `{"product": {"$segment": 0, "dtype": "f32", "shape": [1000, 10]}}`; `"outputs"`
+//! asks for one of the two, `"numbers"` or `"segments"`, in any case.
+//!
+//! Small products of lists run together, whoever asked for them: to begin one costs more than to compute it. What comes as raw bytes runs by itself.
 
+mod numbers;
 mod together;
 
 use std::sync::Arc;
@@ -17,9 +24,10 @@ use devices::{
     Use,
     nvidia::cuda::{Lane, Matrix},
 };
-use protocol::{Framed, Json, Kind};
+use protocol::{DType, Framed, Json, Kind, SegmentRef, Segments};
 use serde::{Serialize, Serializer, de::IgnoredAny};
 
+use self::numbers::{Factor, Numbers, factor};
 use crate::{
     Batching, Executor, Failure, Run, RunBatch,
     cuda::{Finite, cuda_of, failure},
@@ -30,7 +38,7 @@ use crate::{
 
 /// The longest side of a matrix.
 const SIDE_MAX: usize = 16_384;
-/// The most numbers of a product: it comes back as JSON.
+/// The most numbers of a product: no reply carries more.
 const PRODUCT_MAX: usize = 4_000_000;
 /// The most multiplications that `check` does on the CPU: a second or so.
 const CHECK_MAX: usize = 2_000_000_000;
@@ -56,13 +64,24 @@ enum Precision {
     Double,
 }
 
+impl Precision {
+    const fn dtype(self) -> DType {
+        match self {
+            Self::Single => DType::F32,
+            Self::Double => DType::F64,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Asked {
-    a: Arc<[f64]>,
-    b: Arc<[f64]>,
+    a: Numbers,
+    b: Numbers,
     sizes: [usize; 3],
     precision: Precision,
     check: bool,
+    /// Whether the product is to be raw bytes.
+    raw: bool,
 }
 
 #[async_trait]
@@ -81,12 +100,14 @@ impl Executor for Matmul {
 
     fn pieces_max(&self, payload: &Json) -> u32 {
         let a = payload.fields().ok().and_then(|mut fields| fields.remove("a"));
-        let rows = a.and_then(|rows| rows.to::<Vec<IgnoredAny>>().ok()).map_or(1, |rows| rows.len());
+        let of_list = |a: &Json| a.to::<Vec<IgnoredAny>>().ok().map(|rows| rows.len());
+        let of_segment = |a: &Json| SegmentRef::read(a)?.shape?.first().copied();
+        let rows = a.and_then(|a| of_segment(&a).or_else(|| of_list(&a))).unwrap_or(1).max(1);
         u32::try_from(rows.min(PIECES_MAX)).unwrap_or(1)
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
-        let asked = Asked::read(run.payload)?;
+        let asked = Asked::read(run.payload, run.segments())?;
         let product = match asked.precision {
             Precision::Single => asked.multiply::<f32>(&run).await?,
             Precision::Double => asked.multiply::<f64>(&run).await?,
@@ -100,7 +121,7 @@ impl Executor for Matmul {
     }
 
     fn takes_part(&self, payload: &Json) -> bool {
-        payload.as_bytes().len() <= SMALL_BYTES
+        payload.as_bytes().len() <= SMALL_BYTES && !payload.as_str().contains("\"$segment\"")
     }
 
     async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
@@ -110,10 +131,10 @@ impl Executor for Matmul {
 
 /// The result as it is written.
 #[derive(Serialize)]
-struct Product<'a> {
+struct Product<T> {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_error: Option<Finite<f64>>,
-    product: Rows<'a>,
+    product: T,
 }
 
 /// A matrix that is written by rows, each number with no more digits than its precision has.
@@ -162,16 +183,21 @@ impl Convert for f64 {
 }
 
 impl Asked {
-    fn read(payload: &Json) -> Result<Self, Failure> {
+    fn read(payload: &Json, segments: &Segments) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
-        let (a, rows, inner) = matrix(&mut fields, "a")?;
-        let (b, b_rows, columns) = matrix(&mut fields, "b")?;
-        let precision = match fields.text("dtype")?.as_deref() {
-            None | Some("f32") => Precision::Single,
-            Some("f64") => Precision::Double,
-            Some(other) => return Err(Failure::invalid(fields.path("dtype"), format!("must be \"f32\" or \"f64\", not {other:?}"))),
-        };
+        let Factor { numbers: a, rows, columns: inner, precision: of_a } = factor(&mut fields, "a", segments)?;
+        let Factor { numbers: b, rows: b_rows, columns, precision: of_b } = factor(&mut fields, "b", segments)?;
+        let precision = precision(&mut fields, of_a, of_b)?;
         let check = fields.flag("check")?.unwrap_or(false);
+        let raw = match fields.text("outputs")?.as_deref() {
+            None => of_a.or(of_b).is_some(),
+            Some("segments") => true,
+            Some("numbers") => false,
+            Some(other) => {
+                let message = format!("must be \"segments\" or \"numbers\", not {other:?}");
+                return Err(Failure::invalid(fields.path("outputs"), message));
+            }
+        };
         fields.finish()?;
         if b_rows != inner {
             let message = format!("must have {inner} rows, as many as payload.a has columns; it has {b_rows}");
@@ -184,19 +210,27 @@ impl Asked {
         if check && rows * inner * columns > CHECK_MAX {
             return Err(Failure::invalid("payload.check", format!("is only done for up to {CHECK_MAX} multiplications")));
         }
-        Ok(Self { a, b, sizes: [rows, inner, columns], precision, check })
+        Ok(Self { a, b, sizes: [rows, inner, columns], precision, check, raw })
     }
 
     /// The product as the result has it, checked if that was asked for.
-    async fn written(&self, product: Arc<[f64]>) -> Result<Framed, Failure> {
+    async fn written(&self, product: Numbers) -> Result<Framed, Failure> {
+        let ([rows, _, columns], precision) = (self.sizes, self.precision);
         let mut max_error = None;
         if self.check {
-            let (a, b, sizes, product) = (Arc::clone(&self.a), Arc::clone(&self.b), self.sizes, Arc::clone(&product));
-            let checking = tokio::task::spawn_blocking(move || self::max_error(&a, &b, &product, sizes));
+            let (a, b, sizes, product) = (self.a.clone(), self.b.clone(), self.sizes, product.clone());
+            let doubles = move |numbers: &Numbers| numbers.doubles(precision);
+            let checking = tokio::task::spawn_blocking(move || self::max_error(&doubles(&a), &doubles(&b), &doubles(&product), sizes));
             let error = checking.await.map_err(|error| Failure::transient(format!("check the product: {error}")))?;
             max_error = Some(Finite(error));
         }
-        let product = Rows { numbers: &product, columns: self.sizes[2], precision: self.precision };
+        if self.raw {
+            let segments = Segments::of(vec![product.bytes(precision)]);
+            let product = SegmentRef::numbers(0, precision.dtype(), vec![rows, columns]);
+            return Ok(Framed { json: Json::of(&Product { max_error, product }), segments });
+        }
+        let product = product.doubles(precision);
+        let product = Rows { numbers: &product, columns, precision };
         Ok(Json::of(&Product { max_error, product }).into())
     }
 
@@ -207,53 +241,56 @@ impl Asked {
         ((numbers * size_of::<T>()) as u64).div_ceil(1_000_000)
     }
 
-    async fn multiply<T: Convert>(&self, run: &Run<'_>) -> Result<Arc<[f64]>, Failure> {
+    async fn multiply<T: Convert>(&self, run: &Run<'_>) -> Result<Numbers, Failure> {
         let cuda = cuda_of(run.device.as_ref())?;
         let [rows, inner, columns] = self.sizes;
         let step = rows.div_ceil(run.pieces as usize).max(1);
         let memory_mb = self.memory_mb::<T>(step);
         let _memory = occupy(run.device.as_ref(), Use { memory_mb, compute_share: 1.0 })?;
-        let mut product = Vec::with_capacity(rows * columns);
+        let mut product = Vec::new();
         for first in (0..rows).step_by(step) {
             if run.cancel.is_cancelled() {
                 return Err(Failure::cancelled());
             }
-            let (a, b) = (Arc::clone(&self.a), Arc::clone(&self.b));
+            let (a, b) = (self.a.clone(), self.b.clone());
             let count = step.min(rows - first);
             let work = move |lane: &Lane| {
-                let converted = |numbers: &[f64]| numbers.iter().map(|value| T::from_double(*value)).collect::<Vec<T>>();
-                let a = lane.upload(&converted(&a[first * inner..(first + count) * inner]))?;
-                let b = lane.upload(&converted(&b))?;
+                let a = a.upload::<T>(lane, first * inner..(first + count) * inner)?;
+                let b = b.upload::<T>(lane, 0..inner * columns)?;
                 let product = lane.timed(|| lane.multiply(&a, &b, [count, inner, columns]))?;
-                Ok(lane.download(&product)?.into_iter().map(T::to_double).collect::<Vec<f64>>())
+                lane.download_bytes(&product)
             };
             let ran = cuda.run(work).await.map_err(|error| failure(&error, Some(memory_mb)))?;
-            product.extend(run.usage.add(ran));
+            let part = run.usage.add(ran);
+            // Most often there is one.
+            if product.is_empty() {
+                product = part;
+            } else {
+                product.extend(part);
+            }
             run.report.progress((first + count) as f64 / rows as f64, "");
         }
-        Ok(product.into())
+        Ok(Numbers::Raw(product.into()))
     }
 }
 
-/// A matrix by rows, with its sizes.
-fn matrix(fields: &mut Fields, name: &'static str) -> Result<(Arc<[f64]>, usize, usize), Failure> {
-    let wrong = |what: String| Failure::invalid(format!("payload.{name}"), what);
-    let no_matrix = || wrong("must be a matrix: a list of rows, each a list of numbers".to_owned());
-    let rows = fields.value(name).and_then(|rows| rows.elements().ok()).ok_or_else(no_matrix)?;
-    let length = |row: &Json| row.to::<Vec<IgnoredAny>>().ok().map(|row| row.len());
-    let columns = rows.first().and_then(length).unwrap_or(0);
-    if columns == 0 || rows.len().max(columns) > SIDE_MAX {
-        return Err(wrong(format!("must have 1 to {SIDE_MAX} rows and columns")));
-    }
-    let mut numbers = Vec::with_capacity(rows.len() * columns);
-    for (at, row) in rows.iter().enumerate() {
-        match row.to::<Vec<f64>>() {
-            Ok(row) if row.len() == columns => numbers.extend(row),
-            Err(_) if length(row) == Some(columns) => return Err(wrong(format!("row {at} holds something that is no number"))),
-            _ => return Err(wrong(format!("row {at} must have {columns} numbers, as the first one has"))),
+/// The precision that is asked for: by the payload, or by the raw bytes of its factors.
+fn precision(fields: &mut Fields, of_a: Option<Precision>, of_b: Option<Precision>) -> Result<Precision, Failure> {
+    let asked = match fields.text("dtype")?.as_deref() {
+        None => None,
+        Some("f32") => Some(Precision::Single),
+        Some("f64") => Some(Precision::Double),
+        Some(other) => return Err(Failure::invalid(fields.path("dtype"), format!("must be \"f32\" or \"f64\", not {other:?}"))),
+    };
+    let precision = asked.or(of_a).or(of_b).unwrap_or(Precision::Single);
+    let other = [("a", of_a), ("b", of_b)].into_iter().find(|(_, given)| given.is_some_and(|given| given != precision));
+    match other {
+        None => Ok(precision),
+        Some((name, _)) => {
+            let message = format!("has another dtype than {}, of which the product is to be", precision.dtype().name());
+            Err(Failure::invalid(fields.path(name), message))
         }
     }
-    Ok((numbers.into(), rows.len(), columns))
 }
 
 /// The largest difference to the product in double precision, relative to its largest number.
@@ -302,10 +339,42 @@ mod tests {
             (json!({"a": ones, "b": ones, "dtype": "f16"}), "payload.dtype"),
             (json!({"a": ones, "b": ones, "c": 1}), "payload.c"),
             (json!({"a": vec![[1]; 3_000], "b": [vec![1; 3_000]]}), "payload.b"),
+            (json!({"a": ones, "b": ones, "outputs": "both"}), "payload.outputs"),
+            (json!({"a": {"$segment": 0, "dtype": "f32", "shape": [1, 1]}, "b": ones}), "payload.a"),
         ] {
             let refused = run_on(&matmul(), &gpu(), payload.clone()).await.unwrap_err();
             assert_eq!((refused.field.as_deref(), refused.retry), (Some(field), false), "{payload}");
         }
+    }
+
+    #[test]
+    fn raw_bytes_say_their_precision_and_are_not_copied() {
+        let segments = Segments::of(vec![vec![0; 24].into(), vec![0; 48].into()]);
+        let single = |shape: [usize; 2]| json!({"$segment": 0, "dtype": "f32", "shape": shape});
+        let double = |shape: [usize; 2]| json!({"$segment": 1, "dtype": "f64", "shape": shape});
+        let read = |payload: serde_json::Value| Asked::read(&payload.into(), &segments);
+        let asked = read(json!({"a": single([2, 3]), "b": [[1], [2], [3]]})).unwrap();
+        assert_eq!((asked.sizes, asked.precision, asked.raw), ([2, 3, 1], Precision::Single, true));
+        let Numbers::Raw(bytes) = &asked.a else { panic!("{asked:?}") };
+        assert_eq!(bytes.as_ptr(), segments.get(0).unwrap().as_ptr());
+        let asked = read(json!({"a": double([2, 3]), "b": double([3, 2]), "outputs": "numbers"})).unwrap();
+        assert_eq!((asked.precision, asked.raw), (Precision::Double, false));
+        for (payload, field, says) in [
+            (json!({"a": single([3, 3]), "b": [[1]]}), "payload.a", "has the shape [3, 3] of f32"),
+            (json!({"a": single([2, 3]), "b": double([3, 2])}), "payload.b", "another dtype than f32"),
+            (json!({"a": double([2, 3]), "b": [[1], [2], [3]], "dtype": "f32"}), "payload.a", "another dtype than f32"),
+            (json!({"a": {"$segment": 0}, "b": [[1]]}), "payload.a", "two sides"),
+            (json!({"a": {"$segment": 0, "dtype": "i32", "shape": [2, 3]}, "b": [[1]]}), "payload.a", "f32 or f64"),
+            (json!({"a": {"$segment": 0, "dtype": "f32", "shape": [0, 3]}, "b": [[1]]}), "payload.a", "has the shape [0, 3]"),
+            (json!({"a": [[1]], "b": {"$segment": 7, "dtype": "f32", "shape": [1, 1]}}), "payload.b", "refers to segment 7"),
+        ] {
+            let refused = read(payload.clone()).unwrap_err();
+            assert_eq!(refused.field.as_deref(), Some(field), "{payload}");
+            assert!(refused.message.contains(says), "{payload}: {}", refused.message);
+        }
+        let small = json!({"a": single([2, 3]), "b": [[1], [2], [3]]});
+        assert!(!matmul().takes_part(&small.clone().into()), "its bytes may be many");
+        assert_eq!(matmul().pieces_max(&small.into()), 2);
     }
 
     #[tokio::test]

@@ -1,14 +1,16 @@
 //! A kernel's arguments, from the payload to the GPU and back.
 
+use bytes::Bytes;
 use devices::nvidia::cuda::{Argument, Buffer, CudaError, Grid, Lane, Scalar};
-use protocol::Json;
-use serde::{Serialize, Serializer, de::DeserializeOwned};
+use protocol::{DType, Json, SegmentRef, Segments};
+use serde::de::DeserializeOwned;
 
-use crate::{Failure, cuda::Finite, payload::Fields};
+use super::outputs::{Back, Outputs, Written};
+use crate::{Failure, payload::Fields};
 
 /// The most arguments that are read.
 const ARGUMENTS_MAX: usize = 64;
-/// The most bytes that all `out` and `inout` together may give back: they come back as JSON.
+/// The most bytes that all `out` and `inout` together may give back: no reply carries more.
 const OUT_BYTES_MAX: u64 = 32 << 20;
 
 /// What a payload asks for.
@@ -18,9 +20,10 @@ pub(super) struct Asked {
     pub(super) kernel: String,
     pub(super) grid: Grid,
     pub(super) arguments: Vec<Given>,
+    pub(super) outputs: Outputs,
 }
 
-/// The type of a number.
+/// The type of a number in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Number {
     I32,
@@ -39,14 +42,14 @@ const NUMBERS: [(&str, Number); 6] =
 pub(super) enum Given {
     /// A number.
     Scalar(Scalar),
-    /// A list that the kernel reads, as bytes; with its type, if it is given back.
-    Filled(Vec<u8>, Option<Number>),
-    /// A list of zeros that the kernel writes: its length.
-    Zeros(usize, Number),
+    /// What the kernel reads, by its bytes; of a segment they are where they came; and what they are, if they are given back.
+    Filled(Bytes, Option<Back>),
+    /// Zeros that the kernel writes: how many bytes, and what they become.
+    Zeros(usize, Back),
 }
 
 impl Asked {
-    pub(super) fn read(payload: &Json) -> Result<Self, Failure> {
+    pub(super) fn read(payload: &Json, segments: &Segments) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
         let module = fields.text("module")?.ok_or_else(|| Failure::invalid("payload.module", "is missing"))?;
         let kernel = fields.text("kernel")?.unwrap_or_else(|| module.clone());
@@ -56,15 +59,32 @@ impl Asked {
         let arguments = match fields.value("arguments").map(|given| given.elements()) {
             None => Vec::new(),
             Some(Ok(given)) if given.len() <= ARGUMENTS_MAX => {
-                given.iter().enumerate().map(|(at, value)| Given::read(at, value)).collect::<Result<_, _>>()?
+                given.iter().enumerate().map(|(at, value)| Given::read(at, value, segments)).collect::<Result<_, _>>()?
             }
             Some(_) => return Err(Failure::invalid("payload.arguments", format!("must be a list of at most {ARGUMENTS_MAX} arguments"))),
         };
+        let outputs = outputs(&mut fields, segments)?;
         fields.finish()?;
+        if outputs == Outputs::Numbers
+            && let Some(at) = arguments.iter().position(Given::has_no_list)
+        {
+            let message = "is of a type that has no list of numbers; ask for \"outputs\": \"segments\"";
+            return Err(Failure::invalid(format!("payload.arguments[{at}]"), message));
+        }
         if arguments.iter().map(Given::bytes_back).fold(0, u64::saturating_add) > OUT_BYTES_MAX {
             return Err(Failure::invalid("payload.arguments", format!("ask for more than {OUT_BYTES_MAX} bytes back")));
         }
-        Ok(Self { module, kernel, grid: Grid { blocks, threads, shared_bytes }, arguments })
+        Ok(Self { module, kernel, grid: Grid { blocks, threads, shared_bytes }, arguments, outputs })
+    }
+}
+
+/// How what is given back is to be written: where nothing is said, as raw bytes if there are any among the arguments.
+fn outputs(fields: &mut Fields, segments: &Segments) -> Result<Outputs, Failure> {
+    match fields.text("outputs")?.as_deref() {
+        None if segments.is_empty() => Ok(Outputs::Numbers),
+        None | Some("segments") => Ok(Outputs::Segments),
+        Some("numbers") => Ok(Outputs::Numbers),
+        Some(other) => Err(Failure::invalid(fields.path("outputs"), format!("must be \"segments\" or \"numbers\", not {other:?}"))),
     }
 }
 
@@ -83,7 +103,7 @@ fn sizes(fields: &mut Fields, name: &'static str, max: u64) -> Result<(u32, u32,
 }
 
 impl Given {
-    fn read(at: usize, value: &Json) -> Result<Self, Failure> {
+    fn read(at: usize, value: &Json, segments: &Segments) -> Result<Self, Failure> {
         let wrong = |what: &str| Failure::invalid(format!("payload.arguments[{at}]"), what);
         let Some((name, value)) = single(value) else {
             return Err(wrong("must be an object with one field: a number type, in, inout or out"));
@@ -91,20 +111,27 @@ impl Given {
         if let Some(number) = Number::named(&name) {
             return number.scalar(&value).map(Self::Scalar).ok_or_else(|| wrong("is no number of its type"));
         }
+        if let Some(reference) = SegmentRef::read(&value).filter(|_| matches!(name.as_str(), "in" | "inout")) {
+            let bytes = reference.of(segments).map_err(|problem| wrong(&problem))?.clone();
+            let SegmentRef { dtype, shape, .. } = reference;
+            return Ok(Self::Filled(bytes, (name == "inout").then_some(Back { dtype, shape })));
+        }
         let typed = single(&value).and_then(|(name, value)| Some((Number::named(&name)?, value)));
         let Some((number, value)) = typed else { return Err(wrong("must hold one list by its type, such as {\"f32\": [1, 2]}")) };
         match (name.as_str(), value.as_bytes().first()) {
             ("in" | "inout", Some(b'[')) => {
                 let bytes = number.bytes_of(&value).ok_or_else(|| wrong("holds something that is no number of its type"))?;
-                Ok(Self::Filled(bytes, (name == "inout").then_some(number)))
+                let back = number.times(bytes.len() / number.size());
+                Ok(Self::Filled(bytes.into(), (name == "inout").then_some(back)))
             }
             ("out", Some(b'-' | b'0'..=b'9')) => {
                 let count = value.to().ok().filter(|count: &u64| count.saturating_mul(number.size() as u64) <= OUT_BYTES_MAX);
                 let count =
                     count.ok_or_else(|| wrong(&format!("asks for more than {OUT_BYTES_MAX} bytes back, or for no whole number")))?;
-                Ok(Self::Zeros(count as usize, number))
+                let count = count as usize;
+                Ok(Self::Zeros(count * number.size(), number.times(count)))
             }
-            _ => Err(wrong("must be a number type, in or inout with a list, or out with a length")),
+            _ => Err(wrong("must be a number type, in or inout with a list or a segment, or out with a length")),
         }
     }
 
@@ -113,16 +140,26 @@ impl Given {
         match self {
             Self::Scalar(_) => 0,
             Self::Filled(bytes, _) => bytes.len() as u64,
-            Self::Zeros(count, number) => (*count * number.size()) as u64,
+            Self::Zeros(bytes, _) => *bytes as u64,
         }
+    }
+
+    /// What it is given back as, if it is.
+    const fn back(&self) -> Option<&Back> {
+        match self {
+            Self::Scalar(_) | Self::Filled(_, None) => None,
+            Self::Filled(_, Some(back)) | Self::Zeros(_, back) => Some(back),
+        }
+    }
+
+    /// Whether it is given back and cannot be as a list of numbers.
+    fn has_no_list(&self) -> bool {
+        self.back().is_some_and(|back| back.dtype.and_then(Number::of).is_none())
     }
 
     /// What of it is given back.
     fn bytes_back(&self) -> u64 {
-        match self {
-            Self::Scalar(_) | Self::Filled(_, None) => 0,
-            Self::Filled(_, Some(_)) | Self::Zeros(..) => self.bytes(),
-        }
+        if self.back().is_some() { self.bytes() } else { 0 }
     }
 
     /// Its memory on the GPU, if it is a pointer. A pointer to an empty list still points somewhere.
@@ -145,14 +182,10 @@ impl Given {
 
     /// What the kernel left in it, if it is to be given back.
     pub(super) fn read_back(&self, lane: &Lane, buffer: &Buffer<'_, u8>) -> Option<Result<Written, CudaError>> {
-        let (number, bytes) = match self {
-            Self::Scalar(_) | Self::Filled(_, None) => return None,
-            Self::Filled(bytes, Some(number)) => (number, bytes.len()),
-            Self::Zeros(count, number) => (number, count * number.size()),
-        };
+        let (back, bytes) = (self.back()?.clone(), self.bytes() as usize);
         Some(lane.download(buffer).map(|mut read| {
             read.truncate(bytes);
-            Written { number: *number, bytes: read }
+            Written { back, bytes: read }
         }))
     }
 }
@@ -165,6 +198,24 @@ fn single(value: &Json) -> Option<(String, Json)> {
 impl Number {
     fn named(name: &str) -> Option<Self> {
         NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+    }
+
+    /// The type of this name, if a list may have it.
+    pub(super) fn of(dtype: DType) -> Option<Self> {
+        Self::named(dtype.name())
+    }
+
+    /// So many of them.
+    fn times(self, count: usize) -> Back {
+        let dtype = match self {
+            Self::I32 => DType::I32,
+            Self::U32 => DType::U32,
+            Self::I64 => DType::I64,
+            Self::U64 => DType::U64,
+            Self::F32 => DType::F32,
+            Self::F64 => DType::F64,
+        };
+        Back { dtype: Some(dtype), shape: Some(vec![count]) }
     }
 
     const fn size(self) -> usize {
@@ -187,12 +238,12 @@ impl Number {
 
     fn bytes_of(self, list: &Json) -> Option<Vec<u8>> {
         match self {
-            Self::I32 => bytes_by(list, i32::to_ne_bytes),
-            Self::U32 => bytes_by(list, u32::to_ne_bytes),
-            Self::I64 => bytes_by(list, i64::to_ne_bytes),
-            Self::U64 => bytes_by(list, u64::to_ne_bytes),
-            Self::F32 => bytes_by(list, |number: f64| (number as f32).to_ne_bytes()),
-            Self::F64 => bytes_by(list, f64::to_ne_bytes),
+            Self::I32 => bytes_by(list, i32::to_le_bytes),
+            Self::U32 => bytes_by(list, u32::to_le_bytes),
+            Self::I64 => bytes_by(list, i64::to_le_bytes),
+            Self::U64 => bytes_by(list, u64::to_le_bytes),
+            Self::F32 => bytes_by(list, |number: f64| (number as f32).to_le_bytes()),
+            Self::F64 => bytes_by(list, f64::to_le_bytes),
         }
     }
 }
@@ -203,31 +254,6 @@ fn bytes_by<T: DeserializeOwned, const N: usize>(list: &Json, bytes: impl Fn(T) 
     Some(numbers.into_iter().flat_map(bytes).collect())
 }
 
-/// Numbers of one type that are given back, written as a list.
-#[derive(Debug)]
-pub(super) struct Written {
-    number: Number,
-    bytes: Vec<u8>,
-}
-
-impl Serialize for Written {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let bytes = &self.bytes;
-        match self.number {
-            Number::I32 => serializer.collect_seq(words(bytes).map(i32::from_ne_bytes)),
-            Number::U32 => serializer.collect_seq(words(bytes).map(u32::from_ne_bytes)),
-            Number::F32 => serializer.collect_seq(words(bytes).map(|word| Finite(f32::from_ne_bytes(word)))),
-            Number::I64 => serializer.collect_seq(words(bytes).map(i64::from_ne_bytes)),
-            Number::U64 => serializer.collect_seq(words(bytes).map(u64::from_ne_bytes)),
-            Number::F64 => serializer.collect_seq(words(bytes).map(|word| Finite(f64::from_ne_bytes(word)))),
-        }
-    }
-}
-
-fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
-    bytes.as_chunks::<N>().0.iter().copied()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -235,13 +261,15 @@ mod tests {
     use super::*;
 
     fn refused(payload: &Value) -> String {
-        Asked::read(&payload.clone().into()).unwrap_err().field.unwrap()
+        Asked::read(&payload.clone().into(), &Segments::none()).unwrap_err().field.unwrap()
     }
 
     #[test]
     fn a_payload_becomes_a_grid_and_arguments() {
         let arguments = json!([{"u32": 3}, {"f32": 0.5}, {"in": {"f64": [1, 2]}}, {"inout": {"i32": [-1]}}, {"out": {"u64": 2}}]);
-        let asked = Asked::read(&json!({"module": "m", "blocks": [2, 3], "threads": 64, "arguments": arguments}).into()).unwrap();
+        let asked = Asked::read(&json!({"module": "m", "blocks": [2, 3], "threads": 64, "arguments": arguments}).into(), &Segments::none())
+            .unwrap();
+        assert_eq!(asked.outputs, Outputs::Numbers);
         assert_eq!((asked.kernel.as_str(), asked.grid.blocks, asked.grid.threads), ("m", (2, 3, 1), (64, 1, 1)));
         let bytes: Vec<u64> = asked.arguments.iter().map(Given::bytes).collect();
         assert_eq!(bytes, [0, 0, 16, 4, 16]);
@@ -278,9 +306,49 @@ mod tests {
             (Number::F64, json!([1e300, 0.1])),
         ] {
             let bytes = number.bytes_of(&list.clone().into()).unwrap();
-            assert_eq!(Json::of(&Written { number, bytes }), list);
+            let back = number.times(bytes.len() / number.size());
+            assert_eq!(Json::of(&Written { back, bytes }), list);
         }
-        let not_a_number = Written { number: Number::F32, bytes: f32::NAN.to_ne_bytes().to_vec() };
+        let not_a_number = Written { back: Number::F32.times(1), bytes: f32::NAN.to_le_bytes().to_vec() };
         assert_eq!(Json::of(&not_a_number), json!([null]));
+    }
+
+    fn of_segments(arguments: &Value, outputs: &Value) -> Result<Asked, Failure> {
+        let payload = json!({"module": "m", "blocks": 1, "threads": 1, "arguments": arguments, "outputs": outputs});
+        Asked::read(&payload.into(), &Segments::of(vec![Bytes::from_static(&[0; 24]), Bytes::from_static(b"abc")]))
+    }
+
+    #[test]
+    fn raw_bytes_are_arguments_where_they_came_and_outputs_are_raw_bytes_then() {
+        let arguments = json!([{"in": {"$segment": 0, "dtype": "f32", "shape": [2, 3]}}, {"inout": {"$segment": 1}}, {"out": {"f64": 2}}]);
+        let asked = of_segments(&arguments, &Value::Null).unwrap();
+        assert_eq!((asked.outputs, asked.arguments.iter().map(Given::bytes).collect::<Vec<_>>()), (Outputs::Segments, vec![24, 3, 16]));
+        let segments = Segments::of(vec![Bytes::from(vec![1; 24])]);
+        let alone = json!({"module": "m", "blocks": 1, "threads": 1, "arguments": [{"in": {"$segment": 0}}]});
+        match &Asked::read(&alone.into(), &segments).unwrap().arguments[..] {
+            [Given::Filled(bytes, None)] => assert_eq!(bytes.as_ptr(), segments.get(0).unwrap().as_ptr(), "no copy"),
+            other => panic!("{other:?}"),
+        }
+        let typed = json!([{"inout": {"$segment": 0, "dtype": "f64"}}]);
+        assert_eq!(of_segments(&typed, &json!("numbers")).unwrap().outputs, Outputs::Numbers);
+    }
+
+    #[test]
+    fn a_segment_that_does_not_fit_is_refused_with_its_argument() {
+        let number = json!({"i32": 1});
+        for (argument, outputs, says) in [
+            (json!({"in": {"$segment": 2}}), Value::Null, "refers to segment 2, and there are 2"),
+            (json!({"in": {"$segment": 0, "dtype": "f32", "shape": [7]}}), Value::Null, "has the shape [7] of f32"),
+            (json!({"in": {"$segment": 1, "dtype": "i32"}}), Value::Null, "no whole number of i32"),
+            (json!({"in": {"$segment": 0, "dtype": "f33"}}), Value::Null, "must hold one list by its type"),
+            (json!({"inout": {"$segment": 1}}), json!("numbers"), "\"outputs\": \"segments\""),
+            (json!({"inout": {"$segment": 0, "dtype": "bf16"}}), json!("numbers"), "has no list of numbers"),
+        ] {
+            let refused = of_segments(&json!([number, argument]), &outputs).unwrap_err();
+            assert_eq!(refused.field.as_deref(), Some("payload.arguments[1]"), "{argument}");
+            assert!(refused.message.contains(says), "{}", refused.message);
+        }
+        let refused = of_segments(&json!([]), &json!("both")).unwrap_err();
+        assert_eq!(refused.field.as_deref(), Some("payload.outputs"));
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use devices::{CudaError, Use, nvidia::cuda::Lane};
 use protocol::Framed;
 
-use super::{Asked, Convert, Precision};
+use super::{Asked, Convert, Numbers, Precision};
 use crate::{
     Failure, RunBatch, Usage,
     cuda::{cuda_of, failure},
@@ -24,7 +24,7 @@ struct Group {
 
 /// Runs products together.
 pub(super) async fn run(batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
-    let asked: Vec<Result<Asked, Failure>> = batch.members.iter().map(|member| Asked::read(member.payload)).collect();
+    let asked: Vec<Result<Asked, Failure>> = batch.members.iter().map(|member| Asked::read(member.payload, member.segments())).collect();
     let mut products = match products(&batch, groups(&asked)).await {
         Ok(products) => products,
         Err(failure) => return asked.into_iter().map(|asked| asked.and_then(|_| Err(failure.clone()))).collect(),
@@ -32,7 +32,7 @@ pub(super) async fn run(batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
     let mut answers = Vec::with_capacity(asked.len());
     for (place, asked) in asked.into_iter().enumerate() {
         answers.push(match (asked, products.remove(&place)) {
-            (Ok(asked), Some(product)) => asked.written(product).await,
+            (Ok(asked), Some(product)) => asked.written(Numbers::List(product)).await,
             (Ok(_), None) => Err(Failure::transient("its product is missing")),
             (Err(failure), _) => Err(failure),
         });
@@ -48,8 +48,8 @@ fn groups(asked: &[Result<Asked, Failure>]) -> Vec<Group> {
         let new = || Group { sizes, precision, places: Vec::new(), a: Vec::new(), b: Vec::new() };
         let group = groups.entry((sizes, precision)).or_insert_with(new);
         group.places.push(place);
-        group.a.extend_from_slice(a);
-        group.b.extend_from_slice(b);
+        group.a.extend_from_slice(&a.doubles(precision));
+        group.b.extend_from_slice(&b.doubles(precision));
     }
     groups.into_values().collect()
 }
@@ -109,13 +109,14 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
+    use protocol::Segments;
     use serde_json::json;
 
     use super::*;
 
     #[test]
     fn products_of_equal_sizes_and_precision_are_one_group() {
-        let read = |payload: serde_json::Value| Asked::read(&payload.into());
+        let read = |payload: serde_json::Value| Asked::read(&payload.into(), &Segments::none());
         let asked = [
             read(json!({"a": [[1, 2]], "b": [[3], [4]]})),
             read(json!({"a": [[1], [2]], "b": [[3, 4]]})),

@@ -98,6 +98,38 @@ impl Lane {
         self.buffer("copy to the GPU", data.len(), |stream| stream.clone_htod(data))
     }
 
+    /// A buffer of numbers with a copy of their bytes, which need not be aligned. What is left of them behind the last whole number is left out.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`], or what else the driver answers.
+    pub fn upload_bytes<T: Element>(&self, bytes: &[u8]) -> Result<Buffer<'_, T>, CudaError> {
+        let len = bytes.len() / size_of::<T>();
+        let whole = &bytes[..len * size_of::<T>()];
+        self.buffer("copy to the GPU", len, |stream| {
+            // SAFETY: the copy that follows sets all of it, on the same stream.
+            let mut slice = unsafe { stream.alloc::<T>(len) }?;
+            // SAFETY: every pattern of bits is a number of an element's type.
+            if let Some(mut view) = unsafe { slice.transmute_mut::<u8>(whole.len()) } {
+                stream.memcpy_htod(whole, &mut view)?;
+            }
+            Ok(slice)
+        })
+    }
+
+    /// The bytes of a buffer's contents, once all work before it is done.
+    ///
+    /// # Errors
+    /// What the driver answers; also the late error of work before.
+    pub fn download_bytes<T: Element>(&self, buffer: &Buffer<'_, T>) -> Result<Vec<u8>, CudaError> {
+        self.wait()?;
+        // SAFETY: a number's bytes are bytes.
+        let view = unsafe { buffer.slice.transmute::<u8>(buffer.len() * size_of::<T>()) };
+        let Some(view) = view else { return Ok(Vec::new()) };
+        let bytes = self.shared.check("copy from the GPU", self.stream.clone_dtoh(&view))?;
+        self.wait()?;
+        Ok(bytes)
+    }
+
     /// A buffer of zeros.
     ///
     /// # Errors
