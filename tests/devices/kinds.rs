@@ -2,10 +2,11 @@
 
 use std::{fs, sync::Arc};
 
+use bytes::Bytes;
 use devices::{Device, Use};
 use executors::{BatchMember, Executor, Failure, Report, Run, RunBatch, Usage};
 use fake_nvidia::process;
-use protocol::{BodyHash, DeliveryId, Task, TaskBody, TaskId};
+use protocol::{BodyHash, DeliveryId, Framed, Json, Segments, Task, TaskBody, TaskId};
 use serde_json::{Value, json};
 use tests::until::until;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,74 @@ async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Va
     let task = task(executor, payload);
     let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
     executor.run(Run { task: &task, payload: &task.body.payload, device, cancel, report, pieces, usage }).await.map(|framed| framed.json)
+}
+
+/// The same, with raw bytes beside the payload.
+async fn run_raw(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, segments: Segments, pieces: u32) -> Framed {
+    let mut task = task(executor, payload);
+    task.body.segments = segments;
+    let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
+    executor.run(Run { task: &task, payload: &task.body.payload, device, cancel, report, pieces, usage }).await.unwrap()
+}
+
+/// Numbers as raw bytes, at a place in memory where no number may begin.
+fn raw(numbers: &[f32]) -> Bytes {
+    let unaligned: Bytes = [0_u8].into_iter().chain(numbers.iter().flat_map(|number| number.to_le_bytes())).collect();
+    unaligned.slice(1..)
+}
+
+#[test]
+fn a_kernel_takes_raw_bytes_and_gives_some_back() {
+    process::on_a_machine(1, |_| {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"extern "C" __global__ void saxpy(unsigned int n, float a, const float *x, float *y) {}"#;
+        fs::write(folder.path().join("saxpy.cu"), text).unwrap();
+        block_on(async {
+            let gpu: Arc<dyn Device> = Arc::new(first_gpu().await);
+            let kernel = executors::kernel(folder.path().to_owned());
+            let segments = || Segments::of(vec![raw(&[1.0, 2.0, 3.0, 4.0]), raw(&[10.0, 20.0, 30.0, 40.0])]);
+            let (x, y) = (json!({"$segment": 0}), json!({"$segment": 1, "dtype": "f32", "shape": [2, 2]}));
+            let payload = |outputs: Value| {
+                let arguments = json!([{"u32": 4}, {"f32": 2.0}, {"in": x}, {"inout": y}]);
+                json!({"module": "saxpy", "blocks": 1, "threads": 32, "arguments": arguments, "outputs": outputs})
+            };
+            let raw_back = run_raw(&kernel, &gpu, payload(Value::Null), segments(), 1).await;
+            assert_eq!(raw_back.json, json!({"outputs": [{"$segment": 0, "dtype": "f32", "shape": [2, 2]}]}));
+            assert_eq!(raw_back.segments, Segments::of(vec![raw(&[12.0, 24.0, 36.0, 48.0])]));
+            let numbers = run_raw(&kernel, &gpu, payload(json!("numbers")), segments(), 1).await;
+            assert_eq!((numbers.json, numbers.segments.len()), (Json::from(json!({"outputs": [[12.0, 24.0, 36.0, 48.0]]})), 0));
+            let mut asked_for = fill("saxpy", 7);
+            asked_for["kernel"] = json!("saxpy");
+            asked_for["outputs"] = json!("segments");
+            asked_for["arguments"] = json!([{"u32": 1}, {"f32": 2.0}, {"in": {"f32": [1]}}, {"inout": {"f32": [1]}}]);
+            let of_lists = run_raw(&kernel, &gpu, asked_for, Segments::none(), 1).await;
+            assert_eq!(of_lists.segments, Segments::of(vec![raw(&[3.0])]));
+        });
+    });
+}
+
+#[test]
+fn a_product_of_raw_bytes_is_raw_bytes_also_in_pieces() {
+    process::on_a_machine(1, |_| {
+        block_on(async {
+            let gpu: Arc<dyn Device> = Arc::new(first_gpu().await);
+            let matmul = executors::matmul();
+            let segments = || Segments::of(vec![raw(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), raw(&[1.0, 0.0, 0.0, 1.0])]);
+            let a = json!({"$segment": 0, "dtype": "f32", "shape": [3, 2]});
+            let payload = json!({"a": a, "b": {"$segment": 1, "dtype": "f32", "shape": [2, 2]}, "check": true});
+            for pieces in [1, 2, 3] {
+                let product = run_raw(&matmul, &gpu, payload.clone(), segments(), pieces).await;
+                assert_eq!(product.json, json!({"max_error": 0.0, "product": {"$segment": 0, "dtype": "f32", "shape": [3, 2]}}));
+                assert_eq!(product.segments, Segments::of(vec![raw(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]), "in {pieces} pieces");
+            }
+            let with_a_list = json!({"a": a, "b": [[1, 0], [0, 1]], "outputs": "numbers"});
+            let product = run_raw(&matmul, &gpu, with_a_list, segments(), 1).await;
+            assert_eq!((product.json, product.segments.len()), (Json::from(json!({"product": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]})), 0));
+            let lists = json!({"a": [[1]], "b": [[2]], "dtype": "f64", "outputs": "segments"});
+            let product = run_raw(&matmul, &gpu, lists, Segments::none(), 1).await;
+            assert_eq!(product.segments.get(0).map(|segment| segment.to_vec()), Some(2.0_f64.to_le_bytes().to_vec()));
+        });
+    });
 }
 
 fn fill(module: &str, value: i32) -> Value {

@@ -64,7 +64,7 @@ impl Check {
 }
 
 /// Every check, in the order in which they run. The last ones take processes down.
-pub const CHECKS: [Check; 18] = [
+pub const CHECKS: [Check; 19] = [
     check("libraries are found, with versions", |bench| host::libraries(bench).boxed()),
     check("GPUs are those that `nvidia-smi` lists", |bench| host::discovery(bench).boxed()).without_cuda(),
     check("samples agree with `nvidia-smi`", |bench| host::samples(bench).boxed()),
@@ -78,6 +78,7 @@ pub const CHECKS: [Check; 18] = [
     check("a GPU whose tasks fail is quarantined, and comes back", |bench| health::quarantine(bench).boxed()),
     check("fleet overhead per task, one at a time", |bench| speed::overhead(bench).boxed()),
     check("fleet throughput of a small kernel against a bare loop", |bench| speed::throughput(bench).boxed()).long(),
+    check("the same, whose numbers travel as raw bytes", |bench| speed::raw_throughput(bench).boxed()).long(),
     check("PyTorch and a worker share a GPU", |bench| beside::pytorch(bench).boxed()).long(),
     check("a killed process is started again, and memory is given back", |bench| processes::killed(bench).boxed()).long().without_cuda(),
     check("a fault on the GPU is noticed and ends its process alone", |bench| processes::fault(bench).boxed()).long(),

@@ -8,12 +8,13 @@ use std::{
 
 use devices::{Device, nvidia::cuda::Source};
 use futures::StreamExt;
-use producer::Many;
-use protocol::Outcome;
+use producer::{Many, NewTask};
+use protocol::{Outcome, Reply, Segments};
 use serde_json::{Value, json};
 
 use crate::{
-    Fault, bare,
+    Fault,
+    bare::{self, small_bytes},
     bench::Bench,
     finding::{Checked, Finding},
     fleet::{Fleet, Plan, task},
@@ -29,6 +30,25 @@ fn small() -> Value {
     let numbers = vec![1.0; COUNT];
     let arguments = json!([{"u32": COUNT}, {"f32": 2.0}, {"in": {"f32": numbers}}, {"inout": {"f32": numbers}}]);
     json!({"module": "saxpy", "blocks": 4, "threads": 256, "arguments": arguments})
+}
+
+fn of_lists() -> Result<NewTask, Fault> {
+    task("kernel", small())
+}
+
+/// The same work, whose numbers travel as they are.
+fn of_raw_bytes() -> Result<NewTask, Fault> {
+    let reference = |number: usize| json!({"$segment": number, "dtype": "f32", "shape": [COUNT]});
+    let arguments = json!([{"u32": COUNT}, {"f32": 2.0}, {"in": reference(0)}, {"inout": reference(1)}]);
+    let mut task = task("kernel", json!({"module": "saxpy", "blocks": 4, "threads": 256, "arguments": arguments}))?;
+    task.body.segments = Segments::of(vec![small_bytes().into(), small_bytes().into()]);
+    Ok(task)
+}
+
+/// Whether a reply to such a task is right: 2 × 1 + 1, a thousand times.
+fn is_right(reply: &Reply) -> bool {
+    let threes: Vec<u8> = [3.0_f32; COUNT].iter().flat_map(|number| number.to_le_bytes()).collect();
+    reply.segments.get(0).is_some_and(|segment| *segment == threes)
 }
 
 /// One at a time, in milliseconds.
@@ -92,18 +112,29 @@ async fn parts(bench: &Bench, count: usize) -> Result<Parts, Fault> {
 }
 
 pub async fn throughput(bench: &Bench) -> Finding {
+    against_the_bare_loop(bench, (of_lists, "JSON in and out")).await
+}
+
+pub async fn raw_throughput(bench: &Bench) -> Finding {
+    against_the_bare_loop(bench, (of_raw_bytes, "raw bytes in and out; the aim is 0.5")).await
+}
+
+/// What a task is made by, and how it travels, in words.
+type Made = (fn() -> Result<NewTask, Fault>, &'static str);
+
+async fn against_the_bare_loop(bench: &Bench, (made, travels): Made) -> Finding {
     let (rounds, tasks) = (bench.scale.of(3, 1), bench.scale.of(2_000, 40));
     let mut ratios = Vec::new();
     let mut rates = Vec::new();
     for _ in 0..rounds {
         let bare = bare::per_second(bench, tasks).await?;
-        let fleet = fleet_per_second(bench, tasks).await?;
+        let fleet = fleet_per_second(bench, tasks, made).await?;
         ratios.push(fleet / bare);
         rates.push((fleet, bare));
     }
     let (fleet, bare): (Vec<f64>, Vec<f64>) = rates.into_iter().unzip();
     Ok(Checked::Passed(format!(
-        "{:.0} tasks/s by the fleet (8 slots, JSON in and out), {:.0}/s by a bare loop on one stream: ratio {:.2} [{:.2}..{:.2}] in {rounds} interleaved rounds of {tasks}",
+        "{:.0} tasks/s by the fleet (8 slots, {travels}), {:.0}/s by a bare loop on one stream: ratio {:.2} [{:.2}..{:.2}] in {rounds} interleaved rounds of {tasks}",
         quantile(&fleet, 0.5),
         quantile(&bare, 0.5),
         quantile(&ratios, 0.5),
@@ -112,11 +143,11 @@ pub async fn throughput(bench: &Bench) -> Finding {
     )))
 }
 
-async fn fleet_per_second(bench: &Bench, count: usize) -> Result<f64, Fault> {
+async fn fleet_per_second(bench: &Bench, count: usize, made: fn() -> Result<NewTask, Fault>) -> Result<f64, Fault> {
     let modules = modules()?;
     let fleet = Fleet::start(bench.open().await?, modules.path()).await?;
     fleet.result("kernel", small()).await?;
-    let tasks = (0..count).map(|_| task("kernel", small())).collect::<Result<Vec<_>, _>>()?;
+    let tasks = (0..count).map(|_| made()).collect::<Result<Vec<_>, _>>()?;
     let many = Many { in_flight: NonZeroUsize::new(64).ok_or("64 is not 0")?, timeout: Duration::from_secs(60) };
     let started = Instant::now();
     let replies: Vec<_> = fleet.producer.submit_and_wait_many(tasks, many).collect().await;
@@ -125,6 +156,9 @@ async fn fleet_per_second(bench: &Bench, count: usize) -> Result<f64, Fault> {
         let reply = reply?;
         if reply.outcome != Outcome::Succeeded {
             return Err(format!("a task of {count} ended otherwise: {:?}", reply.error).into());
+        }
+        if !reply.segments.is_empty() && !is_right(&reply) {
+            return Err("a task's raw bytes are not those expected".into());
         }
     }
     fleet.end().await?;
