@@ -76,17 +76,33 @@ impl Client {
     }
 
     fn command(self) -> Command {
+        let mut command = self.interpreter();
+        command.arg(match self {
+            Self::Pika => script("pika_client.py"),
+            Self::Amqplib => script("amqplib_client.js"),
+        });
+        command
+    }
+
+    /// What runs a text in the client's language, which may use the client.
+    pub fn runs(self, text: &str) -> Command {
+        let mut command = self.interpreter();
+        command.arg(match self {
+            Self::Pika => "-c",
+            Self::Amqplib => "-e",
+        });
+        command.arg(text);
+        command
+    }
+
+    fn interpreter(self) -> Command {
         match self {
-            Self::Pika => {
-                let mut command = Command::new(python_with_pika());
-                command.arg(script("pika_client.py"));
-                command
-            }
+            Self::Pika => Command::new(python_with_pika()),
             Self::Amqplib => {
                 let modules = root().join("target/clients/node_modules");
                 assert!(modules.join("amqplib").exists(), "amqplib for Node is missing: run scripts/install-test-needs");
                 let mut command = Command::new("node");
-                command.arg(script("amqplib_client.js")).env("NODE_PATH", modules);
+                command.env("NODE_PATH", modules);
                 command
             }
         }

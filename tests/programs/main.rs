@@ -8,6 +8,7 @@ mod commands;
 mod dead;
 mod doctor;
 mod foreign;
+mod frames;
 mod groups;
 mod http;
 mod items;

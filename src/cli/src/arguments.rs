@@ -110,6 +110,9 @@ pub(crate) enum Command {
         /// The task's id
         #[arg(value_parser = parsers::task_id)]
         task_id: TaskId,
+        /// Saves the raw bytes that its result refers to into files of this directory: segment0, segment1, …
+        #[arg(long, value_name = "DIRECTORY")]
+        save_segments: Option<PathBuf>,
     },
     /// Prints the results of a batch's items, a line of JSON each, in order: {"result": …} or {"error": …}. While the batch runs, those that are there: exit code 0 too, with a note on standard error that says how to go on
     Results {

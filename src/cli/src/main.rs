@@ -22,6 +22,7 @@ mod nvidia;
 mod output;
 mod results;
 mod roles;
+mod segments;
 mod servers;
 mod simulated;
 mod status;
@@ -97,7 +98,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Worker(worker) => roles::worker(&common, &worker).await,
         Command::Gateway(gateway) => roles::gateway(&common, &gateway).await,
         Command::Submit(submit) => submit::run(&common, &submit).await,
-        Command::Status { task_id } => status::run(&common, &task_id).await,
+        Command::Status { task_id, save_segments } => status::run(&common, &task_id, save_segments.as_deref()).await,
         Command::Results { task_id, from } => results::run(&common, &task_id, from).await,
         Command::Cancel { task_id, ahead } => cancel::run(&common, &task_id, if ahead { Reach::Ahead } else { Reach::Published }).await,
         Command::Group(command) => group::run(&common, command).await,

@@ -1,13 +1,13 @@
 //! `gpufleet status`.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use protocol::{ItemCounts, Progress, SliceCounts, TaskId, TaskStatus};
 
-use crate::{arguments::Common, fault::Fault, fleet::Fleet, output, results::how_many};
+use crate::{arguments::Common, fault::Fault, fleet::Fleet, output, results::how_many, segments};
 
-/// Shows a task's status.
-pub(crate) async fn run(common: &Common, task_id: &TaskId) -> Result<ExitCode, Fault> {
+/// Shows a task's status; with a directory, saves the raw bytes of its result there.
+pub(crate) async fn run(common: &Common, task_id: &TaskId, save_segments: Option<&Path>) -> Result<ExitCode, Fault> {
     let status = Fleet::to_ask(common)?.status(task_id).await?.ok_or_else(|| {
         Fault::NotFound(format!(
             "the store has no task {task_id}: it was never submitted, nobody has looked at it yet, or its record has expired"
@@ -17,6 +17,11 @@ pub(crate) async fn run(common: &Common, task_id: &TaskId) -> Result<ExitCode, F
         output::json(&status)?;
     } else {
         output::line(&shown(&status, service::system_environment().clock.now_ms()))?;
+    }
+    if let Some(directory) = save_segments {
+        let reply =
+            status.reply.as_ref().ok_or_else(|| Fault::Failed(format!("save segments: task {task_id} has no reply that is kept")))?;
+        segments::save(reply, directory)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -44,7 +49,8 @@ fn shown(status: &TaskStatus, now_ms: u64) -> String {
         ("result", result.map(|reply| output::in_one_line(reply.result.to_string()))),
         ("results", results.map(|reply| format!("gpufleet results {}", reply.task_id))),
     ];
-    let lines = lines.into_iter().filter_map(|(name, value)| Some(format!("{name:<12} {}", value?)));
+    let segments = reply.map(segments::lines).unwrap_or_default().into_iter().map(|line| ("raw bytes", Some(line)));
+    let lines = lines.into_iter().chain(segments).filter_map(|(name, value)| Some(format!("{name:<12} {}", value?)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -112,6 +118,18 @@ mod tests {
         {
             assert!(lines.lines().any(|shown| shown == line), "{line}: {lines}");
         }
+    }
+
+    #[test]
+    fn raw_bytes_show_as_a_line_for_each_segment() {
+        let reply = serde_json::json!({"task_id": "t", "outcome": "succeeded", "result": {"$segment": 0, "dtype": "f32", "shape": [1]}, "attempt": 1,
+            "timings": {"waited_ms": 1, "run_ms": 1}, "ended_at_ms": 1});
+        let text =
+            serde_json::json!({"task_id": "t", "state": "succeeded", "attempt": 1, "first_seen_ms": 1, "changed_ms": 1, "reply": reply})
+                .to_string();
+        let frame = protocol::frame::of(text.into_bytes(), &protocol::Segments::of(vec![vec![0; 4].into()])).expect("a short one");
+        let status = TaskStatus::read(&frame).expect("a status");
+        assert_eq!(shown(&status, 1).lines().last(), Some("raw bytes    segment 0: 4 bytes, f32 [1]"));
     }
 
     #[test]

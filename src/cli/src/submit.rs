@@ -18,7 +18,7 @@ use crate::{
     gpus,
     kinds::PayloadCheck,
     output::{self, Printed},
-    status, unserved, waiting,
+    segments, status, unserved, waiting,
 };
 
 /// How many tasks are under way at once.
@@ -41,8 +41,7 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
     payloads.check(&task.kind, &task.body).map_err(|refusal| Fault::Usage(format!("{refusal}; nothing was submitted")))?;
     let submitter = fleet.submitter().await?;
     let tasks = std::iter::repeat_n(task, submit.count.get());
-    let done =
-        if submit.wait { wait(common, &fleet, &submitter, tasks, submit.limit()).await } else { send(common, &submitter, tasks).await };
+    let done = if submit.wait { wait(common, &fleet, &submitter, tasks, submit).await } else { send(common, &submitter, tasks).await };
     submitter.close().await;
     done
 }
@@ -61,7 +60,10 @@ fn check_items(submit: &Submit) -> Result<(), Fault> {
 fn task(submit: &Submit, bytes_max: usize) -> Result<NewTask, Fault> {
     let carried = match &submit.items {
         Some(file) if submit.as_batch => batch::body(submit, file, bytes_max)?,
-        _ => TaskBody { payload: payload(&submit.payload)?, ..TaskBody::default() },
+        _ => {
+            let segments = segments::read(&submit.segments, bytes_max)?;
+            TaskBody { payload: payload(&submit.payload)?, segments, ..TaskBody::default() }
+        }
     };
     let body = TaskBody { gpu_options: submit.gpu_options(), needs: submit.needs(), limits: submit.limits(), ..carried };
     let correlation_id = submit.correlation_id.clone().unwrap_or_default();
@@ -119,8 +121,9 @@ async fn wait(
     fleet: &Fleet,
     submitter: &Submitter<'_>,
     tasks: impl Iterator<Item = NewTask>,
-    limit: Duration,
+    submit: &Submit,
 ) -> Result<ExitCode, Fault> {
+    let limit = submit.limit();
     let told = |progress: &protocol::Progress| output::note(&status::how_far(progress));
     let waits = stream::iter(tasks).map(|task| submitter.submit_and_wait(task, limit, told));
     let mut replies = std::pin::pin!(waits.buffer_unordered(IN_FLIGHT.get()));
@@ -130,7 +133,7 @@ async fn wait(
         let shown = match reply {
             Ok(reply) => {
                 all_succeeded &= reply.outcome == Outcome::Succeeded && failed_items(&reply) == 0;
-                show(common, &reply).map_err(Fault::from)
+                show(common, &reply).map_err(Fault::from).and_then(|()| keep_segments(submit, &reply))
             }
             // The fleet is asked once why.
             Err(NoReply::Late(task_id)) if first_fault.is_none() => Err(waiting::too_late(fleet, &task_id, limit).await),
@@ -144,6 +147,17 @@ async fn wait(
     match first_fault {
         Some(fault) => Err(fault),
         None => Ok(if all_succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
+}
+
+/// Says what raw bytes the result refers to, and saves them if that was asked for.
+fn keep_segments(submit: &Submit, reply: &Reply) -> Result<(), Fault> {
+    match &submit.save_segments {
+        Some(directory) => segments::save(reply, directory),
+        None => {
+            segments::lines(reply).iter().for_each(|line| output::note(line));
+            Ok(())
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `gpufleet submit`: everything that a task may say.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
 use protocol::{GpuOptions, GroupName, Kind, Limits, Needs, OnError, Strategy, TaskId, task::ComputeCapability};
@@ -16,6 +16,13 @@ pub(crate) struct Submit {
     /// The payload: JSON, @FILE, or - for standard input
     #[arg(long, default_value = "null", value_name = "JSON|@FILE|-", allow_hyphen_values = true)]
     pub(crate) payload: String,
+    /// Sends this file along as raw bytes; may be repeated: {"$segment": 0} in the payload stands for the first file, {"$segment": 1, "dtype": "f32", "shape": [10, 100]} for
+    /// numbers in the second one
+    #[arg(long = "segment", value_name = "FILE", conflicts_with = "items")]
+    pub(crate) segments: Vec<PathBuf>,
+    /// Saves the raw bytes that the result refers to into files of this directory: segment0, segment1, …
+    #[arg(long, value_name = "DIRECTORY", requires = "wait", conflicts_with_all = ["items", "count"])]
+    pub(crate) save_segments: Option<PathBuf>,
     /// Submits a task for each line of this file, which is its payload; - for standard input. With --as-batch the lines are the items of one task. Prints a line of JSON for each, in the same order: its id, and with --wait what
     /// became of it. A broken line is told with its number and stops no other. The exit code is that of the worst: 2 a line is at fault, 3 the fleet is full or away, 5 no reply in
     /// time, 1 a task did not succeed

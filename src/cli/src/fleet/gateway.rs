@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use gateway::{ProblemDocument, status_url};
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, body::Bytes};
 use producer::{NewTask, Pace, Patience};
 use protocol::{
     GpuOptions, GroupName, ItemResults, Json, Kind, KindView, Limits, Needs, OnError, Outcome, PoolName, Progress, Reply, TaskId,
-    TaskStatus, Unserved, batch::ITEMS_MAX, gpu::GpuView,
+    TaskStatus, Unserved, batch::ITEMS_MAX, frame, gpu::GpuView,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
@@ -22,6 +22,9 @@ use crate::{fault::Fault, status};
 
 /// The pause between two looks at a task that is waited for: the first, and the longest.
 const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+
+/// What a question for a status accepts.
+const WITH_SEGMENTS: &str = "application/x-gpufleet-frame, application/json";
 
 /// A gateway, as its client sees it.
 pub(crate) struct Gateway {
@@ -109,7 +112,10 @@ impl Gateway {
     }
 
     pub(super) async fn status(&self, task_id: &TaskId) -> Result<Option<TaskStatus>, Fault> {
-        match self.get(&status_url(task_id)).await {
+        // With the raw bytes of its result, where it has some.
+        let question = Question { accept: Some(WITH_SEGMENTS), ..Question::new(Method::GET, status_url(task_id)) };
+        let answer = self.ask(&question).await?;
+        match self.read_by(&question, &answer, TaskStatus::read) {
             Err(Fault::NotFound(_)) => Ok(None),
             status => status.map(Some),
         }
@@ -152,9 +158,15 @@ impl Gateway {
 
     /// Submits a task under an id that is known before, so that a question that goes out twice submits one. The gateway's warnings.
     pub(super) async fn submit(&self, task: &NewTask, task_id: &TaskId) -> Result<Vec<String>, Fault> {
-        let body = request_text(task, task_id).into();
+        let (text, segments) = (request_text(task, task_id), &task.body.segments);
+        let (body, content_type) = if segments.is_empty() {
+            (text.into(), frame::JSON)
+        } else {
+            let too_long = || Fault::Usage(format!("there is more JSON than can go beside segments, {} bytes", frame::JSON_BYTES_MAX));
+            (frame::of(text, segments).ok_or_else(too_long)?, frame::FRAME)
+        };
         let traceparent = task.traceparent.clone();
-        let question = Question { body, traceparent, ..Question::new(Method::POST, "/api/v1/tasks") };
+        let question = Question { body, content_type, traceparent, ..Question::new(Method::POST, "/api/v1/tasks") };
         let answer = self.ask(&question).await?;
         let accepted: Accepted = self.read(&question, &answer)?;
         Ok(accepted.warnings)
@@ -225,10 +237,19 @@ impl Gateway {
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, question: &Question, answer: &Answer) -> Result<T, Fault> {
+        self.read_by(question, answer, |body| serde_json::from_slice(body))
+    }
+
+    fn read_by<T>(
+        &self,
+        question: &Question,
+        answer: &Answer,
+        read: impl FnOnce(&Bytes) -> Result<T, serde_json::Error>,
+    ) -> Result<T, Fault> {
         if !answer.status.is_success() {
             return Err(self.refused(question, answer));
         }
-        serde_json::from_slice(&answer.body).map_err(|error| {
+        read(&answer.body).map_err(|error| {
             let Question { method, path, .. } = question;
             let url = self.url();
             Fault::Failed(format!(

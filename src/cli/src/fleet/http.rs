@@ -1,4 +1,4 @@
-//! The little of HTTP that a command speaks to a gateway: one request, one answer, JSON in both.
+//! The little of HTTP that a command speaks to a gateway: one request, one answer, JSON in both, or a frame where there are raw bytes.
 //!
 //! On the HTTP library that the gateway itself is made of, so that it costs the program no further crate.
 
@@ -17,6 +17,7 @@ use hyper::{
     http::request::Builder,
 };
 use hyper_util::rt::TokioIo;
+use protocol::frame::JSON;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::url::GatewayUrl;
@@ -34,8 +35,12 @@ type Connection = http1::SendRequest<Full<Bytes>>;
 pub(super) struct Question {
     pub(super) method: Method,
     pub(super) path: String,
-    /// JSON; none where it is empty.
+    /// None where it is empty.
     pub(super) body: Bytes,
+    /// What the body is. Default: JSON.
+    pub(super) content_type: &'static str,
+    /// What the answer may be, where that is not JSON alone.
+    pub(super) accept: Option<&'static str>,
     /// W3C trace context.
     pub(super) traceparent: Option<String>,
     /// Longest wait for its answer.
@@ -51,13 +56,17 @@ pub(super) struct Answer {
 impl Question {
     /// A question without a body.
     pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: Bytes::new(), traceparent: None, answered_in: ANSWERED_IN }
+        let (body, content_type) = (Bytes::new(), JSON);
+        Self { method, path: path.into(), body, content_type, accept: None, traceparent: None, answered_in: ANSWERED_IN }
     }
 
     fn request(&self, url: &GatewayUrl) -> Result<Request<Full<Bytes>>, String> {
         let mut request = head(url, self.method.clone(), &self.path);
         if !self.body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+            request = request.header(header::CONTENT_TYPE, self.content_type);
+        }
+        if let Some(accept) = self.accept {
+            request = request.header(header::ACCEPT, accept);
         }
         if let Some(traceparent) = &self.traceparent {
             request = request.header("traceparent", traceparent);
