@@ -89,7 +89,7 @@ impl Client {
         let (sender, reply) = oneshot::channel();
         lock(&shared.waiting).insert(id.clone(), sender);
         let asked = Instant::now();
-        let properties = self.properties(&id, question.kind);
+        let properties = self.properties(&id, &question);
         let published =
             shared.channel.basic_publish("".into(), question.queue.into(), BasicPublishOptions::default(), &question.body, properties);
         if let Confirmation::Nack(_) = published.await?.await? {
@@ -102,13 +102,13 @@ impl Client {
         }
     }
 
-    fn properties(&self, id: &str, kind: &str) -> BasicProperties {
+    fn properties(&self, id: &str, question: &Question) -> BasicProperties {
         BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
-            .with_content_type("application/json".into())
+            .with_content_type(protocol::frame::content_type(&question.body).into())
             .with_message_id(id.into())
             .with_correlation_id(id.into())
-            .with_type(kind.into())
+            .with_type(question.kind.into())
             .with_reply_to(self.shared.reply_queue.clone())
     }
 }

@@ -23,6 +23,7 @@ mod output;
 mod pool;
 mod proc;
 mod processes;
+mod raw_bytes;
 mod report;
 mod rest;
 mod run_batches;
@@ -110,6 +111,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::Batches => batches::measure(servers, options.pace).await,
             Part::RunBatches => run_batches::measure(servers, options.pace).await,
             Part::Bulk => bulk::measure(servers, options.pace).await,
+            Part::RawBytes => raw_bytes::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

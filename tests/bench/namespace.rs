@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gpu_table::{GpuTable, Leases, RedisTable};
-use protocol::{Environment, TaskBody, config::Configuration};
+use protocol::{Environment, Segments, TaskBody, config::Configuration};
 use serde_json::Value;
 use task_queue::{Names, Queue, QueueOptions, RabbitMq};
 use task_store::{RedisStore, StoreOptions};
@@ -59,6 +59,11 @@ impl Namespace {
     /// A task for this pool, for a bare client.
     pub(crate) fn question(&self, kind: &'static str, payload: Value) -> Result<Question, Fault> {
         Ok(self.asks(kind, TaskBody { payload: payload.into(), ..TaskBody::default() }.to_bytes()))
+    }
+
+    /// A task with raw bytes for this pool, for a bare client.
+    pub(crate) fn framed(&self, kind: &'static str, payload: Value, segments: Segments) -> Question {
+        self.asks(kind, TaskBody { payload: payload.into(), segments, ..TaskBody::default() }.to_bytes())
     }
 
     /// A batch for this pool, for a bare client.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g,h,i,j,k] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -16,6 +16,7 @@ usage: bench [--only a,b,c,d,e,f,g,h,i,j,k] [--quick]
   i     batches of 1 to 512 items over 1 to 8 GPUs, one of them slower, and single tasks beside batches
   j     run batches of up to 16 tasks beside tasks that run one by one, and under Poisson arrivals at 70 % load beside the ideal queue
   k     10,000 tasks in one request to a gateway, beside our own producer that submits as many
+  l     1 MB of raw bytes there and back, beside the same bytes through a pair of pipes
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -31,9 +32,10 @@ pub(crate) enum Part {
     Batches,
     RunBatches,
     Bulk,
+    RawBytes,
 }
 
-const ALL: [Part; 10] = [
+const ALL: [Part; 11] = [
     Part::Echo,
     Part::Claims,
     Part::Scaling,
@@ -44,6 +46,7 @@ const ALL: [Part; 10] = [
     Part::Batches,
     Part::RunBatches,
     Part::Bulk,
+    Part::RawBytes,
 ];
 
 /// What was asked for.
@@ -140,6 +143,7 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "i" => Ok(Part::Batches),
             "j" => Ok(Part::RunBatches),
             "k" => Ok(Part::Bulk),
+            "l" => Ok(Part::RawBytes),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()
