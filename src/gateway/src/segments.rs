@@ -103,7 +103,7 @@ pub(crate) async fn show(State(gateway): State<Gateway>, path: Result<Path<(Stri
         Err(rejection) => (named(Err(rejection))?, String::new()),
     };
     let reply = ended(&gateway, &task_id).await?;
-    let number = number.parse().ok().filter(|number| *number < reply.segments.len());
+    let number = number.parse::<usize>().ok().filter(|number| *number < reply.segments.len());
     let Some((number, segment)) = number.and_then(|number| Some((number, reply.segments.get(number)?.clone()))) else {
         let detail = format!("number: the result of task {task_id} has {} segments, numbered from 0", reply.segments.len());
         return Err(Problem::new(ProblemKind::NotFound, detail).field("number").task(&task_id));
