@@ -1,6 +1,7 @@
 //! The command line.
 
 mod group;
+mod models;
 mod parsers;
 mod submit;
 
@@ -14,7 +15,11 @@ use service::{
     config::{GATEWAY_VARIABLE, Sources},
 };
 
-pub(crate) use self::{group::GroupCommand, submit::Submit};
+pub(crate) use self::{
+    group::GroupCommand,
+    models::{ModelsCommand, OneModel},
+    submit::Submit,
+};
 use crate::{fault::Fault, fleet::GatewayUrl};
 
 /// A fleet of GPU workers on RabbitMQ and Redis.
@@ -148,6 +153,9 @@ pub(crate) enum Command {
     /// Shows, requeues or purges dead letters: messages that could not be tasks, in their original bytes
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Shows, loads, unloads or pins the models that GPUs keep between tasks
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// Shows the GPUs of the pool, or all that is known of one
     Gpus(Gpus),
     /// Shows the kinds that the fleet serves: what each does, on how many GPUs, and what a run takes; or all of one kind, with the schema of its payload and an example
@@ -187,6 +195,7 @@ impl Command {
             | Self::Dead(_)
             | Self::Gpus(_)
             | Self::Kinds { .. }
+            | Self::Models(_)
             | Self::Strategy(_)
             | Self::Unserved
             | Self::Doctor => true,

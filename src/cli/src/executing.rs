@@ -1,9 +1,9 @@
 //! What a process's workers offer, and where they count.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use devices::{CudaError, Device, NvidiaGpu, nvidia::cuda};
-use executors::Executors;
+use executors::{Executors, ModelBounds, ModelCache};
 use gpu_worker::WorkerMetrics;
 use prometheus::Registry;
 use protocol::config::{Configuration, PredictSection};
@@ -15,7 +15,19 @@ const TRIED_IN: Duration = Duration::from_secs(60);
 
 /// What workers of simulated GPUs offer: `predict` only where there is a model.
 pub(crate) async fn on_simulated(configuration: &Configuration) -> Result<Executors, Fault> {
-    with_model(Executors::new().with(executors::echo()).with(executors::simulate()), &configuration.predict).await
+    let models = cache(configuration);
+    let simulate = executors::simulate_keeping(Arc::clone(&models), &configuration.models.simulated);
+    with_model(Executors::new().with(executors::echo()).with(simulate), &configuration.predict).await
+}
+
+/// What a GPU keeps of models: one cache for all of its kinds.
+fn cache(configuration: &Configuration) -> Arc<ModelCache> {
+    let bounds = ModelBounds {
+        memory_mb: configuration.models.memory_mb,
+        memory_share: configuration.gpu.multi_gpu.memory_threshold,
+        pinned: configuration.models.pinned.clone(),
+    };
+    Arc::new(ModelCache::new(bounds))
 }
 
 /// What the worker of an NVIDIA GPU offers: also `matmul`, and `kernel` where there are modules; each where its library is and works on this GPU.

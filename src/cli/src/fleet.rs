@@ -7,6 +7,7 @@ mod dead;
 mod gateway;
 mod groups;
 mod http;
+mod models;
 mod settings;
 mod submitting;
 mod url;

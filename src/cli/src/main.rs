@@ -18,6 +18,7 @@ mod gpus;
 mod greeting;
 mod group;
 mod kinds;
+mod models;
 mod nvidia;
 mod output;
 mod results;
@@ -89,7 +90,7 @@ fn threads(command: &Command) -> Option<usize> {
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     let Arguments { common, command } = arguments;
     if common.url.is_some() && !command.asks_a_fleet() {
-        let takes = "submit, status, results, cancel, group, gpus, kinds, unserved, strategy, drain, undrain, dead and doctor";
+        let takes = "submit, status, results, cancel, group, gpus, kinds, models, unserved, strategy, drain, undrain, dead and doctor";
         return Err(Fault::Usage(format!("--url names the gateway of a fleet to talk to, and this command talks to none; {takes} do")));
     }
     match command {
@@ -107,6 +108,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Dead(command) => dead::run(&common, command).await,
         Command::Gpus(gpus) => gpus::run(&common, &gpus).await,
         Command::Kinds { kind } => kinds::run(&common, kind.as_ref()).await,
+        Command::Models(command) => models::run(&common, &command).await,
         Command::Unserved => unserved::run(&common).await,
         Command::Strategy(command) => strategy::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),

@@ -20,6 +20,7 @@ mod idempotency;
 mod intake;
 mod kinds;
 mod metrics;
+mod models;
 mod monitor;
 mod multipart;
 mod openapi;
@@ -40,7 +41,7 @@ mod trail;
 mod unserved;
 mod upload;
 
-pub use encoding::{dead_url, drain_url, group_url, status_url, url_encoded};
+pub use encoding::{dead_url, drain_url, group_url, model_url, status_url, url_encoded};
 pub use error::ServeError;
 pub use gateway::{Gateway, GatewayOptions, Ports};
 pub use metrics::GatewayMetrics;

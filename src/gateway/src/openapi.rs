@@ -3,6 +3,7 @@
 pub(crate) mod many;
 pub(crate) mod of_groups;
 pub(crate) mod of_kinds;
+pub(crate) mod of_models;
 pub(crate) mod operating;
 pub(crate) mod operations;
 

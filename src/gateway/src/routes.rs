@@ -11,7 +11,8 @@ use axum::{
 use crate::{
     Gateway, Problem, bulk, dead, events, front, gpus, groups, health, kinds,
     metrics::{self, observe},
-    openapi::{self, Operation, many, of_groups, of_kinds, operating, operations},
+    models,
+    openapi::{self, Operation, many, of_groups, of_kinds, of_models, operating, operations},
     predict,
     problem::ProblemKind,
     results, segments, settings, tasks, unserved,
@@ -26,7 +27,7 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 34] = [
+pub(crate) const ROUTES: [Route; 39] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
@@ -56,6 +57,11 @@ pub(crate) const ROUTES: [Route; 34] = [
     Route { method: "put", path: "/api/v1/settings/strategy", handler: || put(settings::set_strategy), operation: operating::SET_STRATEGY },
     Route { method: "put", path: "/api/v1/gpus/{gpu_id}/drain", handler: || put(settings::drain), operation: operating::DRAIN },
     Route { method: "delete", path: "/api/v1/gpus/{gpu_id}/drain", handler: || delete(settings::undrain), operation: operating::UNDRAIN },
+    Route { method: "get", path: "/api/v1/models", handler: || get(models::list), operation: of_models::LIST },
+    Route { method: "post", path: "/api/v1/models/{model}/load", handler: || post(models::load), operation: of_models::LOAD },
+    Route { method: "post", path: "/api/v1/models/{model}/unload", handler: || post(models::unload), operation: of_models::UNLOAD },
+    Route { method: "post", path: "/api/v1/models/{model}/pin", handler: || post(models::pin), operation: of_models::PIN },
+    Route { method: "post", path: "/api/v1/models/{model}/unpin", handler: || post(models::unpin), operation: of_models::UNPIN },
     Route { method: "get", path: "/api/v1/dead", handler: || get(dead::list), operation: operating::DEAD },
     Route { method: "post", path: "/api/v1/dead", handler: || post(dead::requeue_all), operation: operating::REQUEUE_ALL },
     Route { method: "delete", path: "/api/v1/dead", handler: || delete(dead::purge_all), operation: operating::PURGE_ALL },

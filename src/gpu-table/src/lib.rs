@@ -13,6 +13,7 @@ mod memory;
 mod redis;
 mod table;
 mod wanted;
+mod wishing;
 
 pub use self::redis::RedisTable;
 pub use changing::change_settings;
@@ -23,3 +24,4 @@ pub use memory::{MemoryTable, TableCopy};
 pub use table::{Beat, DESCRIPTIONS_MAX, GpuTable, Heartbeat, Leases, Seen, Sighting, Telling, UNSERVED_MAX};
 pub(crate) use table::{DESCRIBED_FOR_LEASES, KNOWN_FOR, UNSERVED_FOR};
 pub use wanted::Wanted;
+pub use wishing::{WishFailed, wish_for_model};

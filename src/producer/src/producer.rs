@@ -143,6 +143,12 @@ impl Producer {
         results_of(&*self.shared.store, task_id, wanted).await
     }
 
+    /// The time by its environment's clock, in Unix milliseconds.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.shared.environment.clock.now_ms()
+    }
+
     /// The dead letters of the fleet that this producer submits to, over its own connections.
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters {

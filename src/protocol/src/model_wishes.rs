@@ -124,6 +124,18 @@ impl ModelPin {
 }
 
 impl ModelWish {
+    /// A wish that has no number yet, for all GPUs of the pool.
+    #[must_use]
+    pub fn new(model: impl Into<String>, action: ModelAction, made_ms: u64) -> Self {
+        Self { number: 0, model: model.into(), action, gpus: Vec::new(), made_ms }
+    }
+
+    /// The same, for these GPUs.
+    #[must_use]
+    pub fn on(self, gpus: &[GpuId]) -> Self {
+        Self { gpus: gpus.to_vec(), ..self }
+    }
+
     /// Whether it is for this GPU.
     #[must_use]
     pub fn is_for(&self, gpu_id: &GpuId) -> bool {
@@ -164,23 +176,30 @@ impl ModelWishes {
         Ok(())
     }
 
-    /// These wishes, and one more, whose number is the next one. Where [`ModelWishes::check`] refuses it nothing changes.
+    /// These wishes, and one more, which gets the next number. Where [`ModelWishes::check`] refuses it, or it was taken before, nothing changes.
     #[must_use]
-    pub fn with(mut self, model: &str, action: ModelAction, gpus: &[GpuId], made_ms: u64) -> Self {
-        if self.check(model, action, gpus).is_err() {
+    pub fn with(mut self, wish: &ModelWish) -> Self {
+        let ModelWish { model, action, gpus, .. } = wish;
+        if self.taken(wish).is_some() || self.check(model, *action, gpus).is_err() {
             return self;
         }
         self.number += 1;
         if self.latest.len() >= Self::LATEST_MAX {
             self.latest.remove(0);
         }
-        self.latest.push(ModelWish { number: self.number, model: model.to_owned(), action, gpus: gpus.to_vec(), made_ms });
+        self.latest.push(ModelWish { number: self.number, ..wish.clone() });
         match action {
             ModelAction::Pin => self.pin(model, gpus, true),
             ModelAction::Unpin => self.pin(model, gpus, false),
             ModelAction::Load | ModelAction::Unload => {}
         }
         self
+    }
+
+    /// This wish as it was taken down, if it was: the same of the same moment.
+    #[must_use]
+    pub fn taken(&self, wish: &ModelWish) -> Option<&ModelWish> {
+        self.latest.iter().find(|taken| **taken == ModelWish { number: taken.number, ..wish.clone() })
     }
 
     fn pin(&mut self, model: &str, gpus: &[GpuId], pinned: bool) {
@@ -215,33 +234,52 @@ mod tests {
         wishes.pinned_on(&gpu(name)).map(str::to_owned).collect()
     }
 
+    fn wish(model: &str, action: ModelAction, on: &[&str], made_ms: u64) -> ModelWish {
+        ModelWish::new(model, action, made_ms).on(&on.iter().map(|name| gpu(name)).collect::<Vec<_>>())
+    }
+
+    /// Wishes for the model `m`, one after the other.
+    fn after(wishes: &[(ModelAction, &[&str])]) -> ModelWishes {
+        let numbered = (0..).zip(wishes);
+        numbered.fold(ModelWishes::default(), |all, (made_ms, (action, on))| all.with(&wish("m", *action, on, made_ms)))
+    }
+
     #[test]
     fn a_pin_everywhere_has_exceptions_and_a_pin_of_some_has_none() {
-        let wishes = ModelWishes::default().with("m", ModelAction::Pin, &[], 1).with("m", ModelAction::Unpin, &[gpu("a")], 2);
-        assert_eq!((pinned(&wishes, "a"), pinned(&wishes, "b")), (vec![], vec!["m".to_owned()]));
-        let again = wishes.with("m", ModelAction::Pin, &[gpu("a")], 3);
-        assert_eq!(pinned(&again, "a"), ["m"]);
-        let some =
-            ModelWishes::default().with("m", ModelAction::Pin, &[gpu("a"), gpu("b")], 1).with("m", ModelAction::Unpin, &[gpu("b")], 2);
+        use ModelAction::{Pin, Unpin};
+        let but_a = after(&[(Pin, &[]), (Unpin, &["a"])]);
+        assert_eq!((pinned(&but_a, "a"), pinned(&but_a, "b")), (vec![], vec!["m".to_owned()]));
+        assert_eq!(pinned(&after(&[(Pin, &[]), (Unpin, &["a"]), (Pin, &["a"])]), "a"), ["m"]);
+        let some = after(&[(Pin, &["a", "b"]), (Unpin, &["b"])]);
         assert_eq!((pinned(&some, "a"), pinned(&some, "b")), (vec!["m".to_owned()], vec![]));
-        let none = some.with("m", ModelAction::Unpin, &[], 3);
-        assert!(none.pins.is_empty() && none.number == 3);
+        let none = after(&[(Pin, &["a"]), (Unpin, &[])]);
+        assert!(none.pins.is_empty() && none.number == 2);
     }
 
     #[test]
     fn only_the_newest_wishes_are_kept_and_numbers_go_on() {
-        let wishes = (0..50).fold(ModelWishes::default(), |wishes, n| wishes.with("m", ModelAction::Load, &[], n));
+        let load: (ModelAction, &[&str]) = (ModelAction::Load, &[]);
+        let wishes = after(&[load; 50]);
         assert_eq!((wishes.latest.len(), wishes.number, wishes.latest[0].number), (ModelWishes::LATEST_MAX, 50, 19));
     }
 
     #[test]
+    fn the_same_wish_of_the_same_moment_is_one() {
+        let once = after(&[(ModelAction::Load, &["a"])]);
+        let again = wish("m", ModelAction::Load, &["a"], 0);
+        assert_eq!(once.taken(&again).map(|taken| taken.number), Some(1));
+        assert_eq!(once.clone().with(&again), once);
+        assert_eq!(once.with(&wish("m", ModelAction::Load, &["a"], 1)).number, 2);
+    }
+
+    #[test]
     fn what_cannot_be_kept_is_refused() {
-        let full =
-            (0..ModelWishes::PINS_MAX).fold(ModelWishes::default(), |wishes, n| wishes.with(&format!("m{n}"), ModelAction::Pin, &[], 0));
+        let pin = |name: &str| ModelWish::new(name, ModelAction::Pin, 0);
+        let full = (0..ModelWishes::PINS_MAX).fold(ModelWishes::default(), |wishes, n| wishes.with(&pin(&format!("m{n}"))));
         assert_eq!(full.check("one more", ModelAction::Pin, &[]), Err(WishError::TooManyPins));
         assert_eq!(full.check("m0", ModelAction::Pin, &[gpu("a")]), Ok(()));
         assert_eq!(full.check("one more", ModelAction::Load, &[]), Ok(()));
-        assert_eq!(full.clone().with("one more", ModelAction::Pin, &[], 0), full);
+        assert_eq!(full.clone().with(&pin("one more")), full);
         let many = vec![gpu("a"); ModelWishes::GPUS_MAX + 1];
         assert!(matches!(full.check("m", ModelAction::Load, &many), Err(WishError::TooManyGpus(65))));
         for name in ["", "a\nb", &"x".repeat(129)] {

@@ -5,7 +5,7 @@
 use gpu_table::{Heartbeat, Telling};
 use proptest::prelude::*;
 use protocol::{
-    ClaimAnswer, ClaimMode, ClaimRequest, GpuId, GpuRow, Health, Holding, Incarnation, ModelAction, ModelWishes, Needs, Offer,
+    ClaimAnswer, ClaimMode, ClaimRequest, GpuId, GpuRow, Health, Holding, Incarnation, ModelAction, ModelWish, ModelWishes, Needs, Offer,
     Strategy as Rule, TaskId, claim::Settings, gpu::GpuView, task::ComputeCapability,
 };
 
@@ -290,7 +290,8 @@ impl Life {
             draining: (0..GPUS).filter(|n| plan.draining < 8 && chosen(plan.draining, usize::from(*n))).map(gpu_of).collect(),
             // What operators wish of models is carried, and decides nothing here.
             models: (0..plan.draining % 3)
-                .fold(ModelWishes::default(), |wishes, n| wishes.with("m 0", ModelAction::ALL[usize::from(n)], &[], 7)),
+                .map(|n| ModelWish::new("m 0", ModelAction::ALL[usize::from(n)], 7))
+                .fold(ModelWishes::default(), |wishes, wish| wishes.with(&wish)),
         }
     }
 }

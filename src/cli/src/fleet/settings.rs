@@ -64,7 +64,7 @@ impl Gateway {
 
 impl Servers {
     /// The settings of a fleet whose table has none yet.
-    fn initial_settings(&self) -> Settings {
+    pub(super) fn initial_settings(&self) -> Settings {
         self.configuration().gpu.multi_gpu.initial_settings()
     }
 
