@@ -17,6 +17,7 @@ mod large_replies;
 mod latency;
 mod load;
 mod meter;
+mod models;
 mod namespace;
 mod options;
 mod output;
@@ -112,6 +113,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::RunBatches => run_batches::measure(servers, options.pace).await,
             Part::Bulk => bulk::measure(servers, options.pace).await,
             Part::RawBytes => raw_bytes::measure(servers, options.pace).await,
+            Part::Models => models::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

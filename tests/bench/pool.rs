@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use devices::simulated::{SimulatedGpu, SimulatedOptions, Sleeper};
-use executors::Executors;
+use executors::{Executors, ModelBounds, ModelCache, ModelCounts};
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
-use protocol::GpuId;
+use protocol::{GpuId, Strategy};
 use serde_json::Value;
 use task_queue::{BodyBudget, RabbitMq, TaskQueue};
 use tokio::{task::JoinSet, time::timeout};
@@ -30,11 +30,22 @@ pub(crate) struct PoolPlan {
     pub(crate) slots: u16,
     /// So many of them, the first, work at half speed.
     pub(crate) slowed: usize,
+    /// What they keep of models, where the part is about that.
+    pub(crate) models: Option<KeptModels>,
+}
+
+/// What the GPUs of a pool keep of models.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeptModels {
+    /// The strategy of all tasks.
+    pub(crate) strategy: Strategy,
+    /// Most that the models of one GPU take together, in MB.
+    pub(crate) memory_mb: u64,
 }
 
 impl PoolPlan {
     pub(crate) const fn new(name: String, gpus: usize, slots: u16) -> Self {
-        Self { name, gpus, slots, slowed: 0 }
+        Self { name, gpus, slots, slowed: 0, models: None }
     }
 }
 
@@ -45,6 +56,8 @@ pub(crate) struct Pool {
     stop: Stop,
     workers: JoinSet<Result<(), WorkerError>>,
     queues: Vec<Arc<RabbitMq>>,
+    caches: Vec<Arc<ModelCache>>,
+    model_mb: Option<u64>,
 }
 
 impl Pool {
@@ -52,8 +65,12 @@ impl Pool {
     pub(crate) async fn start(servers: &Servers, plan: PoolPlan) -> Result<Self, Fault> {
         let registry = Registry::new();
         let metrics = Arc::new(WorkerMetrics::new(&registry)?);
-        let names = Namespace::new(&plan.name, plan.slots);
-        let mut pool = Self { names, registry, stop: Stop::default(), workers: JoinSet::new(), queues: Vec::new() };
+        let mut names = Namespace::new(&plan.name, plan.slots);
+        if let Some(models) = plan.models {
+            names.configuration.gpu.multi_gpu.default_strategy = models.strategy;
+        }
+        let (queues, caches, model_mb) = (Vec::new(), Vec::new(), plan.models.map(|models| models.memory_mb));
+        let mut pool = Self { names, registry, stop: Stop::default(), workers: JoinSet::new(), queues, caches, model_mb };
         for number in 0..plan.gpus {
             pool.add_worker(servers, number, (number < plan.slowed, &metrics)).await?;
         }
@@ -71,12 +88,14 @@ impl Pool {
         }
         let queue = self.names.queue(servers).await?;
         self.queues.push(Arc::clone(&queue));
+        let cache = Arc::new(ModelCache::new(ModelBounds { memory_mb: self.model_mb, ..ModelBounds::default() }));
+        self.caches.push(Arc::clone(&cache));
         let parts = WorkerParts {
             queue,
             table: Arc::new(self.names.table(servers)?),
             store: Arc::new(self.names.store(servers).await?),
             device: Arc::new(gpu),
-            executors: Executors::new().with(executors::echo()).with(executors::simulate()),
+            executors: Executors::new().with(executors::echo()).with(executors::simulate_keeping(cache, &[])),
             environment: environment(),
             options: WorkerOptions::of(&self.names.configuration, "bench"),
             metrics: Arc::clone(metrics),
@@ -101,6 +120,11 @@ impl Pool {
         let families = self.registry.gather();
         let forwarded = families.iter().filter(|family| family.name() == "gpufleet_forwarded_total");
         forwarded.flat_map(|family| family.get_metric()).map(|metric| metric.get_counter().get_value()).sum()
+    }
+
+    /// What happened to the models of all GPUs so far.
+    pub(crate) fn model_counts(&self) -> ModelCounts {
+        self.caches.iter().map(|cache| cache.counts()).fold(ModelCounts::default(), ModelCounts::with)
     }
 
     /// Ends the workers and their connections.

@@ -60,7 +60,10 @@ cases! {
         a_worker_without_a_slot_of_its_own_is_never_chosen_itself,
         a_task_that_fits_here_waits_here,
         a_task_that_fits_only_elsewhere_is_sent_where_the_least_work_is,
-        a_task_that_fits_nowhere_is_unplaceable;
+        a_task_that_fits_nowhere_is_unplaceable,
+        a_task_waits_for_its_model_where_a_cold_load_elsewhere_would_take_more_than_twice_as_long,
+        a_task_does_not_wait_for_its_model_for_long_or_where_nothing_is_known,
+        a_task_waits_here_where_the_asking_gpu_has_its_model;
     specific:
         only_the_named_gpu_will_do,
         a_named_gpu_that_is_full_is_waited_for,
@@ -93,7 +96,10 @@ cases! {
         a_drained_gpu_gets_nothing_until_it_is_undrained,
         new_thresholds_count_at_once_for_every_row,
         a_heartbeat_restores_lost_settings_but_never_older_ones,
-        a_new_default_strategy_counts_at_once;
+        a_new_default_strategy_counts_at_once,
+        a_wish_for_a_model_gets_a_number_once_and_outlives_the_table,
+        wishes_at_the_same_time_all_get_numbers_of_their_own,
+        a_wish_that_cannot_be_kept_changes_nothing;
     unserved:
         what_is_unserved_is_kept_as_it_was_told_and_counted,
         what_nobody_tells_of_any_more_lapses,

@@ -16,6 +16,7 @@ mod hostile;
 mod kinds;
 mod life;
 mod memory;
+mod models;
 mod progress;
 mod reading;
 mod replies;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use devices::simulated::{SimulatedGpu, SimulatedKnobs, SimulatedOptions};
-use executors::Executors;
+use executors::{Executors, ModelBounds, ModelCache};
 use gpu_table::{GpuTable, Leases, MemoryTable, RedisTable};
 use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
 use producer::{Producer, ProducerOptions};
@@ -34,9 +34,14 @@ pub struct FleetPlan {
     real: bool,
     own: Option<ServerUrls>,
     executors: Executors,
+    /// Makes executors for each worker, in place of the ones above.
+    own_executors: Option<OwnExecutors>,
     topology_every: Option<Duration>,
     store_through: Option<StoreThrough>,
 }
+
+/// Makes the executors of one worker.
+type OwnExecutors = Arc<dyn Fn() -> Executors + Send + Sync>;
 
 /// Makes of a store what a client of it is given.
 type StoreThrough = Arc<dyn Fn(Arc<dyn TaskStore>) -> Arc<dyn TaskStore> + Send + Sync>;
@@ -105,6 +110,7 @@ impl Fleet {
             real: false,
             own: None,
             executors: Executors::new().with(executors::echo()).with(executors::simulate()),
+            own_executors: None,
             topology_every: None,
             store_through: None,
         }
@@ -152,6 +158,19 @@ impl FleetPlan {
     #[must_use]
     pub fn executors(mut self, executors: Executors) -> Self {
         self.executors = executors;
+        self
+    }
+
+    /// Workers each of which keeps models of its own, as the configuration says (`models.pinned`, `models.memory_mb`, `models.simulated`).
+    #[must_use]
+    pub fn keeping_models(mut self) -> Self {
+        let models = self.configuration.models.clone();
+        let memory_share = self.configuration.gpu.multi_gpu.memory_threshold;
+        self.own_executors = Some(Arc::new(move || {
+            let bounds = ModelBounds { memory_mb: models.memory_mb, memory_share, pinned: models.pinned.clone() };
+            let simulate = executors::simulate_keeping(Arc::new(ModelCache::new(bounds)), &models.simulated);
+            Executors::new().with(executors::echo()).with(simulate)
+        }));
         self
     }
 
@@ -329,7 +348,7 @@ impl Fleet {
             table: ports.table,
             store: ports.store,
             device: Arc::new(device),
-            executors: self.plan.executors.clone(),
+            executors: self.plan.own_executors.as_ref().map_or_else(|| self.plan.executors.clone(), |make| make()),
             environment: lifeline.hold(&self.plan.environment),
             options,
             metrics: Arc::clone(&self.metrics),

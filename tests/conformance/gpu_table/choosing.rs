@@ -244,3 +244,80 @@ pub async fn a_task_that_fits_nowhere_is_unplaceable(world: World) {
     unknown.kind = "ech".parse().expect("a kind");
     assert!(matches!(world.claim(&unknown).await, ClaimAnswer::Unplaceable(_)), "part of a kind's name is no kind");
 }
+
+/// A GPU that has loaded `llama` in a second, and on which a run takes so long.
+fn with_llama(name: &str, run_ms: f64) -> protocol::GpuRow {
+    row_with(name, |row| {
+        row.models = vec!["llama".to_owned()];
+        row.model_state.load_ms.insert("llama".to_owned(), 1_000.0);
+        row.run_ms.insert("echo".parse().expect("a kind"), run_ms);
+    })
+}
+
+fn for_llama(task: &str, asker: &str) -> ClaimRequest {
+    ask_with(task, asker, |request| {
+        request.strategy = Some("task_specific".to_owned());
+        request.needs.model = Some("llama".to_owned());
+    })
+}
+
+pub async fn a_task_waits_for_its_model_where_a_cold_load_elsewhere_would_take_more_than_twice_as_long(world: World) {
+    let world = world.with_gpus(&["a", "c"]).await;
+    world.join(with_llama("b", 100.0)).await;
+    assert_eq!(world.placed(&for_llama("free", "a")).await, "b", "it has a slot");
+    world.occupy("b", 1).await;
+    assert_eq!(world.claim(&for_llama("t", "a")).await, full_elsewhere("b"), "two tasks in two slots: 100 ms");
+    assert_eq!(world.placed(&by("least_loaded", "u", "a")).await, "a", "other strategies know nothing of models");
+    let other = ask_with("v", "c", |request| {
+        request.strategy = Some("task_specific".to_owned());
+        request.needs.model = Some("another".to_owned());
+    });
+    assert_eq!(world.placed(&other).await, "c", "it is loaded nowhere");
+}
+
+pub async fn a_task_does_not_wait_for_its_model_for_long_or_where_nothing_is_known(world: World) {
+    let world = world.with_gpus(&["a"]).await;
+    let busy = async |row: protocol::GpuRow| {
+        let holding = world.holding(&row.incarnation, 0);
+        world.beat(&gpu_table::Heartbeat { holding: protocol::Holding { slots: 2, ..holding }, ..super::world::heartbeat(row) }).await;
+    };
+    let placed = async |task: &str| {
+        let placed = world.place(&for_llama(task, "a")).await;
+        world.give_back(&placed).await;
+        placed.gpu
+    };
+    busy(with_llama("b", 500.0)).await;
+    assert_eq!(placed("half of the load").await, "a");
+    busy(with_llama("b", 499.0)).await;
+    assert_eq!(world.claim(&for_llama("less than half", "a")).await, full_elsewhere("b"));
+    assert_eq!(placed("now one was sent there").await, "a", "three tasks in two slots");
+    let mut unknown = with_llama("b", 1.0);
+    unknown.run_ms.clear();
+    busy(unknown).await;
+    assert_eq!(placed("who knows how long a run takes").await, "a");
+    let mut unknown = with_llama("b", 1.0);
+    unknown.model_state.load_ms.clear();
+    busy(unknown.clone()).await;
+    assert_eq!(placed("who knows how long a load takes").await, "a");
+    world.join(row_with("a", |row| _ = row.model_state.load_ms.insert("llama".to_owned(), 10.0))).await;
+    assert_eq!(world.claim(&for_llama("the free one has loaded it before", "a")).await, full_elsewhere("b"));
+    let mut crowded = with_llama("b", 0.001);
+    crowded.waiting = 8;
+    busy(crowded).await;
+    assert_eq!(placed("eight wait there").await, "a");
+    busy(row_with("b", |row| {
+        *row = with_llama("b", 1.0);
+        row.consuming = false;
+    }))
+    .await;
+    assert_eq!(placed("nobody consumes there").await, "a");
+}
+
+pub async fn a_task_waits_here_where_the_asking_gpu_has_its_model(world: World) {
+    let world = world.with_gpus(&["a"]).await;
+    world.join(with_llama("b", 1.0)).await;
+    world.occupy("b", 2).await;
+    let mut request = for_llama("t", "b");
+    request.has_slot = false;
+    assert_eq!(world.claim(&request).await, full_here());
+}

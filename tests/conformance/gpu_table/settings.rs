@@ -1,8 +1,8 @@
 //! The fleet's settings, changed while it runs.
 
 use futures::future::join_all;
-use gpu_table::{Heartbeat, change_settings};
-use protocol::{ClaimAnswer, Strategy, claim::Settings};
+use gpu_table::{Heartbeat, WishFailed, change_settings, wish_for_model};
+use protocol::{ClaimAnswer, ModelAction, ModelWish, ModelWishes, Strategy, claim::Settings};
 
 use super::world::{World, ask, full_elsewhere, gpu_id, pool, row, row_with};
 
@@ -102,4 +102,44 @@ pub async fn a_new_default_strategy_counts_at_once(world: World) {
     let given = [world.place(&ask("t", "a")).await, world.place(&ask("u", "a")).await, world.place(&ask("v", "a")).await];
     assert_eq!(given.each_ref().map(|placed| placed.gpu.as_str()), ["a", "b", "a"]);
     assert!(given.iter().all(|placed| placed.choice.used == Strategy::RoundRobin));
+}
+
+pub async fn a_wish_for_a_model_gets_a_number_once_and_outlives_the_table(world: World) {
+    let world = world.with_gpus(&["a"]).await;
+    let (table, name, initial) = (&*world.table, pool(), Settings::default());
+    let wish = ModelWish::new("a model", ModelAction::Pin, 7).on(&[gpu_id("a")]);
+    let taken = wish_for_model(table, &name, &initial, &wish).await.expect("taken");
+    assert_eq!(taken, ModelWish { number: 1, ..wish.clone() });
+    let again = wish_for_model(table, &name, &initial, &wish).await.expect("taken");
+    assert_eq!(again.number, 1, "whoever does not hear the answer asks again");
+    let beat = world.beat(&world.heartbeat(row("a"))).await;
+    let pinned = |settings: &Settings| settings.models.pinned_on(&gpu_id("a")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(pinned(&beat.settings), ["a model"], "the heartbeat's answer brings it");
+    world.forget().await;
+    world.beat(&Heartbeat { settings: beat.settings.clone(), ..world.heartbeat(row("a")) }).await;
+    let restored = table.current_settings(&name).await.expect("settings").expect("some");
+    assert_eq!(restored, beat.settings, "a heartbeat brings it back");
+}
+
+pub async fn wishes_at_the_same_time_all_get_numbers_of_their_own(world: World) {
+    let (table, name, initial) = (&*world.table, pool(), Settings::default());
+    let wishes = ["a", "b", "c", "d"].map(|model| ModelWish::new(model, ModelAction::Load, 7));
+    let taken = join_all(wishes.iter().map(|wish| wish_for_model(table, &name, &initial, wish))).await;
+    let mut numbers: Vec<u64> = taken.into_iter().map(|taken| taken.expect("taken").number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3, 4]);
+}
+
+pub async fn a_wish_that_cannot_be_kept_changes_nothing(world: World) {
+    let world = world.with_gpus(&["a"]).await;
+    let (table, name, initial) = (&*world.table, pool(), Settings::default());
+    for n in 0..ModelWishes::PINS_MAX {
+        wish_for_model(table, &name, &initial, &ModelWish::new(format!("m{n}"), ModelAction::Pin, 7)).await.expect("taken");
+    }
+    let before = table.current_settings(&name).await.expect("settings").expect("some");
+    for wish in [ModelWish::new("one more", ModelAction::Pin, 7), ModelWish::new("a\nb", ModelAction::Load, 7)] {
+        let refused = wish_for_model(table, &name, &initial, &wish).await;
+        assert!(matches!(refused, Err(WishFailed::Refused(_))), "{refused:?}");
+    }
+    assert_eq!(table.current_settings(&name).await.expect("settings"), Some(before));
 }

@@ -119,6 +119,10 @@ async fn wrong_and_unknown_fields_are_refused_by_name() {
         (json!({"memory_mb": "1"}), "payload.memory_mb"),
         (json!({"compute_share": 1.1}), "payload.compute_share"),
         (json!({"progress_every_ms": 0}), "payload.progress_every_ms"),
+        (json!({"model": ""}), "payload.model"),
+        (json!({"model": 7}), "payload.model"),
+        (json!({"model_mb": 7}), "payload.model_mb"),
+        (json!({"load_ms": 7}), "payload.load_ms"),
         (json!({"fail": true}), "payload.fail"),
         (json!({"fail": {"retry": "yes"}}), "payload.fail.retry"),
         (json!({"fail": {"why": 1}}), "payload.fail.why"),
@@ -202,4 +206,64 @@ fn only_a_payload_with_the_times_of_many_runs_together_with_others() {
     assert!(takes_part(json!({"batch_fixed_ms": 1})) && takes_part(json!({"batch_item_ms": null})));
     assert!(!takes_part(json!({"duration_ms": 1})) && !takes_part(json!(null)) && !takes_part(json!(["batch_item_ms"])));
     assert!(!takes_part(json!({"result": {"batch_item_ms": 1}})), "a result that looks like it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_is_loaded_once_and_stays_in_the_gpus_memory() {
+    let (executor, gpu) = (simulate(), gpu());
+    let payload = json!({"model": "llama", "model_mb": 16_000, "load_ms": 2_000, "duration_ms": 50});
+    let before = Instant::now();
+    run_on(&executor, &gpu, payload.clone()).await.unwrap();
+    assert_eq!(before.elapsed().as_millis(), 2_050);
+    run_on(&executor, &gpu, payload).await.unwrap();
+    run_on(&executor, &gpu, json!({"model": "llama", "duration_ms": 50})).await.unwrap();
+    assert_eq!(before.elapsed().as_millis(), 2_150);
+    assert_eq!((executor.models(), gpu.sample().memory_used_mb), (vec!["llama".to_owned()], 16_000));
+    assert!(executor.evict(gpu.as_ref()).await && !executor.evict(gpu.as_ref()).await);
+    assert_eq!((executor.models().len(), gpu.sample().memory_used_mb), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn payloads_that_run_together_load_each_model_once() {
+    let (gpu, before) = (gpu(), Instant::now());
+    let of = |model: &str| json!({"model": model, "load_ms": 100, "batch_fixed_ms": 10});
+    let answers = run_together(&gpu, &[of("a"), of("b"), of("a")], CancellationToken::new()).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!((before.elapsed().as_millis(), gpu.sample().memory_used_mb), (210, 2_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_ends_the_wait_for_a_model_and_the_load_goes_on() {
+    let (executor, gpu, cancel) = (simulate(), gpu(), CancellationToken::new());
+    let task = task("simulate", json!({"model": "a", "load_ms": 1_000}));
+    let run = executor.run(Run { cancel: cancel.clone(), ..run_of(&task, &gpu) });
+    let (ended, ()) = tokio::join!(run, async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        cancel.cancel();
+    });
+    assert_eq!(ended.unwrap_err().code, "cancelled");
+    assert!(executor.models().is_empty());
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert_eq!(executor.models(), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn configured_models_are_known_before_any_payload_tells_of_them() {
+    let model = SimulatedModel { memory_mb: 7, load_ms: 30, ..SimulatedModel::named("a") };
+    let executor = simulate_keeping(Arc::new(ModelCache::new(ModelBounds::default())), &[model]);
+    let (shelf, gpu, before) = (executor.shelf().unwrap(), gpu(), Instant::now());
+    shelf.load("a", &gpu).await.unwrap();
+    assert_eq!((before.elapsed().as_millis(), gpu.sample().memory_used_mb), (30, 7));
+    assert!(shelf.has("a") && !shelf.has("b"));
+    assert!(shelf.load("b", &gpu).await.unwrap_err().message.contains("there is no simulated model"));
+}
+
+#[test]
+fn a_payload_tells_of_its_model() {
+    let of = |payload: serde_json::Value| simulate().model_of(&payload.into());
+    assert_eq!(of(json!({"model": "a", "duration_ms": 1})).as_deref(), Some("a"));
+    assert_eq!(
+        [json!({"duration_ms": 1}), json!({"model": 7}), json!({"result": {"model": "a"}}), json!(null)].map(of),
+        [const { None }; 4]
+    );
 }

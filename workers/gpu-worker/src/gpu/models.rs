@@ -87,6 +87,8 @@ impl Keeper {
             for wish in self.to_do(&wishes) {
                 self.carry_out(&wish).await;
             }
+            // Those that are not for this GPU are done by that.
+            self.done(wishes.number);
             let missing = self.load_pinned(&wishes).await;
             pause = if missing { pause } else { PAUSES[0] };
             tokio::select! {
@@ -97,21 +99,18 @@ impl Keeper {
         }
     }
 
-    /// The wishes that are for this GPU and not done, oldest first. Those that it has nothing to do with are done by that.
+    /// The wishes that are for this GPU and not done, oldest first.
     fn to_do(&self, wishes: &ModelWishes) -> Vec<ModelWish> {
         let done = self.context.gpu.models_wished.done.load(Ordering::Relaxed);
         let oldest_ms = self.started_ms.saturating_sub(BEFORE_THE_START.as_millis() as u64);
         let is_for_us = |wish: &&ModelWish| wish.number > done && wish.made_ms >= oldest_ms && wish.is_for(&self.context.me.gpu_id);
-        let to_do: Vec<ModelWish> = wishes.latest.iter().filter(is_for_us).cloned().collect();
-        if to_do.is_empty() && wishes.number > done {
-            self.done(wishes.number);
-        }
-        to_do
+        wishes.latest.iter().filter(is_for_us).cloned().collect()
     }
 
     fn done(&self, number: u64) {
-        self.context.gpu.models_wished.done.fetch_max(number, Ordering::Relaxed);
-        self.context.signals.nudge.notify_one();
+        if self.context.gpu.models_wished.done.fetch_max(number, Ordering::Relaxed) < number {
+            self.context.signals.nudge.notify_one();
+        }
     }
 
     async fn carry_out(&mut self, wish: &ModelWish) {
@@ -123,8 +122,8 @@ impl Keeper {
             outcome = Err(format!("no kind of this GPU has a model {model:?} (kinds that keep models: {})", kinds.join(", ")));
         }
         match action {
-            ModelAction::Pin => drop(self.let_go.remove(model)),
-            ModelAction::Unpin => drop(self.let_go.insert(model.to_owned())),
+            ModelAction::Pin => _ = self.let_go.remove(model),
+            ModelAction::Unpin => _ = self.let_go.insert(model.to_owned()),
             ModelAction::Load | ModelAction::Unload => {}
         }
         for shelf in shelves {
