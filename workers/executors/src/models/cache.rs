@@ -138,7 +138,7 @@ impl ModelCache {
 
     fn begin<S: ModelSource>(&self, source: &Arc<S>, device: &Arc<dyn Device>, registered: Registered) {
         let load = Load { source: Arc::clone(source), device: Arc::clone(device), registered };
-        tokio::spawn(load.into_its_end());
+        tokio::spawn(load.finish());
     }
 
     fn find(&self, key: &Key) -> Found {

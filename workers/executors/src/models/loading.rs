@@ -54,7 +54,7 @@ impl Drop for Registered {
 }
 
 impl<S: ModelSource> Load<S> {
-    pub(super) async fn into_its_end(self) {
+    pub(super) async fn finish(self) {
         let came_out = self.bring().await;
         self.registered.ended(came_out.map(Arc::new));
     }
