@@ -15,6 +15,7 @@ mod items;
 mod kinds;
 mod logs;
 mod model;
+mod models;
 mod nvidia;
 mod output;
 mod over_http;

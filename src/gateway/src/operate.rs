@@ -8,7 +8,7 @@ use protocol::config::Operate;
 
 use crate::{Gateway, Problem, problem::ProblemKind};
 
-/// A request that may operate the fleet: change its settings, drain its GPUs, handle its dead letters. Refused: any other (403).
+/// A request that may operate the fleet: change its settings, drain its GPUs, load and pin models, handle its dead letters. Refused: any other (403).
 #[derive(Debug)]
 pub(crate) struct Operator;
 
@@ -28,7 +28,7 @@ impl Gateway {
         match operate {
             Operate::Always => Ok(()),
             Operate::Never => refused(
-                "this gateway serves no settings, no drains and no dead letters; use the fleet's servers, by --amqp-url and --redis-url, or set gateway.operate to loopback or always"
+                "this gateway serves no settings, no drains, no wishes for models and no dead letters; use the fleet's servers, by --amqp-url and --redis-url, or set gateway.operate to loopback or always"
                     .to_owned(),
             ),
             Operate::Loopback => match (self.listens_on.get(), origin_elsewhere(headers)) {

@@ -1,4 +1,4 @@
-//! The routes for operators: settings, drains, dead letters; and who may use them.
+//! The routes for operators: settings, drains, models, dead letters; and who may use them.
 
 use gateway::GatewayOptions;
 use protocol::{Envelope, GpuId, PoolName, Strategy, claim::Settings, config::Operate, envelope::Headers};
@@ -80,6 +80,34 @@ async fn a_gpu_drains_and_takes_tasks_again() {
     }
     let settings = fleet.table.current_settings(&PoolName::default()).await.expect("settings").expect("some");
     assert_eq!(settings.draining, Vec::<GpuId>::new());
+}
+
+#[tokio::test]
+async fn a_wish_for_a_model_is_taken_down_for_the_gpus_that_are_meant() {
+    let fleet = Fleet::start().await;
+    let wish = async |path: &str, body: &Value| {
+        fleet.http.post(format!("{}/api/v1/models/{path}", fleet.url)).json(body).send().await.expect("an answer")
+    };
+    let taken = read(wish("a%2Fb%3A%20c/pin", &json!({})).await).await;
+    assert_eq!((&taken["wish"]["number"], &taken["wish"]["model"], &taken["wish"]["action"]), (&json!(1), &json!("a/b: c"), &json!("pin")));
+    assert_eq!(taken["on"], json!(["sim-0"]), "{taken}");
+    let taken = read(wish("m/load", &json!({"gpus": ["sim-0"]})).await).await;
+    assert_eq!((&taken["wish"]["number"], &taken["wish"]["gpus"]), (&json!(2), &json!(["sim-0"])), "{taken}");
+    let models = read(fleet.get("/api/v1/models").await).await;
+    assert_eq!(models["pins"], json!([{"model": "a/b: c", "everywhere": true}]), "{models}");
+    assert_eq!((&models["gpus"][0]["gpu_id"], &models["gpus"][0]["wishes_done"]), (&json!("sim-0"), &json!(0)), "no worker has done them");
+    read(wish("a%2Fb%3A%20c/unpin", &json!({})).await).await;
+    assert_eq!(read(fleet.get("/api/v1/models").await).await["pins"], json!([]));
+    for (path, body, status, field) in [
+        ("m/load", json!({"gpus": ["sim-9"]}), StatusCode::NOT_FOUND, "gpus"),
+        ("m/load", json!({"gpus": ["sim 0"]}), StatusCode::UNPROCESSABLE_ENTITY, "gpus[0]"),
+        ("m/load", json!({"gpu": "sim-0"}), StatusCode::UNPROCESSABLE_ENTITY, "gpu"),
+        ("a%0Ab/load", json!({}), StatusCode::UNPROCESSABLE_ENTITY, "model"),
+    ] {
+        let document = problem(wish(path, &body).await, status).await;
+        assert_eq!(document["field"], field, "{document}");
+    }
+    assert_eq!(wish("m/forget", &json!({})).await.status(), StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -170,7 +198,7 @@ fn operators_requests() -> Vec<(Method, String)> {
     served
         .map(|(path, method, _)| {
             let method = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
-            (method, path.replace("{task_id}", "a").replace("{gpu_id}", "sim-0"))
+            (method, path.replace("{task_id}", "a").replace("{gpu_id}", "sim-0").replace("{model}", "m"))
         })
         .collect()
 }
@@ -178,7 +206,7 @@ fn operators_requests() -> Vec<(Method, String)> {
 async fn all_are_refused(fleet: &Fleet, words: &[&str]) {
     fleet.bury("a", "{}").await;
     let requests = operators_requests();
-    assert_eq!(requests.len(), 10);
+    assert_eq!(requests.len(), 14);
     for (method, path) in requests {
         let document = problem(fleet.ask(method.clone(), &path).await, StatusCode::FORBIDDEN).await;
         let detail = document["detail"].as_str().expect("text");
