@@ -57,7 +57,7 @@ pub(crate) async fn measure(servers: &Servers, pace: Pace) -> Result<PartReport,
     for seed in 0..=pace.arrival_runs {
         let lasting = if seed == 0 { pace.arrivals / 5 } else { pace.arrivals };
         for (strategy, pool) in &pools {
-            let sample = run(&client, (strategy, pool), seed, lasting).await?;
+            let sample = run(&client, (*strategy, pool), seed, lasting).await?;
             samples.extend(Some(sample).filter(|sample| sample.seed > 0));
         }
     }
@@ -93,7 +93,7 @@ async fn run(client: &Client, (strategy, pool): (&'static str, &Pool), seed: u64
 fn report(samples: &[Sample]) -> Result<PartReport, Fault> {
     let mut part =
         PartReport::new("m: 4 models on 4 GPUs of two slots that hold 2 models each, tasks of 20 ms, loads of 100 ms, 20 tasks a second");
-    let of = |strategy: Strategy| samples.iter().filter(move |sample| sample.strategy == strategy.name());
+    let of = move |strategy: Strategy| samples.iter().filter(move |sample| sample.strategy == strategy.name());
     for strategy in [Strategy::TaskSpecific, Strategy::LeastLoaded] {
         part.row(
             format!("{}: share of tasks that found their model", strategy.name()),
@@ -101,9 +101,8 @@ fn report(samples: &[Sample]) -> Result<PartReport, Fault> {
         );
         let latency = Percentiles::medians(of(strategy).map(|sample| sample.latency_ms));
         part.row(format!("{}: latency, p50 / p95 / p99 in ms", strategy.name()), latency);
-        part.row(format!("{}: loads a task", strategy.name()), {
-            Spread::of(of(strategy).map(|sample| sample.loads as f64 / sample.tasks as f64))
-        });
+        let loads = of(strategy).map(|sample| sample.loads as f64 / sample.tasks as f64);
+        part.row(format!("{}: loads a task", strategy.name()), Spread::of(loads));
     }
     let pairs = of(Strategy::TaskSpecific).zip(of(Strategy::LeastLoaded));
     let ratio = Spread::of(pairs.map(|(specific, least)| specific.found / least.found));

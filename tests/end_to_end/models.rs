@@ -195,7 +195,7 @@ async fn operators_wishes_outlive_the_table(here: fn(FleetPlan) -> FleetPlan) {
 async fn a_kind_is_not_offered_before_its_pinned_models_are_loaded() {
     let plan = keeping(1).configured(|configuration| {
         configuration.models.pinned = vec!["slow".to_owned()];
-        configuration.models.simulated = vec![SimulatedModel { load_ms: 30_000, ..SimulatedModel::named("slow") }];
+        configuration.models.simulated = vec![SimulatedModel { load_ms: 5_000, ..SimulatedModel::named("slow") }];
     });
     let fleet = plan.keeping_models().start().await;
     let simulate: protocol::Kind = "simulate".parse().unwrap();
