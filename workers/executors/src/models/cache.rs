@@ -55,6 +55,11 @@ pub struct ModelCounts {
 }
 
 impl ModelCounts {
+    fn used(&mut self, was_loaded: bool) {
+        let counter = if was_loaded { &mut self.hits } else { &mut self.misses };
+        *counter += 1;
+    }
+
     /// These and others together.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
@@ -100,16 +105,38 @@ impl ModelCache {
     /// # Errors
     /// Those of the load; `out_of_memory` where other models that are pinned or in use take the memory for longer than 10 s.
     pub async fn get<S: ModelSource>(&self, source: &Arc<S>, name: &str, device: &Arc<dyn Device>) -> Result<InUse<S::Model>, Failure> {
-        let key = (source.name(), name.to_owned());
-        let kept = match self.find(&key) {
-            Found::Kept(kept) => kept,
-            Found::Loading(outcome) => came_out(outcome, name).await?,
+        let found = self.find(&(source.name(), name.to_owned()));
+        self.inner.state().counts.used(matches!(found, Found::Kept(_)));
+        let kept = self.loaded(found, source, name, device).await?;
+        InUse::of(kept, &self.inner, name)
+    }
+
+    /// Loads the model if it is not loaded. It counts as no use.
+    ///
+    /// # Errors
+    /// As [`ModelCache::get`].
+    pub async fn ensure<S: ModelSource>(&self, source: &Arc<S>, name: &str, device: &Arc<dyn Device>) -> Result<(), Failure> {
+        let found = self.find(&(source.name(), name.to_owned()));
+        let kept = self.loaded(found, source, name, device).await?;
+        self.inner.touch(&kept);
+        Ok(())
+    }
+
+    async fn loaded<S: ModelSource>(
+        &self,
+        found: Found,
+        source: &Arc<S>,
+        name: &str,
+        device: &Arc<dyn Device>,
+    ) -> Result<Arc<Kept>, Failure> {
+        match found {
+            Found::Kept(kept) => Ok(kept),
+            Found::Loading(outcome) => came_out(outcome, name).await,
             Found::Absent(registered, outcome) => {
                 self.begin(source, device, registered);
-                came_out(outcome, name).await?
+                came_out(outcome, name).await
             }
-        };
-        InUse::of(kept, &self.inner, name)
+        }
     }
 
     /// Loads a model anew although it may be loaded, because what it was loaded from has changed. Those who use the old one go on with it, and so does everybody if the new one
@@ -144,10 +171,8 @@ impl ModelCache {
     fn find(&self, key: &Key) -> Found {
         let mut state = self.inner.state();
         if let Some(kept) = state.kept.get(key).cloned() {
-            state.counts.hits += 1;
             return Found::Kept(kept);
         }
-        state.counts.misses += 1;
         if let Some(outcome) = state.loading.get(key) {
             return Found::Loading(outcome.clone());
         }

@@ -67,6 +67,6 @@ impl<S: ModelSource> Shelf for ShelfOf<S> {
     }
 
     async fn load(&self, name: &str, device: &Arc<dyn Device>) -> Result<(), Failure> {
-        self.cache.get(&self.source, name, device).await.map(drop)
+        self.cache.ensure(&self.source, name, device).await
     }
 }
