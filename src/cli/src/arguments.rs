@@ -1,6 +1,7 @@
 //! The command line.
 
 mod group;
+mod handlers;
 mod models;
 mod parsers;
 mod submit;
@@ -17,6 +18,7 @@ use service::{
 
 pub(crate) use self::{
     group::GroupCommand,
+    handlers::HandlerFlags,
     models::{ModelsCommand, OneModel},
     submit::Submit,
 };
@@ -216,6 +218,8 @@ pub(crate) struct Demo {
     /// Strategy of the tasks. Default: the configuration's
     #[arg(long, value_parser = parsers::strategy())]
     pub(crate) strategy: Option<Strategy>,
+    #[command(flatten)]
+    pub(crate) handlers: HandlerFlags,
 }
 
 /// `gpufleet up`.
@@ -230,6 +234,8 @@ pub(crate) struct Up {
     /// Model for `predict`: a GGUF file or a directory. Default: the configuration's `predict.model`
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) handlers: HandlerFlags,
 }
 
 /// `gpufleet worker`.
@@ -247,6 +253,8 @@ pub(crate) struct Worker {
     /// Model for `predict`: a GGUF file or a directory. Default: the configuration's `predict.model`
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) handlers: HandlerFlags,
 }
 
 /// `gpufleet gpus`.

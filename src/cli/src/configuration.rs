@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use protocol::config::{Configuration, SecretUrl};
-use service::{FlagSetting, Loaded};
+use protocol::config::Configuration;
+use service::{FlagSetting, Loaded, Sources};
 
 use crate::{
-    arguments::{Common, ConfigCommand},
+    arguments::{Common, ConfigCommand, HandlerFlags},
     fault::Fault,
     output,
 };
@@ -22,8 +22,27 @@ pub(crate) fn load_and_log(common: &Common, more: Vec<FlagSetting>) -> Result<Co
     load(common, more)
 }
 
+/// As [`load`], for a program that runs workers: with the handlers that its command line names.
+pub(crate) fn load_for_workers(common: &Common, more: Vec<FlagSetting>, handlers: &HandlerFlags) -> Result<Configuration, Fault> {
+    let mut sources = common.sources(more);
+    sources.handlers = handlers.sections()?;
+    let mut configuration = loaded_from(&sources)?.configuration;
+    handlers.name_python(&mut configuration);
+    Ok(configuration)
+}
+
+/// As [`load_and_log`], for a program that runs workers.
+pub(crate) fn load_for_workers_and_log(common: &Common, more: Vec<FlagSetting>, handlers: &HandlerFlags) -> Result<Configuration, Fault> {
+    service::telemetry::start_log(&common.sources(more.clone()).log());
+    load_for_workers(common, more, handlers)
+}
+
 fn loaded(common: &Common, more: Vec<FlagSetting>) -> Result<Loaded, Fault> {
-    let loaded = common.sources(more).load().map_err(|errors| Fault::Usage(format!("the configuration is wrong\n{errors}")))?;
+    loaded_from(&common.sources(more))
+}
+
+fn loaded_from(sources: &Sources) -> Result<Loaded, Fault> {
+    let loaded = sources.load().map_err(|errors| Fault::Usage(format!("the configuration is wrong\n{errors}")))?;
     loaded.warnings.iter().for_each(|warning| output::warning(warning));
     Ok(loaded)
 }
@@ -39,17 +58,8 @@ pub(crate) fn run(common: &Common, command: &ConfigCommand) -> Result<ExitCode, 
             let file = loaded.file.map_or_else(|| "no file; defaults, environment and flags".to_owned(), |path| path.display().to_string());
             output::line(&format!("the configuration is right ({file})"))?;
         }
-        ConfigCommand::Print if common.json => output::pretty(&redacted(loaded.configuration))?,
+        ConfigCommand::Print if common.json => output::pretty(&loaded.redacted())?,
         ConfigCommand::Print => output::line(loaded.to_yaml().trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The configuration without its passwords.
-fn redacted(mut configuration: Configuration) -> Configuration {
-    let urls = [&mut configuration.amqp.url, &mut configuration.redis.url, &mut configuration.redis.store_url];
-    for url in urls.into_iter().flatten() {
-        *url = SecretUrl::new(url.redacted());
-    }
-    configuration
 }

@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the demo. Exit code 0 only if every task got its own right reply.
 pub(crate) async fn run(common: &Common, demo: Demo) -> Result<ExitCode, Fault> {
-    let mut configuration = configuration::load(common, set("--gpus", "simulated.gpus", Some(demo.gpus)).into_iter().collect())?;
+    let gpus = set("--gpus", "simulated.gpus", Some(demo.gpus)).into_iter().collect();
+    let mut configuration = configuration::load_for_workers(common, gpus, &demo.handlers)?;
     configuration.amqp.url = None;
     configuration.redis.url = None;
     configuration.redis.store_url = None;

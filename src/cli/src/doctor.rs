@@ -18,6 +18,7 @@ use crate::{
     configuration,
     fault::Fault,
     fleet::{Fleet, Gateway, Pool},
+    gpus::{KindDown, kinds_down},
     output,
     servers::Servers,
 };
@@ -64,7 +65,9 @@ pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
             let mut findings = gateway::look(&gateway).await;
             // Without an answer there is no pool to tell of.
             if findings.iter().all(|finding| finding.verdict != Verdict::Bad) {
-                findings.push(pool(Fleet::Gateway(gateway).pool().await));
+                let found = Fleet::Gateway(gateway).pool().await;
+                findings.extend(down(&found));
+                findings.push(pool(found));
             }
             findings
         }
@@ -95,6 +98,7 @@ async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
     findings.extend(redis::look(&configuration).await);
     if let Some(servers) = &fleet {
         findings.extend(redis::try_writes(servers).await);
+        findings.extend(found.iter().flat_map(down));
         findings.extend(found.map(pool));
         findings.extend(unserved::look(servers).await);
     }
@@ -105,6 +109,17 @@ async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
 fn consuming(pool: &Result<Pool, Fault>) -> Vec<GpuId> {
     let living = pool.iter().flat_map(|pool| &pool.gpus);
     living.filter(|view| view.row.consuming).map(|view| view.row.gpu.gpu_id.clone()).collect()
+}
+
+/// The kinds that GPUs of the pool would run and cannot now.
+fn down(pool: &Result<Pool, Fault>) -> Vec<Finding> {
+    let Ok(Pool { gpus, .. }) = pool else { return Vec::new() };
+    let told = |down: KindDown| {
+        let (reason, places) = (&down.reason, down.places());
+        let next = "its tasks wait, and it is tried again by itself; the log of the worker has what its process wrote. Mend that, or take it out of `handlers`";
+        Finding::warning(format!("kind {}", down.kind), format!("down on {places} of {}: {reason}. {next}", gpus.len()))
+    };
+    kinds_down(gpus).into_iter().map(told).collect()
 }
 
 fn pool(pool: Result<Pool, Fault>) -> Finding {

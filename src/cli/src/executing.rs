@@ -1,23 +1,28 @@
 //! What a process's workers offer, and where they count.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use devices::{CudaError, Device, NvidiaGpu, nvidia::cuda};
-use executors::{Executors, ModelBounds, ModelCache};
-use gpu_worker::WorkerMetrics;
+use executors::{
+    Executor, Executors, ModelBounds, ModelCache,
+    handlers::{self, HandlerPlace},
+};
+use gpu_worker::{WorkerMetrics, WorkerOptions};
 use prometheus::Registry;
-use protocol::config::{Configuration, PredictSection};
+use protocol::{
+    GpuDescription, Kind,
+    config::{Configuration, PredictSection},
+};
 
 use crate::{fault::Fault, nvidia};
 
 /// How long the trial of a kind may take: cuBLAS brings hundreds of megabytes of code to the GPU.
 const TRIED_IN: Duration = Duration::from_secs(60);
 
-/// What workers of simulated GPUs offer: `predict` only where there is a model.
-pub(crate) async fn on_simulated(configuration: &Configuration) -> Result<Executors, Fault> {
-    let models = cache(configuration);
-    let simulate = executors::simulate_keeping(Arc::clone(&models), &configuration.models.simulated);
-    with_model(Executors::new().with(executors::echo()).with(simulate), &configuration.predict).await
+/// What the worker of a simulated GPU offers: `predict` only where there is a model, and what the configured handlers run.
+pub(crate) async fn on_simulated(configuration: &Configuration, gpu: GpuDescription) -> Result<Executors, Fault> {
+    let built_in = everywhere(configuration).await?;
+    with_handlers(built_in, configuration, (gpu, true)).await
 }
 
 /// What a GPU keeps of models: one cache for all of its kinds.
@@ -32,7 +37,18 @@ fn cache(configuration: &Configuration) -> Arc<ModelCache> {
 
 /// What the worker of an NVIDIA GPU offers: also `matmul`, and `kernel` where there are modules; each where its library is and works on this GPU.
 pub(crate) async fn on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) -> Result<Executors, Fault> {
-    let mut executors = on_simulated(configuration).await?;
+    let built_in = built_in_on_nvidia(configuration, gpu).await?;
+    with_handlers(built_in, configuration, (gpu.description().clone(), false)).await
+}
+
+async fn everywhere(configuration: &Configuration) -> Result<Executors, Fault> {
+    let models = cache(configuration);
+    let simulate = executors::simulate_keeping(Arc::clone(&models), &configuration.models.simulated);
+    with_model(Executors::new().with(executors::echo()).with(simulate), &configuration.predict).await
+}
+
+async fn built_in_on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) -> Result<Executors, Fault> {
+    let mut executors = everywhere(configuration).await?;
     if is_offered("matmul", products_work(gpu)).await {
         executors = executors.with(executors::matmul());
     }
@@ -42,6 +58,56 @@ pub(crate) async fn on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) ->
         executors = executors.with(executors::kernel(directory.clone()));
     }
     Ok(executors)
+}
+
+/// Starts the configured handlers beside this GPU, all at once. Where one of them cannot start, or runs a kind that is there already, those that have started end again.
+async fn with_handlers(
+    built_in: Executors,
+    configuration: &Configuration,
+    (gpu, is_simulated): (GpuDescription, bool),
+) -> Result<Executors, Fault> {
+    let sections = &configuration.handlers;
+    if sections.is_empty() {
+        return Ok(built_in);
+    }
+    let launcher = std::env::current_exe().map_err(|error| Fault::Failed(format!("find this program: {error}")))?;
+    let slots = WorkerOptions::of(configuration, "").slots;
+    let starting = sections.iter().map(|section| {
+        let place = HandlerPlace { gpu: gpu.clone(), is_simulated, slots, launcher: launcher.clone() };
+        async move {
+            let started = handlers::start(section, place).await;
+            // A supervisor tries again; and so may a person, once it is mended.
+            started.map_err(|error| Fault::Unavailable(format!("handler {}: {error}", section.name())))
+        }
+    });
+    let (mut started, mut first_fault) = (Vec::new(), None);
+    for (section, outcome) in sections.iter().zip(futures::future::join_all(starting).await) {
+        match outcome {
+            Ok(executors) => started.extend(executors.into_iter().map(|executor| (section.name(), executor))),
+            Err(fault) => _ = first_fault.get_or_insert(fault),
+        }
+    }
+    match first_fault.map_or(Ok(()), Err).and_then(|()| each_kind_once(&built_in, &started)) {
+        Ok(()) => Ok(started.into_iter().fold(built_in, |executors, (_, executor)| executors.with(executor))),
+        Err(fault) => {
+            futures::future::join_all(started.iter().map(|(_, executor)| executor.stop())).await;
+            Err(fault)
+        }
+    }
+}
+
+/// A kind that two of them run would be run by whichever came last.
+fn each_kind_once(built_in: &Executors, started: &[(String, Arc<dyn Executor>)]) -> Result<(), Fault> {
+    let mut owners: BTreeMap<Kind, String> = built_in.kinds().into_iter().map(|kind| (kind, "gpufleet itself".to_owned())).collect();
+    for (handler, executor) in started {
+        let kind = executor.kind();
+        if let Some(other) = owners.insert(kind.clone(), format!("handler {handler}")) {
+            return Err(Fault::Usage(format!(
+                "kind {kind}: {other} and handler {handler} both run it; give it another name in one of them, or take one of them out"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A kind whose library is missing or does not work would fail every task, and the GPU be blamed for it.

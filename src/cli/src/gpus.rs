@@ -1,13 +1,17 @@
 //! `gpufleet gpus`: the GPUs of the pool, or one of them.
 
 mod columns;
+mod down;
 mod one;
 
 use std::{process::ExitCode, time::Duration};
 
 use protocol::{GpuId, NamingError, gpu::GpuView, gpu_named, task::ComputeCapability};
 
-pub(crate) use self::one::way;
+pub(crate) use self::{
+    down::{KindDown, kinds_down},
+    one::way,
+};
 use crate::{
     arguments::{Common, Gpus},
     fault::Fault,
@@ -51,7 +55,7 @@ async fn look(common: &Common, fleet: &Fleet, gpus: &Gpus) -> Result<String, Fau
     Ok(match pool.gpus.as_slice() {
         views if common.json => output::json_text(&views),
         [] => format!("no GPU serves the pool {}; start one with `gpufleet worker`", pool.name),
-        views => columns::table(views, if gpus.wide { None } else { Some(output::width()) }),
+        views => columns::table(views, if gpus.wide { None } else { Some(output::width()) }) + &down::lines(views),
     })
 }
 

@@ -28,7 +28,7 @@ const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// A process for each GPU of this host.
 pub(crate) async fn all(common: &Common, worker: &Worker) -> Result<ExitCode, Fault> {
-    let program = Program::start(configuration::load_and_log(common, more(worker))?)?;
+    let program = Program::start(configuration::load_for_workers_and_log(common, more(worker), &worker.handlers)?)?;
     let configuration = &program.configuration;
     // Said now, and not by each child.
     Servers::of_a_running_fleet(configuration.clone())?;

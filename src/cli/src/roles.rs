@@ -25,7 +25,7 @@ pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, 
     let listen = set("--listen", "gateway.listen", up.listen.as_ref());
     let model = set("--model", "predict.model", up.model.as_ref().map(|path| path.display()));
     let more = [simulated, listen, model].into_iter().flatten().collect();
-    let program = Program::start(configuration::load_and_log(common, more)?)?;
+    let program = Program::start(configuration::load_for_workers_and_log(common, more, &up.handlers)?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::open(program.configuration.clone())?;
     program.show_bodies(&servers)?;
@@ -55,7 +55,7 @@ async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u3
     let model = set("--model", "predict.model", worker.model.as_ref().map(|path| path.display()));
     let (gpus, prefix) = (set("--simulated", "simulated.gpus", Some(gpus)), set("--id-prefix", "simulated.id_prefix", Some(prefix)));
     let more = [gpus, prefix, model].into_iter().flatten().collect();
-    let program = Program::start(configuration::load_and_log(common, more)?)?;
+    let program = Program::start(configuration::load_for_workers_and_log(common, more, &worker.handlers)?)?;
     let metrics = Metrics::serve(&program).await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
     program.show_bodies(&servers)?;

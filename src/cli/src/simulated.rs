@@ -5,13 +5,24 @@
 
 use std::sync::Arc;
 
-use devices::simulated::{SimulatedGpu, SimulatedOptions, Sleeper};
+use devices::{
+    Device,
+    simulated::{SimulatedGpu, SimulatedOptions, Sleeper},
+};
+use executors::Executors;
+use futures::StreamExt;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
 use prometheus::Registry;
-use protocol::{GpuId, config::SimulatedSection};
+use protocol::{
+    GpuId,
+    config::{Configuration, SimulatedSection},
+};
 use tokio::task::JoinSet;
 
 use crate::{executing, fault::Fault, servers::Servers};
+
+/// How many GPUs' executors start at once: handlers take seconds, and a host has only so many processors.
+const STARTED_AT_ONCE: usize = 16;
 
 /// The workers of this process.
 pub(crate) struct Workers {
@@ -38,10 +49,9 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
     if !configuration.gpu.multi_gpu.enabled {
         devices.truncate(1);
     }
+    let offered = offered(configuration, &devices).await?;
     let mut running = JoinSet::new();
-    for device in devices {
-        // Of each GPU its own: what they keep, they keep there.
-        let executors = executing::on_simulated(configuration).await?;
+    for (device, executors) in devices.into_iter().zip(offered) {
         let ports = servers.connect().await?;
         let parts = WorkerParts {
             queue: ports.queue,
@@ -59,6 +69,22 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
         running.spawn(GpuWorker::new(parts, own_stop).run());
     }
     Ok(Workers { running })
+}
+
+/// The executors of each GPU, its own: what they keep, they keep there. Where those of one GPU cannot start, the others' end again.
+async fn offered(configuration: &Configuration, devices: &[SimulatedGpu]) -> Result<Vec<Executors>, Fault> {
+    let offering = devices.iter().map(|device| executing::on_simulated(configuration, device.description().clone()));
+    let outcomes: Vec<Result<Executors, Fault>> = futures::stream::iter(offering).buffered(STARTED_AT_ONCE).collect().await;
+    let (mut offered, mut first_fault) = (Vec::new(), None);
+    for outcome in outcomes {
+        match outcome {
+            Ok(executors) => offered.push(executors),
+            Err(fault) => _ = first_fault.get_or_insert(fault),
+        }
+    }
+    let Some(fault) = first_fault else { return Ok(offered) };
+    futures::future::join_all(offered.iter().map(Executors::stop)).await;
+    Err(fault)
 }
 
 /// This host's name, for operators.

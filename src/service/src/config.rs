@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use protocol::config::{Configuration, LogSection};
+use protocol::config::{Configuration, HandlerSection, LogSection};
 
 use self::{known::KnownKeys, mistake::Mistakes, setting::Setting};
 pub use self::{
@@ -30,6 +30,8 @@ pub use self::{
 pub const FILE_VARIABLE: &str = "GPUFLEET_CONFIG";
 /// The environment variable that names the gateway that operators' commands talk to. It sets no key.
 pub const GATEWAY_VARIABLE: &str = "GPUFLEET_URL";
+/// The environment variable that names the Python of handlers that name none of their own. It sets no key.
+pub const PYTHON_VARIABLE: &str = "GPUFLEET_PYTHON";
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "gpufleet.yaml";
 
@@ -57,6 +59,8 @@ pub struct Sources {
     pub overrides: Vec<String>,
     /// What other flags set.
     pub flags: Vec<FlagSetting>,
+    /// What each `--handler` adds to `handlers`.
+    pub handlers: Vec<HandlerSection>,
 }
 
 /// A configuration, and where its values come from.
@@ -87,7 +91,7 @@ impl Sources {
     pub fn of_process(file: Option<PathBuf>, overrides: Vec<String>, flags: Vec<FlagSetting>) -> Self {
         let text = |word: std::ffi::OsString| word.to_string_lossy().into_owned();
         let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
-        Self { file, folder: PathBuf::new(), environment, overrides, flags }
+        Self { file, folder: PathBuf::new(), environment, overrides, flags, handlers: Vec::new() }
     }
 
     /// Loads a configuration and remembers where its values come from.
@@ -116,7 +120,13 @@ impl Sources {
         settings.extend(text::from_environment(&self.environment, &known, mistakes));
         settings.extend(text::from_overrides(&self.overrides, &known, mistakes));
         settings.extend(text::from_flags(&self.flags, &known, mistakes));
-        let (configuration, origins) = merge(&known, settings);
+        let (mut configuration, mut origins) = merge(&known, settings);
+        for handler in &self.handlers {
+            let flag = Origin::Flag("--handler".to_owned());
+            origins.entry("handlers".to_owned()).or_insert_with(|| flag.clone());
+            origins.insert(format!("handlers[{}]", configuration.handlers.len()), flag);
+            configuration.handlers.push(handler.clone());
+        }
         Loaded { configuration, origins, file, warnings: variables::warnings(&self.environment, &known) }
     }
 
@@ -127,6 +137,12 @@ impl Sources {
 }
 
 impl Loaded {
+    /// The configuration without its passwords, and without the values of handlers' environments.
+    #[must_use]
+    pub fn redacted(&self) -> Configuration {
+        print::redacted(&self.configuration)
+    }
+
     /// The whole configuration as YAML, passwords hidden, with the origin of every value that was set.
     #[must_use]
     pub fn to_yaml(&self) -> String {

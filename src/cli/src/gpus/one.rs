@@ -2,7 +2,7 @@
 
 use protocol::gpu::{GpuLink, GpuView, Pcie};
 
-use super::{capability, state};
+use super::{capability, down::one_line, state};
 
 /// One line for each thing.
 pub(super) fn described(number: usize, view: &GpuView) -> String {
@@ -25,6 +25,7 @@ pub(super) fn described(number: usize, view: &GpuView) -> String {
         ("ECC errors", sample.ecc_errors.map_or_else(|| "ECC is off, or unknown".to_owned(), |errors| format!("{errors} not corrected"))),
         ("age", format!("sample {} ms; the row expires in {expires_in_ms} ms", sample.age_ms)),
     ];
+    lines.extend(row.kinds_down.iter().map(|(kind, reason)| ("kind down", format!("{kind} ({})", one_line(reason)))));
     lines.extend(gpu.hardware.pcie.as_ref().map(|pcie| ("PCIe", link(pcie, gpu.hardware.numa_node))));
     lines.extend(gpu.hardware.mig_of.as_ref().map(|whole| ("MIG", format!("an instance of {whole}"))));
     lines.extend(gpu.hardware.links.iter().map(|link| ("way", way(link))));

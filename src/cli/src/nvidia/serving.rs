@@ -34,7 +34,7 @@ const LAST_BREATH: Duration = Duration::from_secs(15);
 
 /// The worker of one GPU: this process.
 pub(crate) async fn one(common: &Common, worker: &Worker, gpu: &str) -> Result<ExitCode, Fault> {
-    let configuration = configuration::load_and_log(common, more(worker))?;
+    let configuration = configuration::load_for_workers_and_log(common, more(worker), &worker.handlers)?;
     let found = finding::gpu_of(&configuration, gpu).await?;
     let gpu_id = found.description.gpu_id.clone();
     see_only(&gpu_id)?;

@@ -1,5 +1,8 @@
 //! What types and ranges cannot say: the form of URLs, addresses and names, and values that must go together.
 
+mod handlers;
+mod models;
+
 use std::collections::BTreeMap;
 
 use protocol::{
@@ -22,6 +25,8 @@ pub fn check(configuration: &Configuration, origins: &BTreeMap<String, Origin>, 
     checker.servers(configuration);
     checker.worker(configuration);
     checker.batch(&configuration.batch);
+    checker.models(&configuration.models);
+    checker.handlers(&configuration.handlers);
     checker.rest(configuration);
 }
 

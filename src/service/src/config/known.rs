@@ -103,12 +103,22 @@ impl KnownKeys {
         if let Some((mapping, name)) = key.rsplit_once('.').filter(|(outer, _)| self.is_mapping(outer)) {
             return format!("is no key by itself; set the mapping as a whole: {mapping}={{{name}: …}}");
         }
+        if let Some(list) = self.list_around(key) {
+            return format!("is no key by itself; set the list as a whole: {list}=[…]");
+        }
         if let Some(near) = self.nearest(key) {
             return format!("unknown key; did you mean {near}?");
         }
         let section = key.rsplit_once('.').map_or("", |(section, _)| section);
         let section = if self.is_section(section) { section } else { "" };
         format!("unknown key; known here are {}", self.keys_of(section))
+    }
+
+    /// The list that a key is meant to be an entry of.
+    fn list_around(&self, key: &str) -> Option<&str> {
+        let is_around = |list: &&String| key.strip_prefix(list.as_str()).is_some_and(|rest| rest.starts_with(['.', '[']));
+        let list = self.keys.keys().filter(|known| self.is_list(known)).find(is_around)?;
+        Some(list)
     }
 
     /// The keys and sections directly under a section.

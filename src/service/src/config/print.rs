@@ -10,7 +10,7 @@ use super::{Origin, known::KnownKeys};
 /// The column at which origins begin, where the value leaves room.
 const ORIGIN_COLUMN: usize = 56;
 
-/// Every key, in the order of the reference; passwords hidden; a comment where a value was set by somebody.
+/// Every key, in the order of the reference; passwords, and what handlers are told in their environment, hidden; a comment where a value was set by somebody.
 pub fn yaml(configuration: &Configuration, origins: &BTreeMap<String, Origin>) -> String {
     let tree = serde_json::to_value(redacted(configuration)).expect("a configuration is JSON");
     let mut printer = Printer { origins, known: KnownKeys::read(), text: String::new() };
@@ -18,10 +18,14 @@ pub fn yaml(configuration: &Configuration, origins: &BTreeMap<String, Origin>) -
     printer.text
 }
 
-fn redacted(configuration: &Configuration) -> Configuration {
+/// The configuration without its passwords, and without what handlers are told in their environment: tokens often are.
+pub fn redacted(configuration: &Configuration) -> Configuration {
     let mut shown = configuration.clone();
     for url in [&mut shown.amqp.url, &mut shown.redis.url, &mut shown.redis.store_url].into_iter().flatten() {
         *url = SecretUrl::new(url.redacted());
+    }
+    for value in shown.handlers.iter_mut().flat_map(|handler| handler.environment.values_mut()) {
+        "***".clone_into(value);
     }
     shown
 }

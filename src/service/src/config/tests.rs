@@ -1,6 +1,9 @@
 use std::collections::BTreeSet;
 
-use protocol::{Strategy, config::SecretUrl};
+use protocol::{
+    Strategy,
+    config::{HandlerSection, SecretUrl},
+};
 
 use super::*;
 
@@ -175,9 +178,12 @@ fn a_variable_of_our_name_that_nobody_reads_is_warned_about() {
         ("GPUFLEET_WORKER_LEASE_MS", Some("did you mean GPUFLEET__WORKER__LEASE_MS?")),
         (
             "GPUFLEET_COLOUR",
-            Some("known are GPUFLEET_AMQP_URL, GPUFLEET_REDIS_URL, GPUFLEET_CONFIG, GPUFLEET_URL and GPUFLEET__SECTION__KEY"),
+            Some(
+                "known are GPUFLEET_AMQP_URL, GPUFLEET_REDIS_URL, GPUFLEET_CONFIG, GPUFLEET_URL, GPUFLEET_PYTHON and GPUFLEET__SECTION__KEY",
+            ),
         ),
         ("GPUFLEET_URL", None),
+        ("GPUFLEET_PYTHON", None),
         ("GPUFLEET_SUPERVISED", None),
         ("GPUFLEET_GATEWAY_SERVICE_HOST", None),
         ("GPUFLEET_GATEWAY_PORT_8080_TCP", None),
@@ -386,4 +392,63 @@ fn how_the_log_is_wanted_is_known_although_other_keys_are_wrong() {
     assert_eq!(written.mistakes().len(), 2);
     let wrong = Written::file("log:\n  json: perhaps\n").sources.log();
     assert!(!wrong.json, "what cannot be told is as by default");
+}
+
+#[test]
+fn handlers_are_one_list_wherever_they_come_from_and_flags_add_to_it() {
+    let mut written = Written::file(
+        "handlers:\n  - file: embed.py\n    environment: {HF_TOKEN: s3cret}\n  - command: [./rank, --fast]\n    processes: 2\n",
+    );
+    written.sources.handlers = vec![HandlerSection { file: Some("more.py".into()), ..HandlerSection::default() }];
+    let loaded = written.sources.load().expect("valid");
+    let names: Vec<String> = loaded.configuration.handlers.iter().map(HandlerSection::name).collect();
+    assert_eq!(names, ["embed", "rank", "more"]);
+    assert_eq!((loaded.configuration.handlers[1].processes, loaded.configuration.handlers[0].start_timeout_ms), (2, 300_000));
+    let printed = loaded.to_yaml();
+    assert!(printed.contains("HF_TOKEN") && !printed.contains("s3cret"), "{printed}");
+    assert!(!serde_json::to_string(&loaded.redacted()).expect("JSON").contains("s3cret"));
+    assert_eq!(Written::file(&printed).load().handlers.len(), 3);
+    // A variable or `--set` gives the list as a whole.
+    let replaced = Written::file("handlers: [{file: embed.py}]\n").variable("GPUFLEET__HANDLERS", "[{command: [rank]}]").load().handlers;
+    assert_eq!(replaced.iter().map(HandlerSection::name).collect::<Vec<_>>(), ["rank"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_handler_names_its_place() {
+    let cases = [
+        ("handlers=[{}]", "handlers[0] (--set handlers): names no program; give `file`"),
+        ("handlers=[{file: a.py}, {file: b.py, command: [b]}]", "handlers[1].file (--set handlers): is given beside `command`"),
+        ("handlers=[{command: ['']}]", "handlers[0].command (--set handlers): begins with nothing"),
+        ("handlers=[{command: [b], protocol: lines}]", "handlers[0].kinds (--set handlers): is empty; with `protocol: lines`"),
+        ("handlers=[{file: a.py, protocol: lines, kinds: [a]}]", "handlers[0].protocol (--set handlers): is lines"),
+        (
+            "handlers=[{command: [b], protocol: lines, kinds: [a], concurrency: 2}]",
+            "handlers[0].concurrency (--set handlers): is 2, and with",
+        ),
+        ("handlers=[{file: a.py, processes: 0}]", "handlers[0].processes (--set handlers): is 0, and must be between 1 and 64"),
+        ("handlers=[{file: a.py, idle_timeout_ms: 10}]", "handlers[0].idle_timeout_ms (--set handlers): is 10, and must be at least 1000"),
+        ("handlers=[{file: a.py, name: two words}]", "handlers[0].name (--set handlers): is \"two words\""),
+        ("handlers=[{file: a/x.py}, {file: b/x.py}]", "handlers[1].name (--set handlers): \"x\" is what handlers[0] is called too"),
+        (
+            "handlers=[{file: a.py, kinds: [k]}, {file: b.py, kinds: [k]}]",
+            "handlers[1].kinds (--set handlers): names k, which handlers[0] runs too",
+        ),
+        ("handlers=[{file: a.py, kinds: [k, k]}]", "handlers[0].kinds (--set handlers): names k twice"),
+        ("handlers=[{file: a.py, environment: {'A=B': c}}]", "which is no name of a variable"),
+        ("handlers=[{file: a.py, environment: {GPUFLEET_GPU_ID: x}}]", "sets GPUFLEET_GPU_ID, which the worker itself sets"),
+        ("handlers=[{file: a.py, fiel: b}]", "unknown field `fiel`"),
+        ("handlers=a.py", "give a list (default: [])"),
+        ("handlers.0.file=a.py", "is no key by itself; set the list as a whole: handlers=[…]"),
+        ("models.pinned=[a]", "names models, and models.directory is not set"),
+        ("models.memory_mb=0", "no model could ever be loaded"),
+        ("models.embed=''", "is empty; name a model"),
+        ("models.batch_axis={m: ''}", "give a model's name and that of one of its axes"),
+    ];
+    for (text, expected) in cases {
+        let mistake = only_mistake(&overrides(&[text]));
+        assert!(mistake.contains(expected), "{text}: {mistake}");
+    }
+    let handlers = vec![HandlerSection { file: Some("x.py".into()), ..HandlerSection::default() }];
+    let mistake = only_mistake(&Sources { handlers, ..overrides(&["handlers=[{command: [x]}]"]) });
+    assert!(mistake.starts_with("handlers[1].name (--handler): "), "{mistake}");
 }

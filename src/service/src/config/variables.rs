@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    FILE_VARIABLE, GATEWAY_VARIABLE,
+    FILE_VARIABLE, GATEWAY_VARIABLE, PYTHON_VARIABLE,
     known::KnownKeys,
     text::{GENERIC, SHORT},
 };
@@ -22,7 +22,7 @@ const READ_ELSEWHERE: [&str; 6] =
 
 /// The variables that people set, the generic ones aside.
 fn known_ones() -> impl Iterator<Item = &'static str> {
-    SHORT.into_iter().map(|(short, _)| short).chain([FILE_VARIABLE, GATEWAY_VARIABLE])
+    SHORT.into_iter().map(|(short, _)| short).chain([FILE_VARIABLE, GATEWAY_VARIABLE, PYTHON_VARIABLE])
 }
 
 /// The known variable that was meant by an unknown one, where the two differ by a slip or two.
