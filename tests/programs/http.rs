@@ -117,6 +117,8 @@ async fn a_worker_without_a_gateway_shows_its_metrics() {
     let url = worker.logged("metrics are at ").await;
     servers.eligible(1).await;
     has_the_gpu_metrics(&get_text(&url).await, ["lone-0"]);
+    let (code, ready) = get_json(&url.replace("/metrics", "/readyz")).await;
+    assert_eq!((code, ready["status"].as_str(), ready["down"].as_array().map(Vec::len)), (200, Some("ok"), Some(0)), "{ready}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,15 @@
-//! What a worker without a gateway shows: its metrics, and that it lives.
+//! What a worker without a gateway shows: its metrics, that it lives, and whether it can run every kind that it is to run.
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, routing::get};
-use prometheus::Registry;
+use axum::{
+    Json, Router,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus::{Registry, proto::MetricFamily};
+use serde::Serialize;
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +21,54 @@ use crate::{
 /// How long answers that are under way at a stop may go on.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Answers `/metrics` and `/healthz` on `listener` until `stop`, and ends at most half a second after it; within the default limits of a gateway's connections.
+/// The metric in which workers say whether they can run a kind now.
+const KIND_UP: &str = "gpufleet_kind_up";
+
+/// Whether a worker's process is ready.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Readiness {
+    /// `ok`, `starting` (no worker of the process has begun) or `down`.
+    status: &'static str,
+    /// The kinds that are down, each with its GPU.
+    down: Vec<Down>,
+}
+
+/// A kind that a GPU cannot run now.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Down {
+    gpu_id: String,
+    kind: String,
+}
+
+impl Readiness {
+    /// As the metrics of the process say.
+    fn of(families: &[MetricFamily]) -> Self {
+        let kinds: Vec<_> = families.iter().filter(|family| family.name() == KIND_UP).flat_map(MetricFamily::get_metric).collect();
+        let is_down = kinds.iter().filter(|metric| metric.get_gauge().get_value() < 0.5);
+        let down: Vec<Down> = is_down
+            .map(|metric| {
+                let label =
+                    |name: &str| metric.get_label().iter().find(|label| label.name() == name).map_or("", |label| label.value()).to_owned();
+                Down { gpu_id: label("gpu_id"), kind: label("kind") }
+            })
+            .collect();
+        let status = match (kinds.is_empty(), down.is_empty()) {
+            (true, _) => "starting",
+            (false, true) => "ok",
+            (false, false) => "down",
+        };
+        Self { status, down }
+    }
+}
+
+impl IntoResponse for Readiness {
+    fn into_response(self) -> Response {
+        let code = if self.status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (code, Json(self)).into_response()
+    }
+}
+
+/// Answers `/metrics`, `/healthz` and `/readyz` on `listener` until `stop`, and ends at most half a second after it; within the default limits of a gateway's connections.
 ///
 /// # Errors
 /// None so far.
@@ -23,8 +76,10 @@ const GRACE: Duration = Duration::from_millis(500);
 /// # Panics
 /// Never: the names of the metrics of its connections, which nobody sees, are valid.
 pub async fn serve_metrics(listener: TcpListener, registry: Registry, stop: CancellationToken) -> Result<(), ServeError> {
-    let show = move || std::future::ready(metrics::text(&registry));
-    let router = Router::new().route("/metrics", get(show)).route("/healthz", get(health::live));
+    let shown = registry.clone();
+    let show = move || std::future::ready(metrics::text(&shown));
+    let ready = move || std::future::ready(Readiness::of(&registry.gather()));
+    let router = Router::new().route("/metrics", get(show)).route("/healthz", get(health::live)).route("/readyz", get(ready));
     let connections = Connections::new(ConnectionLimits::default()).expect("the names of the metrics are valid");
     let routers = Routers { all: router.clone(), when_full: router };
     // The answers are made at once: only a client that does not take its own would last longer, and a worker that ends waits for none such.
@@ -38,4 +93,27 @@ pub async fn serve_metrics(listener: TcpListener, registry: Registry, stop: Canc
         () = out_of_grace => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{GaugeVec, Opts};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_is_ready_once_it_runs_every_kind() {
+        let registry = Registry::new();
+        let up = GaugeVec::new(Opts::new(KIND_UP, "for the test"), &["gpu_id", "kind"]).expect("a good name");
+        registry.register(Box::new(up.clone())).expect("a fresh registry");
+        let ready = || Readiness::of(&registry.gather());
+        assert_eq!(ready().status, "starting");
+        for (kind, value) in [("echo", 1.0), ("embed", 0.0)] {
+            up.with_label_values(&["sim-0", kind]).set(value);
+        }
+        assert_eq!(ready(), Readiness { status: "down", down: vec![Down { gpu_id: "sim-0".to_owned(), kind: "embed".to_owned() }] });
+        assert_eq!(ready().into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
+        up.with_label_values(&["sim-0", "embed"]).set(1.0);
+        assert_eq!((ready().status, ready().into_response().status()), ("ok", StatusCode::OK));
+    }
 }

@@ -33,6 +33,7 @@ pub struct WorkerMetrics {
     retries_total: CounterVec,
     cancel_ignored_total: CounterVec,
     crashes_total: CounterVec,
+    kind_up: GaugeVec,
     quarantined_total: CounterVec,
     gpu_quarantines_total: CounterVec,
     xid_errors_total: CounterVec,
@@ -77,6 +78,7 @@ pub(crate) struct GpuMetrics {
     pub(crate) retries: Counter,
     pub(crate) cancel_ignored: Counter,
     pub(crate) crashes: Counter,
+    kind_up: GaugeVec,
     pub(crate) quarantined: Counter,
     pub(crate) gpu_quarantines: Counter,
     pub(crate) unserved_rounds: Counter,
@@ -309,6 +311,10 @@ impl WorkerMetrics {
                 gpu,
             )?,
             crashes_total: to.counters("gpufleet_crashes_total", "Attempts that ended because their worker, or the process that ran them, was gone.", gpu)?,
+            kind_up: to.add(GaugeVec::new(
+                Opts::new("gpufleet_kind_up", "Whether the GPU's worker can run tasks of the kind now: 1, or 0 (its handler is down, for example)."),
+                &["gpu_id", "kind"],
+            )?)?,
             quarantined_total: to.counters("gpufleet_quarantined_total", "Tasks given up because their workers kept crashing.", gpu)?,
             gpu_quarantines_total: to.counters("gpufleet_gpu_quarantines_total", "Times that the GPU was taken out, or kept out.", gpu)?,
             xid_errors_total: to.counters("xid_errors_total", "Xid events that the driver reported, by number.", &["gpu_id", "xid"])?,
@@ -373,6 +379,7 @@ impl WorkerMetrics {
             retries: self.retries_total.with_label_values(gpu),
             cancel_ignored: self.cancel_ignored_total.with_label_values(gpu),
             crashes: self.crashes_total.with_label_values(gpu),
+            kind_up: self.kind_up.clone(),
             quarantined: self.quarantined_total.with_label_values(gpu),
             gpu_quarantines: self.gpu_quarantines_total.with_label_values(gpu),
             trace_headers_dropped: self.trace_headers_dropped_total.with_label_values(gpu),
@@ -388,6 +395,11 @@ impl GpuMetrics {
     pub(crate) fn sampled(&self, sample: &GpuSample, busy: u32) {
         self.samples.set(&self.gpu_id, sample);
         self.tasks_count.set(f64::from(busy));
+    }
+
+    /// Whether the kind can be run now.
+    pub(crate) fn kind_is(&self, kind: &Kind, is_up: bool) {
+        self.kind_up.with_label_values(&[self.gpu_id.as_str(), kind.as_str()]).set(f64::from(u8::from(is_up)));
     }
 
     pub(crate) fn ended(&self, kind: &str, outcome: &str) {

@@ -123,6 +123,8 @@ impl Heart {
 
     fn row(&self, sample: GpuSample) -> GpuRow {
         let (kinds, kinds_down) = self.gpu.executors.up_and_down();
+        kinds.iter().for_each(|kind| self.metrics.kind_is(kind, true));
+        kinds_down.keys().for_each(|kind| self.metrics.kind_is(kind, false));
         let (health, health_reason) = self.gpu.health.together_with(self.gpu.device.health());
         GpuRow {
             gpu: self.gpu.device.description().clone(),
