@@ -19,6 +19,7 @@ mod models;
 mod nvidia;
 mod output;
 mod over_http;
+mod own_work;
 mod refusals;
 mod servers;
 mod signals;

@@ -77,7 +77,7 @@ async fn with_handlers(
         async move {
             let started = handlers::start(section, place).await;
             // A supervisor tries again; and so may a person, once it is mended.
-            started.map_err(|error| Fault::Unavailable(format!("handler {}: {error}", section.name())))
+            started.map_err(|error| Fault::Unavailable(error.to_string()))
         }
     });
     let (mut started, mut first_fault) = (Vec::new(), None);
