@@ -284,10 +284,10 @@ async fn run_and_settle(
     let Attempt { slot, choice, token, unsettled } = attempt;
     let ran = Ran { token, choice };
     let settled = async {
-        let (came, _being_settled) = run(context, in_hand, task, (slot, ran)).await?;
-        match came {
-            Came::Out(disposition) => carry_out(context, in_hand, reading, disposition).await.map(|_| None),
-            Came::Crashed(error) => Ok(Some(Crashed { token, error })),
+        let Over { follows, being_settled: _being_settled } = run(context, in_hand, task, (slot, ran)).await?;
+        match follows {
+            Ok(disposition) => carry_out(context, in_hand, reading, disposition).await.map(|_| None),
+            Err(error) => Ok(Some(Crashed { token, error })),
         }
     };
     let settled = settled.await;
@@ -306,22 +306,16 @@ async fn run_and_settle(
     settled.map(|_| None)
 }
 
-/// What a run came to.
-#[expect(clippy::large_enum_variant, reason = "nearly every run is of the large one, and a box would be an allocation for each task")]
-enum Came<'t> {
-    /// It ended: this becomes of its delivery.
-    Out(Disposition<'t>),
-    /// The process that it ran in crashed.
-    Crashed(TaskError),
+/// A run that is over.
+struct Over<'t> {
+    /// What becomes of its delivery; or how the process died that it ran in.
+    follows: Result<Disposition<'t>, TaskError>,
+    /// Keeps its slot for the delivery that its ack brings. `None`: it begins anew, and keeps its own delivery.
+    being_settled: Option<BeingSettled>,
 }
 
 /// Runs the attempt, frees its slot, and says what becomes of the delivery.
-async fn run<'t>(
-    context: &Arc<Context>,
-    in_hand: &InHand,
-    task: &'t Task,
-    (slot, ran): (Slot, Ran),
-) -> Result<(Came<'t>, Option<BeingSettled>), Abandoned> {
+async fn run<'t>(context: &Arc<Context>, in_hand: &InHand, task: &'t Task, (slot, ran): (Slot, Ran)) -> Result<Over<'t>, Abandoned> {
     let (started, usage, waited) = (Instant::now(), Usage::default(), in_hand.received.elapsed());
     let gathering = Gathering::of(context.gatherers.of(&task.kind), task);
     let ahead = LookAhead::of(context, task, in_hand, gathering.as_ref(), follow);
@@ -339,7 +333,6 @@ async fn run<'t>(
         Ended::Failed(error, _) => quarantine::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
         _ => {}
     }
-    // A task that is to begin anew keeps its delivery: no other one can come for its slot.
     let being_settled = (!matches!(ended, Ended::Crashed(_))).then(|| context.slots.settling());
     ahead.run_ended(slot);
     in_hand.let_credit_go().await;
@@ -349,7 +342,8 @@ async fn run<'t>(
     };
     let timings =
         Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()), device_ms: usage.device_time().map(millis), batch_size };
-    Ok((after(context, task, ended, (ran, timings)).await, being_settled))
+    let follows = after(context, task, ended, (ran, timings)).await;
+    Ok(Over { follows, being_settled })
 }
 
 /// The life of a task that was fetched to follow another one.
@@ -359,16 +353,15 @@ async fn follow(context: Arc<Context>, following: Following) {
     drop(one_of_few);
 }
 
-/// What follows from how an attempt came out.
-async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Came<'t> {
+/// What follows from how an attempt came out. An error: the process that it ran in died so.
+async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Result<Disposition<'t>, TaskError> {
     let may_retry = task.attempt < task.body.limits.attempts_max();
     let token = ran.token;
-    let retry =
-        |memory_mb, error, after| Came::Out(Disposition::Retry(Retrying { task, memory_mb, error, after, token, run_ms: timings.run_ms }));
+    let retry = |memory_mb, error, after| Ok(Disposition::Retry(Retrying { task, memory_mb, error, after, token, run_ms: timings.run_ms }));
     let end = match ended {
         Ended::Succeeded(Framed { json: result, segments }) => End { result, segments, ..End::of(Outcome::Succeeded) },
         Ended::Items(ItemsRan { results, .. }) => End::of_items(results, timings),
-        Ended::Crashed(error) => return Came::Crashed(error),
+        Ended::Crashed(error) => return Err(error),
         Ended::Failed(error, after) | Ended::FailedBeside(error, after) if may_retry => return retry(None, error, after),
         // Too little memory is no fault of the GPU.
         Ended::OutOfMemory(error, wanted_mb) if may_retry => match memory::next(context, task, error, wanted_mb).await {
@@ -387,7 +380,7 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
             End::without_run(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's total deadline passed while it ran"))
         }
     };
-    Came::Out(Disposition::Finish(End { timings, ..end }, ran))
+    Ok(Disposition::Finish(End { timings, ..end }, ran))
 }
 
 fn observe_waits(context: &Context, in_hand: &InHand, waited: Duration) {
