@@ -95,6 +95,23 @@ async fn a_gateway_that_is_told_to_refuses_what_no_living_gpu_can_run_and_submit
     assert_eq!(fleet.post(TASKS, &json!({"kind": "echo"})).await.status(), StatusCode::ACCEPTED);
 }
 
+/// A kind whose handler is down on the only GPU that runs it.
+#[tokio::test]
+async fn a_task_of_a_kind_that_is_down_is_taken_with_the_reason_whatever_is_done_with_what_nobody_serves() {
+    let (table, clock) = fresh_table_of(&["echo"]).await;
+    let mut beat = heartbeat("sim-0", &["echo"]);
+    beat.row.kinds_down.insert(Kind::new("embed").expect("valid"), "handler mine: setup failed".to_owned());
+    table.heartbeat(&beat).await.expect("a table");
+    clock.forward(30);
+    let options = GatewayOptions { unserved: WhenUnserved::Refuse, ..GatewayOptions::default() };
+    let fleet = Setup { options, table, kinds: &[], ..Setup::default() }.start().await;
+    let response = fleet.post(TASKS, &json!({"kind": "embed"})).await;
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+    let down = "the kind embed is down on 1 GPU that could run it: handler mine: setup failed (sim-0)";
+    assert_eq!(json(response).await["warnings"], json!([down]));
+    assert_eq!(submitted(&fleet).await, 1);
+}
+
 #[tokio::test]
 async fn nobody_is_refused_by_a_table_that_was_lost_a_moment_ago() {
     let options =

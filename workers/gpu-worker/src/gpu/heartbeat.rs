@@ -15,6 +15,8 @@ use crate::{
     ports::Ports,
 };
 
+/// The longest reason why a kind is down, in letters.
+const REASON_MAX: usize = 500;
 /// How many heartbeats pass between two announcements of the GPU's queue in the store.
 const ANNOUNCE_EVERY: u64 = 10;
 
@@ -125,6 +127,7 @@ impl Heart {
         let (kinds, kinds_down) = self.gpu.executors.up_and_down();
         kinds.iter().for_each(|kind| self.metrics.kind_is(kind, true));
         kinds_down.keys().for_each(|kind| self.metrics.kind_is(kind, false));
+        let kinds_down = kinds_down.into_iter().map(|(kind, why)| (kind, brief(&why))).collect();
         let (health, health_reason) = self.gpu.health.together_with(self.gpu.device.health());
         GpuRow {
             gpu: self.gpu.device.description().clone(),
@@ -148,6 +151,11 @@ impl Heart {
             item_ms: self.gpu.item_times.of_each_kind(),
         }
     }
+}
+
+/// A reason as the row has it, which every heartbeat writes: one line, and not too long. It may have what a process wrote last.
+fn brief(why: &str) -> String {
+    why.chars().take(REASON_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// What others make of the GPU: its utilisation when none of our tasks ran, believed for a minute.
@@ -181,6 +189,12 @@ mod tests {
 
     fn sample(utilization_percent: f64) -> GpuSample {
         GpuSample { utilization_percent, ..GpuSample::default() }
+    }
+
+    #[test]
+    fn a_reason_in_the_row_is_one_line_and_bounded() {
+        assert_eq!(brief("setup failed:\nno such model"), "setup failed: no such model");
+        assert_eq!(brief(&"é".repeat(5_000)).chars().count(), 500);
     }
 
     #[test]
