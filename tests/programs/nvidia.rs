@@ -15,7 +15,11 @@ use tests::{
     until::until,
 };
 
-use crate::{http::get_text, servers::Servers};
+use crate::{
+    http::get_text,
+    own_work::{package, python_file},
+    servers::Servers,
+};
 
 /// The modules that its operator allows. The fakes know these kernels by name.
 const MODULES: [(&str, &str); 5] = [
@@ -179,6 +183,30 @@ async fn operators_see_the_gpus_name_them_shortly_and_get_clear_refusals() {
     assert_eq!(undrained.code, Some(0), "{undrained:?}");
     let submitted = host.run(&["submit", "echo", "--payload", "7", "--gpu", "0", "--wait"]).await;
     assert_eq!((submitted.code, submitted.output.trim()), (Some(0), "7"), "{submitted:?}");
+}
+
+/// Says which GPU its process sees.
+const SEES: &str = r#"
+import os
+from gpufleet import task
+
+@task
+def sees() -> str:
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_of_the_command_line_runs_beside_each_gpu_and_sees_that_one_alone() {
+    let host = Host::with(2).await;
+    let (_folder, file) = python_file("sees.py", SEES);
+    let supervisor = host.start_with(&["worker", "--handler", file.to_str().unwrap()], &[("PYTHONPATH", &package())]);
+    host.servers.eligible(2).await;
+    let producer = host.servers.producer().await;
+    for gpu in [host.uuid(0), host.uuid(1)] {
+        assert_eq!(result(&reply(&producer, on(&gpu, task("sees", json!({})))).await), json!(gpu));
+    }
+    supervisor.signal("TERM");
+    assert_eq!(supervisor.exit_code().await, 0, "{}", supervisor.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

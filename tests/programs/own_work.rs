@@ -1,5 +1,7 @@
 //! One's own work: a Python function, or any program, is a kind of the fleet by one flag; and what becomes of its tasks when its process dies, and of its process when the worker does.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests; their unwraps are a test's")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -47,7 +49,7 @@ def whose() -> int:
 "#;
 
 /// A folder with a Python file of this name and text.
-fn python_file(name: &str, text: &str) -> (TempDir, PathBuf) {
+pub fn python_file(name: &str, text: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(name);
     fs::write(&file, text).unwrap();
@@ -55,7 +57,7 @@ fn python_file(name: &str, text: &str) -> (TempDir, PathBuf) {
 }
 
 /// Where Python finds the package.
-fn package() -> String {
+pub fn package() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     root.join("workers/python").display().to_string()
 }
