@@ -1,6 +1,7 @@
 //! The command line.
 
 mod group;
+mod handler;
 mod handlers;
 mod models;
 mod parsers;
@@ -18,6 +19,7 @@ use service::{
 
 pub(crate) use self::{
     group::GroupCommand,
+    handler::{HandlerCheck, HandlerCommand, HandlerExec},
     handlers::HandlerFlags,
     models::{ModelsCommand, OneModel},
     submit::Submit,
@@ -176,6 +178,9 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Checks servers, topology and settings, and says what they can and cannot promise
     Doctor,
+    /// Checks a handler: a program that runs kinds of tasks in a process of its own
+    #[command(subcommand)]
+    Handler(HandlerCommand),
     /// Prints the completion script of a shell
     Completions {
         /// The shell
@@ -201,7 +206,13 @@ impl Command {
             | Self::Strategy(_)
             | Self::Unserved
             | Self::Doctor => true,
-            Self::Demo(_) | Self::Up(_) | Self::Worker(_) | Self::Gateway(_) | Self::Config(_) | Self::Completions { .. } => false,
+            Self::Demo(_)
+            | Self::Up(_)
+            | Self::Worker(_)
+            | Self::Gateway(_)
+            | Self::Config(_)
+            | Self::Handler(_)
+            | Self::Completions { .. } => false,
         }
     }
 }

@@ -17,6 +17,7 @@ mod fleet;
 mod gpus;
 mod greeting;
 mod group;
+mod handler;
 mod kinds;
 mod models;
 mod nvidia;
@@ -38,7 +39,7 @@ use clap::{CommandFactory, Parser};
 use task_store::Reach;
 
 use crate::{
-    arguments::{Arguments, Command},
+    arguments::{Arguments, Command, HandlerCommand},
     drain::Drain,
     fault::Fault,
     output::Unprinted,
@@ -56,6 +57,10 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(answer) => return told(&answer),
     };
+    // Before there are other threads: what the kernel keeps for this one holds for what it executes.
+    if let Command::Handler(HandlerCommand::Exec(exec)) = &arguments.command {
+        return handler::exec(exec);
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = threads(&arguments.command) {
         builder.worker_threads(threads);
@@ -113,6 +118,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Strategy(command) => strategy::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),
         Command::Doctor => doctor::run(&common).await,
+        Command::Handler(HandlerCommand::Check(check)) => handler::check(&common, check).await,
+        Command::Handler(HandlerCommand::Exec(exec)) => Ok(handler::exec(&exec)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "gpufleet", &mut script);

@@ -1,6 +1,6 @@
 //! What an executor says that takes several payloads at once, and what it is given then.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use devices::Device;
 use protocol::{Json, Segments, Task};
@@ -17,13 +17,15 @@ pub struct Batching {
     pub size_max: Option<u64>,
     /// How many runs may go on beside each other on one GPU.
     pub at_once: usize,
+    /// How long the first payload of a run may wait for others, where the configuration's `batch.wait_ms` says nothing of the kind. Default: `None`, not at all.
+    pub wait: Option<Duration>,
 }
 
 impl Batching {
     /// Up to so many payloads, of any size, in one run at a time.
     #[must_use]
     pub const fn up_to(largest: usize) -> Self {
-        Self { largest, size_max: None, at_once: 1 }
+        Self { largest, size_max: None, at_once: 1, wait: None }
     }
 }
 

@@ -9,6 +9,7 @@ mod echo;
 mod executor;
 #[cfg(test)]
 mod fixture;
+pub mod handlers;
 mod kernel;
 mod matmul;
 mod models;

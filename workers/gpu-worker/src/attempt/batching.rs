@@ -90,7 +90,7 @@ impl Gatherers {
                 largest: batching.largest.min(allowed),
                 size_max: batching.size_max.unwrap_or(u64::MAX),
                 at_once: batching.at_once.max(1),
-                wait: Duration::from_millis(section.wait_ms.get(kind).copied().unwrap_or(0)),
+                wait: section.wait_ms.get(kind).map_or(batching.wait.unwrap_or_default(), |wait_ms| Duration::from_millis(*wait_ms)),
             };
             (rule.largest > 1).then(|| (kind.clone(), Gatherer::new(kind.clone(), Arc::clone(executor), rule, surroundings.clone())))
         };

@@ -1,0 +1,265 @@
+//! One kind of a handler, as a worker runs it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use devices::{Device, Use};
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use protocol::{
+    Json, Kind, Segments, Task,
+    config::HandlerProtocol,
+    frame::{JSON_BYTES_MAX, SEGMENTS_MAX},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    frames::FRAME_BYTES_MAX,
+    handler::Handler,
+    line::Given,
+    message::{BatchMessage, BatchMessageMember, TaskMessage, ToHandler},
+    runs::{Answer, Attached, Member},
+    writing::Outgoing,
+};
+use crate::{BatchMember, Batching, Executor, Failure, Report, Run, RunBatch, occupy::occupy};
+
+/// What a message takes beside payloads, in bytes, at most: of the message itself, and of each payload.
+const BESIDE_BYTES: usize = 2 << 10;
+/// Payloads that may be gathered for a kind whose handler has not said yet how many it takes; [`Executor::run_batch`] cuts them to what it does.
+const LARGEST_UNTOLD: usize = 1024;
+
+/// Runs one kind of a handler.
+pub(super) struct HandlerExecutor {
+    handler: Arc<Handler>,
+    kind: Kind,
+    /// The processes end with the last executor, where nobody stops them.
+    _guard: Arc<DropGuard>,
+}
+
+impl HandlerExecutor {
+    /// One for each of a handler's kinds.
+    pub(super) fn of_all(handler: &Arc<Handler>) -> Vec<Arc<dyn Executor>> {
+        let guard = Arc::new(handler.stop_now.clone().drop_guard());
+        let executor = |kind: &Kind| -> Arc<dyn Executor> {
+            Arc::new(Self { handler: Arc::clone(handler), kind: kind.clone(), _guard: Arc::clone(&guard) })
+        };
+        handler.kinds.offered().map(executor).collect()
+    }
+
+    /// Waits for a place in a process. The kind may be gone by then.
+    async fn place(&self, cancel: &CancellationToken) -> Result<Given, Failure> {
+        let given = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Failure::cancelled()),
+            given = self.handler.line.place() => given?,
+        };
+        match self.handler.kinds.check(&self.kind) {
+            Ok(()) => Ok(given),
+            Err(why) => Err(Failure::transient(why)),
+        }
+    }
+
+    /// Checks a payload against what is known of the kind, and whether a message can carry it.
+    fn check(&self, payload: &Json, segments: &Segments) -> Result<(), Failure> {
+        if !segments.is_empty() && self.handler.section.protocol == HandlerProtocol::Lines {
+            return Err(Failure::invalid("payload", "has raw bytes beside it, which a handler with `protocol: lines` cannot take"));
+        }
+        let json = payload.as_bytes().len() + BESIDE_BYTES;
+        if json > JSON_BYTES_MAX || json + segments.bytes() > FRAME_BYTES_MAX {
+            let bounds = format!("{JSON_BYTES_MAX} bytes of JSON and {FRAME_BYTES_MAX} in all");
+            return Err(Failure::invalid("payload", format!("is larger than a message to a handler may be: {bounds}")));
+        }
+        self.handler.kinds.told(&self.kind).map_or(Ok(()), |told| told.check(payload))
+    }
+
+    /// Begins one task in a place.
+    fn begin(&self, given: Given, run: &Run<'_>) -> Option<Attached> {
+        let Given { place, live } = given;
+        let member = member_of(run.task, &run.report);
+        live.begin(vec![member], place, |number| {
+            let segments = run.segments();
+            let message = TaskMessage {
+                run: number,
+                kind: self.kind.clone(),
+                task_id: run.task.id.clone(),
+                attempt: run.task.attempt,
+                payload: run.payload.clone(),
+                wants_parts: run.report.wants_partials(),
+                time_ms: run.task.body.limits.attempt_timeout_ms,
+                segments: segments.lengths(),
+            };
+            Outgoing { text: ToHandler::Task(message).to_text(), segments: segments.clone() }
+        })
+    }
+
+    /// Begins payloads together in a place.
+    fn begin_batch(&self, given: Given, members: &[BatchMember<'_>]) -> Option<Attached> {
+        let Given { place, live } = given;
+        let whose = members.iter().map(|member| member_of(member.task, &member.report)).collect();
+        live.begin(whose, place, |run| {
+            let mut all = Vec::new();
+            let messages = members.iter().map(|member| {
+                let segments_from = all.len();
+                all.extend(member.segments().iter().cloned());
+                BatchMessageMember {
+                    task_id: member.task.id.clone(),
+                    attempt: member.task.attempt,
+                    payload: member.payload.clone(),
+                    wants_parts: member.report.wants_partials(),
+                    segments_from,
+                }
+            });
+            let members = messages.collect();
+            let segments = Segments::of(all);
+            let message = BatchMessage { run, kind: self.kind.clone(), members, segments: segments.lengths() };
+            Outgoing { text: ToHandler::Batch(message).to_text(), segments }
+        })
+    }
+
+    /// Runs payloads that passed the check in one run of a process.
+    async fn run_together(&self, device: &dyn Device, members: &[BatchMember<'_>], cancel: &CancellationToken) -> Vec<Answer> {
+        let attached = loop {
+            let given = match self.place(cancel).await {
+                Ok(given) => given,
+                Err(failure) => return vec![Err(failure); members.len()],
+            };
+            if let Some(attached) = self.begin_batch(given, members) {
+                break attached;
+            }
+        };
+        let _work = match occupy(device, of_the_gpu()) {
+            Ok(work) => work,
+            Err(failure) => return vec![Err(failure); members.len()],
+        };
+        let cancel_member = attached.cancel_member();
+        let leaving: FuturesUnordered<_> = members
+            .iter()
+            .enumerate()
+            .map(|(number, member)| async move {
+                member.cancel.cancelled().await;
+                number
+            })
+            .collect();
+        let left = async {
+            leaving
+                .for_each(|number| {
+                    cancel_member(number);
+                    std::future::ready(())
+                })
+                .await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            answers = attached.answers(cancel) => answers,
+            () = left => unreachable!("it never ends"),
+        }
+    }
+}
+
+/// What a handler's run takes of the GPU, as far as anybody knows: it computes, and its memory is its process's.
+fn of_the_gpu() -> Use {
+    Use { memory_mb: 0, compute_share: 1.0 }
+}
+
+fn member_of(task: &Task, report: &Report) -> Member {
+    Member { task_id: task.id.clone(), attempt: task.attempt, report: report.clone() }
+}
+
+/// As many of the first payloads as one message carries, at least one.
+fn fitting(members: &[BatchMember<'_>], largest: usize) -> usize {
+    let (mut json, mut raw, mut segments) = (BESIDE_BYTES, 0, 0);
+    let fits = |member: &&BatchMember<'_>| {
+        json += member.payload.as_bytes().len() + BESIDE_BYTES;
+        raw += member.segments().bytes();
+        segments += member.segments().len();
+        json <= JSON_BYTES_MAX && json + raw <= FRAME_BYTES_MAX && segments <= SEGMENTS_MAX
+    };
+    members.iter().take(largest).take_while(fits).count().max(1)
+}
+
+#[async_trait]
+impl Executor for HandlerExecutor {
+    fn kind(&self) -> Kind {
+        self.kind.clone()
+    }
+
+    async fn run(&self, run: Run<'_>) -> Answer {
+        self.check(run.payload, run.segments())?;
+        let attached = loop {
+            let given = self.place(&run.cancel).await?;
+            // The schema may have come with the process.
+            self.check(run.payload, run.segments())?;
+            if let Some(attached) = self.begin(given, &run) {
+                break attached;
+            }
+        };
+        let _work = occupy(run.device.as_ref(), of_the_gpu())?;
+        let mut answers = attached.answers(&run.cancel).await;
+        answers.pop().unwrap_or_else(|| Err(Failure::transient("its run was given up")))
+    }
+
+    fn batching(&self) -> Option<Batching> {
+        if self.handler.section.protocol == HandlerProtocol::Lines {
+            return None;
+        }
+        let told = self.handler.kinds.told(&self.kind);
+        if told.is_none() && self.handler.kinds.is_told() {
+            return None;
+        }
+        let batching = match told {
+            // It has not said anything yet; until it does, every payload runs by itself.
+            None => Batching::up_to(LARGEST_UNTOLD),
+            Some(told) => {
+                let batch = told.batch?;
+                let wait = (batch.wait_ms > 0).then(|| Duration::from_millis(batch.wait_ms));
+                Batching { wait, ..Batching::up_to(batch.largest) }
+            }
+        };
+        Some(Batching { at_once: self.handler.at_once(), ..batching })
+    }
+
+    fn takes_part(&self, _payload: &Json) -> bool {
+        self.handler.kinds.told(&self.kind).is_some_and(|told| told.batch.is_some())
+    }
+
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Answer> {
+        let RunBatch { device, members, cancel } = batch;
+        let checked: Vec<Result<(), Failure>> = members.iter().map(|member| self.check(member.payload, member.segments())).collect();
+        let good: Vec<BatchMember<'_>> =
+            members.into_iter().zip(&checked).filter_map(|(member, checked)| checked.is_ok().then_some(member)).collect();
+        let largest = self.handler.kinds.told(&self.kind).and_then(|told| told.batch).map_or(1, |batch| batch.largest);
+        let (mut left, mut runs) = (&good[..], Vec::new());
+        while !left.is_empty() {
+            let (together, others) = left.split_at(fitting(left, largest));
+            runs.push(self.run_together(device.as_ref(), together, &cancel));
+            left = others;
+        }
+        let mut answers = join_all(runs).await.into_iter().flatten();
+        let gave_up = || Err(Failure::transient("its run was given up"));
+        checked.into_iter().map(|checked| checked.and_then(|()| answers.next().unwrap_or_else(gave_up))).collect()
+    }
+
+    fn about(&self) -> String {
+        self.handler.kinds.told(&self.kind).map(|told| told.about.clone()).unwrap_or_default()
+    }
+
+    fn schema(&self) -> Option<Json> {
+        self.handler.kinds.told(&self.kind)?.schema.clone()
+    }
+
+    fn is_up(&self) -> Result<(), String> {
+        self.handler.is_up(&self.kind)
+    }
+
+    fn on_change(&self, told: Arc<dyn Fn() + Send + Sync>) {
+        self.handler.on_change(told);
+    }
+
+    async fn stop(&self) {
+        self.handler.stop().await;
+    }
+
+    fn models(&self) -> Vec<String> {
+        self.handler.models()
+    }
+}

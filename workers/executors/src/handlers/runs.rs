@@ -1,0 +1,520 @@
+//! What runs in one process: which answer belongs to whom, and what becomes of a run that nobody waits for.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use protocol::{ErrorCode, Framed, Segments, TaskId, config::HandlerProtocol};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    line::Place,
+    message::{Fault, Log, LogLevel, Part, Progress, Success, ToHandler},
+    writing::Outgoing,
+};
+use crate::{Failure, Report};
+
+/// Between two words about answers that nobody asked for.
+const STRAYS_TOLD: Duration = Duration::from_secs(10);
+/// So many tasks are named beside a line of the log.
+const NAMED: usize = 8;
+
+/// What a payload came to.
+pub(super) type Answer = Result<Framed, Failure>;
+
+/// One process, as those see it that run something there.
+#[derive(Debug)]
+pub(super) struct Live {
+    handler: String,
+    protocol: HandlerProtocol,
+    /// `None`: nothing more is sent.
+    outgoing: Mutex<Option<mpsc::UnboundedSender<Outgoing>>>,
+    runs: Mutex<Runs>,
+    /// Told when a run ends or is cancelled, and when a place comes back.
+    pub(super) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Runs {
+    last: u64,
+    going: BTreeMap<u64, Going>,
+    /// The process is gone: nothing begins there.
+    is_closed: bool,
+    /// Payloads that have been answered.
+    answered: u64,
+    strays: u64,
+    strays_told: Option<Instant>,
+}
+
+/// Whose payload it is.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) task_id: TaskId,
+    pub(super) attempt: u32,
+    pub(super) report: Report,
+}
+
+impl Member {
+    fn label(&self) -> String {
+        format!("{}#{}", self.task_id, self.attempt)
+    }
+}
+
+/// A run that has not ended.
+#[derive(Debug)]
+struct Going {
+    members: Vec<(Member, Option<Answer>)>,
+    answer: oneshot::Sender<Vec<Answer>>,
+    ending: Option<Ending>,
+    place: Place,
+}
+
+/// A run that was asked to end.
+#[derive(Debug)]
+struct Ending {
+    since: Instant,
+    was_interrupted: bool,
+}
+
+/// What is due for runs that were asked to end.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    /// When something will be due next.
+    pub(super) next: Option<Instant>,
+    /// A run that did not end whatever was said to it: its process has to.
+    pub(super) kill: Option<String>,
+}
+
+impl Live {
+    /// A process in which nothing runs yet, and what is to be written to it.
+    pub(super) fn new(handler: String, protocol: HandlerProtocol) -> (Arc<Self>, mpsc::UnboundedReceiver<Outgoing>) {
+        let (outgoing, waiting) = mpsc::unbounded_channel();
+        let outgoing = Mutex::new(Some(outgoing));
+        (Arc::new(Self { handler, protocol, outgoing, runs: Mutex::default(), changed: Notify::new() }), waiting)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Runs> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a message. What cannot be sent is not needed any more: the process is ending.
+    pub(super) fn send(&self, message: &ToHandler) {
+        self.send_with_segments(Outgoing::plain(message));
+    }
+
+    fn send_with_segments(&self, message: Outgoing) {
+        let outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outgoing) = &*outgoing {
+            let _ = outgoing.send(message);
+        }
+    }
+
+    /// Says that no new tasks come: by a message, or, where there are lines, by the end of standard input.
+    pub(super) fn drain(&self) {
+        match self.protocol {
+            HandlerProtocol::Frames => self.send(&ToHandler::Drain {}),
+            HandlerProtocol::Lines => *self.outgoing.lock().unwrap_or_else(PoisonError::into_inner) = None,
+        }
+    }
+
+    /// Begins a run in a place; `message` is given its number. `None`: the process is gone, and another place is needed.
+    pub(super) fn begin(self: &Arc<Self>, members: Vec<Member>, place: Place, message: impl FnOnce(u64) -> Outgoing) -> Option<Attached> {
+        let (answer, answered) = oneshot::channel();
+        let count = members.len();
+        let members = members.into_iter().map(|member| (member, None)).collect();
+        let going = Going { members, answer, ending: None, place };
+        let run = {
+            let mut runs = self.lock();
+            if runs.is_closed {
+                // Its place takes a lock of its own when it goes back.
+                drop(runs);
+                drop(going);
+                return None;
+            }
+            runs.last += 1;
+            let run = runs.last;
+            runs.going.insert(run, going);
+            run
+        };
+        self.send_with_segments(message(run));
+        Some(Attached { live: Arc::clone(self), run, answered, members: count, is_over: false })
+    }
+
+    /// Asks a run, or one member of it, to end.
+    pub(super) fn cancel(&self, run: u64, member: Option<usize>) {
+        {
+            let mut runs = self.lock();
+            let Some(going) = runs.going.get_mut(&run) else { return };
+            match member {
+                None if going.ending.is_some() => return,
+                None => going.ending = Some(Ending { since: Instant::now(), was_interrupted: false }),
+                Some(member) if going.members.get(member).is_none_or(|(_, answer)| answer.is_some()) => return,
+                Some(_) => {}
+            }
+        }
+        self.send(&ToHandler::Cancel { run, member });
+        self.changed.notify_one();
+    }
+
+    /// Interrupts the runs that did not end within `patience` of their cancel, and names one that did not end within another `patience` of its interrupt.
+    pub(super) fn due(&self, now: Instant, patience: Duration) -> Due {
+        let (mut due, mut interrupts) = (Due::default(), Vec::new());
+        for (run, going) in &mut self.lock().going {
+            let Some(ending) = &mut going.ending else { continue };
+            let mut at = ending.since + patience;
+            if !ending.was_interrupted && now >= at {
+                ending.was_interrupted = true;
+                interrupts.push(*run);
+            }
+            if ending.was_interrupted {
+                at += patience;
+            }
+            if now >= at {
+                due.kill.get_or_insert_with(|| labels(&going.members));
+            }
+            due.next = Some(due.next.map_or(at, |next| next.min(at)));
+        }
+        // A program that speaks in lines knows none.
+        if self.protocol == HandlerProtocol::Frames {
+            interrupts.into_iter().for_each(|run| self.send(&ToHandler::Interrupt { run }));
+        }
+        due
+    }
+
+    /// Takes a result.
+    pub(super) fn succeeded(&self, success: Success, segments: Segments) {
+        let Success { run, member, result, .. } = success;
+        let framed = Framed { json: result, segments };
+        self.answer(run, member, |going| match (member, going.members.len()) {
+            (Some(member), _) => going.set(member, Ok(framed)),
+            (None, 1) => going.set(0, Ok(framed)),
+            (None, members) => {
+                let failure = Failure::transient(format!("the handler gave one result, without a member, for a batch of {members}"));
+                going.set_all(&failure)
+            }
+        });
+    }
+
+    /// Takes a failure.
+    pub(super) fn failed(&self, fault: Fault) {
+        let (run, member) = (fault.run, fault.member);
+        let failure = failure_of(fault);
+        self.answer(run, member, |going| match member {
+            Some(member) => going.set(member, Err(failure)),
+            None => going.set_all(&failure),
+        });
+    }
+
+    /// Takes an answer; `set` says whether it was due. Once all members have theirs, the run has ended.
+    fn answer(&self, run: u64, member: Option<usize>, set: impl FnOnce(&mut Going) -> u64) {
+        let mut runs = self.lock();
+        let answered = runs.going.get_mut(&run).map_or(0, set);
+        if answered == 0 {
+            return self.stray(runs, run, member);
+        }
+        runs.answered += answered;
+        let is_over = runs.going.get(&run).is_some_and(|going| going.members.iter().all(|(_, answer)| answer.is_some()));
+        let over = if is_over { runs.going.remove(&run) } else { None };
+        drop(runs);
+        if let Some(going) = over {
+            going.end(&Failure::default());
+            self.changed.notify_one();
+        }
+    }
+
+    /// Drops what belongs to no run, or to one that is over.
+    fn stray(&self, mut runs: MutexGuard<'_, Runs>, run: u64, member: Option<usize>) {
+        runs.strays += 1;
+        let strays = runs.strays;
+        if runs.strays_told.is_some_and(|told| told.elapsed() < STRAYS_TOLD) {
+            return;
+        }
+        runs.strays_told = Some(Instant::now());
+        drop(runs);
+        tracing::warn!(
+            handler = self.handler,
+            run,
+            member,
+            strays,
+            "an answer for a run that is unknown or over was dropped; so many were so far"
+        );
+    }
+
+    /// Takes a word about how far a run is.
+    pub(super) fn progressed(&self, progress: &Progress) {
+        if let Some(report) = self.report_of(progress.run, progress.member) {
+            report.progress(progress.fraction, progress.message.as_deref().unwrap_or_default());
+        }
+    }
+
+    /// Takes a piece of the output.
+    pub(super) fn gave_part(&self, part: Part) {
+        if let Some(report) = self.report_of(part.run, part.member) {
+            report.partial(part.value);
+        }
+    }
+
+    /// To whom a run reports. `None`: it is over, or was cancelled.
+    fn report_of(&self, run: u64, member: Option<usize>) -> Option<Report> {
+        let runs = self.lock();
+        let going = runs.going.get(&run).filter(|going| going.ending.is_none())?;
+        going.members.get(member.unwrap_or(0)).map(|(member, _)| member.report.clone())
+    }
+
+    /// Writes a line that a handler wants in the log.
+    pub(super) fn logged(&self, gpu_id: &str, log: &Log) {
+        let tasks = match log.run {
+            None => String::new(),
+            Some(run) => {
+                let runs = self.lock();
+                let members = runs.going.get(&run).map_or(&[][..], |going| &going.members);
+                match log.member {
+                    Some(member) => members.get(member).map(|(member, _)| member.label()).unwrap_or_default(),
+                    None => labels(members),
+                }
+            }
+        };
+        let (handler, message) = (&self.handler, &log.message);
+        match log.level {
+            LogLevel::Debug => tracing::debug!(handler, gpu_id, tasks, "{message}"),
+            LogLevel::Info => tracing::info!(handler, gpu_id, tasks, "{message}"),
+            LogLevel::Warn => tracing::warn!(handler, gpu_id, tasks, "{message}"),
+            LogLevel::Error => tracing::error!(handler, gpu_id, tasks, "{message}"),
+        }
+    }
+
+    /// The tasks that run now, with their attempts: `task#attempt`, separated by spaces.
+    pub(super) fn running(&self) -> String {
+        let runs = self.lock();
+        let members: Vec<String> =
+            runs.going.values().flat_map(|going| &going.members).take(NAMED).map(|(member, _)| member.label()).collect();
+        members.join(" ")
+    }
+
+    /// Payloads that have been answered.
+    pub(super) fn answered(&self) -> u64 {
+        self.lock().answered
+    }
+
+    /// The process is gone. What ran in it crashed, but for what was cancelled before; nothing begins there any more.
+    pub(super) fn close(&self, why: &str) {
+        let going = {
+            let mut runs = self.lock();
+            runs.is_closed = true;
+            std::mem::take(&mut runs.going)
+        };
+        for run in going.into_values() {
+            let failure = if run.ending.is_some() { Failure::cancelled() } else { Failure::crashed(why) };
+            run.end(&failure);
+        }
+    }
+}
+
+impl Going {
+    /// Gives a member its answer. How many got one.
+    fn set(&mut self, member: usize, answer: Answer) -> u64 {
+        match self.members.get_mut(member) {
+            Some((_, open @ None)) => {
+                *open = Some(answer);
+                1
+            }
+            _ => 0,
+        }
+    }
+
+    /// Fails all members that have no answer yet. How many there were.
+    fn set_all(&mut self, failure: &Failure) -> u64 {
+        let open = self.members.iter_mut().filter(|(_, answer)| answer.is_none());
+        open.map(|(_, answer)| *answer = Some(Err(failure.clone()))).count() as u64
+    }
+
+    /// Tells who waits; members without an answer have `failure`. The place goes back.
+    fn end(self, failure: &Failure) {
+        let Self { members, answer, place, .. } = self;
+        // First the place: who was answered may come back at once.
+        drop(place);
+        let answers = members.into_iter().map(|(_, answer)| answer.unwrap_or_else(|| Err(failure.clone())));
+        // Who waits no longer was cancelled.
+        let _ = answer.send(answers.collect());
+    }
+}
+
+fn labels(members: &[(Member, Option<Answer>)]) -> String {
+    let labels: Vec<String> = members.iter().take(NAMED).map(|(member, _)| member.label()).collect();
+    labels.join(" ")
+}
+
+fn failure_of(fault: Fault) -> Failure {
+    let Fault { message, code, retry, retry_after_ms, field, out_of_memory, memory_mb, .. } = fault;
+    if out_of_memory {
+        return Failure { memory_mb, field, ..Failure::out_of_memory(message) };
+    }
+    Failure {
+        code: code.unwrap_or_else(|| ErrorCode::ExecutorFailed.into()),
+        message,
+        field,
+        retry: retry.unwrap_or(true),
+        memory_mb,
+        retry_after_ms,
+        crashed: false,
+    }
+}
+
+/// Somebody who waits for a run. Dropped before its end, the run is asked to end.
+#[derive(Debug)]
+pub(super) struct Attached {
+    live: Arc<Live>,
+    run: u64,
+    answered: oneshot::Receiver<Vec<Answer>>,
+    members: usize,
+    is_over: bool,
+}
+
+impl Attached {
+    /// Waits for the answers, in the order of the members. Once `cancel` has fired the run is asked to end, and its answers are what it gives then.
+    pub(super) async fn answers(mut self, cancel: &CancellationToken) -> Vec<Answer> {
+        let answers = tokio::select! {
+            biased;
+            answers = &mut self.answered => Some(answers),
+            () = cancel.cancelled() => None,
+        };
+        let answers = match answers {
+            Some(answers) => answers,
+            None => {
+                self.live.cancel(self.run, None);
+                (&mut self.answered).await
+            }
+        };
+        self.is_over = true;
+        // A run is answered before it goes; that it is not would be a mistake of ours.
+        answers.unwrap_or_else(|_| vec![Err(Failure::transient("its run was given up")); self.members])
+    }
+
+    /// Asks one member to end; the others go on.
+    pub(super) fn cancel_member(&self) -> impl Fn(usize) + Send + Sync + use<> {
+        let (live, run) = (Arc::clone(&self.live), self.run);
+        move |member| live.cancel(run, Some(member))
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.live.cancel(self.run, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::handlers::line::{Line, Phase, Up};
+
+    struct Bench {
+        line: Arc<Line>,
+        live: Arc<Live>,
+        waiting: mpsc::UnboundedReceiver<Outgoing>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let line = Line::new("h".to_owned(), 1);
+            let (live, waiting) = Live::new("h".to_owned(), HandlerProtocol::Frames);
+            line.set(0, Phase::Up(Up { live: Arc::clone(&live), free: 4, places: 4, is_open: true, left: u64::MAX, life: 1 }));
+            Self { line, live, waiting }
+        }
+
+        async fn begin(&self, members: usize) -> Attached {
+            let member = |number| Member { task_id: TaskId::new(format!("t-{number}")).unwrap(), attempt: 1, report: Report::to_nobody() };
+            let place = self.line.place().await.unwrap().place;
+            let message = |run| Outgoing::plain(&ToHandler::Ping { n: run });
+            self.live.begin((0..members).map(member).collect(), place, message).unwrap()
+        }
+
+        fn result(&self, run: u64, member: Option<usize>, value: u64) {
+            self.live.succeeded(Success { run, member, result: json!(value).into(), segments: Vec::new() }, Segments::none());
+        }
+
+        fn sent(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.waiting.try_recv().ok()).map(|message| String::from_utf8(message.text).unwrap()).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_goes_to_its_run_and_one_for_a_run_that_is_over_to_nobody() {
+        let bench = Bench::new();
+        let (first, second) = (bench.begin(1).await, bench.begin(1).await);
+        bench.result(2, None, 22);
+        bench.result(2, None, 23);
+        bench.result(9, None, 99);
+        bench.result(1, Some(0), 11);
+        let cancel = CancellationToken::new();
+        assert_eq!(first.answers(&cancel).await[0].as_ref().unwrap().json, json!(11));
+        assert_eq!(second.answers(&cancel).await[0].as_ref().unwrap().json, json!(22));
+        let strays = bench.live.lock().strays;
+        assert_eq!((strays, bench.live.answered(), bench.line.taken(0)), (2, 2, 0));
+    }
+
+    #[tokio::test]
+    async fn members_are_answered_in_their_places_and_one_failure_answers_those_that_are_left() {
+        let bench = Bench::new();
+        let batch = bench.begin(3).await;
+        bench.result(1, Some(2), 2);
+        bench.result(1, Some(3), 3);
+        bench.live.failed(Fault { run: 1, message: "no".to_owned(), code: Some("odd".to_owned()), retry: Some(false), ..Fault::default() });
+        let answers = batch.answers(&CancellationToken::new()).await;
+        assert_eq!(answers[2].as_ref().unwrap().json, json!(2));
+        let failure = answers[0].as_ref().unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.retry, answers[1].is_err()), ("odd", false, true));
+    }
+
+    #[tokio::test]
+    async fn a_failure_for_want_of_memory_says_how_much() {
+        let fault = Fault { message: "full".to_owned(), out_of_memory: true, memory_mb: Some(500), ..Fault::default() };
+        let failure = failure_of(fault);
+        assert_eq!((failure.code.as_str(), failure.retry, failure.memory_mb), ("out_of_memory", true, Some(500)));
+        let failure = failure_of(Fault { message: "no".to_owned(), retry_after_ms: Some(9), ..Fault::default() });
+        assert_eq!((failure.code.as_str(), failure.retry, failure.retry_after_ms), ("executor_failed", true, Some(9)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_nobody_waits_for_keeps_its_place_and_is_interrupted_and_then_named() {
+        let mut bench = Bench::new();
+        let patience = Duration::from_secs(5);
+        drop(bench.begin(1).await);
+        assert_eq!(bench.sent().last().unwrap(), r#"{"type":"cancel","run":1}"#);
+        assert_eq!(bench.line.taken(0), 1);
+        let asked = Instant::now();
+        assert_eq!(bench.live.due(asked, patience), Due { next: Some(asked + patience), kill: None });
+        assert_eq!(bench.live.due(asked + patience, patience), Due { next: Some(asked + 2 * patience), kill: None });
+        assert_eq!(bench.sent(), [r#"{"type":"interrupt","run":1}"#]);
+        assert_eq!(bench.live.due(asked + 2 * patience, patience).kill.as_deref(), Some("t-0#1"));
+        bench.result(1, None, 1);
+        assert_eq!((bench.line.taken(0), bench.live.due(asked, patience)), (0, Due::default()));
+    }
+
+    #[tokio::test]
+    async fn what_ran_in_a_process_that_is_gone_crashed_unless_it_was_cancelled() {
+        let bench = Bench::new();
+        let (other, cancelled) = (bench.begin(2).await, bench.begin(1).await);
+        bench.result(1, Some(1), 5);
+        bench.live.cancel(2, None);
+        bench.live.close("it ended with exit code 3");
+        let cancel = CancellationToken::new();
+        let answers = other.answers(&cancel).await;
+        let crashed = answers[0].as_ref().unwrap_err();
+        assert!(crashed.crashed && crashed.message.contains("exit code 3") && answers[1].is_ok());
+        assert_eq!(cancelled.answers(&cancel).await, [Err(Failure::cancelled())]);
+        let place = bench.line.place().await.unwrap().place;
+        assert!(bench.live.begin(Vec::new(), place, |_| unreachable!("nothing is sent")).is_none());
+        assert_eq!(bench.line.taken(0), 0);
+    }
+}
