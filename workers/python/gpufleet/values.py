@@ -85,10 +85,14 @@ def _bfloat16() -> Any:
 
 
 class Encoder:
-    """Writes values as JSON text. ``segments`` are the raw bytes that the text refers to; they share the memory of the values."""
+    """Writes values as JSON text. ``segments`` are the raw bytes that the text refers to; they share the memory of the values.
 
-    def __init__(self) -> None:
+    Without ``raw`` there are none: numbers are written as lists, and bytes are refused.
+    """
+
+    def __init__(self, *, raw: bool = True) -> None:
         self.segments: list[memoryview] = []
+        self._raw = raw
 
     def text(self, value: Any) -> str:
         """The JSON text of a value. ``TypeError`` and ``ValueError`` say what cannot be written."""
@@ -105,6 +109,8 @@ class Encoder:
 
     def _other(self, value: Any) -> Any:
         """What stands in the JSON for a value that JSON does not have."""
+        if not self._raw:
+            return _listed(value)
         if isinstance(value, Segment):
             return self._reference(value.data, value.dtype, value.shape)
         if isinstance(value, (bytes, bytearray)):
@@ -168,6 +174,13 @@ class Encoder:
         if shape is not None:
             reference["shape"] = list(shape)
         return reference
+
+
+def _listed(value: Any) -> Any:
+    """A value where no raw bytes can travel."""
+    if isinstance(value, (Segment, bytes, bytearray)):
+        raise TypeError("raw bytes cannot be written here: a part of the output is JSON alone")
+    return value.tolist() if hasattr(value, "tolist") else _plain(value)
 
 
 def _plain(value: Any) -> Any:

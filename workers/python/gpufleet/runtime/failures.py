@@ -79,7 +79,7 @@ def described(error: BaseException) -> str:
 def frames(error: BaseException) -> str:
     """The lines of the traceback that are not this package's own."""
     summary = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in summary if not os.path.abspath(frame.filename).startswith(_OWN)]
+    own = [frame for frame in summary if not (frame.filename.startswith("<frozen ") or os.path.abspath(frame.filename).startswith(_OWN))]
     return "".join(traceback.format_list(own)).rstrip()
 
 

@@ -134,8 +134,12 @@ class Handler:
                 self._finished(instance.teardown())
             except BaseException as error:
                 self.tell({"type": "log", "level": "error", "message": cut(f"tear {kind} down: {described(error)}")})
-        self._done = True
+        self.end()
         self._outbox.flush()
+
+    def end(self) -> None:
+        """From here on the process ends by itself: the socket's end changes nothing."""
+        self._done = True
 
     # The thread that reads.
 
@@ -327,11 +331,13 @@ def main(arguments: list[str]) -> int:
             load(name)
         handler.hello()
     except BaseException as error:
+        handler.end()
         _say_import_failed(files, error)
         return 1
     try:
         handler.set_up()
     except SetUpFailed as error:
+        handler.end()
         handler.tell({"type": "setup_failed", "message": cut(str(error))})
         return 1
     handler.serve()

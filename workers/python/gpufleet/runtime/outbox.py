@@ -29,9 +29,9 @@ class TooLarge(ValueError):
     """A message is longer than the worker takes."""
 
 
-def message(fields: dict[str, Any], value: Optional[tuple[str, Any]] = None) -> list[Buffer]:
-    """The buffers of a message: ``fields``, and a value whose arrays and bytes become segments. ``TypeError``, ``ValueError``: it cannot be written."""
-    encoder = Encoder()
+def message(fields: dict[str, Any], value: Optional[tuple[str, Any]] = None, *, raw: bool = True) -> list[Buffer]:
+    """The buffers of a message: ``fields``, and a value whose arrays and bytes become segments, if ``raw``. ``TypeError``, ``ValueError``: it cannot be written."""
+    encoder = Encoder(raw=raw)
     text = encoder.text(fields)
     if value is not None:
         name, content = value

@@ -29,7 +29,7 @@ class RunContext(Speaking):
     def _tell(self, fields: dict[str, Any], value: Optional[tuple[str, Any]]) -> None:
         # A thread that a task left behind may speak later: of a run that is over nothing is told.
         if not self._run.over:
-            self._run.outbox.put(message({**fields, **self.names}, value))
+            self._run.outbox.put(message({**fields, **self.names}, value, raw=False))
 
 
 class BatchContext(Speaking):

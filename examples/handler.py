@@ -1,0 +1,6 @@
+from gpufleet import task
+
+
+@task
+def shout(text: str) -> str:
+    return text.upper() + "!"
