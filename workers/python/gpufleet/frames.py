@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import struct
-from typing import Any, BinaryIO, Optional, Union
+from typing import Any, Optional, Union
 
 #: The content type of a frame.
 CONTENT_TYPE = "application/x-gpufleet-frame"
@@ -89,7 +89,7 @@ class Reader:
     """Reads the messages of a socket. Each segment has memory of its own, so that arrays on it are aligned and may be written to."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._stream: BinaryIO = connection.makefile("rb", buffering=1 << 16)
+        self._stream: Any = connection.makefile("rb", buffering=1 << 16)
 
     def next(self) -> tuple[dict[str, Any], list[memoryview]]:
         """The next message. ``Ended``: the socket's end."""
@@ -103,7 +103,7 @@ class Reader:
         return head, [self._segment(each) for each in lengths]
 
     def _exactly(self, count: int) -> bytes:
-        data = self._stream.read(count)
+        data: bytes = self._stream.read(count)
         if len(data) < count:
             raise Ended
         return data
@@ -112,7 +112,7 @@ class Reader:
         view = memoryview(bytearray(count))
         filled = 0
         while filled < count:
-            read = self._stream.readinto(view[filled:])  # type: ignore[attr-defined]
+            read = self._stream.readinto(view[filled:])
             if not read:
                 raise Ended
             filled += read

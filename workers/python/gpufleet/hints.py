@@ -445,7 +445,7 @@ def _dict(arguments: tuple[Any, ...], definitions: Definitions) -> Shape:
 
 # Bounds.
 
-_NUMBERS = {
+_NUMBERS: dict[str, tuple[str, Callable[[Any, Any], bool], str]] = {
     "ge": ("minimum", lambda value, bound: value >= bound, "at least"),
     "gt": ("exclusiveMinimum", lambda value, bound: value > bound, "above"),
     "le": ("maximum", lambda value, bound: value <= bound, "at most"),

@@ -256,9 +256,10 @@ class Task(Generic[F]):
         context = Context("warm-up", kind=self.kind, gpu=gpu)
         sink = _Kept(1)
         rows = [(0, context, self.plan.read(_travelled(payload, resolved=True)))]
-        (chunk,) = chunks_of(self, self.bound(instance), rows, sink) or [None]
-        if chunk is None:
+        chunks = chunks_of(self, self.bound(instance), rows, sink)
+        if not chunks:
             raise RuntimeError(str(sink.results[0]))
+        (chunk,) = chunks
         return run_async(chunk) if self.is_async else run_sync(chunk)
 
     def bound(self, instance: Any) -> Any:

@@ -133,7 +133,7 @@ class Encoder:
             view = memoryview(view.tobytes()).cast(view.format, view.shape)  # type: ignore[call-overload]
         if name in (None, "u8") and view.ndim == 1:
             return self._reference(view, None, None)
-        return self._reference(view, name, tuple(view.shape))
+        return self._reference(view, name, tuple(view.shape or ()))
 
     def _of_library(self, value: Any) -> Any:
         """Arrays and scalars of numpy, tensors of PyTorch, pydantic's models. ``None``: it is none of these. A library that is not loaded has made no value."""

@@ -42,8 +42,10 @@ class Interrupts(unittest.TestCase):
         def loop(sleep: bool):
             context.progress(0)
             try:
+                turns = 0
                 while True:
                     if sleep: time.sleep(3600)
+                    turns += 1
             except Exception:
                 tidied.append("wrong")
             finally:

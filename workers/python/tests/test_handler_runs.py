@@ -164,8 +164,10 @@ class Answers(unittest.TestCase):
         """
         with Worker(code) as worker:
             worker.hello()
-            worker.task(1, "where", None)
-            self.assertIs(worker.answer(1)["result"], True)
+            # Also the next one, which comes at the very moment of an answer.
+            for run in range(100, 300):
+                worker.task(run, "where", None)
+                self.assertIs(worker.answer(run)["result"], True)
             # The worker is configured with two at once.
             worker.task(2, "meet", None)
             worker.task(3, "meet", None)

@@ -108,7 +108,7 @@ class HttpClient:
                 answer = next(answers, {"problem": {"detail": "the gateway gave no answer for it"}})
                 if "problem" in answer and answer["problem"] is not None:
                     raise ClientError(answer["problem"].get("detail", "refused"))
-                handles.append(HttpHandle(self, answer["task_id"]))
+                handles.append(HttpHandle(self, str(answer["task_id"])))
             except ClientError as error:
                 handles.append(None)
                 problems.append(f"number {number}: {error}")

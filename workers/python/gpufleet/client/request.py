@@ -140,7 +140,7 @@ def submissions(tasks: Iterable[Any], options: Options) -> list[Submission]:
     made = []
     for each in tasks:
         kind, payload, *more = each
-        made.append(Submission.of(kind, payload, **{**options, **(more[0] if more else {})}))  # type: ignore[typeddict-item]
+        made.append(Submission.of(kind, payload, **{**options, **(more[0] if more else {})}))
     return made
 
 

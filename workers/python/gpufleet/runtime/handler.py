@@ -7,6 +7,7 @@ writes it. Pools and the event loop come where tasks ask for them.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import faulthandler
 import importlib
 import importlib.util
@@ -55,6 +56,10 @@ class Handler:
         self._main = MainLane(self._over)
         self._pools: dict[str, ThreadLane] = {}
         self._loop: Optional[LoopLane] = None
+        self._event_loop = asyncio.new_event_loop()
+        if sys.version_info < (3, 10):
+            # There, an asyncio.Event that the user's file makes belongs to the loop of the thread that imports it.
+            asyncio.set_event_loop(self._event_loop)
         self._says_concurrency = False
         self._health = Health(self._instances)
 
@@ -91,7 +96,7 @@ class Handler:
         known = {name: gpu[name] for name in ("id", "name", "memory_mb", "compute_capability", "simulated") if gpu.get(name) is not None}
         self._gpu = Gpu(**known, slots=int(setup.get("slots", 1)))
         if any(task.is_async for task in self._tasks.values()):
-            self._loop = LoopLane(self._over)
+            self._loop = LoopLane(self._over, self._event_loop)
         for task in self._tasks.values():
             self._set_up(task)
         ready: dict[str, Any] = {"type": "ready"}
@@ -321,7 +326,7 @@ def main(arguments: list[str]) -> int:
     connection = inherited_socket()
     if connection is None:
         return _describe(files)
-    faulthandler.enable(file=sys.__stderr__)
+    faulthandler.enable(file=2)
     interrupt.install()
     handler = Handler(connection)
     output.install(handler.several)

@@ -16,6 +16,8 @@ from ..errors import Cancelled
 
 #: What the main thread is interrupted by.
 SIGNAL = signal.SIGUSR1
+#: How often the signal is sent, in seconds.
+_AGAIN_S = 0.05
 
 
 class Guard:
@@ -60,8 +62,15 @@ class MainGuard(Guard):
         MainGuard.current = self
 
     def interrupt(self) -> None:
-        self._wanted = True
-        signal.pthread_kill(self._thread, SIGNAL)
+        if not self._wanted:
+            self._wanted = True
+            threading.Thread(target=self._signal, name="gpufleet-interrupter", daemon=True).start()
+
+    def _signal(self) -> None:
+        # A signal that comes just before the thread goes to sleep does not wake it, so it is sent until the call ends or hears it.
+        while self._token:
+            signal.pthread_kill(self._thread, SIGNAL)
+            time.sleep(_AGAIN_S)
 
     def close(self) -> None:
         # The signal is handled in this very thread: after this nothing comes.

@@ -19,15 +19,15 @@ class MainLane:
     def __init__(self, over: Over) -> None:
         self._over = over
         self._waiting: queue.SimpleQueue[Optional[Run]] = queue.SimpleQueue()
-        self._busy: set[int] = set()
+        self._here: dict[int, Run] = {}
 
     def is_busy(self) -> bool:
-        """Whether a run is here or waits."""
-        return bool(self._busy)
+        """Whether a run is here that has not been answered: the worker may send the next one before this thread has come back."""
+        return any(not run.over for run in list(self._here.values()))
 
     def submit(self, run: Run) -> None:
         """Takes a run."""
-        self._busy.add(run.number)
+        self._here[run.number] = run
         self._waiting.put(run)
 
     def stop(self) -> None:
@@ -41,7 +41,7 @@ class MainLane:
             if run is None:
                 return
             run.work(MainGuard)
-            self._busy.discard(run.number)
+            self._here.pop(run.number, None)
             self._over(run)
             # A payload must not stay in memory until the next run.
             del run
@@ -78,9 +78,9 @@ class ThreadLane:
 class LoopLane:
     """An event loop in a thread of its own."""
 
-    def __init__(self, over: Over) -> None:
+    def __init__(self, over: Over, loop: asyncio.AbstractEventLoop) -> None:
         self._over = over
-        self.loop = asyncio.new_event_loop()
+        self.loop = loop
         self._turns: dict[str, asyncio.Semaphore] = {}
         threading.Thread(target=self._serve, name="gpufleet-loop", daemon=True).start()
 

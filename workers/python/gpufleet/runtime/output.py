@@ -25,7 +25,7 @@ class TaskStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         context = current()
-        if context is not None and hasattr(context, "say") and (self._several() or context.unsaid):
+        if isinstance(context, Speaking) and (self._several() or context.unsaid):
             context.say(text)
             return len(text)
         return self._real.write(text)
@@ -73,5 +73,5 @@ class Speaking(Context):
 
 def install(several: Callable[[], bool]) -> None:
     """Puts itself in the place of both streams. Before the user's file is imported: loggers keep the stream that they find."""
-    sys.stdout = TaskStream(sys.stdout, several)  # type: ignore[assignment]
-    sys.stderr = TaskStream(sys.stderr, several)  # type: ignore[assignment]
+    sys.stdout = TaskStream(sys.stdout, several)
+    sys.stderr = TaskStream(sys.stderr, several)
