@@ -8,7 +8,7 @@ help: ## Shows the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## The whole fleet in one process: no server, no GPU
-	$(CARGO) run -p cli --no-default-features -- demo
+	$(CARGO) run -p cli --no-default-features --features predict -- demo
 
 needs: ## Installs what the tests need from the distribution's packages, where it is missing
 	scripts/install-test-needs

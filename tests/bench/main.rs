@@ -22,6 +22,7 @@ mod namespace;
 mod options;
 mod output;
 mod pool;
+mod predict;
 mod proc;
 mod processes;
 mod raw_bytes;
@@ -114,6 +115,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::Bulk => bulk::measure(servers, options.pace).await,
             Part::RawBytes => raw_bytes::measure(servers, options.pace).await,
             Part::Models => models::measure(servers, options.pace).await,
+            Part::Predict => predict::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -18,6 +18,7 @@ usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m] [--quick]
   k     10,000 tasks in one request to a gateway, beside our own producer that submits as many
   l     1 MB of raw bytes there and back, beside the same bytes through a pair of pipes
   m     4 models on 4 GPUs that hold 2 each: how often a task finds its model loaded, by task_specific and by least_loaded
+  n     texts of predict that are generated together, 8 in flight, beside the same texts one by one
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -35,9 +36,10 @@ pub(crate) enum Part {
     Bulk,
     RawBytes,
     Models,
+    Predict,
 }
 
-const ALL: [Part; 12] = [
+const ALL: [Part; 13] = [
     Part::Echo,
     Part::Claims,
     Part::Scaling,
@@ -50,6 +52,7 @@ const ALL: [Part; 12] = [
     Part::Bulk,
     Part::RawBytes,
     Part::Models,
+    Part::Predict,
 ];
 
 /// What was asked for.
@@ -148,6 +151,7 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "k" => Ok(Part::Bulk),
             "l" => Ok(Part::RawBytes),
             "m" => Ok(Part::Models),
+            "n" => Ok(Part::Predict),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()

@@ -46,6 +46,7 @@ async fn the_demo_ends_with_its_table_and_what_came_of_it() {
     let (table, last) = (&lines[lines.len() - 7..lines.len() - 1], lines[lines.len() - 1]);
     assert!(last.starts_with("40 of 40 tasks got their own right reply"), "{demo:?}");
     assert!(table[0].starts_with('┌') && table[3].contains("sim-0") && table[4].contains("sim-1"), "{demo:?}");
+    assert!(demo.output.contains("\"kind\": \"predict\"") && demo.output.contains("\"model\": \"tiny\""), "{demo:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,7 +141,7 @@ async fn gpus_and_the_strategy_are_shown_and_changed_while_the_fleet_runs() {
     assert!(wide.output.contains("CLOCK MHZ") && wide.output.contains("AGE MS"), "{wide:?}");
     let one = servers.run(&["gpus", "1"]).await;
     assert_eq!(one.code, Some(0), "{one:?}");
-    for shown in ["sim-1 (number 1)", "0 of 8 held", "echo, simulate", "eligible: yes", "ECC"] {
+    for shown in ["sim-1 (number 1)", "0 of 8 held", "echo, predict, simulate", "eligible: yes", "ECC"] {
         assert!(one.output.contains(shown), "{shown}: {}", one.output);
     }
     let none = servers.run(&["gpus", "7"]).await;
@@ -205,7 +206,7 @@ async fn a_kind_that_nobody_serves_is_warned_of_listed_and_found_by_doctor() {
     let _fleet = servers.up(1, &[]).await;
     let submitted = servers.run(&["submit", "ecko"]).await;
     assert_eq!(submitted.code, Some(0), "{submitted:?}");
-    for part in ["warning: no living GPU of pool default serves kind ecko", "served now: echo, simulate"] {
+    for part in ["warning: no living GPU of pool default serves kind ecko", "served now: echo, predict, simulate"] {
         assert!(submitted.errors.contains(part), "{part}: {submitted:?}");
     }
     let quiet = servers.run(&["submit", "echo"]).await;

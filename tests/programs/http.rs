@@ -151,20 +151,3 @@ async fn a_predict_that_takes_too_long_is_answered_with_the_tasks_id() {
     let (code, status) = get_json(&format!("{url}{}", problem["status_url"].as_str().unwrap())).await;
     assert_eq!((code, &status["task_id"], &status["state"]), (200, &problem["task_id"], &json!("waiting")));
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_predict_that_nobody_serves_is_refused_at_once() {
-    let servers = Servers::fresh().await;
-    let fleet = servers.up(1, &["--set", "gateway.predict_timeout_ms=1000"]).await;
-    let url = format!("{}/api/v1/predict", fleet.url().await);
-    let mut answer = (0, Value::Null);
-    // Until the workers were heard of for a lease, a worker that serves it may be one that the table does not know.
-    until("it is refused", async || {
-        answer = post(&url, &json!({"text": "nobody has a model"})).await;
-        answer.0 == 503
-    })
-    .await;
-    let detail = answer.1["detail"].as_str().unwrap_or_default();
-    assert!(detail.contains("serves kind predict") && detail.contains("served now: echo, simulate"), "{answer:?}");
-    assert_eq!(answer.1["type"], "urn:gpufleet:problem:no-gpu");
-}

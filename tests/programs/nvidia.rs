@@ -16,7 +16,7 @@ use tests::{
 };
 
 use crate::{
-    http::get_text,
+    http::{get_text, post},
     own_work::{package, python_file},
     servers::Servers,
 };
@@ -446,4 +446,23 @@ async fn a_host_without_a_gpu_says_what_else_there_is() {
     let off = host.run(&["worker", "--set", "gpu.enabled=false"]).await;
     assert_eq!(off.code, Some(2), "{off:?}");
     assert!(off.errors.contains("gpu.enabled is false"), "{off:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_model_a_real_gpu_does_not_offer_predict_and_one_that_is_asked_for_is_refused_at_once() {
+    let host = Host::with(1).await;
+    let _supervisor = host.start(&["worker"]);
+    host.servers.eligible(1).await;
+    let gateway = host.servers.start(&["gateway", "--listen", "127.0.0.1:0", "--set", "gateway.predict_timeout_ms=1000"]);
+    let url = format!("{}/api/v1/predict", gateway.url().await);
+    let mut answer = (0, Value::Null);
+    // Until the workers were heard of for a lease, a worker that serves it may be one that the table does not know.
+    until("it is refused", async || {
+        answer = post(&url, &json!({"text": "nobody has a model"})).await;
+        answer.0 == 503
+    })
+    .await;
+    let detail = answer.1["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("serves kind predict") && detail.contains("served now: echo, "), "{answer:?}");
+    assert_eq!(answer.1["type"], "urn:gpufleet:problem:no-gpu");
 }

@@ -43,7 +43,12 @@ pub(crate) async fn run(common: &Common, demo: Demo) -> Result<ExitCode, Fault> 
         let ports = servers.connect().await?;
         let options = ProducerOptions { pool: servers.configuration().worker.pool.clone(), ..ProducerOptions::default() };
         let producer = Producer::new(ports.queue, ports.store, servers.environment().clone(), options);
-        Ok::<Report, Fault>(drive(&producer, &load, slots).await)
+        let mut report = drive(&producer, &load, slots).await;
+        // Without the feature nobody serves it.
+        if cfg!(feature = "predict") {
+            report.note_text(producer.submit_and_wait(load::beginning(), PATIENCE).await);
+        }
+        Ok::<Report, Fault>(report)
     };
     let report = tokio::select! {
         biased;

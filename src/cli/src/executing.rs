@@ -19,9 +19,12 @@ use crate::{fault::Fault, nvidia};
 /// How long the trial of a kind may take: cuBLAS brings hundreds of megabytes of code to the GPU.
 const TRIED_IN: Duration = Duration::from_secs(60);
 
-/// What the worker of a simulated GPU offers: `predict` only where there is a model, and what the configured handlers run.
+/// What the worker of a simulated GPU offers: `predict` with the built-in model where none is configured, and what the configured handlers run.
 pub(crate) async fn on_simulated(configuration: &Configuration, gpu: GpuDescription) -> Result<Executors, Fault> {
-    let built_in = everywhere(configuration).await?;
+    let built_in = match &configuration.predict {
+        section if section.model.is_some() => offer_predict(everywhere(configuration), section).await?,
+        section => offer_built_in(everywhere(configuration), section).await?,
+    };
     with_handlers(built_in, configuration, (gpu, true)).await
 }
 
@@ -35,20 +38,24 @@ fn cache(configuration: &Configuration) -> Arc<ModelCache> {
     Arc::new(ModelCache::new(bounds))
 }
 
-/// What the worker of an NVIDIA GPU offers: also `matmul`, and `kernel` where there are modules; each where its library is and works on this GPU.
+/// What the worker of an NVIDIA GPU offers: `predict` where a model is configured, since the built-in one is a toy; `matmul`, and `kernel` where there are modules; each where its library
+/// is and works on this GPU.
 pub(crate) async fn on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) -> Result<Executors, Fault> {
     let built_in = built_in_on_nvidia(configuration, gpu).await?;
     with_handlers(built_in, configuration, (gpu.description().clone(), false)).await
 }
 
-async fn everywhere(configuration: &Configuration) -> Result<Executors, Fault> {
+fn everywhere(configuration: &Configuration) -> Executors {
     let models = cache(configuration);
     let simulate = executors::simulate_keeping(Arc::clone(&models), &configuration.models.simulated);
-    with_model(Executors::new().with(executors::echo()).with(simulate), &configuration.predict).await
+    Executors::new().with(executors::echo()).with(simulate)
 }
 
 async fn built_in_on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) -> Result<Executors, Fault> {
-    let mut executors = everywhere(configuration).await?;
+    let mut executors = match &configuration.predict {
+        section if section.model.is_some() => offer_predict(everywhere(configuration), section).await?,
+        _ => everywhere(configuration),
+    };
     if is_offered("matmul", products_work(gpu)).await {
         executors = executors.with(executors::matmul());
     }
@@ -141,17 +148,21 @@ async fn kernels_work(gpu: &NvidiaGpu) -> Result<(), CudaError> {
     }
 }
 
-async fn with_model(executors: Executors, section: &PredictSection) -> Result<Executors, Fault> {
-    if section.model.is_none() {
-        return Ok(executors);
-    }
-    offer_predict(executors, section).await
-}
-
 #[cfg(feature = "predict")]
 async fn offer_predict(executors: Executors, section: &PredictSection) -> Result<Executors, Fault> {
     let predict = executors::Predict::load(section).await.map_err(|error| Fault::Usage(error.to_string()))?;
     Ok(executors.with(predict))
+}
+
+#[cfg(feature = "predict")]
+async fn offer_built_in(executors: Executors, section: &PredictSection) -> Result<Executors, Fault> {
+    let predict = executors::Predict::built_in(section).await.map_err(|error| Fault::Failed(error.to_string()))?;
+    Ok(executors.with(predict))
+}
+
+#[cfg(not(feature = "predict"))]
+async fn offer_built_in(executors: Executors, _: &PredictSection) -> Result<Executors, Fault> {
+    Ok(executors)
 }
 
 #[cfg(not(feature = "predict"))]

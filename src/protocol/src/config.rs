@@ -428,7 +428,8 @@ impl Default for GatewaySection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PredictSection {
-    /// A GGUF file, or a directory with `config.json`, `tokenizer.json` and `*.safetensors`. Default: none; workers then do not offer `predict`.
+    /// A GGUF file, or a directory with `config.json`, `tokenizer.json` and `*.safetensors`. Default: none; simulated GPUs then use the small model that is part of the program (`tiny`), others
+    /// do not offer `predict`.
     pub model: Option<PathBuf>,
     /// `max_length` where a task gives none: tokens to generate. Default: 128.
     #[schemars(range(min = 1))]

@@ -38,6 +38,13 @@ impl Load {
     }
 }
 
+/// A text to go on with, for the built-in model: what it writes is the demo's last reply.
+pub(crate) fn beginning() -> NewTask {
+    let payload = json!({"text": "It was a fine morning, and", "max_length": 48, "temperature": 0.6, "seed": 7});
+    let body = TaskBody { payload: payload.into(), ..TaskBody::default() };
+    NewTask::new(Kind::new("predict").expect("a literal that keeps the rule"), body)
+}
+
 fn result_of(number: u32) -> Json {
     json!({"task": number, "says": format!("result {}", u64::from(number) * 7_919)}).into()
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use producer::WaitError;
-use protocol::{GpuId, Reply};
+use protocol::{GpuId, Outcome, Reply};
 use serde::Serialize;
 
 use crate::{
@@ -66,6 +66,16 @@ impl Report {
         }
     }
 
+    /// Takes note of the text that was written after the load.
+    pub(crate) fn note_text(&mut self, reply: Result<Reply, WaitError>) {
+        let problem = match reply {
+            Ok(reply) if reply.outcome == Outcome::Succeeded => return self.samples.push(reply),
+            Ok(reply) => output::json_text(&reply),
+            Err(error) => error.to_string(),
+        };
+        self.first_wrong.get_or_insert_with(|| format!("no text was written: {problem}"));
+    }
+
     fn wrong(&mut self, number: u32, what: &str) {
         self.first_wrong.get_or_insert_with(|| format!("task number {number} did not get its own right reply: {what}"));
     }
@@ -79,7 +89,7 @@ impl Report {
 
     /// Whether every task got its own right reply.
     pub(crate) fn all_right(&self) -> bool {
-        self.succeeded == self.tasks
+        self.succeeded == self.tasks && self.first_wrong.is_none()
     }
 
     /// What counts comes last: it is what a person sees then.

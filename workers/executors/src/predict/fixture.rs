@@ -34,18 +34,20 @@ pub(super) struct Tiny {
     pub(super) tokenizer: &'static str,
     /// A tensor (by its name in safetensors) to leave out.
     pub(super) without: &'static str,
+    /// How the GGUF file has its matrices.
+    pub(super) format: GgmlDType,
 }
 
 impl Default for Tiny {
     fn default() -> Self {
-        Self { context: 256, end: 258, architecture: "llama", tokenizer: "gpt2", without: "" }
+        Self { context: 256, end: 258, architecture: "llama", tokenizer: "gpt2", without: "", format: GgmlDType::F32 }
     }
 }
 
 impl Tiny {
     pub(super) fn gguf(&self, directory: &Path) -> PathBuf {
         let path = directory.join("tiny.gguf");
-        let tensors: Vec<(String, QTensor)> = self.tensors().iter().map(|(name, tensor)| as_gguf(name, tensor)).collect();
+        let tensors: Vec<(String, QTensor)> = self.tensors().iter().map(|(name, tensor)| as_gguf(name, tensor, self.format)).collect();
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let metadata = self.metadata();
         let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
@@ -160,7 +162,7 @@ fn endless(head: &Tensor) -> Tensor {
 }
 
 /// Name and layout as the GGUF converters write them: rows of Q and K are reordered, because the file's positions turn neighbours and not halves.
-fn as_gguf(name: &str, tensor: &Tensor) -> (String, QTensor) {
+fn as_gguf(name: &str, tensor: &Tensor, format: GgmlDType) -> (String, QTensor) {
     let short = [
         ("model.embed_tokens", "token_embd"),
         ("lm_head", "output"),
@@ -179,7 +181,8 @@ fn as_gguf(name: &str, tensor: &Tensor) -> (String, QTensor) {
     let renamed = short.iter().fold(name.to_owned(), |name, (long, short)| name.replace(long, short));
     let turned = name.contains("q_proj") || name.contains("k_proj");
     let tensor = if turned { interleaved(tensor) } else { tensor.clone() };
-    (renamed, QTensor::quantize(&tensor, GgmlDType::F32).unwrap())
+    let format = if tensor.rank() == 1 { GgmlDType::F32 } else { format };
+    (renamed, QTensor::quantize(&tensor, format).unwrap())
 }
 
 fn interleaved(tensor: &Tensor) -> Tensor {

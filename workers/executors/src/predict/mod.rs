@@ -8,13 +8,15 @@
 //! same `seed` draws the same text. While it runs it reports its tokens so far as a share of `max_length`, and the text as it grows, in pieces of whole
 //! characters: joined, they are the result's `text`. The text goes to the model as it is: no chat template is put around it.
 //!
-//! Texts are generated one by one, also where many wait: the library takes several prompts at once only if all have equally many tokens, they would have to go on in step to the end of the
-//! longest, and sums that are made in another order choose other tokens, so that a text would depend on who ran beside it.
+//! The texts that are in hand are generated together: each step reads the weights once for all of them, a text that ends leaves and one that waits joins between two steps. Each is, bit for
+//! bit, what it is when it is generated alone: the sums of a text are made by themselves and in one order, whoever is beside it.
 //!
 //! [`Predict`] is the executor; [`Model`] is what it runs and can be used without it. `docs/predict.md` says how it was checked against another
 //! implementation.
 
+mod arithmetic;
 mod directory;
+mod engine;
 mod error;
 mod executor;
 mod generate;
@@ -24,6 +26,8 @@ mod pieces;
 mod registry;
 mod request;
 mod sampler;
+mod sequence;
+mod turns;
 mod vocabulary;
 mod weights;
 

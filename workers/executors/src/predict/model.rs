@@ -1,25 +1,27 @@
 //! A model in memory.
 
-use std::{fmt, path::Path};
+use std::{fmt, io, path::Path};
 
 use super::{
     PredictError, directory,
     error::FETCH_AGAIN,
     gguf,
     vocabulary::Vocabulary,
-    weights::{Pass, Weights},
+    weights::{Intake, Weights},
 };
 
-/// The longest context, in tokens: what the library prepares positions for. A model may allow less.
-pub(super) const CONTEXT_MAX: usize = candle_transformers::models::quantized_llama::MAX_SEQ_LEN;
+/// The longest context, in tokens: bounds what a text remembers. A model may allow less.
+pub(super) const CONTEXT_MAX: usize = 4_096;
 
 /// A model in memory: weights, vocabulary and limits. Shared by all runs; never changes.
 pub struct Model {
     name: String,
     weights: Weights,
     vocabulary: Vocabulary,
-    shape: Shape,
 }
+
+/// See `models/tiny/README.md`.
+const BUILT_IN: &[u8] = include_bytes!("../../../../models/tiny/tiny.gguf");
 
 /// The sizes of a model.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,16 @@ impl Shape {
         }
         Ok(Self { context: context.min(CONTEXT_MAX), ..self })
     }
+
+    /// How many numbers a head has.
+    pub(super) const fn head(self) -> usize {
+        self.hidden / self.heads
+    }
+
+    /// How many numbers the keys of a position have, and its values.
+    pub(super) const fn kv_width(self) -> usize {
+        self.head() * self.kv_heads
+    }
 }
 
 impl Model {
@@ -58,11 +70,25 @@ impl Model {
     /// [`PredictError`] says which file, what is wrong and what to do.
     pub fn load(path: &Path) -> Result<Self, PredictError> {
         let found = std::fs::metadata(path).map_err(|source| PredictError::read(path, source))?;
-        let (weights, vocabulary, shape) = if found.is_dir() { directory::load(path)? } else { gguf::load(path)? };
+        let (weights, vocabulary) = if found.is_dir() { directory::load(path)? } else { gguf::load(path)? };
         let name = if found.is_dir() { path.file_name() } else { path.file_stem() };
         let name = name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
-        let model = Self { name, weights, vocabulary, shape };
-        model.probe().map_err(|problem| PredictError::unusable(path, problem, FETCH_AGAIN))?;
+        Self::of(name, weights, vocabulary).map_err(|problem| PredictError::unusable(path, problem, FETCH_AGAIN))
+    }
+
+    /// The model that is part of the program: `tiny`.
+    ///
+    /// # Errors
+    /// Only where the program was built with another file in its place.
+    pub fn built_in() -> Result<Self, PredictError> {
+        let name = Path::new("tiny");
+        let (weights, vocabulary) = gguf::read(name, (&mut io::Cursor::new(BUILT_IN), BUILT_IN.len() as u64), None)?;
+        Self::of("tiny".to_owned(), weights, vocabulary).map_err(|problem| PredictError::unusable(name, problem, FETCH_AGAIN))
+    }
+
+    fn of(name: String, weights: Weights, vocabulary: Vocabulary) -> Result<Self, String> {
+        let model = Self { name, weights, vocabulary };
+        model.probe()?;
         Ok(model)
     }
 
@@ -75,7 +101,7 @@ impl Model {
     /// How many tokens prompt and generated text may have together.
     #[must_use]
     pub const fn context(&self) -> usize {
-        self.shape.context
+        self.weights.shape.context
     }
 
     /// The tokens of a prompt, as [`generate`](Self::generate) would take them in.
@@ -88,25 +114,33 @@ impl Model {
 
     /// The memory that a run needs for itself, in bytes, when prompt and text have this many tokens: keys and values of every layer.
     pub(super) const fn run_bytes(&self, tokens: usize) -> usize {
-        let Shape { layers, hidden, heads, kv_heads, .. } = self.shape;
-        2 * layers * (hidden / heads) * kv_heads * size_of::<f32>() * tokens
+        let shape = self.weights.shape;
+        2 * shape.layers * shape.kv_width() * size_of::<f32>() * tokens
     }
 
     pub(super) const fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
 
-    pub(super) fn pass(&self) -> Pass {
-        self.weights.pass()
+    pub(super) const fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The logits of what may follow these tokens, which are at least one.
+    pub(super) fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+        let mut memory = self.weights.memory();
+        let intake = Intake { tokens, memory: &mut memory, says_next: true };
+        self.weights.forward(&mut [intake]).pop().flatten().unwrap_or_default()
     }
 
     /// Runs one token through, so that tensors of a wrong shape are found at the start and not by the first task.
     fn probe(&self) -> Result<(), String> {
         let known = self.vocabulary.len();
-        if known > self.shape.tokens {
-            return Err(format!("its vocabulary has {known} tokens, its weights only {}", self.shape.tokens));
+        let tokens = self.weights.shape.tokens;
+        if known > tokens {
+            return Err(format!("its vocabulary has {known} tokens, its weights only {tokens}"));
         }
-        let logits = self.pass().advance(&[0]).map_err(|error| error.to_string())?;
+        let logits = self.logits(&[0]);
         if logits.len() < known || !logits.iter().all(|logit| logit.is_finite()) {
             return Err("its weights give no sensible numbers".to_owned());
         }
@@ -116,6 +150,6 @@ impl Model {
 
 impl fmt::Debug for Model {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Model").field("name", &self.name).field("shape", &self.shape).finish_non_exhaustive()
+        formatter.debug_struct("Model").field("name", &self.name).field("shape", &self.weights.shape).finish_non_exhaustive()
     }
 }

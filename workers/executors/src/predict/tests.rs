@@ -1,5 +1,8 @@
+mod built_in;
 mod loading;
+mod reference;
 mod streaming;
+mod together;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -59,7 +62,7 @@ fn greedy_takes_the_likeliest_token_of_a_pass_without_a_cache() {
         let mut sequence = model.tokens("hello there").unwrap();
         let ours = generated(&model, &request("hello there", 20));
         for token in &ours.tokens {
-            let logits = model.pass().advance(&sequence).unwrap();
+            let logits = model.logits(&sequence);
             let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(logits[*token as usize], highest);
             sequence.push(*token);
@@ -73,7 +76,7 @@ fn a_prompt_of_many_chunks_gives_what_it_gives_in_one_piece() {
     let text = "hello the ".repeat(20);
     let prompt = model.tokens(&text).unwrap();
     assert!(prompt.len() > 128);
-    let logits = model.pass().advance(&prompt).unwrap();
+    let logits = model.logits(&prompt);
     let first = generated(&model, &request(&text, 1)).tokens[0];
     assert_eq!(logits[first as usize], logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
 }
@@ -208,7 +211,7 @@ async fn a_cancelled_run_answers_soon_with_what_it_has() {
 async fn a_dropped_run_stops_computing() {
     let scratch = scratch();
     let path = Tiny { context: 4_096, ..Tiny::default() }.gguf(scratch.path());
-    let (executor, model, gpu) = (executor(&path).await, registry::model(&path).unwrap(), gpu());
+    let (executor, model, gpu) = (executor(&path).await, registry::engine(Some(&path)).unwrap(), gpu());
     let held = Arc::strong_count(&model);
     tokio::select! {
         biased;
@@ -227,10 +230,10 @@ async fn a_dropped_run_stops_computing() {
 async fn a_model_is_in_memory_once_and_leaves_with_its_last_holder() {
     let scratch = scratch();
     let path = Tiny::default().gguf(scratch.path());
-    let (first, second) = (registry::model(&path).unwrap(), registry::model(&scratch.path().join("./tiny.gguf")).unwrap());
+    let (first, second) = (registry::engine(Some(&path)).unwrap(), registry::engine(Some(&scratch.path().join("./tiny.gguf"))).unwrap());
     assert!(Arc::ptr_eq(&first, &second));
     let gone = Arc::downgrade(&first);
     drop((first, second));
     assert!(gone.upgrade().is_none());
-    assert!(registry::model(&path).is_ok());
+    assert!(registry::engine(Some(&path)).is_ok());
 }
