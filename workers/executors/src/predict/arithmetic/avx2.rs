@@ -14,22 +14,22 @@ use super::{
 #[inline(always)]
 pub(super) fn int4<const N: usize>(simd: V3, row: Int4Row<'_>, inputs: [RoundedRow<'_>; N]) -> [f32; N] {
     let blocks = row.quants.len();
-    let (scales, least) = (&row.scales[..blocks], &row.least[..blocks]);
+    let weights = row.quants.iter().zip(row.scales).zip(row.least);
     let inputs = inputs.map(|input| cut(input, blocks));
     let (low, ones) = (simd.avx._mm256_set1_epi8(15), simd.avx._mm256_set1_epi16(1));
     let mut sums = [simd.avx._mm256_setzero_ps(); N];
     let mut under = [0.0_f32; N];
-    for block in 0..blocks {
-        let packed: __m128i = cast(row.quants[block]);
+    for (block, ((quants, of_weights), least)) in weights.enumerate() {
+        let packed: __m128i = cast(*quants);
         let high = simd.sse2._mm_srli_epi16::<4>(packed);
         let quants = simd.avx2._mm256_and_si256(simd.avx._mm256_set_m128i(high, packed), low);
         for (number, input) in inputs.iter().enumerate() {
             let other: __m256i = cast(input.quants[block]);
             // Pairs of at most 15 × 127 twice: they fit into 16 bits.
             let fours = simd.avx2._mm256_madd_epi16(simd.avx2._mm256_maddubs_epi16(quants, other), ones);
-            let scale = simd.avx._mm256_set1_ps(scales[block] * input.scales[block]);
+            let scale = simd.avx._mm256_set1_ps(of_weights * input.scales[block]);
             sums[number] = simd.fma._mm256_fmadd_ps(simd.avx._mm256_cvtepi32_ps(fours), scale, sums[number]);
-            under[number] += least[block] * input.sums[block];
+            under[number] += least * input.sums[block];
         }
     }
     std::array::from_fn(|number| added(sums[number]) + under[number])
@@ -39,15 +39,15 @@ pub(super) fn int4<const N: usize>(simd: V3, row: Int4Row<'_>, inputs: [RoundedR
 #[inline(always)]
 pub(super) fn int8<const N: usize>(simd: V3, row: Int8Row<'_>, inputs: [RoundedRow<'_>; N]) -> [f32; N] {
     let blocks = row.quants.len();
-    let scales = &row.scales[..blocks];
+    let weights = row.quants.iter().zip(row.scales);
     let inputs = inputs.map(|input| cut(input, blocks));
     let ones = simd.avx._mm256_set1_epi16(1);
     let mut sums = [simd.avx._mm256_setzero_ps(); N];
-    for block in 0..blocks {
-        let quants: __m256i = cast(row.quants[block]);
+    for (block, (quants, [first, second])) in weights.enumerate() {
+        let quants: __m256i = cast(*quants);
         // One side without its signs, the other with them: the product of unsigned by signed bytes is the one that there is. Pairs of at most 128 × 127 twice fit into 16 bits.
         let sizes = simd.avx2._mm256_sign_epi8(quants, quants);
-        let of_weights = simd.avx._mm256_set_m128(simd.sse._mm_set1_ps(scales[block][1]), simd.sse._mm_set1_ps(scales[block][0]));
+        let of_weights = simd.avx._mm256_set_m128(simd.sse._mm_set1_ps(*second), simd.sse._mm_set1_ps(*first));
         for (number, input) in inputs.iter().enumerate() {
             let signed = simd.avx2._mm256_sign_epi8(cast(input.quants[block]), quants);
             let fours = simd.avx2._mm256_madd_epi16(simd.avx2._mm256_maddubs_epi16(sizes, signed), ones);
