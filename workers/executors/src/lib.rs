@@ -1,7 +1,7 @@
 //! What a kind of task does when it runs: one file or folder per kind.
 //!
 //! [`Executor`] is the trait; [`Executors`] is the set that one worker offers: [`echo`], [`simulate`], [`matmul`],
-//! [`kernel`] and, with the feature of that name, `predict`.
+//! [`kernel`] and, with the features of these names, `predict` and `onnx` (with `embed` and `classify`).
 
 mod batching;
 mod cuda;
@@ -14,6 +14,8 @@ mod kernel;
 mod matmul;
 mod models;
 mod occupy;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 #[cfg(test)]
 mod outside;
 mod payload;

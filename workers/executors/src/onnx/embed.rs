@@ -1,0 +1,158 @@
+//! `embed`: texts to vectors. Texts whose meaning is near have vectors whose product is near 1.
+//!
+//! ```json
+//! {"text": "a cat"}
+//! ```
+//! Gives `{"embedding": [0.05, …], "dimensions": 384, "model": "all-MiniLM-L6-v2", …}`. A list of texts gives `embeddings`, a list of vectors; `"as": "segment"` gives the numbers as raw bytes.
+//! The model's words (`tokenizer.json`) lie beside its file. Its answers for each word are averaged, and the vector has the length 1.
+
+mod pooling;
+mod request;
+mod vectors;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use devices::Device;
+use protocol::{Framed, Json, Kind};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    request::Request,
+    vectors::{Vectors, vectors},
+    words::Words,
+};
+use super::{OnnxError, OnnxModels, directory::Stamp, model::OnnxModel};
+use crate::{
+    Batching, Executor, Failure, Run, RunBatch,
+    models::{InUse, ModelCache},
+};
+
+/// The model where none is configured.
+const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
+/// Most payloads of one run.
+const LARGEST: usize = 32;
+
+struct Embed {
+    models: Arc<OnnxModels>,
+    cache: Arc<ModelCache>,
+    name: String,
+    /// The words of the file that was loaded last, and whether its padding was found to change nothing.
+    words: Mutex<Option<(Stamp, Arc<Words>)>>,
+}
+
+/// The executor of the kind `embed`, on the model of that name; `None`: [`DEFAULT_MODEL`].
+///
+/// # Errors
+/// The model is not in the folder, or its words cannot be read.
+pub async fn embed(models: Arc<OnnxModels>, cache: Arc<ModelCache>, name: Option<String>) -> Result<Arc<dyn Executor>, OnnxError> {
+    let name = name.unwrap_or_else(|| DEFAULT_MODEL.to_owned());
+    let file = models.find(&name).await?;
+    let words = Words::load(file.beside("tokenizer.json")).await?;
+    Ok(Arc::new(Embed { models, cache, name, words: Mutex::new(Some((file.stamp, words))) }))
+}
+
+impl Embed {
+    async fn model(&self, device: &Arc<dyn Device>, cancel: &CancellationToken) -> Result<(Arc<InUse<OnnxModel>>, Arc<Words>), Failure> {
+        let model = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Failure::cancelled()),
+            model = self.models.get(&self.cache, &self.name, device) => Arc::new(model?),
+        };
+        let known = {
+            let known = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+            known.as_ref().filter(|(stamp, _)| *stamp == model.stamp()).map(|(_, words)| Arc::clone(words))
+        };
+        if let Some(words) = known {
+            return Ok((model, words));
+        }
+        let words = Words::load(model.file.beside("tokenizer.json")).await.map_err(|error| error.failure())?;
+        *self.words.lock().unwrap_or_else(PoisonError::into_inner) = Some((model.stamp(), Arc::clone(&words)));
+        Ok((model, words))
+    }
+
+    /// The vectors of all texts, in their order.
+    async fn vectors(
+        &self,
+        texts: Vec<String>,
+        device: &Arc<dyn Device>,
+        cancel: &CancellationToken,
+    ) -> Result<(Arc<InUse<OnnxModel>>, Vectors), Failure> {
+        let (model, words) = self.model(device, cancel).await?;
+        let read = words.read(texts).await?;
+        let vectors = vectors(&model, &words, read, (device, cancel)).await?;
+        Ok((model, vectors))
+    }
+}
+
+#[async_trait]
+impl Executor for Embed {
+    fn kind(&self) -> Kind {
+        Kind::new("embed").expect("a literal that keeps the rule")
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
+        let request = Request::read(run.payload)?;
+        let (model, vectors) = self.vectors(request.texts.clone(), run.device, &run.cancel).await?;
+        Ok(request.written(&model, vectors))
+    }
+
+    fn batching(&self) -> Option<Batching> {
+        Some(Batching { at_once: 2, ..Batching::up_to(LARGEST) })
+    }
+
+    /// All texts of all payloads are one run's.
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
+        let requests: Vec<Result<Request, Failure>> = batch
+            .members
+            .iter()
+            .map(|member| if member.cancel.is_cancelled() { Err(Failure::cancelled()) } else { Request::read(member.payload) })
+            .collect();
+        let texts = requests.iter().flatten().flat_map(|request| request.texts.iter().cloned()).collect();
+        let came_out = self.vectors(texts, batch.device, &batch.cancel).await;
+        let (model, mut vectors) = match came_out {
+            Ok(came_out) => came_out,
+            Err(failure) => return requests.into_iter().map(|request| request.and_then(|_| Err(failure.clone()))).collect(),
+        };
+        let together = requests.iter().flatten().count();
+        let answers = requests.into_iter().zip(&batch.members).map(|(request, member)| {
+            let request = request?;
+            member.usage.ran_together(together);
+            let own = vectors.take_first(request.texts.len());
+            Ok(request.written(&model, own))
+        });
+        answers.collect()
+    }
+
+    fn about(&self) -> String {
+        format!("makes vectors of texts with {}: near meanings have near vectors", self.name)
+    }
+
+    fn schema(&self) -> Option<Json> {
+        let text = json!({"type": "string"});
+        let texts = json!({"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": request::TEXTS_MAX});
+        Some(Json::of(&json!({
+            "type": "object",
+            "required": ["text"],
+            "additionalProperties": false,
+            "properties": {
+                "text": {"anyOf": [text, texts], "description": "A text, or a list of texts."},
+                "as": {"enum": ["numbers", "segment", null], "description": "How vectors are given. Default: as numbers."},
+            },
+        })))
+    }
+
+    fn is_up(&self) -> Result<(), String> {
+        self.cache.is_warm("onnx")?;
+        self.models.is_up(&self.name)
+    }
+
+    fn models(&self) -> Vec<String> {
+        self.cache.models_of("onnx").into_iter().filter(|name| *name == self.name).collect()
+    }
+}

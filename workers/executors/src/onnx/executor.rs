@@ -1,0 +1,99 @@
+//! The executor of the kind `onnx`.
+//!
+//! ```json
+//! {"model": "resnet", "inputs": {"x": {"$segment": 0, "dtype": "f32", "shape": [1, 3, 224, 224]}}, "outputs": ["y"]}
+//! ```
+//! Gives `{"outputs": {"y": …}, "model": "resnet", "version": "2", "provider": "cuda"}`. Inputs may be nested lists, too; outputs come as segments where an input did, or as `"as"` says.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use protocol::{Framed, Json, Kind};
+use serde_json::json;
+
+use super::{OnnxModels, request::Request, together, written::written};
+use crate::{Batching, Executor, Failure, Run, RunBatch, models::ModelCache};
+
+/// Most payloads of one run.
+const LARGEST: usize = 32;
+/// Payloads whose JSON is longer than this, in bytes, run alone: to look for their model would take as long as to run them.
+const JSON_MAX: usize = 64 * 1024;
+
+/// Runs the models of the operator's folder.
+pub(super) struct Onnx {
+    pub(super) models: Arc<OnnxModels>,
+    pub(super) cache: Arc<ModelCache>,
+}
+
+/// The executor of the kind `onnx`.
+#[must_use]
+pub fn onnx(models: Arc<OnnxModels>, cache: Arc<ModelCache>) -> Arc<dyn Executor> {
+    Arc::new(Onnx { models, cache })
+}
+
+#[async_trait]
+impl Executor for Onnx {
+    fn kind(&self) -> Kind {
+        Kind::new("onnx").expect("a literal that keeps the rule")
+    }
+
+    async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
+        let request = Request::read(run.payload)?;
+        let model = tokio::select! {
+            biased;
+            () = run.cancel.cancelled() => return Err(Failure::cancelled()),
+            model = self.models.get(&self.cache, &request.model, run.device) => Arc::new(model?),
+        };
+        let inputs = request.tensors(&model.inputs, run.segments())?;
+        let wanted = request.wanted(&model.outputs)?;
+        let outputs = model.run(inputs, run.device.as_ref(), &run.cancel, Arc::clone(&model)).await?;
+        written(&model, outputs, &wanted, request.written_as())
+    }
+
+    fn batching(&self) -> Option<Batching> {
+        Some(Batching { at_once: 2, ..Batching::up_to(LARGEST) })
+    }
+
+    /// Only where it is known that payloads of its model leave each other alone: before that, each runs by itself.
+    fn takes_part(&self, payload: &Json) -> bool {
+        if payload.as_bytes().len() > JSON_MAX {
+            return false;
+        }
+        let model = payload.fields().ok().and_then(|mut fields| fields.remove("model")?.to::<String>().ok());
+        model.is_some_and(|model| self.models.runs_together(&model))
+    }
+
+    async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
+        together::run(self, batch).await
+    }
+
+    fn about(&self) -> String {
+        "runs an ONNX model of the operator's".to_owned()
+    }
+
+    fn schema(&self) -> Option<Json> {
+        Some(Json::of(&json!({
+            "type": "object",
+            "required": ["model", "inputs"],
+            "additionalProperties": false,
+            "properties": {
+                "model": {"type": "string", "description": "Its name in the folder of models."},
+                "inputs": {"type": "object", "description": "By name: nested lists, or a segment with its dtype and shape."},
+                "outputs": {"type": ["array", "null"], "items": {"type": "string"}, "description": "Those that are wanted. Default: all."},
+                "as": {"enum": ["segments", "numbers", null], "description": "How outputs are given. Default: as the inputs came."},
+            },
+        })))
+    }
+
+    fn models(&self) -> Vec<String> {
+        self.cache.models_of("onnx")
+    }
+
+    fn is_up(&self) -> Result<(), String> {
+        self.cache.is_warm("onnx")
+    }
+
+    async fn evict(&self, _device: &dyn devices::Device) -> bool {
+        self.cache.evict()
+    }
+}
