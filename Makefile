@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check ci fmt lint docs bench gpu-check model needs
+.PHONY: help demo test check ci fmt lint docs bench gpu-check model models needs
 
 help: ## Shows the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,3 +40,6 @@ gpu-check: ## On a machine with an NVIDIA GPU: what fake libraries cannot show; 
 
 model: ## Fetches a small real model (SmolLM2-135M, Apache-2.0) for `predict` into models/
 	scripts/fetch-model
+
+models: ## Fetches ONNX Runtime (CPU), all-MiniLM-L6-v2 and magika for `onnx`, `embed` and `classify` into models/
+	scripts/fetch-models
