@@ -29,7 +29,7 @@ use devices::{
     Device, Use,
     nvidia::cuda::{Argument, Lane},
 };
-use protocol::{Framed, Kind};
+use protocol::{Framed, Json, Kind};
 
 use self::{
     arguments::{Asked, Given},

@@ -115,6 +115,7 @@ mod tests {
             json!({"a": ones, "b": ones}),
             json!({"a": ones, "b": [[0.5], [-2]], "dtype": "f64", "check": true}),
             json!({"a": ones, "b": ones, "dtype": null, "check": null}),
+            json!({"a": ones, "b": ones, "outputs": "numbers"}),
         ];
         let refused = [
             json!(null),
@@ -126,6 +127,7 @@ mod tests {
             json!({"a": ones, "b": ones, "dtype": "f16"}),
             json!({"a": ones, "b": ones, "check": 1}),
             json!({"a": ones, "b": ones, "c": 1}),
+            json!({"a": ones, "b": ones, "outputs": "both"}),
         ];
         agree(matmul(), &accepted, &refused).await;
     }
@@ -135,6 +137,7 @@ mod tests {
         let with = |argument: Value| json!({"module": "m", "blocks": 1, "threads": 1, "arguments": [argument]});
         let accepted = [
             json!({"module": "m", "blocks": [2, 3], "threads": 64, "kernel": null, "shared_bytes": 16, "arguments": null}),
+            json!({"module": "m", "blocks": 1, "threads": 1, "outputs": "segments"}),
             with(json!({"i32": -5})),
             with(json!({"u64": u64::MAX})),
             with(json!({"f32": 0.5})),
@@ -151,6 +154,7 @@ mod tests {
             json!({"module": "m", "blocks": [], "threads": 1}),
             json!({"module": "m", "blocks": 1, "threads": 1, "arguments": vec![json!({"i32": 1}); 65]}),
             json!({"module": "m", "blocks": 1, "threads": 1, "colour": 1}),
+            json!({"module": "m", "blocks": 1, "threads": 1, "outputs": "both"}),
             with(json!(3)),
             with(json!({})),
             with(json!({"f16": 1})),
