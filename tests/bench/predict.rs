@@ -88,7 +88,7 @@ fn tokens_of(answer: &Answer) -> Result<u64, Fault> {
 
 fn report(samples: &[Sample]) -> Result<PartReport, Fault> {
     let model = if Path::new(MODEL).exists() { MODEL } else { "the built-in model" };
-    let mut part = PartReport::new(format!("p: texts of {TOKENS} tokens by {model}, {TOGETHER} together; one worker process"));
+    let mut part = PartReport::new(format!("n: texts of {TOKENS} tokens by {model}, {TOGETHER} together; one worker process"));
     let of = |in_flight: u16| samples.iter().filter(move |sample| sample.in_flight == in_flight);
     for (what, in_flight) in [("one by one", 1), ("together", TOGETHER)] {
         let costs: Vec<&Cost> = of(in_flight).map(|sample| &sample.cost).collect();

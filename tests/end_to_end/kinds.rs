@@ -68,7 +68,7 @@ async fn a_kind_that_describes_itself_anew_is_shown_anew(on: fn(FleetPlan) -> Fl
 
 async fn the_row_tells_how_long_runs_take(on: fn(FleetPlan) -> FleetPlan) {
     let fleet = on(Fleet::of(1)).start().await;
-    let run_ms = async |kind: &str| fleet.rows().await[0].row.run_ms.get(kind).copied();
+    let run_ms = async |kind: &str| fleet.rows().await[0].row.run_ms.get(&protocol::Kind::new(kind).expect("valid")).copied();
     assert_eq!(run_ms("simulate").await, None, "nothing has run");
     for n in 0..3 {
         result(&reply(&fleet.producer, simulate(50, n)).await);

@@ -268,6 +268,14 @@ impl ReplyCounters {
     }
 }
 
+fn memory_relief(to: &Registrar<'_>) -> Result<CounterVec, prometheus::Error> {
+    to.counters(
+        "gpufleet_memory_relief_total",
+        "What was tried when the GPU had too little memory: halved (fewer payloads together), evicted, split, bigger_gpu, gave_up.",
+        &["gpu_id", "what"],
+    )
+}
+
 impl WorkerMetrics {
     /// Registers the metrics of this process's workers.
     ///
@@ -318,11 +326,7 @@ impl WorkerMetrics {
             quarantined_total: to.counters("gpufleet_quarantined_total", "Tasks given up because their workers kept crashing.", gpu)?,
             gpu_quarantines_total: to.counters("gpufleet_gpu_quarantines_total", "Times that the GPU was taken out, or kept out.", gpu)?,
             xid_errors_total: to.counters("xid_errors_total", "Xid events that the driver reported, by number.", &["gpu_id", "xid"])?,
-            memory_relief_total: to.counters(
-                "gpufleet_memory_relief_total",
-                "What was tried when the GPU had too little memory: halved (fewer payloads together), evicted, split, bigger_gpu, gave_up.",
-                &["gpu_id", "what"],
-            )?,
+            memory_relief_total: memory_relief(&to)?,
             progress_total: to.counters(
                 "gpufleet_progress_total",
                 "Progress of running tasks: noted (in the store), refused (there, of a late holder), sent (to producers that asked), dropped (not sent).",

@@ -87,6 +87,7 @@ mod tests {
             item_ms: BTreeMap::new(),
             kinds_down: down.iter().map(|(kind, reason)| (kind.parse().expect("a kind"), (*reason).to_owned())).collect(),
             run_ms: BTreeMap::new(),
+            model_state: protocol::gpu::ModelState::default(),
         };
         GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000 }
     }

@@ -81,6 +81,12 @@ pub struct ModelCache {
     inner: Arc<Inner>,
 }
 
+impl Default for ModelCache {
+    fn default() -> Self {
+        Self::new(ModelBounds::default())
+    }
+}
+
 impl fmt::Debug for ModelCache {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("ModelCache").field("counts", &self.counts()).finish()

@@ -89,7 +89,7 @@ fn push(leaf: &Value, dtype: DType, bytes: &mut Vec<u8>) -> Option<()> {
 /// A tensor as nested lists. JSON has no infinities and no NaN: they are written as `null`.
 pub(super) fn written(tensor: &Tensor) -> Json {
     let leaves = match &tensor.data {
-        Data::Texts(texts) => texts.iter().map(|text| Json::of(text)).collect(),
+        Data::Texts(texts) => texts.iter().map(Json::of).collect(),
         Data::Numbers(dtype, bytes) => numbers(*dtype, bytes),
     };
     let mut text = String::new();

@@ -60,7 +60,7 @@ fn elements(element: Element, count: usize, seed: usize) -> Data {
         Element::Text => return Data::Texts(vec!["a".to_owned(); count]),
         Element::Number(dtype) => dtype,
     };
-    let whole = |at: usize| u8::from((at + seed) % 3 == 0);
+    let whole = |at: usize| u8::from((at + seed).is_multiple_of(3));
     let float = |at: usize| ((at * 7 + seed * 3) % 11) as f32 / 11.0;
     let bytes: Vec<u8> = match dtype {
         DType::F16 => (0..count).flat_map(|at| f16::from_f32(float(at)).to_le_bytes()).collect(),

@@ -4,11 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use devices::Use;
-use protocol::{
-    Framed, Json, Kind,
-    config::PredictSection,
-    predict::{MAX_LENGTH_MIN, TEMPERATURE_MAX, TEMPERATURE_MIN},
-};
+use protocol::{Framed, Json, Kind, config::PredictSection};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
