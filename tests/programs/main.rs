@@ -10,6 +10,7 @@ mod doctor;
 mod foreign;
 mod frames;
 mod groups;
+mod handlers;
 mod http;
 mod items;
 mod kinds;

@@ -1,0 +1,50 @@
+//! `gpufleet handler check`.
+
+use tests::program::{Ended, gpufleet};
+
+use super::bench::command;
+
+async fn checked(mode: &str, options: &[&str]) -> Ended {
+    let folder = tempfile::tempdir().expect("a folder");
+    let command = command(folder.path(), mode);
+    let arguments = ["handler", "check"].into_iter().chain(options.iter().copied()).chain(["--"]).map(str::to_owned).chain(command);
+    gpufleet(folder.path(), arguments, &[]).await
+}
+
+#[tokio::test]
+async fn a_handler_that_keeps_the_contract_passes() {
+    let ended = checked("well", &["--kind", "pairs", "--payload", "\"a\""]).await;
+    assert_eq!(ended.code, Some(0), "{}{}", ended.output, ended.errors);
+    assert_eq!(ended.output.lines().filter(|line| line.starts_with("ok")).count(), 11, "{}", ended.output);
+    let ended = checked("well", &["--kind", "texts", "--json"]).await;
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert!(ended.output.contains(r#"{"name":"answers a task under its run","ok":true,"wrong":null}"#), "{}", ended.output);
+}
+
+#[tokio::test]
+async fn one_that_breaks_it_is_told_where() {
+    for (mode, options, says) in [
+        (
+            "dies",
+            &[][..],
+            "BAD   says hello first, with its version and kinds: no `hello` came: it ended with exit code 1; standard error: no such model",
+        ),
+        ("version_2", &[], "it speaks version 2; this is version 1"),
+        ("garbage", &[], "it sent no frame"),
+        ("broken_schema", &[], "the schema of broken is none of draft 2020-12"),
+        ("setup_fails_twice", &[], "BAD   is ready after its set-up: it could not be set up: no model there"),
+        ("drains_badly", &[], "BAD   ends with code 0 when it is drained: it ended with exit code 7"),
+        ("well", &["--kind", "unknown"], "it names no kind \"unknown\"; its kinds are do, texts, pairs"),
+        (
+            "well",
+            &["--payload", r#"{"do": "fail", "with": {"message": "too hot"}}"#],
+            "BAD   answers a task under its run: the task failed: too hot",
+        ),
+    ] {
+        let ended = checked(mode, options).await;
+        assert_eq!(ended.code, Some(1), "{mode}: {}{}", ended.output, ended.errors);
+        assert!(ended.output.contains(says), "{mode}: {}", ended.output);
+    }
+    let ended = checked("well", &["--payload", "{"]).await;
+    assert!(ended.code == Some(2) && ended.errors.contains("--payload is no JSON"), "{}", ended.errors);
+}
