@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use executors::handlers::message::{FromHandler, TaskMessage, ToHandler};
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use protocol::{
     DeliveryId, Envelope, GpuRow, IntakeLimits, ProgressMessage, Reply, TaskBody, TaskId, TaskStatus,
@@ -177,6 +178,42 @@ fn the_committed_schemas_are_those_of_the_types() {
     for contract in contracts() {
         committed(&format!("{}.schema.json", contract.name), &contract.schema);
     }
+}
+
+/// What handlers and workers say to each other, in both directions. Readers pass over what they do not know, so that nothing is refused for a field too many.
+#[derive(JsonSchema)]
+#[schemars(title = "gpufleet handler messages")]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is wanted")]
+enum HandlerMessage {
+    FromHandler(FromHandler),
+    ToHandler(ToHandler),
+}
+
+#[test]
+fn the_committed_schema_of_handler_messages_is_that_of_the_types() {
+    committed("handler-messages.schema.json", &schema::<HandlerMessage>());
+}
+
+#[test]
+fn what_a_worker_says_to_a_handler_is_as_its_schema_says() {
+    let validator = jsonschema::validator_for(&schema::<HandlerMessage>()).expect("a schema");
+    let task = TaskMessage {
+        run: 1,
+        kind: "embed".parse().expect("valid"),
+        task_id: TaskId::new("task-1").expect("valid"),
+        attempt: 1,
+        payload: serde_json::json!({"$segment": 0}).into(),
+        wants_parts: false,
+        time_ms: None,
+        segments: vec![3],
+    };
+    for message in [ToHandler::Task(task), ToHandler::Cancel { run: 1, member: None }, ToHandler::Ping { n: 1 }, ToHandler::Drain {}] {
+        let document: Value = serde_json::from_slice(&message.to_text()).expect("JSON");
+        assert_eq!(faults(&validator, &document), Vec::<String>::new(), "{document}");
+    }
+    let no_run = serde_json::json!({"type": "result", "result": 1});
+    assert!(!validator.is_valid(&no_run));
 }
 
 #[test]

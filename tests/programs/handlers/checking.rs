@@ -15,7 +15,7 @@ async fn checked(mode: &str, options: &[&str]) -> Ended {
 async fn a_handler_that_keeps_the_contract_passes() {
     let ended = checked("well", &["--kind", "pairs", "--payload", "\"a\""]).await;
     assert_eq!(ended.code, Some(0), "{}{}", ended.output, ended.errors);
-    assert_eq!(ended.output.lines().filter(|line| line.starts_with("ok")).count(), 11, "{}", ended.output);
+    assert_eq!(ended.output.lines().filter(|line| line.starts_with("ok")).count(), 12, "{}", ended.output);
     let ended = checked("well", &["--kind", "texts", "--json"]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.output);
     assert!(ended.output.contains(r#"{"name":"answers a task under its run","ok":true,"wrong":null}"#), "{}", ended.output);

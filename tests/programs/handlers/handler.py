@@ -75,6 +75,8 @@ def work(task, segments):
         SOCKET.sendall(b"Traceback (most recent call last)")
     elif do == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+        # Another thread may be the one that takes it.
+        time.sleep(60)
     elif do == "wait":
         until_cancelled(run)
         return send({"type": "error", "run": run, "message": "cancelled", "code": "cancelled"})

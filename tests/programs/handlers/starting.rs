@@ -25,7 +25,7 @@ async fn a_handler_that_cannot_be_started_says_why() {
     let said = refused("version_2").await;
     assert!(said.contains("it speaks version 2 of the protocol, and this worker version 1"), "{said}");
     let said = refused("garbage").await;
-    assert!(said.contains("broke the protocol: it sent no frame, but \"hello, I am a handler\""), "{said}");
+    assert!(said.contains("broke the protocol: it sent no frame, but \"hello, I am a handler"), "{said}");
     let silent = try_start("silent", |section| section.start_timeout_ms = 500).await.err().unwrap().to_string();
     assert!(silent.contains("said no `hello` within 500 ms of its start"), "{silent}");
     let missing = try_start("", |section| section.command = vec!["/nowhere/handler".to_owned()]).await.err().unwrap().to_string();
@@ -70,6 +70,11 @@ async fn a_schema_that_is_none_fails_its_kind_alone() {
 async fn a_handler_is_drained_when_it_is_stopped() {
     let bench = start("well", |section| section.processes = 2).await;
     let pid = bench.pid().await;
+    // Both of its processes are up once both run something.
+    for begun in [bench.begin(json!({"do": "wait"})).await, bench.begin(json!({"do": "wait"})).await] {
+        begun.cancel.cancel();
+        assert!(begun.running.await.unwrap().is_err());
+    }
     bench.kind("do").stop().await;
     gone(pid).await;
     assert_eq!(std::fs::read_to_string(bench.folder.path().join("drained")).unwrap(), "xx", "both of its processes");

@@ -191,6 +191,10 @@ impl<'a> Life<'a> {
             }
             () = self.handler.stop_now.cancelled() => Err(Over::GivenUp),
             () = self.handler.stop_gently.cancelled(), if !stopping => {
+                // Before it is ready it has nothing to finish, and may not listen.
+                if self.stage != Stage::Ready {
+                    return Err(Over::GivenUp);
+                }
                 self.close(Closing::Stop);
                 Ok(())
             }
