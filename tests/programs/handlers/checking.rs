@@ -34,6 +34,11 @@ async fn one_that_breaks_it_is_told_where() {
         ("broken_schema", &[], "the schema of broken is none of draft 2020-12"),
         ("setup_fails_twice", &[], "BAD   is ready after its set-up: it could not be set up: no model there"),
         ("drains_badly", &[], "BAD   ends with code 0 when it is drained: it ended with exit code 7"),
+        (
+            "well",
+            &["--payload", r#"{"do": "exit"}"#],
+            "BAD   ends with code 0 when it is drained: it ended with exit code 3; standard error: about to die",
+        ),
         ("well", &["--kind", "unknown"], "it names no kind \"unknown\"; its kinds are do, texts, pairs"),
         (
             "well",

@@ -117,18 +117,15 @@ impl HandlerExecutor {
 
     /// Runs payloads that passed the check in one run of a process.
     async fn run_together(&self, device: &dyn Device, members: &[BatchMember<'_>], cancel: &CancellationToken) -> Vec<Answer> {
-        let attached = loop {
-            let given = match self.place(cancel).await {
-                Ok(given) => given,
+        let (attached, _work) = loop {
+            let given = self.place(cancel).await;
+            let (given, work) = match given.and_then(|given| Ok((given, occupy(device, of_the_gpu())?))) {
+                Ok(both) => both,
                 Err(failure) => return vec![Err(failure); members.len()],
             };
             if let Some(attached) = self.begin_batch(given, members) {
-                break attached;
+                break (attached, work);
             }
-        };
-        let _work = match occupy(device, of_the_gpu()) {
-            Ok(work) => work,
-            Err(failure) => return vec![Err(failure); members.len()],
         };
         let cancel_member = attached.cancel_member();
         let leaving: FuturesUnordered<_> = members
@@ -185,15 +182,15 @@ impl Executor for HandlerExecutor {
 
     async fn run(&self, run: Run<'_>) -> Answer {
         self.check(run.payload, run.segments())?;
-        let attached = loop {
+        let (attached, _work) = loop {
             let given = self.place(&run.cancel).await?;
             // The schema may have come with the process.
             self.check(run.payload, run.segments())?;
+            let work = occupy(run.device.as_ref(), of_the_gpu())?;
             if let Some(attached) = self.begin(given, &run) {
-                break attached;
+                break (attached, work);
             }
         };
-        let _work = occupy(run.device.as_ref(), of_the_gpu())?;
         let mut answers = attached.answers(&run.cancel).await;
         answers.pop().unwrap_or_else(|| Err(Failure::transient("its run was given up")))
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::{Kind, config::HandlerSection};
+use protocol::{Kind, Needs, config::HandlerSection};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -20,6 +20,9 @@ use super::{
     message::{Hello, Setup, SetupGpu, VERSION},
     spawning::Plan,
 };
+
+/// Models of one process that the row of its GPU names at most.
+const MODELS_MAX: usize = 64;
 
 /// What is called at each change.
 type Told = Arc<dyn Fn() + Send + Sync>;
@@ -149,7 +152,8 @@ impl Handler {
 
     /// A process has these models, and no others.
     pub(super) fn has_models(&self, seat: usize, models: Vec<String>) {
-        self.models.lock().unwrap_or_else(PoisonError::into_inner).insert(seat, models);
+        let named = models.into_iter().filter(|model| model.chars().count() <= Needs::MODEL_CHARACTERS_MAX).take(MODELS_MAX);
+        self.models.lock().unwrap_or_else(PoisonError::into_inner).insert(seat, named.collect());
     }
 
     /// The models that its processes have.

@@ -17,7 +17,7 @@ use super::{
     handler::Handler,
     line::{Phase, Up},
     message::{FromHandler, Hello, Pong, Ready, ToHandler, VERSION},
-    output::{Printed, Tail},
+    output::{Pace, Printed, Tail},
     pinging::Pinging,
     runs::Live,
     spawning::{Exit, Spawned},
@@ -87,7 +87,9 @@ pub(super) struct Life<'a> {
     reader: Reader,
     beside: Beside,
     tail: Arc<Tail>,
-    noise: Printed,
+    printed: Printed,
+    /// Of what it says for the log, in messages or in lines that are none.
+    pace: Pace,
     stage: Stage,
     ready_by: Instant,
     ready_at: Option<Instant>,
@@ -119,7 +121,8 @@ pub(super) async fn live(handler: &Handler, seat: usize, number: u64) -> Ended {
     let spawned = match handler.plan.spawn().await {
         Ok(spawned) => spawned,
         Err(error) => {
-            let why = format!("handler {} cannot be started by {}: {error}", handler.name, handler.place.launcher.display());
+            let within = handler.section.directory.as_ref().map(|directory| format!(" in {}", directory.display())).unwrap_or_default();
+            let why = format!("handler {} cannot be started by {}{within}: {error}", handler.name, handler.place.launcher.display());
             return Ended::Failed { why, ready_for: None };
         }
     };
@@ -145,7 +148,8 @@ impl<'a> Life<'a> {
             reader,
             beside,
             tail,
-            noise: who.printed("stdout"),
+            printed: who.printed("stdout"),
+            pace: Pace::new(now),
             stage: Stage::Hello,
             ready_by: now + Duration::from_millis(section.start_timeout_ms),
             ready_at: None,
@@ -303,18 +307,24 @@ impl<'a> Life<'a> {
         let (message, segments) = match incoming {
             Incoming::Message(message, segments) => (message, segments),
             Incoming::Unknown(name) => {
-                tracing::info!(handler = self.handler.name, message = name, "a message of a type that is not known was passed over");
+                if self.pace.lets_pass(&self.printed) {
+                    tracing::info!(handler = self.handler.name, message = name, "a message of a type that is not known was passed over");
+                }
                 return Ok(());
             }
             Incoming::Noise(line) => {
-                self.upkeep.noise(&self.noise, &line);
+                if self.pace.lets_pass(&self.printed) {
+                    self.printed.log(&line);
+                }
                 return Ok(());
             }
         };
         match (message, self.stage) {
             (FromHandler::Hello(hello), Stage::Hello) => self.said_hello(&hello),
             (FromHandler::Log(log), _) => {
-                self.live.logged(self.handler.place.gpu.gpu_id.as_str(), &log);
+                if self.pace.lets_pass(&self.printed) {
+                    self.live.logged(self.handler.place.gpu.gpu_id.as_str(), &log);
+                }
                 Ok(())
             }
             (FromHandler::Hello(_), _) => Err(Over::Kill("broke the protocol: it said `hello` twice".to_owned())),

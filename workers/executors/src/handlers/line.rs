@@ -22,6 +22,9 @@ use crate::Failure;
 /// Tasks wait through rests of a handler that are shorter.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// What the row of a GPU has of a reason, in bytes.
+const WHY_BYTES_MAX: usize = 400;
+
 /// What one of a handler's processes is at.
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -218,14 +221,23 @@ impl Line {
         }
         let name = &self.handler;
         let words = |seat: &Seat| match &seat.phase {
-            Phase::Resting { why, pause } => (3, format!("{why}; it is started anew after a pause of {} s", pause.as_secs())),
-            Phase::Starting { again: Some(why), .. } => (2, format!("{why}; it starts anew")),
+            Phase::Resting { why, pause } => (3, format!("{}; it is started anew after a pause of {} s", in_brief(why), pause.as_secs())),
+            Phase::Starting { again: Some(why), .. } => (2, format!("{}; it starts anew", in_brief(why))),
             Phase::Starting { again: None, .. } => (1, format!("handler {name} is starting")),
             Phase::Up(_) | Phase::Asleep => (1, format!("handler {name} is about to be started anew")),
             Phase::Over => (0, format!("handler {name} was stopped")),
         };
         state.seats.iter().map(words).max().map(|(_, words)| words)
     }
+}
+
+/// A reason for the row of a GPU: its beginning and its end, which have what happened and what was written last.
+fn in_brief(why: &str) -> String {
+    if why.len() <= WHY_BYTES_MAX {
+        return why.to_owned();
+    }
+    let half = WHY_BYTES_MAX / 2;
+    format!("{} … {}", &why[..why.floor_char_boundary(half)], &why[why.ceil_char_boundary(why.len() - half)..])
 }
 
 impl State {
@@ -322,6 +334,15 @@ mod tests {
         assert_eq!((failure.message.as_str(), failure.retry_after_ms, failure.retry), ("no model", Some(8_000), true));
         assert!(line.why_down().unwrap().starts_with("no model; it is started anew after a pause of"));
         assert!(line.place().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_long_reason_is_told_by_its_beginning_and_its_end() {
+        let line = Line::new("h".to_owned(), 1);
+        let why = format!("handler h ended; standard error: {} no model", "ü".repeat(2_000));
+        line.set(0, Phase::Resting { why, pause: Duration::from_secs(1) });
+        let down = line.why_down().unwrap();
+        assert!(down.starts_with("handler h ended; ") && down.contains(" no model; it is started anew") && down.len() < 500, "{down}");
     }
 
     #[tokio::test]

@@ -72,14 +72,10 @@ impl Printed {
 pub(super) async fn relay(mut stream: impl AsyncRead + Unpin, tail: Option<Arc<Tail>>, printed: Printed) {
     let (mut lines, mut pace) = (Lines::default(), Pace::new(Instant::now()));
     let mut buffer = vec![0; LINE_BYTES_MAX];
-    let emit = |pace: &mut Pace, line: &str| match pace.passes(Instant::now()) {
-        Passes::Yes { dropped_before } => {
-            if dropped_before > 0 {
-                printed.dropped(dropped_before);
-            }
+    let emit = |pace: &mut Pace, line: &str| {
+        if pace.lets_pass(&printed) {
             printed.log(line);
         }
-        Passes::No => {}
     };
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
         if let Some(tail) = &tail {
@@ -91,6 +87,11 @@ pub(super) async fn relay(mut stream: impl AsyncRead + Unpin, tail: Option<Arc<T
     if pace.dropped > 0 {
         printed.dropped(pace.dropped);
     }
+}
+
+/// A text of a handler's, cut to what one line may have.
+pub(super) fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LINE_BYTES_MAX)]
 }
 
 /// Cuts bytes into lines.
@@ -136,12 +137,13 @@ impl Lines {
 
 /// How many lines pass.
 #[derive(Debug)]
-struct Pace {
+pub(super) struct Pace {
     second: Instant,
     passed: u32,
     dropped: u64,
 }
 
+/// Whether a line passes.
 #[derive(Debug, PartialEq, Eq)]
 enum Passes {
     Yes { dropped_before: u64 },
@@ -149,8 +151,21 @@ enum Passes {
 }
 
 impl Pace {
-    const fn new(now: Instant) -> Self {
+    pub(super) const fn new(now: Instant) -> Self {
         Self { second: now, passed: 0, dropped: 0 }
+    }
+
+    /// Whether a line passes now; says how many did not before it.
+    pub(super) fn lets_pass(&mut self, printed: &Printed) -> bool {
+        match self.passes(Instant::now()) {
+            Passes::Yes { dropped_before } => {
+                if dropped_before > 0 {
+                    printed.dropped(dropped_before);
+                }
+                true
+            }
+            Passes::No => false,
+        }
     }
 
     fn passes(&mut self, now: Instant) -> Passes {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     line::Place,
     message::{Fault, Log, LogLevel, Part, Progress, Success, ToHandler},
+    output,
     writing::Outgoing,
 };
 use crate::{Failure, Report};
@@ -280,7 +281,7 @@ impl Live {
                 }
             }
         };
-        let (handler, message) = (&self.handler, &log.message);
+        let (handler, message) = (&self.handler, output::cut(&log.message));
         match log.level {
             LogLevel::Debug => tracing::debug!(handler, gpu_id, tasks, "{message}"),
             LogLevel::Info => tracing::info!(handler, gpu_id, tasks, "{message}"),
@@ -352,6 +353,8 @@ fn labels(members: &[(Member, Option<Answer>)]) -> String {
 
 fn failure_of(fault: Fault) -> Failure {
     let Fault { message, code, retry, retry_after_ms, field, out_of_memory, memory_mb, .. } = fault;
+    // It goes into a reply, and into the history of the task's attempts.
+    let message = output::cut(&message).to_owned();
     if out_of_memory {
         return Failure { memory_mb, field, ..Failure::out_of_memory(message) };
     }

@@ -5,12 +5,10 @@ use std::{sync::Arc, time::Duration};
 use protocol::config::HandlerSection;
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{group::Group, output::Printed};
+use super::group::Group;
 
 /// How often memory is measured, where there is a bound.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
-/// Between two words about lines that are no messages.
-const NOISE_TOLD: Duration = Duration::from_secs(10);
 
 /// What is watched of one process.
 #[derive(Debug)]
@@ -29,8 +27,6 @@ pub(super) struct Upkeep {
     /// What it had when it was first measured after it was ready.
     memory_mb_at_first: Option<u64>,
     grown_mb: u64,
-    noise: u64,
-    noise_told: Option<Instant>,
 }
 
 impl Upkeep {
@@ -47,8 +43,6 @@ impl Upkeep {
             is_ready: false,
             memory_mb_at_first: None,
             grown_mb: 0,
-            noise: 0,
-            noise_told: None,
         }
     }
 
@@ -108,21 +102,6 @@ impl Upkeep {
             self.grown_mb = memory_mb.saturating_sub(at_first);
         }
         self.memory_mb_max.filter(|most| memory_mb > *most)
-    }
-
-    /// Logs a line that should have been a message and is none, and says now and then how many there were.
-    pub(super) fn noise(&mut self, printed: &Printed, line: &str) {
-        self.noise += 1;
-        if self.noise_told.is_some_and(|told| told.elapsed() < NOISE_TOLD) {
-            return;
-        }
-        self.noise_told = Some(Instant::now());
-        printed.log(line);
-        tracing::warn!(
-            handler = printed.handler,
-            lines = self.noise,
-            "lines on standard output that are no messages; so many were so far, and one in 10 s is shown"
-        );
     }
 }
 

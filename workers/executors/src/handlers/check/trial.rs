@@ -75,7 +75,7 @@ impl Trial {
             slots: self.place.slots,
             handler: self.name.clone(),
         };
-        Ok(TriedProcess { group, exit, talk: Some(Talk { reader, beside, outgoing }), tail, setup, runs: 0, pings: 0 })
+        Ok(TriedProcess { group, exit, exited: None, talk: Some(Talk { reader, beside, outgoing }), tail, setup, runs: 0, pings: 0 })
     }
 }
 
@@ -90,6 +90,8 @@ struct Talk {
 pub(super) struct TriedProcess {
     group: Arc<Group>,
     exit: oneshot::Receiver<Exit>,
+    /// How it ended, once that is known.
+    exited: Option<Exit>,
     /// `None`: its socket is closed.
     talk: Option<Talk>,
     tail: Arc<Tail>,
@@ -153,15 +155,15 @@ impl TriedProcess {
         }
     }
 
+    /// Why nothing comes any more. Nothing is said to it from then on either.
     async fn gone(&mut self, what: &str) -> String {
-        let exit = tokio::time::timeout(END, &mut self.exit).await;
-        if let Some(talk) = &mut self.talk {
+        let how = self.exit().await.map_or_else(|_| "closed its stream".to_owned(), Exit::words);
+        if let Some(mut talk) = self.talk.take() {
             for printing in &mut talk.beside.printing {
                 // What is not read by then is left out.
                 let _ = tokio::time::timeout(END, printing).await;
             }
         }
-        let how = exit.ok().and_then(Result::ok).map_or_else(|| "closed its stream".to_owned(), Exit::words);
         self.with_errors(format!("no {what} came: it {how}"))
     }
 
@@ -259,8 +261,13 @@ impl TriedProcess {
     }
 
     async fn exit(&mut self) -> Result<Exit, String> {
+        if let Some(exit) = self.exited {
+            return Ok(exit);
+        }
         let exit = tokio::time::timeout(END, &mut self.exit).await;
-        exit.map(|exit| exit.unwrap_or(Exit::Unknown)).map_err(|_| format!("it had not ended after {} s", END.as_secs()))
+        let exit = exit.map_err(|_| format!("it had not ended after {} s", END.as_secs()))?.unwrap_or(Exit::Unknown);
+        self.exited = Some(exit);
+        Ok(exit)
     }
 
     pub(super) async fn ends_with_code_0(&mut self) -> Result<(), String> {
