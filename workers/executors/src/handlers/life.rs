@@ -308,7 +308,7 @@ impl<'a> Life<'a> {
             Incoming::Message(message, segments) => (message, segments),
             Incoming::Unknown(name) => {
                 if self.pace.lets_pass(&self.printed) {
-                    tracing::info!(handler = self.handler.name, message = name, "a message of a type that is not known was passed over");
+                    tracing::info!(handler = self.handler.name, said = name, "a message of a type that is not known was passed over");
                 }
                 return Ok(());
             }
