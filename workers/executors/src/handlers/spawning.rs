@@ -147,14 +147,13 @@ impl Plan {
         // The parent-death signal is bound to the thread that forked, not to the process: when that thread ends the handler is killed. So the thread is one of the handler's own and lives as
         // long as it does; a thread of the runtime's pools would end when it has been idle.
         thread::Builder::new().name("handler".to_owned()).stack_size(STACK_BYTES).spawn(move || see_through(command, started, exited))?;
-        let mut child = starting.await.map_err(|_| io::Error::other("the thread that starts it broke"))??;
-        let stdout = pipe::Receiver::from_owned_fd(child.stdout)?;
-        let link = match (ours, child.stdin.take()) {
-            (Some(socket), _) => Link::Frames { socket: UnixStream::from_std(socket)?, stdout },
-            (None, Some(stdin)) => Link::Lines { stdin: pipe::Sender::from_owned_fd(stdin)?, stdout },
-            (None, None) => return Err(io::Error::other("it has neither a socket nor standard input")),
-        };
-        Ok(Spawned { group: child.group, link, stderr: pipe::Receiver::from_owned_fd(child.stderr)?, exit })
+        let child = starting.await.map_err(|_| io::Error::other("the thread that starts it broke"))??;
+        let group = Arc::clone(&child.group);
+        let spawned = child.linked(ours, exit);
+        if spawned.is_err() {
+            group.kill();
+        }
+        spawned
     }
 }
 
@@ -164,6 +163,19 @@ struct Started {
     stdin: Option<OwnedFd>,
     stdout: OwnedFd,
     stderr: OwnedFd,
+}
+
+impl Started {
+    fn linked(self, ours: Option<StdUnixStream>, exit: oneshot::Receiver<Exit>) -> io::Result<Spawned> {
+        let Self { group, stdin, stdout, stderr } = self;
+        let stdout = pipe::Receiver::from_owned_fd(stdout)?;
+        let link = match (ours, stdin) {
+            (Some(socket), _) => Link::Frames { socket: UnixStream::from_std(socket)?, stdout },
+            (None, Some(stdin)) => Link::Lines { stdin: pipe::Sender::from_owned_fd(stdin)?, stdout },
+            (None, None) => return Err(io::Error::other("it has neither a socket nor standard input")),
+        };
+        Ok(Spawned { group, link, stderr: pipe::Receiver::from_owned_fd(stderr)?, exit })
+    }
 }
 
 /// Starts the process, and waits until it has ended. It is first seen to have ended, then its group is killed, and only then it is reaped: no signal goes to a number that is not its own any more.
