@@ -78,7 +78,8 @@ fn root() -> PathBuf {
 /// crate → its direct dependencies (all sections), read from the manifests of the workspace.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let manifests = ["src", "workers"].iter().flat_map(|folder| fs::read_dir(root().join(folder)).expect("a folder").flatten());
-    let mut folders: Vec<PathBuf> = manifests.map(|entry| entry.path()).collect();
+    // `workers/python` is no crate.
+    let mut folders: Vec<PathBuf> = manifests.map(|entry| entry.path()).filter(|folder| folder.join("Cargo.toml").exists()).collect();
     folders.extend(["tests", "tests/fake-nvidia", "tests/gpu-check"].map(|folder| root().join(folder)));
     folders.iter().map(|folder| (name_of(folder), dependencies_of(folder))).collect()
 }
@@ -146,14 +147,14 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("fleet", &["delivery"]),
 ];
 
-/// Every file below a folder, as text.
+/// Every Rust file below a folder, as text.
 fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder").flatten() {
         let path = entry.path();
         if path.is_dir() {
             found.extend(sources(&path));
-        } else {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).expect("a text");
             found.push((path, text));
         }
@@ -279,7 +280,7 @@ fn arguments(call: &str) -> Vec<String> {
 fn log_lines_are_in_words() {
     let files = ["src", "workers"].iter().flat_map(|folder| sources(&root().join(folder)));
     let (mut lines, mut found) = (0, Vec::new());
-    for (path, text) in files.filter(|(path, _)| path.extension().is_some_and(|extension| extension == "rs")) {
+    for (path, text) in files {
         for (line, fields) in log_lines(&text) {
             lines += 1;
             let wrong = fields.iter().filter_map(|field| Some((field.trim().to_owned(), wrong_in_a_log_line(field)?)));

@@ -7,6 +7,7 @@ mod clients;
 mod commands;
 mod dead;
 mod doctor;
+mod examples;
 mod foreign;
 mod frames;
 mod groups;
@@ -20,7 +21,11 @@ mod models;
 mod nvidia;
 mod output;
 mod over_http;
+<<<<<<< HEAD
 mod own_work;
+=======
+mod python_package;
+>>>>>>> 7268208 (Run the Python package's tests and the examples from cargo test, and install it where the tests need it)
 mod refusals;
 mod servers;
 mod signals;

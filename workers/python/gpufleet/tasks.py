@@ -36,8 +36,8 @@ class Batch:
     size_of: Optional[Callable[..., float]] = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.largest <= 10_000:
-            raise ValueError(f"Batch: largest must be 1 to 10000, not {self.largest}")
+        if not 1 <= self.largest <= 1024:
+            raise ValueError(f"Batch: largest must be 1 to 1024, not {self.largest}")
         if not 0 <= self.wait_ms <= 60_000:
             raise ValueError(f"Batch: wait_ms must be 0 to 60000, not {self.wait_ms}")
         if (self.size_max is None) != (self.size_of is None):

@@ -1,0 +1,12 @@
+import sys
+
+from gpufleet import Client, TaskFailed
+
+with Client(sys.argv[1]) as client:
+    print(client.submit("shout", {"text": "over http"}).result(timeout=60).value)
+    for event in client.submit("spell", {"text": "abc"}, stream=True).stream(timeout=60):
+        print(event)
+    try:
+        client.submit("shout", {"text": 1}).result(timeout=60)
+    except TaskFailed as error:
+        print(error.code, error.field)
