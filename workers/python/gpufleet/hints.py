@@ -44,7 +44,8 @@ class Shape:
 class Definitions:
     """The named types of one schema, each written once under ``$defs``, so that a type may contain itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Optional[dict[str, Any]] = None) -> None:
+        self._known = names
         self.schemas: dict[str, Schema] = {}
         self._names: dict[Any, str] = {}
         self._reads: dict[Any, Read] = {}
@@ -61,6 +62,13 @@ class Definitions:
             self.schemas[name] = shape.schema
             self._reads[kind] = shape.read
         return Shape({"$ref": f"#/$defs/{self._names[kind]}"}, lambda value, field: self._reads[kind](value, field))
+
+    def hints_of_class(self, kind: type) -> dict[str, Any]:
+        """The hints of a class, which may stand inside a function."""
+        try:
+            return typing.get_type_hints(kind, include_extras=True)
+        except NameError:
+            return typing.get_type_hints(kind, None, self._known, include_extras=True)
 
     def take(self, schemas: dict[str, Schema]) -> None:
         """Definitions that somebody else made."""
@@ -295,7 +303,7 @@ def read_object(members: dict[str, Member], value: Any, field: str) -> dict[str,
 
 
 def _dataclass(kind: Any, definitions: Definitions) -> Shape:
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = definitions.hints_of_class(kind)
     members = {}
     for each in dataclasses.fields(kind):
         if not each.init:
@@ -315,7 +323,7 @@ def _dataclass(kind: Any, definitions: Definitions) -> Shape:
 
 
 def _typed_dict(kind: Any, definitions: Definitions) -> Shape:
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = definitions.hints_of_class(kind)
     members = {}
     for name, hint in hints.items():
         required = name in kind.__required_keys__
@@ -352,6 +360,8 @@ def _generic(hint: Any, definitions: Definitions) -> Optional[Shape]:
     if origin is typing.Annotated:
         return _annotated(compile_hint(arguments[0], definitions), arguments[1:])
     if origin is Union or origin is getattr(types, "UnionType", Union):
+        if Any in arguments:
+            return compile_hint(Any, definitions)
         return _union([compile_hint(each, definitions) for each in arguments])
     if origin is Literal:
         return _literal(arguments)

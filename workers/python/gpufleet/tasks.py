@@ -48,7 +48,7 @@ class Plan:
     """What the parameters of a task's function say: its schema, and how payloads become arguments."""
 
     def __init__(self, task: Task[Any], function: Any, names: dict[str, Any]) -> None:
-        self._definitions = Definitions()
+        self._definitions = Definitions(names)
         self._members: dict[str, Member] = {}
         self._raw: Optional[tuple[str, Shape]] = None
         self._context: Optional[str] = None
