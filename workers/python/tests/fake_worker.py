@@ -61,8 +61,11 @@ class Worker:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self.process.poll() is None:
+        try:
+            # With those that it left behind.
             os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         self.process.wait(LONGEST_S)
         for reader in self._readers:
             reader.join(LONGEST_S)

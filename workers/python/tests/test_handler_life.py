@@ -114,6 +114,22 @@ class Life(unittest.TestCase):
             # 0, 1, 2 and the listing's own.
             self.assertEqual((listed.strip(), named), ("['0', '1', '2', '3']", False))
 
+    def test_a_fork_of_a_task_does_not_hold_the_socket(self):
+        code = """
+        import os, time
+        @task
+        def leave_a_fork():
+            if os.fork() == 0:
+                time.sleep(600)
+            os._exit(7)
+        """
+        with Worker(code) as worker:
+            worker.hello()
+            worker.task(1, "leave_a_fork", None)
+            with self.assertRaisesRegex(AssertionError, "the handler has closed its socket"):
+                worker.next()
+            self.assertEqual(worker.process.wait(60), 7)
+
     def test_pings_are_answered_before_ready_and_while_a_function_computes(self):
         code = """
         import threading

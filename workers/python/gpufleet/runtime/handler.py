@@ -326,6 +326,8 @@ def main(arguments: list[str]) -> int:
     connection = inherited_socket()
     if connection is None:
         return _describe(files)
+    # Nothing here forks. Where the user's code does, the child must not hold the socket: the worker could not see that this process has ended.
+    os.register_at_fork(after_in_child=lambda: os.close(connection.detach()))
     faulthandler.enable(file=2)
     interrupt.install()
     handler = Handler(connection)
