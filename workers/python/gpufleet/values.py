@@ -179,7 +179,7 @@ class Encoder:
 def _listed(value: Any) -> Any:
     """A value where no raw bytes can travel."""
     if isinstance(value, (Segment, bytes, bytearray)):
-        raise TypeError("raw bytes cannot be written here: a part of the output is JSON alone")
+        raise TypeError("raw bytes cannot be written here: parts of an output, and items of a batch, are JSON alone")
     return value.tolist() if hasattr(value, "tolist") else _plain(value)
 
 

@@ -186,6 +186,8 @@ class Messages(unittest.TestCase):
         self.assertEqual(submission.headers(), {"x-gpufleet-progress": True, "x-gpufleet-group": "g", "x-gpufleet-not-before-ms": 2500})
         body, kind = Submission.of("k", items=[1, 2], payload=None, on_error="fail").message()
         self.assertEqual((json.loads(body), kind), ({"items": [1, 2], "on_error": "fail"}, "application/json"))
+        with self.assertRaisesRegex(TypeError, "items of a batch, are JSON alone"):
+            Submission.of("k", None, items=[b"a"])
         with self.assertRaisesRegex(TypeError, "unknown options prio"):
             Submission.of("k", 1, prio=3)
 

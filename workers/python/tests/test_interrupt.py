@@ -43,17 +43,27 @@ class Guards(unittest.TestCase):
             pass
 
     def test_an_exception_that_is_on_its_way_comes_up_before_the_call_is_over(self):
-        guard = Guard()
+        begun = threading.Event()
+
+        class Watched(Guard):
+            def _take(self):
+                taken = super()._take()
+                begun.set()
+                return taken
+
+        guard = Watched()
         own = threading.get_ident()
         self.assertTrue(guard._take())
+        begun.clear()
 
         def interrupt():
+            begun.wait()
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(own), ctypes.py_object(Cancelled))
             guard._raised = True
 
+        thread = threading.Thread(target=interrupt)
+        thread.start()
         with self.assertRaises(Cancelled):
-            thread = threading.Thread(target=interrupt)
-            thread.start()
             guard.close()
         thread.join()
 

@@ -87,7 +87,8 @@ class Submission:
             body["payload"] = payload
         if rest:
             raise TypeError(f"submit: unknown options {', '.join(sorted(rest))}; known are {', '.join(Options.__annotations__)}")
-        encoder = Encoder()
+        # A batch carries no segments: arrays are lists in it, and bytes are refused here.
+        encoder = Encoder(raw="items" not in body)
         text = encoder.text(body)
         delay_s, not_before = options.get("delay_s"), options.get("not_before")
         return Submission(
