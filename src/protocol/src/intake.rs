@@ -319,6 +319,18 @@ mod tests {
     }
 
     #[test]
+    fn the_raw_bytes_of_a_task_stay_where_they_arrived() {
+        let segments = Segments::of(vec![Bytes::from_static(b"\0abc"), Bytes::from_static(b"defg")]);
+        let body = TaskBody { payload: Json::of(&1), segments: segments.clone(), ..TaskBody::default() }.to_bytes();
+        let message = Message { envelope: &echo(), body: &body, delivery: DeliveryId(1) };
+        let read = read_task(message, IntakeLimits::default(), NOW, || TaskId::new("fresh").expect("valid")).task.expect("a task");
+        assert_eq!(read.body.segments, segments);
+        for part in read.body.segments.iter().chain([read.body.payload.as_bytes()]) {
+            assert!(body.as_ptr_range().contains(&part.as_ptr()), "no part is a copy");
+        }
+    }
+
+    #[test]
     fn a_refusal_names_the_field() {
         let cases: [(&[u8], &str); 24] = [
             (b"{\"items\":[]}", "items"),
