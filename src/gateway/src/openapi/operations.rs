@@ -307,7 +307,9 @@ pub(crate) const OPENAPI: Operation = Operation {
 /// What a problem's status code means here.
 pub(super) const fn problem(status: u16) -> &'static str {
     match status {
-        400 => "The body is no JSON, or a header or a query parameter is not valid; field names it.",
+        400 => {
+            "The body is no JSON, or no frame or form where it is declared as one, or a header or a query parameter is not valid; field names it."
+        }
         403 => "Operators' requests are not served here, as gateway.operate says.",
         404 => "There is no such thing, or the fleet has forgotten it.",
         408 => "The body did not arrive in time.",
@@ -316,7 +318,9 @@ pub(super) const fn problem(status: u16) -> &'static str {
         }
         410 => "The task ended, and what was asked for is no longer kept.",
         413 => "The body is larger than the workers take.",
-        415 => "The body is not declared as what it must be, JSON or lines of it, or is compressed or encoded otherwise.",
+        415 => {
+            "The body is not declared as what it must be, JSON, lines of it or what carries raw bytes beside it, or is compressed or encoded otherwise."
+        }
         422 => {
             "A field is not valid, found by the gateway or by the worker, or the payload does not fit its kind's schema (gateway.check_payloads), or no living GPU can run the task and gateway.unserved is refuse, or the Idempotency-Key belongs to another request; field names it."
         }
