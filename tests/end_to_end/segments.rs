@@ -25,7 +25,7 @@ crate::on_both!(
     raw_bytes_come_back_from_every_gpu_by_every_way,
     another_attempt_and_a_second_life_have_the_same_bytes,
     a_reply_with_raw_bytes_waits_for_room_and_goes_out_again_as_it_was,
-    raw_bytes_that_no_reply_can_carry_fail_the_task_and_are_told,
+    a_result_that_no_reply_can_carry_fails_the_task_and_is_told,
     a_producer_that_sends_json_gets_a_frame_only_where_the_result_has_raw_bytes,
     a_frame_that_is_none_is_refused_and_kept_as_it_came,
 );
@@ -146,7 +146,7 @@ async fn a_reply_with_raw_bytes_waits_for_room_and_goes_out_again_as_it_was(here
     sent_again.receipt.ack().await.unwrap();
 }
 
-async fn raw_bytes_that_no_reply_can_carry_fail_the_task_and_are_told(here: fn(FleetPlan) -> FleetPlan) {
+async fn a_result_that_no_reply_can_carry_fails_the_task_and_is_told(here: fn(FleetPlan) -> FleetPlan) {
     let plan = Fleet::of(1).executors(executors()).configured(|configuration| configuration.worker.body_bytes_max = 100_000);
     let fleet = here(plan).start().await;
     let fits = reply(&fleet.producer, task("giving", json!({"more": 99_000}))).await;
@@ -156,6 +156,10 @@ async fn raw_bytes_that_no_reply_can_carry_fail_the_task_and_are_told(here: fn(F
     assert_eq!((failed.outcome, error.code.as_str(), error.field.as_deref()), (Outcome::Failed, "reply_too_large", Some("result")));
     assert!(failed.segments.is_empty() && error.message.contains("worker.body_bytes_max"), "{}", error.message);
     assert_eq!(fleet.producer.status(&failed.task_id).await.unwrap().unwrap().reply, Some(failed));
+    // JSON alone has the same bound: the task itself is within it, and a reply says more.
+    let failed = reply(&fleet.producer, task("echo", json!("x".repeat(99_900)))).await;
+    let error = failed.error.unwrap();
+    assert_eq!((failed.outcome, error.code.as_str(), error.field.as_deref()), (Outcome::Failed, "reply_too_large", Some("result")));
 }
 
 async fn a_producer_that_sends_json_gets_a_frame_only_where_the_result_has_raw_bytes(here: fn(FleetPlan) -> FleetPlan) {

@@ -26,30 +26,32 @@ pub(super) struct Final {
     pub(super) token: Option<Token>,
 }
 
-/// An end and its reply's body, of an attempt that ran or of a task that ended without one. What no reply can carry is left out (raw bytes, the results of items), and the task
-/// has failed for that. A result that is JSON alone is sent whatever its size.
+/// An end and its reply's body, of an attempt that ran or of a task that ended without one. What no reply can carry is left out, a result or the results of items, and the task has
+/// failed for that: a reply that is larger than the broker takes could not even be parked.
 pub(super) fn of(settling: &Settling<'_>, end: End, ran: Option<&Ran>) -> (End, Bytes) {
     let (whole, bound) = (body(settling, &end, ran), settling.context.me.options.intake.body_bytes_max);
-    let bytes = whole.len() + if frame::is_frame(&whole) { 0 } else { end.segments.bytes() };
-    let fits = bytes <= bound && (end.segments.is_empty() || frame::is_frame(&whole));
-    if fits || (end.results.is_null() && end.segments.is_empty()) {
+    // With more JSON than a frame may have it is none.
+    let left_out = if frame::is_frame(&whole) { 0 } else { end.segments.bytes() };
+    let bytes = whole.len() + left_out;
+    let has_nothing_to_leave_out = end.results.is_null() && end.result.is_null() && end.segments.is_empty();
+    if has_nothing_to_leave_out || (bytes <= bound && end.segments.is_empty() != frame::is_frame(&whole)) {
         return (end, whole);
     }
-    let end = if end.segments.is_empty() {
-        without_results(end, (bytes, bound), settling.identity.task_id.as_str(), Kept::of(ran))
+    let end = if end.results.is_null() {
+        without_result(end, (bytes, bound))
     } else {
-        without_segments(end, (bytes, bound))
+        without_results(end, (bytes, bound), settling.identity.task_id.as_str(), Kept::of(ran))
     };
     let body = body(settling, &end, ran);
     (end, body)
 }
 
-/// The end of a task whose result has raw bytes, and would take so many bytes in a reply; so many are its bound.
-fn without_segments(end: End, (bytes, bound): (usize, usize)) -> End {
-    let json_max = frame::JSON_BYTES_MAX;
+/// The end of a task whose one result takes so many bytes in a reply, and so many are its bound.
+fn without_result(end: End, (bytes, bound): (usize, usize)) -> End {
+    let of_json = if end.segments.is_empty() { String::new() } else { format!(", {} of them JSON", frame::JSON_BYTES_MAX) };
     let message = format!(
-        "the task ran, and its result takes {bytes} bytes in a reply, which may have {bound} (worker.body_bytes_max), {json_max} of them JSON; \
-         it is not kept: ask for less at once, or let the result be put somewhere and referred to"
+        "the task ran, and its result takes {bytes} bytes in a reply, which may have {bound} (worker.body_bytes_max){of_json}; it is not kept: ask for less at once, or let the \
+         result be put somewhere and referred to"
     );
     let error = Some(TaskError::new(ErrorCode::ReplyTooLarge, message).at("result"));
     End { outcome: Outcome::Failed, result: Json::null(), segments: Segments::none(), error, ..end }
