@@ -255,7 +255,7 @@ fn with_llama(name: &str, run_ms: f64) -> protocol::GpuRow {
 }
 
 fn for_llama(task: &str, asker: &str) -> ClaimRequest {
-    ask_with(task, asker, |request| {
+    ask_with(&task.replace(' ', "-"), asker, |request| {
         request.strategy = Some("task_specific".to_owned());
         request.needs.model = Some("llama".to_owned());
     })
@@ -297,7 +297,7 @@ pub async fn a_task_does_not_wait_for_its_model_for_long_or_where_nothing_is_kno
     assert_eq!(placed("who knows how long a run takes").await, "a");
     let mut unknown = with_llama("b", 1.0);
     unknown.model_state.load_ms.clear();
-    busy(unknown.clone()).await;
+    busy(unknown).await;
     assert_eq!(placed("who knows how long a load takes").await, "a");
     world.join(row_with("a", |row| _ = row.model_state.load_ms.insert("llama".to_owned(), 10.0))).await;
     assert_eq!(world.claim(&for_llama("the free one has loaded it before", "a")).await, full_elsewhere("b"));
