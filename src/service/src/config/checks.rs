@@ -6,8 +6,8 @@ mod models;
 use std::collections::BTreeMap;
 
 use protocol::{
-    GpuId, Needs,
-    config::{BatchSection, Configuration, ModelsSection, SecretUrl},
+    GpuId,
+    config::{BatchSection, Configuration, SecretUrl},
 };
 
 use super::{Mistakes, Origin};
@@ -96,17 +96,6 @@ impl Checker<'_> {
         for (kind, largest) in &batch.largest {
             self.require(*largest > 0, "batch.largest", || {
                 format!("lets no payload of {kind} run; give at least 1, with which each runs by itself")
-            });
-        }
-    }
-
-    fn models(&mut self, models: &ModelsSection) {
-        let characters_max = Needs::MODEL_CHARACTERS_MAX;
-        let is_name = |name: &str| (1..=characters_max).contains(&name.chars().count()) && !name.chars().any(char::is_control);
-        let simulated = models.simulated.iter().map(|model| ("models.simulated", &model.name));
-        for (key, name) in simulated.chain(models.pinned.iter().map(|name| ("models.pinned", name))) {
-            self.require(is_name(name), key, || {
-                format!("names a model {name:?}; a model's name has 1 to {characters_max} characters, none of them a control character")
             });
         }
     }

@@ -439,7 +439,6 @@ fn what_is_wrong_with_a_handler_names_its_place() {
         ("handlers=[{file: a.py, fiel: b}]", "unknown field `fiel`"),
         ("handlers=a.py", "give a list (default: [])"),
         ("handlers.0.file=a.py", "is no key by itself; set the list as a whole: handlers=[…]"),
-        ("models.pinned=[a]", "names models, and models.directory is not set"),
         ("models.memory_mb=0", "no model could ever be loaded"),
         ("models.embed=''", "is empty; name a model"),
         ("models.batch_axis={m: ''}", "give a model's name and that of one of its axes"),
@@ -451,4 +450,23 @@ fn what_is_wrong_with_a_handler_names_its_place() {
     let handlers = vec![HandlerSection { file: Some("x.py".into()), ..HandlerSection::default() }];
     let mistake = only_mistake(&Sources { handlers, ..overrides(&["handlers=[{command: [x]}]"]) });
     assert!(mistake.starts_with("handlers[1].name (--handler): "), "{mistake}");
+}
+
+#[test]
+fn models_are_named_and_the_ones_of_simulate_have_a_size() {
+    let models = load(&overrides(&["models.simulated=[{name: a, load_ms: 5}, {name: b, memory_mb: 7}]", "models.pinned=a,b"]))
+        .expect("valid")
+        .models;
+    let [a, b] = models.simulated.as_slice() else { panic!("{models:?}") };
+    assert_eq!((a.name.as_str(), a.memory_mb, a.load_ms, b.name.as_str(), b.memory_mb, b.load_ms), ("a", 1_000, 5, "b", 7, 0));
+    assert_eq!(models.pinned, ["a", "b"]);
+    for (text, expected) in [
+        ("models.simulated=[{name: \"\"}]", "names a model \"\""),
+        ("models.simulated=[{memory_mb: 7}]", "name"),
+        ("models.simulated=[{name: a, size: 7}]", "size"),
+        ("models.pinned=[\"\"]", "names a model \"\""),
+    ] {
+        let mistake = only_mistake(&overrides(&[text]));
+        assert!(mistake.contains(expected), "{text}: {mistake}");
+    }
 }

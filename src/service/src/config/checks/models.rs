@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use protocol::config::ModelsSection;
+use protocol::{Needs, config::ModelsSection};
 
 use super::Checker;
 
 impl Checker<'_> {
     pub(super) fn models(&mut self, models: &ModelsSection) {
-        self.require(models.pinned.is_empty() || models.directory.is_some(), "models.pinned", || {
-            "names models, and models.directory is not set; set it to the folder that has them".to_owned()
-        });
+        let characters_max = Needs::MODEL_CHARACTERS_MAX;
+        let is_name = |name: &str| (1..=characters_max).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+        let simulated = models.simulated.iter().map(|model| ("models.simulated", &model.name));
+        for (key, name) in simulated.chain(models.pinned.iter().map(|name| ("models.pinned", name))) {
+            self.require(is_name(name), key, || {
+                format!("names a model {name:?}; a model's name has 1 to {characters_max} characters, none of them a control character")
+            });
+        }
         let mut seen = BTreeSet::new();
         for name in &models.pinned {
-            self.require(!name.is_empty(), "models.pinned", || "has a name that is empty; take it out".to_owned());
             self.require(seen.insert(name), "models.pinned", || format!("names {name} twice; once is enough"));
         }
         self.require(models.memory_mb != Some(0), "models.memory_mb", || {
