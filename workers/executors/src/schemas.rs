@@ -8,6 +8,12 @@ pub(crate) const ECHO: &str = include_str!("schemas/echo.json");
 pub(crate) const SIMULATE: &str = include_str!("schemas/simulate.json");
 pub(crate) const MATMUL: &str = include_str!("schemas/matmul.json");
 pub(crate) const KERNEL: &str = include_str!("schemas/kernel.json");
+#[cfg(feature = "onnx")]
+pub(crate) const ONNX: &str = include_str!("schemas/onnx.json");
+#[cfg(feature = "onnx")]
+pub(crate) const EMBED: &str = include_str!("schemas/embed.json");
+#[cfg(feature = "onnx")]
+pub(crate) const CLASSIFY: &str = include_str!("schemas/classify.json");
 
 /// One of these files.
 pub(crate) fn of(text: &'static str) -> Json {
@@ -23,7 +29,7 @@ pub(crate) fn predict(max_length_max: u32) -> Json {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use protocol::{KindDescription, PayloadSchema, payload_schema::example};
@@ -49,7 +55,7 @@ mod tests {
         known.split(", ").map(str::to_owned).collect()
     }
 
-    async fn agree(executor: Arc<dyn Executor>, accepted: &[Value], refused: &[Value]) {
+    pub(crate) async fn agree(executor: Arc<dyn Executor>, accepted: &[Value], refused: &[Value]) {
         let kind = executor.kind();
         let schema = executor.schema().expect("a schema");
         assert!(schema.as_bytes().len() <= KindDescription::SCHEMA_BYTES_MAX && !executor.about().is_empty(), "{kind}");

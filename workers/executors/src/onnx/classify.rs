@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use devices::Device;
 use protocol::{DType, Framed, Json, Kind, SegmentRef, Segments};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -29,12 +28,14 @@ use super::{
     directory::{ModelFile, Stamp},
     model::OnnxModel,
     session::Tensors,
+    source::SOURCE,
     tensor::Tensor,
 };
 use crate::{
     Batching, Executor, Failure, Run, RunBatch,
-    models::{InUse, ModelCache},
+    models::{InUse, ModelCache, Shelf, ShelfOf},
     payload::Fields,
+    schemas,
 };
 
 /// The model where none is configured.
@@ -48,6 +49,7 @@ const OUTPUT: &str = "target_label";
 struct Classify {
     models: Arc<OnnxModels>,
     cache: Arc<ModelCache>,
+    shelf: Arc<ShelfOf<OnnxModels>>,
     name: String,
     labels: Mutex<(Stamp, Arc<Labels>)>,
 }
@@ -61,7 +63,8 @@ pub async fn classify(models: Arc<OnnxModels>, cache: Arc<ModelCache>, name: Opt
     let file = models.find(&name).await?;
     let stamp = file.stamp;
     let labels = labels_of(file).await?;
-    Ok(Arc::new(Classify { models, cache, name, labels: Mutex::new((stamp, labels)) }))
+    let shelf = Arc::new(ShelfOf::new(Arc::clone(&cache), Arc::clone(&models)));
+    Ok(Arc::new(Classify { models, cache, shelf, name, labels: Mutex::new((stamp, labels)) }))
 }
 
 async fn labels_of(file: ModelFile) -> Result<Arc<Labels>, OnnxError> {
@@ -173,25 +176,28 @@ impl Executor for Classify {
     }
 
     fn schema(&self) -> Option<Json> {
-        Some(Json::of(&json!({
-            "type": "object",
-            "required": ["content"],
-            "additionalProperties": false,
-            "properties": {
-                "content": {
-                    "anyOf": [{"type": "string"}, {"type": "object", "required": ["$segment"]}],
-                    "description": "The bytes, as a segment, or a text.",
-                },
-            },
-        })))
+        Some(schemas::of(schemas::CLASSIFY))
     }
 
     fn is_up(&self) -> Result<(), String> {
-        self.cache.is_warm("onnx")?;
+        self.cache.is_warm(SOURCE)?;
         self.models.is_up(&self.name)
     }
 
     fn models(&self) -> Vec<String> {
-        self.cache.models_of("onnx").into_iter().filter(|name| *name == self.name).collect()
+        self.cache.models_of(SOURCE).into_iter().filter(|name| *name == self.name).collect()
+    }
+
+    fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        let shelf: Arc<dyn Shelf> = Arc::<ShelfOf<OnnxModels>>::clone(&self.shelf);
+        Some(shelf)
+    }
+
+    fn on_change(&self, told: Arc<dyn Fn() + Send + Sync>) {
+        self.cache.on_change(told);
+    }
+
+    async fn evict(&self, _device: &dyn Device) -> bool {
+        self.cache.evict()
     }
 }

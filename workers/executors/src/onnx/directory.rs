@@ -153,12 +153,14 @@ impl ModelFile {
         self.path.with_file_name(name)
     }
 
-    /// What lies beside it for it, in bytes: all files whose names begin with its own.
-    pub(super) fn bytes_beside(&self) -> u64 {
-        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name().and_then(|name| name.to_str())) else { return 0 };
+    /// The bytes of it, and of all files beside it whose names begin with its own: its weights, perhaps.
+    pub(super) fn bytes(&self) -> u64 {
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name().and_then(|name| name.to_str())) else {
+            return self.stamp.bytes;
+        };
         let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
         let others = entries.filter(|entry| entry.file_name().to_str().is_some_and(|other| other != name && other.starts_with(name)));
-        others.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+        others.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).fold(self.stamp.bytes, u64::saturating_add)
     }
 
     /// Whether the file is still the one that was found.

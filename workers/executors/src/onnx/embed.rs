@@ -19,7 +19,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use devices::Device;
 use protocol::{Framed, Json, Kind};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -27,10 +26,11 @@ use self::{
     vectors::{Vectors, vectors},
     words::Words,
 };
-use super::{OnnxError, OnnxModels, directory::Stamp, model::OnnxModel};
+use super::{OnnxError, OnnxModels, directory::Stamp, model::OnnxModel, source::SOURCE};
 use crate::{
     Batching, Executor, Failure, Run, RunBatch,
-    models::{InUse, ModelCache},
+    models::{InUse, ModelCache, Shelf, ShelfOf},
+    schemas,
 };
 
 /// The model where none is configured.
@@ -41,6 +41,7 @@ const LARGEST: usize = 32;
 struct Embed {
     models: Arc<OnnxModels>,
     cache: Arc<ModelCache>,
+    shelf: Arc<ShelfOf<OnnxModels>>,
     name: String,
     /// The words of the file that was loaded last, and whether its padding was found to change nothing.
     words: Mutex<Option<(Stamp, Arc<Words>)>>,
@@ -54,7 +55,8 @@ pub async fn embed(models: Arc<OnnxModels>, cache: Arc<ModelCache>, name: Option
     let name = name.unwrap_or_else(|| DEFAULT_MODEL.to_owned());
     let file = models.find(&name).await?;
     let words = Words::load(file.beside("tokenizer.json")).await?;
-    Ok(Arc::new(Embed { models, cache, name, words: Mutex::new(Some((file.stamp, words))) }))
+    let shelf = Arc::new(ShelfOf::new(Arc::clone(&cache), Arc::clone(&models)));
+    Ok(Arc::new(Embed { models, cache, shelf, name, words: Mutex::new(Some((file.stamp, words))) }))
 }
 
 impl Embed {
@@ -134,25 +136,28 @@ impl Executor for Embed {
     }
 
     fn schema(&self) -> Option<Json> {
-        let text = json!({"type": "string"});
-        let texts = json!({"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": request::TEXTS_MAX});
-        Some(Json::of(&json!({
-            "type": "object",
-            "required": ["text"],
-            "additionalProperties": false,
-            "properties": {
-                "text": {"anyOf": [text, texts], "description": "A text, or a list of texts."},
-                "as": {"enum": ["numbers", "segment", null], "description": "How vectors are given. Default: as numbers."},
-            },
-        })))
+        Some(schemas::of(schemas::EMBED))
     }
 
     fn is_up(&self) -> Result<(), String> {
-        self.cache.is_warm("onnx")?;
+        self.cache.is_warm(SOURCE)?;
         self.models.is_up(&self.name)
     }
 
     fn models(&self) -> Vec<String> {
-        self.cache.models_of("onnx").into_iter().filter(|name| *name == self.name).collect()
+        self.cache.models_of(SOURCE).into_iter().filter(|name| *name == self.name).collect()
+    }
+
+    fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        let shelf: Arc<dyn Shelf> = Arc::<ShelfOf<OnnxModels>>::clone(&self.shelf);
+        Some(shelf)
+    }
+
+    fn on_change(&self, told: Arc<dyn Fn() + Send + Sync>) {
+        self.cache.on_change(told);
+    }
+
+    async fn evict(&self, _device: &dyn Device) -> bool {
+        self.cache.evict()
     }
 }

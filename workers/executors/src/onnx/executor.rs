@@ -8,11 +8,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use devices::Device;
 use protocol::{Framed, Json, Kind};
-use serde_json::json;
 
-use super::{OnnxModels, request::Request, together, written::written};
-use crate::{Batching, Executor, Failure, Run, RunBatch, models::ModelCache};
+use super::{OnnxModels, request::Request, source::SOURCE, together, written::written};
+use crate::{
+    Batching, Executor, Failure, Run, RunBatch,
+    models::{ModelCache, Shelf, ShelfOf},
+    schemas,
+};
 
 /// Most payloads of one run.
 const LARGEST: usize = 32;
@@ -23,12 +27,14 @@ const JSON_MAX: usize = 64 * 1024;
 pub(super) struct Onnx {
     pub(super) models: Arc<OnnxModels>,
     pub(super) cache: Arc<ModelCache>,
+    shelf: Arc<ShelfOf<OnnxModels>>,
 }
 
 /// The executor of the kind `onnx`.
 #[must_use]
 pub fn onnx(models: Arc<OnnxModels>, cache: Arc<ModelCache>) -> Arc<dyn Executor> {
-    Arc::new(Onnx { models, cache })
+    let shelf = Arc::new(ShelfOf::new(Arc::clone(&cache), Arc::clone(&models)));
+    Arc::new(Onnx { models, cache, shelf })
 }
 
 #[async_trait]
@@ -72,28 +78,27 @@ impl Executor for Onnx {
     }
 
     fn schema(&self) -> Option<Json> {
-        Some(Json::of(&json!({
-            "type": "object",
-            "required": ["model", "inputs"],
-            "additionalProperties": false,
-            "properties": {
-                "model": {"type": "string", "description": "Its name in the folder of models."},
-                "inputs": {"type": "object", "description": "By name: nested lists, or a segment with its dtype and shape."},
-                "outputs": {"type": ["array", "null"], "items": {"type": "string"}, "description": "Those that are wanted. Default: all."},
-                "as": {"enum": ["segments", "numbers", null], "description": "How outputs are given. Default: as the inputs came."},
-            },
-        })))
+        Some(schemas::of(schemas::ONNX))
     }
 
     fn models(&self) -> Vec<String> {
-        self.cache.models_of("onnx")
+        self.cache.models_of(SOURCE)
+    }
+
+    fn shelf(&self) -> Option<Arc<dyn Shelf>> {
+        let shelf: Arc<dyn Shelf> = Arc::<ShelfOf<OnnxModels>>::clone(&self.shelf);
+        Some(shelf)
+    }
+
+    fn on_change(&self, told: Arc<dyn Fn() + Send + Sync>) {
+        self.cache.on_change(told);
+    }
+
+    async fn evict(&self, _device: &dyn Device) -> bool {
+        self.cache.evict()
     }
 
     fn is_up(&self) -> Result<(), String> {
-        self.cache.is_warm("onnx")
-    }
-
-    async fn evict(&self, _device: &dyn devices::Device) -> bool {
-        self.cache.evict()
+        self.cache.is_warm(SOURCE)
     }
 }

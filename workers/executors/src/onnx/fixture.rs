@@ -11,7 +11,10 @@ use protocol::{DType, Framed, Json, SegmentRef, Segments, Task, config::ModelsSe
 use serde_json::Value;
 
 use super::{OnnxModels, OnnxPlace, graph::Graph, tensor::Element};
-use crate::{Executor, Failure, fixture, models::ModelCache};
+use crate::{
+    Executor, Failure, fixture,
+    models::{ModelBounds, ModelCache},
+};
 
 pub(super) const SINGLE: Element = Element::Number(DType::F32);
 
@@ -67,7 +70,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), cache: Arc::new(ModelCache::default()), device: fixture::gpu() }
+        Self { folder: tempfile::tempdir().unwrap(), cache: Arc::new(ModelCache::new(ModelBounds::default())), device: fixture::gpu() }
     }
 
     /// Puts a model into the folder, as an operator should: by a rename.

@@ -40,7 +40,8 @@ pub struct OnnxModel {
     /// Whether its memory is the device's.
     pub(super) is_on_device: bool,
     session: Arc<Mutex<Session>>,
-    bytes: u64,
+    /// What it takes of memory, in MB.
+    pub(super) memory_mb: u64,
 }
 
 /// What a model is loaded with.
@@ -67,9 +68,8 @@ impl Loader {
         let axis = usable_axis(&mut session, (&inputs, &outputs), size, axis).map_err(|why| {
             tracing::debug!(model = file.name, why, "payloads of this model do not run together");
         });
-        let bytes = (content.bytes.len() as u64).saturating_add(file.bytes_beside());
-        let session = Arc::new(Mutex::new(session));
-        Ok(OnnxModel { file, inputs, outputs, axis: axis.ok(), place: self.place, is_on_device: self.is_on_device, session, bytes })
+        let (memory_mb, session) = (memory_mb(file.bytes()), Arc::new(Mutex::new(session)));
+        Ok(OnnxModel { file, inputs, outputs, axis: axis.ok(), place: self.place, is_on_device: self.is_on_device, session, memory_mb })
     }
 
     fn session(&self, file: &ModelFile, content: &Content) -> Result<Session, String> {
@@ -133,6 +133,11 @@ fn usable_axis(
     Ok(axis)
 }
 
+/// What a model of so many bytes takes of memory, in MB: some weights are kept twice, in the form that the processor likes best.
+pub(super) const fn memory_mb(bytes: u64) -> u64 {
+    bytes.saturating_mul(2).div_ceil(1_000_000)
+}
+
 /// A name for the record of one session, in a folder for what is temporary.
 fn profile_prefix() -> PathBuf {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -141,11 +146,6 @@ fn profile_prefix() -> PathBuf {
 }
 
 impl OnnxModel {
-    /// What it takes of memory, in MB: its weights, twice where they are prepared for the device.
-    pub(super) fn memory_mb(&self) -> u64 {
-        self.bytes.saturating_mul(2).div_ceil(1_000_000)
-    }
-
     pub(super) const fn stamp(&self) -> Stamp {
         self.file.stamp
     }

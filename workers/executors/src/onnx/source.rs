@@ -13,13 +13,15 @@ use protocol::config::ModelsSection;
 use super::{
     OnnxError, OnnxPlace, OnnxRuntime,
     directory::{ModelDirectory, ModelFile, Stamp},
-    model::{Loader, OnnxModel},
+    model::{Loader, OnnxModel, memory_mb},
 };
 use crate::{
     Failure,
     models::{InUse, ListedModel, Loaded, ModelCache, ModelSource},
 };
 
+/// The name of the source, which the kinds share.
+pub(super) const SOURCE: &str = "onnx";
 /// How often the folder is asked, while a model is in use, whether its file is still the same.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 /// For how long a kind is down after its model turned out not to run where it should.
@@ -182,7 +184,7 @@ impl ModelSource for OnnxModels {
     type Model = OnnxModel;
 
     fn name(&self) -> &'static str {
-        "onnx"
+        SOURCE
     }
 
     async fn load(&self, name: &str) -> Result<Loaded<OnnxModel>, Failure> {
@@ -198,11 +200,15 @@ impl ModelSource for OnnxModels {
         let model = came_out.map_err(|error| error.failure())?;
         let load_ms = began.elapsed().as_millis() as u64;
         tracing::info!(model = name, version = model.file.version, provider = model.place.name(), load_ms, "model loaded");
-        Ok(Loaded { memory_mb: model.memory_mb(), model })
+        Ok(Loaded { memory_mb: model.memory_mb, model })
     }
 
     fn list(&self) -> Vec<ListedModel> {
         self.directory.list().into_iter().map(|(name, version)| ListedModel { name, version }).collect()
+    }
+
+    fn memory_mb(&self, name: &str) -> u64 {
+        self.directory.find(name).map_or(0, |file| memory_mb(file.bytes()))
     }
 
     fn is_on_device(&self) -> bool {

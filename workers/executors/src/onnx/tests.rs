@@ -189,6 +189,8 @@ async fn a_cancel_ends_a_run_that_is_under_way() {
         json!({"model": "slow", "inputs": {"x": {"$segment": 0, "dtype": "f32", "shape": [700, 700]}}}),
         segments(&[&floats(&vec![0.0; 490_000])]),
     );
+    // The model itself takes memory, too.
+    world.run(&onnx, json!({"model": "slow", "inputs": {"x": [[1]]}}), Segments::none()).await.unwrap();
     let at_rest = world.device.sample().memory_used_mb;
     let cancel = CancellationToken::new();
     let run = onnx.run(Run { cancel: cancel.clone(), ..fixture::run_of(&task, &world.device) });
@@ -216,6 +218,8 @@ async fn a_run_that_nobody_waits_for_gives_its_memory_back_only_when_it_has_ende
         json!({"model": "slow", "inputs": {"x": {"$segment": 0, "dtype": "f32", "shape": [700, 700]}}}),
         segments(&[&bytes]),
     );
+    // The model itself takes memory, too.
+    world.run(&onnx, json!({"model": "slow", "inputs": {"x": [[1]]}}), Segments::none()).await.unwrap();
     let at_rest = world.device.sample().memory_used_mb;
     {
         let run = onnx.run(fixture::run_of(&task, &world.device));

@@ -10,7 +10,7 @@ use super::embed;
 use crate::{
     BatchMember, Executor, Report, RunBatch, Usage,
     fixture::gpu,
-    models::ModelCache,
+    models::{ModelBounds, ModelCache},
     onnx::{
         OnnxModels, OnnxPlace,
         fixture::{World, fetched, floats_of, framed_task, linear},
@@ -130,7 +130,7 @@ async fn a_payload_that_is_no_text_is_refused() {
 async fn a_model_for_something_else_is_told() {
     let world = World::new();
     world.put("other/1/model.onnx", &linear(1.0));
-    let open = || async { embed(world.models().await, Arc::new(ModelCache::default()), Some("other".to_owned())).await };
+    let open = || async { embed(world.models().await, Arc::new(ModelCache::new(ModelBounds::default())), Some("other".to_owned())).await };
     let missing = open().await.err().unwrap().to_string();
     assert!(missing.contains("tokenizer.json"), "{missing}");
     world.put("other/1/tokenizer.json", &std::fs::read(fetched("all-MiniLM-L6-v2/1/tokenizer.json")).unwrap());
