@@ -5,6 +5,7 @@
 mod broker;
 mod gateway;
 mod gpus;
+mod onnx;
 mod redis;
 mod unserved;
 
@@ -94,6 +95,7 @@ async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
     let consuming = found.as_ref().map_or_else(Vec::new, consuming);
     let mut findings = vec![Finding::good("configuration", "right")];
     findings.extend(gpus::look(&configuration).await);
+    findings.extend(onnx::look(&configuration).await);
     findings.extend(broker::look(&configuration, &consuming).await);
     findings.extend(redis::look(&configuration).await);
     if let Some(servers) = &fleet {

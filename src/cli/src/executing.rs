@@ -1,5 +1,7 @@
 //! What a process's workers offer, and where they count.
 
+mod onnx;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use devices::{CudaError, Device, NvidiaGpu, nvidia::cuda};
@@ -14,6 +16,7 @@ use protocol::{
     config::{Configuration, PredictSection},
 };
 
+use self::onnx::GpuMegabytes;
 use crate::{fault::Fault, nvidia};
 
 /// How long the trial of a kind may take: cuBLAS brings hundreds of megabytes of code to the GPU.
@@ -22,8 +25,8 @@ const TRIED_IN: Duration = Duration::from_secs(60);
 /// What the worker of a simulated GPU offers: `predict` with the built-in model where none is configured, and what the configured handlers run.
 pub(crate) async fn on_simulated(configuration: &Configuration, gpu: GpuDescription) -> Result<Executors, Fault> {
     let built_in = match &configuration.predict {
-        section if section.model.is_some() => offer_predict(everywhere(configuration), section).await?,
-        section => offer_built_in(everywhere(configuration), section).await?,
+        section if section.model.is_some() => offer_predict(everywhere(configuration, None).await?, section).await?,
+        section => offer_built_in(everywhere(configuration, None).await?, section).await?,
     };
     with_handlers(built_in, configuration, (gpu, true)).await
 }
@@ -45,16 +48,21 @@ pub(crate) async fn on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) ->
     with_handlers(built_in, configuration, (gpu.description().clone(), false)).await
 }
 
-fn everywhere(configuration: &Configuration) -> Executors {
+/// What every GPU offers. `gpu_mb`: what models may take of a real one's memory.
+async fn everywhere(configuration: &Configuration, gpu_mb: GpuMegabytes) -> Result<Executors, Fault> {
     let models = cache(configuration);
     let simulate = executors::simulate_keeping(Arc::clone(&models), &configuration.models.simulated);
-    Executors::new().with(executors::echo()).with(simulate)
+    let executors = Executors::new().with(executors::echo()).with(simulate);
+    onnx::offer(executors, &configuration.models, &models, gpu_mb).await
 }
 
 async fn built_in_on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) -> Result<Executors, Fault> {
+    let total_mb = gpu.description().memory_total_mb as f64;
+    let models_mb = (total_mb * configuration.gpu.multi_gpu.memory_threshold) as u64;
+    let built_in = everywhere(configuration, Some(models_mb)).await?;
     let mut executors = match &configuration.predict {
-        section if section.model.is_some() => offer_predict(everywhere(configuration), section).await?,
-        _ => everywhere(configuration),
+        section if section.model.is_some() => offer_predict(built_in, section).await?,
+        _ => built_in,
     };
     if is_offered("matmul", products_work(gpu)).await {
         executors = executors.with(executors::matmul());

@@ -8,7 +8,7 @@ use protocol::config::ModelsSection;
 
 fn refused(path: &Path) -> String {
     let section = ModelsSection { onnx_runtime: Some(path.to_owned()), ..ModelsSection::default() };
-    OnnxRuntime::load(&section).unwrap_err().to_string()
+    OnnxRuntime::load(&section).expect_err("it is not the library").to_string()
 }
 
 #[test]

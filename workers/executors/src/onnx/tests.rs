@@ -11,7 +11,7 @@ use super::{
     fixture::{World, floats, floats_of, framed_task, identity, linear, mixing, segments, slow},
     tensor::Element,
 };
-use crate::{BatchMember, Executor, Failure, Report, Run, RunBatch, Usage, fixture};
+use crate::{BatchMember, Executor, Failure, Report, Run, RunBatch, Usage, fixture, schemas::tests::agree};
 
 fn nested(value: &Json) -> Value {
     value.to().unwrap()
@@ -77,6 +77,26 @@ async fn what_does_not_fit_is_refused_before_it_runs() {
         assert_eq!(failure.field.as_deref(), Some(field), "{payload}: {failure:?}");
         assert!(failure.message.contains(says) && !failure.retry, "{payload}: {failure:?}");
     }
+}
+
+#[tokio::test]
+async fn the_schema_and_the_reader_agree() {
+    let world = World::new();
+    world.put("linear.onnx", &linear(1.0));
+    let accepted = [
+        json!({"model": "linear", "inputs": {"x": [[1, 2, 3]]}, "outputs": ["y"], "as": "segments"}),
+        json!({"model": "linear", "inputs": {"x": [[1, 2, 3], [4, 5, 6]]}, "outputs": null, "as": null}),
+    ];
+    let refused = [
+        json!(null),
+        json!({"model": "linear"}),
+        json!({"model": 1, "inputs": {}}),
+        json!({"model": "linear", "inputs": [1]}),
+        json!({"model": "linear", "inputs": {"x": [[1, 2, 3]]}, "outputs": "y"}),
+        json!({"model": "linear", "inputs": {"x": [[1, 2, 3]]}, "as": "text"}),
+        json!({"model": "linear", "inputs": {"x": [[1, 2, 3]]}, "colour": 1}),
+    ];
+    agree(world.onnx().await, &accepted, &refused).await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::{
         OnnxModels, OnnxPlace,
         fixture::{World, fetched, framed_task, segments},
     },
+    schemas::tests::agree,
 };
 
 const PYTHON: &str = "import os\nimport sys\n\ndef main():\n    for name in os.listdir('.'):\n        print(name)\n\n\nif __name__ == '__main__':\n    sys.exit(main())\n";
@@ -84,4 +85,11 @@ async fn a_score_that_is_too_low_is_not_believed_and_it_is_said() {
         assert_eq!((given["label"].as_str(), given["model_says"].as_str()), (Some(label), said), "{given}");
         assert_eq!(given["score"].as_f64().unwrap() >= 0.5, believed, "{given}");
     }
+}
+
+#[tokio::test]
+async fn the_schema_and_the_reader_agree() {
+    let (_world, classify) = magika().await;
+    let refused = [json!(null), json!({}), json!({"content": 1}), json!({"content": {"$segment": -1}}), json!({"content": "a", "name": "b"})];
+    agree(classify, &[json!({"content": ""}), json!({"content": PYTHON})], &refused).await;
 }

@@ -15,6 +15,7 @@ use crate::{
         OnnxModels, OnnxPlace,
         fixture::{World, fetched, floats_of, framed_task, linear},
     },
+    schemas::tests::agree,
 };
 
 /// The world, and `embed` on the fetched model.
@@ -137,4 +138,21 @@ async fn a_model_for_something_else_is_told() {
     let embed = open().await.unwrap();
     let failure = world.run(&embed, json!({"text": "a"}), Segments::none()).await.unwrap_err();
     assert!(failure.message.contains("is none for `embed`: it takes \"x\"") && !failure.retry, "{failure:?}");
+}
+
+#[tokio::test]
+async fn the_schema_and_the_reader_agree() {
+    let (_world, embed) = minilm().await;
+    let accepted = [json!({"text": ["a", ""]}), json!({"text": "", "as": "segment"}), json!({"text": "a", "as": null})];
+    let many = vec!["a"; 1_025];
+    let refused = [
+        json!(null),
+        json!({}),
+        json!({"text": 1}),
+        json!({"text": []}),
+        json!({"text": many}),
+        json!({"text": "a", "as": "segments"}),
+        json!({"text": "a", "model": "b"}),
+    ];
+    agree(embed, &accepted, &refused).await;
 }
