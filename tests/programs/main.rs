@@ -19,6 +19,7 @@ mod logs;
 mod model;
 mod models;
 mod nvidia;
+mod onnx;
 mod output;
 mod over_http;
 <<<<<<< HEAD

@@ -12,7 +12,12 @@ pub(super) type GpuMegabytes = Option<u64>;
 
 /// Adds the kinds that can run here; of each other one the log says why it is not offered.
 #[cfg(feature = "onnx")]
-pub(super) async fn offer(executors: Executors, section: &ModelsSection, cache: &Arc<ModelCache>, gpu_mb: GpuMegabytes) -> Result<Executors, Fault> {
+pub(super) async fn offer(
+    executors: Executors,
+    section: &ModelsSection,
+    cache: &Arc<ModelCache>,
+    gpu_mb: GpuMegabytes,
+) -> Result<Executors, Fault> {
     use executors::onnx;
 
     if section.directory.is_none() {

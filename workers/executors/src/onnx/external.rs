@@ -1,7 +1,9 @@
 //! The files of weights that a model names. They are found by the key that its format gives them, without reading the model: what it says is not trusted before it was checked.
 
-/// How a key `location` and the beginning of its value are written: field 1 of 8 bytes, then field 2.
-const KEY: &[u8] = b"\x0a\x08location\x12";
+/// How a key `location` is written: field 1, of 8 bytes. Its value follows.
+const KEY: &[u8] = b"\x0a\x08location";
+/// How the value is: field 2.
+const VALUE: u8 = 0x12;
 /// Most files of one model.
 const FILES_MAX: usize = 64;
 
@@ -14,7 +16,9 @@ pub(super) fn files_named_in(model: &[u8]) -> Result<Vec<String>, String> {
     let mut rest = model;
     while let Some(at) = position(rest) {
         rest = &rest[at + KEY.len()..];
-        let Some(name) = value(rest) else { continue };
+        let Some(name) = rest.split_first().filter(|(tag, _)| **tag == VALUE).and_then(|(_, text)| value(text)) else {
+            return Err("it does not say plainly where its weights lie".to_owned());
+        };
         if name.is_empty() || name.contains(['/', '\\', '\0']) || name == ".." || name == "." {
             return Err(format!("its weights are to come from {name:?}; only files beside the model are taken"));
         }
@@ -40,7 +44,7 @@ fn position(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The text that follows: a length of at most two bytes, then its bytes. `None`: it is none, so that the key was part of something else.
+/// The text that follows: a length of at most two bytes, then its bytes. `None`: it is none.
 fn value(bytes: &[u8]) -> Option<&str> {
     let first = usize::from(*bytes.first()?);
     let (length, from): (usize, usize) = match first {
@@ -58,6 +62,7 @@ mod tests {
         let mut model = b"\x0a\x08locatiox\x12 anything".to_vec();
         for name in names {
             model.extend_from_slice(KEY);
+            model.push(VALUE);
             model.push(u8::try_from(name.len()).unwrap());
             model.extend_from_slice(name.as_bytes());
         }
@@ -71,6 +76,8 @@ mod tests {
         for elsewhere in ["/etc/shadow", "../other/model.onnx_data", "..", "a\\b", ""] {
             assert!(files_named_in(&naming(&[elsewhere])).unwrap_err().contains("beside the model"), "{elsewhere}");
         }
-        assert!(files_named_in(KEY).unwrap().is_empty(), "cut off");
+        for unclear in [KEY, b"\x0a\x08location\x12\xff", b"\x12\x06hidden\x0a\x08location\x70\x01"] {
+            assert!(files_named_in(unclear).unwrap_err().contains("plainly"), "{unclear:?}");
+        }
     }
 }

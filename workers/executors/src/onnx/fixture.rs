@@ -39,6 +39,12 @@ pub(super) fn linear(factor: f32) -> Vec<u8> {
         .written()
 }
 
+/// `y` = `x` times a 3 x 1 matrix that lies in another file.
+pub(super) fn parted(file: &str) -> Vec<u8> {
+    let graph = Graph::default().input("x", SINGLE, &["batch", "3"]).output("y", SINGLE, &["batch", "1"]);
+    graph.weights_beside("matrix", &[3, 1], file).step("MatMul", &["x", "matrix"], "y", &[]).written()
+}
+
 /// Gives what it takes.
 pub(super) fn identity(element: Element) -> Vec<u8> {
     Graph::default().input("x", element, &["n", "2"]).output("y", element, &["n", "2"]).step("Identity", &["x"], "y", &[]).written()

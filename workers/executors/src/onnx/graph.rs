@@ -35,6 +35,22 @@ impl Graph {
         self.with(5, &tensor)
     }
 
+    /// Weights that lie in a file beside the model.
+    #[cfg(test)]
+    pub(super) fn weights_beside(self, name: &str, shape: &[u64], file: &str) -> Self {
+        const ELSEWHERE: u64 = 1;
+        let mut place = Vec::new();
+        text(&mut place, 1, "location");
+        text(&mut place, 2, file);
+        let mut tensor = Vec::new();
+        shape.iter().for_each(|side| whole(&mut tensor, 1, *side));
+        whole(&mut tensor, 2, code(Element::Number(DType::F32)));
+        text(&mut tensor, 8, name);
+        bytes(&mut tensor, 13, &place);
+        whole(&mut tensor, 14, ELSEWHERE);
+        self.with(5, &tensor)
+    }
+
     /// A step, with whole numbers as attributes.
     pub(super) fn step(self, operator: &str, inputs: &[&str], output: &str, attributes: &[(&str, u64)]) -> Self {
         let mut node = Vec::new();

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     OnnxModels, OnnxPlace,
-    fixture::{World, floats, floats_of, framed_task, identity, linear, mixing, segments, slow},
+    fixture::{World, floats, floats_of, framed_task, identity, linear, mixing, parted, segments, slow},
     tensor::Element,
 };
 use crate::{BatchMember, Executor, Failure, Report, Run, RunBatch, Usage, fixture, schemas::tests::agree};
@@ -117,6 +117,25 @@ async fn a_file_that_is_no_model_is_told_in_a_sentence() {
     // The others are served as before.
     world.put("good.onnx", &good);
     assert!(world.run(&onnx, json!({"model": "good", "inputs": {"x": [[1, 2, 3]]}}), Segments::none()).await.is_ok());
+}
+
+#[tokio::test]
+async fn weights_may_lie_in_a_file_beside_the_model_and_nowhere_else() {
+    let world = World::new();
+    world.put("parted/1/model.onnx", &parted("model.onnx_data"));
+    world.put("parted/1/model.onnx_data", &floats(&[1.0, 10.0, 100.0]));
+    world.put("away/1/model.onnx", &parted("../../secret"));
+    world.put("secret", &floats(&[1.0, 2.0, 3.0]));
+    world.put("linked/1/model.onnx", &parted("link"));
+    std::os::unix::fs::symlink("../../secret", world.folder.path().join("linked/1/link")).unwrap();
+    world.put("alone/1/model.onnx", &parted("model.onnx_data"));
+    let onnx = world.onnx().await;
+    let run = async |model: &str| world.run(&onnx, json!({"model": model, "inputs": {"x": [[1, 2, 3]]}}), Segments::none()).await;
+    assert_eq!(nested(&run("parted").await.unwrap().json)["outputs"]["y"], json!([[321.0]]));
+    for (model, says) in [("away", "only files beside the model"), ("linked", "no link"), ("alone", "No such file")] {
+        let failure = run(model).await.unwrap_err();
+        assert!(failure.message.contains(says), "{model}: {failure:?}");
+    }
 }
 
 /// Runs `x = [1, 0, 0]` until `is_there` holds of the first number that comes out.

@@ -90,6 +90,7 @@ async fn a_score_that_is_too_low_is_not_believed_and_it_is_said() {
 #[tokio::test]
 async fn the_schema_and_the_reader_agree() {
     let (_world, classify) = magika().await;
-    let refused = [json!(null), json!({}), json!({"content": 1}), json!({"content": {"$segment": -1}}), json!({"content": "a", "name": "b"})];
+    let refused =
+        [json!(null), json!({}), json!({"content": 1}), json!({"content": {"$segment": -1}}), json!({"content": "a", "name": "b"})];
     agree(classify, &[json!({"content": ""}), json!({"content": PYTHON})], &refused).await;
 }
