@@ -46,7 +46,7 @@ class Context:
         """Tells how far the task is, 0 to 1, and what it does now. In a run batch it is told for each member."""
         fraction = min(max(float(fraction), 0.0), 1.0)
         for member in self._speaking():
-            member._tell({"type": "progress", "fraction": fraction, **({} if message is None else {"message": str(message)})}, None)
+            member._tell({"type": "progress", "fraction": fraction, **({} if message is None else {"message": str(message).encode(errors="replace").decode()})}, None)
 
     def part(self, value: Any) -> None:
         """Gives a piece of the output before the result. Nobody waits for it: where nobody listens, nothing is sent."""

@@ -13,8 +13,8 @@ class Retry(Exception):
 
     def __init__(self, message: str = "the handler asked for another attempt", *, after_s: Optional[float] = None, code: Optional[str] = None) -> None:
         super().__init__(message)
-        if after_s is not None and not after_s >= 0:
-            raise ValueError(f"after_s must be 0 or more seconds, not {after_s}")
+        if after_s is not None and not 0 <= after_s <= 30 * 86_400:
+            raise ValueError(f"after_s must be 0 seconds to 30 days, not {after_s}")
         self.after_s = after_s
         self.code = code
 

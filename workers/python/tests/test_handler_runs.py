@@ -23,6 +23,13 @@ def fail(how: str):
     if how == "result": return object()
     if how == "nan": return float("nan")
     if how == "large": return bytes(65 << 20)
+    if how == "half": return "\\ud800"
+    if how == "told half": raise Fail("\\ud800", code=7, field="\\ud800")
+    if how == "unreadable":
+        class Unreadable(Retry):
+            def __str__(self): raise RuntimeError
+        raise Unreadable()
+    if how == "negative": raise OutOfMemory(memory_mb=-3)
     if how == "long": raise ValueError("a" * 3000 + "b" * 3000)
     if how == "chain":
         try: 1/0
@@ -59,6 +66,15 @@ class Answers(unittest.TestCase):
             for run, (how, words) in enumerate(says.items(), 10):
                 self.assertIn(words, self.failed(worker, run, how)["message"])
             self.assertEqual(worker.drained(), 0)
+
+    def test_no_exception_is_so_strange_that_it_breaks_the_runtime(self):
+        with Worker(FAILING) as worker:
+            worker.hello()
+            self.assertIn("cannot be sent", self.failed(worker, 1, "half")["message"])
+            self.assertEqual(self.failed(worker, 2, "told half"), {"type": "error", "run": 2, "message": "?", "code": "7", "retry": False, "field": "payload.?"})
+            self.assertIn("cannot be shown", self.failed(worker, 3, "unreadable")["message"])
+            self.assertEqual(self.failed(worker, 4, "negative")["memory_mb"], 0)
+            self.assertEqual(self.failed(worker, 5, "other")["retry"], True)
 
     def test_an_exception_is_told_with_the_users_own_lines_and_within_bounds(self):
         with Worker(FAILING) as worker:

@@ -17,7 +17,15 @@ _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def failure(error: BaseException, *, cancelled: bool) -> dict[str, Any]:
-    """The fields of an ``error`` message. ``cancelled``: nobody waits for the task any more."""
+    """The fields of an ``error`` message. ``cancelled``: nobody waits for the task any more. Whatever the user's exception is made of, it can be written."""
+    try:
+        fields = _failure(error, cancelled)
+    except Exception as unreadable:
+        return {"message": f"{type(error).__qualname__}, which cannot be shown: {type(unreadable).__name__}", "retry": True}
+    return {name: cut(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _failure(error: BaseException, cancelled: bool) -> dict[str, Any]:
     if isinstance(error, InvalidPayload):
         return {"message": cut(error.problem), "code": "invalid_payload", "retry": False, "field": error.field}
     if isinstance(error, Retry):
@@ -25,7 +33,7 @@ def failure(error: BaseException, *, cancelled: bool) -> dict[str, Any]:
         if error.after_s is not None:
             fields["retry_after_ms"] = int(error.after_s * 1000)
         if error.code is not None:
-            fields["code"] = error.code
+            fields["code"] = str(error.code)
         return fields
     if isinstance(error, Fail):
         return _failed(error)
@@ -41,10 +49,11 @@ def failure(error: BaseException, *, cancelled: bool) -> dict[str, Any]:
 
 
 def _failed(error: Fail) -> dict[str, Any]:
-    fields = {"message": cut(str(error)), "code": error.code, "retry": False}
+    fields = {"message": cut(str(error)), "code": str(error.code), "retry": False}
     if error.field is not None:
-        is_path = error.field == "payload" or error.field.startswith(("payload.", "payload["))
-        fields["field"] = error.field if is_path else f"payload.{error.field}"
+        field = str(error.field)
+        is_path = field == "payload" or field.startswith(("payload.", "payload["))
+        fields["field"] = field if is_path else f"payload.{field}"
     return fields
 
 
@@ -59,7 +68,7 @@ def _out_of_memory(error: BaseException) -> dict[str, Any]:
     fields: dict[str, Any] = {"message": cut(str(error) or type(error).__name__), "out_of_memory": True}
     memory_mb: Optional[int] = getattr(error, "memory_mb", None)
     if memory_mb is not None:
-        fields["memory_mb"] = int(memory_mb)
+        fields["memory_mb"] = max(int(memory_mb), 0)
     return fields
 
 

@@ -68,7 +68,8 @@ class Speaking(Context):
 
     def _say_line(self, line: str) -> None:
         cut = line if len(line) <= LINE_MAX else line[: LINE_MAX - 1] + "…"
-        self._tell({"type": "log", "message": cut}, None)
+        # Half a character, which Python can print and JSON cannot say, must not make a `print` fail.
+        self._tell({"type": "log", "message": cut.encode(errors="replace").decode()}, None)
 
 
 def install(several: Callable[[], bool]) -> None:
