@@ -22,11 +22,8 @@ mod nvidia;
 mod onnx;
 mod output;
 mod over_http;
-<<<<<<< HEAD
 mod own_work;
-=======
 mod python_package;
->>>>>>> 7268208 (Run the Python package's tests and the examples from cargo test, and install it where the tests need it)
 mod refusals;
 mod servers;
 mod signals;
