@@ -1,6 +1,6 @@
 import sys
 
-from gpufleet import Client, TaskFailed
+from gpufleet import Client, ClientError, TaskFailed
 
 with Client(sys.argv[1]) as client:
     print(client.submit("shout", {"text": "over http"}).result(timeout=60).value)
@@ -8,5 +8,5 @@ with Client(sys.argv[1]) as client:
         print(event)
     try:
         client.submit("shout", {"text": 1}).result(timeout=60)
-    except TaskFailed as error:
-        print(error.code, error.field)
+    except (ClientError, TaskFailed) as error:  # By the gateway, if it checks payloads, or by a worker.
+        print(error.field)
