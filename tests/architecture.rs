@@ -57,7 +57,7 @@ const EDGES: [(&str, &[&str]); 16] = [
 ];
 
 /// library → the crates that may name it. The tests may name everything.
-const ONLY_IN: [(&str, &[&str]); 11] = [
+const ONLY_IN: [(&str, &[&str]); 12] = [
     ("redis", &["gpu-table", "redis-link", "task-store"]),
     ("deadpool-redis", &["redis-link"]),
     ("lapin", &["task-queue"]),
@@ -68,6 +68,7 @@ const ONLY_IN: [(&str, &[&str]); 11] = [
     ("cudarc", &["devices", "fake-nvidia", "gpu-check"]),
     ("nvml-wrapper", &["devices", "fake-nvidia"]),
     ("candle-core", &["executors"]),
+    ("ort", &["executors"]),
     ("clap", &["cli"]),
 ];
 
