@@ -6,7 +6,8 @@ use super::*;
 fn the_built_in_model_writes_words() {
     let model = Model::built_in().unwrap();
     assert_eq!(model.name(), "tiny");
-    let generated = generated(&model, &request("She was very happy to see her sister, and", 60));
+    let drawn = Request { temperature: 0.6, ..request("She was very happy to see her sister, and", 60) };
+    let generated = generated(&model, &drawn);
     let words: Vec<&str> = generated.text.split_whitespace().collect();
     let known = [
         "the", "and", "of", "to", "a", "her", "was", "in", "it", "that", "she", "had", "not", "be", "he", "you", "I", "his", "with", "for",
