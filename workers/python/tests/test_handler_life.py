@@ -218,3 +218,23 @@ class Life(unittest.TestCase):
                 self.assertEqual(worker.ended(), ended)
                 self.assertIn(says, worker.errors())
                 self.assertTrue(kind == "leave" or "in fault" in worker.errors())
+
+    def test_a_fault_on_the_gpu_ends_the_process_so_that_no_later_task_meets_it(self):
+        code = """
+        @task(concurrency=2)
+        def index(how: str):
+            if how == "memory": raise RuntimeError("CUDA error: out of memory")
+            if how == "other": raise RuntimeError("CUDA error: invalid argument")
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        """
+        with Worker(code) as worker:
+            worker.hello()
+            worker.task(1, "index", {"how": "memory"})
+            self.assertTrue(worker.answer(1)["out_of_memory"])
+            worker.task(2, "index", {"how": "other"})
+            self.assertIn("invalid argument", worker.answer(2)["message"])
+            worker.task(3, "index", {"how": "fault"})
+            self.assertEqual(worker.ended(), 86)
+            self.assertIn("device-side assert triggered", worker.errors())
+            with self.assertRaisesRegex(AssertionError, "has closed its socket"):
+                worker.next("result", "error")

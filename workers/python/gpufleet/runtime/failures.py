@@ -13,6 +13,13 @@ from ..errors import Cancelled, Fail, InvalidPayload, OutOfMemory, Retry
 
 #: Most of a message, in bytes: what was raised, and the last lines of where.
 MESSAGE_BYTES = 4096
+#: With these faults CUDA answers every later call of the process the same: whatever runs next fails too, until the process is another one.
+_GPU_LOST = (
+    "device-side assert", "illegal memory access", "illegal instruction", "misaligned address", "invalid program counter", "unspecified launch failure",
+    "launch timed out", "hardware stack error", "uncorrectable ECC", "operation not supported on global/shared address space",
+)  # fmt: skip
+#: The exit code of a process that has lost its GPU.
+GPU_LOST_CODE = 86
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -62,6 +69,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (OutOfMemory, MemoryError)) or any(each.__name__ == "OutOfMemoryError" for each in type(error).__mro__):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ("CUDA out of memory", "CUDA error: out of memory", "RESOURCE_EXHAUSTED"))
+
+
+def is_gpu_lost(error: BaseException) -> bool:
+    """Whether a fault on the GPU has cost this process its CUDA context. PyTorch and CuPy say it in a ``RuntimeError``, with CUDA's own words."""
+    if not isinstance(error, RuntimeError):
+        return False
+    try:
+        told = str(error)
+    except Exception:
+        return False
+    return "cuda" in told.lower() and any(words in told for words in _GPU_LOST)
+
+
+def leave(error: BaseException) -> None:
+    """Ends the process, which has lost its GPU. Its worker starts another, and what ran here runs alone from then on, so that only the one that did it is convicted."""
+    stderr = sys.__stderr__
+    if stderr is not None:
+        stderr.write(f"gpufleet: a fault on the GPU, after which CUDA answers nothing in this process; it ends. {described(error)}\n")
+        stderr.flush()
+    os._exit(GPU_LOST_CODE)
 
 
 def _out_of_memory(error: BaseException) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..errors import Cancelled, InvalidPayload
 from ..frames import Buffer
 from ..tasks import Task, chunks_of
 from ..values import resolve
-from .failures import cut, failure, forget
+from .failures import cut, failure, forget, is_gpu_lost, leave
 from .interrupt import Guard
 from .outbox import Outbox, TooLarge, message
 from .output import Speaking
@@ -163,7 +163,6 @@ class Run(Sink):
             self.error(place, Cancelled())
         self.over = True
 
-
     def together(self, members: list[Context]) -> Context:
         return BatchContext(self, members)
 
@@ -182,6 +181,10 @@ class Run(Sink):
             self._answer(member, buffers)
 
     def error(self, member: int, error: BaseException) -> None:
+        if is_gpu_lost(error):
+            # What is answered already reaches the worker first.
+            self.outbox.flush()
+            leave(error)
         if not self._answered[member]:
             self._fail(member, failure(error, cancelled=self.contexts[member]._cancelled))
 
