@@ -113,7 +113,7 @@ class AutoModelForCausalLM(_Model):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         assert attention_mask.shape == (rows, keys.shape[2]), "the mask does not fit the cache"
         mask = attention_mask.array
-        sums = ((keys.array * 31 + values.array)[:, 0, :, 0] * mask).sum(axis=1) % 9973
+        sums = ((keys.array * 31 + values.array + 5)[:, 0, :, 0] * mask).sum(axis=1) % 9973
         logits = numpy.stack([self._next(row, int(total)) for row, total in enumerate(sums)])
         self._steered(keys.array[:, 0, :, 0], position_ids)
         last = [self._begun(int(row[-1])) for row in input_ids.array]
