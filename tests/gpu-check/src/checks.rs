@@ -10,7 +10,7 @@ use crate::{
     bench::Bench,
     beside,
     finding::{Finding, Verdict},
-    health, host, memory, own, processes, speed, work,
+    handlers, health, host, memory, onnx, own, processes, speed, torch, work,
 };
 
 /// One check.
@@ -32,6 +32,8 @@ enum Sees {
 /// What no CUDA device is called.
 const NO_GPU: &str = "-1";
 const LIMIT: Duration = Duration::from_secs(60);
+/// A check that has no longer than this is not begun.
+pub const SHORTEST: Duration = Duration::from_secs(2);
 /// For what waits for kernels that never end, or moves a lot.
 const LONG: Duration = Duration::from_secs(120);
 
@@ -64,7 +66,7 @@ impl Check {
 }
 
 /// Every check, in the order in which they run. The last ones take processes down.
-pub const CHECKS: [Check; 19] = [
+pub const CHECKS: [Check; 24] = [
     check("libraries are found, with versions", |bench| host::libraries(bench).boxed()),
     check("GPUs are those that `nvidia-smi` lists", |bench| host::discovery(bench).boxed()).without_cuda(),
     check("samples agree with `nvidia-smi`", |bench| host::samples(bench).boxed()),
@@ -80,6 +82,11 @@ pub const CHECKS: [Check; 19] = [
     check("fleet throughput of a small kernel against a bare loop", |bench| speed::throughput(bench).boxed()).long(),
     check("the same, whose numbers travel as raw bytes", |bench| speed::raw_throughput(bench).boxed()).long(),
     check("PyTorch and a worker share a GPU", |bench| beside::pytorch(bench).boxed()).long(),
+    check("PyTorch's handler generates what plain PyTorch does", |bench| torch::generation(bench).boxed()).long(),
+    check("PyTorch's handler gives the vectors of plain PyTorch", |bench| torch::embeddings(bench).boxed()).long(),
+    check("ONNX models run on CUDA, or their kind is refused", |bench| onnx::cuda(bench).boxed()),
+    check("a killed handler gives its memory back, and is started again", |bench| handlers::killed(bench).boxed()).long(),
+    check("a fault in a handler's kernel ends that handler alone", |bench| handlers::fault(bench).boxed()).long(),
     check("a killed process is started again, and memory is given back", |bench| processes::killed(bench).boxed()).long().without_cuda(),
     check("a fault on the GPU is noticed and ends its process alone", |bench| processes::fault(bench).boxed()).long(),
     check("the driver tells of the fault by a Xid event", |bench| processes::xid(bench).boxed()).long(),

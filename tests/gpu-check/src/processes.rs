@@ -135,7 +135,8 @@ pub async fn killed(bench: &Bench) -> Finding {
     )))
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) -> Result<(), Fault> {
+/// Waits until this holds.
+pub async fn until(what: &str, holds: impl Fn() -> bool) -> Result<(), Fault> {
     let deadline = Instant::now() + LONGEST;
     while !holds() {
         if Instant::now() > deadline {
