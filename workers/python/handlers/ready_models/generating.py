@@ -223,9 +223,10 @@ class Generating:
         assert rows is not None
         ids = torch.tensor([[text.made[-1]] for text in self._texts], dtype=torch.long, device=self._device)
         positions = torch.tensor([[length] for length in rows.lengths], dtype=torch.long, device=self._device)
-        logits = self._called(ids, rows.wider_mask(), positions, rows.cache)
+        mask = rows.wider_mask()
+        logits = self._called(ids, mask, positions, rows.cache)
         chosen = self._chosen(logits, self._texts)
-        rows.took()
+        rows.took(mask)
         self._add(self._texts, chosen)
 
     def _make_room(self, failure: OutOfMemory) -> None:
@@ -244,11 +245,10 @@ class Generating:
     def _chosen(self, logits: Any, texts: list[Text]) -> list[int]:
         """The next token of each. The likeliest, or, with a temperature, where the drawn number falls among the probabilities."""
         torch = self._torch
-        likeliest = torch.argmax(logits, dim=-1)
+        chosen = [int(token) for token in torch.argmax(logits, dim=-1).tolist()]
         warm = [place for place, text in enumerate(texts) if text.temperature > 0]
         if not warm:
-            return [int(token) for token in likeliest.tolist()]
-        chosen = [int(token) for token in likeliest.tolist()]
+            return chosen
         index = torch.tensor(warm, dtype=torch.long, device=self._device)
         heat = torch.tensor([[texts[place].temperature] for place in warm], dtype=torch.float64, device=self._device)
         sums = torch.cumsum(torch.softmax(logits.index_select(0, index).to(torch.float64) / heat, dim=-1), dim=-1)
