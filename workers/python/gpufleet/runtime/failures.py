@@ -128,7 +128,9 @@ def cut(text: str, bytes_max: int = MESSAGE_BYTES) -> str:
 def forget(error: BaseException) -> None:
     """Lets go of what the frames of a failed run hold: a model's tensors must not outlive it."""
     traceback.clear_frames(error.__traceback__)
-    error.__traceback__ = error.__context__ = error.__cause__ = None
+    for name in ("__traceback__", "__context__", "__cause__"):
+        # Not by the user's own `__setattr__`, which may refuse: that of a frozen dataclass does.
+        BaseException.__setattr__(error, name, None)
     torch = sys.modules.get("torch")
     if is_out_of_memory(error) and torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
         gc.collect()

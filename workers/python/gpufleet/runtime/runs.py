@@ -123,9 +123,12 @@ class Run(Sink):
     def _chunks(self) -> list[Chunk]:
         """Reads the payloads. What does not fit its kind is answered."""
         rows: list[tuple[int, Context, dict[str, Any]]] = []
+        # A member's segments end where those of the next one begin: what lies behind them is another task's.
+        starts = [int(fields.get("segments_from", 0)) for fields in self._fields]
+        ends = [*starts[1:], len(self._segments)]
         for place, (context, fields) in enumerate(zip(self.contexts, self._fields)):
             try:
-                payload = resolve(fields.get("payload"), self._segments[fields.get("segments_from", 0) :])
+                payload = resolve(fields.get("payload"), self._segments[starts[place] : ends[place]])
                 rows.append((place, context, self.task.plan.read(payload)))
             except InvalidPayload as error:
                 self.error(place, error)
