@@ -11,7 +11,10 @@ mod claims;
 mod client;
 mod commands;
 mod echo;
+mod embed;
 mod facts;
+mod handler_bytes;
+mod handlers;
 mod ideal;
 mod large_replies;
 mod latency;
@@ -21,6 +24,7 @@ mod models;
 mod namespace;
 mod options;
 mod output;
+mod pipes;
 mod pool;
 mod predict;
 mod proc;
@@ -116,6 +120,8 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::RawBytes => raw_bytes::measure(servers, options.pace).await,
             Part::Models => models::measure(servers, options.pace).await,
             Part::Predict => predict::measure(servers, options.pace).await,
+            Part::Handlers => handlers::measure(servers, options.pace).await,
+            Part::Embed => embed::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

@@ -1,4 +1,4 @@
-//! Part q: four models on four GPUs that hold two each: how often a task finds its model loaded, by the strategy that asks for that and by the one that does not.
+//! Part m: four models on four GPUs that hold two each: how often a task finds its model loaded, by the strategy that asks for that and by the one that does not.
 //!
 //! A task takes 20 ms and a cold load 100 ms. Tasks of the four models come at random, so rarely that slots wait and the strategy chooses, also where every second task loads its model.
 

@@ -56,6 +56,17 @@ impl Namespace {
         Ok(())
     }
 
+    /// Waits until every GPU serves this kind.
+    pub(crate) async fn until_served(&self, servers: &Servers, kind: &str) -> Result<(), Fault> {
+        let table = self.table(servers)?;
+        let of = &self.configuration.worker.pool;
+        let served = async || {
+            table.rows(of).await.is_ok_and(|rows| rows.iter().all(|view| view.row.kinds.iter().any(|known| known.as_str() == kind)))
+        };
+        until(&format!("the kind {kind} is served"), served).await;
+        Ok(())
+    }
+
     /// A task for this pool, for a bare client.
     pub(crate) fn question(&self, kind: &'static str, payload: Value) -> Result<Question, Fault> {
         Ok(self.asks(kind, TaskBody { payload: payload.into(), ..TaskBody::default() }.to_bytes()))

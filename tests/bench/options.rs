@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -19,6 +19,9 @@ usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n] [--quick]
   l     1 MB of raw bytes there and back, beside the same bytes through a pair of pipes
   m     4 models on 4 GPUs that hold 2 each: how often a task finds its model loaded, by task_specific and by least_loaded
   n     texts of predict that are generated together, 8 in flight, beside the same texts one by one
+  o     echo by a handler in Python beside the built-in echo, 256 in flight; and 1 MB of raw bytes there and back through a handler alone, one at
+        a time and 4 at once, beside the same bytes through a pair of pipes
+  p     embed through the fleet, 1, 8 and 64 texts in flight, beside the same executor called in a loop
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -37,9 +40,11 @@ pub(crate) enum Part {
     RawBytes,
     Models,
     Predict,
+    Handlers,
+    Embed,
 }
 
-const ALL: [Part; 13] = [
+const ALL: [Part; 15] = [
     Part::Echo,
     Part::Claims,
     Part::Scaling,
@@ -53,6 +58,8 @@ const ALL: [Part; 13] = [
     Part::RawBytes,
     Part::Models,
     Part::Predict,
+    Part::Handlers,
+    Part::Embed,
 ];
 
 /// What was asked for.
@@ -152,6 +159,8 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "l" => Ok(Part::RawBytes),
             "m" => Ok(Part::Models),
             "n" => Ok(Part::Predict),
+            "o" => Ok(Part::Handlers),
+            "p" => Ok(Part::Embed),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()

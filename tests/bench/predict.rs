@@ -1,4 +1,4 @@
-//! Part p: texts that are generated together, beside the same texts one by one; one worker process.
+//! Part n: texts that are generated together, beside the same texts one by one; one worker process.
 //!
 //! The model is the one that `make model` fetches where it is there, else the built-in one, whose weights fit into a processor's cache: reading them once for several texts gains little there.
 

@@ -14,6 +14,25 @@ pub(crate) fn processor_s(pid: &str) -> Option<f64> {
     Some(ticks / TICKS_PER_SECOND)
 }
 
+/// The processes that this one has started, and those that they have, as far as they run.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let parents: Vec<(u32, u32)> = pids.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+    let mut found = vec![pid];
+    let mut looked_at = 0;
+    while let Some(of) = found.get(looked_at).copied() {
+        found.extend(parents.iter().filter(|(_, parent)| *parent == of).map(|(pid, _)| *pid));
+        looked_at += 1;
+    }
+    found.split_off(1)
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Processor time of a process's living threads, in seconds, as the scheduler counts it: to the nanosecond, where [`processor_s`] sees a hundredth.
 pub(crate) fn fine_processor_s(pid: u32) -> Option<f64> {
     of_threads(pid, "schedstat", |text| text.split_whitespace().next()?.parse::<f64>().ok()).map(|ns| ns / 1e9)

@@ -85,14 +85,17 @@ pub(crate) fn start_one(servers: &Servers, names: &Namespace, gpus: usize, id_pr
 
 /// Starts `gpufleet` with these arguments, on the servers and as the configuration says.
 pub(crate) fn start_gpufleet(servers: &Servers, names: &Namespace, arguments: &[&str]) -> Result<Program, Fault> {
-    let Configuration { amqp, redis, gpu, batch, .. } = &names.configuration;
-    let settings = [
+    let Configuration { amqp, redis, gpu, batch, handlers, models, predict, .. } = &names.configuration;
+    let mut settings = vec![
         format!("amqp.prefix={}", amqp.prefix),
         format!("redis.prefix={}", redis.prefix),
         format!("gpu.multi_gpu.max_concurrent_tasks_per_gpu={}", gpu.multi_gpu.max_concurrent_tasks_per_gpu),
         format!("batch.largest={}", serde_json::to_string(&batch.largest)?),
         format!("batch.wait_ms={}", serde_json::to_string(&batch.wait_ms)?),
+        format!("handlers={}", serde_json::to_string(handlers)?),
     ];
+    settings.extend(models.directory.iter().map(|folder| format!("models.directory={}", folder.display())));
+    settings.extend(predict.model.iter().map(|model| format!("predict.model={}", model.display())));
     let (amqp_url, redis_url) = (servers.amqp(), servers.redis());
     let mut arguments: Vec<&str> = arguments.to_vec();
     arguments.extend(["--amqp-url", amqp_url.reveal(), "--redis-url", redis_url.reveal()]);
@@ -101,7 +104,7 @@ pub(crate) fn start_gpufleet(servers: &Servers, names: &Namespace, arguments: &[
 }
 
 /// The `gpufleet` of the same build: it stands beside this program.
-fn gpufleet() -> Result<PathBuf, Fault> {
+pub(crate) fn gpufleet() -> Result<PathBuf, Fault> {
     let program = std::env::current_exe()?.with_file_name("gpufleet");
     if program.exists() {
         return Ok(program);

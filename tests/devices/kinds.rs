@@ -4,44 +4,31 @@ use std::{fs, sync::Arc};
 
 use bytes::Bytes;
 use devices::{Device, Use};
-use executors::{BatchMember, Executor, Failure, Report, Run, RunBatch, Usage};
+use executors::{BatchMember, Executor, Failure, Run, RunBatch, Usage};
 use fake_nvidia::process;
-use protocol::{BodyHash, DeliveryId, Framed, Json, Segments, Task, TaskBody, TaskId};
+use protocol::{Framed, Json, Segments, Task};
 use serde_json::{Value, json};
-use tests::until::until;
+use tests::{
+    executing::{self, member_of, run_of},
+    until::until,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::rig::{block_on, first_gpu};
 
 fn task(executor: &Arc<dyn Executor>, payload: Value) -> Task {
-    Task {
-        id: TaskId::new("task-1").unwrap(),
-        body_hash: BodyHash::of(b""),
-        kind: executor.kind(),
-        priority: 0,
-        attempt: 1,
-        hops: 0,
-        memory_mb: None,
-        start_before_ms: None,
-        end_before_ms: None,
-        not_before_ms: None,
-        body: TaskBody { payload: payload.into(), ..TaskBody::default() },
-        delivery: DeliveryId(1),
-    }
+    executing::task(executor.kind().as_str(), payload, Segments::none())
 }
 
-async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, pieces: u32) -> Result<protocol::Json, Failure> {
+async fn run(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, pieces: u32) -> Result<Json, Failure> {
     let task = task(executor, payload);
-    let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
-    executor.run(Run { task: &task, payload: &task.body.payload, device, cancel, report, pieces, usage }).await.map(|framed| framed.json)
+    executor.run(Run { pieces, ..run_of(&task, device) }).await.map(|framed| framed.json)
 }
 
 /// The same, with raw bytes beside the payload.
 async fn run_raw(executor: &Arc<dyn Executor>, device: &Arc<dyn Device>, payload: Value, segments: Segments, pieces: u32) -> Framed {
-    let mut task = task(executor, payload);
-    task.body.segments = segments;
-    let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
-    executor.run(Run { task: &task, payload: &task.body.payload, device, cancel, report, pieces, usage }).await.unwrap()
+    let task = executing::task(executor.kind().as_str(), payload, segments);
+    executor.run(Run { pieces, ..run_of(&task, device) }).await.unwrap()
 }
 
 /// Numbers as raw bytes, at a place in memory where no number may begin.
@@ -148,13 +135,7 @@ fn products_of_any_sizes_run_together_and_each_gets_its_own() {
             ]
             .map(|payload| task(&matmul, payload));
             let usages: Vec<Usage> = tasks.iter().map(|_| Usage::default()).collect();
-            let members = tasks.iter().zip(&usages).map(|(task, usage)| BatchMember {
-                task,
-                payload: &task.body.payload,
-                cancel: CancellationToken::new(),
-                report: Report::to_nobody(),
-                usage: usage.clone(),
-            });
+            let members = tasks.iter().zip(&usages).map(|(task, usage)| BatchMember { usage: usage.clone(), ..member_of(task) });
             let batch = RunBatch { device: &gpu, members: members.collect(), cancel: CancellationToken::new() };
             let answers = matmul.run_batch(batch).await;
             let product = |place: usize| answers[place].as_ref().unwrap().json.to::<Value>().unwrap();
@@ -178,13 +159,7 @@ fn products_without_the_memory_for_all_lack_it_together() {
             let matmul = executors::matmul();
             let (a, b): (Vec<[usize; 1]>, [Vec<usize>; 1]) = ((0..500).map(|row| [row]).collect(), [(0..500).collect()]);
             let task = task(&matmul, json!({"a": a, "b": b, "dtype": "f64"}));
-            let member = || BatchMember {
-                task: &task,
-                payload: &task.body.payload,
-                cancel: CancellationToken::new(),
-                report: Report::to_nobody(),
-                usage: Usage::default(),
-            };
+            let member = || member_of(&task);
             let members = (0..8).map(|_| member()).collect();
             let answers = matmul.run_batch(RunBatch { device: &gpu, members, cancel: CancellationToken::new() }).await;
             assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|failure| failure.code == "out_of_memory" && failure.retry)));

@@ -1,6 +1,7 @@
 //! What the tests share: private servers, whole fleets, waiting for a condition.
 
 pub mod environment;
+pub mod executing;
 pub mod fleet;
 pub mod hostile;
 pub mod program;

@@ -2,17 +2,19 @@
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use devices::{Device, SimulatedGpu, SimulatedOptions};
+use devices::Device;
 use executors::{
-    Executor, Failure, Listening, Report, Reports, Run, Usage,
-    handlers::{self, HandlerError, HandlerPlace},
+    Executor, Failure, Listening, Report, Reports, Run,
+    handlers::{self, HandlerError},
 };
-use protocol::{
-    BodyHash, DeliveryId, Framed, GpuDescription, GpuId, Kind, Segments, Task, TaskBody, TaskId, config::HandlerSection, gpu::Hardware,
-    task::ComputeCapability,
-};
+use protocol::{Framed, Segments, Task, config::HandlerSection};
 use serde_json::{Value, json};
-use tests::{program, until::until};
+pub(super) use tests::executing::task;
+use tests::{
+    executing::{place, run_of, simulated_gpu},
+    program,
+    until::until,
+};
 use tokio_util::sync::CancellationToken;
 
 const PROGRAM: &str = include_str!("handler.py");
@@ -25,21 +27,6 @@ pub(super) fn command(folder: &Path, mode: &str) -> Vec<String> {
     let file = folder.join("handler.py");
     fs::write(&file, PROGRAM).expect("written");
     vec!["python3".to_owned(), file.display().to_string(), mode.to_owned()]
-}
-
-pub(super) fn place() -> HandlerPlace {
-    HandlerPlace {
-        gpu: GpuDescription {
-            gpu_id: GpuId::new("sim-0").expect("valid"),
-            name: "Simulated GPU".to_owned(),
-            memory_total_mb: 80_000,
-            compute_capability: ComputeCapability { major: 9, minor: 0 },
-            hardware: Hardware::default(),
-        },
-        is_simulated: true,
-        slots: 4,
-        launcher: program::binary().to_owned(),
-    }
 }
 
 /// A handler that runs.
@@ -56,9 +43,9 @@ pub(super) async fn try_start(mode: &str, with: impl FnOnce(&mut HandlerSection)
     section.name = Some("told".to_owned());
     section.environment.insert("FOLDER".to_owned(), folder.path().display().to_string());
     with(&mut section);
-    let executors = handlers::start(&section, place()).await?;
+    let executors = handlers::start(&section, place(program::binary())).await?;
     let executors = executors.into_iter().map(|executor| (executor.kind().as_str().to_owned(), executor)).collect();
-    Ok(Bench { executors, device: Arc::new(SimulatedGpu::new(SimulatedOptions::default())), folder })
+    Ok(Bench { executors, device: simulated_gpu(), folder })
 }
 
 /// As [`try_start`], once its kinds are up.
@@ -112,25 +99,7 @@ impl Bench {
 }
 
 async fn run(executor: Arc<dyn Executor>, device: Arc<dyn Device>, task: Task, report: Report, cancel: CancellationToken) -> Answer {
-    let run = Run { task: &task, payload: &task.body.payload, device: &device, cancel, report, pieces: 1, usage: Usage::default() };
-    executor.run(run).await
-}
-
-pub(super) fn task(kind: &str, payload: Value, segments: Segments) -> Task {
-    Task {
-        id: TaskId::new("task-1").expect("valid"),
-        body_hash: BodyHash::of(b""),
-        kind: Kind::new(kind).expect("valid"),
-        priority: 0,
-        attempt: 1,
-        hops: 0,
-        memory_mb: None,
-        start_before_ms: None,
-        end_before_ms: None,
-        not_before_ms: None,
-        body: TaskBody { payload: payload.into(), segments, ..TaskBody::default() },
-        delivery: DeliveryId(1),
-    }
+    executor.run(Run { report, cancel, ..run_of(&task, &device) }).await
 }
 
 /// Whether a process runs: one that has ended and was not reaped does not.

@@ -1,10 +1,10 @@
 //! What a handler that does its work gives.
 
 use bytes::Bytes;
-use executors::{BatchMember, Report, RunBatch, Usage};
+use executors::RunBatch;
 use protocol::{Segments, config::HandlerProtocol};
 use serde_json::{Value, json};
-use tests::until::until;
+use tests::{executing::member_of, until::until};
 use tokio_util::sync::CancellationToken;
 
 use super::bench::{start, task, try_start};
@@ -66,13 +66,7 @@ async fn members_of_a_batch_are_answered_in_their_places_and_a_bad_one_fails_alo
     assert_eq!((batching.largest, batching.wait.map(|wait| wait.as_millis())), (2, Some(7)));
     let tasks: Vec<_> =
         [json!("a"), json!("bad"), json!("c")].into_iter().map(|payload| task("pairs", payload, Segments::none())).collect();
-    let members = tasks.iter().map(|task| BatchMember {
-        task,
-        payload: &task.body.payload,
-        cancel: CancellationToken::new(),
-        report: Report::to_nobody(),
-        usage: Usage::default(),
-    });
+    let members = tasks.iter().map(member_of);
     let batch = RunBatch { device: &bench.device, members: members.collect(), cancel: CancellationToken::new() };
     let answers = executor.run_batch(batch).await;
     assert_eq!(answers[0].as_ref().unwrap().json, json!(["a", 2]));
