@@ -31,7 +31,7 @@ async fn one_that_breaks_it_is_told_where() {
         ),
         ("version_2", &[], "it speaks version 2; this is version 1"),
         ("garbage", &[], "it sent no frame"),
-        ("broken_schema", &[], "the schema of broken is none of draft 2020-12"),
+        ("broken_schema", &[], "the schema of broken cannot be used: the schema is none"),
         ("setup_fails_twice", &[], "BAD   is ready after its set-up: it could not be set up: no model there"),
         ("drains_badly", &[], "BAD   ends with code 0 when it is drained: it ended with exit code 7"),
         (

@@ -1,12 +1,10 @@
 //! A handler against its contract: everything that `schemas/handler.md` says, tried on a process.
 
-mod sample;
 mod trial;
 
 use std::path::PathBuf;
 
-use protocol::{Json, Kind};
-use serde_json::Value;
+use protocol::{Json, Kind, PayloadSchema, payload_schema::example};
 
 use self::trial::Trial;
 use super::message::{FromHandler, Hello, HelloKind, ToHandler, VERSION};
@@ -75,7 +73,7 @@ impl Checks {
         let _ = self.note("answers a ping", process.ping().await);
         process.send_text(br#"{"type":"gpufleet_check_of_a_later_version","field":[1]}"#);
         let _ = self.note("passes over a message of a type that it does not know", process.ping().await);
-        let payload = wanted.payload.clone().unwrap_or_else(|| sample::payload(kind.schema.as_ref()));
+        let payload = wanted.payload.clone().unwrap_or_else(|| kind.schema.as_ref().map_or_else(Json::null, example));
         let answered = process.task(&kind.kind, &payload).await.and_then(|answer| judged(&answer, wanted));
         let _ = self.note("answers a task under its run", answered);
         let _ = self.note("answers a task that is cancelled", process.cancelled_task(&kind.kind, &payload).await);
@@ -107,10 +105,8 @@ fn checked_hello(hello: Hello) -> Result<Hello, String> {
         return Err("it names no kinds".to_owned());
     }
     for HelloKind { kind, schema, .. } in &hello.kinds {
-        let schema =
-            schema.as_ref().map(Json::to::<Value>).transpose().map_err(|error| format!("the schema of {kind} cannot be read: {error}"))?;
-        if let Some(Err(error)) = schema.filter(|schema| !schema.is_null()).map(|schema| jsonschema::draft202012::new(&schema)) {
-            return Err(format!("the schema of {kind} is none of draft 2020-12: {error}"));
+        if let Some(Err(wrong)) = schema.as_ref().filter(|schema| !schema.is_null()).map(PayloadSchema::compile) {
+            return Err(format!("the schema of {kind} cannot be used: {wrong}"));
         }
     }
     Ok(hello)
