@@ -17,6 +17,7 @@ mod kinds;
 mod life;
 mod memory;
 mod models;
+mod own_kind;
 mod progress;
 mod reading;
 mod replies;

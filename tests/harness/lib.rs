@@ -4,6 +4,7 @@ pub mod environment;
 pub mod executing;
 pub mod fleet;
 pub mod hostile;
+pub mod pages;
 pub mod program;
 pub mod proxy;
 pub mod rabbitmq;

@@ -95,6 +95,27 @@ pub async fn gpufleet(folder: &Path, arguments: impl IntoIterator<Item = impl As
     ended(command).await
 }
 
+/// Runs a line as an operator types it, in a shell that finds `gpufleet`, in `folder`, with these variables and none other of ours.
+///
+/// # Panics
+/// If it does not end within two minutes.
+pub async fn typed(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).current_dir(folder).env("PATH", path()).stdout(Stdio::piped());
+    only_these(&mut command, variables);
+    ended(command).await
+}
+
+/// The folders in which a shell finds programs, that of `gpufleet` first.
+///
+/// # Panics
+/// If it does not build.
+#[must_use]
+pub fn path() -> String {
+    let folder = binary().parent().expect("<target>/<profile>").display();
+    format!("{folder}:{}", std::env::var("PATH").unwrap_or_default())
+}
+
 /// Runs a command of `gpufleet` to its end, with its standard output somewhere else.
 ///
 /// # Panics
@@ -120,6 +141,22 @@ fn only_these(command: &mut Command, variables: &[(&str, &str)]) {
         command.env_remove(name);
     }
     command.envs(variables.iter().copied());
+}
+
+/// Whether a process runs: one that has ended and was not waited for does not.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Ends a process, whatever it does.
+///
+/// # Panics
+/// If it is gone.
+pub fn kill(pid: u32) {
+    let sent = Command::new("kill").arg("-KILL").arg(pid.to_string()).status().expect("kill can be started");
+    assert!(sent.success(), "the process {pid} is gone");
 }
 
 /// A `gpufleet` that serves until it is told to stop. Killed when dropped; its log is shown if the test fails.

@@ -1,13 +1,14 @@
 //! AMQP clients that are not ours: pika (Python) and amqplib (Node). Both follow the same plan, so that each case is written once.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use protocol::config::SecretUrl;
 use serde_json::{Value, json};
+use tests::pages::root;
 use tokio::io::AsyncWriteExt;
 
 /// Longest talk of a client. Generous: it bounds a hang.
@@ -122,8 +123,4 @@ fn python_with_pika() -> &'static str {
 
 fn script(name: &str) -> PathBuf {
     root().join("tests/programs/clients").join(name)
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
 }

@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
-use tests::program::gpufleet;
+use tests::{
+    pages::{blocks, page},
+    program::gpufleet,
+};
 use tokio::process::Command;
 
 use crate::{clients::Client, servers::Servers};
@@ -12,10 +15,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 
 /// The one example in this language.
 fn example(language: &str) -> String {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/frame.md");
-    let text = fs::read_to_string(page).expect("the page");
-    let (_, from) = text.split_once(&format!("```{language}\n")).expect("an example");
-    from.split_once("\n```").expect("its end").0.to_owned()
+    blocks(&page("schemas/frame.md"), language).pop().expect("an example")
 }
 
 /// What a program prints.

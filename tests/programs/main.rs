@@ -23,6 +23,7 @@ mod onnx;
 mod output;
 mod over_http;
 mod own_work;
+mod pages;
 mod python_package;
 mod refusals;
 mod servers;

@@ -10,14 +10,15 @@ use protocol::{GpuId, Health, Outcome, Reply, gpu::GpuView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
-    program::{Ended, Program, gpu_check, gpufleet},
+    program::{Ended, Program, gpu_check, gpufleet, kill},
     tasks::{PATIENCE, on, reply, result, simulate, started, task},
     until::until,
 };
 
 use crate::{
     http::{get_text, post},
-    own_work::{package, python_file},
+    own_work::python_file,
+    python_package::package,
     servers::Servers,
 };
 
@@ -123,10 +124,6 @@ async fn adds(producer: &Producer, gpu: &str) -> Reply {
     answered
 }
 
-fn kill(pid: u32) {
-    assert!(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_gpu_of_a_host_gets_a_process_of_its_own_and_runs_products_and_kernels() {
     let host = Host::with(2).await;
@@ -199,7 +196,7 @@ def sees() -> str:
 async fn a_handler_of_the_command_line_runs_beside_each_gpu_and_sees_that_one_alone() {
     let host = Host::with(2).await;
     let (_folder, file) = python_file("sees.py", SEES);
-    let supervisor = host.start_with(&["worker", "--handler", file.to_str().unwrap()], &[("PYTHONPATH", &package())]);
+    let supervisor = host.start_with(&["worker", "--handler", file.to_str().unwrap()], &[("PYTHONPATH", &package().display().to_string())]);
     host.servers.eligible(2).await;
     let producer = host.servers.producer().await;
     for gpu in [host.uuid(0), host.uuid(1)] {

@@ -3,11 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tests::pages::root;
 
 use crate::servers::Servers;
 
-fn fetched() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/onnx");
+/// The folder of the library and the models.
+///
+/// # Panics
+/// If they were not fetched.
+pub fn fetched() -> PathBuf {
+    let folder = root().join("target/onnx");
     assert!(folder.join("magika").is_dir(), "{} is missing; `scripts/fetch-models target/onnx` fetches it", folder.display());
     folder.canonicalize().expect("it is there")
 }

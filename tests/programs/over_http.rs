@@ -1,19 +1,17 @@
 //! Operators' commands on an embedded fleet, which only its gateway reaches.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::path::Path;
 
 use protocol::{Envelope, PoolName};
 use serde_json::{Value, json};
 use task_queue::{Outgoing, Queue, Target, TaskQueue};
 use tests::{
-    program::{Ended, Program, binary, gpufleet},
+    pages::{blocks, commands, page},
+    program::{Ended, Program, gpufleet, typed},
     until::until,
 };
 
 use crate::servers::Servers;
-
-/// Longest run of a line of a shell. Generous: it bounds a hang.
-const LONGEST: Duration = Duration::from_secs(120);
 
 pub struct Embedded {
     fleet: Program,
@@ -40,16 +38,7 @@ impl Embedded {
 
     /// A line as an operator types it, in a shell that finds `gpufleet`, and the fleet by the variable.
     pub async fn typed(&self, line: &str) -> Ended {
-        let folder = binary().parent().expect("a folder").display();
-        let path = format!("{folder}:{}", std::env::var("PATH").unwrap_or_default());
-        let mut shell = tokio::process::Command::new("sh");
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GPUFLEET")) {
-            shell.env_remove(name);
-        }
-        shell.args(["-c", line]).env("PATH", path).env("GPUFLEET_URL", &self.url).current_dir("/").stdin(Stdio::null()).kill_on_drop(true);
-        let ended = tokio::time::timeout(LONGEST, shell.output()).await.expect("it ends").expect("a shell");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-        Ended { code: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
+        typed(Path::new("/"), line, &[("GPUFLEET_URL", &self.url)]).await
     }
 
     async fn gpu(&self, gpu_id: &str) -> Value {
@@ -157,11 +146,9 @@ async fn gpus_are_shown_and_a_gateway_is_examined() {
 
 /// The commands of README's section "Operate", without what they are for.
 fn commands_of_the_readme() -> Vec<String> {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).expect("README.md");
+    let readme = page("README.md");
     let section = readme.split("### Operate\n").nth(1).expect("the section");
-    let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("its block");
-    let commands = block.lines().map(|line| line.split(" # ").next().unwrap_or_default().trim().to_owned());
-    commands.filter(|command| !command.is_empty()).collect()
+    commands(&blocks(section, "sh")[0]).into_iter().map(|command| command.line).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

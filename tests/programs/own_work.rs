@@ -5,7 +5,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use producer::{NewTask, Producer};
@@ -13,13 +12,14 @@ use protocol::TaskState;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
-    program::Program,
+    program::{Program, is_running, kill},
     tasks::{PATIENCE, reply, result, task},
     until::until,
 };
 
 use crate::{
     clients::{Client, Plan, Publish},
+    python_package::package,
     servers::Servers,
 };
 
@@ -56,15 +56,9 @@ pub fn python_file(name: &str, text: &str) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
-/// Where Python finds the package.
-pub fn package() -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    root.join("workers/python").display().to_string()
-}
-
 /// Starts a program that runs workers, whose handlers find the package.
 fn start(servers: &Servers, arguments: &[&str]) -> Program {
-    Program::start(servers.command_line(arguments), &[("PYTHONPATH", &package())])
+    Program::start(servers.command_line(arguments), &[("PYTHONPATH", &package().display().to_string())])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,16 +112,6 @@ fn slow(ms: u64, n: u64) -> NewTask {
     task("slow", json!({"ms": ms, "n": n}))
 }
 
-/// Whether a process runs: one that has ended and was not waited for does not.
-fn lives(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-fn kill(pid: u32) {
-    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_tasks_survive_the_kill_of_the_process_that_runs_them() {
     let servers = Servers::fresh().await;
@@ -168,10 +152,10 @@ async fn a_handler_ends_with_its_worker_however_that_one_ends() {
     let (_folder, file) = python_file("slow.py", SLOW);
     for signal in ["KILL", "TERM"] {
         let (worker, pid) = slow_worker(&servers, &file, &producer).await;
-        assert!(lives(pid));
+        assert!(is_running(pid));
         worker.signal(signal);
         worker.exit_code().await;
-        until("the handler is gone", async || !lives(pid)).await;
+        until("the handler is gone", async || !is_running(pid)).await;
         until("its worker's row is gone", async || servers.rows().await.is_empty()).await;
     }
 }

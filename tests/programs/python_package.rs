@@ -6,12 +6,10 @@ use std::{
     time::Duration,
 };
 
+use tests::pages::root;
+
 /// Longest run of a Python program. Generous: it bounds a hang.
 const LONGEST: Duration = Duration::from_secs(600);
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
-}
 
 /// The package's folder, for `PYTHONPATH`: what runs is what lies there, and not what was installed.
 pub fn package() -> PathBuf {

@@ -60,6 +60,17 @@ impl Servers {
         &self.amqp
     }
 
+    /// The variables by which commands in a shell find them.
+    pub fn variables(&self) -> [(&'static str, String); 4] {
+        let Configuration { amqp, redis, .. } = &self.configuration;
+        [
+            ("GPUFLEET_AMQP_URL", self.amqp.reveal().to_owned()),
+            ("GPUFLEET_REDIS_URL", self.redis.reveal().to_owned()),
+            ("GPUFLEET__AMQP__PREFIX", amqp.prefix.clone()),
+            ("GPUFLEET__REDIS__PREFIX", redis.prefix.clone()),
+        ]
+    }
+
     /// A command line for these servers.
     pub fn command_line(&self, arguments: &[&str]) -> Vec<String> {
         let Configuration { amqp, redis, .. } = &self.configuration;

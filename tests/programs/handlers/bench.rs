@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 pub(super) use tests::executing::task;
 use tests::{
     executing::{place, run_of, simulated_gpu},
-    program,
+    program::{self, is_running},
     until::until,
 };
 use tokio_util::sync::CancellationToken;
@@ -100,12 +100,6 @@ impl Bench {
 
 async fn run(executor: Arc<dyn Executor>, device: Arc<dyn Device>, task: Task, report: Report, cancel: CancellationToken) -> Answer {
     executor.run(Run { report, cancel, ..run_of(&task, &device) }).await
-}
-
-/// Whether a process runs: one that has ended and was not reaped does not.
-pub(super) fn is_running(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// Waits until a process is gone.

@@ -4,13 +4,16 @@ use std::{path::Path, process::Stdio};
 
 use executors::Failure;
 use serde_json::json;
-use tests::{program, until::until};
+use tests::{
+    program::{self, is_running},
+    until::until,
+};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
 };
 
-use super::bench::{gone, is_running, start};
+use super::bench::{gone, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_exits_crashes_what_ran_in_it_and_says_its_last_words() {
