@@ -44,8 +44,13 @@ pub(crate) struct BytesSample {
 struct Carried {
     at_once: usize,
     latency_ms: Percentiles,
-    /// The time in which one payload was through, whatever went beside it.
-    each_ms: f64,
+}
+
+impl Carried {
+    /// The time in which one payload was through: as many as were on their way share it.
+    fn each_ms(&self) -> f64 {
+        self.latency_ms.p50 / self.at_once as f64
+    }
 }
 
 /// A handler beside a simulated GPU that nobody else uses.
@@ -63,8 +68,7 @@ pub(crate) async fn measure(pace: Pace) -> Result<Vec<BytesSample>, Fault> {
         let pipes_ms = pipes::measure().await?;
         let mut handler = Vec::new();
         for at_once in AT_ONCE {
-            let flow = alone.carry(at_once, pace).await?;
-            handler.push(Carried { at_once, latency_ms: flow.latencies_ms(), each_ms: 1e3 / flow.per_second() });
+            handler.push(Carried { at_once, latency_ms: alone.carry(at_once, pace).await?.latencies_ms() });
         }
         samples.extend(Some(BytesSample { round, pipes_ms, handler }).filter(|sample| sample.round > 0));
     }
@@ -109,10 +113,8 @@ pub(crate) fn report(part: &mut PartReport, samples: &[BytesSample]) {
         let carried = || samples.iter().map(|sample| (sample, &sample.handler[place]));
         let latency = Percentiles::medians(carried().map(|(_, carried)| carried.latency_ms));
         part.row(format!("1 MB through the handler alone, {at_once} at once, p50/95/99 in ms"), latency);
-        let each = Spread::of(carried().map(|(_, carried)| carried.each_ms));
-        part.row("    time for each, whatever goes beside it, in ms", each);
-        let ratio = Spread::of(carried().map(|(sample, carried)| carried.each_ms / sample.pipes_ms.p50));
-        let what = format!("1 MB there and back, {at_once} at once, handler alone / pipes");
+        let ratio = Spread::of(carried().map(|(sample, carried)| carried.each_ms() / sample.pipes_ms.p50));
+        let what = format!("1 MB there and back, {at_once} at once, p50 for each, handler / pipes");
         part.ratio(what.clone(), ratio);
         part.aim(what, ratio.median, Bound::AtMost(AIM));
     }
