@@ -46,7 +46,7 @@ async fn the_demo_ends_with_its_table_and_what_came_of_it() {
     let (table, last) = (&lines[lines.len() - 7..lines.len() - 1], lines[lines.len() - 1]);
     assert!(last.starts_with("40 of 40 tasks got their own right reply"), "{demo:?}");
     assert!(table[0].starts_with('┌') && table[3].contains("sim-0") && table[4].contains("sim-1"), "{demo:?}");
-    assert!(demo.output.contains("\"kind\": \"predict\"") && demo.output.contains("\"model\": \"tiny\""), "{demo:?}");
+    assert!(demo.output.contains("\"kind\": \"predict\"") && demo.output.contains("\"model\":\"tiny\""), "{demo:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

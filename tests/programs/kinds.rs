@@ -37,7 +37,7 @@ async fn servers_and_their_gateway_show_the_same_kinds() {
     let row = table.output.lines().find(|line| line.contains(" echo ")).unwrap_or_else(|| panic!("{table:?}"));
     assert!(row.contains(" 2 ") && row.contains("gives the payload back"), "{row}");
     let unknown = through(&["kinds", "ecko"]).await;
-    assert_eq!((unknown.code, unknown.errors.contains("there are echo, simulate")), (Some(4), true), "{unknown:?}");
+    assert_eq!((unknown.code, unknown.errors.contains("there are echo, predict, simulate")), (Some(4), true), "{unknown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

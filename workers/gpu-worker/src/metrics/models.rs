@@ -96,6 +96,6 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} in {text}");
         }
-        assert!(!text.contains("waited") && !text.contains("evictions_total{"), "{text}");
+        assert!(!text.contains("how=\"waited\"") && !text.contains("evictions_total{"), "{text}");
     }
 }
