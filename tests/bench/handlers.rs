@@ -1,4 +1,4 @@
-//! Part o: `echo` by a handler in Python (one process, 8 tasks at once) beside the built-in `echo`, in one worker process; and raw bytes through a handler without a fleet ([`crate::handler_bytes`]).
+//! Part o: `echo` by a handler in Python (one process, 8 tasks at once) beside the built-in `echo`, in one worker process; and raw bytes through a handler without a fleet (`handler_bytes.rs`).
 //!
 //! Both kinds are asked in turns by the same client, over the same broker, store and worker. What differs is the handler: its socket, its process, its Python. Its own cost a task is the difference in the processor time of
 //! worker and handler together.
