@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use devices::{Device, Use};
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use protocol::{
-    Json, Kind, Segments, Task,
+    Json, Kind, SegmentRef, Segments, Task,
     config::HandlerProtocol,
     frame::{JSON_BYTES_MAX, SEGMENTS_MAX},
 };
@@ -68,6 +68,7 @@ impl HandlerExecutor {
             let bounds = format!("{JSON_BYTES_MAX} bytes of JSON and {FRAME_BYTES_MAX} in all");
             return Err(Failure::invalid("payload", format!("is larger than a message to a handler may be: {bounds}")));
         }
+        refers_to_its_own(payload, segments)?;
         self.handler.kinds.told(&self.kind).map_or(Ok(()), |told| told.check(payload))
     }
 
@@ -150,6 +151,15 @@ impl HandlerExecutor {
             answers = attached.answers(cancel) => answers,
             () = left => unreachable!("it never ends"),
         }
+    }
+}
+
+/// Whether a payload refers to segments of its own alone. In a batch the numbers behind them are another task's bytes.
+fn refers_to_its_own(payload: &Json, segments: &Segments) -> Result<(), Failure> {
+    let count = segments.len();
+    match SegmentRef::all_in(payload).iter().map(|reference| reference.number).find(|number| *number >= count) {
+        Some(number) => Err(Failure::invalid("payload", format!("refers to segment {number}, and there are {count}"))),
+        None => Ok(()),
     }
 }
 
@@ -258,5 +268,25 @@ impl Executor for HandlerExecutor {
 
     fn models(&self) -> Vec<String> {
         self.handler.models()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_payload_that_refers_to_the_segments_of_the_next_one_is_refused() {
+        let segments = Segments::of(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
+        let own = json!({"images": [{"$segment": 0}, {"$segment": 1}]});
+        assert_eq!(refers_to_its_own(&own.into(), &segments), Ok(()));
+        let foreign = json!({"images": [{"$segment": 1}, {"within": {"$segment": 2, "dtype": "u8"}}]});
+        let refused = refers_to_its_own(&foreign.into(), &segments).unwrap_err();
+        assert_eq!((refused.code.as_str(), refused.field.as_deref(), refused.retry), ("invalid_payload", Some("payload"), false));
+        assert_eq!(refused.message, "refers to segment 2, and there are 2");
+        assert!(refers_to_its_own(&json!({"$segment": 0}).into(), &Segments::none()).is_err());
     }
 }
