@@ -66,6 +66,7 @@ pub(super) struct Line {
     state: Mutex<State>,
 }
 
+/// Locked before the runs of a process, never while they are.
 #[derive(Debug)]
 struct State {
     /// As many as there are runs of this GPU's worker, which has a bound.
@@ -241,10 +242,12 @@ fn in_brief(why: &str) -> String {
 }
 
 impl State {
-    /// The process with the most free places.
+    /// The process with the most free places. One in which a cancelled run lingers has none: it is about to be ended, and whatever runs there then crashes, and would be convicted for it.
     fn freest(&self) -> Option<usize> {
         let free = self.seats.iter().enumerate().filter_map(|(number, seat)| match &seat.phase {
-            Phase::Up(up) if up.is_open && up.free > 0 && up.left > 0 => Some((up.free, std::cmp::Reverse(number))),
+            Phase::Up(up) if up.is_open && up.free > 0 && up.left > 0 && !up.live.has_lingering() => {
+                Some((up.free, std::cmp::Reverse(number)))
+            }
             _ => None,
         });
         free.max().map(|(_, number)| number.0)

@@ -23,6 +23,8 @@ use crate::{Failure, Report};
 
 /// Between two words about answers that nobody asked for.
 const STRAYS_TOLD: Duration = Duration::from_secs(10);
+/// A run that has not ended so long after it was asked to lingers: perhaps it never will, and its process with it.
+const LINGERS: Duration = Duration::from_secs(1);
 /// So many tasks are named beside a line of the log.
 const NAMED: usize = 8;
 
@@ -303,6 +305,17 @@ impl Live {
         self.lock().answered
     }
 
+    /// Whether a run is still there although it was asked to end a while ago. Its process may have to be ended for it.
+    pub(super) fn has_lingering(&self) -> bool {
+        let lingers = |going: &Going| going.ending.as_ref().is_some_and(|ending| ending.since.elapsed() >= LINGERS);
+        self.lock().going.values().any(lingers)
+    }
+
+    /// Nothing begins in it any more. What is under way may still be answered.
+    pub(super) fn shut(&self) {
+        self.lock().is_closed = true;
+    }
+
     /// The process is gone. What ran in it crashed, but for what was cancelled before; nothing begins there any more.
     pub(super) fn close(&self, why: &str) {
         let going = {
@@ -416,6 +429,7 @@ impl Drop for Attached {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use serde_json::json;
 
     use super::*;
@@ -502,6 +516,31 @@ mod tests {
         assert_eq!(bench.live.due(asked + 2 * patience, patience).kill.as_deref(), Some("t-0#1"));
         bench.result(1, None, 1);
         assert_eq!((bench.line.taken(0), bench.live.due(asked, patience)), (0, Due::default()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_place_is_given_in_a_process_where_a_cancelled_run_lingers_until_that_run_has_ended() {
+        let bench = Bench::new();
+        drop(bench.begin(1).await);
+        let beside = bench.begin(1).await;
+        tokio::time::advance(LINGERS).await;
+        let mut waits = Box::pin(bench.line.place());
+        assert!((&mut waits).now_or_never().is_none(), "the process is about to be ended, and what runs there would crash with it");
+        bench.result(1, None, 1);
+        assert!(waits.now_or_never().is_some(), "the run has ended, and who waited is served");
+        bench.result(2, None, 2);
+        assert!(beside.answers(&CancellationToken::new()).await[0].is_ok());
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_in_a_process_that_is_shut_and_what_runs_there_is_still_answered() {
+        let bench = Bench::new();
+        let before = bench.begin(1).await;
+        bench.live.shut();
+        let place = bench.line.place().await.unwrap().place;
+        assert!(bench.live.begin(Vec::new(), place, |_| unreachable!("nothing is sent")).is_none());
+        bench.result(1, None, 7);
+        assert_eq!(before.answers(&CancellationToken::new()).await[0].as_ref().unwrap().json, json!(7));
     }
 
     #[tokio::test]
