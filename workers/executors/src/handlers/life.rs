@@ -401,6 +401,10 @@ impl<'a> Life<'a> {
     /// Ends the process, where it has not ended, and everything that rests on it.
     async fn finish(mut self, mut over: Over) -> Ended {
         self.is_over = true;
+        // No place in it is given any more, and then nothing begins there: in this order, and before the waits that follow. What is put into a process that is gone would count as crashed.
+        self.handler.line.close(self.seat);
+        self.live.shut();
+        self.handler.tell();
         if matches!(over, Over::StreamEnded | Over::SetUpFailed(_)) {
             let patience = self.drained_by.map_or(LAST_WORDS, |until| until.saturating_duration_since(Instant::now()));
             self.has_exited(patience).await;
@@ -418,8 +422,6 @@ impl<'a> Life<'a> {
         }
         self.printed_all().await;
         let why = self.sentence(&over, had_to_be_killed);
-        // No place in it is given any more, and then nothing begins there: in this order.
-        self.handler.line.close(self.seat);
         self.handler.has_models(self.seat, Vec::new());
         self.live.close(&why);
         self.ended(over, why)
