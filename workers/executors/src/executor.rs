@@ -1,6 +1,6 @@
 //! The trait between a worker and what it runs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use devices::Device;
@@ -165,8 +165,16 @@ pub trait Executor: Send + Sync + 'static {
     /// the first run. Default: they never change.
     fn on_change(&self, _told: Arc<dyn Fn() + Send + Sync>) {}
 
+    /// How long a run may take to end once its cancellation has fired. Until then it keeps its slot; after that it is dropped. Default: 5 s.
+    fn notice(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
     /// Ends what it has started: processes, threads. Called once, after the last run. Default: it has started nothing.
     async fn stop(&self) {}
+
+    /// Ends what it has started at once, whatever runs there: the worker was told to end at once. [`stop`](Self::stop) is called after it all the same. Default: it has started nothing.
+    async fn stop_at_once(&self) {}
 
     /// The models that it has in memory now.
     fn models(&self) -> Vec<String> {
@@ -246,6 +254,11 @@ impl Executors {
     /// Ends what the executors have started.
     pub async fn stop(&self) {
         futures::future::join_all(self.0.values().map(|executor| executor.stop())).await;
+    }
+
+    /// Ends what the executors have started, at once.
+    pub async fn stop_at_once(&self) {
+        futures::future::join_all(self.0.values().map(|executor| executor.stop_at_once())).await;
     }
 
     /// Frees memory of the GPU that executors keep to save time. Whether any was freed.

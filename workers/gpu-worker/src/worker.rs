@@ -101,8 +101,13 @@ impl GpuWorker {
             Err(source) => {
                 context.ports.stop.now.cancel();
                 context.signals.last_beat.cancel();
+                stop_executors_at_once(&context).await;
                 return Err(WorkerError::Topology { gpu_id: context.me.gpu_id.clone(), source });
             }
+        }
+        if context.ports.stop.now.is_cancelled() {
+            // First, so that what runs in them does not hold up the end: nobody waits for it.
+            stop_executors_at_once(&context).await;
         }
         leave(&context).await;
         let _ = tokio::time::timeout(context.me.options.lease.max(LAST_WORDS), context.gpu.executors.stop()).await;
@@ -115,6 +120,11 @@ impl GpuWorker {
             None => Ok(()),
         }
     }
+}
+
+/// Ends what the executors have started, whatever runs there.
+async fn stop_executors_at_once(context: &Context) {
+    let _ = tokio::time::timeout(LAST_WORDS, context.gpu.executors.stop_at_once()).await;
 }
 
 /// Declares and consumes. `None`: stopped meanwhile.

@@ -40,7 +40,7 @@ pub struct HandlerSection {
     /// A process that does not answer a ping for so long hangs, and is ended, in ms. Default: 30,000.
     #[schemars(range(min = 100, max = 3_600_000))]
     pub hang_timeout_ms: u64,
-    /// How long a run may take to end after it was asked to, and again after it was interrupted, before its process is ended; and how long a process may take to end when it is drained, in ms. Default: 5,000.
+    /// How long a run may take to end after it was asked to, and again after it was interrupted, before its process is ended; and how long a process may take to end when it is drained, in ms. Default: 2,000.
     #[schemars(range(min = 10, max = 600_000))]
     pub stop_timeout_ms: u64,
     /// A process without work for so long is ended, and started again for the next task, in ms. Default: none, it stays.
@@ -72,7 +72,7 @@ impl Default for HandlerSection {
             directory: None,
             start_timeout_ms: 300_000,
             hang_timeout_ms: 30_000,
-            stop_timeout_ms: 5_000,
+            stop_timeout_ms: 2_000,
             idle_timeout_ms: None,
             memory_mb: None,
             restart_after_tasks: None,

@@ -27,6 +27,9 @@ const BESIDE_BYTES: usize = 2 << 10;
 /// Payloads that may be gathered for a kind whose handler has not said yet how many it takes; [`Executor::run_batch`] cuts them to what it does.
 const LARGEST_UNTOLD: usize = 1024;
 
+/// How long a process that is killed takes to be gone, at most.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Runs one kind of a handler.
 pub(super) struct HandlerExecutor {
     handler: Arc<Handler>,
@@ -262,8 +265,17 @@ impl Executor for HandlerExecutor {
         self.handler.on_change(told);
     }
 
+    fn notice(&self) -> Duration {
+        // By then a run that does not listen has ended with its process.
+        2 * Duration::from_millis(self.handler.section.stop_timeout_ms) + ENDED_WITHIN
+    }
+
     async fn stop(&self) {
         self.handler.stop().await;
+    }
+
+    async fn stop_at_once(&self) {
+        self.handler.give_up().await;
     }
 
     fn models(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
-use executors::{Failure, Report, Usage};
+use executors::{Executor, Failure, Report, Usage};
 use futures::FutureExt;
 use protocol::{ErrorCode, Framed, Task, TaskError, Token};
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use crate::{
     ports::Abandoned,
 };
 
-/// How long an executor whose time is up may take to notice.
+/// How long an executor may take to notice that its worker ends at once, whatever it says of itself.
 pub(crate) const NOTICE: Duration = Duration::from_secs(5);
 /// How soon the loss of a GPU is told.
 const LOSS_TOLD: Duration = Duration::from_secs(15);
@@ -116,7 +116,7 @@ async fn run_in_time(
     if matches!(ended, Ended::Early(_)) {
         cancel.cancel();
         // What it gives now is too late; but it should let go of the GPU before the slot is given away.
-        if tokio::time::timeout(NOTICE, &mut running).await.is_err() {
+        if !lets_go(context, executor.as_ref(), &mut running).await {
             context.metrics.cancel_ignored.inc();
             tracing::warn!(task_id = %task.id, kind = %task.kind, "the executor did not end when asked to; it was dropped");
         }
@@ -144,6 +144,21 @@ async fn run_in_time(
             Ok(Outcome::Failed(TaskError::new(ErrorCode::ExecutorFailed, message), None))
         }
         Ended::Early(attempt) => attempt,
+    }
+}
+
+/// Waits until a run that was asked to end has ended, for as long as its executor may take. Whether it has.
+async fn lets_go(context: &Context, executor: &dyn Executor, running: impl Future) -> bool {
+    let patience = executor.notice();
+    let stopped = async {
+        context.ports.stop.now.cancelled().await;
+        tokio::time::sleep(NOTICE.min(patience)).await;
+    };
+    tokio::select! {
+        biased;
+        _ = running => true,
+        () = tokio::time::sleep(patience) => false,
+        () = stopped => false,
     }
 }
 

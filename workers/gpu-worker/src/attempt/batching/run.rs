@@ -19,10 +19,7 @@ use super::{
     Answer, Asked, Failed, Gatherer,
     line::{self, Occasion, Waiting},
 };
-use crate::attempt::{
-    memory::lacks_memory,
-    running::{NOTICE, words},
-};
+use crate::attempt::{memory::lacks_memory, running::words};
 
 /// A run that counts as under way, until this is dropped.
 pub(super) struct UnderWay {
@@ -121,7 +118,7 @@ impl Gatherer {
         }
         cancel.cancel();
         cancels.iter().for_each(CancellationToken::cancel);
-        if tokio::time::timeout(NOTICE, running).await.is_err() {
+        if tokio::time::timeout(self.executor.notice(), running).await.is_err() {
             self.surroundings.metrics.cancel_ignored.inc();
             tracing::warn!(kind = %self.kind, "the executor did not end a run that nobody waits for; it was dropped");
         }
