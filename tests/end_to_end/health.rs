@@ -1,9 +1,11 @@
 //! GPUs that fail: they do not attract work, and come back once they work again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
+use executors::{Executor, Executors, Failure, Run};
 use futures::{StreamExt, stream::FuturesUnordered};
-use protocol::{Health, Reply, Strategy};
+use protocol::{Framed, Health, Kind, Outcome, Reply, Strategy};
 use serde_json::json;
 use tests::{
     fleet::{Fleet, FleetPlan},
@@ -16,6 +18,7 @@ crate::on_both!(
     a_quarantined_gpu_comes_back_once_its_canary_passes,
     tasks_that_fail_everywhere_take_no_gpu_out,
     a_drained_gpu_leaves_the_pools_queue_to_the_others,
+    what_a_program_of_the_users_fails_at_speaks_against_no_gpu,
 );
 
 const TASKS: u64 = 800;
@@ -112,4 +115,49 @@ async fn a_drained_gpu_leaves_the_pools_queue_to_the_others(on: fn(FleetPlan) ->
     settings.draining.clear();
     table.change_settings(&pool, &settings).await.unwrap();
     until("it consumes again", async || consumers().await == 2).await;
+}
+
+/// Fails each task, in a way that another try may mend.
+struct Fails {
+    kind: &'static str,
+    blames_gpu: bool,
+}
+
+#[async_trait]
+impl Executor for Fails {
+    fn kind(&self) -> Kind {
+        Kind::new(self.kind).unwrap()
+    }
+
+    async fn run(&self, _run: Run<'_>) -> Result<Framed, Failure> {
+        Err(Failure::transient("ValueError: no such thing"))
+    }
+
+    fn failures_blame_gpu(&self) -> bool {
+        self.blames_gpu
+    }
+}
+
+async fn what_a_program_of_the_users_fails_at_speaks_against_no_gpu(here: fn(FleetPlan) -> FleetPlan) {
+    let users = Arc::new(Fails { kind: "users", blames_gpu: false });
+    let executors = Executors::new().with(users).with(Arc::new(Fails { kind: "ours", blames_gpu: true }));
+    let plan = Fleet::of(3).executors(executors).configured(|configuration| configuration.worker.failures_to_quarantine = 3);
+    let fleet = here(plan).start().await;
+    let gpu = fleet.gpus().remove(0);
+    let three_fail = async |kind: &str| {
+        let failing = (0..3).map(|n| {
+            let mut failing = on(gpu.as_str(), task(kind, json!(n)));
+            failing.body.limits.max_attempts = Some(1);
+            failing
+        });
+        let replies = replies(&fleet.producer, failing.collect(), 1).await;
+        assert!(replies.iter().all(|reply| reply.outcome == Outcome::Failed), "{replies:?}");
+    };
+    three_fail("users").await;
+    three_fail("users").await;
+    assert_eq!(fleet.counted("gpufleet_gpu_quarantines_total", ""), 0.0);
+    assert!(fleet.rows().await.iter().all(|view| view.row.health == Health::Healthy));
+    three_fail("ours").await;
+    until("what the worker itself fails at takes it out", async || fleet.counted("gpufleet_gpu_quarantines_total", gpu.as_str()) >= 1.0)
+        .await;
 }

@@ -150,3 +150,22 @@ async fn an_idle_handler_sleeps_until_the_next_task_and_its_kinds_stay_up() {
     .await;
     assert_ne!(bench.pid().await, pid);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_worker_is_told_to_end_at_once_is_killed_whatever_runs_there() {
+    let bench = start("well", |_| {}).await;
+    let pid = bench.pid().await;
+    let begun = bench.begin(json!({"do": "loop"})).await;
+    bench.kind("do").stop_at_once().await;
+    assert!(begun.running.await.unwrap().is_err() && !is_running(pid));
+    assert!(bench.kind("do").is_up().is_err(), "it is not started again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_run_keeps_its_slot_until_a_process_that_does_not_listen_is_gone() {
+    let bench = start("well", |section| section.stop_timeout_ms = 200).await;
+    let begun = bench.begin(json!({"do": "loop"})).await;
+    begun.cancel.cancel();
+    let ended = tokio::time::timeout(bench.kind("do").notice(), begun.running).await;
+    assert_eq!(ended.expect("the worker waits for so long").unwrap(), Err(Failure::cancelled()));
+}

@@ -170,6 +170,12 @@ pub trait Executor: Send + Sync + 'static {
         Duration::from_secs(5)
     }
 
+    /// Whether a failure that another try may mend speaks against the GPU, so that enough of them in a row take it out. Default: it does. One whose work is a program of the user's says no: an
+    /// exception there, or a program that is down, says nothing of the GPU.
+    fn failures_blame_gpu(&self) -> bool {
+        true
+    }
+
     /// Ends what it has started: processes, threads. Called once, after the last run. Default: it has started nothing.
     async fn stop(&self) {}
 

@@ -330,7 +330,9 @@ async fn run<'t>(context: &Arc<Context>, in_hand: &InHand, task: &'t Task, (slot
             context.gpu.health.succeeded();
             context.gpu.learnt.took(&task.kind, usage.peak_mb());
         }
-        Ended::Failed(error, _) => quarantine::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await,
+        Ended::Failed(error, _) if blames_gpu(context, task) => {
+            quarantine::failed(context, &task.id, &format!("{}: {}", error.code, error.message)).await
+        }
         _ => {}
     }
     let being_settled = (!matches!(ended, Ended::Crashed(_))).then(|| context.slots.settling());
@@ -344,6 +346,11 @@ async fn run<'t>(context: &Arc<Context>, in_hand: &InHand, task: &'t Task, (slot
         Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()), device_ms: usage.device_time().map(millis), batch_size };
     let follows = after(context, task, ended, (ran, timings)).await;
     Ok(Over { follows, being_settled })
+}
+
+/// Whether a failure of the task speaks against the GPU.
+fn blames_gpu(context: &Context, task: &Task) -> bool {
+    context.gpu.executors.get(&task.kind).is_none_or(|executor| executor.failures_blame_gpu())
 }
 
 /// The life of a task that was fetched to follow another one.

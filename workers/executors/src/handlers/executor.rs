@@ -270,6 +270,10 @@ impl Executor for HandlerExecutor {
         2 * Duration::from_millis(self.handler.section.stop_timeout_ms) + ENDED_WITHIN
     }
 
+    fn failures_blame_gpu(&self) -> bool {
+        false
+    }
+
     async fn stop(&self) {
         self.handler.stop().await;
     }
