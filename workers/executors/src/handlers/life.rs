@@ -17,7 +17,7 @@ use super::{
     handler::Handler,
     line::{Phase, Up},
     message::{FromHandler, Hello, Pong, Ready, ToHandler, VERSION},
-    output::{Pace, Printed, Tail},
+    output::{Pace, Printed, Tail, cut},
     pinging::Pinging,
     runs::Live,
     spawning::{Exit, Spawned},
@@ -308,7 +308,7 @@ impl<'a> Life<'a> {
             Incoming::Message(message, segments) => (message, segments),
             Incoming::Unknown(name) => {
                 if self.pace.lets_pass(&self.printed) {
-                    tracing::info!(handler = self.handler.name, said = name, "a message of a type that is not known was passed over");
+                    tracing::info!(handler = self.handler.name, said = cut(&name), "a message of a type that is not known was passed over");
                 }
                 return Ok(());
             }
@@ -329,7 +329,7 @@ impl<'a> Life<'a> {
             }
             (FromHandler::Hello(_), _) => Err(Over::Kill("broke the protocol: it said `hello` twice".to_owned())),
             (_, Stage::Hello) => Err(Over::Kill("broke the protocol: its first message is no `hello`".to_owned())),
-            (FromHandler::SetupFailed(failed), _) => Err(Over::SetUpFailed(failed.message)),
+            (FromHandler::SetupFailed(failed), _) => Err(Over::SetUpFailed(cut(&failed.message).to_owned())),
             (FromHandler::Ready(ready), Stage::SetUp) => {
                 self.ready(ready);
                 Ok(())
@@ -393,8 +393,8 @@ impl<'a> Life<'a> {
     fn ponged(&mut self, pong: Pong) {
         self.pinging.answered(pong.n, Instant::now());
         if !pong.healthy && self.closing.is_none() && self.stage == Stage::Ready {
-            let reason = pong.reason.unwrap_or_else(|| "it gave no reason".to_owned());
-            self.close(Closing::Renew(format!("says that it is not healthy: {reason}")));
+            let reason = pong.reason.as_deref().unwrap_or("it gave no reason");
+            self.close(Closing::Renew(format!("says that it is not healthy: {}", cut(reason))));
         }
     }
 

@@ -94,6 +94,14 @@ pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(LINE_BYTES_MAX)]
 }
 
+/// The first characters of a text, as many as it may have.
+pub(super) fn cut_to(mut text: String, characters_max: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(characters_max) {
+        text.truncate(end);
+    }
+    text
+}
+
 /// Cuts bytes into lines.
 #[derive(Debug, Default)]
 struct Lines {

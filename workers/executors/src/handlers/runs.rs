@@ -25,6 +25,10 @@ use crate::{Failure, Report};
 const STRAYS_TOLD: Duration = Duration::from_secs(10);
 /// A run that has not ended so long after it was asked to lingers: perhaps it never will, and its process with it.
 const LINGERS: Duration = Duration::from_secs(1);
+/// The longest code of a failure, in characters; what is longer is cut.
+const CODE_CHARACTERS_MAX: usize = 60;
+/// The longest path of the field at fault, in characters; what is longer is cut.
+const FIELD_CHARACTERS_MAX: usize = 200;
 /// So many tasks are named beside a line of the log.
 const NAMED: usize = 8;
 
@@ -368,6 +372,8 @@ fn failure_of(fault: Fault) -> Failure {
     let Fault { message, code, retry, retry_after_ms, field, out_of_memory, memory_mb, .. } = fault;
     // It goes into a reply, and into the history of the task's attempts.
     let message = output::cut(&message).to_owned();
+    let code = code.map(|code| output::cut_to(code, CODE_CHARACTERS_MAX));
+    let field = field.map(|field| output::cut_to(field, FIELD_CHARACTERS_MAX));
     if out_of_memory {
         return Failure { memory_mb, field, ..Failure::out_of_memory(message) };
     }
@@ -500,6 +506,17 @@ mod tests {
         assert_eq!((failure.code.as_str(), failure.retry, failure.memory_mb), ("out_of_memory", true, Some(500)));
         let failure = failure_of(Fault { message: "no".to_owned(), retry_after_ms: Some(9), ..Fault::default() });
         assert_eq!((failure.code.as_str(), failure.retry, failure.retry_after_ms), ("executor_failed", true, Some(9)));
+    }
+
+    #[tokio::test]
+    async fn what_a_handler_says_of_a_failure_has_bounds() {
+        let long = || "é".repeat(100_000);
+        let failure = failure_of(Fault { message: long(), code: Some(long()), field: Some(long()), ..Fault::default() });
+        let characters = |text: &str| text.chars().count();
+        assert_eq!((characters(&failure.code), failure.field.as_deref().map(characters)), (60, Some(200)));
+        assert!(failure.message.len() <= 8 << 10, "{}", failure.message.len());
+        let short = failure_of(Fault { message: "no".to_owned(), code: Some("busy".to_owned()), ..Fault::default() });
+        assert_eq!((short.code.as_str(), short.message.as_str()), ("busy", "no"));
     }
 
     #[tokio::test(start_paused = true)]
