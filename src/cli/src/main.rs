@@ -72,6 +72,8 @@ fn main() -> ExitCode {
     let done = runtime.block_on(run(arguments));
     // What a blocking thread still computes must not keep the process.
     runtime.shutdown_background();
+    // What it did not drop by then it never will.
+    executors::handlers::kill_all();
     done.unwrap_or_else(|fault| fault.report())
 }
 

@@ -11,6 +11,7 @@ use devices::{
     NvidiaGpu,
     nvidia::{Found, Host, NvidiaOptions, leave},
 };
+use executors::handlers;
 use gpu_host::GpuLock;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
 use protocol::{GpuId, gpu::PastTrouble};
@@ -42,7 +43,9 @@ pub(crate) async fn one(common: &Common, worker: &Worker, gpu: &str) -> Result<E
     // Not exit code 2: a child whose predecessor still drains is started again.
     let lock = GpuLock::take(&program.configuration.gpu.lock_folder, &gpu_id).map_err(|refused| Fault::Unavailable(refused.to_string()))?;
     let code = with_it(&program, found, &lock).await.err().map_or(STOPPED, |fault| fault.told());
-    // Not in order: at an orderly exit NVIDIA's libraries wait for work that may never end, and may crash where a thread of this process still uses them.
+    // Not in order: at an orderly exit NVIDIA's libraries wait for work that may never end, and may crash where a thread of this process still uses them. So nothing is dropped that would end
+    // the handlers.
+    handlers::kill_all();
     leave(code)
 }
 
@@ -145,6 +148,7 @@ fn lost(lock: &GpuLock, gpu_id: &GpuId, trouble: &PastTrouble) {
     // The next process waits for this one's end, whatever still hangs here.
     std::thread::spawn(|| {
         std::thread::sleep(LAST_BREATH);
+        handlers::kill_all();
         leave(GPU_LOST);
     });
 }

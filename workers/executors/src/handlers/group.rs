@@ -2,10 +2,20 @@
 
 use std::{
     fs,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
+
+/// The groups of the handlers that this process has started. As many as there are processes of handlers: each start lets go of those that are gone.
+static STARTED: Mutex<Vec<Weak<Group>>> = Mutex::new(Vec::new());
+
+/// Kills all handlers that this process has started, with what they started. For the end of a process that drops nothing: the kernel ends the handlers with it, and not their children.
+pub fn kill_all() {
+    // Not under the lock: a group takes one of its own, and the last of it may go here.
+    let groups: Vec<Arc<Group>> = STARTED.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
+    groups.iter().for_each(|group| group.kill());
+}
 
 /// The group that a handler's process leads. Its number is used only until the process is reaped: after that it could be a stranger's.
 #[derive(Debug)]
@@ -19,6 +29,15 @@ impl Group {
     pub(super) fn led_by(pid: u32) -> Self {
         let leader = i32::try_from(pid).ok().and_then(Pid::from_raw);
         Self { pid, leader: Mutex::new(leader) }
+    }
+
+    /// As [`led_by`](Self::led_by), of a handler's process: [`kill_all`] kills it too.
+    pub(super) fn started(pid: u32) -> Arc<Self> {
+        let group = Arc::new(Self::led_by(pid));
+        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        started.retain(|group| group.strong_count() > 0);
+        started.push(Arc::downgrade(&group));
+        group
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Pid>> {
@@ -75,24 +94,41 @@ fn resident_kib(pid: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::{
+        io::{BufRead, BufReader, Read},
         os::unix::process::{CommandExt, ExitStatusExt},
-        process::{Command, Stdio},
+        process::{Child, ChildStdout, Command, Stdio},
     };
 
     use super::*;
 
-    #[test]
-    fn a_group_is_measured_and_killed_with_all_that_it_started() {
+    /// A shell that leads a group, once it has started another process, which holds its output too.
+    fn shell() -> (Child, BufReader<ChildStdout>) {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 600 & echo; wait"]).process_group(0).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
-        std::io::BufRead::read_line(&mut output, &mut String::new()).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut String::new()).unwrap();
+        (child, output)
+    }
+
+    #[test]
+    fn the_end_of_a_worker_kills_what_its_handlers_started_too() {
+        let (mut child, mut output) = shell();
+        let group = Group::started(child.id());
+        kill_all();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert_eq!(output.read(&mut [0; 1]).unwrap(), 0, "its `sleep` is gone too");
+        drop(group);
+    }
+
+    #[test]
+    fn a_group_is_measured_and_killed_with_all_that_it_started() {
+        let (mut child, mut output) = shell();
         let group = Group::led_by(child.id());
         assert!(group_of(child.id()) == Some(child.id()) && resident_kib(child.id()) > 0);
         group.kill();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         // Its `sleep` holds the pipe too: it is closed once that one is gone.
-        assert_eq!(std::io::Read::read(&mut output, &mut [0; 1]).unwrap(), 0);
+        assert_eq!(output.read(&mut [0; 1]).unwrap(), 0);
     }
 }

@@ -335,7 +335,7 @@ impl<'a> Life<'a> {
                 Ok(())
             }
             (FromHandler::Pong(pong), _) => {
-                self.ponged(pong);
+                self.ponged(&pong);
                 Ok(())
             }
             (FromHandler::Ready(_), _) => Err(Over::Kill("broke the protocol: it said `ready` twice".to_owned())),
@@ -390,7 +390,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    fn ponged(&mut self, pong: Pong) {
+    fn ponged(&mut self, pong: &Pong) {
         self.pinging.answered(pong.n, Instant::now());
         if !pong.healthy && self.closing.is_none() && self.stage == Stage::Ready {
             let reason = pong.reason.as_deref().unwrap_or("it gave no reason");

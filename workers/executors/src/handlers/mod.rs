@@ -43,6 +43,7 @@ use protocol::{
 pub use self::{
     check::{Checked, Wanted, check, check_wanted},
     error::HandlerError,
+    group::kill_all,
 };
 use self::{executor::HandlerExecutor, handler::Handler};
 use crate::Executor;

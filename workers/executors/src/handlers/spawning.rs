@@ -204,7 +204,7 @@ fn see_through(mut command: Command, started: oneshot::Sender<io::Result<Started
 }
 
 fn parts(mut child: Child) -> io::Result<(Child, Started)> {
-    let group = Arc::new(Group::led_by(child.id()));
+    let group = Group::started(child.id());
     let stdin = child.stdin.take().map(OwnedFd::from);
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         group.kill();
