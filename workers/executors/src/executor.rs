@@ -153,6 +153,11 @@ pub trait Executor: Send + Sync + 'static {
         None
     }
 
+    /// Whether [`about`](Self::about), [`schema`](Self::schema) and [`batching`](Self::batching) say what the kind does; until then it is not described to anybody. Default: they do from the start.
+    fn is_described(&self) -> bool {
+        true
+    }
+
     /// Whether it can run tasks now. The row of its GPU leaves out a kind that cannot, and says why. Asked with every heartbeat, so it should be quick. Default: it can.
     ///
     /// # Errors

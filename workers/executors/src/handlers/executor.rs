@@ -257,6 +257,11 @@ impl Executor for HandlerExecutor {
         self.handler.kinds.told(&self.kind)?.schema.clone()
     }
 
+    fn is_described(&self) -> bool {
+        // One that speaks in lines never says more.
+        self.handler.section.protocol == HandlerProtocol::Lines || self.handler.kinds.is_told()
+    }
+
     fn is_up(&self) -> Result<(), String> {
         self.handler.is_up(&self.kind)
     }

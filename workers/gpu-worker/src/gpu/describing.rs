@@ -79,7 +79,8 @@ impl Describer {
 /// What the kinds do, and those whose schema is too long to be told.
 fn descriptions(executors: &Executors) -> (Vec<KindDescription>, Vec<Kind>) {
     let mut too_long = Vec::new();
-    let described = executors.iter().map(|(kind, executor)| {
+    // A program that has not said yet what it does would seem to differ from those that have.
+    let described = executors.iter().filter(|(_, executor)| executor.is_described()).map(|(kind, executor)| {
         let (description, fits) = description(kind, executor.as_ref());
         if !fits {
             too_long.push(kind.clone());
@@ -112,6 +113,13 @@ mod tests {
         about: String,
         schema: Option<Json>,
         batching: Option<Batching>,
+        is_described: bool,
+    }
+
+    impl Default for Says {
+        fn default() -> Self {
+            Self { about: String::new(), schema: None, batching: None, is_described: true }
+        }
     }
 
     #[async_trait]
@@ -135,6 +143,10 @@ mod tests {
         fn batching(&self) -> Option<Batching> {
             self.batching
         }
+
+        fn is_described(&self) -> bool {
+            self.is_described
+        }
     }
 
     fn described(says: Says) -> (KindDescription, usize) {
@@ -145,7 +157,8 @@ mod tests {
     #[test]
     fn a_kind_is_described_as_its_executor_says() {
         let schema = Json::parse(r#"{"type": "string"}"#).unwrap();
-        let says = Says { about: "a sentence".to_owned(), schema: Some(schema.clone()), batching: Some(Batching::up_to(8)) };
+        let says =
+            Says { about: "a sentence".to_owned(), schema: Some(schema.clone()), batching: Some(Batching::up_to(8)), ..Says::default() };
         let (description, too_long) = described(says);
         let expected = KindDescription {
             kind: Kind::new("says").unwrap(),
@@ -159,8 +172,14 @@ mod tests {
     #[test]
     fn what_is_too_long_for_the_table_is_left_out() {
         let long = Json::of(&"x".repeat(KindDescription::SCHEMA_BYTES_MAX));
-        let (description, too_long) = described(Says { about: "é".repeat(600), schema: Some(long), batching: None });
+        let (description, too_long) = described(Says { about: "é".repeat(600), schema: Some(long), ..Says::default() });
         assert_eq!((description.schema, too_long), (None, 1));
         assert_eq!(description.about.chars().count(), KindDescription::ABOUT_MAX);
+    }
+
+    #[test]
+    fn a_kind_that_has_not_said_yet_what_it_does_is_not_described() {
+        let says = Says { batching: Some(Batching::up_to(1024)), is_described: false, ..Says::default() };
+        assert_eq!(descriptions(&Executors::new().with(Arc::new(says))), (Vec::new(), Vec::new()));
     }
 }
