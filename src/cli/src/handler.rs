@@ -6,6 +6,7 @@ use std::{
         unix::process::CommandExt,
     },
     process::{Command, ExitCode, Stdio},
+    time::Duration,
 };
 
 use executors::handlers::{self, Checked, Wanted};
@@ -34,16 +35,26 @@ pub(crate) async fn check(common: &Common, check: HandlerCheck) -> Result<ExitCo
     let launcher = std::env::current_exe().map_err(|error| Fault::Failed(format!("find this program: {error}")))?;
     let payload = check.payload.map(Json::parse).transpose();
     let payload = payload.map_err(|error| Fault::Usage(format!("--payload is no JSON: {error}")))?;
-    let checked = handlers::check_wanted(check.command, launcher, Wanted { kind: check.kind, payload }).await;
-    for one in &checked {
-        if common.json {
-            output::json(&json!({"name": one.name, "ok": one.outcome.is_ok(), "wrong": one.outcome.as_ref().err()}))?;
-        } else {
-            output::line(&shown(one))?;
+    let wanted = Wanted { kind: check.kind, payload, hello_within: Some(Duration::from_secs(check.start_timeout)) };
+    let mut printed = Ok(());
+    let mut told = |one: &Checked| {
+        if printed.is_ok() {
+            printed = print(common, one);
         }
-    }
+    };
+    let checked = handlers::check(check.command, launcher, wanted, &mut told).await;
+    printed?;
     let is_right = checked.iter().all(|one| one.outcome.is_ok());
     Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(common: &Common, one: &Checked) -> Result<(), Fault> {
+    if common.json {
+        output::json(&json!({"name": one.name, "ok": one.outcome.is_ok(), "wrong": one.outcome.as_ref().err()}))?;
+    } else {
+        output::line(&shown(one))?;
+    }
+    Ok(())
 }
 
 fn shown(checked: &Checked) -> String {

@@ -53,3 +53,18 @@ async fn one_that_breaks_it_is_told_where() {
     let ended = checked("well", &["--payload", "{"]).await;
     assert!(ended.code == Some(2) && ended.errors.contains("--payload is no JSON"), "{}", ended.errors);
 }
+
+#[tokio::test]
+async fn one_that_says_nothing_is_given_up_after_the_start_timeout() {
+    let arguments = ["handler", "check", "--start-timeout", "1", "--", "sleep", "600"];
+    let ended = gpufleet(std::path::Path::new("/"), arguments, &[]).await;
+    assert_eq!(ended.code, Some(1), "{}{}", ended.output, ended.errors);
+    assert!(ended.output.contains("no `hello` came within 1 s") && ended.output.contains("`protocol: lines`"), "{}", ended.output);
+}
+
+#[tokio::test]
+async fn a_failed_set_up_is_told_once_and_as_what_it_is() {
+    let ended = checked("setup_fails_twice", &[]).await;
+    assert_eq!(ended.output.lines().filter(|line| line.starts_with("BAD")).count(), 1, "{}", ended.output);
+    assert!(!ended.output.contains("ends when its socket is closed"), "{}", ended.output);
+}

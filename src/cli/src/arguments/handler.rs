@@ -24,6 +24,9 @@ pub(crate) struct HandlerCheck {
     /// The kind of the tasks. Default: the first that the handler names
     #[arg(long, value_name = "KIND", value_parser = parsers::kind)]
     pub(crate) kind: Option<Kind>,
+    /// How long the handler may take from its start to its `hello`, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) start_timeout: u64,
     /// The program and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,

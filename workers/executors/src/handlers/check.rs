@@ -2,7 +2,7 @@
 
 mod trial;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use protocol::{Json, Kind, PayloadSchema, payload_schema::example};
 
@@ -25,50 +25,51 @@ pub struct Wanted {
     pub kind: Option<Kind>,
     /// Their payload; a task with it has to succeed. Default: one made from the kind's schema, `null` where it has none; such a task may fail, but has to be answered.
     pub payload: Option<Json>,
+    /// How long it may take to say `hello`. Default: 10 s.
+    pub hello_within: Option<Duration>,
 }
 
-/// Runs a handler against everything that the contract says, with a payload made from its schema; `launcher` is the `gpufleet` binary. Gives one line a check. What could not be tried, because
+/// Runs a handler against everything that the contract says; `launcher` is the `gpufleet` binary. `told` is called with each check as soon as it is over. What could not be tried, because
 /// something before it went wrong, is left out.
-pub async fn check(command: Vec<String>, launcher: PathBuf) -> Vec<Checked> {
-    check_wanted(command, launcher, Wanted::default()).await
-}
-
-/// As [`check`], with a kind or a payload of one's own.
-pub async fn check_wanted(command: Vec<String>, launcher: PathBuf, wanted: Wanted) -> Vec<Checked> {
-    let mut checks = Checks { done: Vec::new() };
-    let trial = Trial::new(command, launcher);
+pub async fn check(command: Vec<String>, launcher: PathBuf, wanted: Wanted, told: &mut dyn FnMut(&Checked)) -> Vec<Checked> {
+    let mut checks = Checks { done: Vec::new(), told };
+    let trial = Trial::new(command, launcher, wanted.hello_within.unwrap_or(HELLO_WITHIN));
     // The first thing that makes the rest meaningless ends it.
     let _ = checks.of_a_life(&trial, &wanted).await;
-    if checks.done.iter().any(|checked| checked.name == HELLO && checked.outcome.is_ok()) {
+    if checks.done.iter().any(|checked| checked.name == READY && checked.outcome.is_ok()) {
         let _ = checks.of_a_lost_worker(&trial).await;
     }
     checks.done
 }
 
-const HELLO: &str = "says hello first, with its version and kinds";
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+const READY: &str = "is ready after its set-up";
 
 /// Something was wrong, and is in the list.
 struct Failed;
 
-struct Checks {
+struct Checks<'a> {
     done: Vec<Checked>,
+    told: &'a mut dyn FnMut(&Checked),
 }
 
-impl Checks {
+impl Checks<'_> {
     fn note<T>(&mut self, name: &'static str, outcome: Result<T, String>) -> Result<T, Failed> {
         let (checked, value) = match outcome {
             Ok(value) => (Ok(()), Ok(value)),
             Err(wrong) => (Err(wrong), Err(Failed)),
         };
-        self.done.push(Checked { name, outcome: checked });
+        let checked = Checked { name, outcome: checked };
+        (self.told)(&checked);
+        self.done.push(checked);
         value
     }
 
     async fn of_a_life(&mut self, trial: &Trial, wanted: &Wanted) -> Result<(), Failed> {
         let mut process = self.note("starts", trial.start().await)?;
-        let hello = self.note(HELLO, process.hello().await.and_then(checked_hello))?;
+        let hello = self.note("says hello first, with its version and kinds", process.hello().await.and_then(checked_hello))?;
         let kind = self.note("runs the kind that is asked for", chosen(&hello, wanted))?;
-        self.note("is ready after its set-up", process.set_up().await)?;
+        self.note(READY, process.set_up().await)?;
         // What follows is looked at one by one: one wrong answer says nothing of the others.
         let _ = self.note("answers a ping", process.ping().await);
         process.send_text(br#"{"type":"gpufleet_check_of_a_later_version","field":[1]}"#);
@@ -86,14 +87,18 @@ impl Checks {
     }
 
     async fn of_a_lost_worker(&mut self, trial: &Trial) -> Result<(), Failed> {
-        let outcome = async {
+        let again = async {
             let mut process = trial.start().await?;
             process.hello().await?;
             process.set_up().await?;
-            process.hang_up();
-            process.ends().await
+            Ok::<_, String>(process)
         };
-        self.note("ends when its socket is closed", outcome.await)
+        let mut process = match again.await {
+            Ok(process) => process,
+            Err(wrong) => return self.note("is ready a second time", Err(wrong)),
+        };
+        process.hang_up();
+        self.note("ends when its socket is closed", process.ends().await)
     }
 }
 

@@ -41,7 +41,7 @@ use protocol::{
 };
 
 pub use self::{
-    check::{Checked, Wanted, check, check_wanted},
+    check::{Checked, Wanted, check},
     error::HandlerError,
     group::kill_all,
 };

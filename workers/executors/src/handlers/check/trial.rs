@@ -25,8 +25,7 @@ use crate::handlers::{
     writing::Outgoing,
 };
 
-/// How long a process may take to say hello, to be ready, and for anything else.
-const HELLO: Duration = Duration::from_secs(60);
+/// How long a process may take to be ready, and for anything else.
 const SET_UP: Duration = Duration::from_secs(300);
 const ANSWER: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(10);
@@ -36,10 +35,11 @@ pub(super) struct Trial {
     plan: Plan,
     place: HandlerPlace,
     name: String,
+    hello_within: Duration,
 }
 
 impl Trial {
-    pub(super) fn new(command: Vec<String>, launcher: PathBuf) -> Self {
+    pub(super) fn new(command: Vec<String>, launcher: PathBuf, hello_within: Duration) -> Self {
         let gpu = GpuDescription {
             gpu_id: GpuId::new("check").expect("a literal that keeps the rule"),
             name: "Simulated GPU".to_owned(),
@@ -49,7 +49,7 @@ impl Trial {
         };
         let place = HandlerPlace { gpu, is_simulated: true, slots: 1, launcher };
         let section = HandlerSection { command, ..HandlerSection::default() };
-        Self { plan: Plan::of(&section, &place), name: section.name(), place }
+        Self { plan: Plan::of(&section, &place), name: section.name(), place, hello_within }
     }
 
     /// Starts a process.
@@ -75,7 +75,8 @@ impl Trial {
             slots: self.place.slots,
             handler: self.name.clone(),
         };
-        Ok(TriedProcess { group, exit, exited: None, talk: Some(Talk { reader, beside, outgoing }), tail, setup, runs: 0, pings: 0 })
+        let talk = Some(Talk { reader, beside, outgoing });
+        Ok(TriedProcess { group, exit, exited: None, talk, tail, setup, hello_within: self.hello_within, runs: 0, pings: 0 })
     }
 }
 
@@ -96,6 +97,7 @@ pub(super) struct TriedProcess {
     talk: Option<Talk>,
     tail: Arc<Tail>,
     setup: Setup,
+    hello_within: Duration,
     runs: u64,
     pings: u64,
 }
@@ -168,9 +170,15 @@ impl TriedProcess {
     }
 
     pub(super) async fn hello(&mut self) -> Result<Hello, String> {
-        match self.until("`hello`", HELLO, |message| matches!(message, FromHandler::Hello(_))).await? {
-            FromHandler::Hello(hello) => Ok(hello),
-            other => Err(format!("it said {other:?}")),
+        let said = self.until("`hello`", self.hello_within, |message| matches!(message, FromHandler::Hello(_))).await;
+        match said {
+            Ok(FromHandler::Hello(hello)) => Ok(hello),
+            Ok(other) => Err(format!("it said {other:?}")),
+            // So does a program that waits for lines, or reads the end of its standard input.
+            Err(wrong) if wrong.starts_with("no `hello` came") && matches!(self.exited, None | Some(Exit::Code(0))) => {
+                Err(format!("{wrong}; --start-timeout gives it longer, and one with `protocol: lines` says no hello and cannot be checked"))
+            }
+            Err(wrong) => Err(wrong),
         }
     }
 
