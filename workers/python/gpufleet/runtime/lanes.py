@@ -13,6 +13,14 @@ from .runs import Run
 Over = Callable[[Run], None]
 
 
+def worked(run: Run, guard_of: Callable[[], Guard]) -> None:
+    """Works on a run. What this package itself fails at is answered too, and ends no lane: those that wait behind it would wait for ever."""
+    try:
+        run.work(guard_of)
+    except BaseException as error:
+        run.broke(error)
+
+
 class MainLane:
     """The main thread, one run at a time: here, an interrupt also ends a wait, and libraries that want the main thread have it."""
 
@@ -40,7 +48,7 @@ class MainLane:
             run = self._waiting.get()
             if run is None:
                 return
-            run.work(MainGuard)
+            worked(run, MainGuard)
             self._here.pop(run.number, None)
             self._over(run)
             # A payload must not stay in memory until the next run.
@@ -70,7 +78,7 @@ class ThreadLane:
             self._idle.add(own)
             run = self._waiting.get()
             self._idle.discard(own)
-            run.work(Guard)
+            worked(run, Guard)
             self._over(run)
             del run
 
@@ -103,7 +111,10 @@ class LoopLane:
         run.job.add_done_callback(lambda _job: self._ended(run))
 
     def _ended(self, run: Run) -> None:
-        run.close()
+        try:
+            run.close()
+        except BaseException as error:
+            run.broke(error)
         self._over(run)
 
     def _cancel(self, run: Run) -> None:

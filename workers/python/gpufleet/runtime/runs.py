@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import traceback
 from typing import Any, Callable, Optional
 
 from ..calls import Chunk, Sink, run_async, run_sync
@@ -164,6 +166,14 @@ class Run(Sink):
         """What was not answered is: nothing may be left waiting."""
         for place in range(len(self.contexts)):
             self.error(place, Cancelled())
+        self.over = True
+
+    def broke(self, error: BaseException) -> None:
+        """This package itself has failed: nothing of the user's is looked at any more, and everybody who waits is told."""
+        traceback.print_exception(type(error), error, error.__traceback__, file=sys.__stderr__)
+        for place, answered in enumerate(self._answered):
+            if not answered:
+                self._fail(place, {"message": f"the Python package gpufleet failed: {type(error).__name__}; the worker's log has more", "retry": True})
         self.over = True
 
     def together(self, members: list[Context]) -> Context:
