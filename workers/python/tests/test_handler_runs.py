@@ -206,7 +206,7 @@ class Answers(unittest.TestCase):
                 worker.task(run, "alone", None)
             self.assertEqual([worker.answer(run)["result"] for run in range(8)], [1] * 8)
 
-    def test_what_is_printed_goes_to_the_pipes_and_to_a_log_message_where_several_run(self):
+    def test_what_a_task_writes_is_told_with_its_run_however_short_it_is(self):
         code = """
         import logging, sys, threading
         logging.basicConfig(level="INFO", format="%(message)s")
@@ -220,10 +220,12 @@ class Answers(unittest.TestCase):
             logging.info("logged " + context.task_id)
             sys.stdout.write("x" * 20000)
             barrier.wait()
+        print("imported")
         """
         with Worker(code) as worker:
             worker.hello()
             worker.task(1, "alone", None)
+            self.assertEqual(worker.next(), {"type": "log", "message": "alone", "run": 1})
             worker.answer(1)
             worker.task(2, "together", None)
             worker.task(3, "together", None)
@@ -239,7 +241,38 @@ class Answers(unittest.TestCase):
                 self.assertEqual(said[run][:2], [f"from t{run}", f"logged t{run}"])
                 self.assertLessEqual(max(map(len, said[run])), 8192)
             worker.drained()
-            self.assertIn("alone\n", worker.output())
+            self.assertEqual(worker.output(), "imported\n")
+
+    def test_what_is_logged_at_info_is_told_once_where_nobody_configures_logging(self):
+        code = """
+        import logging
+        logger = logging.getLogger("mine")
+        @task
+        def work():
+            logger.debug("not this")
+            logger.info("this")
+            logger.warning("and this")
+        """
+        with Worker(code) as worker:
+            worker.hello()
+            worker.task(1, "work", None)
+            said = [worker.next()["message"] for _ in range(2)]
+            self.assertEqual(said, ["INFO mine: this", "WARNING mine: and this"])
+            self.assertEqual(worker.next()["type"], "result")
+
+    def test_what_a_task_prints_just_before_it_crashes_is_told(self):
+        code = """
+        import os
+        @task
+        def leave():
+            print("the last words")
+            os._exit(7)
+        """
+        with Worker(code) as worker:
+            worker.hello()
+            worker.task(1, "leave", None)
+            self.assertEqual(worker.next()["message"], "the last words")
+            self.assertEqual(worker.ended(), 7)
 
     def test_a_flood_of_parts_waits_for_its_worker_and_loses_nothing(self):
         with Worker("@task\ndef flood(many: int):\n    for n in range(many): yield [n] * 50") as worker:

@@ -63,10 +63,6 @@ class Handler:
         self._says_concurrency = False
         self._health = Health(self._instances)
 
-    def several(self) -> bool:
-        """Whether more than one run is under way."""
-        return len(self._runs) > 1
-
     def listen(self) -> None:
         """Reads the socket from here on, in a thread of its own."""
         threading.Thread(target=self._read, name="gpufleet-reader", daemon=True).start()
@@ -328,10 +324,11 @@ def main(arguments: list[str]) -> int:
         return _describe(files)
     # Nothing here forks. Where the user's code does, the child must not hold the socket: the worker could not see that this process has ended.
     os.register_at_fork(after_in_child=lambda: os.close(connection.detach()))
-    faulthandler.enable(file=2)
+    # The thread of the fault alone: the worker shows the last lines, and they should be the user's.
+    faulthandler.enable(file=2, all_threads=False)
     interrupt.install()
     handler = Handler(connection)
-    output.install(handler.several)
+    output.install()
     handler.listen()
     try:
         for name in files:

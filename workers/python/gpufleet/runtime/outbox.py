@@ -23,6 +23,9 @@ _LARGE = 1 << 20
 _LARGE_WAITING_MAX = 4
 #: How often a full outbox is looked at, in seconds.
 _LOOK_S = 0.002
+#: How long a line may wait until it is written, and how often that is looked at, in seconds.
+_WRITTEN_S = 0.05
+_WRITTEN_LOOK_S = 0.0001
 
 
 class TooLarge(ValueError):
@@ -62,6 +65,15 @@ class Outbox:
             time.sleep(_LOOK_S)
         self.put_now(buffers)
 
+    def put_through(self, buffers: list[Buffer]) -> None:
+        """Leaves a message to the writer, and waits a moment until it is written: what is said just before a crash should be known."""
+        self.put(buffers)
+        until = time.monotonic() + _WRITTEN_S
+        time.sleep(0)
+        # The writer empties what it has written.
+        while buffers and time.monotonic() < until:
+            time.sleep(_WRITTEN_LOOK_S)
+
     def put_now(self, buffers: list[Buffer]) -> None:
         """Leaves a message to the writer, however many wait: for what the worker itself bounds (results, pongs)."""
         self._waiting.put(buffers)
@@ -98,3 +110,4 @@ class Outbox:
         except OSError:
             # The worker is gone, and nobody is there to be told.
             os._exit(0)
+        buffers.clear()

@@ -1,14 +1,15 @@
 """``print`` and logging inside tasks.
 
-Standard output and error are pipes that the worker reads, and it notes with each line what runs at the time. Where several tasks run at once it could not tell whose a line is: then
-what a task writes goes as a ``log`` message with its number.
+Standard output and error are pipes that the worker reads, and it notes with each line what runs at the time. It cannot tell whose a line is where several tasks run at once, nor where the
+task has been answered by the time the line is read. So what a task writes goes as a ``log`` message with its number.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import sys
-from typing import Any, Callable, TextIO
+from typing import Any, TextIO
 
 from ..context import Context, current
 
@@ -19,13 +20,12 @@ LINE_MAX = 8192
 class TaskStream(io.TextIOBase):
     """Stands in for ``sys.stdout`` or ``sys.stderr``."""
 
-    def __init__(self, real: TextIO, several: Callable[[], bool]) -> None:
+    def __init__(self, real: TextIO) -> None:
         self._real = real
-        self._several = several
 
     def write(self, text: str) -> int:
         context = current()
-        if isinstance(context, Speaking) and (self._several() or context.unsaid):
+        if isinstance(context, Speaking):
             context.say(text)
             return len(text)
         return self._real.write(text)
@@ -72,7 +72,13 @@ class Speaking(Context):
         self._tell({"type": "log", "message": cut.encode(errors="replace").decode()}, None)
 
 
-def install(several: Callable[[], bool]) -> None:
-    """Puts itself in the place of both streams. Before the user's file is imported: loggers keep the stream that they find."""
-    sys.stdout = TaskStream(sys.stdout, several)
-    sys.stderr = TaskStream(sys.stderr, several)
+def install() -> None:
+    """Puts itself in the place of both streams, and lets what is logged at INFO be seen. Before the user's file is imported: loggers keep the stream that they find."""
+    sys.stdout = TaskStream(sys.stdout)
+    sys.stderr = TaskStream(sys.stderr)
+    # What speaks where nobody has configured logging. It is no handler of the root logger, so that the file's own ``basicConfig`` still counts, and then speaks alone.
+    last = logging.StreamHandler(sys.stderr)
+    last.setLevel(logging.INFO)
+    last.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.lastResort = last
+    logging.getLogger().setLevel(logging.INFO)

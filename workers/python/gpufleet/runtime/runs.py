@@ -31,7 +31,9 @@ class RunContext(Speaking):
     def _tell(self, fields: dict[str, Any], value: Optional[tuple[str, Any]]) -> None:
         # A thread that a task left behind may speak later: of a run that is over nothing is told.
         if not self._run.over:
-            self._run.outbox.put(message({**fields, **self.names}, value, raw=False))
+            buffers = message({**fields, **self.names}, value, raw=False)
+            put = self._run.outbox.put_through if fields.get("type") == "log" else self._run.outbox.put
+            put(buffers)
 
 
 class BatchContext(Speaking):
@@ -46,7 +48,7 @@ class BatchContext(Speaking):
     def _tell(self, fields: dict[str, Any], value: Optional[tuple[str, Any]]) -> None:
         # Lines that it writes; progress and parts are told by the members.
         if not self._run.over:
-            self._run.outbox.put(message({**fields, "run": self._run.number}, value))
+            self._run.outbox.put_through(message({**fields, "run": self._run.number}, value))
 
 
 class Run(Sink):
