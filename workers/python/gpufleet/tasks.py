@@ -59,6 +59,9 @@ class Plan:
         self._take(function, parameters[1:] if task.is_class else parameters, hints)
         shape = {} if self._raw is None else self._raw[1].schema
         schema = dict(shape) if self._raw is not None else object_schema(self._members)
+        if self._raw is None and self._takes_null():
+            # Who has nothing to say may say nothing.
+            schema["type"] = ["object", "null"]
         if self._definitions.schemas:
             schema["$defs"] = self._definitions.schemas
         self.schema: Schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -101,9 +104,13 @@ class Plan:
         if self._raw is not None:
             name, shape = self._raw
             return {name: shape.read(payload, "payload")}
-        if payload is None and not any(member.required for member in self._members.values()):
+        if payload is None and self._takes_null():
             payload = {}
         return read_object(self._members, payload, "payload")
+
+    def _takes_null(self) -> bool:
+        """Whether the payload may be null: no parameter has to be given."""
+        return not any(member.required for member in self._members.values())
 
     def arguments(self, rows: list[dict[str, Any]], context: Context) -> dict[str, Any]:
         """What the function is called with: of a batch a list for each parameter."""

@@ -52,6 +52,13 @@ def everything(
 
 
 class Hints(unittest.TestCase):
+    def test_a_payload_may_be_null_where_no_parameter_has_to_be_given(self):
+        def optional(n: int = 3): return n
+        def nothing(): return 0
+        def needed(n: int): return n
+        types = [task(each).hello()["schema"]["type"] for each in (optional, nothing, needed)]
+        self.assertEqual(types, [["object", "null"], ["object", "null"], "object"])
+
     def test_hints_become_a_schema(self):
         schema = everything.hello()["schema"]
         self.assertEqual((schema["required"], schema["additionalProperties"]), (["a"], False))
