@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import unittest
 
 from .fake_worker import LONGEST_S, PACKAGE, Worker
@@ -202,6 +203,22 @@ class Life(unittest.TestCase):
         shown = subprocess.run(command, env={**variables, "PYTHONPATH": str(PACKAGE)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LONGEST_S, check=True)
         self.assertIn(b'"schema"', shown.stdout)
         self.assertIn(b"gpufleet up --handler", shown.stderr)
+
+    def test_without_a_worker_a_file_that_cannot_be_imported_is_told_by_the_users_lines_alone(self):
+        variables = {name: value for name, value in os.environ.items() if name != "GPUFLEET_HANDLER_FD"}
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, "mine.py")
+            for code, says in (("def f(:\n", "SyntaxError"), ("import nowhere\n", "No module named 'nowhere'"), ("x = 1\n", "put @task above a function")):
+                with self.subTest(says):
+                    with open(file, "w") as written:
+                        written.write(code)
+                    command = [sys.executable, "-m", "gpufleet", file]
+                    ended = subprocess.run(command, env={**variables, "PYTHONPATH": str(PACKAGE)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LONGEST_S)
+                    told = ended.stderr.decode()
+                    self.assertEqual((ended.returncode, ended.stdout), (1, b""))
+                    self.assertTrue(told.startswith(f"gpufleet: {file} cannot be served: ") and says in told, told)
+                    self.assertNotIn("runtime/handler.py", told)
+                    self.assertLess(len(told.splitlines()), 8, told)
 
     def test_a_crash_leaves_its_code_or_signal_and_the_place_on_standard_error(self):
         code = """

@@ -356,8 +356,13 @@ def _say_import_failed(files: list[str], error: BaseException) -> None:
 
 
 def _describe(files: list[str]) -> int:
-    for name in files:
-        load(name)
-    print(json.dumps([task.hello() for task in kinds().values()], indent=2))
+    try:
+        for name in files:
+            load(name)
+        shown = json.dumps([task.hello() for task in kinds().values()], indent=2)
+    except BaseException as error:
+        _say_import_failed(files, error)
+        return 1
+    print(shown)
     print("No worker started this process: `gpufleet up --handler FILE` serves these kinds.", file=sys.stderr)
     return 0
