@@ -323,6 +323,9 @@ impl<'a> Life<'a> {
             (FromHandler::Hello(hello), Stage::Hello) => self.said_hello(&hello),
             (FromHandler::Log(log), _) => {
                 if self.pace.lets_pass(&self.printed) {
+                    // As what it prints: it may be the last that is known of it.
+                    self.tail.add(cut(&log.message).as_bytes());
+                    self.tail.add(b"\n");
                     self.live.logged(self.handler.place.gpu.gpu_id.as_str(), &log);
                 }
                 Ok(())

@@ -1,6 +1,7 @@
 //! What a handler prints: read at all times, so that it never waits for a full pipe, within bounds, and written to the worker's log.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,7 +26,8 @@ const TAIL_BYTES: usize = 4 << 10;
 pub(super) struct Tail(Mutex<VecDeque<u8>>);
 
 impl Tail {
-    fn add(&self, bytes: &[u8]) {
+    /// Takes what was printed, or told for the log.
+    pub(super) fn add(&self, bytes: &[u8]) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = &bytes[bytes.len().saturating_sub(TAIL_BYTES)..];
         let over = (last.len() + bytes.len()).saturating_sub(TAIL_BYTES);
@@ -37,7 +39,7 @@ impl Tail {
     pub(super) fn text(&self) -> String {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (front, back) = last.as_slices();
-        String::from_utf8_lossy(&[front, back].concat()).trim().to_owned()
+        escaped(String::from_utf8_lossy(&[front, back].concat()).trim()).into_owned()
     }
 }
 
@@ -58,7 +60,7 @@ impl Printed {
     /// Writes a line to the log.
     pub(super) fn log(&self, line: &str) {
         let Self { handler, gpu_id, stream, live } = self;
-        let tasks = live.running();
+        let (tasks, line) = (live.running(), escaped(line));
         tracing::info!(handler, gpu_id, stream, tasks, "{line}");
     }
 
@@ -92,6 +94,23 @@ pub(super) async fn relay(mut stream: impl AsyncRead + Unpin, tail: Option<Arc<T
 /// A text of a handler's, cut to what one line may have.
 pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(LINE_BYTES_MAX)]
+}
+
+/// A text for the log: control characters are shown and not sent to whoever reads it, but for tabs and line breaks.
+pub(super) fn escaped(text: &str) -> Cow<'_, str> {
+    let is_raw = |character: char| character.is_control() && !matches!(character, '\t' | '\n');
+    if !text.contains(is_raw) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_raw(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    Cow::Owned(shown)
 }
 
 /// The first characters of a text, as many as it may have.
@@ -226,6 +245,15 @@ mod tests {
         assert_eq!(passed, LINES_MAX as usize);
         assert_eq!(pace.passes(start + Duration::from_secs(1)), Passes::Yes { dropped_before: 5 });
         assert_eq!(pace.passes(start + Duration::from_secs(1)), Passes::Yes { dropped_before: 0 });
+    }
+
+    #[test]
+    fn control_characters_are_shown_and_not_written() {
+        assert_eq!(escaped("\0a\tü\x1b[31m\rb\nc"), "\\u{0}a\tü\\u{1b}[31m\\rb\nc");
+        assert!(matches!(escaped("a\tü\nc"), Cow::Borrowed("a\tü\nc")));
+        let tail = Tail::default();
+        tail.add(b"nul: \0\n");
+        assert_eq!(tail.text(), "nul: \\u{0}");
     }
 
     #[test]

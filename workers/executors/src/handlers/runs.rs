@@ -287,7 +287,7 @@ impl Live {
                 }
             }
         };
-        let (handler, message) = (&self.handler, output::cut(&log.message));
+        let (handler, message) = (&self.handler, output::escaped(output::cut(&log.message)));
         match log.level {
             LogLevel::Debug => tracing::debug!(handler, gpu_id, tasks, "{message}"),
             LogLevel::Info => tracing::info!(handler, gpu_id, tasks, "{message}"),
@@ -299,9 +299,7 @@ impl Live {
     /// The tasks that run now, with their attempts: `task#attempt`, separated by spaces.
     pub(super) fn running(&self) -> String {
         let runs = self.lock();
-        let members: Vec<String> =
-            runs.going.values().flat_map(|going| &going.members).take(NAMED).map(|(member, _)| member.label()).collect();
-        members.join(" ")
+        labels(runs.going.values().flat_map(|going| &going.members))
     }
 
     /// Payloads that have been answered.
@@ -363,9 +361,19 @@ impl Going {
     }
 }
 
-fn labels(members: &[(Member, Option<Answer>)]) -> String {
-    let labels: Vec<String> = members.iter().take(NAMED).map(|(member, _)| member.label()).collect();
-    labels.join(" ")
+/// The first tasks of these, each once: several items of one task may run together.
+fn labels<'a>(members: impl IntoIterator<Item = &'a (Member, Option<Answer>)>) -> String {
+    let mut named: Vec<&Member> = Vec::new();
+    for (member, _) in members {
+        if named.iter().any(|known| known.task_id == member.task_id && known.attempt == member.attempt) {
+            continue;
+        }
+        named.push(member);
+        if named.len() == NAMED {
+            break;
+        }
+    }
+    named.iter().map(|member| member.label()).collect::<Vec<_>>().join(" ")
 }
 
 fn failure_of(fault: Fault) -> Failure {
@@ -506,6 +514,17 @@ mod tests {
         assert_eq!((failure.code.as_str(), failure.retry, failure.memory_mb), ("out_of_memory", true, Some(500)));
         let failure = failure_of(Fault { message: "no".to_owned(), retry_after_ms: Some(9), ..Fault::default() });
         assert_eq!((failure.code.as_str(), failure.retry, failure.retry_after_ms), ("executor_failed", true, Some(9)));
+    }
+
+    #[tokio::test]
+    async fn a_task_whose_items_run_together_is_named_once() {
+        let bench = Bench::new();
+        let member = |id: &str| Member { task_id: TaskId::new(id).unwrap(), attempt: 2, report: Report::to_nobody() };
+        let place = bench.line.place().await.unwrap().place;
+        let members = ["a", "a", "b", "a"].map(member).to_vec();
+        let batch = bench.live.begin(members, place, |run| Outgoing::plain(&ToHandler::Ping { n: run })).unwrap();
+        assert_eq!(bench.live.running(), "a#2 b#2");
+        drop(batch);
     }
 
     #[tokio::test]
