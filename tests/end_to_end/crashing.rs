@@ -114,7 +114,7 @@ async fn of_eight_tasks_on_one_gpu_only_the_poison_is_quarantined(on: fn(FleetPl
         }
     }
     let dead = fleet.ports.queue.take(&Queue::Dead).await.unwrap().unwrap();
-    assert!(dead.envelope.headers.reason.unwrap().starts_with("quarantined: its worker crashed 3 times"));
+    assert!(dead.envelope.headers.reason.unwrap().starts_with("quarantined: its worker, or the process that ran it, crashed 3 times"));
     assert_eq!(serde_json::from_slice::<Value>(&dead.body).unwrap()["payload"], json!("poison"));
     assert!(fleet.ports.queue.take(&Queue::Dead).await.unwrap().is_none());
     dead.receipt.ack().await.unwrap();

@@ -385,7 +385,8 @@ impl<'a> Settling<'a> {
     /// Gives up a task whose worker, or the process that ran it, crashed too often: its history goes to its producer, and with its original bytes to the dead letters.
     async fn quarantine(&self, crashes: &[Crash], words: Option<String>) -> Result<(), Abandoned> {
         let mut crashed: Vec<String> = crashes.iter().map(history::crashed).collect();
-        let told = format!("its worker crashed {} times while it ran: {}", crashes.len(), crashed.join("; "));
+        let times = format!("its worker, or the process that ran it, crashed {} times while it ran", crashes.len());
+        let told = format!("{times}: {}", crashed.join("; "));
         let message = match &words {
             Some(words) => history::bounded(format!("{told}; the last time: {words}")),
             None => told,
@@ -396,7 +397,7 @@ impl<'a> Settling<'a> {
         tracing::error!(task_id = %self.identity.task_id, trace_id = self.in_hand.trace_id(), error = message, "quarantined");
         self.context.metrics.quarantined.inc();
         let history = history::with(self.in_hand.envelope.headers.history.as_deref(), crashed);
-        self.bury(&format!("quarantined: its worker crashed {} times while it ran", crashes.len()), Some(history)).await?;
+        self.bury(&format!("quarantined: {times}"), Some(history)).await?;
         self.end_unrun(End::without_run(Outcome::Failed, TaskError::new(ErrorCode::Quarantined, message))).await
     }
 
