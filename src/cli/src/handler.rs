@@ -89,6 +89,6 @@ pub(crate) fn exec(exec: &HandlerExec) -> ExitCode {
 }
 
 fn not_started(program: &str, error: &std::io::Error) -> ExitCode {
-    output::error_line(&format!("start the handler {program}: {error}"));
+    output::error_line(&format!("the program {program} cannot be started: {error}"));
     ExitCode::from(NOT_STARTED)
 }

@@ -29,7 +29,8 @@ async fn a_handler_that_cannot_be_started_says_why() {
     let silent = try_start("silent", |section| section.start_timeout_ms = 500).await.err().unwrap().to_string();
     assert!(silent.contains("said no `hello` within 500 ms of its start"), "{silent}");
     let missing = try_start("", |section| section.command = vec!["/nowhere/handler".to_owned()]).await.err().unwrap().to_string();
-    assert!(missing.contains("exit code 127; standard error: ") && missing.contains("No such file"), "{missing}");
+    assert!(missing.starts_with("start the handler told: handler told ended with exit code 127; standard error: "), "{missing}");
+    assert!(missing.contains("the program /nowhere/handler cannot be started: No such file"), "{missing}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -472,7 +472,7 @@ impl<'a> Life<'a> {
         };
         match self.tail.text() {
             last if last.is_empty() => how,
-            last => format!("{how}; standard error: {last}"),
+            last => format!("{how}; standard error: {last}{}", hint(&last)),
         }
     }
 
@@ -486,5 +486,24 @@ impl<'a> Life<'a> {
             (Over::KillAndRenew(_), _) | (_, Some(Closing::Renew(_))) => Ended::Renewed(why),
             _ => Ended::Failed { why, ready_for },
         }
+    }
+}
+
+/// What helps where a process's last words say what is missing.
+fn hint(last: &str) -> &'static str {
+    if last.contains("No module named gpufleet") || last.contains("No module named 'gpufleet'") {
+        return " (install the package for that Python: `pip install workers/python`; or name another Python: --python, handlers[].python)";
+    }
+    ""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_python_without_the_package_is_told_how_to_get_it() {
+        assert!(hint("/usr/bin/python3: No module named gpufleet").contains("pip install workers/python"));
+        assert_eq!(hint("ModuleNotFoundError: No module named 'torch'"), "");
     }
 }
