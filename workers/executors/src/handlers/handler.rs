@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use protocol::{Kind, Needs, config::HandlerSection};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -23,6 +24,10 @@ use super::{
 
 /// Models of one process that the row of its GPU names at most.
 const MODELS_MAX: usize = 64;
+
+/// When the log first says that a `hello` is waited for, and how often it says so again.
+const TOLD_FIRST: Duration = Duration::from_secs(5);
+const TOLD_AGAIN: Duration = Duration::from_secs(30);
 
 /// What is called at each change.
 type Told = Arc<dyn Fn() + Send + Sync>;
@@ -82,8 +87,23 @@ impl Handler {
     /// The first process ended without one, or there was none within so long.
     pub(super) async fn first_hello(&self, patience: Duration) -> Result<(), String> {
         let mut first = self.first.subscribe();
-        let said = tokio::time::timeout(patience, first.wait_for(Option::is_some)).await;
-        let said = said.ok().and_then(Result::ok).and_then(|first| first.clone());
+        let mut saying = pin!(async {
+            let said = tokio::time::timeout(patience, first.wait_for(Option::is_some)).await;
+            said.ok().and_then(Result::ok).and_then(|first| first.clone())
+        });
+        let started = Instant::now();
+        let mut told_next = started + TOLD_FIRST;
+        let said = loop {
+            tokio::select! {
+                biased;
+                said = &mut saying => break said,
+                () = tokio::time::sleep_until(told_next) => {
+                    let seconds = started.elapsed().as_secs();
+                    tracing::info!(gpu_id = %self.place.gpu.gpu_id, "waits for handler {} to name its kinds ({seconds} s so far)", self.name);
+                    told_next += TOLD_AGAIN;
+                }
+            }
+        };
         said.unwrap_or_else(|| Err(format!("handler {} said no `hello` within {} ms of its start", self.name, patience.as_millis())))
     }
 
