@@ -12,8 +12,9 @@ use tokio::sync::watch;
 
 use super::{
     inner::{Inner, Key, Outcome, Told},
-    kept::{InUse, Kept},
+    kept::{InUse, Kept, Replaced},
     loading::{Load, Registered, came_out},
+    room::Lies,
     source::ModelSource,
 };
 use crate::Failure;
@@ -139,14 +140,14 @@ impl ModelCache {
             Found::Kept(kept) => Ok(kept),
             Found::Loading(outcome) => came_out(outcome, name).await,
             Found::Absent(registered, outcome) => {
-                self.begin(source, device, registered);
+                tokio::spawn(Load { source: Arc::clone(source), device: Arc::clone(device), registered, replaces: None }.finish());
                 came_out(outcome, name).await
             }
         }
     }
 
     /// Loads a model anew although it may be loaded, because what it was loaded from has changed. Those who use the old one go on with it, and so does everybody if the new one
-    /// cannot be loaded.
+    /// cannot be loaded: the old one stays meanwhile, so that there must be room for both.
     ///
     /// # Errors
     /// As [`ModelCache::get`].
@@ -158,20 +159,16 @@ impl ModelCache {
                 Some(outcome) => (None, outcome),
                 None => {
                     let (registered, outcome) = Registered::new(&self.inner, &key);
+                    let replaces = state.kept.get(&key).map(|kept| Replaced::of(Arc::clone(kept), &self.inner));
                     state.loading.insert(key, outcome.clone());
-                    (Some(registered), outcome)
+                    (Some((registered, replaces)), outcome)
                 }
             }
         };
-        if let Some(registered) = registered {
-            self.begin(source, device, registered);
+        if let Some((registered, replaces)) = registered {
+            tokio::spawn(Load { source: Arc::clone(source), device: Arc::clone(device), registered, replaces }.finish());
         }
         came_out(outcome, name).await.map(drop)
-    }
-
-    fn begin<S: ModelSource>(&self, source: &Arc<S>, device: &Arc<dyn Device>, registered: Registered) {
-        let load = Load { source: Arc::clone(source), device: Arc::clone(device), registered };
-        tokio::spawn(load.finish());
     }
 
     fn find(&self, key: &Key) -> Found {
@@ -203,10 +200,10 @@ impl ModelCache {
         was_loaded
     }
 
-    /// Evicts everything that nobody uses and that is not pinned. Whether there was anything.
+    /// Evicts everything from the GPU's memory that nobody uses and that is not pinned. What lies in the host's memory stays. Whether there was anything.
     pub fn evict(&self) -> bool {
         let mut any = false;
-        while self.inner.evict_one() {
+        while self.inner.evict_one(Lies::OnDevice) {
             any = true;
         }
         any
@@ -314,15 +311,15 @@ impl ModelCache {
         self.inner.state().learnt.of_each_model()
     }
 
-    /// What would be free if everything were evicted that may be, in MB.
+    /// What would be free of the GPU's memory if everything were evicted that may be, in MB.
     #[must_use]
     pub fn evictable_mb(&self) -> u64 {
-        self.inner.state().idle().map(|(_, kept)| kept.room.memory_mb).sum()
+        self.inner.idle_mb(Lies::OnDevice)
     }
 
     /// What happened since the cache began.
     #[must_use]
     pub fn counts(&self) -> ModelCounts {
-        ModelCounts { memory_mb: self.inner.held_mb.load(Ordering::Relaxed), ..self.inner.state().counts }
+        ModelCounts { memory_mb: self.inner.held.all_mb(), ..self.inner.state().counts }
     }
 }

@@ -14,7 +14,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ModelBounds, ModelCounts, kept::Kept, times::LoadTimes};
+use super::{
+    ModelBounds, ModelCounts,
+    kept::Kept,
+    room::{Held, Lies},
+    times::LoadTimes,
+};
 use crate::Failure;
 
 /// The name of a source, and of a model of it.
@@ -29,8 +34,8 @@ pub(super) type Told = Arc<dyn Fn() + Send + Sync>;
 pub(super) struct Inner {
     pub(super) bounds: ModelBounds,
     pub(super) began: Instant,
-    /// What models take, also those that are being loaded, in MB.
-    pub(super) held_mb: AtomicU64,
+    /// What models take, also those that are being loaded.
+    pub(super) held: Held,
     /// Something may have become free.
     pub(super) freed: Notify,
     uses: AtomicU64,
@@ -57,7 +62,7 @@ impl Inner {
         Self {
             bounds,
             began: Instant::now(),
-            held_mb: AtomicU64::new(0),
+            held: Held::default(),
             freed: Notify::new(),
             uses: AtomicU64::new(0),
             state: Mutex::default(),
@@ -79,17 +84,24 @@ impl Inner {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn any_in_use(&self) -> bool {
+    /// Whether waiting may help: something is in use, but for what a load is to replace, which stays until that has ended.
+    pub(super) fn any_in_use(&self, replaced: Option<&Arc<Kept>>) -> bool {
         let state = self.state();
+        let is_replaced = |kept: &Arc<Kept>| replaced.is_some_and(|replaced| Arc::ptr_eq(replaced, kept));
         // A load that is under way holds memory that it may give back.
-        state.loading.len() > 1 || state.kept.values().any(Kept::is_in_use)
+        state.loading.len() > 1 || state.kept.values().any(|kept| kept.is_in_use() && !is_replaced(kept))
     }
 
-    /// Evicts the model that was used longest ago of those that nobody uses and that are not pinned. Whether there was one.
-    pub(super) fn evict_one(&self) -> bool {
+    /// What would be free there if everything were evicted that may be, in MB.
+    pub(super) fn idle_mb(&self, lies: Lies) -> u64 {
+        self.state().idle(lies).map(|(_, kept)| kept.room.memory_mb).sum()
+    }
+
+    /// Evicts the model that was used longest ago of those that lie there, that nobody uses and that are not pinned. Whether there was one.
+    pub(super) fn evict_one(&self, lies: Lies) -> bool {
         let evicted = {
             let mut state = self.state();
-            let oldest = state.idle().min_by_key(|(_, kept)| kept.used_as.load(Ordering::Relaxed)).map(|(key, _)| key.clone());
+            let oldest = state.idle(lies).min_by_key(|(_, kept)| kept.used_as.load(Ordering::Relaxed)).map(|(key, _)| key.clone());
             oldest.and_then(|key| {
                 state.counts.evictions += 1;
                 state.kept.remove_entry(&key)
@@ -155,8 +167,9 @@ impl State {
     const ERRORS_MAX: usize = 16;
 
     /// What may be evicted.
-    pub(super) fn idle(&self) -> impl Iterator<Item = (&Key, &Arc<Kept>)> {
-        self.kept.iter().filter(|(key, kept)| !kept.is_in_use() && !self.pinned.contains(*key))
+    fn idle(&self, lies: Lies) -> impl Iterator<Item = (&Key, &Arc<Kept>)> {
+        let is_there = move |kept: &Kept| lies == Lies::Anywhere || kept.room.is_on_device;
+        self.kept.iter().filter(move |(key, kept)| is_there(kept) && !kept.is_in_use() && !self.pinned.contains(*key))
     }
 
     fn failed(&mut self, key: &Key, why: &str) {

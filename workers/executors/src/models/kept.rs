@@ -71,6 +71,23 @@ impl<M> Drop for InUse<M> {
     }
 }
 
+/// A model that is held in memory by a load that is to replace it.
+pub(super) struct Replaced {
+    kept: Arc<Kept>,
+    // After the model, as of a use.
+    _over: Over,
+}
+
+impl Replaced {
+    pub(super) fn of(kept: Arc<Kept>, inner: &Arc<Inner>) -> Self {
+        Self { kept, _over: Over(Arc::clone(inner)) }
+    }
+
+    pub(super) const fn kept(&self) -> &Arc<Kept> {
+        &self.kept
+    }
+}
+
 struct Over(Arc<Inner>);
 
 impl Drop for Over {

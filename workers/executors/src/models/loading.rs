@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     inner::{Inner, Key, Outcome},
-    kept::Kept,
+    kept::{Kept, Replaced},
     room::{Place, Room},
     source::{Loaded, ModelSource},
 };
@@ -18,6 +18,8 @@ pub(super) struct Load<S> {
     pub(super) source: Arc<S>,
     pub(super) device: Arc<dyn Device>,
     pub(super) registered: Registered,
+    /// The loaded model that it is to replace: it stays until the new one is there, and if that fails.
+    pub(super) replaces: Option<Replaced>,
 }
 
 /// The place of a load among those under way. Dropped before its end (the source panicked, the process stops) it makes way for the next one.
@@ -56,12 +58,20 @@ impl Drop for Registered {
 impl<S: ModelSource> Load<S> {
     pub(super) async fn finish(self) {
         let came_out = self.bring().await;
-        self.registered.ended(came_out.map(Arc::new));
+        let Self { registered, replaces, .. } = self;
+        // Before the end is told: whoever hears of it finds the memory of the old one free.
+        drop(replaces);
+        registered.ended(came_out.map(Arc::new));
     }
 
     async fn bring(&self) -> Result<Kept, Failure> {
         let (inner, name) = (&self.registered.inner, self.registered.key.1.as_str());
-        let place = Place { name, device: &self.device, is_on_device: self.source.is_on_device() };
+        let place = Place {
+            name,
+            device: &self.device,
+            is_on_device: self.source.is_on_device(),
+            replaces: self.replaces.as_ref().map(Replaced::kept),
+        };
         let room = Room::take(inner, &place, self.source.memory_mb(name)).await?;
         let Loaded { model, memory_mb } = self.source.load(name).await?;
         let room = room.fitted(&place, memory_mb).await?;

@@ -25,6 +25,7 @@ struct Source {
     /// What a load finds out that it takes, where that is not what was expected.
     found: BTreeMap<String, u64>,
     panics: bool,
+    is_on_host: bool,
 }
 
 impl Source {
@@ -36,6 +37,7 @@ impl Source {
             sizes: BTreeMap::new(),
             found: BTreeMap::new(),
             panics: false,
+            is_on_host: false,
         }
     }
 
@@ -74,6 +76,10 @@ impl ModelSource for Source {
 
     fn memory_mb(&self, name: &str) -> u64 {
         self.sizes.get(name).copied().unwrap_or(100)
+    }
+
+    fn is_on_device(&self) -> bool {
+        !self.is_on_host
     }
 }
 
@@ -175,6 +181,70 @@ async fn a_model_that_can_never_fit_evicts_nothing() {
     drop(bench.get("a").await.unwrap());
     assert_eq!(bench.get("big").await.unwrap_err().code, "out_of_memory");
     assert_eq!((bench.loaded(), bench.source.began()), (vec!["a".to_owned()], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_cannot_fit_beside_what_is_pinned_or_in_use_evicts_nothing() {
+    let bench = Bench::of(Source { sizes: BTreeMap::from([("big".to_owned(), 200)]), ..Source::free_running() });
+    bench.cache.pin("test", "a");
+    let a = bench.get("a").await.unwrap();
+    drop(bench.get("b").await.unwrap());
+    assert_eq!(bench.get("big").await.unwrap_err().code, "out_of_memory", "after a while, since one is in use");
+    drop(a);
+    assert_eq!(bench.get("big").await.unwrap_err().code, "out_of_memory");
+    assert_eq!((bench.loaded(), bench.cache.counts().evictions, bench.source.began()), (vec!["a".to_owned(), "b".to_owned()], 0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_tasks_leave_no_room_for_evicts_nothing() {
+    let bench = Bench::of(Source { sizes: BTreeMap::from([("big".to_owned(), 200)]), ..Source::free_running() });
+    drop(bench.get("a").await.unwrap());
+    let task = bench.device.begin(devices::Use { memory_mb: 800, compute_share: 0.1 }).unwrap();
+    assert_eq!(bench.get("big").await.map(|model| *model), Ok(2), "with what is evicted it fits");
+    assert!(bench.cache.forget("test", "big"));
+    drop(bench.get("a").await.unwrap());
+    let _more = bench.device.begin(devices::Use { memory_mb: 1, compute_share: 0.1 }).unwrap();
+    assert_eq!(bench.get("big").await.unwrap_err().code, "out_of_memory");
+    assert_eq!(bench.loaded(), ["a"]);
+    drop(task);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_in_the_hosts_memory_is_none_that_the_gpu_could_free() {
+    let bench = Bench::of(Source { is_on_host: true, ..Source::free_running() });
+    drop(bench.get("a").await.unwrap());
+    assert_eq!((bench.cache.counts().memory_mb, bench.used_mb(), bench.cache.evictable_mb()), (100, 0, 0));
+    assert!(!bench.cache.evict(), "the GPU gains nothing by it");
+    assert_eq!(bench.loaded(), ["a"]);
+    drop(bench.get("b").await.unwrap());
+    drop(bench.get("c").await.unwrap());
+    assert_eq!(bench.loaded(), ["b", "c"], "they make room for each other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_does_not_fit_beside_the_old_model_leaves_it_in_place() {
+    let bench = Bench::of(Source { sizes: BTreeMap::from([("a".to_owned(), 150)]), ..Source::free_running() });
+    drop(bench.get("a").await.unwrap());
+    let before = tokio::time::Instant::now();
+    let failure = bench.cache.replace(&bench.source, "a", &bench.device).await.unwrap_err();
+    assert_eq!((failure.code.as_str(), before.elapsed()), ("out_of_memory", std::time::Duration::ZERO), "waiting would change nothing");
+    assert_eq!((*bench.get("a").await.unwrap(), bench.source.began(), bench.used_mb()), (1, 1, 150));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_replaced_makes_no_room_for_others() {
+    let bench = Bench::of(Source::held_up());
+    bench.source.ends.add_permits(1);
+    drop(bench.get("a").await.unwrap());
+    let (cache, source, device) = (Arc::clone(&bench.cache), Arc::clone(&bench.source), Arc::clone(&bench.device));
+    let replacing = tokio::spawn(async move { cache.replace(&source, "a", &device).await });
+    settled().await;
+    assert!(!bench.cache.evict() && bench.loaded() == ["a"]);
+    *bench.source.fails.lock().unwrap() = Some(Failure::transient("not an ONNX file"));
+    bench.source.ends.add_permits(1);
+    replacing.await.unwrap().unwrap_err();
+    assert_eq!((*bench.get("a").await.unwrap(), bench.used_mb()), (1, 100));
+    assert!(bench.cache.evict(), "it is over");
 }
 
 #[tokio::test(start_paused = true)]

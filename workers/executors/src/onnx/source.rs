@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use devices::Device;
-use protocol::config::ModelsSection;
+use protocol::{ErrorCode, config::ModelsSection};
 
 use super::{
     OnnxError, OnnxPlace, OnnxRuntime,
@@ -24,6 +24,8 @@ use crate::{
 pub(super) const SOURCE: &str = "onnx";
 /// How often the folder is asked, while a model is in use, whether its file is still the same.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// How long a changed file waits for its next turn where there was no memory for it beside the old one.
+const NEXT_TURN_AFTER: Duration = Duration::from_secs(60);
 /// For how long a kind is down after its model turned out not to run where it should.
 const DOWN_FOR: Duration = Duration::from_secs(60);
 
@@ -164,6 +166,15 @@ impl OnnxModels {
         }
         match cache.replace(self, name, device).await {
             Ok(()) => tracing::info!(model = name, version = file.version, "the model was loaded anew, since its file has changed"),
+            Err(failure) if failure.code == ErrorCode::OutOfMemory.name() => {
+                self.state().looked_at.insert(name.to_owned(), Instant::now() + NEXT_TURN_AFTER);
+                tracing::warn!(
+                    model = name,
+                    version = file.version,
+                    reason = failure.message,
+                    "there is no room for the new file of this model beside the old one, which goes on; `gpufleet models unload` makes room"
+                );
+            }
             Err(failure) => {
                 self.state().refused.insert(name.to_owned(), file.stamp);
                 // The old one runs: the kind is not down.
