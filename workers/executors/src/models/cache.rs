@@ -266,6 +266,14 @@ impl ModelCache {
         missing.map_or(Ok(()), Err)
     }
 
+    /// The same for one model: for a kind that uses no other one.
+    ///
+    /// # Errors
+    /// Why it is not loaded yet.
+    pub fn is_model_warm(&self, source: &'static str, name: &str) -> Result<(), String> {
+        self.inner.state().required.get(&(source, name.to_owned())).map_or(Ok(()), |why| Err(why.clone()))
+    }
+
     /// Takes what is called when models come or go.
     pub fn on_change(&self, told: Told) {
         self.inner.on_change(told);
@@ -299,10 +307,12 @@ impl ModelCache {
         details
     }
 
-    /// Why models could not be loaded, by name, as long as they were not loaded since.
+    /// Why models could not be loaded in the last ten minutes, by name, as long as they were not loaded since.
     #[must_use]
     pub fn errors(&self) -> BTreeMap<String, String> {
-        self.inner.state().errors.iter().map(|((_, name), why)| (name.clone(), why.clone())).collect()
+        let state = self.inner.state();
+        let told = state.errors.iter().filter(|(_, error)| error.is_told());
+        told.map(|((_, name), error)| (name.clone(), error.why.clone())).collect()
     }
 
     /// What a cold load took lately, in ms, by model.

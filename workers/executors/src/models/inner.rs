@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use protocol::ErrorCode;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -52,9 +53,24 @@ pub(super) struct State {
     /// What must have been loaded before its source's kinds are offered, and why it is not yet.
     pub(super) required: BTreeMap<Key, String>,
     /// The last error of each model that could not be loaded, until it can.
-    pub(super) errors: BTreeMap<Key, String>,
+    pub(super) errors: BTreeMap<Key, LoadError>,
     pub(super) learnt: LoadTimes,
     pub(super) counts: ModelCounts,
+}
+
+/// Why a model could not be loaded, and when that was.
+pub(super) struct LoadError {
+    pub(super) why: String,
+    at: Instant,
+}
+
+impl LoadError {
+    /// For so long it is told.
+    const TOLD_FOR: Duration = Duration::from_secs(600);
+
+    pub(super) fn is_told(&self) -> bool {
+        self.at.elapsed() < Self::TOLD_FOR
+    }
 }
 
 impl Inner {
@@ -130,7 +146,7 @@ impl Inner {
                 }
                 Err(failure) => {
                     state.counts.load_failures += 1;
-                    state.failed(key, &failure.message);
+                    state.failed(key, failure);
                     None
                 }
             }
@@ -172,13 +188,19 @@ impl State {
         self.kept.iter().filter(move |(key, kept)| is_there(kept) && !kept.is_in_use() && !self.pinned.contains(*key))
     }
 
-    fn failed(&mut self, key: &Key, why: &str) {
+    /// What a payload did wrong, such as to name a model that is not there, says nothing of the models of this GPU.
+    fn failed(&mut self, key: &Key, failure: &Failure) {
+        let why = &failure.message;
         if let Some(reason) = self.required.get_mut(key) {
             *reason = format!("model {} cannot be loaded: {why}", key.1);
         }
-        if self.errors.len() >= Self::ERRORS_MAX && !self.errors.contains_key(key) {
-            self.errors.pop_first();
+        if failure.code == ErrorCode::InvalidPayload.name() {
+            return;
         }
-        self.errors.insert(key.clone(), why.chars().take(300).collect());
+        if self.errors.len() >= Self::ERRORS_MAX && !self.errors.contains_key(key) {
+            let oldest = self.errors.iter().min_by_key(|(_, error)| error.at).map(|(key, _)| key.clone());
+            oldest.and_then(|oldest| self.errors.remove(&oldest));
+        }
+        self.errors.insert(key.clone(), LoadError { why: why.chars().take(300).collect(), at: Instant::now() });
     }
 }

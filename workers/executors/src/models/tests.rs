@@ -280,6 +280,21 @@ async fn a_failed_load_fails_those_that_waited_and_the_next_one_tries_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_is_told_for_ten_minutes_and_a_payloads_mistake_never() {
+    let bench = Bench::of(Source::free_running());
+    let fails_with = |failure| *bench.source.fails.lock().unwrap() = Some(failure);
+    fails_with(Failure::invalid("payload.model", "there is no model ../etc"));
+    bench.get("../etc").await.unwrap_err();
+    assert!(bench.cache.errors().is_empty());
+    fails_with(Failure::transient("the file is truncated"));
+    bench.get("a").await.unwrap_err();
+    tokio::time::advance(std::time::Duration::from_secs(599)).await;
+    assert_eq!(bench.cache.errors().len(), 1);
+    tokio::time::advance(std::time::Duration::from_secs(1)).await;
+    assert!(bench.cache.errors().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_load_that_breaks_off_fails_those_that_waited_and_blocks_nobody() {
     let mut bench = Bench::of(Source { panics: true, ..Source::free_running() });
     let failure = bench.get("a").await.unwrap_err();
@@ -361,7 +376,8 @@ async fn a_kind_is_down_until_its_pinned_models_are_loaded() {
     let bench = Bench::bounded(Source::free_running(), bounds);
     let shelf = ShelfOf::new(Arc::clone(&bench.cache), Arc::clone(&bench.source));
     assert_eq!(bench.cache.is_warm("test"), Err("loading model a".to_owned()));
-    assert_eq!(bench.cache.is_warm("another"), Ok(()));
+    assert_eq!(bench.cache.is_model_warm("test", "a"), Err("loading model a".to_owned()));
+    assert_eq!((bench.cache.is_warm("another"), bench.cache.is_model_warm("test", "b")), (Ok(()), Ok(())), "they do not use it");
     *bench.source.fails.lock().unwrap() = Some(Failure::transient("the file is truncated"));
     shelf.load("a", &bench.device).await.unwrap_err();
     assert_eq!(bench.cache.is_warm("test"), Err("model a cannot be loaded: the file is truncated".to_owned()));

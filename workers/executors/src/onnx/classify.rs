@@ -180,7 +180,8 @@ impl Executor for Classify {
     }
 
     fn is_up(&self) -> Result<(), String> {
-        self.cache.is_warm(SOURCE)?;
+        // A pinned model that this kind does not use may be broken.
+        self.cache.is_model_warm(SOURCE, &self.name)?;
         self.models.is_up(&self.name)
     }
 
