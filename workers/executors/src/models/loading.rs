@@ -72,7 +72,7 @@ impl<S: ModelSource> Load<S> {
             is_on_device: self.source.is_on_device(),
             replaces: self.replaces.as_ref().map(Replaced::kept),
         };
-        let room = Room::take(inner, &place, self.source.memory_mb(name)).await?;
+        let room = Room::take(inner, &place, self.source.memory_mb(name).await).await?;
         let Loaded { model, memory_mb } = self.source.load(name).await?;
         let room = room.fitted(&place, memory_mb).await?;
         let kept = Kept { model: Box::new(model), used_at_ms: AtomicU64::new(0), used_as: AtomicU64::new(0), room };

@@ -17,7 +17,7 @@ pub trait Shelf: Send + Sync + 'static {
     /// The name of the source: kinds that share one have the same models.
     fn source(&self) -> &'static str;
 
-    /// The models that could be loaded now, sorted.
+    /// The models that could be loaded, sorted, as far as is known without waiting for anything.
     fn list(&self) -> Vec<ListedModel>;
 
     /// Loads a model if it is not loaded.
@@ -27,9 +27,7 @@ pub trait Shelf: Send + Sync + 'static {
     async fn load(&self, name: &str, device: &Arc<dyn Device>) -> Result<(), Failure>;
 
     /// Whether this shelf has to do with the model: it could be loaded, or is.
-    fn has(&self, name: &str) -> bool {
-        self.list().iter().any(|listed| listed.name == name) || self.cache().models_of(self.source()).iter().any(|loaded| loaded == name)
-    }
+    async fn has(&self, name: &str) -> bool;
 }
 
 /// The [`Shelf`] of one source.
@@ -64,6 +62,10 @@ impl<S: ModelSource> Shelf for ShelfOf<S> {
 
     fn list(&self) -> Vec<ListedModel> {
         self.source.list()
+    }
+
+    async fn has(&self, name: &str) -> bool {
+        self.cache.models_of(self.source.name()).iter().any(|loaded| loaded == name) || self.source.has(name).await
     }
 
     async fn load(&self, name: &str, device: &Arc<dyn Device>) -> Result<(), Failure> {

@@ -38,11 +38,16 @@ pub trait ModelSource: Send + Sync + 'static {
     /// [`Failure`] goes to every task that waits for the model; the next task that wants it tries again.
     async fn load(&self, name: &str) -> Result<Loaded<Self::Model>, Failure>;
 
-    /// The models that it could load now, sorted by name.
+    /// The models that it could load, sorted by name, as far as it knows without waiting for anything: asked with every heartbeat.
     fn list(&self) -> Vec<ListedModel>;
 
+    /// Whether it could load this model now. Default: whether it lists it.
+    async fn has(&self, name: &str) -> bool {
+        self.list().iter().any(|listed| listed.name == name)
+    }
+
     /// What the model will take, in MB, as far as that is known before it is loaded: so much is kept free for it first. Default: 0, nothing is known; room is then made when it is there.
-    fn memory_mb(&self, _name: &str) -> u64 {
+    async fn memory_mb(&self, _name: &str) -> u64 {
         0
     }
 

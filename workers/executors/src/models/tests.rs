@@ -46,6 +46,10 @@ impl Source {
         Self { ends: Semaphore::new(0), ..Self::free_running() }
     }
 
+    fn expected_mb(&self, name: &str) -> u64 {
+        self.sizes.get(name).copied().unwrap_or(100)
+    }
+
     fn began(&self) -> u64 {
         self.began.load(Ordering::SeqCst)
     }
@@ -66,7 +70,7 @@ impl ModelSource for Source {
         assert!(!self.panics, "as the test wants it");
         match self.fails.lock().unwrap().take() {
             Some(failure) => Err(failure),
-            None => Ok(Loaded { model: number, memory_mb: self.found.get(name).copied().unwrap_or_else(|| self.memory_mb(name)) }),
+            None => Ok(Loaded { model: number, memory_mb: self.found.get(name).copied().unwrap_or_else(|| self.expected_mb(name)) }),
         }
     }
 
@@ -74,8 +78,8 @@ impl ModelSource for Source {
         ["a", "b"].map(|name| ListedModel { name: name.to_owned(), version: "1".to_owned() }).to_vec()
     }
 
-    fn memory_mb(&self, name: &str) -> u64 {
-        self.sizes.get(name).copied().unwrap_or(100)
+    async fn memory_mb(&self, name: &str) -> u64 {
+        self.expected_mb(name)
     }
 
     fn is_on_device(&self) -> bool {

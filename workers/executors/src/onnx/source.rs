@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use devices::Device;
 use protocol::{ErrorCode, config::ModelsSection};
+use tokio::runtime::Handle;
 
 use super::{
     OnnxError, OnnxPlace, OnnxRuntime,
@@ -24,6 +25,8 @@ use crate::{
 pub(super) const SOURCE: &str = "onnx";
 /// How often the folder is asked, while a model is in use, whether its file is still the same.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+/// How old what is known of the folder's names may be.
+const LISTED_EVERY: Duration = Duration::from_secs(10);
 /// How long a changed file waits for its next turn where there was no memory for it beside the old one.
 const NEXT_TURN_AFTER: Duration = Duration::from_secs(60);
 /// For how long a kind is down after its model turned out not to run where it should.
@@ -33,6 +36,7 @@ const DOWN_FOR: Duration = Duration::from_secs(60);
 pub struct OnnxModels {
     loader: Loader,
     directory: ModelDirectory,
+    listed: Arc<Listed>,
     axes: BTreeMap<String, String>,
     looked_at_every: Duration,
     state: Mutex<State>,
@@ -61,7 +65,8 @@ impl OnnxModels {
             let loader = Loader { runtime: OnnxRuntime::load(&section)?, place, is_on_device };
             loader.try_provider()?;
             let axes = section.batch_axis;
-            Ok(Arc::new(Self { loader, directory, axes, looked_at_every: LOOKED_AT_EVERY, state: Mutex::default() }))
+            let listed = Arc::new(Listed::now(&directory));
+            Ok(Arc::new(Self { loader, directory, listed, axes, looked_at_every: LOOKED_AT_EVERY, state: Mutex::default() }))
         };
         let opened = tokio::task::spawn_blocking(opening).await;
         opened.unwrap_or_else(|_| Err(OnnxError::Provider { provider: place.name(), why: "its trial crashed".to_owned() }))
@@ -190,6 +195,47 @@ impl OnnxModels {
     }
 }
 
+/// What the folder had when it was looked into last.
+struct Listed(Mutex<Looked>);
+
+struct Looked {
+    at: Instant,
+    is_looking: bool,
+    models: Vec<ListedModel>,
+}
+
+impl Listed {
+    /// Blocks.
+    fn now(directory: &ModelDirectory) -> Self {
+        Self(Mutex::new(Looked { at: Instant::now(), is_looking: false, models: models_in(directory) }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, Looked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks again, on a thread of its own, where the last look was long ago.
+    fn refresh(self: &Arc<Self>, directory: &ModelDirectory) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        {
+            let mut state = self.state();
+            if state.is_looking || state.at.elapsed() < LISTED_EVERY {
+                return;
+            }
+            state.is_looking = true;
+        }
+        let (this, directory) = (Arc::clone(self), directory.clone());
+        runtime.spawn_blocking(move || {
+            let models = models_in(&directory);
+            *this.state() = Looked { at: Instant::now(), is_looking: false, models };
+        });
+    }
+}
+
+fn models_in(directory: &ModelDirectory) -> Vec<ListedModel> {
+    directory.list().into_iter().map(|(name, version)| ListedModel { name, version }).collect()
+}
+
 #[async_trait]
 impl ModelSource for OnnxModels {
     type Model = OnnxModel;
@@ -214,12 +260,21 @@ impl ModelSource for OnnxModels {
         Ok(Loaded { memory_mb: model.memory_mb, model })
     }
 
+    /// As the folder was a moment ago: who asks is not held up by it, and the next one has what is new.
     fn list(&self) -> Vec<ListedModel> {
-        self.directory.list().into_iter().map(|(name, version)| ListedModel { name, version }).collect()
+        self.listed.refresh(&self.directory);
+        self.listed.state().models.clone()
     }
 
-    fn memory_mb(&self, name: &str) -> u64 {
-        self.directory.find(name).map_or(0, |file| memory_mb(file.bytes()))
+    async fn has(&self, name: &str) -> bool {
+        let (directory, name) = (self.directory.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || directory.find(&name).is_ok()).await.unwrap_or_default()
+    }
+
+    async fn memory_mb(&self, name: &str) -> u64 {
+        let (directory, name) = (self.directory.clone(), name.to_owned());
+        let looking = move || directory.find(&name).map_or(0, |file| memory_mb(file.bytes()));
+        tokio::task::spawn_blocking(looking).await.unwrap_or_default()
     }
 
     fn is_on_device(&self) -> bool {

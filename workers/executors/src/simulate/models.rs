@@ -105,7 +105,7 @@ impl ModelSource for Simulated {
         names.into_iter().map(|name| ListedModel { name, version: String::new() }).collect()
     }
 
-    fn memory_mb(&self, name: &str) -> u64 {
+    async fn memory_mb(&self, name: &str) -> u64 {
         self.model(name).map_or(0, |model| model.memory_mb)
     }
 }
@@ -148,6 +148,10 @@ impl Shelf for Models {
 
     fn list(&self) -> Vec<ListedModel> {
         self.shelf.list()
+    }
+
+    async fn has(&self, name: &str) -> bool {
+        self.shelf.has(name).await
     }
 
     async fn load(&self, name: &str, device: &Arc<dyn Device>) -> Result<(), Failure> {

@@ -254,7 +254,7 @@ async fn configured_models_are_known_before_any_payload_tells_of_them() {
     let (shelf, gpu, before) = (executor.shelf().unwrap(), gpu(), Instant::now());
     shelf.load("a", &gpu).await.unwrap();
     assert_eq!((before.elapsed().as_millis(), gpu.sample().memory_used_mb), (30, 7));
-    assert!(shelf.has("a") && !shelf.has("b"));
+    assert!(shelf.has("a").await && !shelf.has("b").await);
     assert!(shelf.load("b", &gpu).await.unwrap_err().message.contains("there is no simulated model"));
 }
 

@@ -13,6 +13,7 @@ use std::{
 
 use executors::Shelf;
 use protocol::{ModelAction, ModelWish, ModelWishes, gpu::ModelState};
+use tokio::time::Instant;
 
 use crate::context::{Context, Gpu};
 
@@ -24,36 +25,63 @@ const BEFORE_THE_START: Duration = Duration::from_secs(120);
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 /// The errors of so many models are kept.
 const ERRORS_MAX: usize = 16;
+/// For so long the error of a wish is told.
+const TOLD_FOR: Duration = Duration::from_secs(600);
+/// What is said of a model that the configuration pins and nobody knows.
+const UNKNOWN_PIN: &str = "models.pinned names it, and no kind of this GPU has it";
 
-/// What came of wishes.
+/// What came of wishes, and of what is pinned.
 #[derive(Debug, Default)]
 pub(crate) struct ModelsWished {
     done: AtomicU64,
-    errors: Mutex<BTreeMap<String, String>>,
+    state: Mutex<CameOut>,
+}
+
+#[derive(Debug, Default)]
+struct CameOut {
+    errors: BTreeMap<String, WishError>,
+    /// What the configuration pins and no kind has.
+    unknown_pins: BTreeSet<String>,
+}
+
+/// Why a wish for a model could not be done, and when that was.
+#[derive(Debug)]
+struct WishError {
+    why: String,
+    at: Instant,
+    /// It was to be loaded: that is over once it is.
+    is_of_load: bool,
 }
 
 impl ModelsWished {
-    fn errors(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.errors.lock().unwrap_or_else(PoisonError::into_inner)
+    fn came_out(&self) -> MutexGuard<'_, CameOut> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn came_out(&self, model: &str, outcome: Result<(), String>) {
-        let mut errors = self.errors();
-        match outcome {
-            Ok(()) => drop(errors.remove(model)),
-            Err(why) => {
-                if errors.len() >= ERRORS_MAX && !errors.contains_key(model) {
-                    errors.pop_first();
-                }
-                errors.insert(model.to_owned(), why);
-            }
+    fn wish_came_out(&self, wish: &ModelWish, outcome: Result<(), String>) {
+        let mut came_out = self.came_out();
+        let errors = &mut came_out.errors;
+        let Err(why) = outcome else {
+            errors.remove(&wish.model);
+            return;
+        };
+        if errors.len() >= ERRORS_MAX && !errors.contains_key(&wish.model) {
+            let oldest = errors.iter().min_by_key(|(_, error)| error.at).map(|(model, _)| model.clone());
+            oldest.and_then(|oldest| errors.remove(&oldest));
         }
+        let is_of_load = matches!(wish.action, ModelAction::Load | ModelAction::Pin);
+        errors.insert(wish.model.clone(), WishError { why, at: Instant::now(), is_of_load });
     }
 
     /// What the row says of models.
     pub(crate) fn state(&self, gpu: &Gpu) -> ModelState {
         let mut state = gpu.executors.model_state();
-        state.model_errors.extend(self.errors().clone());
+        let is_loaded = |model: &str| state.model_details.iter().any(|details| details.name == model);
+        let mut came_out = self.came_out();
+        came_out.errors.retain(|model, error| error.at.elapsed() < TOLD_FOR && !(error.is_of_load && is_loaded(model)));
+        let unknown = came_out.unknown_pins.iter().map(|model| (model.clone(), UNKNOWN_PIN.to_owned()));
+        let of_wishes = came_out.errors.iter().map(|(model, error)| (model.clone(), error.why.clone()));
+        state.model_errors.extend(unknown.chain(of_wishes));
         state.model_wishes_done = self.done.load(Ordering::Relaxed);
         state
     }
@@ -62,7 +90,7 @@ impl ModelsWished {
 /// Keeps the models of this GPU, until the worker stops.
 pub(crate) async fn keep(context: Arc<Context>) {
     let stopped = context.ports.stop.now.clone();
-    let keeper = Keeper { started_ms: context.ports.now_ms(), context, let_go: BTreeSet::new() };
+    let keeper = Keeper { started_ms: context.ports.now_ms(), context, let_go: BTreeSet::new(), known: ModelWishes::default() };
     tokio::select! {
         biased;
         () = stopped.cancelled() => {}
@@ -76,6 +104,8 @@ struct Keeper {
     started_ms: u64,
     /// What the configuration pins and an operator has unpinned since.
     let_go: BTreeSet<String>,
+    /// The wishes as they were at the last look.
+    known: ModelWishes,
 }
 
 impl Keeper {
@@ -84,6 +114,7 @@ impl Keeper {
         let mut pause = PAUSES[0];
         loop {
             let wishes = settings.borrow_and_update().models.clone();
+            self.begin_anew_with(&wishes);
             for wish in self.to_do(&wishes) {
                 self.carry_out(&wish).await;
             }
@@ -96,6 +127,15 @@ impl Keeper {
                 changed = settings.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause), if missing => pause = (pause * 2).min(PAUSES[1]),
             }
+        }
+    }
+
+    /// Fleet's settings that were lost begin anew, with wish number 1.
+    fn begin_anew_with(&mut self, wishes: &ModelWishes) {
+        let done = &self.context.gpu.models_wished.done;
+        done.store(done_of(wishes, done.load(Ordering::Relaxed), &self.known), Ordering::Relaxed);
+        if !wishes.is_empty() {
+            self.known = wishes.clone();
         }
     }
 
@@ -115,9 +155,10 @@ impl Keeper {
 
     async fn carry_out(&mut self, wish: &ModelWish) {
         let (model, action) = (wish.model.as_str(), wish.action);
-        let shelves = self.shelves_with(model);
+        let shelves = self.shelves_with(model).await;
         let mut outcome = Ok(());
-        if shelves.is_empty() {
+        // To let go of what nobody has is no failure: it takes back a pin.
+        if shelves.is_empty() && action != ModelAction::Unpin {
             let kinds: Vec<&str> = self.context.gpu.executors.shelves().iter().map(|shelf| shelf.source()).collect();
             outcome = Err(format!("no kind of this GPU has a model {model:?} (kinds that keep models: {})", kinds.join(", ")));
         }
@@ -136,7 +177,7 @@ impl Keeper {
                 tracing::warn!(gpu_id = %self.context.me.gpu_id, model, action = action.name(), error, "an operator's wish could not be done");
             }
         }
-        self.context.gpu.models_wished.came_out(model, outcome);
+        self.context.gpu.models_wished.wish_came_out(wish, outcome);
         self.done(wish.number);
     }
 
@@ -169,26 +210,90 @@ impl Keeper {
 
     /// Pins what the settings and the configuration pin here, lets go of what they do not, and loads what is pinned and not loaded. Whether anything is still not.
     async fn load_pinned(&self, wishes: &ModelWishes) -> bool {
-        let mut missing = false;
+        let (mut missing, mut unknown) = (false, self.configured_pins());
         for shelf in self.context.gpu.executors.shelves() {
             let (cache, source) = (Arc::clone(shelf.cache()), shelf.source());
-            let configured = cache.pinned_at_the_start().iter().filter(|model| !self.let_go.contains(*model)).map(String::as_str);
-            let wanted: BTreeSet<&str> = configured.chain(wishes.pinned_on(&self.context.me.gpu_id)).collect();
+            let configured = self.configured_pins();
+            let wanted: BTreeSet<&str> = configured.iter().map(String::as_str).chain(wishes.pinned_on(&self.context.me.gpu_id)).collect();
             for model in cache.pinned_of(source).iter().filter(|model| !wanted.contains(model.as_str())) {
                 cache.unpin(source, model);
             }
-            for model in wanted.into_iter().filter(|model| shelf.has(model)) {
+            for model in wanted {
+                if !shelf.has(model).await {
+                    continue;
+                }
+                unknown.remove(model);
                 cache.pin(source, model);
                 let is_loaded = cache.models_of(source).iter().any(|loaded| loaded == model);
                 missing |= !is_loaded && self.load(shelf.as_ref(), model).await.is_err();
             }
         }
+        // It may come to be there.
+        missing |= !unknown.is_empty();
+        self.tell_unknown(unknown);
         missing
     }
 
-    fn shelves_with(&self, model: &str) -> Vec<Arc<dyn Shelf>> {
-        let mut shelves = self.context.gpu.executors.shelves();
-        shelves.retain(|shelf| shelf.has(model));
+    /// What the configuration pins, and no operator has unpinned since.
+    fn configured_pins(&self) -> BTreeSet<String> {
+        let shelves = self.context.gpu.executors.shelves();
+        let named = shelves.iter().flat_map(|shelf| shelf.cache().pinned_at_the_start());
+        named.filter(|model| !self.let_go.contains(*model)).cloned().collect()
+    }
+
+    /// The row says it as long as it is so, the log once.
+    fn tell_unknown(&self, unknown: BTreeSet<String>) {
+        let before = std::mem::replace(&mut self.context.gpu.models_wished.came_out().unknown_pins, unknown.clone());
+        if before == unknown {
+            return;
+        }
+        for model in unknown.difference(&before) {
+            tracing::warn!(gpu_id = %self.context.me.gpu_id, model, "{UNKNOWN_PIN}; it is looked for again within a minute");
+        }
+        self.context.signals.nudge.notify_one();
+    }
+
+    async fn shelves_with(&self, model: &str) -> Vec<Arc<dyn Shelf>> {
+        let mut shelves = Vec::new();
+        for shelf in self.context.gpu.executors.shelves() {
+            if shelf.has(model).await {
+                shelves.push(shelf);
+            }
+        }
         shelves
+    }
+}
+
+/// The number of the last of these wishes that is done, where that of the `known` ones was `done`. Wishes that were lost begin anew with number 1: then those are done that are no newer than
+/// what was done before.
+fn done_of(wishes: &ModelWishes, done: u64, known: &ModelWishes) -> u64 {
+    let is_another = |wish: &ModelWish| known.latest.iter().any(|other| other.number == wish.number && other != wish);
+    if wishes.is_empty() || wishes.number >= done && !wishes.latest.iter().any(is_another) {
+        return done;
+    }
+    let before = known.latest.iter().filter(|wish| wish.number <= done);
+    let until_ms = before.map(|wish| wish.made_ms).max().unwrap_or(0);
+    wishes.latest.iter().filter(|wish| wish.made_ms <= until_ms).map(|wish| wish.number).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(made_ms: &[u64]) -> ModelWishes {
+        let wishes = made_ms.iter().map(|made_ms| ModelWish::new("a", ModelAction::Load, *made_ms));
+        wishes.fold(ModelWishes::default(), |all, wish| all.with(&wish))
+    }
+
+    #[test]
+    fn wishes_that_begin_anew_are_done() {
+        let known = made(&[10, 20, 30]);
+        assert_eq!(done_of(&known, 3, &known), 3);
+        assert_eq!(done_of(&made(&[10, 20, 30, 40]), 3, &known), 3, "the fourth is to be done");
+        assert_eq!(done_of(&made(&[40, 50]), 3, &known), 0, "both are new");
+        assert_eq!(done_of(&made(&[40, 50, 60, 70]), 3, &known), 0, "also where there are as many by now");
+        assert_eq!(done_of(&made(&[10, 20]), 3, &known), 2, "a table that fell back has nothing new");
+        assert_eq!(done_of(&ModelWishes::default(), 3, &known), 3, "nothing was wished since");
+        assert_eq!(done_of(&made(&[10]), 0, &ModelWishes::default()), 0);
     }
 }
