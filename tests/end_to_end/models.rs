@@ -210,6 +210,18 @@ async fn a_kind_is_not_offered_before_its_pinned_models_are_loaded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pinned_model_that_no_kind_has_is_told_until_it_is_unpinned() {
+    let plan = keeping(1).configured(|configuration| configuration.models.pinned = vec!["zzz".to_owned()]);
+    let fleet = plan.keeping_models().start().await;
+    let said = async || row(&fleet, "gpu-0").await.unwrap().model_state.model_errors.get("zzz").cloned();
+    until("it is told", async || said().await.is_some_and(|why| why.contains("models.pinned names it"))).await;
+    result(&reply(&fleet.producer, task("echo", json!(1))).await);
+    let number = wish(&fleet, "zzz", ModelAction::Unpin, &[]).await;
+    has_done(&fleet, "gpu-0", number).await;
+    until("nobody wants it any more", async || said().await.is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pinned_model_that_does_not_fit_keeps_its_kind_down_and_says_why() {
     let plan = keeping(1).configured(|configuration| {
         configuration.models.pinned = vec!["huge".to_owned()];

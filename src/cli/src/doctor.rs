@@ -118,7 +118,7 @@ fn down(pool: &Result<Pool, Fault>) -> Vec<Finding> {
     let Ok(Pool { gpus, .. }) = pool else { return Vec::new() };
     let told = |down: KindDown| {
         let (reason, places) = (&down.reason, down.places());
-        let next = "its tasks wait, and it is tried again by itself; the log of the worker has what its process wrote. Mend that, or take it out of `handlers`";
+        let next = "Its tasks wait; the log of the worker says more, and what its process wrote. Mend that, or take the kind out of the configuration";
         Finding::warning(format!("kind {}", down.kind), format!("down on {places} of {}: {reason}. {next}", gpus.len()))
     };
     kinds_down(gpus).into_iter().map(told).collect()

@@ -1,5 +1,6 @@
 //! What a process's workers offer, and where they count.
 
+mod offering;
 mod onnx;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -16,7 +17,7 @@ use protocol::{
     config::{Configuration, PredictSection},
 };
 
-use self::onnx::GpuMegabytes;
+use self::{offering::not_offered, onnx::GpuMegabytes};
 use crate::{fault::Fault, nvidia};
 
 /// How long the trial of a kind may take: cuBLAS brings hundreds of megabytes of code to the GPU.
@@ -64,15 +65,10 @@ async fn built_in_on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) -> R
         section if section.model.is_some() => offer_predict(built_in, section).await?,
         _ => built_in,
     };
-    if is_offered("matmul", products_work(gpu)).await {
-        executors = executors.with(executors::matmul());
-    }
+    executors = offer(executors, executors::matmul(), works(products_work(gpu)).await);
     let Some(directory) = &configuration.kernel.directory else { return Ok(executors) };
     nvidia::modules(directory)?;
-    if is_offered("kernel", kernels_work(gpu)).await {
-        executors = executors.with(executors::kernel(directory.clone()));
-    }
-    Ok(executors)
+    Ok(offer(executors, executors::kernel(directory.clone()), works(kernels_work(gpu)).await))
 }
 
 /// Starts the configured handlers beside this GPU, all at once. Where one of them cannot start, or runs a kind that is there already, those that have started end again.
@@ -125,18 +121,23 @@ fn each_kind_once(built_in: &Executors, started: &[(String, Arc<dyn Executor>)])
     Ok(())
 }
 
-/// A kind whose library is missing or does not work would fail every task, and the GPU be blamed for it.
-async fn is_offered(kind: &str, trial: impl Future<Output = Result<(), CudaError>>) -> bool {
-    let tried = tokio::time::timeout(TRIED_IN, trial).await;
-    let reason = match tried {
-        Ok(Ok(())) => return true,
+/// Whether a kind works here, or why not.
+async fn works(trial: impl Future<Output = Result<(), CudaError>>) -> Result<(), String> {
+    match tokio::time::timeout(TRIED_IN, trial).await {
+        Ok(Ok(())) => Ok(()),
         // Memory comes back: a task that finds none tries elsewhere.
-        Ok(Err(error)) if error.is_out_of_memory() => return true,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("its trial took longer than {} s", TRIED_IN.as_secs()),
-    };
-    tracing::warn!(kind, reason, "this kind is not offered here");
-    false
+        Ok(Err(error)) if error.is_out_of_memory() => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("its trial took longer than {} s", TRIED_IN.as_secs())),
+    }
+}
+
+/// A kind whose library is missing or does not work would fail every task, and the GPU be blamed for it.
+fn offer(executors: Executors, executor: Arc<dyn Executor>, works: Result<(), String>) -> Executors {
+    match works {
+        Ok(()) => executors.with(executor),
+        Err(reason) => not_offered(executors, executor.kind(), &reason),
+    }
 }
 
 /// A GPU that CUDA cannot use takes no tasks before a new process has proved it: until then it shows what is installed.

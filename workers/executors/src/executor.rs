@@ -205,7 +205,11 @@ pub trait Executor: Send + Sync + 'static {
 
 /// The executors that a worker offers, by kind.
 #[derive(Clone, Default)]
-pub struct Executors(BTreeMap<Kind, Arc<dyn Executor>>);
+pub struct Executors {
+    offered: BTreeMap<Kind, Arc<dyn Executor>>,
+    /// The kinds that the configuration asks for and that cannot run in this process, and why.
+    not_offered: BTreeMap<Kind, String>,
+}
 
 impl Executors {
     /// None yet.
@@ -217,38 +221,48 @@ impl Executors {
     /// Adds one; a later one of the same kind replaces an earlier one.
     #[must_use]
     pub fn with(mut self, executor: Arc<dyn Executor>) -> Self {
-        self.0.insert(executor.kind(), executor);
+        self.not_offered.remove(&executor.kind());
+        self.offered.insert(executor.kind(), executor);
+        self
+    }
+
+    /// Says why a kind that the configuration asks for cannot run here: it is down until another process runs it. A kind that an executor runs is not.
+    #[must_use]
+    pub fn with_down(mut self, kind: Kind, why: String) -> Self {
+        if !self.offered.contains_key(&kind) {
+            self.not_offered.insert(kind, why);
+        }
         self
     }
 
     /// The executor of a kind.
     #[must_use]
     pub fn get(&self, kind: &Kind) -> Option<Arc<dyn Executor>> {
-        self.0.get(kind).cloned()
+        self.offered.get(kind).cloned()
     }
 
     /// Each kind with its executor, sorted.
     pub fn iter(&self) -> impl Iterator<Item = (&Kind, &Arc<dyn Executor>)> {
-        self.0.iter()
+        self.offered.iter()
     }
 
-    /// The kinds, sorted.
+    /// The kinds that have an executor, sorted.
     #[must_use]
     pub fn kinds(&self) -> Vec<Kind> {
-        self.0.keys().cloned().collect()
+        self.offered.keys().cloned().collect()
     }
 
     /// Whether tasks of the kind cannot run now, and may later. A kind that is not there is not down.
     #[must_use]
     pub fn is_down(&self, kind: &Kind) -> bool {
-        self.0.get(kind).is_some_and(|executor| executor.is_up().is_err())
+        self.offered.get(kind).map_or_else(|| self.not_offered.contains_key(kind), |executor| executor.is_up().is_err())
     }
 
     /// The kinds that can run tasks now, sorted, and of the others why they cannot.
     #[must_use]
     pub fn up_and_down(&self) -> (Vec<Kind>, BTreeMap<Kind, String>) {
-        let (mut up, mut down) = (Vec::new(), BTreeMap::new());
-        for (kind, executor) in &self.0 {
+        let (mut up, mut down) = (Vec::new(), self.not_offered.clone());
+        for (kind, executor) in &self.offered {
             match executor.is_up() {
                 Ok(()) => up.push(kind.clone()),
                 Err(why) => drop(down.insert(kind.clone(), why)),
@@ -259,12 +273,12 @@ impl Executors {
 
     /// Takes what is to be called when what [`up_and_down`](Self::up_and_down) or [`models`](Self::models) say has changed.
     pub fn on_change(&self, told: &Arc<dyn Fn() + Send + Sync>) {
-        self.0.values().for_each(|executor| executor.on_change(Arc::clone(told)));
+        self.offered.values().for_each(|executor| executor.on_change(Arc::clone(told)));
     }
 
     /// Ends what the executors have started.
     pub async fn stop(&self) {
-        futures::future::join_all(self.0.values().map(|executor| executor.stop())).await;
+        futures::future::join_all(self.offered.values().map(|executor| executor.stop())).await;
     }
 
     /// Ends what the executors have started, at once.
@@ -275,7 +289,7 @@ impl Executors {
     /// Frees memory of the GPU that executors keep to save time. Whether any was freed.
     pub async fn evict(&self, device: &dyn Device) -> bool {
         let mut freed = false;
-        for executor in self.0.values() {
+        for executor in self.offered.values() {
             freed |= executor.evict(device).await;
         }
         freed
@@ -284,7 +298,7 @@ impl Executors {
     /// The shelves of the kinds, one for each source.
     #[must_use]
     pub fn shelves(&self) -> Vec<Arc<dyn Shelf>> {
-        let mut shelves: Vec<Arc<dyn Shelf>> = self.0.values().filter_map(|executor| executor.shelf()).collect();
+        let mut shelves: Vec<Arc<dyn Shelf>> = self.offered.values().filter_map(|executor| executor.shelf()).collect();
         shelves.sort_by_key(|shelf| shelf.source());
         shelves.dedup_by_key(|shelf| shelf.source());
         shelves
@@ -293,7 +307,7 @@ impl Executors {
     /// The caches of models: one for the GPU, as a rule.
     fn caches(&self) -> Vec<Arc<ModelCache>> {
         let mut caches: Vec<Arc<ModelCache>> = Vec::new();
-        for shelf in self.0.values().filter_map(|executor| executor.shelf()) {
+        for shelf in self.offered.values().filter_map(|executor| executor.shelf()) {
             if !caches.iter().any(|cache| Arc::ptr_eq(cache, shelf.cache())) {
                 caches.push(Arc::clone(shelf.cache()));
             }
@@ -330,7 +344,7 @@ impl Executors {
     /// The models in memory, sorted.
     #[must_use]
     pub fn models(&self) -> Vec<String> {
-        let mut models: Vec<String> = self.0.values().flat_map(|executor| executor.models()).collect();
+        let mut models: Vec<String> = self.offered.values().flat_map(|executor| executor.models()).collect();
         models.sort();
         models.dedup();
         models

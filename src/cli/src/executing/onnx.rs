@@ -10,7 +10,7 @@ use crate::fault::Fault;
 /// What models may take of a real GPU's memory, in MB. `None`: the GPU is simulated.
 pub(super) type GpuMegabytes = Option<u64>;
 
-/// Adds the kinds that can run here; of each other one the log says why it is not offered.
+/// Adds the kinds that can run here; of each other one the log and the GPU's row say why it is not offered. A model that is not in the folder, and that nobody named for its kind, is no fault.
 #[cfg(feature = "onnx")]
 pub(super) async fn offer(
     executors: Executors,
@@ -18,7 +18,9 @@ pub(super) async fn offer(
     cache: &Arc<ModelCache>,
     gpu_mb: GpuMegabytes,
 ) -> Result<Executors, Fault> {
-    use executors::onnx;
+    use executors::onnx::{self, OnnxError};
+
+    use super::offering::not_offered;
 
     if section.directory.is_none() {
         return Ok(executors);
@@ -26,17 +28,20 @@ pub(super) async fn offer(
     let models = match opened(section, gpu_mb).await {
         Ok(models) => models,
         Err(reason) => {
-            ["onnx", "embed", "classify"].iter().for_each(|kind| not_offered(kind, &reason));
-            return Ok(executors);
+            let kinds = ["onnx", "embed", "classify"].map(named);
+            return Ok(kinds.into_iter().fold(executors, |executors, kind| not_offered(executors, kind, &reason)));
         }
     };
     let embed = onnx::embed(Arc::clone(&models), Arc::clone(cache), section.embed.clone()).await;
     let classify = onnx::classify(Arc::clone(&models), Arc::clone(cache), section.classify.clone()).await;
     let mut executors = executors.with(onnx::onnx(models, Arc::clone(cache)));
-    for (kind, offered) in [("embed", embed), ("classify", classify)] {
+    for (kind, offered, asked_for) in [("embed", embed, &section.embed), ("classify", classify, &section.classify)] {
         match offered {
             Ok(executor) => executors = executors.with(executor),
-            Err(error) => not_offered(kind, &error.to_string()),
+            Err(error @ OnnxError::Unknown { .. }) if asked_for.is_none() => {
+                tracing::info!(kind, reason = error.to_string(), "this kind is not offered here");
+            }
+            Err(error) => executors = not_offered(executors, named(kind), &error.to_string()),
         }
     }
     Ok(executors)
@@ -57,8 +62,8 @@ async fn opened(section: &ModelsSection, gpu_mb: GpuMegabytes) -> Result<Arc<exe
 }
 
 #[cfg(feature = "onnx")]
-fn not_offered(kind: &str, reason: &str) {
-    tracing::warn!(kind, reason, "this kind is not offered here");
+fn named(kind: &str) -> protocol::Kind {
+    protocol::Kind::new(kind).expect("a literal that keeps the rule")
 }
 
 #[cfg(not(feature = "onnx"))]
