@@ -14,6 +14,9 @@ use super::{
     trial,
 };
 
+/// So many pieces without a byte are gone through; no honest payload has more.
+const EMPTY_PIECES_MAX: usize = 1 << 16;
+
 /// The place of the axis in each input and output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Axis {
@@ -101,25 +104,30 @@ impl Axis {
     }
 }
 
-/// How many pieces of one row's bytes follow each other, and how long one is.
-fn strides(shape: &[usize], at: usize, size: usize) -> (usize, usize) {
-    (shape[..at].iter().product(), shape[at + 1..].iter().product::<usize>() * size)
+/// How many pieces of one row's bytes follow each other, and how long one is. `None`: no memory holds so much; a shape with a 0 may have any number beside it.
+fn strides(shape: &[usize], at: usize, size: usize) -> Option<(usize, usize)> {
+    let product = |sides: &[usize]| sides.iter().try_fold(1_usize, |product, side| product.checked_mul(*side));
+    let (before, row) = (product(shape.get(..at)?)?, product(shape.get(at + 1..)?)?.checked_mul(size)?);
+    // No more bytes than that lie in any tensor: what is computed of these has no larger value.
+    before.checked_mul(*shape.get(at)?)?.checked_mul(row.max(1))?;
+    (row > 0 || before <= EMPTY_PIECES_MAX).then_some((before, row))
 }
 
 fn joined(parts: &[&Tensor], at: usize) -> Option<Tensor> {
     let first = parts.first()?;
     let Data::Numbers(dtype, _) = &first.data else { return None };
-    let (before, row) = strides(&first.shape, at, dtype.size());
+    let (before, row) = strides(&first.shape, at, dtype.size())?;
     let mut bytes = BytesMut::with_capacity(parts.iter().map(|part| part.bytes()).sum());
     for outer in 0..before {
         for part in parts {
             let Data::Numbers(_, of_part) = &part.data else { return None };
-            let length = part.shape[at] * row;
-            bytes.extend_from_slice(of_part.get(outer * length..(outer + 1) * length)?);
+            let length = part.shape.get(at)?.checked_mul(row)?;
+            let (from, to) = (outer.checked_mul(length)?, outer.checked_add(1)?.checked_mul(length)?);
+            bytes.extend_from_slice(of_part.get(from..to)?);
         }
     }
     let mut shape = first.shape.clone();
-    shape[at] = parts.iter().map(|part| part.shape[at]).sum();
+    shape[at] = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(*part.shape.get(at)?))?;
     Some(Tensor::numbers(*dtype, shape, bytes))
 }
 
@@ -127,10 +135,10 @@ fn joined(parts: &[&Tensor], at: usize) -> Option<Tensor> {
 fn cut(tensor: &Tensor, at: usize, rows: &[usize]) -> Option<Vec<Tensor>> {
     let Data::Numbers(dtype, bytes) = &tensor.data else { return None };
     let whole = *tensor.shape.get(at)?;
-    if rows.iter().sum::<usize>() != whole {
+    if rows.iter().try_fold(0_usize, |sum, rows| sum.checked_add(*rows)) != Some(whole) {
         return None;
     }
-    let (before, row) = strides(&tensor.shape, at, dtype.size());
+    let (before, row) = strides(&tensor.shape, at, dtype.size())?;
     let mut from = 0;
     let parts = rows.iter().map(|length| {
         let piece = |outer: usize| (outer * whole + from) * row..(outer * whole + from + length) * row;
@@ -191,6 +199,19 @@ mod tests {
         let refused = |configured| Axis::of(std::slice::from_ref(&x), std::slice::from_ref(&y), configured).unwrap_err();
         assert_eq!(refused(None), "x has the shape [3, batch] of u8, whose first side is not open");
         assert_eq!(refused(Some("n")), "x has the shape [3, batch] of u8, without an axis n");
+    }
+
+    #[test]
+    fn a_shape_that_no_memory_holds_is_not_put_together_with_others() {
+        let axis = Axis { inputs: [("x".to_owned(), 0)].into(), outputs: [("x".to_owned(), 0)].into() };
+        for shape in [vec![1, 1 << 62, 4, 0], vec![1, 1 << 63, 2]] {
+            let member = Tensors::from([("x".to_owned(), Tensor::numbers(DType::F32, shape.clone(), Vec::new()))]);
+            assert!(axis.together(&[&member, &member]).is_none(), "{shape:?}");
+            assert!(axis.apart(&member, &[1]).is_none(), "{shape:?}");
+        }
+        let last = Axis { inputs: [("x".to_owned(), 1)].into(), outputs: [("x".to_owned(), 1)].into() };
+        let empty = Tensors::from([("x".to_owned(), Tensor::numbers(DType::F32, vec![1 << 40, 1, 0], Vec::new()))]);
+        assert!(last.together(&[&empty, &empty]).is_none(), "nobody goes through so many pieces of nothing");
     }
 
     proptest! {
