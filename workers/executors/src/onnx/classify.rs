@@ -30,6 +30,7 @@ use super::{
     session::Tensors,
     source::SOURCE,
     tensor::Tensor,
+    together::is_everybodys,
 };
 use crate::{
     Batching, Executor, Failure, Run, RunBatch,
@@ -110,6 +111,23 @@ impl Classify {
         });
         verdicts.map(|verdict| verdict.map(|verdict| labels.written(&verdict, &model))).collect()
     }
+
+    async fn answer(&self, content: Vec<u8>, device: &Arc<dyn Device>, cancel: &CancellationToken) -> Result<Framed, Failure> {
+        let labelled = self.labelled(&[content], device, cancel).await?;
+        labelled.into_iter().next().ok_or_else(|| Failure::transient("the run gave no answer"))
+    }
+
+    /// After they failed together: only the one that did it fails.
+    async fn one_by_one(&self, contents: Vec<Result<Vec<u8>, Failure>>, batch: &RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
+        let mut answers = Vec::with_capacity(contents.len());
+        for (content, member) in contents.into_iter().zip(&batch.members) {
+            answers.push(match content {
+                Ok(content) => self.answer(content, batch.device, &member.cancel).await,
+                Err(failure) => Err(failure),
+            });
+        }
+        answers
+    }
 }
 
 fn wrong(model: &OnnxModel, why: &str) -> Failure {
@@ -144,8 +162,7 @@ impl Executor for Classify {
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let content = content(run.payload, run.segments())?;
-        let labelled = self.labelled(&[content], run.device, &run.cancel).await?;
-        labelled.into_iter().next().ok_or_else(|| Failure::transient("the run gave no answer"))
+        self.answer(content, run.device, &run.cancel).await
     }
 
     fn batching(&self) -> Option<Batching> {
@@ -161,6 +178,7 @@ impl Executor for Classify {
         let right: Vec<Vec<u8>> = contents.iter().flatten().cloned().collect();
         let mut labelled = match self.labelled(&right, batch.device, &batch.cancel).await {
             Ok(labelled) => labelled.into_iter(),
+            Err(failure) if right.len() > 1 && !is_everybodys(&failure) => return self.one_by_one(contents, &batch).await,
             Err(failure) => return contents.into_iter().map(|content| content.and_then(|_| Err(failure.clone()))).collect(),
         };
         let answers = contents.into_iter().zip(&batch.members).map(|(content, member)| {

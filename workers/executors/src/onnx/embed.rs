@@ -26,7 +26,7 @@ use self::{
     vectors::{Vectors, vectors},
     words::Words,
 };
-use super::{OnnxError, OnnxModels, directory::Stamp, model::OnnxModel, source::SOURCE};
+use super::{OnnxError, OnnxModels, directory::Stamp, model::OnnxModel, source::SOURCE, together::is_everybodys};
 use crate::{
     Batching, Executor, Failure, Run, RunBatch,
     models::{InUse, ModelCache, Shelf, ShelfOf},
@@ -90,6 +90,23 @@ impl Embed {
         let vectors = vectors(&model, &words, read, (device, cancel)).await?;
         Ok((model, vectors))
     }
+
+    async fn answer(&self, request: &Request, device: &Arc<dyn Device>, cancel: &CancellationToken) -> Result<Framed, Failure> {
+        let (model, vectors) = self.vectors(request.texts.clone(), device, cancel).await?;
+        Ok(request.written(&model, vectors))
+    }
+
+    /// After they failed together: only the one that did it fails.
+    async fn one_by_one(&self, requests: Vec<Result<Request, Failure>>, batch: &RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for (request, member) in requests.into_iter().zip(&batch.members) {
+            answers.push(match request {
+                Ok(request) => self.answer(&request, batch.device, &member.cancel).await,
+                Err(failure) => Err(failure),
+            });
+        }
+        answers
+    }
 }
 
 #[async_trait]
@@ -100,8 +117,7 @@ impl Executor for Embed {
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let request = Request::read(run.payload)?;
-        let (model, vectors) = self.vectors(request.texts.clone(), run.device, &run.cancel).await?;
-        Ok(request.written(&model, vectors))
+        self.answer(&request, run.device, &run.cancel).await
     }
 
     fn batching(&self) -> Option<Batching> {
@@ -116,12 +132,13 @@ impl Executor for Embed {
             .map(|member| if member.cancel.is_cancelled() { Err(Failure::cancelled()) } else { Request::read(member.payload) })
             .collect();
         let texts = requests.iter().flatten().flat_map(|request| request.texts.iter().cloned()).collect();
+        let together = requests.iter().flatten().count();
         let came_out = self.vectors(texts, batch.device, &batch.cancel).await;
         let (model, mut vectors) = match came_out {
             Ok(came_out) => came_out,
+            Err(failure) if together > 1 && !is_everybodys(&failure) => return self.one_by_one(requests, &batch).await,
             Err(failure) => return requests.into_iter().map(|request| request.and_then(|_| Err(failure.clone()))).collect(),
         };
-        let together = requests.iter().flatten().count();
         let answers = requests.into_iter().zip(&batch.members).map(|(request, member)| {
             let request = request?;
             member.usage.ran_together(together);

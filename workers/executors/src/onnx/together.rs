@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::{DType, Framed};
+use protocol::{DType, ErrorCode, Framed};
 
 use super::{
     executor::Onnx,
@@ -72,15 +72,17 @@ fn first_group(ready: &mut Vec<Ready>) -> Vec<Ready> {
     group
 }
 
+/// Whether what failed payloads together is no single one's fault. Fewer at a time may have room: whoever gathered them halves them. Nobody waits after a cancel.
+pub(super) fn is_everybodys(failure: &Failure) -> bool {
+    failure.code != ErrorCode::ExecutorFailed.name() && failure.field.is_none()
+}
+
 /// Where they fail together, each is tried alone, so that only the one that did it fails.
 async fn run_group(batch: &RunBatch<'_>, group: Vec<Ready>) -> Vec<(usize, Result<Framed, Failure>)> {
     if group.len() > 1 {
         match run_together(batch, &group).await {
             Ok(answers) => return group.into_iter().zip(answers).map(|(member, tensors)| (member.at, member.written(tensors))).collect(),
-            // Fewer at a time may have room: whoever gathered them halves them. Nobody waits after a cancel.
-            Err(failure) if failure.code != String::from(protocol::ErrorCode::ExecutorFailed) && failure.field.is_none() => {
-                return group.iter().map(|member| (member.at, Err(failure.clone()))).collect();
-            }
+            Err(failure) if is_everybodys(&failure) => return group.iter().map(|member| (member.at, Err(failure.clone()))).collect(),
             Err(_) => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use devices::{SimulatedGpu, SimulatedOptions};
 use protocol::Segments;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +73,28 @@ async fn contents_that_run_together_get_what_each_gets_alone() {
     let label = |at: usize| together[at].as_ref().unwrap().json.to::<Value>().unwrap()["label"].clone();
     assert_eq!((label(0), label(2), label(3)), (json!("python"), json!("empty"), json!("rust")));
     assert_eq!(together[1].as_ref().unwrap_err().field.as_deref(), Some("payload.content"));
+}
+
+#[tokio::test]
+async fn where_contents_fail_together_only_the_one_fails_that_did_it() {
+    let (mut world, classify) = magika().await;
+    let gpu = SimulatedGpu::new(SimulatedOptions::default());
+    let knobs = gpu.knobs();
+    world.device = Arc::new(gpu);
+    world.run(&classify, json!({"content": PYTHON}), segments(&[])).await.unwrap();
+    // Every second run fails from now on: the one of both, and the second alone.
+    knobs.fail_tasks(0.5, "it fell off the bus");
+    assert_eq!(world.device.take_fault(), None);
+    let tasks = [PYTHON, RUST].map(|content| framed_task(&classify, json!({"content": content}), Segments::none()));
+    let member = |task| -> BatchMember<'_> {
+        let task: &protocol::Task = task;
+        let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
+        BatchMember { task, payload: &task.body.payload, cancel, report, usage }
+    };
+    let members = tasks.iter().map(member).collect();
+    let answers = classify.run_batch(RunBatch { device: &world.device, members, cancel: CancellationToken::new() }).await;
+    assert_eq!(answers[0].as_ref().unwrap().json.to::<Value>().unwrap()["label"], "python");
+    assert_eq!(answers[1].as_ref().unwrap_err().message, "the GPU failed: it fell off the bus");
 }
 
 #[tokio::test]
