@@ -70,7 +70,7 @@ impl Gateway {
             Ok(taken) => Ok(Json(WishTaken::of(taken, &rows))),
             Err(WishFailed::Table(error)) => Err(self.table_failed(&error)),
             Err(WishFailed::Refused(refused)) => {
-                let field = if matches!(refused, WishError::TooManyGpus(_)) { "gpus" } else { "model" };
+                let field = if matches!(refused, WishError::TooManyGpus(_) | WishError::TooManyGpusOfPin(_)) { "gpus" } else { "model" };
                 Err(Problem::new(ProblemKind::InvalidField, format!("{field}: {refused}")).field(field))
             }
         }

@@ -68,6 +68,9 @@ pub enum WishError {
     /// Too many GPUs are named.
     #[error("at most {max} GPUs can be named at once, not {0}; name none for all of the pool", max = ModelWishes::GPUS_MAX)]
     TooManyGpus(usize),
+    /// The pin of the model would name too many GPUs.
+    #[error("the pin of the model would name {0} GPUs, and at most {max} can be; pin or unpin it on all of the pool", max = ModelWishes::GPUS_MAX)]
+    TooManyGpusOfPin(usize),
     /// Too many models are pinned.
     #[error("{max} models are pinned, which is as many as can be; unpin one first", max = ModelWishes::PINS_MAX)]
     TooManyPins,
@@ -119,7 +122,6 @@ impl ModelPin {
             }
         }
         self.gpus.sort();
-        self.gpus.truncate(ModelWishes::GPUS_MAX);
     }
 }
 
@@ -173,7 +175,24 @@ impl ModelWishes {
         if action == ModelAction::Pin && is_new && self.pins.len() >= Self::PINS_MAX {
             return Err(WishError::TooManyPins);
         }
+        let gpus_of_pin = self.pin_after(model, action, gpus).map_or(0, |pin| pin.gpus.len());
+        if gpus_of_pin > Self::GPUS_MAX {
+            return Err(WishError::TooManyGpusOfPin(gpus_of_pin));
+        }
         Ok(())
+    }
+
+    /// How the model is pinned after such a wish; `None`: the wish changes no pin.
+    fn pin_after(&self, model: &str, action: ModelAction, gpus: &[GpuId]) -> Option<ModelPin> {
+        let pinned = match action {
+            ModelAction::Pin => true,
+            ModelAction::Unpin => false,
+            ModelAction::Load | ModelAction::Unload => return None,
+        };
+        let known = self.pins.iter().find(|pin| pin.model == model).cloned();
+        let mut pin = known.unwrap_or_else(|| ModelPin { model: model.to_owned(), everywhere: false, gpus: Vec::new() });
+        pin.set(gpus, pinned);
+        Some(pin)
     }
 
     /// These wishes, and one more, which gets the next number. Where [`ModelWishes::check`] refuses it, or it was taken before, nothing changes.
@@ -188,10 +207,10 @@ impl ModelWishes {
             self.latest.remove(0);
         }
         self.latest.push(ModelWish { number: self.number, ..wish.clone() });
-        match action {
-            ModelAction::Pin => self.pin(model, gpus, true),
-            ModelAction::Unpin => self.pin(model, gpus, false),
-            ModelAction::Load | ModelAction::Unload => {}
+        if let Some(pin) = self.pin_after(model, *action, gpus) {
+            self.pins.retain(|other| other.model != pin.model);
+            self.pins.extend((!pin.is_nowhere()).then_some(pin));
+            self.pins.sort_by(|one, other| one.model.cmp(&other.model));
         }
         self
     }
@@ -200,20 +219,6 @@ impl ModelWishes {
     #[must_use]
     pub fn taken(&self, wish: &ModelWish) -> Option<&ModelWish> {
         self.latest.iter().find(|taken| **taken == ModelWish { number: taken.number, ..wish.clone() })
-    }
-
-    fn pin(&mut self, model: &str, gpus: &[GpuId], pinned: bool) {
-        match self.pins.iter_mut().find(|pin| pin.model == model) {
-            Some(pin) => pin.set(gpus, pinned),
-            None if pinned => {
-                let mut pin = ModelPin { model: model.to_owned(), everywhere: false, gpus: Vec::new() };
-                pin.set(gpus, true);
-                self.pins.push(pin);
-                self.pins.sort_by(|one, other| one.model.cmp(&other.model));
-            }
-            None => {}
-        }
-        self.pins.retain(|pin| !pin.is_nowhere());
     }
 
     /// The models that are pinned on this GPU.
@@ -270,6 +275,19 @@ mod tests {
         assert_eq!(once.taken(&again).map(|taken| taken.number), Some(1));
         assert_eq!(once.clone().with(&again), once);
         assert_eq!(once.with(&wish("m", ModelAction::Load, &["a"], 1)).number, 2);
+    }
+
+    #[test]
+    fn a_pin_of_too_many_gpus_is_refused_and_not_cut() {
+        let names: Vec<String> = (0..=ModelWishes::GPUS_MAX).map(|number| format!("gpu-{number}")).collect();
+        let some: Vec<&str> = names[1..].iter().map(String::as_str).collect();
+        let full = ModelWishes::default().with(&wish("m", ModelAction::Pin, &some, 0));
+        let one_more = [gpu("gpu-0")];
+        assert_eq!(full.check("m", ModelAction::Pin, &one_more), Err(WishError::TooManyGpusOfPin(65)));
+        assert_eq!(full.clone().with(&wish("m", ModelAction::Pin, &["gpu-0"], 1)), full);
+        assert_eq!(full.check("m", ModelAction::Pin, &[]), Ok(()));
+        let but_some = full.with(&wish("m", ModelAction::Pin, &[], 2)).with(&wish("m", ModelAction::Unpin, &some, 3));
+        assert_eq!(but_some.check("m", ModelAction::Unpin, &one_more), Err(WishError::TooManyGpusOfPin(65)), "nor are exceptions");
     }
 
     #[test]
