@@ -16,7 +16,8 @@ async fn models_are_loaded_pinned_listed_and_unloaded() {
     let servers = Servers::fresh().await;
     let _fleet = servers.up(2, &["--set", KNOWN]).await;
     let nothing = servers.run(&["models", "ls"]).await;
-    assert!(nothing.code == Some(0) && !nothing.output.contains("small"), "{nothing:?}");
+    let small = nothing.output.lines().find(|line| line.starts_with("small")).expect("it could be loaded");
+    assert!(nothing.code == Some(0) && small.contains("2 GPUs") && small.contains("not loaded"), "{nothing:?}");
 
     let loaded = servers.run(&["models", "load", "small", "--gpu", "1"]).await;
     assert_eq!((loaded.code, lines(&loaded)), (Some(0), vec!["sim-1: loaded, 2000 MB"]), "{loaded:?}");
@@ -43,6 +44,15 @@ async fn a_model_that_cannot_be_loaded_is_told_with_the_reason() {
     assert!(listed.output.contains("huge on sim-0: model huge needs 99000 MB"), "{listed:?}");
     let unknown = servers.run(&["models", "load", "nobody's"]).await;
     assert_eq!((unknown.code, unknown.output.contains("no kind of this GPU has a model")), (Some(1), true), "{unknown:?}");
+    let pinned = servers.run(&["models", "pin", "nobody's"]).await;
+    assert_eq!((pinned.code, pinned.errors.contains("`gpufleet models unpin nobody's` takes the pin back")), (Some(1), true), "{pinned:?}");
+    let listed = servers.run(&["models", "ls"]).await;
+    assert!(listed.output.contains("nobody's: pinned, and no GPU of the pool has it"), "{listed:?}");
+    let unpinned = servers.run(&["models", "unpin", "nobody's"]).await;
+    assert_eq!((unpinned.code, lines(&unpinned)), (Some(0), vec!["sim-0: unpinned"]), "{unpinned:?}");
+    assert!(!servers.run(&["models", "ls"]).await.output.contains("nobody's"), "that is over");
+    let tiny = servers.run(&["models", "load", "tiny"]).await;
+    assert_eq!((tiny.code, lines(&tiny)), (Some(0), vec!["sim-0: is kept by its kind predict"]), "{tiny:?}");
     let nowhere = servers.run(&["models", "load", "small", "--gpu", "sim-7"]).await;
     assert_eq!((nowhere.code, nowhere.errors.contains("sim-7")), (Some(4), true), "{nowhere:?}");
     let nameless = servers.run(&["models", "load", ""]).await;

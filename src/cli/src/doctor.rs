@@ -9,7 +9,7 @@ mod onnx;
 mod redis;
 mod unserved;
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use protocol::GpuId;
 use serde::Serialize;
@@ -68,6 +68,7 @@ pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
             if findings.iter().all(|finding| finding.verdict != Verdict::Bad) {
                 let found = Fleet::Gateway(gateway).pool().await;
                 findings.extend(down(&found));
+                findings.extend(models(&found));
                 findings.push(pool(found));
             }
             findings
@@ -101,6 +102,7 @@ async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
     if let Some(servers) = &fleet {
         findings.extend(redis::try_writes(servers).await);
         findings.extend(found.iter().flat_map(down));
+        findings.extend(found.iter().flat_map(models));
         findings.extend(found.map(pool));
         findings.extend(unserved::look(servers).await);
     }
@@ -122,6 +124,19 @@ fn down(pool: &Result<Pool, Fault>) -> Vec<Finding> {
         Finding::warning(format!("kind {}", down.kind), format!("down on {places} of {}: {reason}. {next}", gpus.len()))
     };
     kinds_down(gpus).into_iter().map(told).collect()
+}
+
+/// The models that GPUs of the pool could not load, or that are pinned and that nobody has.
+fn models(pool: &Result<Pool, Fault>) -> Vec<Finding> {
+    let Ok(Pool { gpus, .. }) = pool else { return Vec::new() };
+    let mut counts = BTreeMap::<(&str, &str), usize>::new();
+    for (model, why) in gpus.iter().flat_map(|view| &view.row.model_state.model_errors) {
+        *counts.entry((model.as_str(), why.as_str())).or_default() += 1;
+    }
+    let told = |((model, why), count): ((&str, &str), usize)| {
+        Finding::warning(format!("model {model}"), format!("{why} (on {count} of {} GPUs)", gpus.len()))
+    };
+    counts.into_iter().map(told).collect()
 }
 
 fn pool(pool: Result<Pool, Fault>) -> Finding {

@@ -1,8 +1,11 @@
 //! `gpufleet models`: the models that GPUs keep between tasks, and operators' wishes for them.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use protocol::{FleetModels, GpuId, GpuModels, ModelAction, WishTaken, gpu::ModelDetails};
+use protocol::{
+    FleetModels, GpuId, GpuModels, ModelAction, WishTaken,
+    gpu::{LoadableModel, ModelDetails},
+};
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
@@ -33,9 +36,9 @@ fn list(common: &Common, models: &FleetModels) -> Result<ExitCode, Fault> {
         output::json(models)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rows: Vec<Vec<String>> = models.gpus.iter().flat_map(rows_of).collect();
+    let rows: Vec<Vec<String>> = models.gpus.iter().flat_map(rows_of).chain(not_loaded(models)).collect();
     if rows.is_empty() {
-        output::line(&format!("no GPU of the pool {} has a model in memory", models.pool))?;
+        output::line(&format!("no GPU of the pool {} has a model in memory, or could load one", models.pool))?;
     } else {
         output::table(&["MODEL", "GPU", "KIND", "MEMORY MB", "STATE", "LAST USED", "LOAD S"], &rows)?;
     }
@@ -44,7 +47,37 @@ fn list(common: &Common, models: &FleetModels) -> Result<ExitCode, Fault> {
             output::line(&format!("{model} on {}: {why}", gpu.gpu_id))?;
         }
     }
+    for pin in models.pins_of_nobody() {
+        output::line(&format!("{}: pinned, and no GPU of the pool has it; {}", pin.model, takes_back(&pin.model)))?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn takes_back(model: &str) -> String {
+    format!("`gpufleet models unpin {model}` takes the pin back")
+}
+
+/// The models that GPUs could load and none has, a row for each.
+fn not_loaded(models: &FleetModels) -> Vec<Vec<String>> {
+    let is_loaded = |model: &LoadableModel| {
+        let mut loaded = models.gpus.iter().flat_map(|gpu| &gpu.loaded);
+        loaded.any(|loaded| loaded.name == model.name && loaded.source == model.source)
+    };
+    let mut places = BTreeMap::<(&str, &str, &str), Vec<&GpuId>>::new();
+    for gpu in &models.gpus {
+        for model in gpu.loadable.iter().filter(|model| !is_loaded(model)) {
+            places.entry((model.name.as_str(), model.source.as_str(), model.version.as_str())).or_default().push(&gpu.gpu_id);
+        }
+    }
+    let row = |((name, source, version), gpus): ((&str, &str, &str), Vec<&GpuId>)| {
+        let place = match gpus.as_slice() {
+            [only] => only.to_string(),
+            gpus => format!("{} GPUs", gpus.len()),
+        };
+        let state = if version.is_empty() { "not loaded".to_owned() } else { format!("not loaded, version {version}") };
+        vec![name.to_owned(), place, source.to_owned(), String::new(), state, String::new(), String::new()]
+    };
+    places.into_iter().map(row).collect()
 }
 
 fn rows_of(gpu: &GpuModels) -> Vec<Vec<String>> {
@@ -54,11 +87,11 @@ fn rows_of(gpu: &GpuModels) -> Vec<Vec<String>> {
         let used = format!("{} s ago", last_used_ms_ago / 1_000);
         vec![name.clone(), gpu.gpu_id.to_string(), source.clone(), memory_mb.to_string(), state(model).to_owned(), used, load_s(name)]
     });
-    let by_kinds = gpu.kept_by_kinds.iter().map(|name| {
+    let by_kinds = gpu.kept_by_kinds.iter().map(|(name, kind)| {
         vec![
             name.clone(),
             gpu.gpu_id.to_string(),
-            String::new(),
+            kind.to_string(),
             String::new(),
             "kept by its kind".to_owned(),
             String::new(),
@@ -107,6 +140,9 @@ async fn wish(common: &Common, fleet: &Fleet, one: &OneModel, action: ModelActio
             output::line(&format!("{gpu_id}: {said}"))?;
         }
     }
+    if action == ModelAction::Pin && outcomes.iter().any(|outcome| outcome.done == Some(false)) {
+        output::note(&format!("the pin stays, for GPUs to come and until the model can be loaded; {}", takes_back(&one.model)));
+    }
     if outcomes.iter().any(|outcome| outcome.done.is_none()) {
         return Err(Fault::TimeLimit(format!(
             "not every GPU has done it within {} s; `gpufleet models ls` shows how it goes on",
@@ -141,6 +177,11 @@ fn came_out(models: &FleetModels, taken: &WishTaken, gpu_id: &GpuId) -> CameOut 
     }
     if let Some(why) = gpu.errors.get(model) {
         return said(Some(false), format!("failed: {why}"));
+    }
+    if let Some(kind) = gpu.kept_by_kinds.get(model)
+        && taken.wish.action == ModelAction::Load
+    {
+        return said(Some(true), format!("is kept by its kind {kind}"));
     }
     let loaded = gpu.loaded.iter().find(|loaded| loaded.name == *model);
     match (taken.wish.action, loaded) {

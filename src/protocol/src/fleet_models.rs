@@ -6,9 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    GpuId, GpuRow, ModelPin, ModelWish, PoolName,
+    GpuId, GpuRow, Kind, ModelPin, ModelWish, PoolName,
     claim::Settings,
-    gpu::{GpuView, ModelDetails},
+    gpu::{GpuView, LoadableModel, ModelDetails},
 };
 
 /// The models that the living GPUs of a pool keep.
@@ -29,9 +29,12 @@ pub struct GpuModels {
     pub gpu_id: GpuId,
     /// Those in its memory, used last first.
     pub loaded: Vec<ModelDetails>,
-    /// Those in memory that their kinds keep for themselves: nobody can load or unload them.
+    /// Those that it could load and has not, by source and name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub kept_by_kinds: Vec<String>,
+    pub loadable: Vec<LoadableModel>,
+    /// Those in memory that their kinds keep for themselves, each with its kind: nobody can load or unload them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept_by_kinds: BTreeMap<String, Kind>,
     /// What a cold load took there lately, in ms, by model.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub load_ms: BTreeMap<String, f64>,
@@ -52,6 +55,11 @@ pub struct WishTaken {
 }
 
 impl FleetModels {
+    /// The pins of models that no GPU of the pool has or could load: they hold for GPUs to come.
+    pub fn pins_of_nobody(&self) -> impl Iterator<Item = &ModelPin> {
+        self.pins.iter().filter(|pin| !self.gpus.iter().any(|gpu| gpu.has(&pin.model)))
+    }
+
     /// What the rows and the settings of a pool say.
     #[must_use]
     pub fn of(pool: PoolName, rows: Vec<GpuView>, settings: &Settings) -> Self {
@@ -60,13 +68,20 @@ impl FleetModels {
 }
 
 impl GpuModels {
+    /// Whether the model is in its memory, or could be.
+    #[must_use]
+    pub fn has(&self, model: &str) -> bool {
+        self.loaded.iter().any(|loaded| loaded.name == model)
+            || self.loadable.iter().any(|loadable| loadable.name == model)
+            || self.kept_by_kinds.contains_key(model)
+    }
+
     fn of(view: GpuView) -> Self {
-        let GpuRow { gpu, models, model_state: state, .. } = view.row;
-        let is_detailed = |name: &String| state.model_details.iter().any(|details| details.name == *name);
-        let kept_by_kinds = models.into_iter().filter(|name| !is_detailed(name)).collect();
+        let GpuRow { gpu, model_state: state, .. } = view.row;
         Self {
             gpu_id: gpu.gpu_id,
-            kept_by_kinds,
+            loadable: state.loadable_models,
+            kept_by_kinds: state.models_of_kinds,
             loaded: state.model_details,
             load_ms: state.load_ms,
             errors: state.model_errors,

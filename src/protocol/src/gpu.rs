@@ -279,6 +279,12 @@ pub struct ModelState {
     /// The models in its memory, for people; at most [`GpuRow::MODELS_MAX`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub model_details: Vec<ModelDetails>,
+    /// The models that could be loaded here and are not, by source and name; at most [`GpuRow::MODELS_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loadable_models: Vec<LoadableModel>,
+    /// The models in its memory that a kind keeps for itself, so that nobody can load or unload them, with that kind; at most [`GpuRow::MODELS_MAX`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub models_of_kinds: BTreeMap<String, Kind>,
     /// Why models could not be loaded, by model.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub model_errors: BTreeMap<String, String>,
@@ -290,6 +296,18 @@ pub struct ModelState {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+/// A model that a GPU could load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LoadableModel {
+    /// Its name.
+    pub name: String,
+    /// Where it comes from: the first kind that it serves.
+    pub source: String,
+    /// Which version would be loaded; empty where it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
 }
 
 /// A model in the memory of a GPU.

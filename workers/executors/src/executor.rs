@@ -4,12 +4,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use devices::Device;
-use protocol::{ErrorCode, Framed, Json, Kind, Segments, Task, gpu::ModelState};
+use protocol::{
+    ErrorCode, Framed, GpuRow, Json, Kind, Segments, Task,
+    gpu::{LoadableModel, ModelState},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     BatchMember, Batching, Report, RunBatch, Usage,
-    models::{ModelCache, ModelCounts, Shelf},
+    models::{ListedModel, ModelCache, ModelCounts, Shelf},
 };
 
 /// What one attempt is given.
@@ -331,7 +334,27 @@ impl Executors {
             state.model_details.extend(cache.details());
             state.model_errors.extend(cache.errors());
         }
+        state.loadable_models = self.loadable_models();
+        state.models_of_kinds = self.models_of_kinds();
         state
+    }
+
+    /// The models that shelves have and that are not in memory.
+    fn loadable_models(&self) -> Vec<LoadableModel> {
+        let not_loaded = self.shelves().into_iter().flat_map(|shelf| {
+            let (source, loaded) = (shelf.source(), shelf.cache().models_of(shelf.source()));
+            let listed = shelf.list().into_iter().filter(move |listed| !loaded.contains(&listed.name));
+            listed.map(move |ListedModel { name, version }| LoadableModel { name, source: source.to_owned(), version })
+        });
+        not_loaded.take(GpuRow::MODELS_MAX).collect()
+    }
+
+    /// The models in memory that kinds keep for themselves, with the kind.
+    #[must_use]
+    pub fn models_of_kinds(&self) -> BTreeMap<String, Kind> {
+        let alone = self.offered.iter().filter(|(_, executor)| executor.shelf().is_none());
+        let each = alone.flat_map(|(kind, executor)| executor.models().into_iter().map(move |model| (model, kind.clone())));
+        each.take(GpuRow::MODELS_MAX).collect()
     }
 
     /// What happened in the caches of models, together.

@@ -159,8 +159,7 @@ impl Keeper {
         let mut outcome = Ok(());
         // To let go of what nobody has is no failure: it takes back a pin.
         if shelves.is_empty() && action != ModelAction::Unpin {
-            let kinds: Vec<&str> = self.context.gpu.executors.shelves().iter().map(|shelf| shelf.source()).collect();
-            outcome = Err(format!("no kind of this GPU has a model {model:?} (kinds that keep models: {})", kinds.join(", ")));
+            outcome = self.without_shelf(model, action);
         }
         match action {
             ModelAction::Pin => _ = self.let_go.remove(model),
@@ -179,6 +178,19 @@ impl Keeper {
         }
         self.context.gpu.models_wished.wish_came_out(wish, outcome);
         self.done(wish.number);
+    }
+
+    /// What comes of a wish for a model that no shelf has.
+    fn without_shelf(&self, model: &str, action: ModelAction) -> Result<(), String> {
+        let executors = &self.context.gpu.executors;
+        match executors.models_of_kinds().get(model) {
+            Some(_) if action == ModelAction::Load => Ok(()),
+            Some(kind) => Err(format!("its kind {kind} keeps it by itself, and nobody else can unload or pin it")),
+            None => {
+                let kinds: Vec<&str> = executors.shelves().iter().map(|shelf| shelf.source()).collect();
+                Err(format!("no kind of this GPU has a model {model:?} (kinds that keep models: {})", kinds.join(", ")))
+            }
+        }
     }
 
     async fn carry_out_on(&self, shelf: &dyn Shelf, model: &str, action: ModelAction) -> Result<(), String> {
