@@ -210,6 +210,27 @@ async fn a_kind_is_not_offered_before_its_pinned_models_are_loaded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn behind_a_long_run_no_task_waits_for_its_model_while_another_gpu_idles() {
+    let plan = Fleet::of(2).slots(1).strategy(Strategy::TaskSpecific).configured(|configuration| {
+        configuration.models.simulated = vec![SimulatedModel { load_ms: 2_000, ..SimulatedModel::named("a") }];
+    });
+    let fleet = plan.keeping_models().start().await;
+    let lasting = |duration_ms: u64| task("simulate", json!({"model": "a", "duration_ms": duration_ms, "result": duration_ms}));
+    for _ in 0..10 {
+        result(&reply(&fleet.producer, on("gpu-0", lasting(1))).await);
+    }
+    let simulate: protocol::Kind = "simulate".parse().unwrap();
+    until("runs are known to be short", async || row(&fleet, "gpu-0").await.unwrap().run_ms.get(&simulate).is_some_and(|ms| *ms < 100.0))
+        .await;
+    fleet.idle().await;
+    let long = fleet.producer.pending(on("gpu-0", lasting(30_000)), PATIENCE).await.unwrap();
+    until("the long one runs", async || row(&fleet, "gpu-0").await.unwrap().running.len() == 1).await;
+    let short = reply(&fleet.producer, lasting(2)).await;
+    assert_eq!((result(&short), gpu(&short).as_str()), (json!(2), "gpu-1"), "it did not wait for the end of the long one");
+    assert_eq!(result(&long.await.unwrap()), json!(30_000));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pinned_model_that_no_kind_has_is_told_until_it_is_unpinned() {
     let plan = keeping(1).configured(|configuration| configuration.models.pinned = vec!["zzz".to_owned()]);
     let fleet = plan.keeping_models().start().await;

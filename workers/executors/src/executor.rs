@@ -324,6 +324,13 @@ impl Executors {
         self.caches().iter().map(|cache| cache.evictable_mb()).sum()
     }
 
+    /// What a cold load of the model took here lately. `None`: nobody knows.
+    #[must_use]
+    pub fn load_time(&self, model: &str) -> Option<Duration> {
+        let learnt = self.caches().into_iter().find_map(|cache| cache.load_ms().remove(model));
+        learnt.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok())
+    }
+
     /// What the row of the GPU says of models; nothing of operators' wishes.
     #[must_use]
     pub fn model_state(&self) -> ModelState {

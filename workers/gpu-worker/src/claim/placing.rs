@@ -23,6 +23,8 @@ use crate::{
 
 /// After so many forwards a task stays where it fits.
 const HOPS_MAX: u32 = 3;
+/// For so long at least a task waits where its model is.
+const WAITS_FOR_MODEL_MIN: Duration = Duration::from_secs(1);
 
 /// A slot of this GPU, and the strategy that chose it.
 #[derive(Debug)]
@@ -78,6 +80,9 @@ pub(crate) struct Placing<'t> {
     forwarded_by: Option<Strategy>,
     /// Since when no living GPU can run it, in Unix milliseconds, where that was found before. A delivery that comes again may have been placed meanwhile: its wait begins anew.
     unserved_since_ms: Option<u64>,
+    /// The model that it is about, and for how long it waits here for the sake of it, as far as that is known.
+    model: Option<String>,
+    waits_for_model: Option<Duration>,
     /// Since when it looks for a place: what is given back for its age gave way to nobody before.
     since: Instant,
     backoff: Backoff,
@@ -92,10 +97,13 @@ impl<'t> Placing<'t> {
             context.slots.offer_taken(&task.id);
         }
         let tasks_wait = in_hand.waits == Waits::Tasks || task.hops >= HOPS_MAX;
+        // The slices of a batch fill the slots that are there: a hop would only cost time.
+        let request = request(context, task, tasks_wait || task.slice().is_some());
         Self {
-            // The slices of a batch fill the slots that are there: a hop would only cost time.
-            request: request(context, task, tasks_wait || task.slice().is_some()),
+            model: request.needs.model.clone().filter(|_| request.specific_gpu_id.is_none()),
+            request,
             next_slot_will_do: tasks_wait,
+            waits_for_model: None,
             context,
             task,
             in_hand,
@@ -117,6 +125,25 @@ impl<'t> Placing<'t> {
         self.unserved_since_ms = None;
     }
 
+    /// Behind one long run it would wait where its model is while another GPU idles: the table goes by what runs usually take. After as long as a cold load takes, any GPU will do; every second
+    /// question still prefers one that has the model.
+    fn look_elsewhere_in_time(&mut self) {
+        let Some(longest) = self.waits_for_model() else { return };
+        if self.since.elapsed() >= longest {
+            self.own_queue = false;
+            self.request.needs.model = if self.request.needs.model.is_some() { None } else { self.model.clone() };
+        }
+    }
+
+    /// For how long it waits here for its model: no longer than to load it takes. `None`: it has none, or may run nowhere else.
+    fn waits_for_model(&mut self) -> Option<Duration> {
+        let model = self.model.as_deref()?;
+        if self.waits_for_model.is_none() {
+            self.waits_for_model = self.context.gpu.executors.load_time(model).map(|time| time.max(WAITS_FOR_MODEL_MIN));
+        }
+        self.waits_for_model
+    }
+
     /// What became of its former holder, where that is known.
     pub(crate) const fn verdict(&self) -> Option<Verdict> {
         self.verdict
@@ -132,6 +159,7 @@ impl<'t> Placing<'t> {
             if self.context.stops() || self.since.elapsed() >= self.context.me.options.unacked {
                 return Ok(Placement::Not(Disposition::GiveBack));
             }
+            self.look_elsewhere_in_time();
             let placed = if self.own_queue { self.on_arrival().await? } else { self.out_of_the_pool().await? };
             if let Some(placement) = placed {
                 return Ok(placement);
@@ -342,12 +370,13 @@ impl<'t> Placing<'t> {
 
     /// Stands in line until a slot comes, or the patience ends.
     async fn stand(&mut self, mut line: super::slots::InLine) -> Result<Option<Placement<'t>>, Abandoned> {
+        let patience = self.patience();
         let slot = tokio::select! {
             biased;
             () = self.context.ports.stop.now.cancelled() => return Err(Abandoned),
             slot = line.slot() => slot,
             () = self.context.ports.stop.gently.cancelled() => return Ok(None),
-            () = tokio::time::sleep(self.patience()) => return Ok(None),
+            () = tokio::time::sleep(patience) => return Ok(None),
         };
         // Much may have changed meanwhile.
         Ok((self.here() == Here::Now && !self.is_late()).then(|| self.placed(slot)))
@@ -357,9 +386,11 @@ impl<'t> Placing<'t> {
         self.task.start_before_ms.is_some_and(|deadline| deadline <= self.context.ports.now_ms())
     }
 
-    /// Until the next look: the patience, or the deadline if that is sooner.
-    fn patience(&self) -> Duration {
-        let patience = self.context.me.options.in_hand_patience;
+    /// Until the next look: the patience, or the deadline, or the end of the wait for its model, if that is sooner.
+    fn patience(&mut self) -> Duration {
+        let waited = self.since.elapsed();
+        let for_model = self.waits_for_model().filter(|longest| *longest > waited).map(|longest| longest - waited);
+        let patience = self.context.me.options.in_hand_patience.min(for_model.unwrap_or(Duration::MAX));
         let left =
             self.task.start_before_ms.map(|deadline| Duration::from_millis(deadline.saturating_sub(self.context.ports.now_ms()).max(1)));
         left.map_or(patience, |left| left.min(patience))
