@@ -111,6 +111,11 @@ pub trait Executor: Send + Sync + 'static {
         None
     }
 
+    /// How many payloads may be computed together, for people: it may do that on its own, with runs that are there at once. Default: as [`batching`](Self::batching) says.
+    fn together_max(&self) -> Option<usize> {
+        self.batching().map(|batching| batching.largest)
+    }
+
     /// Whether this payload may run together with others, where [`Executor::batching`] says that any may. Asked often, so it should be quick. Default: it may.
     fn takes_part(&self, _payload: &Json) -> bool {
         true

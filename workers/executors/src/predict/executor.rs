@@ -83,7 +83,15 @@ impl Executor for Predict {
     }
 
     fn about(&self) -> String {
-        format!("continues a text, with the model {} on the CPU", self.engine.model().name())
+        format!(
+            "continues a text, with the model {} on the CPU; texts that are there at once are generated together",
+            self.engine.model().name()
+        )
+    }
+
+    /// Each run stays a run of its own: its text joins the others between two tokens.
+    fn together_max(&self) -> Option<usize> {
+        Some(TEXTS_AT_ONCE)
     }
 
     fn schema(&self) -> Option<Json> {

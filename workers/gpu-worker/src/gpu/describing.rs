@@ -96,7 +96,7 @@ fn description(kind: &Kind, executor: &dyn Executor) -> (KindDescription, bool) 
     let schema = executor.schema();
     let fits = schema.as_ref().is_none_or(|schema| schema.as_bytes().len() <= KindDescription::SCHEMA_BYTES_MAX);
     let about = executor.about().chars().take(KindDescription::ABOUT_MAX).collect();
-    let batch_largest = executor.batching().map(|batching| u32::try_from(batching.largest).unwrap_or(u32::MAX));
+    let batch_largest = executor.together_max().map(|largest| u32::try_from(largest).unwrap_or(u32::MAX));
     (KindDescription { kind: kind.clone(), about, schema: schema.filter(|_| fits), batch_largest }, fits)
 }
 

@@ -24,6 +24,11 @@ async fn simulated_gpus_of_a_process_share_it() {
     let other = Predict::built_in(&PredictSection::default()).await.unwrap();
     assert_eq!(Arc::strong_count(&engine), held + 1);
     assert_eq!((one.models(), other.models()), (vec!["tiny".to_owned()], vec!["tiny".to_owned()]));
+    assert_eq!(
+        (one.together_max(), one.batching()),
+        (Some(Predict::RUNS_AT_ONCE), None),
+        "it is told, and each run stays a run of its own"
+    );
     let answer = run_on(&other, &gpu(), json!({"text": "The family", "max_length": 4})).await.unwrap();
     assert_eq!(answer.to::<serde_json::Value>().unwrap()["model"], "tiny");
 }
