@@ -132,7 +132,8 @@ impl Place<'_> {
 
 /// Why there is no room yet.
 struct Refused {
-    failure: Failure,
+    /// For people.
+    why: String,
     /// What to evict for it.
     evict: Lies,
     /// What the device has left, where it refused.
@@ -174,25 +175,24 @@ impl Room {
                 continue;
             }
             if !inner.any_in_use(place.replaces) || timeout_at(deadline, freed).await.is_err() {
-                return Err(refused.failure);
+                return Err(place.too_little(memory_mb, bounds.least_mb(), &refused.why));
             }
         }
     }
 
     /// The device is asked first: what it refuses for good is known then before anything is evicted.
     fn try_take(inner: &Arc<Inner>, place: &Place<'_>, memory_mb: u64, bounds: Bounds) -> Result<Self, Refused> {
-        let most_mb = bounds.least_mb();
         let mut taken = Vec::new();
         if place.is_on_device && memory_mb > 0 {
             let work = place.device.begin(Use { memory_mb, compute_share: 0.0 }).map_err(|refused| Refused {
-                failure: place.too_little(memory_mb, most_mb, &refused.to_string()),
+                why: refused.to_string(),
                 evict: Lies::OnDevice,
                 free_mb: Some(refused.free_mb),
             })?;
             taken.push(work);
         }
         inner.held.take(memory_mb, bounds).map_err(|lack| Refused {
-            failure: place.too_little(memory_mb, most_mb, &format!("{} MB are taken by others that are pinned or in use", lack.held_mb)),
+            why: format!("{} MB are taken by others that are pinned or in use", lack.held_mb),
             evict: lack.of,
             free_mb: None,
         })?;
