@@ -64,16 +64,18 @@ impl ModelDirectory {
         Ok(Self { root: real })
     }
 
-    /// The file of a model, of its highest version. Blocks.
+    /// The file of a model: of its highest version, or of the one that is named after an `@`. Blocks.
     ///
     /// # Errors
     /// There is none, or it lies outside of the folder.
     pub(super) fn find(&self, name: &str) -> Result<ModelFile, OnnxError> {
         let unknown = || OnnxError::Unknown { name: name.chars().take(NAME_MAX).collect(), known: self.list().into_keys().collect() };
-        if !is_name(name) {
+        let (model, wanted) = name.split_once('@').map_or((name, None), |(model, version)| (model, Some(version)));
+        if !is_name(model) || wanted.is_some_and(|version| !is_name(version)) {
             return Err(unknown());
         }
-        let (version, path) = self.place(name).ok_or_else(unknown)?;
+        let place = wanted.map_or_else(|| self.place(model), |version| self.place_of(model, version));
+        let (version, path) = place.ok_or_else(unknown)?;
         let real = path.canonicalize().map_err(|error| OnnxError::unreadable(&path, &error))?;
         if !real.starts_with(&self.root) {
             return Err(OnnxError::unreadable(&path, &"it leads out of models.directory; put the file itself there"));
@@ -83,6 +85,14 @@ impl ModelDirectory {
             return Err(OnnxError::unreadable(&path, &"it is no file"));
         }
         Ok(ModelFile { name: name.to_owned(), version, path: real, stamp: Stamp::of(&metadata) })
+    }
+
+    /// A version and its file.
+    fn place_of(&self, name: &str, version: &str) -> Option<(String, PathBuf)> {
+        let of_version = self.root.join(name).join(version).join("model.onnx");
+        let single = (version == UNVERSIONED).then(|| self.root.join(format!("{name}.onnx")));
+        let path = [Some(of_version), single].into_iter().flatten().find(|path| path.exists())?;
+        Some((version.to_owned(), path))
     }
 
     /// The version and the file that a name stands for now.
@@ -225,6 +235,12 @@ mod tests {
         assert_eq!(directory.find("b").unwrap().version, "0");
         let listed: Vec<_> = directory.list().into_iter().collect();
         assert_eq!(listed, [("a".to_owned(), "10".to_owned()), ("b".to_owned(), "0".to_owned())]);
+        let named = |name: &str| directory.find(name).map(|file| (file.name, file.version, file.path.ends_with("9/model.onnx")));
+        assert_eq!(named("a@9"), Ok(("a@9".to_owned(), "9".to_owned(), true)));
+        assert_eq!(named("b@0"), Ok(("b@0".to_owned(), "0".to_owned(), false)));
+        for absent in ["a@11", "a@8", "b@1", "a@", "@9", "a@9@9", "a@../9"] {
+            assert!(matches!(named(absent), Err(OnnxError::Unknown { .. })), "{absent}");
+        }
         let unknown = directory.find("c").unwrap_err().to_string();
         assert!(unknown.contains("it has a, b"), "{unknown}");
     }

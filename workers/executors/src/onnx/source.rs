@@ -246,7 +246,8 @@ impl ModelSource for OnnxModels {
 
     async fn load(&self, name: &str) -> Result<Loaded<OnnxModel>, Failure> {
         let (loader, directory) = (self.loader.clone(), self.directory.clone());
-        let (axis, asked) = (self.axes.get(name).cloned(), name.to_owned());
+        let model = name.split('@').next().unwrap_or(name);
+        let (axis, asked) = (self.axes.get(model).cloned(), name.to_owned());
         let began = Instant::now();
         let loading = tokio::task::spawn_blocking(move || loader.load(directory.find(&asked)?, axis.as_deref()));
         let came_out = loading.await.map_err(|_| Failure::transient(format!("loading model {name} crashed")))?;
