@@ -11,7 +11,7 @@ use super::{
     fixture::{World, floats, floats_of, framed_task, identity, linear, mixing, parted, segments, slow},
     tensor::Element,
 };
-use crate::{BatchMember, Executor, Failure, Report, Run, RunBatch, Usage, fixture, schemas::tests::agree};
+use crate::{BatchMember, Executor, Failure, ModelBounds, ModelCache, Report, Run, RunBatch, Usage, fixture, schemas::tests::agree};
 
 fn nested(value: &Json) -> Value {
     value.to().unwrap()
@@ -169,6 +169,33 @@ async fn a_file_that_was_replaced_is_loaded_beside_the_old_model_and_takes_its_p
     fs::remove_dir_all(world.folder.path().join("linear")).unwrap();
     fs::remove_file(world.folder.path().join("linear.onnx")).unwrap();
     until(&world, &onnx, |first| first == 11.0).await;
+}
+
+#[tokio::test]
+async fn a_new_file_for_which_there_is_no_memory_beside_the_old_model_is_not_given_up() {
+    let mut world = World::new();
+    world.cache = Arc::new(ModelCache::new(ModelBounds { memory_mb: Some(1), ..ModelBounds::default() }));
+    world.put("linear.onnx", &linear(1.0));
+    let models = world.models().await;
+    let onnx = super::onnx(Arc::clone(&models), Arc::clone(&world.cache));
+    until(&world, &onnx, |first| first == 2.0).await;
+    world.put("linear.onnx", &linear(10.0));
+    let new = models.find("linear").await.unwrap().stamp;
+    while world.cache.errors().is_empty() {
+        until(&world, &onnx, |first| first == 2.0).await;
+    }
+    assert!(world.cache.errors()["linear"].contains("needs 1 MB of the 1 MB"), "{:?}", world.cache.errors());
+    assert_eq!((models.refused("linear", new), models.is_up("linear")), (false, Ok(())), "the old one runs");
+    assert!(world.cache.forget("onnx", "linear"));
+    // A try to replace it that is under way fails those that come meanwhile.
+    for _ in 0..100_000 {
+        let payload = json!({"model": "linear", "inputs": {"x": [[1, 0, 0]]}});
+        if world.run(&onnx, payload, Segments::none()).await.is_ok_and(|given| nested(&given.json)["outputs"]["y"][0][0] == 11.0) {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("the new file was never loaded");
 }
 
 fn members<'a>(tasks: &'a [protocol::Task], usages: &[Usage], cancels: &[CancellationToken]) -> Vec<BatchMember<'a>> {
