@@ -1,12 +1,18 @@
 //! Bodies in parts: `multipart/form-data` with a task and its segments is read, `multipart/mixed` with a status and its segments is written. No part is copied: each shares the
 //! memory of what it came in.
 
+use std::collections::BTreeSet;
+
 use axum::body::Bytes;
 
 /// The longest boundary that RFC 2046 allows, in bytes.
 const BOUNDARY_MAX: usize = 70;
 /// The longest head of a part, in bytes.
 const HEAD_MAX: usize = 8 * 1024;
+/// What every boundary that is written begins with. A number follows.
+const BOUNDARY_PREFIX: &str = "gpufleet-segments-";
+/// Digits of a number that are read behind the prefix: as many as every `u64` has room for. No content holds enough names to need more.
+const NUMBER_DIGITS_MAX: usize = 19;
 const LINE_END: &[u8] = b"\r\n";
 const HEAD_END: &[u8] = b"\r\n\r\n";
 
@@ -97,11 +103,29 @@ fn find(text: &[u8], needle: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// A boundary that is in none of these contents.
-pub(crate) fn boundary_beside<'a>(contents: impl Iterator<Item = &'a Bytes> + Clone) -> String {
-    let is_free = |boundary: &String| contents.clone().all(|content| find(content, boundary.as_bytes(), 0).is_none());
-    let mut numbered = (0_u64..).map(|number| format!("gpufleet-segments-{number}"));
-    numbered.find(is_free).expect("there are more numbers than bytes to hold them")
+/// A boundary that is in none of these contents. Each is searched once, whatever it holds.
+pub(crate) fn boundary_beside<'a>(contents: impl Iterator<Item = &'a Bytes>) -> String {
+    let taken: BTreeSet<u64> = contents.flat_map(|content| numbers_in(content)).collect();
+    let free = (0_u64..).zip(&taken).find(|(number, taken)| number != *taken).map(|(number, _)| number);
+    // Where all of them stand in a row from 0 on, the next one is free.
+    format!("{BOUNDARY_PREFIX}{}", free.unwrap_or(taken.len() as u64))
+}
+
+/// The numbers whose boundary stands in a content. `12` behind the prefix holds that of 1 as well as that of 12.
+fn numbers_in(content: &[u8]) -> impl Iterator<Item = u64> {
+    let prefix = BOUNDARY_PREFIX.as_bytes();
+    let mut searched = 0;
+    let ends = std::iter::from_fn(move || {
+        searched = find(content, prefix, searched)? + prefix.len();
+        Some(searched)
+    });
+    ends.flat_map(move |end| {
+        let digits = content[end..].iter().take(NUMBER_DIGITS_MAX).take_while(|byte| byte.is_ascii_digit());
+        digits.scan(0_u64, |number, digit| {
+            *number = *number * 10 + u64::from(*digit - b'0');
+            Some(*number)
+        })
+    })
 }
 
 #[cfg(test)]
@@ -163,6 +187,23 @@ mod tests {
     fn a_boundary_is_in_none_of_the_contents() {
         let contents = [Bytes::from_static(b"gpufleet-segments-0"), Bytes::from_static(b"x gpufleet-segments-1 y")];
         assert_eq!(boundary_beside(contents.iter()), "gpufleet-segments-2");
+        let contents =
+            [Bytes::from_static(b"gpufleet-segments-21 gpufleet-segments-gpufleet-segments-0 gpufleet-segments-18446744073709551616")];
+        assert_eq!(
+            boundary_beside(contents.iter()),
+            "gpufleet-segments-3",
+            "1 stands at the head of the number that is too large, 2 at that of 21"
+        );
+        assert_eq!(boundary_beside([Bytes::new()].iter()), "gpufleet-segments-0");
+    }
+
+    // A search of the whole for each of the names takes 30,000 times 700 kB, which is minutes.
+    #[test]
+    fn a_content_that_holds_many_boundaries_is_searched_once() {
+        let names: String = (0..30_000).map(|number| format!("gpufleet-segments-{number}\n")).collect();
+        let contents = [Bytes::from(names)];
+        assert_eq!(numbers_in(&contents[0]).filter(|number| *number == 29_999).count(), 1);
+        assert_eq!(boundary_beside(contents.iter()), "gpufleet-segments-30000");
     }
 
     proptest! {
