@@ -6,6 +6,7 @@ mod bulk;
 mod dead;
 mod gateway;
 mod groups;
+mod heard;
 mod http;
 mod models;
 mod settings;

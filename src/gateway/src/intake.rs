@@ -1,11 +1,11 @@
 //! From the bytes of a request to a checked value, or to a problem that names the field.
 
-use std::{future::poll_fn, pin::Pin};
+use std::{future::poll_fn, pin::Pin, time::Duration};
 
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{FromRequest, Request},
-    http::{HeaderMap, header},
+    http::{HeaderMap, StatusCode, header},
 };
 use protocol::{frame::FRAME, read_object};
 use schemars::JsonSchema;
@@ -15,6 +15,9 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::{Gateway, Problem, explain, problem::ProblemKind, query};
+
+/// Of a refused body nothing has come for so long: its client waits for the answer.
+const STILL_SENT: Duration = Duration::from_millis(500);
 
 /// A JSON body, and its share of the memory for bodies, which is to be kept until the task is published. Refused: another content type or a content coding (415), too
 /// large (413), no memory for it (503), too slow (408), no JSON (400), a wrong field (422).
@@ -34,12 +37,21 @@ impl<T: DeserializeOwned + JsonSchema> FromRequest<Gateway> for JsonBody<T> {
 impl Gateway {
     /// Takes the body of a request in, within its bounds in size, memory and time.
     pub(crate) async fn take_in(&self, request: Request) -> Result<(Bytes, BodyShare), Problem> {
-        self.check_length(request.headers())?;
+        let (head, mut body) = request.into_parts();
         let body_timeout = self.options.body_timeout;
-        timeout(body_timeout, self.receive(request.into_body())).await.unwrap_or_else(|_| {
-            let detail = format!("body: took longer than {} ms (gateway.body_timeout_ms)", body_timeout.as_millis());
-            Err(Problem::new(ProblemKind::BodyTimeout, detail).field("body"))
-        })
+        let taken = match self.check_length(&head.headers) {
+            Ok(()) => timeout(body_timeout, self.receive(&mut body)).await.unwrap_or_else(|_| {
+                let detail = format!("body: took longer than {} ms (gateway.body_timeout_ms)", body_timeout.as_millis());
+                Err(Problem::new(ProblemKind::BodyTimeout, detail).field("body"))
+            }),
+            Err(problem) => Err(problem),
+        };
+        // Whoever waits to be asked for the body sends none once it is refused.
+        let is_sent = !head.headers.contains_key(header::EXPECT);
+        if is_sent && taken.as_ref().is_err_and(|problem| problem.document().status == StatusCode::PAYLOAD_TOO_LARGE.as_u16()) {
+            let _either_way = timeout(body_timeout, throw_away(&mut body, self.options.body_bytes_max)).await;
+        }
+        taken
     }
 
     /// Refuses a body that is announced to be too large, or larger than what is left of the memory, before any of it is read.
@@ -53,10 +65,10 @@ impl Gateway {
     }
 
     /// Takes a body in. Its share of the memory grows with what has arrived: who announces much and sends nothing holds nothing.
-    async fn receive(&self, mut body: Body) -> Result<(Bytes, BodyShare), Problem> {
+    async fn receive(&self, body: &mut Body) -> Result<(Bytes, BodyShare), Problem> {
         let (bodies, bytes_max) = (&self.ports.bodies, self.options.body_bytes_max);
         let (mut share, mut bytes) = (bodies.empty_share(), Vec::new());
-        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
             // What is no data are trailers.
             let Ok(data) = frame.map_err(|error| broken_off(&error))?.into_data() else { continue };
             let length = bytes.len() + data.len();
@@ -76,6 +88,18 @@ impl Gateway {
         let (in_use, size) = (self.ports.bodies.in_use_bytes(), self.ports.bodies.size_bytes());
         let detail = format!("{in_use} of {size} bytes for bodies are in use (memory.bodies_mb), and this one takes {bytes} or more");
         Problem::new(ProblemKind::Overloaded, detail).retry_after(self.overloaded.refused())
+    }
+}
+
+/// Lets a refused body come, and keeps nothing of it: a client that is cut off while it sends hears of a broken pipe, and not why it was refused. After `bytes_max` more, or once nothing
+/// comes for a while, it is cut off all the same.
+async fn throw_away(body: &mut Body, bytes_max: usize) {
+    let mut left = bytes_max;
+    while let Ok(Some(Ok(frame))) = timeout(STILL_SENT, poll_fn(|context| Pin::new(&mut *body).poll_frame(context))).await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
 
@@ -160,7 +184,7 @@ pub(crate) fn broken_off(error: &axum::Error) -> Problem {
 }
 
 pub(crate) fn too_large(body_bytes_max: usize) -> Problem {
-    let detail = format!("body: the bound is {body_bytes_max} bytes (pass large inputs by reference)");
+    let detail = format!("body: the bound is {body_bytes_max} bytes (worker.body_bytes_max); pass large inputs by reference");
     Problem::new(ProblemKind::BodyTooLarge, detail).field("body")
 }
 

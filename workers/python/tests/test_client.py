@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -116,6 +117,24 @@ class OverHttp(unittest.TestCase):
             self.assertEqual(list(handle.stream()), [Progress(0.5, "half"), Part(1, "a"), Part(2, "b"), Item(0, 5)])
             self.assertEqual(handle.result().value, "ab")
             self.assertEqual([asked[2].get("Last-Event-ID") for asked in gateway.asked[1:]], [None, "2"])
+
+    def test_a_body_that_is_refused_before_its_end_is_refused_with_its_reason(self):
+        listener = socket.create_server(("127.0.0.1", 0))
+        text = json.dumps({**PROBLEM, "status": 413, "detail": "body: the bound is 8 bytes"}).encode()
+
+        def refuse():
+            connection, _address = listener.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+
+        refusing = threading.Thread(target=refuse, daemon=True)
+        refusing.start()
+        with listener, Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            with self.assertRaises(ClientError) as refused:
+                client.submit("k", {"data": b"x" * (64 << 20)})
+            self.assertEqual((refused.exception.status, str(refused.exception)), (413, "body: the bound is 8 bytes"))
+        refusing.join()
 
     def test_a_connection_that_was_dropped_costs_nothing(self):
         with Gateway({"POST /api/v1/tasks": [ACCEPTED, None, ACCEPTED]}) as gateway, Client(gateway.url) as client:

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use protocol::frame::JSON;
 use tokio::{net::TcpStream, time::timeout};
 
-use super::url::GatewayUrl;
+use super::{heard::Heard, url::GatewayUrl};
 
 /// Longest wait for a connection.
 const DIALLED_IN: Duration = Duration::from_secs(5);
@@ -148,7 +148,7 @@ where
     let dialled = timeout(DIALLED_IN, TcpStream::connect((url.host.as_str(), url.port))).await;
     let stream = dialled.map_err(|_| format!("no connection within {} s", DIALLED_IN.as_secs()))?.map_err(|error| error.to_string())?;
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let (connection, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| in_words(&error))?;
+    let (connection, driver) = http1::handshake(TokioIo::new(Heard::new(stream))).await.map_err(|error| in_words(&error))?;
     tokio::spawn(async move {
         // Whoever asks over it hears of its end.
         let _ended = driver.await;

@@ -115,6 +115,16 @@ async fn a_body_that_is_too_large_is_told_so_whatever_else_is_in_hand() {
 }
 
 #[tokio::test]
+async fn who_sends_a_body_that_is_too_large_to_its_end_is_told_the_bound_and_not_cut_off() {
+    let (fleet, bodies) = small_gateway().await;
+    let mut sending = announce(&fleet, 9_000_000).await;
+    sending.write_all(&vec![b' '; 9_000_000]).await.expect("all of it is taken");
+    let refused = answer(sending).await;
+    assert!(refused.starts_with("HTTP/1.1 413 ") && refused.contains("worker.body_bytes_max"), "{refused}");
+    assert_eq!(bodies.in_use_bytes(), 0);
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_off_gives_its_memory_back() {
     let (fleet, bodies) = small_gateway().await;
     let mut slow = announce(&fleet, LARGE).await;

@@ -135,8 +135,7 @@ class HttpClient:
         for pause_s in (*_PAUSES_S, None):
             connection = self._connection(timeout_s)
             try:
-                connection.request(method, self._prefix + path, body, headers)
-                return connection, connection.getresponse()
+                return connection, self._asked(connection, method, path, body, headers)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if pause_s is None or isinstance(error, socket.timeout):
@@ -148,6 +147,20 @@ class HttpClient:
                     other.close()
                 time.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
+
+    def _asked(
+        self, connection: http.client.HTTPConnection, method: str, path: str, body: Optional[bytes], headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
+        try:
+            connection.request(method, self._prefix + path, body, headers)
+        except (BrokenPipeError, ConnectionResetError):
+            if not body:
+                raise
+            # Who refuses a body without reading all of it answers first, and closes then.
+            response = connection.getresponse()
+            response.will_close = True
+            return response
+        return connection.getresponse()
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         with self._lock:
