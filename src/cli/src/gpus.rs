@@ -9,7 +9,7 @@ use std::{process::ExitCode, time::Duration};
 use protocol::{GpuId, NamingError, gpu::GpuView, gpu_named, task::ComputeCapability};
 
 pub(crate) use self::{
-    down::{KindDown, kinds_down},
+    down::{KindDown, kinds_down, one_line},
     one::way,
 };
 use crate::{
@@ -112,7 +112,7 @@ fn state(view: &GpuView) -> String {
             let names: Vec<&str> = row.sample.throttled_by.iter().map(|throttle| throttle.name()).collect();
             format!("{}, throttled: {}", row.health.name(), names.join(", "))
         }
-        _ if !row.health_reason.is_empty() => format!("{} ({})", row.health.name(), row.health_reason),
+        _ if !row.health_reason.is_empty() => format!("{} ({})", row.health.name(), one_line(&row.health_reason)),
         _ if !view.eligible && view.held < row.slots => format!("{}, over a threshold", row.health.name()),
         _ => row.health.name().to_owned(),
     }

@@ -8,12 +8,18 @@ use crate::{
     arguments::Common,
     fault::Fault,
     fleet::{Fleet, Kinds},
+    gpus::one_line,
     output,
 };
 
 const HEADER: [&str; 5] = ["KIND", "GPUS", "RUN MS", "BATCH", "ABOUT"];
 /// The least letters of a sentence that are shown, however narrow the terminal is.
 const ABOUT_MIN: usize = 20;
+/// The least letters that are shown of how many GPUs serve a kind, and why others do not.
+const GPUS_MIN: usize = 12;
+/// The places of the columns that are cut.
+const GPUS: usize = 1;
+const ABOUT: usize = 4;
 
 /// Shows the kinds of the pool, or one of them.
 pub(crate) async fn run(common: &Common, kind: Option<&Kind>) -> Result<ExitCode, Fault> {
@@ -25,7 +31,7 @@ pub(crate) async fn run(common: &Common, kind: Option<&Kind>) -> Result<ExitCode
         }
         None if common.json => output::json(&kinds)?,
         None if kinds.is_empty() => output::line(&format!("no GPU serves the pool {pool}; start one with `gpufleet worker`"))?,
-        None => output::table(&HEADER, &rows(&kinds, output::width()))?,
+        None => output::line(&output::table_of_sentences(&HEADER, &rows(&kinds, output::width())))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -38,18 +44,19 @@ fn named<'a>(pool: &PoolName, kinds: &'a [KindView], kind: &Kind) -> Result<&'a 
     })
 }
 
-/// The table's rows. The sentences are cut to what is left of `width` columns of letters.
+/// The table's rows. Reasons and sentences are cut so that the table is at most `width` columns of letters wide, if that is possible; a reason has at most half of what is left for both.
 fn rows(kinds: &[KindView], width: usize) -> Vec<Vec<String>> {
     let mut rows: Vec<Vec<String>> = kinds.iter().map(row).collect();
     let letters = |text: &str| text.chars().count();
     let widest = |column: usize| rows.iter().map(|row| letters(&row[column])).max().unwrap_or(0).max(letters(HEADER[column]));
     // A frame, and for each column a space on both sides and one between two.
-    let others = (0..HEADER.len() - 1).map(widest).sum::<usize>() + 3 * HEADER.len() + 1;
-    let left = width.saturating_sub(others).max(ABOUT_MIN);
-    for about in rows.iter_mut().filter_map(|row| row.last_mut()) {
-        if about.chars().count() > left {
-            *about = about.chars().take(left - 1).chain(['…']).collect();
-        }
+    let others = (0..HEADER.len()).filter(|column| ![GPUS, ABOUT].contains(column)).map(widest).sum::<usize>() + 3 * HEADER.len() + 1;
+    let left = width.saturating_sub(others);
+    let gpus = widest(GPUS).min((left / 2).max(left.saturating_sub(widest(ABOUT))).max(GPUS_MIN));
+    let about = left.saturating_sub(gpus).max(ABOUT_MIN);
+    for row in &mut rows {
+        row[GPUS] = output::cut(&row[GPUS], gpus);
+        row[ABOUT] = output::cut(&row[ABOUT], about);
     }
     rows
 }
@@ -59,7 +66,7 @@ fn row(view: &KindView) -> Vec<String> {
     vec![
         view.kind.to_string(),
         gpus(view),
-        view.run_ms.map_or_else(String::new, |run| run.median.to_string()),
+        view.run_ms.map_or_else(String::new, |run| milliseconds(run.median)),
         view.batch_largest.map_or_else(String::new, |largest| largest.to_string()),
         format!("{}{differs}", view.about),
     ]
@@ -69,7 +76,7 @@ fn row(view: &KindView) -> Vec<String> {
 fn gpus(view: &KindView) -> String {
     let serving = view.gpus.len();
     match view.gpus_down.values().next() {
-        Some(why) => format!("{serving} of {}: {why}", serving + view.gpus_down.len()),
+        Some(why) => format!("{serving} of {}: {}", serving + view.gpus_down.len(), one_line(why)),
         None => serving.to_string(),
     }
 }
@@ -82,8 +89,10 @@ fn described(view: &KindView) -> String {
         ("about", if view.about.is_empty() { "nobody says what it does".to_owned() } else { view.about.clone() }),
         ("served by", listed(view.gpus.iter().map(|id| id.as_str()).collect())),
     ];
-    lines.extend(view.gpus_down.iter().map(|(gpu_id, why)| ("not by", format!("{gpu_id}: {why}"))));
-    let run = view.run_ms.map(|run| format!("{} ms on the middle GPU, {} ms on the fastest", run.median, run.smallest));
+    lines.extend(view.gpus_down.iter().map(|(gpu_id, why)| ("not by", format!("{gpu_id}: {}", below(why)))));
+    let run = view
+        .run_ms
+        .map(|run| format!("{} ms on the middle GPU, {} ms on the fastest", milliseconds(run.median), milliseconds(run.smallest)));
     lines.push(("a run takes", run.unwrap_or_else(|| "not known yet".to_owned())));
     let batch = view.batch_largest.map(|largest| format!("up to {largest} payloads run together"));
     lines.push(("batch", batch.unwrap_or_else(|| "each payload runs by itself".to_owned())));
@@ -99,6 +108,23 @@ fn described(view: &KindView) -> String {
         None => text.push_str("\n\nthe schema of its payload is not known"),
     }
     text
+}
+
+/// A reason with its lines below each other, in the second column.
+fn below(reason: &str) -> String {
+    let clean: String = reason.trim_end().chars().filter(|c| *c == '\n' || !c.is_control()).collect();
+    clean.replace('\n', &format!("\n{:14}", ""))
+}
+
+/// A time with as many digits as say something: `1234`, `12.5`, `0.03`.
+fn milliseconds(ms: f64) -> String {
+    let rounded = match ms {
+        ms if ms < 0.01 => return "< 0.01".to_owned(),
+        ms if ms < 10.0 => format!("{ms:.2}"),
+        ms if ms < 100.0 => format!("{ms:.1}"),
+        ms => return format!("{ms:.0}"),
+    };
+    rounded.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn indented(schema: &Json) -> String {
@@ -170,6 +196,25 @@ mod tests {
         let cut = &rows(&kinds, 80)[0][4];
         assert!(cut.ends_with('…') && cut.chars().count() < 60, "{cut}");
         assert_eq!(rows(&kinds, 0)[0][4].chars().count(), ABOUT_MIN);
+    }
+
+    #[test]
+    fn a_long_reason_makes_the_table_no_wider_than_the_terminal_and_is_whole_on_the_page_of_its_kind() {
+        let traceback = format!("setup failed:\n  File \"a.py\"\n{}", "x".repeat(300));
+        let kinds = [view("embed", &["a"], &[("b", &traceback)]), KindView { about: "short".to_owned(), ..view("echo", &["a", "b"], &[]) }];
+        let table = output::table_of_sentences(&HEADER, &rows(&kinds, 80));
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        assert!(table.contains(" 1 of 2: setup failed: ") && table.contains(" short   "), "{table}");
+        assert_eq!(table.lines().count(), 6, "one line for each kind: {table}");
+        let page = described(&kinds[0]);
+        assert!(page.contains("not by        b: setup failed:\n                File \"a.py\"\n              xxx"), "{page}");
+        assert!(page.contains(&"x".repeat(300)), "{page}");
+    }
+
+    #[test]
+    fn times_are_told_with_the_digits_that_say_something() {
+        let told = [0.0, 0.0327, 0.5, 2.5, 12.34, 1234.56].map(milliseconds);
+        assert_eq!(told, ["< 0.01", "0.03", "0.5", "2.5", "12.3", "1235"]);
     }
 
     #[test]

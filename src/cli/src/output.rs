@@ -125,13 +125,30 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> Printed {
 
 /// The text of such a table.
 pub(crate) fn table_text(header: &[&str], rows: &[Vec<String>]) -> String {
+    aligned(header, rows, |column| column == 0)
+}
+
+/// The text of a table whose last column is sentences: it stands to the left, as the first does.
+pub(crate) fn table_of_sentences(header: &[&str], rows: &[Vec<String>]) -> String {
+    aligned(header, rows, |column| column == 0 || column + 1 == header.len())
+}
+
+/// A text without its end, where it is longer than so many letters.
+pub(crate) fn cut(text: &str, longest: usize) -> String {
+    if text.chars().count() <= longest {
+        return text.to_owned();
+    }
+    text.chars().take(longest.saturating_sub(1)).chain(['…']).collect()
+}
+
+fn aligned(header: &[&str], rows: &[Vec<String>], is_left: impl Fn(usize) -> bool) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     for row in rows {
-        let aligned = |(column, text): (usize, &String)| {
-            Cell::new(text).set_alignment(if column == 0 { CellAlignment::Left } else { CellAlignment::Right })
+        let cell = |(column, text): (usize, &String)| {
+            Cell::new(text).set_alignment(if is_left(column) { CellAlignment::Left } else { CellAlignment::Right })
         };
-        table.add_row(row.iter().enumerate().map(aligned));
+        table.add_row(row.iter().enumerate().map(cell));
     }
     table.to_string()
 }

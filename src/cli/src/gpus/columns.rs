@@ -32,7 +32,7 @@ pub(super) fn table(views: &[GpuView], width: Option<usize>) -> String {
     let fits = |columns: &Columns| columns.width() <= width;
     if !fits(&columns) {
         columns.change("GPU", shortened);
-        columns.change("STATE", |state| cut(state, STATE_MAX[0]));
+        columns.change("STATE", |state| output::cut(state, STATE_MAX[0]));
     }
     let mut left_out = 0;
     for name in LEFT_OUT {
@@ -43,7 +43,7 @@ pub(super) fn table(views: &[GpuView], width: Option<usize>) -> String {
         left_out += 1;
     }
     if !fits(&columns) {
-        columns.change("STATE", |state| cut(state, STATE_MAX[1]));
+        columns.change("STATE", |state| output::cut(state, STATE_MAX[1]));
     }
     match left_out {
         0 => columns.text(),
@@ -101,14 +101,6 @@ fn shortened(id: &str) -> String {
     }
     let kept = |from: usize, many: usize| id.chars().skip(from).take(many);
     kept(0, beginning).chain([CUT]).chain(kept(count - end, end)).collect()
-}
-
-/// A text without its end.
-fn cut(text: &str, longest: usize) -> String {
-    if letters(text) <= longest {
-        return text.to_owned();
-    }
-    text.chars().take(longest.saturating_sub(1)).chain([CUT]).collect()
 }
 
 fn row((number, view): (usize, &GpuView)) -> Vec<String> {
@@ -209,9 +201,9 @@ mod tests {
 
     #[test]
     fn short_ids_and_states_stay_whole() {
-        assert_eq!((shortened("sim-0"), cut("healthy", 11)), ("sim-0".to_owned(), "healthy".to_owned()));
+        assert_eq!((shortened("sim-0"), output::cut("healthy", 11)), ("sim-0".to_owned(), "healthy".to_owned()));
         assert_eq!(
-            (shortened("GPU-123456789-abcdefg").as_str(), cut("quarantined here", 11).as_str()),
+            (shortened("GPU-123456789-abcdefg").as_str(), output::cut("quarantined here", 11).as_str()),
             ("GPU-12345678…defg", "quarantine…")
         );
     }

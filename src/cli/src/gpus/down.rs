@@ -43,10 +43,11 @@ pub(crate) fn kinds_down(views: &[GpuView]) -> Vec<KindDown> {
     found.into_iter().map(|((kind, reason), gpus)| KindDown { kind, reason, gpus }).collect()
 }
 
-/// A handler may say anything.
-pub(super) fn one_line(reason: &str) -> String {
-    let line: String = reason.chars().take(REASON_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if reason.chars().count() > REASON_MAX { format!("{line}…") } else { line }
+/// A reason in one line. A handler may say anything, a traceback of many lines too.
+pub(crate) fn one_line(reason: &str) -> String {
+    let words = reason.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let line = words.collect::<Vec<_>>().join(" ");
+    if line.chars().count() > REASON_MAX { line.chars().take(REASON_MAX).chain(['…']).collect() } else { line }
 }
 
 /// The lines below the table; empty where nothing is down.
@@ -107,6 +108,7 @@ mod tests {
 
     #[test]
     fn a_long_reason_is_cut() {
+        assert_eq!(one_line("Traceback:\n  File \"a.py\",\tline 1\r\n"), "Traceback: File \"a.py\", line 1");
         assert_eq!(one_line("é".repeat(400).as_str()).chars().count(), 400);
         assert_eq!(one_line("é".repeat(401).as_str()).chars().count(), 401);
         assert!(one_line("é".repeat(500).as_str()).ends_with('…'));

@@ -26,7 +26,7 @@ pub(super) fn described(number: usize, view: &GpuView) -> String {
         ("age", format!("sample {} ms; the row expires in {expires_in_ms} ms", sample.age_ms)),
     ];
     lines.extend(row.kinds_down.iter().map(|(kind, reason)| ("kind down", format!("{kind} ({})", one_line(reason)))));
-    lines.extend(row.model_state.model_errors.iter().map(|(model, why)| ("model error", format!("{model}: {why}"))));
+    lines.extend(row.model_state.model_errors.iter().map(|(model, why)| ("model error", format!("{model}: {}", one_line(why)))));
     lines.extend(gpu.hardware.pcie.as_ref().map(|pcie| ("PCIe", link(pcie, gpu.hardware.numa_node))));
     lines.extend(gpu.hardware.mig_of.as_ref().map(|whole| ("MIG", format!("an instance of {whole}"))));
     lines.extend(gpu.hardware.links.iter().map(|link| ("way", way(link))));
