@@ -137,13 +137,22 @@ impl KindsView {
         }
     }
 
+    /// As [`KindsView::now`]; but where the table was never asked, or a moment ago for the first time, what it answers within half a second: else the first payloads would be taken whatever they are.
+    async fn first(&self) -> Arc<KnownKinds> {
+        let is_first = {
+            let state = self.0.state();
+            state.as_of.is_none() && state.asked.is_none_or(|asked| asked.elapsed() < Self::PATIENCE)
+        };
+        if is_first { self.soon().await } else { self.now() }
+    }
+
     /// Checks the payload of a task, or its items, by what is known. Whoever is refused is refused by what the table says now: a view may be older than a new version of a handler. Where it does not answer
     /// nobody is refused.
     ///
     /// # Errors
     /// As [`KnownKinds::check`].
     pub async fn check(&self, kind: &Kind, body: &TaskBody) -> Result<(), Refusal> {
-        if self.now().check(kind, body).is_ok() {
+        if self.first().await.check(kind, body).is_ok() {
             return Ok(());
         }
         match timeout(Self::PATIENCE, self.new_enough()).await {
@@ -236,6 +245,14 @@ mod tests {
         assert_eq!(view.now().kinds().len(), 1, "nobody waits");
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(view.now().kinds().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_payload_is_checked_as_all_others_are() {
+        let (table, view) = view();
+        describe(&table, r#"{"type": "string"}"#).await;
+        assert_eq!(view.check(&embed(), &body("5")).await.expect_err("it is no text").field, "payload");
+        assert_eq!(view.check(&embed(), &body(r#""text""#)).await, Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -123,7 +123,7 @@ fn serves(gpu: &GpuView, kind: &Kind) -> Option<Result<(), String>> {
     let why = match row {
         _ if row.stopping => "its worker is stopping".to_owned(),
         _ if gpu.draining => "it drains".to_owned(),
-        _ if !row.consuming => "its worker does not reach the broker".to_owned(),
+        _ if !row.consuming => "its worker starts, or does not reach the broker".to_owned(),
         _ if !row.health.takes_tasks() && row.health_reason.is_empty() => row.health.name().to_owned(),
         _ if !row.health.takes_tasks() => format!("{}: {}", row.health.name(), row.health_reason),
         _ => return Some(Ok(())),
@@ -202,7 +202,7 @@ mod tests {
         let [echo, embed] = views.as_slice() else { panic!("two kinds: {views:?}") };
         assert_eq!((echo.kind.as_str(), echo.gpus.as_slice()), ("echo", [GpuId::new("a").unwrap(), GpuId::new("b").unwrap()].as_slice()));
         let why: Vec<&str> = echo.gpus_down.values().map(String::as_str).collect();
-        assert_eq!(why, ["it drains", "quarantined: Xid 79", "its worker is stopping", "its worker does not reach the broker"]);
+        assert_eq!(why, ["it drains", "quarantined: Xid 79", "its worker is stopping", "its worker starts, or does not reach the broker"]);
         assert_eq!((embed.about.as_str(), embed.gpus.len(), embed.batch_largest), ("vectors of texts", 1, Some(8)));
         assert_eq!(embed.gpus_down.get(&GpuId::new("b").unwrap()).map(String::as_str), Some("its handler starts"));
     }
