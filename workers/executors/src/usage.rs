@@ -16,6 +16,7 @@ struct Taken {
     device_time: Option<Duration>,
     peak_bytes: u64,
     batch_size: Option<u32>,
+    run_time: Option<Duration>,
 }
 
 impl Usage {
@@ -46,6 +47,18 @@ impl Usage {
         let payloads = u32::try_from(payloads).unwrap_or(u32::MAX);
         let mut taken = self.lock();
         taken.batch_size = taken.batch_size.max(Some(payloads));
+    }
+
+    /// Takes note that a run that succeeded took so long by itself, without what was waited for before it: a place in a process, the load of a model. Of several runs the times add up. An executor that never
+    /// calls it has no such waits.
+    pub fn ran_for(&self, took: Duration) {
+        *self.lock().run_time.get_or_insert_default() += took;
+    }
+
+    /// How long the runs took by themselves. `None`: as long as the executor was busy with them.
+    #[must_use]
+    pub fn run_time(&self) -> Option<Duration> {
+        self.lock().run_time
     }
 
     /// How many payloads ran together at most. `None`: it ran by itself.
@@ -79,6 +92,15 @@ mod tests {
         for usage in &usages {
             assert_eq!((usage.device_time(), usage.peak_mb()), (Some(Duration::from_millis(10)), 2), "rounded up");
         }
+    }
+
+    #[test]
+    fn the_times_of_several_runs_add_up() {
+        let usage = Usage::default();
+        assert_eq!(usage.run_time(), None);
+        usage.ran_for(Duration::from_millis(3));
+        usage.clone().ran_for(Duration::from_millis(4));
+        assert_eq!(usage.run_time(), Some(Duration::from_millis(7)));
     }
 
     #[test]

@@ -22,9 +22,9 @@ pub(crate) struct Forecast(Mutex<BTreeMap<Kind, Runs>>);
 /// The last runs of one kind.
 #[derive(Debug, Default)]
 struct Runs {
-    /// Of those that ran by themselves: they say how long the next one takes.
+    /// How long attempts took that ran by themselves, with all that they waited for: it says when the next one ends.
     alone: VecDeque<Duration>,
-    /// Of all.
+    /// How long the runs of all took.
     all: VecDeque<Duration>,
 }
 
@@ -33,16 +33,13 @@ impl Forecast {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A run that ended by itself took so long.
-    pub(crate) fn ran(&self, kind: &Kind, took: Duration) {
-        self.on(kind, |runs| {
-            remember(&mut runs.alone, took);
-            remember(&mut runs.all, took);
-        });
+    /// An attempt that ran by itself took so long, with all that it waited for.
+    pub(crate) fn ended_alone(&self, kind: &Kind, took: Duration) {
+        self.on(kind, |runs| remember(&mut runs.alone, took));
     }
 
-    /// A task took so long that ran together with others, its wait for them included; or, of items that ran one after another, one of them did.
-    pub(crate) fn ran_among_others(&self, kind: &Kind, took: Duration) {
+    /// The run of a task took so long; or, of items that ran one after another, that of one of them.
+    pub(crate) fn ran(&self, kind: &Kind, took: Duration) {
         self.on(kind, |runs| remember(&mut runs.all, took));
     }
 
@@ -101,7 +98,7 @@ mod tests {
 
     fn forecast(ms: &[u64]) -> Option<Duration> {
         let (forecast, kind) = (Forecast::default(), Kind::new("echo").unwrap());
-        ms.iter().for_each(|ms| forecast.ran(&kind, Duration::from_millis(*ms)));
+        ms.iter().for_each(|ms| forecast.ended_alone(&kind, Duration::from_millis(*ms)));
         forecast.shortest(&kind)
     }
 
@@ -125,37 +122,34 @@ mod tests {
         assert_eq!(forecast(&runs), Some(Duration::from_millis(30)));
     }
 
-    fn run_ms(alone_us: &[u64], others_us: &[u64]) -> Option<f64> {
+    fn run_ms(us: &[u64]) -> Option<f64> {
         let (forecast, kind) = (Forecast::default(), Kind::new("echo").unwrap());
-        alone_us.iter().for_each(|us| forecast.ran(&kind, Duration::from_micros(*us)));
-        others_us.iter().for_each(|us| forecast.ran_among_others(&kind, Duration::from_micros(*us)));
+        us.iter().for_each(|us| forecast.ran(&kind, Duration::from_micros(*us)));
         forecast.of_each_kind().get(&kind).copied()
     }
 
     #[test]
     fn the_row_says_what_the_middle_run_took_to_three_digits() {
-        assert_eq!(run_ms(&[], &[]), None);
-        assert_eq!(run_ms(&[333], &[]), Some(0.333));
-        assert_eq!(run_ms(&[12_345_678], &[]), Some(12_300.0));
-        assert_eq!(run_ms(&[5_000, 5_100, 900_000], &[]), Some(5.1), "one that was held up changes nothing");
-        assert_eq!(run_ms(&[0], &[]), Some(0.001), "never nothing");
-        assert_eq!(run_ms(&[1_000; 20], &[7_000; 9]), Some(7.0), "the old ones are forgotten");
+        assert_eq!(run_ms(&[]), None);
+        assert_eq!(run_ms(&[333]), Some(0.333));
+        assert_eq!(run_ms(&[12_345_678]), Some(12_300.0));
+        assert_eq!(run_ms(&[5_000, 5_100, 900_000]), Some(5.1), "one that was held up changes nothing");
+        assert_eq!(run_ms(&[0]), Some(0.001), "never nothing");
+        assert_eq!(run_ms(&[[1_000; 20].as_slice(), &[7_000; 9]].concat()), Some(7.0), "the old ones are forgotten");
     }
 
     #[test]
-    fn runs_among_others_are_shown_and_make_no_forecast() {
+    fn what_attempts_waited_for_is_forecast_and_not_shown() {
         let (forecast, kind) = (Forecast::default(), Kind::new("echo").unwrap());
         for _ in 0..16 {
-            forecast.ran_among_others(&kind, Duration::from_millis(20));
+            forecast.ran(&kind, Duration::from_millis(20));
         }
         assert_eq!((forecast.shortest(&kind), forecast.of_each_kind().get(&kind)), (None, Some(&20.0)));
         for _ in 0..4 {
-            forecast.ran(&kind, Duration::from_millis(5));
+            forecast.ended_alone(&kind, Duration::from_millis(25));
         }
-        for _ in 0..16 {
-            forecast.ran_among_others(&kind, Duration::from_millis(20));
-        }
-        assert_eq!(forecast.shortest(&kind), Some(Duration::from_millis(5)), "those that ran alone are still known");
+        assert_eq!(forecast.shortest(&kind), Some(Duration::from_millis(25)));
+        assert_eq!(forecast.of_each_kind().get(&kind), Some(&20.0));
     }
 
     #[test]

@@ -168,17 +168,22 @@ enum Gave {
     Items(CameOut),
 }
 
-/// Remembers how long the kind takes.
+/// Remembers how long the kind takes: attempts for the look-ahead, runs for people.
 fn learn(context: &Context, task: &Task, (gave, usage): (&Gave, &Usage), took: Duration) {
+    let ran = usage.run_time().unwrap_or(took);
     match gave {
-        // What was gathered ran for as long as its run and waited before it, which does not say how long the next task takes. Without a forecast nothing is fetched ahead; kinds
-        // that gather have slots for that.
-        Gave::Result(_) if usage.batch_size().is_none() => context.gpu.forecast.ran(&task.kind, took),
-        Gave::Result(_) => context.gpu.forecast.ran_among_others(&task.kind, took),
-        Gave::Items(CameOut::All(ran)) if ran.results.iter().any(Result::is_ok) => {
-            let items = u32::try_from(ran.results.len()).unwrap_or(u32::MAX);
+        Gave::Result(_) => {
+            // What was gathered waited before its run, which does not say how long the next task takes. Without a forecast nothing is fetched ahead; kinds that gather have slots for
+            // that.
+            if usage.batch_size().is_none() {
+                context.gpu.forecast.ended_alone(&task.kind, took);
+            }
+            context.gpu.forecast.ran(&task.kind, ran);
+        }
+        Gave::Items(CameOut::All(items_ran)) if items_ran.results.iter().any(Result::is_ok) => {
+            let items = u32::try_from(items_ran.results.len()).unwrap_or(u32::MAX);
             context.items_ran(&task.kind, items, took);
-            context.gpu.forecast.ran_among_others(&task.kind, took / items.max(1));
+            context.gpu.forecast.ran(&task.kind, ran / items.max(1));
         }
         Gave::Items(_) => {}
     }
