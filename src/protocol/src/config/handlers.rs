@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Kind;
 
@@ -30,7 +30,8 @@ pub struct HandlerSection {
     #[schemars(range(min = 1, max = 1024))]
     pub concurrency: u32,
     /// Variables of its environment, beside those that it always has. It has none of its worker's, but for `PATH`, `HOME`, `LANG`, `TZ`, `TMPDIR`, `LD_LIBRARY_PATH`, `PYTHONPATH`, `VIRTUAL_ENV` and what begins with
-    /// `CUDA_`, `NVIDIA_`, `HF_`, `TORCH_`, `OMP_` and `MKL_`.
+    /// `CUDA_`, `NVIDIA_`, `HF_`, `TORCH_`, `OMP_` and `MKL_`. A number is written out as YAML reads it: quote one whose spelling matters (`"1.10"`).
+    #[serde(deserialize_with = "texts")]
     pub environment: BTreeMap<String, String>,
     /// Its working directory. Default: the worker's.
     pub directory: Option<PathBuf>,
@@ -55,6 +56,29 @@ pub struct HandlerSection {
     /// A process is started anew, between tasks, once its memory has grown by so much since it was ready, in MB (10^6 bytes). Default: none.
     #[schemars(range(min = 1))]
     pub restart_after_growth_mb: Option<u64>,
+}
+
+/// A value that stands for its text.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "must be text, a number, true or false")]
+enum Plain {
+    Text(String),
+    Truth(bool),
+    Natural(u64),
+    Integer(i64),
+    Number(f64),
+}
+
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let given = BTreeMap::<String, Plain>::deserialize(deserializer)?;
+    let text = |plain| match plain {
+        Plain::Text(text) => text,
+        Plain::Truth(truth) => truth.to_string(),
+        Plain::Natural(number) => number.to_string(),
+        Plain::Integer(number) => number.to_string(),
+        Plain::Number(number) => number.to_string(),
+    };
+    Ok(given.into_iter().map(|(name, plain)| (name, text(plain))).collect())
 }
 
 impl Default for HandlerSection {

@@ -27,6 +27,22 @@ struct KnownKey {
     maximum: Option<f64>,
 }
 
+/// Why a key does not take a value.
+struct Unfit {
+    /// The key, or the place within its list or mapping: `handlers[0].memory_mb`.
+    place: String,
+    problem: String,
+}
+
+impl Unfit {
+    fn of(key: &str, error: &serde_path_to_error::Error<serde_json::Error>) -> Self {
+        let (path, problem) = (error.path().to_string(), error.inner().to_string());
+        // An entry that should be a mapping is wrong as a whole, and so is its list, most often: `handlers=a.py`.
+        let is_within = path.strip_prefix(key).is_some_and(|within| !within.is_empty()) && !problem.contains("expected struct");
+        Self { place: if is_within { path } else { key.to_owned() }, problem }
+    }
+}
+
 impl KnownKeys {
     pub fn read() -> Self {
         let defaults = serde_json::to_value(Configuration::default()).expect("a configuration is JSON");
@@ -71,28 +87,30 @@ impl KnownKeys {
             mistakes.add(key, origin, self.unknown(key));
             return None;
         };
-        let refusal = match self.first_of_right_type(key, candidates) {
+        match self.first_of_right_type(key, candidates) {
             Ok(value) => match known.out_of_range(&value) {
                 None => return Some(Setting { key: key.to_owned(), value, origin: origin.clone() }),
-                Some(problem) => problem,
+                Some(problem) => mistakes.add(key, origin, problem),
             },
-            Err(problem) => format!("{problem}; give {} (default: {})", known.wanted, known.default),
-        };
-        mistakes.add(key, origin, refusal);
+            Err(Unfit { place, problem }) if place != key => mistakes.add(&place, origin, problem),
+            Err(Unfit { problem, .. }) => {
+                mistakes.add(key, origin, format!("{problem}; give {} (default: {})", known.wanted, known.default));
+            }
+        }
         None
     }
 
-    fn first_of_right_type(&self, key: &str, candidates: &[Value]) -> Result<Value, String> {
-        let mut first_problem = None;
+    fn first_of_right_type(&self, key: &str, candidates: &[Value]) -> Result<Value, Unfit> {
+        let mut first_unfit = None;
         for value in candidates {
             let mut tree = self.defaults();
             put(&mut tree, key, value.clone());
-            match serde_json::from_value::<Configuration>(tree) {
+            match serde_path_to_error::deserialize::<_, Configuration>(tree) {
                 Ok(_) => return Ok(value.clone()),
-                Err(problem) => _ = first_problem.get_or_insert(problem.to_string()),
+                Err(error) => _ = first_unfit.get_or_insert(Unfit::of(key, &error)),
             }
         }
-        Err(first_problem.unwrap_or_else(|| "no value".to_owned()))
+        Err(first_unfit.unwrap_or_else(|| Unfit { place: key.to_owned(), problem: "no value".to_owned() }))
     }
 
     /// What to say about a key that does not exist.

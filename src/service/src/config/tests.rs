@@ -414,6 +414,14 @@ fn handlers_are_one_list_wherever_they_come_from_and_flags_add_to_it() {
 }
 
 #[test]
+fn numbers_and_truths_in_a_handlers_environment_are_text() {
+    let written = Written::file("handlers:\n  - file: a.py\n    environment: {A: 1, B: true, C: 0.5, D: text, E: '007', F: -3}\n");
+    let environment = &written.load().handlers[0].environment;
+    let values: Vec<&str> = environment.values().map(String::as_str).collect();
+    assert_eq!(values, ["1", "true", "0.5", "text", "007", "-3"]);
+}
+
+#[test]
 fn what_is_wrong_with_a_handler_names_its_place() {
     let cases = [
         ("handlers=[{}]", "handlers[0] (--set handlers): names no program; give `file`"),
@@ -437,7 +445,19 @@ fn what_is_wrong_with_a_handler_names_its_place() {
         ("handlers=[{file: a.py, environment: {'A=B': c}}]", "which is no name of a variable"),
         ("handlers=[{file: a.py, environment: {GPUFLEET_GPU_ID: x}}]", "sets GPUFLEET_GPU_ID, which the worker itself sets"),
         ("handlers=[{file: a.py, fiel: b}]", "unknown field `fiel`"),
-        ("handlers=a.py", "give a list (default: [])"),
+        ("handlers=[{file: a.py}, {fiel: b}]", "handlers[1].fiel (--set handlers): unknown field"),
+        ("handlers=[{file: a.py, environment: {A: [1]}}]", "handlers[0].environment.A (--set handlers): must be text"),
+        ("handlers=[{file: a.py, memory_mb: -1}]", "handlers[0].memory_mb (--set handlers): invalid value: integer `-1`"),
+        (
+            "handlers=[{file: a.py, protocol: json}]",
+            "handlers[0].protocol (--set handlers): unknown variant `json`, expected `frames` or `lines`",
+        ),
+        ("handlers=[{file: a.py, kinds: [a, 'bad kind!']}]", "handlers[0].kinds[1] (--set handlers): "),
+        ("models.pinned=[1]", "models.pinned[0] (--set models.pinned): invalid type: integer `1`, expected a string"),
+        (
+            "handlers=a.py",
+            "handlers (--set handlers): invalid type: string \"a.py\", expected struct HandlerSection; give a list (default: [])",
+        ),
         ("handlers.0.file=a.py", "is no key by itself; set the list as a whole: handlers=[…]"),
         ("models.memory_mb=0", "no model could ever be loaded"),
         ("models.embed=''", "is empty; name a model"),
@@ -446,6 +466,7 @@ fn what_is_wrong_with_a_handler_names_its_place() {
     for (text, expected) in cases {
         let mistake = only_mistake(&overrides(&[text]));
         assert!(mistake.contains(expected), "{text}: {mistake}");
+        assert!(!mistake.contains("give a list") || text == "handlers=a.py", "it is a list: {mistake}");
     }
     let handlers = vec![HandlerSection { file: Some("x.py".into()), ..HandlerSection::default() }];
     let mistake = only_mistake(&Sources { handlers, ..overrides(&["handlers=[{command: [x]}]"]) });
@@ -464,6 +485,7 @@ fn models_are_named_and_the_ones_of_simulate_have_a_size() {
         ("models.simulated=[{name: \"\"}]", "names a model \"\""),
         ("models.simulated=[{memory_mb: 7}]", "name"),
         ("models.simulated=[{name: a, size: 7}]", "size"),
+        ("models.simulated=[{name: a}, {name: a, memory_mb: 7}]", "models.simulated (--set models.simulated): names a twice"),
         ("models.pinned=[\"\"]", "names a model \"\""),
     ] {
         let mistake = only_mistake(&overrides(&[text]));

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use protocol::{Needs, config::ModelsSection};
+use protocol::{
+    Needs,
+    config::{ModelsSection, SimulatedModel},
+};
 
 use super::Checker;
 
@@ -19,6 +22,10 @@ impl Checker<'_> {
         let mut seen = BTreeSet::new();
         for name in &models.pinned {
             self.require(seen.insert(name), "models.pinned", || format!("names {name} twice; once is enough"));
+        }
+        let mut simulated = BTreeSet::new();
+        for SimulatedModel { name, .. } in &models.simulated {
+            self.require(simulated.insert(name), "models.simulated", || format!("names {name} twice; give one of them another name"));
         }
         self.require(models.memory_mb != Some(0), "models.memory_mb", || {
             "is 0, so no model could ever be loaded; raise it, or leave it out".to_owned()
