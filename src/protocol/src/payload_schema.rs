@@ -4,11 +4,12 @@
 //! comes from anybody.
 
 mod example;
+mod forms;
 mod words;
 
 use std::fmt;
 
-use jsonschema::{PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
 
 pub use self::example::example;
@@ -36,14 +37,14 @@ impl PayloadSchema {
     /// Most bytes of a payload, or of all items of a batch together, that [`PayloadSchema::check_body`] looks into. Larger ones are left to the worker.
     pub const CHECKED_BYTES_MAX: usize = 1 << 20;
 
-    /// Compiles a schema, by default of draft 2020-12; `$schema` may name another one.
+    /// Compiles a schema as one of draft 2020-12, whatever its `$schema` says: everybody who checks payloads reads it the same way.
     ///
     /// # Errors
     /// It is no schema, or refers to something outside itself; for operators.
     pub fn compile(schema: &Json) -> Result<Self, String> {
         let schema: Value = schema.to().map_err(|error| format!("the schema cannot be read: {error}"))?;
         let patterns = PatternOptions::fancy_regex().backtrack_limit(BACKTRACK_MAX).size_limit(PATTERN_BYTES_MAX);
-        let options = jsonschema::options().offline().with_pattern_options(patterns);
+        let options = jsonschema::options().with_draft(Draft::Draft202012).offline().with_pattern_options(patterns);
         match options.build(&schema) {
             Ok(validator) => Ok(Self { accepts_all: accepts_all(&schema), schema, validator }),
             Err(error) => Err(format!("the schema is none, at {:?}: {error}", error.instance_path().as_str())),

@@ -62,7 +62,45 @@ fn of_several_forms_the_fault_within_the_nearest_one_is_told() {
     }));
     assert_eq!(refused(&schema, json!({"url": 5})).0, "payload.url");
     let (field, problem) = refused(&schema, json!(5));
-    assert_eq!((field.as_str(), problem.as_str()), ("payload", "has none of the forms that are allowed: it is 5"));
+    assert_eq!((field.as_str(), problem.as_str()), ("payload", "must be text or an object, not 5"));
+}
+
+#[test]
+fn a_value_of_none_of_several_forms_is_told_which_there_are() {
+    let numbers = json!({"anyOf": [
+        {"type": "object", "properties": {"$segment": {"type": "integer"}}, "required": ["$segment"]},
+        {"type": "array", "items": {"type": "number"}},
+        {"$ref": "#/$defs/name"}
+    ]});
+    let schema = compiled(json!({
+        "properties": {"data": {"$ref": "#/$defs/numbers"}, "odd": {"anyOf": [{"minimum": 5}, {"type": "null"}]}},
+        "$defs": {"numbers": numbers, "name": {"anyOf": [{"enum": ["all"]}, {"type": ["null", "boolean"]}]}}
+    }));
+    let (field, problem) = refused(&schema, json!({"data": "x"}));
+    assert_eq!(field, "payload.data");
+    assert_eq!(problem, r#"must be raw bytes, as {"$segment": 0}, a list of numbers or "all" or null or true or false, not "x""#);
+    assert_eq!(refused(&schema, json!({"data": ["x"]})).0, "payload.data[0]");
+    assert_eq!(refused(&schema, json!({"odd": 4})).1, "has none of the forms that are allowed: it is 4");
+    let tree = compiled(json!({"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#"}}]}));
+    assert_eq!(refused(&tree, json!(5)).1, "must be null or a list, not 5");
+}
+
+#[test]
+fn who_gives_text_for_raw_bytes_is_shown_how_they_are_written() {
+    let reference =
+        json!({"type": "object", "properties": {"$segment": {"type": "integer"}}, "required": ["$segment"], "additionalProperties": false});
+    let schema = compiled(json!({"type": "object", "properties": {"data": reference}}));
+    let told = refused(&schema, json!({"data": "x"}));
+    assert_eq!(told, ("payload.data".to_owned(), r#"must be raw bytes, as {"$segment": 0}, not "x""#.to_owned()));
+}
+
+#[test]
+fn a_schema_says_the_same_whatever_draft_it_names() {
+    for draft in ["http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2020-12/schema"] {
+        let schema = compiled(json!({"$schema": draft, "type": "string", "format": "email", "$defs": {}}));
+        assert_eq!(schema.check(&json!("no address").into()), Ok(()), "{draft}: a format says what is meant, and refuses nothing");
+        assert!(schema.check(&json!(5).into()).is_err(), "{draft}");
+    }
 }
 
 #[test]

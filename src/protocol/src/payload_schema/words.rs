@@ -6,6 +6,8 @@ use jsonschema::{
 };
 use serde_json::Value;
 
+use super::forms;
+
 /// Most choices, and most names of fields, that are listed.
 const LISTED_MAX: usize = 20;
 
@@ -20,7 +22,7 @@ pub(super) fn problem(fault: &ValidationError<'_>, found: Option<&Value>, schema
             Some(known) => format!("is unknown; known are {known}"),
             None => "is unknown".to_owned(),
         },
-        Kind::Type { kind } => must(kinds(kind)),
+        Kind::Type { kind } => must(forms::bytes_wanted(fault, schema).unwrap_or_else(|| kinds(kind))),
         Kind::Enum { options } => must(choices(options)),
         Kind::Constant { expected_value } => must(brief(expected_value)),
         Kind::Minimum { limit } => must(format!("at least {limit}")),
@@ -38,7 +40,10 @@ pub(super) fn problem(fault: &ValidationError<'_>, found: Option<&Value>, schema
         Kind::Format { format } => must(format!("a {format}")),
         Kind::UniqueItems => "has an entry twice".to_owned(),
         Kind::FalseSchema => "is not allowed here".to_owned(),
-        Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } => format!("has none of the forms that are allowed: it is {}", not()),
+        Kind::AnyOf { .. } | Kind::OneOfNotValid { .. } => match forms::wanted(fault, schema) {
+            Some(forms) => must(forms),
+            None => format!("has none of the forms that are allowed: it is {}", not()),
+        },
         Kind::OneOfMultipleValid { .. } => "has more than one of the forms of which one is allowed".to_owned(),
         _ => format!("does not fit the schema ({})", fault.kind().keyword()),
     }
@@ -64,7 +69,7 @@ const fn word(kind: JsonType) -> &'static str {
     }
 }
 
-fn choices(options: &Value) -> String {
+pub(super) fn choices(options: &Value) -> String {
     let Some(options) = options.as_array() else { return brief(options) };
     let mut words: Vec<String> = options.iter().take(LISTED_MAX).map(brief).collect();
     if options.len() > LISTED_MAX {
@@ -82,7 +87,7 @@ fn known(fault: &ValidationError<'_>, schema: &Value) -> Option<String> {
 }
 
 /// A value, short.
-fn brief(value: &Value) -> String {
+pub(super) fn brief(value: &Value) -> String {
     const CHARACTERS_MAX: usize = 20;
     match value {
         Value::Array(_) => "a list".to_owned(),
