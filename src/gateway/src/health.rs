@@ -3,6 +3,7 @@
 use std::{fmt::Display, time::Duration};
 
 use axum::{Json, extract::State};
+use protocol::Kind;
 use schemars::JsonSchema;
 use serde::Serialize;
 use task_queue::Link;
@@ -24,6 +25,25 @@ const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 pub(crate) struct Health {
     /// `ok`.
     status: &'static str,
+}
+
+/// It can do its work.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Ready {
+    /// `ok`.
+    status: &'static str,
+    /// The kinds that workers have and no GPU can run now. The gateway is ready all the same: their tasks wait.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    down: Vec<KindDown>,
+}
+
+/// A kind that no GPU can run now.
+#[derive(Debug, Serialize, JsonSchema)]
+struct KindDown {
+    /// The kind.
+    kind: Kind,
+    /// Why, as one of its workers says it.
+    reason: String,
 }
 
 /// What table and store last said to a probe, and when. Held while they are asked: who comes meanwhile waits for the same answer.
@@ -52,12 +72,15 @@ pub(crate) async fn live() -> Json<Health> {
     Json(Health { status: "ok" })
 }
 
-/// `GET /readyz`: asks queue, table and store the way that work goes, by a write; the problem says which of them refuses. Why is in the log.
-pub(crate) async fn ready(State(gateway): State<Gateway>) -> Result<Json<Health>, Problem> {
+/// `GET /readyz`: asks queue, table and store the way that work goes, by a write; the problem says which of them refuses. Why is in the log. A kind that is down is
+/// named, and is no reason to send nobody here.
+pub(crate) async fn ready(State(gateway): State<Gateway>) -> Result<Json<Ready>, Problem> {
     let mut down: Vec<String> = gateway.queue_is_down().map(str::to_owned).into_iter().collect();
     down.extend(gateway.servers_down().await);
     if down.is_empty() {
-        return Ok(Json(Health { status: "ok" }));
+        let kinds = gateway.kinds.soon().await;
+        let down = kinds.down().iter().map(|(kind, reason)| KindDown { kind: kind.clone(), reason: reason.clone() });
+        return Ok(Json(Ready { status: "ok", down: down.collect() }));
     }
     Err(Problem::new(ProblemKind::NotReady, down.join("; ")))
 }

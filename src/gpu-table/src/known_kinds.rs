@@ -16,6 +16,7 @@ use crate::{GpuTable, TableError};
 #[derive(Debug, Default)]
 pub struct KnownKinds {
     kinds: Vec<KindView>,
+    down: BTreeMap<Kind, String>,
     checks: BTreeMap<Kind, Arc<Check>>,
 }
 
@@ -46,7 +47,13 @@ impl KnownKinds {
             Some((view.kind.clone(), known.unwrap_or_else(|| Arc::new(Check { schema, compiled: OnceLock::new() }))))
         };
         let checks = kinds.iter().filter_map(check).collect();
-        Self { kinds, checks }
+        Self { kinds, down: down_everywhere(gpus), checks }
+    }
+
+    /// The kinds that workers have and none of them can run now, each with the reason of one of them.
+    #[must_use]
+    pub const fn down(&self) -> &BTreeMap<Kind, String> {
+        &self.down
     }
 
     /// Every kind that a living GPU has or that was described lately, sorted.
@@ -64,6 +71,14 @@ impl KnownKinds {
         let compiled = check.compiled.get_or_init(|| PayloadSchema::compile(&check.schema).ok());
         compiled.as_ref().map_or(Ok(()), |schema| schema.check_body(body))
     }
+}
+
+fn down_everywhere(gpus: &[GpuView]) -> BTreeMap<Kind, String> {
+    let mut down: BTreeMap<Kind, String> = gpus.iter().flat_map(|gpu| gpu.row.kinds_down.clone()).collect();
+    for kind in gpus.iter().flat_map(|gpu| &gpu.row.kinds) {
+        down.remove(kind);
+    }
+    down
 }
 
 async fn seen(table: &dyn GpuTable, pool: &PoolName) -> Result<(Vec<GpuView>, Vec<DescribedKind>), TableError> {

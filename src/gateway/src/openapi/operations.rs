@@ -8,7 +8,7 @@ use crate::{
     events::HowFar,
     given::GivenId,
     gpus::GpuList,
-    health::Health,
+    health::{Health, Ready},
     idempotency::{self, IDEMPOTENCY_KEY},
     predict::{
         PredictRequest,
@@ -280,7 +280,7 @@ pub(crate) const READY: Operation = Operation {
     parameter: None,
     optional: &[],
     body: None,
-    answer: ok("All do.", Content::Json(of::<Health>)),
+    answer: ok("All do. A kind that no GPU can run now is named in `down`; the gateway is ready all the same.", Content::Json(of::<Ready>)),
     problems: &[503],
 };
 

@@ -49,6 +49,20 @@ async fn readiness_says_what_is_down_and_liveness_asks_nobody() {
 }
 
 #[tokio::test]
+async fn a_kind_that_is_down_on_every_gpu_is_named_by_a_gateway_that_is_ready() {
+    let setup = Setup { kinds: &["echo"], ..Setup::default() };
+    let mut second = heartbeat("sim-1", &[]);
+    for kind in ["echo", "embed"] {
+        second.row.kinds_down.insert(kind.parse().expect("a kind"), "setup failed".to_owned());
+    }
+    setup.table.heartbeat(&second).await.expect("a table");
+    let fleet = setup.start().await;
+    let response = fleet.get("/readyz").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(json(response).await, json!({"status": "ok", "down": [{"kind": "embed", "reason": "setup failed"}]}));
+}
+
+#[tokio::test]
 async fn a_store_that_answers_and_takes_no_writes_is_not_ready_and_is_not_asked_by_everybody() {
     let store = Arc::new(DownStore { answers: true, ..DownStore::default() });
     let fleet = Setup { store: store.clone(), ..Setup::default() }.start().await;
