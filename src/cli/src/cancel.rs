@@ -12,7 +12,12 @@ pub(crate) async fn run(common: &Common, task_id: &TaskId, reach: Reach) -> Resu
     let answer = Fleet::to_ask(common)?.cancel(task_id, reach).await?;
     let (word, sentence) = match &answer {
         Cancel::Waiting => ("waiting", "it had not begun and will be skipped".to_owned()),
-        Cancel::Running(gpu_id) => ("running", format!("it runs on GPU {gpu_id}, whose worker ends it within about a second")),
+        Cancel::Running(gpu_id) => (
+            "running",
+            format!(
+                "it runs on GPU {gpu_id}, whose worker was asked to end it; a handler's run that does not end by itself is interrupted, then ended"
+            ),
+        ),
         Cancel::Unseen => ("unseen", "the cancel is noted".to_owned()),
         Cancel::Ended(outcome) => ("ended", format!("it had ended already: {}", outcome.name())),
     };
