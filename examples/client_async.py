@@ -12,4 +12,6 @@ async def main() -> None:
         print(*(result.value for result in results))
 
 
+if len(sys.argv) < 2:
+    sys.exit("usage: python client_async.py http://HOST:PORT|amqp://USER:PASSWORD@HOST [PREFIX]")
 asyncio.run(main())

@@ -2,6 +2,8 @@ import sys
 
 from gpufleet import Client, ClientError, TaskFailed
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python client_http.py http://HOST:PORT")
 with Client(sys.argv[1]) as client:
     print(client.submit("shout", {"text": "over http"}).result(timeout=60).value)
     for event in client.submit("spell", {"text": "abc"}, stream=True).stream(timeout=60):

@@ -11,6 +11,8 @@ def invert(picture: bytearray) -> bytes:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python raw_bytes.py http://HOST:PORT")
     with Client(sys.argv[1]) as client:
         result = client.submit("invert", {"picture": bytes(range(256)) * 64}).result(timeout=60)
         print(len(result.value), bytes(result.value[:3]).hex())
