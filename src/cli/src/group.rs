@@ -104,7 +104,7 @@ async fn cancel(common: &Common, fleet: &Fleet, group: &GroupName) -> Result<Exi
     }
     let GroupCancelled { waiting, running, ended, .. } = cancelled;
     output::line(&format!(
-        "group {group}: {waiting} had not begun and will be skipped, {running} run and end within about a second, {ended} had ended"
+        "group {group}: {waiting} had not begun and will be skipped, {running} run and were asked to end, {ended} had ended"
     ))?;
     if waiting + running + ended == 0 {
         output::note("no task of this group has been seen; one that waits in a queue is cancelled when its turn comes");

@@ -238,7 +238,7 @@ pub(crate) async fn known_status(gateway: &Gateway, task_id: &TaskId) -> Result<
 pub(crate) struct TaskCancelling {
     /// Its identity.
     task_id: TaskId,
-    /// What it was: `waiting` (it will be skipped; of a delayed one that shows at once, and its reply comes when it is due at the latest), `running` (its worker ends it within about a second) or `unseen` (no task of this id has been seen; see `note`).
+    /// What it was: `waiting` (it will be skipped; of a delayed one that shows at once, and its reply comes when it is due at the latest), `running` (its worker asks it to end within about a second, and ends it where it does not) or `unseen` (no task of this id has been seen; see `note`).
     was: &'static str,
     /// Where it was `unseen`: which tasks of this id the cancel counts for.
     #[serde(skip_serializing_if = "Option::is_none")]

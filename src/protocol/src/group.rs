@@ -127,7 +127,7 @@ pub struct GroupCancelled {
     /// Members that had not begun, or waited for another attempt: they will be skipped. Tasks of the group that were published before and that no worker has seen yet
     /// will be too; they are not counted here.
     pub waiting: u64,
-    /// Members that ran: their workers end them within about a second.
+    /// Members that ran: their workers ask them to end within about a second, and end those that do not.
     pub running: u64,
     /// Members that had ended already: nothing changed.
     pub ended: u64,
