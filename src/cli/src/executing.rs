@@ -23,13 +23,23 @@ use crate::{fault::Fault, nvidia};
 /// How long the trial of a kind may take: cuBLAS brings hundreds of megabytes of code to the GPU.
 const TRIED_IN: Duration = Duration::from_secs(60);
 
+/// What a worker offers.
+pub(crate) struct OnOffer {
+    pub(crate) executors: Executors,
+    /// The kinds among them that handlers run.
+    pub(crate) brought: Vec<Kind>,
+}
+
 /// What the worker of a simulated GPU offers: `predict` with the built-in model where none is configured, and what the configured handlers run.
-pub(crate) async fn on_simulated(configuration: &Configuration, gpu: GpuDescription) -> Result<Executors, Fault> {
+pub(crate) async fn on_simulated(configuration: &Configuration, gpu: GpuDescription) -> Result<OnOffer, Fault> {
     let built_in = match &configuration.predict {
         section if section.model.is_some() => offer_predict(everywhere(configuration, None).await?, section).await?,
         section => offer_built_in(everywhere(configuration, None).await?, section).await?,
     };
-    with_handlers(built_in, configuration, (gpu, true)).await
+    let own = built_in.kinds();
+    let executors = with_handlers(built_in, configuration, (gpu, true)).await?;
+    let brought = executors.kinds().into_iter().filter(|kind| !own.contains(kind)).collect();
+    Ok(OnOffer { executors, brought })
 }
 
 /// What a GPU keeps of models: one cache for all of its kinds.

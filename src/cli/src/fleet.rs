@@ -133,6 +133,14 @@ impl Fleet {
         Ok(KnownKinds::look(&*servers.table().await?, pool).await.ok())
     }
 
+    /// Where the gateway is that is asked, if one is.
+    pub(crate) const fn gateway_url(&self) -> Option<&GatewayUrl> {
+        match self {
+            Self::Servers(_) => None,
+            Self::Gateway(gateway) => Some(gateway.url()),
+        }
+    }
+
     /// The pool and its living GPUs.
     pub(crate) async fn pool(&self) -> Result<Pool, Fault> {
         match self {

@@ -1,13 +1,13 @@
 //! `gpufleet kinds`: what the fleet serves, or all that is known of one kind.
 
-use std::process::ExitCode;
+use std::{fmt::Display, process::ExitCode};
 
 use protocol::{Json, Kind, KindView, PoolName, Refusal, TaskBody, payload_schema::example};
 
 use crate::{
     arguments::Common,
     fault::Fault,
-    fleet::{Fleet, Kinds},
+    fleet::{Fleet, GatewayUrl, Kinds},
     gpus::one_line,
     output,
 };
@@ -23,11 +23,12 @@ const ABOUT: usize = 4;
 
 /// Shows the kinds of the pool, or one of them.
 pub(crate) async fn run(common: &Common, kind: Option<&Kind>) -> Result<ExitCode, Fault> {
-    let (pool, kinds) = Fleet::to_ask(common)?.kinds().await?;
+    let fleet = Fleet::to_ask(common)?;
+    let (pool, kinds) = fleet.kinds().await?;
     match kind {
         Some(kind) => {
             let view = named(&pool, &kinds, kind)?;
-            if common.json { output::json(view)? } else { output::line(&described(view))? }
+            if common.json { output::json(view)? } else { output::line(&described(view, fleet.gateway_url()))? }
         }
         None if common.json => output::json(&kinds)?,
         None if kinds.is_empty() => output::line(&format!("no GPU serves the pool {pool}; start one with `gpufleet worker`"))?,
@@ -82,7 +83,7 @@ fn gpus(view: &KindView) -> String {
 }
 
 /// All that is known of a kind, a line for each thing; then its schema, and a payload to begin with.
-fn described(view: &KindView) -> String {
+fn described(view: &KindView, gateway: Option<&GatewayUrl>) -> String {
     let listed = |ids: Vec<&str>| if ids.is_empty() { "none".to_owned() } else { ids.join(", ") };
     let mut lines = vec![
         ("kind", view.kind.to_string()),
@@ -103,7 +104,7 @@ fn described(view: &KindView) -> String {
     match &view.schema {
         Some(schema) => {
             text.push_str(&format!("\n\npayload, as JSON Schema:\n{}", indented(schema)));
-            text.push_str(&format!("\n\nfor example:\ngpufleet submit {} --payload '{}' --wait", view.kind, quoted(&example(schema))));
+            text.push_str(&format!("\n\nfor example:\n{}", submit_line(&view.kind, &example(schema), gateway)));
         }
         None => text.push_str("\n\nthe schema of its payload is not known"),
     }
@@ -130,6 +131,12 @@ fn milliseconds(ms: f64) -> String {
 fn indented(schema: &Json) -> String {
     let value = schema.to::<serde_json::Value>().ok();
     value.and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or_else(|| schema.to_string())
+}
+
+/// A command that submits a task of the kind and waits for it, for a shell.
+pub(crate) fn submit_line(kind: &Kind, payload: &Json, url: Option<&impl Display>) -> String {
+    let url = url.map(|url| format!(" --url {url}")).unwrap_or_default();
+    format!("gpufleet submit {kind} --payload '{}' --wait{url}", quoted(payload))
 }
 
 /// A payload between the single quotes of a shell.
@@ -206,7 +213,7 @@ mod tests {
         assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
         assert!(table.contains(" 1 of 2: setup failed: ") && table.contains(" short   "), "{table}");
         assert_eq!(table.lines().count(), 6, "one line for each kind: {table}");
-        let page = described(&kinds[0]);
+        let page = described(&kinds[0], None);
         assert!(page.contains("not by        b: setup failed:\n                File \"a.py\"\n              xxx"), "{page}");
         assert!(page.contains(&"x".repeat(300)), "{page}");
     }
@@ -220,12 +227,15 @@ mod tests {
     #[test]
     fn one_kind_is_described_with_its_schema_and_an_example_for_a_shell() {
         let schema = json!({"type": "object", "properties": {"text": {"examples": ["it's"]}}, "required": ["text"]});
-        let text = described(&KindView { schema: Some(schema.into()), ..view("embed", &["a"], &[("b", "it drains")]) });
+        let text = described(&KindView { schema: Some(schema.into()), ..view("embed", &["a"], &[("b", "it drains")]) }, None);
         for part in ["served by     a", "not by        b: it drains", "a run takes   not known yet", "\"required\": [\n"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(text.ends_with(r#"gpufleet submit embed --payload '{"text":"it'\''s"}' --wait"#), "{text}");
-        assert!(described(&view("embed", &[], &[])).contains("the schema of its payload is not known"));
+        let url = "http://h:80".parse().expect("a URL");
+        let asked = described(&KindView { schema: Some(json!({"type": "null"}).into()), ..view("embed", &["a"], &[]) }, Some(&url));
+        assert!(asked.ends_with("gpufleet submit embed --payload 'null' --wait --url http://h:80"), "{asked}");
+        assert!(described(&view("embed", &[], &[]), None).contains("the schema of its payload is not known"));
     }
 
     #[test]

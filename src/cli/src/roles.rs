@@ -33,7 +33,7 @@ pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, 
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
     let address = address_of(&listener)?;
     let serving = serve(&program, &servers, listener).await?;
-    greeting::show(common, address, &servers);
+    greeting::show(common, address, &servers, workers.brought());
     let ended = workers.ended(&program.stop).await;
     program.stop.gently.cancel();
     finish(&program.stop, serving).await?;

@@ -9,17 +9,21 @@ use devices::{
     Device,
     simulated::{SimulatedGpu, SimulatedOptions, Sleeper},
 };
-use executors::Executors;
 use futures::StreamExt;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
 use prometheus::Registry;
 use protocol::{
-    GpuId,
+    GpuId, Json, Kind,
     config::{Configuration, SimulatedSection},
+    payload_schema::example,
 };
 use tokio::task::JoinSet;
 
-use crate::{executing, fault::Fault, servers::Servers};
+use crate::{
+    executing::{self, OnOffer},
+    fault::Fault,
+    servers::Servers,
+};
 
 /// How many GPUs' executors start at once: handlers take seconds, and a host has only so many processors.
 const STARTED_AT_ONCE: usize = 16;
@@ -27,6 +31,23 @@ const STARTED_AT_ONCE: usize = 16;
 /// The workers of this process.
 pub(crate) struct Workers {
     running: JoinSet<Result<(), WorkerError>>,
+    brought: Vec<Brought>,
+}
+
+/// A kind that a handler runs, for people to try.
+pub(crate) struct Brought {
+    pub(crate) kind: Kind,
+    /// A payload to begin with.
+    pub(crate) payload: Json,
+}
+
+impl Brought {
+    /// Those of one GPU; each has the same.
+    fn of(on_offer: &OnOffer) -> Vec<Self> {
+        let schema = |kind| on_offer.executors.get(kind).and_then(|executor| executor.schema());
+        let payload = |kind| schema(kind).map_or_else(Json::null, |schema| example(&schema));
+        on_offer.brought.iter().map(|kind| Self { kind: kind.clone(), payload: payload(kind) }).collect()
+    }
 }
 
 /// The GPUs that a section describes.
@@ -50,8 +71,9 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
         devices.truncate(1);
     }
     let offered = offered(configuration, &devices).await?;
+    let brought = offered.first().map(Brought::of).unwrap_or_default();
     let mut running = JoinSet::new();
-    for (device, executors) in devices.into_iter().zip(offered) {
+    for (device, OnOffer { executors, .. }) in devices.into_iter().zip(offered) {
         let ports = servers.connect().await?;
         let parts = WorkerParts {
             queue: ports.queue,
@@ -68,22 +90,22 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
         let own_stop = Stop { gently: stop.gently.clone(), now: stop.now.child_token() };
         running.spawn(GpuWorker::new(parts, own_stop).run());
     }
-    Ok(Workers { running })
+    Ok(Workers { running, brought })
 }
 
 /// The executors of each GPU, its own: what they keep, they keep there. Where those of one GPU cannot start, the others' end again.
-async fn offered(configuration: &Configuration, devices: &[SimulatedGpu]) -> Result<Vec<Executors>, Fault> {
+async fn offered(configuration: &Configuration, devices: &[SimulatedGpu]) -> Result<Vec<OnOffer>, Fault> {
     let offering = devices.iter().map(|device| executing::on_simulated(configuration, device.description().clone()));
-    let outcomes: Vec<Result<Executors, Fault>> = futures::stream::iter(offering).buffered(STARTED_AT_ONCE).collect().await;
+    let outcomes: Vec<Result<OnOffer, Fault>> = futures::stream::iter(offering).buffered(STARTED_AT_ONCE).collect().await;
     let (mut offered, mut first_fault) = (Vec::new(), None);
     for outcome in outcomes {
         match outcome {
-            Ok(executors) => offered.push(executors),
+            Ok(on_offer) => offered.push(on_offer),
             Err(fault) => _ = first_fault.get_or_insert(fault),
         }
     }
     let Some(fault) = first_fault else { return Ok(offered) };
-    futures::future::join_all(offered.iter().map(Executors::stop)).await;
+    futures::future::join_all(offered.iter().map(|on_offer| on_offer.executors.stop())).await;
     Err(fault)
 }
 
@@ -94,6 +116,11 @@ pub(crate) fn host() -> String {
 }
 
 impl Workers {
+    /// The kinds that handlers run beside each GPU.
+    pub(crate) fn brought(&self) -> &[Brought] {
+        &self.brought
+    }
+
     /// Waits until every worker has ended. The first refusal stops them all.
     pub(crate) async fn ended(&mut self, stop: &Stop) -> Result<(), Fault> {
         let mut first = Ok(());
