@@ -89,6 +89,9 @@ async fn submit_tells_by_its_exit_code_what_became_of_the_task() {
     let no_json = servers.run(&["submit", "echo", "--payload", "{"]).await;
     assert_eq!((no_json.code, no_json.errors.contains("--payload is not JSON")), (Some(2), true), "{no_json:?}");
 
+    let stepwise = r#"{"duration_ms": 1000, "progress_every_ms": 300, "result": "done"}"#;
+    let streamed = servers.run(&["submit", "simulate", "--payload", stepwise, "--wait", "--stream"]).await;
+    assert_eq!((streamed.code, streamed.output.as_str()), (Some(0), "1\n2\n3\n\"done\"\n"), "{streamed:?}");
     let unanswered = servers.run(&["submit", "simulate", "--payload", r#"{"duration_ms": 60000}"#, "--wait", "--timeout", "1"]).await;
     assert_eq!(unanswered.code, Some(5), "{unanswered:?}");
 }

@@ -100,6 +100,10 @@ async fn tasks_are_submitted_waited_for_and_found_through_a_gateway() {
         ])
         .await;
     assert_eq!((told.code, told.errors.contains(" %")), (Some(0), true), "{told:?}");
+
+    let stepwise = r#"{"duration_ms": 1000, "progress_every_ms": 300, "result": "done"}"#;
+    let streamed = embedded.run(&["submit", "simulate", "--payload", stepwise, "--wait", "--stream"]).await;
+    assert_eq!((streamed.code, streamed.output.as_str()), (Some(0), "1\n2\n3\n\"done\"\n"), "{streamed:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

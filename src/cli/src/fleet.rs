@@ -2,6 +2,7 @@
 //!
 //! A gateway reaches every fleet, an embedded one too. What changes the fleet itself it serves only where its configuration says so (`gateway.operate`).
 
+mod answer;
 mod bulk;
 mod dead;
 mod gateway;
@@ -9,6 +10,7 @@ mod groups;
 mod heard;
 mod http;
 mod models;
+mod parts;
 mod settings;
 mod submitting;
 mod url;

@@ -9,7 +9,7 @@ use std::{io::Read, num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use futures::{StreamExt, stream};
 use producer::{NewTask, ReplyTo};
-use protocol::{ErrorCode, Json, Outcome, Reply, TaskBody, TaskId};
+use protocol::{ErrorCode, Json, Outcome, Partial, Reply, TaskBody, TaskId};
 
 use crate::{
     arguments::{Common, Submit},
@@ -40,6 +40,11 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
     }
     payloads.check(&task.kind, &task.body).map_err(|refusal| Fault::Usage(format!("{refusal}; nothing was submitted")))?;
     let submitter = fleet.submitter().await?;
+    if submit.stream {
+        let done = streamed(common, &fleet, &submitter, task, submit).await;
+        submitter.close().await;
+        return done;
+    }
     let tasks = std::iter::repeat_n(task, submit.count.get());
     let done = if submit.wait { wait(common, &fleet, &submitter, tasks, submit).await } else { send(common, &submitter, tasks).await };
     submitter.close().await;
@@ -74,7 +79,7 @@ fn task(submit: &Submit, bytes_max: usize) -> Result<NewTask, Fault> {
         delay_ms: submit.delay,
         expiration: submit.expiration_ms.map(Duration::from_millis),
         reply_to: submit.reply_to.clone().map(|queue| ReplyTo { queue, correlation_id }),
-        progress: submit.progress,
+        progress: submit.progress || submit.stream,
         group: submit.group.clone(),
         traceparent: submit.traceparent.clone(),
         ..NewTask::new(submit.kind.clone(), body)
@@ -132,7 +137,7 @@ async fn wait(
     while let Some(reply) = replies.next().await {
         let shown = match reply {
             Ok(reply) => {
-                all_succeeded &= reply.outcome == Outcome::Succeeded && failed_items(&reply) == 0;
+                all_succeeded &= succeeded(&reply);
                 show(common, &reply).map_err(Fault::from).and_then(|()| keep_segments(submit, &reply))
             }
             // The fleet is asked once why.
@@ -148,6 +153,29 @@ async fn wait(
         Some(fault) => Err(fault),
         None => Ok(if all_succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
+}
+
+/// Prints each part of the result as it comes, then the result.
+async fn streamed(common: &Common, fleet: &Fleet, submitter: &Submitter<'_>, task: NewTask, submit: &Submit) -> Result<ExitCode, Fault> {
+    let limit = submit.limit();
+    let told = |part: &Partial| {
+        let text = if common.json { output::json_text(part) } else { output::in_one_line(part.value.to_string()) };
+        output::line(&text).map_err(Fault::from)
+    };
+    match submitter.submit_and_stream(task, limit, told).await {
+        Ok(reply) => {
+            show(common, &reply)?;
+            keep_segments(submit, &reply)?;
+            Ok(if succeeded(&reply) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Err(NoReply::Late(task_id)) => Err(waiting::too_late(fleet, &task_id, limit).await),
+        Err(NoReply::Fault(fault)) => Err(fault),
+    }
+}
+
+/// Whether all of a task did.
+fn succeeded(reply: &Reply) -> bool {
+    reply.outcome == Outcome::Succeeded && failed_items(reply) == 0
 }
 
 /// Says what raw bytes the result refers to, and saves them if that was asked for.

@@ -56,6 +56,9 @@ pub(crate) struct Submit {
     /// Shows how far the task is while its reply is waited for, on standard error
     #[arg(long, requires = "wait")]
     pub(crate) progress: bool,
+    /// Prints each part of the result as it comes, as a line of JSON, before the result: what a handler yields, or the pieces of a text
+    #[arg(long, requires = "wait", conflicts_with_all = ["progress", "items", "count"])]
+    pub(crate) stream: bool,
     /// Submits the task this many times
     #[arg(long, default_value = "1", value_name = "N", value_parser = parsers::count)]
     pub(crate) count: NonZeroUsize,

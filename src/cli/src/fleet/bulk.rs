@@ -6,7 +6,6 @@
 //!  submit() ─┘    ◄──── an answer for each                    reply() ─┘    ◄──────── an event for each
 //! ```
 
-mod answer;
 mod feed;
 mod follow;
 

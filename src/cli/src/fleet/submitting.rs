@@ -8,11 +8,11 @@ use std::{
 
 use futures::StreamExt;
 use producer::{NewTask, Producer, ProducerOptions, WaitError};
-use protocol::{Environment, Limits, Progress, ProgressMessage, Reply, TaskId};
+use protocol::{Environment, Limits, Partial, Progress, ProgressMessage, Reply, TaskId};
 use task_queue::TaskQueue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::{Fleet, Gateway, bulk::Bulk};
+use super::{Fleet, Gateway, bulk::Bulk, parts};
 use crate::{fault::Fault, output, status};
 
 /// What submits to a fleet.
@@ -147,6 +147,40 @@ impl Submitter<'_> {
                 let task_id = hand_over(Through::Bulk(bulk), (environment, warned), task).await?;
                 bulk.reply(&task_id, until).await
             }
+        }
+    }
+
+    /// As [`submit_and_wait`](Self::submit_and_wait), of one task that was submitted with `progress`; calls `told` with each part of its result.
+    pub(crate) async fn submit_and_stream(
+        &self,
+        task: NewTask,
+        limit: Duration,
+        told: impl Fn(&Partial) -> Result<(), Fault>,
+    ) -> Result<Reply, NoReply> {
+        let until = Instant::now() + limit;
+        match self {
+            Self::Broker { producer, .. } => {
+                let mut pending = producer.pending(task, limit).await?;
+                let Some(mut progress) = pending.progress() else { return Ok(pending.await?) };
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(message) = progress.next() => message.partials.iter().try_for_each(&told)?,
+                        reply = &mut pending => return Ok(reply?),
+                    }
+                }
+            }
+            Self::Gateway { gateway, environment, warned } => {
+                let task_id = hand_over(Through::Gateway(gateway), (environment, warned), task).await?;
+                match timeout_at(until, parts::follow(gateway.url(), &task_id, &told)).await {
+                    // With the raw bytes that its result may have.
+                    Ok(followed) => followed?,
+                    Err(_) => return Err(NoReply::Late(task_id)),
+                }
+                gateway.reply(&task_id, until, &|_: &Progress| {}).await
+            }
+            // Of many tasks nobody could tell whose parts they are.
+            Self::Bulk { .. } => self.submit_and_wait(task, limit, |_: &Progress| {}).await,
         }
     }
 

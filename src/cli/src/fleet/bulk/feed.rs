@@ -22,11 +22,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::answer::Lines;
 use crate::{
     fault::Fault,
     fleet::{
         GatewayUrl,
+        answer::Lines,
         http::{ANSWERED_IN, dial, head, in_words},
     },
 };

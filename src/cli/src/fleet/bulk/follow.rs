@@ -12,11 +12,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::answer::{Begun, Event, Lines};
 use crate::{
     fault::Fault,
     fleet::{
         GatewayUrl,
+        answer::{Begun, Event, Lines},
         gateway::fault_of,
         http::{ANSWERED_IN, dial, head, in_words},
     },

@@ -74,6 +74,8 @@ impl Lines {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) name: String,
+    /// By which the stream is taken up again behind it; empty where it has none.
+    pub(super) id: String,
     pub(super) data: Vec<u8>,
 }
 
@@ -91,6 +93,8 @@ impl Begun {
         }
         if let Some(name) = value(b"event:") {
             self.0.name = String::from_utf8_lossy(name).into_owned();
+        } else if let Some(id) = value(b"id:") {
+            self.0.id = String::from_utf8_lossy(id).into_owned();
         } else if let Some(data) = value(b"data:") {
             if !self.0.data.is_empty() {
                 self.0.data.push(b'\n');
@@ -110,7 +114,7 @@ mod tests {
         let mut begun = Begun::default();
         let text = "event: reply\ndata: {\"a\":\ndata: 1}\n\n:\n\nevent: end\nid: 7\ndata:{}\n\n";
         let events: Vec<Event> = text.split('\n').filter_map(|line| begun.take(line.as_bytes())).collect();
-        let event = |name: &str, data: &str| Event { name: name.to_owned(), data: data.into() };
-        assert_eq!(events, [event("reply", "{\"a\":\n1}"), event("end", "{}")]);
+        let event = |name: &str, id: &str, data: &str| Event { name: name.to_owned(), id: id.to_owned(), data: data.into() };
+        assert_eq!(events, [event("reply", "", "{\"a\":\n1}"), event("end", "7", "{}")]);
     }
 }
