@@ -76,3 +76,19 @@ async fn files_go_as_raw_bytes_and_come_back_as_files_over_the_broker_and_over_h
         assert_eq!(fs::read(format!("{saved}/segment1")).expect("a file"), [7; 100_000]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raw_bytes_over_the_bound_are_refused_by_a_gateway_with_the_bound() {
+    let servers = Servers::fresh().await;
+    let fleet = servers.up(1, &[]).await;
+    let url = fleet.url().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let large = folder.path().join("large").to_str().expect("text").to_owned();
+    // The first is taken in to its end before the answer; of the second most is never read.
+    for megabytes in [9, 64] {
+        fs::write(&large, vec![7; megabytes << 20]).expect("written");
+        let submit = ["submit", "echo", "--payload", r#"{"$segment": 0}"#, "--segment", &large];
+        let ended = gpufleet(Path::new("/"), submit, &[("GPUFLEET_URL", &url)]).await;
+        assert_eq!((ended.code, ended.errors.contains("worker.body_bytes_max")), (Some(2), true), "{ended:?}");
+    }
+}
