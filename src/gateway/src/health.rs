@@ -33,7 +33,7 @@ pub(crate) struct Ready {
     /// `ok`.
     status: &'static str,
     /// The kinds that workers have and no GPU can run now. The gateway is ready all the same: their tasks wait.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     down: Vec<KindDown>,
 }
 
