@@ -291,7 +291,7 @@ impl Executors {
 
     /// Ends what the executors have started, at once.
     pub async fn stop_at_once(&self) {
-        futures::future::join_all(self.0.values().map(|executor| executor.stop_at_once())).await;
+        futures::future::join_all(self.offered.values().map(|executor| executor.stop_at_once())).await;
     }
 
     /// Frees memory of the GPU that executors keep to save time. Whether any was freed.
