@@ -10,6 +10,7 @@ use protocol::{
     config::HandlerProtocol,
     frame::{JSON_BYTES_MAX, SEGMENTS_MAX},
 };
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -204,8 +205,13 @@ impl Executor for HandlerExecutor {
                 break (attached, work);
             }
         };
+        let began = Instant::now();
         let mut answers = attached.answers(&run.cancel).await;
-        answers.pop().unwrap_or_else(|| Err(Failure::transient("its run was given up")))
+        let answer = answers.pop().unwrap_or_else(|| Err(Failure::transient("its run was given up")));
+        if answer.is_ok() {
+            run.usage.ran_for(began.elapsed());
+        }
+        answer
     }
 
     fn batching(&self) -> Option<Batching> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use devices::Device;
 use protocol::{Framed, Json, Kind};
+use tokio::time::Instant;
 
 use super::{OnnxModels, request::Request, source::SOURCE, together, written::written};
 use crate::{
@@ -52,7 +53,9 @@ impl Executor for Onnx {
         };
         let inputs = request.tensors(&model.inputs, run.segments())?;
         let wanted = request.wanted(&model.outputs)?;
+        let began = Instant::now();
         let outputs = model.run(inputs, run.device.as_ref(), &run.cancel, Arc::clone(&model)).await?;
+        run.usage.ran_for(began.elapsed());
         written(&model, outputs, &wanted, request.written_as())
     }
 
