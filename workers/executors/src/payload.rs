@@ -90,11 +90,32 @@ impl Fields {
     }
 }
 
+/// The model that a payload names in its field `model`, if it does.
+pub(crate) fn model_named(payload: &Json) -> Option<String> {
+    // Most payloads have none, and need not be read for that.
+    if !payload.as_str().contains("\"model\"") {
+        return None;
+    }
+    payload.fields().ok()?.remove("model")?.to().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_payload_names_its_model_or_none() {
+        for (payload, model) in [
+            (json!({"model": "small", "inputs": {"model": 1}}), Some("small")),
+            (json!({"inputs": {"model": "small"}}), None),
+            (json!({"model": 7}), None),
+            (json!("\"model\""), None),
+        ] {
+            assert_eq!(model_named(&payload.clone().into()).as_deref(), model, "{payload}");
+        }
+    }
 
     #[test]
     fn a_refusal_names_the_field_and_what_would_be_accepted() {

@@ -31,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::models::{Models, SOURCE, Wanted};
 use crate::{
-    Batching, Executor, Failure, InUse, ModelBounds, ModelCache, Report, Run, RunBatch, Shelf, occupy::occupy, payload::Fields, schemas,
+    Batching, Executor, Failure, InUse, ModelBounds, ModelCache, Report, Run, RunBatch, Shelf,
+    occupy::occupy,
+    payload::{self, Fields},
+    schemas,
 };
 
 /// Most payloads of one run.
@@ -115,11 +118,7 @@ impl Executor for Simulate {
     }
 
     fn model_of(&self, payload: &Json) -> Option<String> {
-        // Most payloads have none, and need not be read for that.
-        if !payload.as_str().contains("\"model\"") {
-            return None;
-        }
-        payload.fields().ok()?.remove("model")?.to().ok()
+        payload::model_named(payload)
     }
 
     fn models(&self) -> Vec<String> {

@@ -203,6 +203,10 @@ impl Executor for Classify {
         self.models.is_up(&self.name)
     }
 
+    fn model_of(&self, _payload: &Json) -> Option<String> {
+        Some(self.name.clone())
+    }
+
     fn models(&self) -> Vec<String> {
         self.cache.models_of(SOURCE).into_iter().filter(|name| *name == self.name).collect()
     }

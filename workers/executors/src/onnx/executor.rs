@@ -16,7 +16,7 @@ use super::{OnnxModels, request::Request, source::SOURCE, together, written::wri
 use crate::{
     Batching, Executor, Failure, Run, RunBatch,
     models::{ModelCache, Shelf, ShelfOf},
-    schemas,
+    payload, schemas,
 };
 
 /// Most payloads of one run.
@@ -82,6 +82,10 @@ impl Executor for Onnx {
 
     fn schema(&self) -> Option<Json> {
         Some(schemas::of(schemas::ONNX))
+    }
+
+    fn model_of(&self, payload: &Json) -> Option<String> {
+        payload::model_named(payload)
     }
 
     fn models(&self) -> Vec<String> {
