@@ -58,7 +58,7 @@ async fn up_greets_with_where_it_listens_and_commands_that_work() {
     let url = &embedded.url;
     assert!(greeting.starts_with(&format!("gpufleet listens on {url} (embedded: ")), "{greeting}");
     let shown: Vec<&str> = greeting.lines().filter_map(|line| line.strip_prefix("  gpufleet ")).collect();
-    assert_eq!((shown.len(), greeting.matches("curl -s ").count()), (2, 1), "{greeting}");
+    assert_eq!((shown.len(), greeting.matches("curl -s ").count()), (3, 1), "{greeting}");
     for line in shown {
         assert!(line.ends_with(&format!("--url {url}")), "{line}");
     }
