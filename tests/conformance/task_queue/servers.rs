@@ -369,7 +369,8 @@ async fn a_quorum_queue_is_deleted_once_it_is_unused_and_no_consumer_ends_for_it
     queue.take(&gpu()).await.expect("connected").expect("the message").receipt.ack().await.expect("acked");
     until_ready(&*queue, &gpu(), 0).await;
     assert_eq!(queue.delete_if_unused(&pool()).await, Ok(false), "it is consumed");
-    assert_eq!(queue.delete_if_unused(&gpu()).await, Ok(true));
+    // Whoever took the message by a get counts as a consumer for a moment after its ack.
+    until("it is deleted", async || queue.delete_if_unused(&gpu()).await == Ok(true)).await;
     assert_eq!(queue.depth(&gpu()).await, Ok(None));
     assert!(*consumer.live().borrow(), "the connection goes on");
 }
