@@ -251,6 +251,8 @@ impl Executor for Work {
         let running = self.world.starts_on(&run.task.id, run.task.priority, &run.device.description().gpu_id);
         let number = |field: &str| payload[field].as_u64().unwrap_or(0);
         if payload["poison"] == json!(true) {
+            // Time passes with each crash: where a mistake lets them go on, the life still ends.
+            tokio::time::sleep(Duration::from_millis(number("ms").max(5))).await;
             return Err(self.dies().await);
         }
         let process = self.process().unwrap_or_default();

@@ -48,10 +48,10 @@ pub(crate) async fn record(context: &Context, (task, in_hand): (&Task, &InHand),
     let request = begun::request(context, (task, in_hand), Some(Verdict { token, gone: true }));
     Ok(match context.ports.begin(&request).await? {
         Begin::Suspect => Follows::Again,
-        // The store has lost what it knew of the task, and the crash with it: this is a beginning without a slot.
+        // The store has lost what it knew of the task, and the crash with it: this is a beginning without a slot. The delivery goes back, so that nothing here goes on for ever.
         Begin::Begun(token) => {
             context.ports.hand_back(&task.id, token).await;
-            Follows::Again
+            Follows::Not(NotBegun::GivenBack, error.message)
         }
         Begin::Not(look) => Follows::Not(NotBegun::Look(look), error.message),
         Begin::Condemned(crashes) => Follows::Not(NotBegun::Condemned(crashes), error.message),
