@@ -55,7 +55,7 @@ struct Classify {
     labels: Mutex<(Stamp, Arc<Labels>)>,
 }
 
-/// The executor of the kind `classify`, on the model of that name; `None`: [`DEFAULT_MODEL`].
+/// The executor of the kind `classify`, on the model of that name; `None`: `DEFAULT_MODEL`.
 ///
 /// # Errors
 /// The model is not in the folder, or what belongs to it cannot be read.

@@ -47,7 +47,7 @@ struct Embed {
     words: Mutex<Option<(Stamp, Arc<Words>)>>,
 }
 
-/// The executor of the kind `embed`, on the model of that name; `None`: [`DEFAULT_MODEL`].
+/// The executor of the kind `embed`, on the model of that name; `None`: `DEFAULT_MODEL`.
 ///
 /// # Errors
 /// The model is not in the folder, or its words cannot be read.

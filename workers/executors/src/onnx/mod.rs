@@ -1,6 +1,6 @@
 //! ONNX models: the kinds `onnx` (any model in the operator's folder), `embed` (texts to vectors) and `classify` (what a file is), on ONNX Runtime, which is loaded at run time.
 //!
-//! [`OnnxRuntime`] is the library, [`OnnxModels`] what can be loaded with it. Which models are in memory is the affair of the [cache](crate::models).
+//! [`OnnxRuntime`] is the library, [`OnnxModels`] what can be loaded with it. Which models are in memory is the affair of the cache (`models`).
 
 mod axis;
 mod classify;
