@@ -5,6 +5,7 @@ pub mod executing;
 pub mod fleet;
 pub mod hostile;
 pub mod pages;
+pub mod ports;
 pub mod program;
 pub mod proxy;
 pub mod rabbitmq;

@@ -1,4 +1,4 @@
-//! A private RabbitMQ for tests: the installed server, started as an ordinary program from a temporary folder on free ports of 127.0.0.1.
+//! A private RabbitMQ for tests: the installed server, started as an ordinary program from a temporary folder on ports of its own of 127.0.0.1.
 //!
 //! It ends with the test process, however that ends: a small shell is its parent and kills it (and its epmd) when the pipe from the test
 //! process closes. No other server on the machine is touched.
@@ -7,18 +7,17 @@ use std::{
     fmt::Write as _,
     fs,
     io::{BufRead, BufReader, Write as _},
-    net::{Ipv4Addr, TcpListener},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Output, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use protocol::config::SecretUrl;
 use tokio::sync::OnceCell;
 
-use crate::until::until;
+use crate::{ports::ReservedPort, until::until};
 
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
@@ -55,7 +54,10 @@ pub struct Permissions<'a> {
 pub struct PrivateRabbitMq {
     folder: PathBuf,
     node: String,
-    ports: [u16; 3],
+    amqp: ReservedPort,
+    distribution: ReservedPort,
+    /// Where the nodes of a cluster find each other; the first of them has it.
+    epmd: Arc<ReservedPort>,
     running: Mutex<Option<Running>>,
 }
 
@@ -84,7 +86,7 @@ impl PrivateRabbitMq {
             Path::new(PROGRAMS).join("rabbitmq-server").exists(),
             "RabbitMQ is not installed: these tests need {PROGRAMS}/rabbitmq-server (Debian package rabbitmq-server)"
         );
-        let server = Self::on(free_ports(), &fresh_name());
+        let server = Self::on(Arc::new(ReservedPort::take()), &fresh_name());
         server.start_again().await;
         server
     }
@@ -94,9 +96,8 @@ impl PrivateRabbitMq {
     /// # Panics
     /// If it does not start or join.
     pub async fn start_beside(&self) -> Self {
-        let [amqp, distribution, _] = free_ports();
         let cookie = fs::read_to_string(self.folder.join(COOKIE)).expect("the first node's cookie");
-        let server = Self::on([amqp, distribution, self.ports[2]], &cookie);
+        let server = Self::on(Arc::clone(&self.epmd), &cookie);
         server.start_again().await;
         server.control(&["stop_app"]).await;
         server.control(&["join_cluster", &self.node]).await;
@@ -104,10 +105,11 @@ impl PrivateRabbitMq {
         server
     }
 
-    fn on(ports: [u16; 3], cookie: &str) -> Self {
+    fn on(epmd: Arc<ReservedPort>, cookie: &str) -> Self {
+        let (amqp, distribution) = (ReservedPort::take(), ReservedPort::take());
         let name = fresh_name();
         let folder = std::env::temp_dir().join(format!("gpufleet-rabbitmq-{name}"));
-        let server = Self { folder, node: format!("test-{name}@localhost"), ports, running: Mutex::new(None) };
+        let server = Self { folder, node: format!("test-{name}@localhost"), amqp, distribution, epmd, running: Mutex::new(None) };
         server.write_folder(cookie).expect("a folder for the server");
         server
     }
@@ -147,7 +149,7 @@ impl PrivateRabbitMq {
     /// The URL of the administrator on the default virtual host.
     #[must_use]
     pub fn url(&self) -> SecretUrl {
-        SecretUrl::new(format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.ports[0]))
+        SecretUrl::new(format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port()))
     }
 
     /// Adds a user with these rights (or changes them) and returns its URL.
@@ -160,7 +162,7 @@ impl PrivateRabbitMq {
         }
         let Permissions { configure, write, read } = permissions;
         self.control(&["set_permissions", "-p", "/", user, configure, write, read]).await;
-        SecretUrl::new(format!("amqp://{user}:secret@127.0.0.1:{}/%2f", self.ports[0]))
+        SecretUrl::new(format!("amqp://{user}:secret@127.0.0.1:{}/%2f", self.port()))
     }
 
     /// Raises or ends the memory alarm: while it lasts the server blocks publishers.
@@ -174,7 +176,7 @@ impl PrivateRabbitMq {
     /// The port that it listens on.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.ports[0]
+        self.amqp.number()
     }
 
     /// Runs `rabbitmqctl` on this server.
@@ -247,7 +249,7 @@ impl PrivateRabbitMq {
         fs::write(self.folder.join("enabled_plugins"), "[].")?;
         let mut config = String::new();
         let settings = [
-            format!("listeners.tcp.default = 127.0.0.1:{}", self.ports[0]),
+            format!("listeners.tcp.default = 127.0.0.1:{}", self.port()),
             "disk_free_limit.absolute = 1MB".to_owned(),
             "log.console = true".to_owned(),
             "log.console.level = warning".to_owned(),
@@ -261,7 +263,7 @@ impl PrivateRabbitMq {
 
     /// A program in the server's environment.
     fn command(&self, program: &str) -> Command {
-        let [amqp, distribution, epmd] = self.ports.map(|port| port.to_string());
+        let [amqp, distribution, epmd] = [&self.amqp, &self.distribution, &*self.epmd].map(|port| port.number().to_string());
         let folder = |name: &str| self.folder.join(name);
         let mut command = Command::new(program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir(&self.folder);
@@ -290,9 +292,4 @@ impl Drop for PrivateRabbitMq {
 
 fn fresh_name() -> String {
     uuid::Uuid::new_v4().simple().to_string()
-}
-
-fn free_ports() -> [u16; 3] {
-    let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("bound").port())
 }

@@ -1,11 +1,11 @@
 //! A private Redis for tests: on a free port of the loopback interface, in a temporary folder, ended with the test process whatever happens to it.
 
-use std::{net::TcpListener, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use protocol::config::SecretUrl;
 use tokio::sync::OnceCell;
 
-use crate::watchdog::Watchdog;
+use crate::{ports::ReservedPort, watchdog::Watchdog};
 
 /// How long a server may take to answer after it was started.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -24,7 +24,9 @@ pub enum Persistence {
 /// A Redis server of this test process.
 #[derive(Debug)]
 pub struct PrivateRedis {
-    port: u16,
+    port: ReservedPort,
+    /// For the nodes of a cluster among themselves.
+    bus_port: ReservedPort,
     folder: PathBuf,
     persistence: Persistence,
     /// None while it is stopped.
@@ -47,7 +49,7 @@ impl PrivateRedis {
     /// If `redis-server` is not installed, or does not answer within 20 s.
     pub async fn start(persistence: Persistence) -> Self {
         let folder = tempfile::Builder::new().prefix("gpufleet-redis-").tempdir().expect("a temporary folder").keep();
-        let mut redis = Self { port: free_port(), folder, persistence, server: None };
+        let mut redis = Self { port: ReservedPort::take(), bus_port: ReservedPort::take(), folder, persistence, server: None };
         redis.restart().await;
         redis
     }
@@ -61,7 +63,7 @@ impl PrivateRedis {
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> SecretUrl {
-        SecretUrl::new(format!("redis://127.0.0.1:{}/0", self.port))
+        SecretUrl::new(format!("redis://127.0.0.1:{}/0", self.port.number()))
     }
 
     /// Its process id, while it runs.
@@ -105,11 +107,10 @@ impl PrivateRedis {
     pub async fn restart(&mut self) {
         assert!(self.server.is_none(), "the server runs already: stop or kill it first");
         require_installed();
-        let port = self.port.to_string();
+        let (port, bus_port) = (self.port.number().to_string(), self.bus_port.number().to_string());
         let append_only = if self.persistence == Persistence::AppendOnly { "yes" } else { "no" };
         let command = ["redis-server", "--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", append_only];
         let mut command = [&command[..], &["--appendfsync", "always"]].concat();
-        let bus_port = free_port().to_string();
         if self.persistence == Persistence::ClusterOfOne {
             command.extend(["--cluster-enabled", "yes", "--cluster-port", &bus_port]);
         }
@@ -196,8 +197,4 @@ fn require_installed() {
         found.is_ok_and(|status| status.success()),
         "redis-server is not installed; these tests need it (Debian: apt install redis-server)"
     );
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }

@@ -1,10 +1,11 @@
 //! Every command's output and exit code.
 
-use std::{collections::BTreeSet, net::TcpListener, num::NonZeroU16, path::Path, process::Stdio};
+use std::{collections::BTreeSet, num::NonZeroU16, path::Path, process::Stdio};
 
 use serde_json::{Value, json};
 use task_queue::{Queue, TaskQueue};
 use tests::{
+    ports::NOBODY,
     program::{Ended, binary, gpufleet},
     tasks::PATIENCE,
     until::until,
@@ -98,16 +99,14 @@ async fn submit_tells_by_its_exit_code_what_became_of_the_task() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn submit_says_at_once_which_server_is_away() {
-    // A port that was free a moment ago: nobody listens.
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
-    let away = format!("amqp.url=amqp://guest:hunter2@127.0.0.1:{port}/%2f");
+    let away = format!("amqp.url=amqp://guest:hunter2@127.0.0.1:{NOBODY}/%2f");
     let submitted = alone(&["submit", "echo", "--set", &away, "--set", "redis.url=redis://127.0.0.1:1/0"]).await;
     assert_eq!(submitted.code, Some(3), "{submitted:?}");
-    assert!(submitted.errors.contains(&port.to_string()) && !submitted.errors.contains("hunter2"), "{submitted:?}");
+    assert!(submitted.errors.contains(&format!("127.0.0.1:{NOBODY}")) && !submitted.errors.contains("hunter2"), "{submitted:?}");
 
     let nowhere = alone(&["submit", "echo"]).await;
     assert_eq!((nowhere.code, nowhere.errors.contains("--amqp-url")), (Some(2), true), "{nowhere:?}");
-    let lost = alone(&["gpus", "--redis-url", &format!("redis://127.0.0.1:{port}/0")]).await;
+    let lost = alone(&["gpus", "--redis-url", &format!("redis://127.0.0.1:{NOBODY}/0")]).await;
     assert_eq!(lost.code, Some(3), "{lost:?}");
 }
 

@@ -1,11 +1,10 @@
 //! Signals: an orderly stop gives back what waits, `kill -9` loses nothing, and a stop is obeyed at any moment.
 
-use std::net::TcpListener;
-
 use producer::{NewTask, Pending, Producer};
 use protocol::TaskState;
 use serde_json::json;
 use tests::{
+    ports::NOBODY,
     program::Program,
     tasks::{PATIENCE, on, result, simulate, started},
     until::until,
@@ -99,9 +98,7 @@ async fn a_fleet_in_one_process_stops_when_it_is_told_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_waits_for_its_servers_stops_when_it_is_told_to() {
-    // A port that was free a moment ago: nobody listens.
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
-    let (amqp, redis) = (format!("amqp://127.0.0.1:{port}"), format!("redis://127.0.0.1:{port}"));
+    let (amqp, redis) = (format!("amqp://127.0.0.1:{NOBODY}"), format!("redis://127.0.0.1:{NOBODY}"));
     for role in [&["worker", "--simulated", "1"][..], &["gateway", "--listen", "127.0.0.1:0"], &["up", "--listen", "127.0.0.1:0"]] {
         let program = Program::start([role, &["--amqp-url", &amqp, "--redis-url", &redis]].concat(), &[]);
         program.logged("a server is away").await;

@@ -14,6 +14,7 @@ use task_queue::{
     Death, DeathReason, Link, Names, Outgoing, Presence, PublishError, Queue, QueueError, QueueOptions, RabbitMq, Target, TaskQueue,
 };
 use tests::{
+    ports::NOBODY,
     rabbitmq::{Permissions, PrivateRabbitMq},
     until::until,
 };
@@ -273,8 +274,7 @@ async fn however_often_the_broker_closes_a_channel_the_next_one_opens() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_not_there_is_unreachable() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-    let url = SecretUrl::new(format!("amqp://guest:guest@{nobody}/%2f"));
+    let url = SecretUrl::new(format!("amqp://guest:guest@127.0.0.1:{NOBODY}/%2f"));
     let error = RabbitMq::connect(&url, options()).await.expect_err("nobody listens");
     assert!(error.is_transient(), "{error}");
 }
