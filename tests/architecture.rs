@@ -7,22 +7,25 @@ use std::{
 };
 
 /// crate → the crates of ours it may depend on. Programs → libraries → devices and ports → words; nothing sideways or upwards.
-const EDGES: [(&str, &[&str]); 16] = [
+const EDGES: [(&str, &[&str]); 18] = [
     ("protocol", &[]),
     ("task-queue", &["protocol"]),
     ("redis-link", &["protocol"]),
     ("gpu-table", &["protocol", "redis-link"]),
     ("task-store", &["protocol", "redis-link"]),
+    ("data-link", &["protocol"]),
     ("devices", &["protocol"]),
-    ("executors", &["devices", "protocol"]),
+    ("tensors", &["data-link", "devices", "protocol"]),
+    ("executors", &["devices", "protocol", "tensors"]),
     ("producer", &["protocol", "task-queue", "task-store"]),
     ("service", &["gpu-table", "protocol", "task-queue", "task-store"]),
-    ("gateway", &["gpu-table", "producer", "protocol", "task-queue", "task-store"]),
+    ("gateway", &["data-link", "gpu-table", "producer", "protocol", "task-queue", "task-store"]),
     ("gpu-host", &["protocol"]),
-    ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "task-queue", "task-store"]),
+    ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "task-queue", "task-store", "tensors"]),
     (
         "cli",
         &[
+            "data-link",
             "devices",
             "executors",
             "gateway",
@@ -37,10 +40,11 @@ const EDGES: [(&str, &[&str]); 16] = [
         ],
     ),
     ("fake-nvidia", &[]),
-    ("gpu-check", &["devices", "executors", "gpu-host", "gpu-worker", "producer", "protocol", "service"]),
+    ("gpu-check", &["devices", "executors", "gpu-host", "gpu-worker", "producer", "protocol", "service", "tensors"]),
     (
         "tests",
         &[
+            "data-link",
             "devices",
             "executors",
             "fake-nvidia",
@@ -52,6 +56,7 @@ const EDGES: [(&str, &[&str]); 16] = [
             "service",
             "task-queue",
             "task-store",
+            "tensors",
         ],
     ),
 ];

@@ -163,6 +163,7 @@ impl Subject {
             asker,
             has_slot,
             mode: ClaimMode::Choose,
+            data: None,
         })
     }
 
@@ -223,6 +224,7 @@ impl Subject {
             kinds: vec![Kind::new("echo")?],
             models: Vec::new(),
             model_state: Default::default(),
+            data: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use devices::{Device, SimulatedGpu, SimulatedOptions};
-use executors::{BatchMember, Executor, Failure, Report, Run, Usage, handlers::HandlerPlace};
+use executors::{BatchMember, Executor, Failure, Report, Run, RunTensors, Usage, handlers::HandlerPlace};
 use protocol::{BodyHash, DeliveryId, Framed, Kind, Segments, Task, TaskBody, TaskId};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ pub fn task(kind: &str, payload: Value, segments: Segments) -> Task {
 #[must_use]
 pub fn run_of<'a>(task: &'a Task, device: &'a Arc<dyn Device>) -> Run<'a> {
     let (cancel, report, usage) = (CancellationToken::new(), Report::to_nobody(), Usage::default());
-    Run { task, payload: &task.body.payload, device, cancel, report, pieces: 1, usage }
+    Run { task, payload: &task.body.payload, device, cancel, report, pieces: 1, usage, tensors: RunTensors::none() }
 }
 
 /// A member of a run batch that nobody listens to.

@@ -95,6 +95,7 @@ mod tests {
             kinds: vec!["echo".parse().expect("a kind")],
             models: Vec::new(),
             model_state: Default::default(),
+            data: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),
@@ -123,6 +124,7 @@ mod tests {
             holding: Holding::default(),
             has_slot: false,
             mode: ClaimMode::Choose,
+            data: None,
         };
         change(&mut request);
         request

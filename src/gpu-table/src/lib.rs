@@ -21,7 +21,7 @@ pub use error::TableError;
 pub use known_kinds::{KindsView, KnownKinds};
 pub use living::{Lack, Living, PoolView};
 pub use memory::{MemoryTable, TableCopy};
-pub use table::{Beat, DESCRIPTIONS_MAX, GpuTable, Heartbeat, Leases, Seen, Sighting, Telling, UNSERVED_MAX};
+pub use table::{Beat, DESCRIPTIONS_MAX, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSORS_TOLD_MAX, Telling, UNSERVED_MAX};
 pub(crate) use table::{DESCRIBED_FOR_LEASES, KNOWN_FOR, UNSERVED_FOR};
 pub use wanted::Wanted;
 pub use wishing::{WishFailed, wish_for_model};

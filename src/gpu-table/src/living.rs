@@ -245,6 +245,7 @@ mod tests {
             kinds: kinds.iter().map(|kind| kind.parse().expect("a kind")).collect(),
             models: Vec::new(),
             model_state: Default::default(),
+            data: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),

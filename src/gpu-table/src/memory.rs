@@ -17,8 +17,8 @@ use std::{
 
 use async_trait::async_trait;
 use protocol::{
-    ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Incarnation, KindDescription, Offer, PoolName, Unserved, claim::Settings,
-    environment::Clock, gpu::GpuView,
+    ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Incarnation, KindDescription, Offer, PoolName, TensorName, TensorRecord, Unserved,
+    claim::Settings, environment::Clock, gpu::GpuView,
 };
 
 use self::pool::Pool;
@@ -157,6 +157,28 @@ impl GpuTable for MemoryTable {
 
     async fn kinds(&self, pool: &PoolName) -> Result<Vec<DescribedKind>, TableError> {
         Ok(self.on(pool, |pool| pool.described_kinds()))
+    }
+
+    async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError> {
+        todo!()
+    }
+
+    async fn withdraw_tensors(
+        &self,
+        pool: &PoolName,
+        gpu_id: &GpuId,
+        incarnation: &Incarnation,
+        copies: &[(TensorName, u64)],
+    ) -> Result<(), TableError> {
+        todo!()
+    }
+
+    async fn find_tensors(&self, pool: &PoolName, names: &[TensorName]) -> Result<Vec<TensorRecord>, TableError> {
+        todo!()
+    }
+
+    async fn tensors(&self, pool: &PoolName, after: Option<&TensorName>, names_max: usize) -> Result<Vec<TensorRecord>, TableError> {
+        todo!()
     }
 
     async fn ping(&self) -> Result<(), TableError> {

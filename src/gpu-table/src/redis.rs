@@ -20,8 +20,8 @@ use std::{
 
 use async_trait::async_trait;
 use protocol::{
-    ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Incarnation, KindDescription, Offer, PoolName, Unserved, claim::Settings,
-    config::SecretUrl, gpu::GpuView,
+    ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Incarnation, KindDescription, Offer, PoolName, TensorName, TensorRecord, Unserved,
+    claim::Settings, config::SecretUrl, gpu::GpuView,
 };
 use redis::{FromRedisValue, Script, ScriptInvocation};
 use redis_link::{Link, LinkError, Ridden, Rider};
@@ -252,6 +252,28 @@ impl GpuTable for RedisTable {
         let operation = "read what kinds do";
         let told: Vec<String> = self.run_large(operation, pool, &self.scripts.kinds, vec![arguments::described_for(self.leases)]).await?;
         answers::kinds(operation, &told)
+    }
+
+    async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError> {
+        todo!()
+    }
+
+    async fn withdraw_tensors(
+        &self,
+        pool: &PoolName,
+        gpu_id: &GpuId,
+        incarnation: &Incarnation,
+        copies: &[(TensorName, u64)],
+    ) -> Result<(), TableError> {
+        todo!()
+    }
+
+    async fn find_tensors(&self, pool: &PoolName, names: &[TensorName]) -> Result<Vec<TensorRecord>, TableError> {
+        todo!()
+    }
+
+    async fn tensors(&self, pool: &PoolName, after: Option<&TensorName>, names_max: usize) -> Result<Vec<TensorRecord>, TableError> {
+        todo!()
     }
 
     async fn ping(&self) -> Result<(), TableError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use protocol::{
     ClaimAnswer, ClaimRequest, DescribedKind, GpuId, GpuRow, Holding, Incarnation, Kind, KindDescription, Offer, PoolName, TaskId,
-    Unserved, claim::Settings, gpu::GpuView,
+    TensorName, TensorRecord, Unserved, claim::Settings, gpu::GpuView,
 };
 
 use redis_link::{Ridden, Rider};
@@ -39,6 +39,9 @@ pub(crate) const DESCRIBED_FOR_LEASES: u32 = 10;
 
 /// How many descriptions of kinds a pool has at most, those of several versions of one kind counted each. For a new one beyond them the one goes that was told longest ago.
 pub const DESCRIPTIONS_MAX: usize = 256;
+
+/// How many tensors a worker tells of at once, at most.
+pub const TENSORS_TOLD_MAX: usize = 100;
 
 /// What a worker tells the table, three times a lease.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,6 +175,25 @@ pub trait GpuTable: Send + Sync + 'static {
 
     /// The kinds that were described lately, by name: of several descriptions the one that came up last.
     async fn kinds(&self, pool: &PoolName) -> Result<Vec<DescribedKind>, TableError>;
+
+    /// Says that GPUs of the pool have copies of tensors; a record of the same name, GPU and incarnation is replaced if it is of the same or an older version. A copy is found as long as its GPU's row lives under the
+    /// same incarnation, and until it is withdrawn; workers tell all of theirs again now and then, so that they outlive the table's loss. For at most [`TENSORS_TOLD_MAX`] records at once.
+    async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError>;
+
+    /// Says that a GPU has these versions of tensors no more. Does nothing where another incarnation has the GPU, or where it has announced a newer version since.
+    async fn withdraw_tensors(
+        &self,
+        pool: &PoolName,
+        gpu_id: &GpuId,
+        incarnation: &Incarnation,
+        copies: &[(TensorName, u64)],
+    ) -> Result<(), TableError>;
+
+    /// The copies of these names that living GPUs have, of every version, by name, version and GPU.
+    async fn find_tensors(&self, pool: &PoolName, names: &[TensorName]) -> Result<Vec<TensorRecord>, TableError>;
+
+    /// The copies of tensors that living GPUs have, by name, version and GPU: those of at most `names_max` names that come after `after`. It costs as much as it gives, and one look at each row.
+    async fn tensors(&self, pool: &PoolName, after: Option<&TensorName>, names_max: usize) -> Result<Vec<TensorRecord>, TableError>;
 
     /// Whether the table answers.
     async fn ping(&self) -> Result<(), TableError>;

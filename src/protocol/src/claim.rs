@@ -1,5 +1,7 @@
 //! Claims of slots, and offers of other GPUs' slots.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,29 @@ pub struct ClaimRequest {
     pub has_slot: bool,
     /// Where the claim may choose.
     pub mode: ClaimMode,
+    /// What it would cost to bring the task's data to each GPU. `None`: the task names none, or all of it is as far from everywhere.
+    pub data: Option<DataCosts>,
+}
+
+/// What it would cost to bring the tensors that a task names to a GPU before it runs there. By it `task_specific` chooses, weighed against the wait, and the other strategies among GPUs that are
+/// equal to them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataCosts {
+    /// To a GPU that has none of them, in ms.
+    pub elsewhere_ms: f64,
+    /// To the GPUs that have some of them, in ms; less than `elsewhere_ms` each, at most [`DataCosts::GPUS_MAX`].
+    pub at_ms: BTreeMap<GpuId, f64>,
+}
+
+impl DataCosts {
+    /// Of how many GPUs a claim tells.
+    pub const GPUS_MAX: usize = 64;
+
+    /// What it costs to bring them to this GPU, in ms.
+    #[must_use]
+    pub fn to(&self, gpu_id: &GpuId) -> f64 {
+        self.at_ms.get(gpu_id).copied().unwrap_or(self.elsewhere_ms)
+    }
 }
 
 /// Where a claim may choose.

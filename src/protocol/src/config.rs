@@ -4,9 +4,12 @@
 //! every default; a test loads it.
 
 mod batch;
+mod data;
 mod handlers;
+mod kinds;
 mod models;
 mod operate;
+mod simulated;
 mod store;
 
 use std::{fmt, path::PathBuf};
@@ -16,9 +19,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     batch::BatchSection,
+    data::DataSection,
     handlers::{HandlerProtocol, HandlerSection},
+    kinds::{KernelSection, PredictSection},
     models::{ModelProvider, ModelsSection, SimulatedModel},
     operate::Operate,
+    simulated::SimulatedSection,
     store::StoreSection,
 };
 use crate::{PoolName, Strategy, claim::Settings};
@@ -50,6 +56,8 @@ pub struct Configuration {
     pub kernel: KernelSection,
     /// Models that GPUs keep between tasks.
     pub models: ModelsSection,
+    /// Tensors that stay on GPUs, and how they move.
+    pub data: DataSection,
     /// Programs of the user's that run kinds.
     pub handlers: Vec<HandlerSection>,
     /// Simulated GPUs.
@@ -421,55 +429,6 @@ impl Default for GatewaySection {
             body_timeout_ms: 30_000,
             operate: Operate::default(),
         }
-    }
-}
-
-/// `predict:`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct PredictSection {
-    /// A GGUF file, or a directory with `config.json`, `tokenizer.json` and `*.safetensors`. Default: none; simulated GPUs then use the small model that is part of the program (`tiny`), others
-    /// do not offer `predict`.
-    pub model: Option<PathBuf>,
-    /// `max_length` where a task gives none: tokens to generate. Default: 128.
-    #[schemars(range(min = 1))]
-    pub max_length: u32,
-    /// The largest `max_length` that is accepted. Default: 2,048.
-    #[schemars(range(min = 1))]
-    pub max_length_max: u32,
-}
-
-impl Default for PredictSection {
-    fn default() -> Self {
-        Self { model: None, max_length: 128, max_length_max: 2_048 }
-    }
-}
-
-/// `kernel:`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct KernelSection {
-    /// The folder of the CUDA C++ modules (`<name>.cu`) that tasks may use. Default: none; workers then do not offer `kernel`.
-    pub directory: Option<PathBuf>,
-}
-
-/// `simulated:`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct SimulatedSection {
-    /// How many simulated GPUs `up` starts. Default: 4.
-    #[schemars(range(max = 1_024))]
-    pub gpus: u32,
-    /// Memory of each, in MB. Default: 80,000.
-    #[schemars(range(min = 1))]
-    pub memory_mb: u64,
-    /// Names begin with this: `<prefix>-0`, `<prefix>-1`, …. Default: `sim`.
-    pub id_prefix: String,
-}
-
-impl Default for SimulatedSection {
-    fn default() -> Self {
-        Self { gpus: 4, memory_mb: 80_000, id_prefix: "sim".to_owned() }
     }
 }
 

@@ -39,11 +39,19 @@ pub enum ErrorCode {
     UnknownPool,
     /// The results of a batch are, or must be, larger together than a reply may be.
     ReplyTooLarge,
+    /// The task names a tensor that no living GPU of the pool has. Nothing ran.
+    TensorMissing,
+    /// A tensor has the name already under which the task was to keep one, and it said that it must not be replaced.
+    TensorExists,
+    /// There is no room for a tensor: a quota, or the memory of the GPU and of its host.
+    TensorsFull,
+    /// A tensor could not be brought to the GPU, whichever way was tried.
+    TransferFailed,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidTask,
         Self::InvalidPayload,
         Self::UnknownKind,
@@ -60,6 +68,10 @@ impl ErrorCode {
         Self::Unserved,
         Self::UnknownPool,
         Self::ReplyTooLarge,
+        Self::TensorMissing,
+        Self::TensorExists,
+        Self::TensorsFull,
+        Self::TransferFailed,
     ];
 
     /// The word on the wire.
@@ -82,6 +94,10 @@ impl ErrorCode {
             Self::Unserved => "unserved",
             Self::UnknownPool => "unknown_pool",
             Self::ReplyTooLarge => "reply_too_large",
+            Self::TensorMissing => "tensor_missing",
+            Self::TensorExists => "tensor_exists",
+            Self::TensorsFull => "tensors_full",
+            Self::TransferFailed => "transfer_failed",
         }
     }
 

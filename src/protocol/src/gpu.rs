@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GpuId, Incarnation, Kind, PoolName, TaskId, task::ComputeCapability};
+use crate::{DataState, GpuId, Incarnation, Kind, PoolName, TaskId, task::ComputeCapability};
 
 /// What a GPU is: does not change while its worker lives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -249,6 +249,9 @@ pub struct GpuRow {
     /// What is known of its models, but for their names.
     #[serde(flatten)]
     pub model_state: ModelState,
+    /// What is known of its tensors.
+    #[serde(flatten)]
+    pub data: DataState,
 }
 
 impl GpuRow {

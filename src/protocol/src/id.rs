@@ -163,6 +163,23 @@ identifier!(
     r"^[A-Za-z0-9._:-]+$", |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':')
 );
 
+identifier!(
+    /// The name of a tensor: data that stays on GPUs between tasks.
+    TensorName, "tensor", max 200, "the name of a tensor: 1 to 200 letters, digits, '-', '_', '.' or ':'",
+    r"^[A-Za-z0-9._:-]+$", |c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':')
+);
+
+impl TensorName {
+    /// The longest name, in bytes.
+    pub const BYTES_MAX: usize = 200;
+
+    /// Under which an item of a batch keeps what the batch keeps under this name. `None`: it would be too long.
+    #[must_use]
+    pub fn of_item(&self, item: usize) -> Option<Self> {
+        Self::new(format!("{self}.{item}")).ok()
+    }
+}
+
 impl Default for PoolName {
     /// `default`.
     fn default() -> Self {

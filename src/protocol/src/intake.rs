@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use self::{deadlines::Deadlines, earliest::earliest_start_ms};
 use crate::{
-    BodyHash, DeliveryId, Envelope, GpuOptions, Json, Kind, Limits, Needs, OnError, Refusal, Segments, Task, TaskBody, TaskId,
-    TaskIdentity,
+    BodyHash, DeliveryId, Envelope, GpuOptions, Json, KeepAs, Kind, Limits, Needs, OnError, OnMissing, Refusal, Segments, Task, TaskBody,
+    TaskId, TaskIdentity,
     batch::{self, ITEMS_MAX},
     carried::{body_of, given_on_error, present},
     content,
@@ -164,6 +164,10 @@ struct BodyText<'a> {
     needs: Needs,
     #[serde(default, deserialize_with = "object")]
     limits: Limits,
+    #[serde(default)]
+    keep_as: Option<KeepAs>,
+    #[serde(default)]
+    on_missing: OnMissing,
     /// Of a frame; read by [`frame::read`].
     #[serde(default)]
     segments: Option<IgnoredAny>,
@@ -181,13 +185,13 @@ pub fn read_body(body: &Bytes) -> Result<TaskBody, Refusal> {
 fn read_body_of(body: &Bytes, content_type: Option<&str>) -> Result<TaskBody, Refusal> {
     let (json, segments) = frame::read(body).map_err(|refusal| no_frame(refusal, content_type))?;
     let text: BodyText<'_> = read_object(&json).map_err(|unfit| unread(unfit, &json, content_type))?;
-    let BodyText { payload, items, on_error, gpu_options, needs, limits, segments: list } = text;
+    let BodyText { payload, items, on_error, gpu_options, needs, limits, keep_as, on_missing, segments: list } = text;
     if list.is_some() && !frame::is_frame(body) {
         return Err(Refusal::new("segments", "is there, and the body is no frame; schemas/frame.md says how one is written"));
     }
     let payload = payload.map(|part| Json::within(&json, part));
     let items = items.map(|items| items.into_iter().map(|item| Json::within(&json, item)).collect());
-    let read = TaskBody { gpu_options, needs, limits, segments, ..body_of(payload, items, on_error)? };
+    let read = TaskBody { gpu_options, needs, limits, keep_as, on_missing, segments, ..body_of(payload, items, on_error)? };
     check_body(&read)?;
     Ok(read)
 }
@@ -236,6 +240,9 @@ pub fn check_body(body: &TaskBody) -> Result<(), Refusal> {
         return Err(Refusal::new("payload", format!("must not be nested deeper than {} levels", Json::DEPTH_MAX)));
     }
     check_items(body)?;
+    if let Some(keep_as) = &body.keep_as {
+        keep_as.check(body.items.as_ref().map_or(0, Vec::len))?;
+    }
     check_segments(&body.segments)?;
     check_limits(&body.limits)
 }

@@ -172,6 +172,7 @@ mod tests {
             kinds_down: BTreeMap::new(),
             run_ms: BTreeMap::new(),
             model_state: crate::gpu::ModelState::default(),
+            data: crate::DataState::default(),
         };
         let mut view = GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000 };
         change(&mut view);

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod carried;
+mod checksum;
 pub mod claim;
 pub mod config;
 pub mod content;
@@ -34,11 +35,13 @@ pub mod reply;
 pub mod status;
 mod strategy;
 pub mod task;
+pub mod tensor;
 mod trace_context;
 mod unserved;
 
 pub use batch::{IndexedItem, ItemCounts, ItemResult, OnError, Slice, SliceCounts, SliceResults};
-pub use claim::{ClaimAnswer, ClaimMode, ClaimRequest, Holding, Offer, Token, Unplaceable};
+pub use checksum::Checksum;
+pub use claim::{ClaimAnswer, ClaimMode, ClaimRequest, DataCosts, Holding, Offer, Token, Unplaceable};
 pub use dead_letter::{DeadLetter, KeptLetter, Requeued};
 pub use delay::EarliestStart;
 pub use envelope::Envelope;
@@ -48,7 +51,7 @@ pub use fleet_models::{FleetModels, GpuModels, WishTaken};
 pub use frame::{DType, Framed, ListedSegment, SegmentRef, Segments};
 pub use gpu::{GpuDescription, GpuRow, GpuSample, Health};
 pub use group::{GroupCancelled, GroupCounts, GroupMember, GroupStatus};
-pub use id::{DeliveryId, GpuId, GroupName, Incarnation, InvalidId, Kind, PoolName, TaskId};
+pub use id::{DeliveryId, GpuId, GroupName, Incarnation, InvalidId, Kind, PoolName, TaskId, TensorName};
 pub use identity::{BodyHash, TaskIdentity, identify, identify_by_key, identify_letter};
 pub use intake::{IntakeLimits, check_body, read_body, read_task};
 pub use item_results::ItemResults;
@@ -64,5 +67,9 @@ pub use reply::{Outcome, Reply, TaskError};
 pub use status::{TaskState, TaskStatus};
 pub use strategy::{Choice, Fallback, Strategy};
 pub use task::{GpuOptions, Limits, Needs, Task, TaskBody};
+pub use tensor::{
+    DataPort, DataState, IfExists, KeepAs, KeptTensor, OnMissing, TensorCopy, TensorPlace, TensorRecord, TensorRef, TensorShape,
+    TensorView, TransferWay, WayView,
+};
 pub use trace_context::{is_traceparent, trace_id_of};
 pub use unserved::Unserved;

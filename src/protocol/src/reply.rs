@@ -37,7 +37,8 @@ impl Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskError {
     /// A word for programs: `invalid_task`, `invalid_payload`, `unknown_kind`, `unknown_gpu`, `reused_id`, `executor_failed`, `attempt_timeout`,
-    /// `deadline`, `out_of_memory`, `cancelled`, `quarantined`, `reply_not_kept`, `dropped`, `unserved`, `unknown_pool`, `reply_too_large`, or one of the executor's own.
+    /// `deadline`, `out_of_memory`, `cancelled`, `quarantined`, `reply_not_kept`, `dropped`, `unserved`, `unknown_pool`, `reply_too_large`, `tensor_missing`, `tensor_exists`, `tensors_full`,
+    /// `transfer_failed`, or one of the executor's own.
     pub code: String,
     /// A sentence for people.
     pub message: String,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::reading::object;
 use crate::{
-    BodyHash, DeliveryId, GpuId, Json, Kind, OnError, Segments, Slice, TaskId,
+    BodyHash, DeliveryId, GpuId, Json, KeepAs, Kind, OnError, OnMissing, Segments, Slice, TaskId,
     batch::{self, ITEMS_MAX},
     frame,
     json::with_field,
@@ -36,6 +36,13 @@ pub struct TaskBody {
     /// Time and attempt limits.
     #[serde(default, deserialize_with = "object", skip_serializing_if = "Limits::is_default")]
     pub limits: Limits,
+    /// Under which names the task's outputs stay on its GPU, for other tasks to use; the result has `{"tensor": "name", ...}` in their place. Those of the items of a batch are kept under the name, a dot
+    /// and the item's number (`name.17`). Default: they are part of the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_as: Option<KeepAs>,
+    /// What becomes of the task if a tensor that it names is nowhere. Default: `fail`.
+    #[serde(default, skip_serializing_if = "OnMissing::is_default")]
+    pub on_missing: OnMissing,
     /// The raw bytes that the payload refers to.
     #[serde(skip)]
     pub segments: Segments,
@@ -62,9 +69,13 @@ impl TaskBody {
             needs: &'a Needs,
             #[serde(skip_serializing_if = "Limits::is_default")]
             limits: &'a Limits,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            keep_as: &'a Option<KeepAs>,
+            #[serde(skip_serializing_if = "OnMissing::is_default")]
+            on_missing: OnMissing,
         }
-        let Self { payload, items, on_error, gpu_options, needs, limits, segments } = self;
-        let beside = BesideThePayload { on_error: *on_error, gpu_options, needs, limits };
+        let Self { payload, items, on_error, gpu_options, needs, limits, keep_as, on_missing, segments } = self;
+        let beside = BesideThePayload { on_error: *on_error, gpu_options, needs, limits, keep_as, on_missing: *on_missing };
         let beside = serde_json::to_vec(&beside).expect("its keys are texts");
         let text = match items {
             None => with_field(beside, "payload", payload),

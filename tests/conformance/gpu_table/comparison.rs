@@ -275,6 +275,7 @@ impl Life {
             holding,
             has_slot: plan.has_slot,
             mode: if plan.waits { ClaimMode::TasksWaiting } else { ClaimMode::Choose },
+            data: None,
         }
     }
 

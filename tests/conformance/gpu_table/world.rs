@@ -232,6 +232,7 @@ pub fn row(name: &str) -> GpuRow {
         kinds: vec!["echo".parse().expect("a kind")],
         models: Vec::new(),
         model_state: Default::default(),
+        data: Default::default(),
         foreign_utilization_percent: 0.0,
         waiting: 0,
         running: Vec::new(),
@@ -272,6 +273,7 @@ pub fn ask(task: &str, asker: &str) -> ClaimRequest {
         holding: Holding { slots: 1, number: 1 },
         has_slot: true,
         mode: ClaimMode::Choose,
+        data: None,
     }
 }
 

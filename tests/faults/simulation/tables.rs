@@ -11,7 +11,7 @@ use bytes::Bytes;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
     BodyHash, ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Holding, Incarnation, Kind, KindDescription, Offer, PoolName, Slice, TaskId,
-    TaskStatus, Token, Unserved, claim::Settings, gpu::GpuView,
+    TaskStatus, TensorName, TensorRecord, Token, Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
     Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
@@ -131,6 +131,28 @@ impl GpuTable for ChaosTable {
 
     async fn unserved(&self, pool: &PoolName) -> Result<Vec<Unserved>, TableError> {
         self.call("unserved", self.inner.unserved(pool)).await
+    }
+
+    async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError> {
+        self.call("announce tensors", self.inner.announce_tensors(pool, records)).await
+    }
+
+    async fn withdraw_tensors(
+        &self,
+        pool: &PoolName,
+        gpu_id: &GpuId,
+        incarnation: &Incarnation,
+        copies: &[(TensorName, u64)],
+    ) -> Result<(), TableError> {
+        self.call("withdraw tensors", self.inner.withdraw_tensors(pool, gpu_id, incarnation, copies)).await
+    }
+
+    async fn find_tensors(&self, pool: &PoolName, names: &[TensorName]) -> Result<Vec<TensorRecord>, TableError> {
+        self.call("find tensors", self.inner.find_tensors(pool, names)).await
+    }
+
+    async fn tensors(&self, pool: &PoolName, after: Option<&TensorName>, names_max: usize) -> Result<Vec<TensorRecord>, TableError> {
+        self.call("tensors", self.inner.tensors(pool, after, names_max)).await
     }
 
     async fn describe_kinds(&self, pool: &PoolName, kinds: &[KindDescription]) -> Result<(), TableError> {

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use protocol::{GpuDescription, GpuSample, Health};
 
-use crate::simulated::Sleeper;
+use crate::{DeviceMemory, simulated::Sleeper};
 
 /// What an attempt will use of a GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -121,6 +121,11 @@ pub trait Device: Send + Sync + 'static {
 
     /// CUDA on this GPU, for executors that need it. Default: none, as on a simulated GPU.
     fn cuda(&self) -> Option<&crate::Cuda> {
+        None
+    }
+
+    /// Its memory, for data that stays there between tasks. Default: none.
+    fn memory(&self) -> Option<&dyn DeviceMemory> {
         None
     }
 

@@ -11,7 +11,7 @@ use protocol::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BatchMember, Batching, Report, RunBatch, Usage,
+    BatchMember, Batching, Report, RunBatch, RunTensors, TakesTensors, Usage,
     models::{ListedModel, ModelCache, ModelCounts, Shelf},
 };
 
@@ -32,6 +32,8 @@ pub struct Run<'a> {
     pub pieces: u32,
     /// Takes what the attempt takes of the GPU, where the executor measures it.
     pub usage: Usage,
+    /// The tensors that the payload names, on this GPU, and where its outputs stay.
+    pub tensors: RunTensors,
 }
 
 impl Run<'_> {
@@ -121,6 +123,12 @@ pub trait Executor: Send + Sync + 'static {
         true
     }
 
+    /// How it takes tensors that a payload names (`{"tensor": "x"}`), and keeps its outputs. Tasks that name or keep some run by themselves, not together with others. Default: it takes none; such an object is an
+    /// object like any other.
+    fn takes_tensors(&self) -> TakesTensors {
+        TakesTensors::No
+    }
+
     /// How large a payload is, in whatever bounds a run: tokens, pixels, bytes. Default: 1.
     ///
     /// # Errors
@@ -135,7 +143,7 @@ pub trait Executor: Send + Sync + 'static {
         let RunBatch { device, members, .. } = batch;
         let mut answers = Vec::with_capacity(members.len());
         for BatchMember { task, payload, cancel, report, usage } in members {
-            answers.push(self.run(Run { task, payload, device, cancel, report, pieces: 1, usage }).await);
+            answers.push(self.run(Run { task, payload, device, cancel, report, pieces: 1, usage, tensors: RunTensors::none() }).await);
         }
         answers
     }

@@ -7,7 +7,7 @@ use protocol::{BodyHash, DeliveryId, Json, Kind, Task, TaskBody, TaskId};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Executor, Failure, Report, Run, Usage};
+use crate::{Executor, Failure, Report, Run, RunTensors, Usage};
 
 pub(crate) fn gpu() -> Arc<dyn Device> {
     Arc::new(SimulatedGpu::new(SimulatedOptions::default()))
@@ -40,6 +40,7 @@ pub(crate) fn run_of<'a>(task: &'a Task, device: &'a Arc<dyn Device>) -> Run<'a>
         report: Report::to_nobody(),
         pieces: 1,
         usage: Usage::default(),
+        tensors: RunTensors::none(),
     }
 }
 

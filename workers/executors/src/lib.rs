@@ -22,6 +22,7 @@ mod payload;
 #[cfg(feature = "predict")]
 pub mod predict;
 mod report;
+mod run_tensors;
 mod schemas;
 mod simulate;
 mod usage;
@@ -35,5 +36,6 @@ pub use models::{InUse, ListedModel, Loaded, ModelBounds, ModelCache, ModelCount
 #[cfg(feature = "predict")]
 pub use predict::{Predict, PredictError};
 pub use report::{Listening, Report, Reported, ReportedPartials, Reports};
+pub use run_tensors::{Keeping, RunTensors, TakesTensors, failure_of};
 pub use simulate::{simulate, simulate_keeping};
 pub use usage::Usage;

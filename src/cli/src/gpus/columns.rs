@@ -153,6 +153,7 @@ mod tests {
             kinds: Vec::new(),
             models: Vec::new(),
             model_state: Default::default(),
+            data: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 3,
             running: Vec::new(),

@@ -89,6 +89,7 @@ mod tests {
             kinds_down: down.iter().map(|(kind, reason)| (kind.parse().expect("a kind"), (*reason).to_owned())).collect(),
             run_ms: BTreeMap::new(),
             model_state: protocol::gpu::ModelState::default(),
+            data: protocol::DataState::default(),
         };
         GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000 }
     }

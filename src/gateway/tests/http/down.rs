@@ -10,7 +10,7 @@ use bytes::Bytes;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
     BodyHash, ClaimAnswer, ClaimRequest, DescribedKind, GpuId, GroupName, GroupStatus, Incarnation, Kind, KindDescription, Offer, Outcome,
-    PoolName, Slice, TaskId, TaskStatus, Token, Unserved, claim::Settings, gpu::GpuView,
+    PoolName, Slice, TaskId, TaskStatus, TensorName, TensorRecord, Token, Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
     Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look,
@@ -37,6 +37,18 @@ impl GpuTable for DownTable {
         no_table()
     }
     async fn withdraw(&self, _: &Offer) -> Result<(), TableError> {
+        no_table()
+    }
+    async fn announce_tensors(&self, _: &PoolName, _: &[TensorRecord]) -> Result<(), TableError> {
+        no_table()
+    }
+    async fn withdraw_tensors(&self, _: &PoolName, _: &GpuId, _: &Incarnation, _: &[(TensorName, u64)]) -> Result<(), TableError> {
+        no_table()
+    }
+    async fn find_tensors(&self, _: &PoolName, _: &[TensorName]) -> Result<Vec<TensorRecord>, TableError> {
+        no_table()
+    }
+    async fn tensors(&self, _: &PoolName, _: Option<&TensorName>, _: usize) -> Result<Vec<TensorRecord>, TableError> {
         no_table()
     }
     async fn seen(&self, _: &PoolName, _: &GpuId) -> Result<Seen, TableError> {

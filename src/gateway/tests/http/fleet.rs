@@ -104,6 +104,7 @@ pub fn heartbeat(id: &str, kinds: &[&str]) -> Heartbeat {
         kinds: kinds.iter().map(|kind| kind.parse().expect("valid")).collect(),
         models: Vec::new(),
         model_state: Default::default(),
+        data: Default::default(),
         foreign_utilization_percent: 0.0,
         waiting: 0,
         running: Vec::new(),

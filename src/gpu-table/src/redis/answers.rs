@@ -165,6 +165,7 @@ mod tests {
             holding: Holding::default(),
             has_slot: true,
             mode: ClaimMode::Choose,
+            data: None,
         }
     }
 

@@ -14,5 +14,5 @@ mod state;
 
 pub use gpu::SimulatedGpu;
 pub use knobs::SimulatedKnobs;
-pub use options::{SimulatedOptions, Thermals};
+pub use options::{LinkSpeed, SimulatedOptions, Thermals};
 pub use sleeper::Sleeper;

@@ -21,6 +21,27 @@ pub struct SimulatedOptions {
     pub thermals: Thermals,
     /// How simulated work on it waits for its end. Default: [`Sleeper::Coarse`], which follows a paused clock.
     pub sleeper: Sleeper,
+    /// The link between the GPU and its host, each direction by itself. Default: 25 GB/s, 10 µs.
+    pub host_link: LinkSpeed,
+    /// The links between the GPU and other simulated GPUs of the process, one for each, each direction by itself. `None`: there are none. Default: 200 GB/s, 10 µs.
+    pub peer_link: Option<LinkSpeed>,
+}
+
+/// How fast a link is. It carries one copy at a time in each direction; others wait.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinkSpeed {
+    /// In bytes a second, above 0.
+    pub bytes_per_second: f64,
+    /// How long a copy takes beside its bytes.
+    pub latency: Duration,
+}
+
+impl LinkSpeed {
+    /// So many GB/s (10^9 bytes), and 10 µs.
+    #[must_use]
+    pub const fn gb_s(gb_s: f64) -> Self {
+        Self { bytes_per_second: gb_s * 1e9, latency: Duration::from_micros(10) }
+    }
 }
 
 impl SimulatedOptions {
@@ -34,6 +55,8 @@ impl SimulatedOptions {
             compute_capability: ComputeCapability { major: 9, minor: 0 },
             thermals: Thermals::default(),
             sleeper: Sleeper::default(),
+            host_link: LinkSpeed::gb_s(25.0),
+            peer_link: Some(LinkSpeed::gb_s(200.0)),
         }
     }
 

@@ -112,6 +112,7 @@ impl Trying<'_> {
             report: self.report.clone(),
             pieces,
             usage: work.usage.clone(),
+            tensors: executors::RunTensors::none(),
         };
         work.executor.run(run).await.map_err(Failed::from)
     }

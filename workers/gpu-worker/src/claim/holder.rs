@@ -129,6 +129,7 @@ mod tests {
             kinds: Vec::new(),
             models: Vec::new(),
             model_state: Default::default(),
+            data: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: running.iter().map(|task| task.parse().unwrap()).collect(),

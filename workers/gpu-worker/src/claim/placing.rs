@@ -441,6 +441,7 @@ pub(crate) fn request(context: &Context, task: &Task, tasks_wait: bool) -> Claim
         holding: Holding::default(),
         has_slot: false,
         mode: if tasks_wait { ClaimMode::TasksWaiting } else { ClaimMode::Choose },
+        data: None,
     }
 }
 

@@ -145,6 +145,7 @@ impl Heart {
             run_ms: self.gpu.forecast.of_each_kind(),
             models: self.gpu.executors.models(),
             model_state: self.gpu.models_wished.state(&self.gpu),
+            data: protocol::DataState::default(),
             foreign_utilization_percent: self.foreign.percent,
             waiting: self.slots.waiting(),
             running: self.begun.tasks(),

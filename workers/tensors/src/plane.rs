@@ -1,0 +1,246 @@
+//! One GPU's part of the fleet's data.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use devices::{Device, DeviceBuffer};
+use protocol::{
+    DataCosts, DataState, Environment, GpuId, IfExists, Incarnation, KeptTensor, TensorName, TensorRecord, TensorRef, TensorShape,
+    TransferWay, config::DataSection,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{DataError, Directory, Tensor, TensorBounds, TensorStore};
+
+/// How long transfers may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransferLimits {
+    /// Over all ways and tries; it grows with the bytes.
+    pub timeout: Duration,
+    /// Without a byte.
+    pub stall: Duration,
+    /// For how long a way that failed is left out.
+    pub demotion: Duration,
+}
+
+/// How a GPU keeps and moves tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataOptions {
+    /// Where its data port listens. `None`: it has none.
+    pub listen: Option<String>,
+    /// What others are told, without the port.
+    pub advertise: Option<String>,
+    /// How much it keeps.
+    pub bounds: TensorBounds,
+    /// Most that the pool keeps, in MB (10^6 bytes).
+    pub pool_mb: Option<u64>,
+    /// How long a tensor is kept after its last use where nobody said otherwise.
+    pub ttl: Duration,
+    /// How long transfers may take.
+    pub limits: TransferLimits,
+}
+
+impl DataOptions {
+    /// As configured, for a GPU with so much memory that tasks may use.
+    #[must_use]
+    pub fn of(section: &DataSection, usable_mb: u64) -> Self {
+        const MB: u64 = 1_000_000;
+        Self {
+            listen: section.listen.clone(),
+            advertise: section.advertise.clone(),
+            bounds: TensorBounds {
+                gpu_bytes: section.gpu_mb.unwrap_or(usable_mb).min(usable_mb).saturating_mul(MB),
+                host_bytes: section.host_mb.saturating_mul(MB),
+                tensors: section.tensors_max as usize,
+            },
+            pool_mb: section.pool_mb,
+            ttl: Duration::from_millis(section.ttl_ms),
+            limits: TransferLimits {
+                timeout: Duration::from_millis(section.transfer_timeout_ms),
+                stall: Duration::from_millis(section.stall_timeout_ms),
+                demotion: Duration::from_millis(section.demotion_ms),
+            },
+        }
+    }
+}
+
+/// What a [`DataPlane`] is made of.
+pub struct DataParts {
+    /// The GPU.
+    pub device: Arc<dyn Device>,
+    /// Where tensors are.
+    pub directory: Arc<dyn Directory>,
+    /// The start of the worker.
+    pub incarnation: Incarnation,
+    /// Clock, randomness, jobs.
+    pub environment: Environment,
+    /// How it keeps and moves them.
+    pub options: DataOptions,
+    /// Where it counts.
+    pub metrics: Arc<DataMetrics>,
+}
+
+/// What is to be kept.
+#[derive(Debug, Clone)]
+pub struct Keep {
+    /// Its name.
+    pub name: TensorName,
+    /// What its numbers are.
+    pub shape: TensorShape,
+    /// Who makes it.
+    pub owner: String,
+    /// Its version. `None`: the time, in microseconds.
+    pub version: Option<u64>,
+    /// How long it is kept after its last use. `None`: as configured.
+    pub ttl: Option<Duration>,
+    /// What becomes of one that has the name. An older version of the same owner is always replaced.
+    pub if_exists: IfExists,
+}
+
+/// What a tensor is filled with.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Bytes of the host.
+    Host(Bytes),
+    /// Memory of this GPU, which becomes the tensor's.
+    Gpu(DeviceBuffer),
+}
+
+/// What came of a copy to one GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CopiedTo {
+    /// The GPU.
+    pub gpu_id: GpuId,
+    /// Where it read from and how long it took, or why it has none.
+    pub outcome: Result<Copied, String>,
+}
+
+/// A copy that was made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Copied {
+    /// The GPU that it was read from.
+    pub from: GpuId,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// One GPU's part of the fleet's data: its tensors, its ways to other GPUs, its data port.
+pub struct DataPlane {}
+
+impl DataPlane {
+    /// Opens the data port, tries the ways to the other GPUs of the host where there are any, and starts its duties (they end with [`stop`](Self::stop)). From now on other data planes of this process reach it
+    /// directly, by its incarnation. A port that cannot be opened is logged as an error, and there is none.
+    pub async fn start(parts: DataParts) -> Arc<Self> {
+        todo!()
+    }
+
+    /// What it keeps.
+    pub fn store(&self) -> &Arc<TensorStore> {
+        todo!()
+    }
+
+    /// What the row of the GPU says of its data.
+    pub fn state(&self) -> DataState {
+        todo!()
+    }
+
+    /// The copies of the tensors that references mean: of a name without a version, those of the latest. Asks the table once.
+    ///
+    /// # Errors
+    /// [`DataError::Missing`] for the first that is nowhere; [`DataError::Directory`].
+    pub async fn find(&self, references: &[TensorRef]) -> Result<Vec<TensorRecord>, DataError> {
+        todo!()
+    }
+
+    /// What it would cost to bring these copies to each GPU that has one; `None` where it costs nothing anywhere. Goes by the bandwidths that were measured, and by what is usual where none was.
+    pub fn costs(&self, copies: &[TensorRecord]) -> Option<DataCosts> {
+        todo!()
+    }
+
+    /// A tensor, on this GPU: as it lies here, brought back from the host's memory, or brought from another GPU, the shortest way that works. `copies` is what [`find`](Self::find) gave. Those who want the same one
+    /// at the same time share one transfer.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn fetch(
+        &self,
+        reference: &TensorRef,
+        copies: &[TensorRecord],
+        cancel: &CancellationToken,
+    ) -> Result<Arc<Tensor>, DataError> {
+        todo!()
+    }
+
+    /// Keeps a tensor here, and announces it: when this returns, everybody finds it.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn keep(&self, keep: Keep, content: Content) -> Result<KeptTensor, DataError> {
+        todo!()
+    }
+
+    /// Bytes of a tensor that is here.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn read(&self, tensor: &Tensor, range: Range<u64>) -> Result<Bytes, DataError> {
+        todo!()
+    }
+
+    /// Frees all copies of a tensor (of its latest version, or of the one that is named), wherever they are; the GPUs that had one. What is in use goes when it no longer is, and is not found any more at once.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn free(&self, reference: &TensorRef) -> Result<Vec<GpuId>, DataError> {
+        todo!()
+    }
+
+    /// Copies a tensor to other GPUs, along a tree over the ways between them: each link is used once, and a GPU that has it passes it on. One that is slow or dead holds up nobody but those behind it, who
+    /// then read from another copy. `to` empty: to every GPU of the pool that takes data.
+    ///
+    /// # Errors
+    /// [`DataError`], where it is nowhere or a GPU that is named is none of the pool's; what fails for a GPU is its outcome.
+    pub async fn copy_to(&self, reference: &TensorRef, to: &[GpuId], cancel: &CancellationToken) -> Result<Vec<CopiedTo>, DataError> {
+        todo!()
+    }
+
+    /// Joins tensors along their first dimension, in order, into one that is kept here.
+    ///
+    /// # Errors
+    /// [`DataError`]; [`DataError::Invalid`] where their types or their other dimensions differ.
+    pub async fn gather(&self, parts: &[TensorRef], keep: Keep, cancel: &CancellationToken) -> Result<KeptTensor, DataError> {
+        todo!()
+    }
+
+    /// Lets tensors that nobody uses go to the host's memory, or away, until so many bytes of the GPU are free of them. Whether any went.
+    pub async fn make_room(&self, bytes: u64) -> bool {
+        todo!()
+    }
+
+    /// Tells the table of everything that is here, again.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn announce_all(&self) -> Result<(), DataError> {
+        todo!()
+    }
+
+    /// Closes the port, ends what goes on, and is reached by nobody any more.
+    pub async fn stop(&self) {
+        todo!()
+    }
+}
+
+/// Where data planes count: one for all of a process.
+pub struct DataMetrics {}
+
+impl DataMetrics {
+    /// Registers `gpufleet_transfer_bytes_total{way}`, `gpufleet_transfer_seconds{way}`, `gpufleet_transfer_failures_total{way,reason}`, `gpufleet_tensors{gpu_id,place}`, `gpufleet_tensor_bytes{gpu_id,place}`,
+    /// `gpufleet_tensor_evictions_total{gpu_id,to}`.
+    ///
+    /// # Errors
+    /// Those of the registry: a name is taken.
+    pub fn new(registry: &prometheus::Registry) -> Result<Self, prometheus::Error> {
+        todo!()
+    }
+}

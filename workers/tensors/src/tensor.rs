@@ -1,0 +1,53 @@
+//! One tensor on one GPU.
+
+use protocol::{TensorName, TensorShape};
+
+/// What a tensor is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorAbout {
+    /// Its name.
+    pub name: TensorName,
+    /// Its version; see [`TensorRecord::version`](protocol::TensorRecord::version).
+    pub version: u64,
+    /// What its numbers are.
+    pub shape: TensorShape,
+    /// Who made it.
+    pub owner: String,
+    /// When it was made, Unix time in ms.
+    pub made_ms: u64,
+    /// How long it is kept after its last use, in ms.
+    pub ttl_ms: u64,
+}
+
+impl TensorAbout {
+    /// Its length; 0 where its shape is larger than can be counted, which nobody lets through.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.shape.bytes().unwrap_or(0)
+    }
+}
+
+/// A tensor in the memory of a GPU. While anybody has an `Arc` of it, it stays there.
+#[derive(Debug)]
+pub struct Tensor {
+    about: TensorAbout,
+    buffer: devices::DeviceBuffer,
+}
+
+impl Tensor {
+    pub(crate) const fn new(about: TensorAbout, buffer: devices::DeviceBuffer) -> Self {
+        Self { about, buffer }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub const fn about(&self) -> &TensorAbout {
+        &self.about
+    }
+
+    /// Its bytes, on the GPU.
+    #[must_use]
+    pub const fn buffer(&self) -> &devices::DeviceBuffer {
+        &self.buffer
+    }
+}
