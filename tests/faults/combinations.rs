@@ -264,6 +264,8 @@ async fn queues_that_an_operator_deletes_between_kills_are_there_again_when_they
         fleet.kill(&away).await;
         // From here on nobody starts.
         fleet.eligible(3).await;
+        // To the broker a queue is empty whose messages are all in somebody's hand.
+        retried.until_all_ended(&fleet).await;
         for queue in &deleted {
             delete(&fleet, queue).await;
         }

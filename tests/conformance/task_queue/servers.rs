@@ -124,6 +124,26 @@ async fn blocked_publishers_fail_at_once_while_acks_go_through() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_had_arrived_from_a_queue_that_is_deleted_is_there_to_be_taken() {
+    let url = PrivateRabbitMq::shared().await.url();
+    let queue = connect(&url, options()).await;
+    let mut consumer = queue.consume(&pool(), prefetch(10)).await.expect("consuming");
+    publish_all(&*queue, ["a", "b", "c"].map(|id| message(&pool(), id))).await;
+    let taken = next(&mut consumer).await;
+    until_ready(&*queue, &pool(), 0).await;
+    let (_connection, channel) = foreign(&url).await;
+    let mut live = consumer.live();
+    channel.queue_delete(queue.names().queue(&pool()).as_str().into(), QueueDeleteOptions::default()).await.expect("deleted");
+    live.wait_for(|live| !live).await.expect("the consumer lives on");
+    assert_eq!(id_of(&taken), "a");
+    for id in ["b", "c"] {
+        assert_eq!(id_of(&next(&mut consumer).await), id, "nobody else has it any more");
+    }
+    until("the queue is back", async || queue.publish(message(&pool(), "d")).await.is_ok()).await;
+    assert_eq!(ack_next(&mut consumer, 1).await, ["d"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_consumer_whose_queue_was_deleted_declares_it_and_consumes_again() {
     let url = PrivateRabbitMq::shared().await.url();
     let queue = connect(&url, options()).await;

@@ -78,6 +78,8 @@ pub(super) struct Opened {
 /// Why feeding ended.
 enum Ending {
     Lost(String),
+    /// By the broker alone: the channel lives.
+    Cancelled,
     Wished(Wish),
 }
 
@@ -140,12 +142,12 @@ impl Subscription {
                     // The broker delivers these again: what was not taken yet would be work done twice.
                     let stale = self.inbox.clear().len();
                     tracing::warn!(queue = %self.queue, reason, stale, "lost a consumer");
-                    // Where the broker ended the consumer alone, its channel lives, and what is unacked would stay with it.
-                    if opened.channel.status().connected() {
-                        let _ignored = tokio::time::timeout(CLOSE_LIMIT, opened.channel.close(200, "OK".into())).await;
-                    }
-                    drop(opened);
-                    self.reopen(&mut backoff).await
+                    self.begin_again(opened, &mut backoff).await
+                }
+                Ending::Cancelled => {
+                    // Most likely the queue was deleted, and what was not taken yet is nowhere else. If not, it comes again, and its identity makes the copy harmless.
+                    tracing::warn!(queue = %self.queue, "the broker cancelled a consumer; its queue may have been deleted");
+                    self.begin_again(opened, &mut backoff).await
                 }
                 Ending::Wished(wish) => {
                     self.wind_down(opened, wish).await;
@@ -154,6 +156,16 @@ impl Subscription {
             };
         }
         self.inbox.close();
+    }
+
+    /// Lets go of what is left of a consumer, and opens another.
+    async fn begin_again(&mut self, ended: Opened, backoff: &mut Backoff) -> Option<Opened> {
+        // Where the broker ended the consumer alone, its channel lives, and what is unacked would stay with it.
+        if ended.channel.status().connected() {
+            let _ignored = tokio::time::timeout(CLOSE_LIMIT, ended.channel.close(200, "OK".into())).await;
+        }
+        drop(ended);
+        self.reopen(backoff).await
     }
 
     /// Feeds the inbox until the stream ends (a queue deleted on the broker ends it without an error) or the owner wants something else.
@@ -168,7 +180,8 @@ impl Subscription {
                 arrived = opened.stream.next() => match arrived {
                     Some(Ok(arrived)) => self.push(&settling, arrived),
                     Some(Err(error)) => return Ending::Lost(error.to_string()),
-                    None => return Ending::Lost("the broker cancelled it".to_owned()),
+                    None if opened.channel.status().connected() => return Ending::Cancelled,
+                    None => return Ending::Lost("its channel is closed".to_owned()),
                 },
             }
         }
