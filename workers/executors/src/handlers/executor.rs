@@ -150,11 +150,15 @@ impl HandlerExecutor {
                 .await;
             std::future::pending::<()>().await;
         };
-        tokio::select! {
+        let began = Instant::now();
+        let answers = tokio::select! {
             biased;
             answers = attached.answers(cancel) => answers,
             () = left => unreachable!("it never ends"),
-        }
+        };
+        let took = began.elapsed();
+        members.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()).for_each(|(member, _)| member.usage.ran_for(took));
+        answers
     }
 }
 

@@ -14,14 +14,14 @@ use tokio::time::Instant;
 
 use super::{OnnxModels, request::Request, source::SOURCE, together, written::written};
 use crate::{
-    Batching, Executor, Failure, Run, RunBatch,
+    Batching, Executor, Failure, Run, RunBatch, TakesTensors,
     models::{ModelCache, Shelf, ShelfOf},
     payload, schemas,
 };
 
 /// Most payloads of one run.
 const LARGEST: usize = 32;
-/// Payloads whose JSON is longer than this, in bytes, run alone: to look for their model would take as long as to run them.
+/// Payloads whose JSON is longer than this, in bytes, run alone and wherever there is room: to look for their model would take as long as to run them.
 const JSON_MAX: usize = 64 * 1024;
 
 /// Runs the models of the operator's folder.
@@ -65,11 +65,7 @@ impl Executor for Onnx {
 
     /// Only where it is known that payloads of its model leave each other alone: before that, each runs by itself.
     fn takes_part(&self, payload: &Json) -> bool {
-        if payload.as_bytes().len() > JSON_MAX {
-            return false;
-        }
-        let model = payload.fields().ok().and_then(|mut fields| fields.remove("model")?.to::<String>().ok());
-        model.is_some_and(|model| self.models.runs_together(&model))
+        self.model_of(payload).is_some_and(|model| self.models.runs_together(&model))
     }
 
     async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
@@ -85,7 +81,11 @@ impl Executor for Onnx {
     }
 
     fn model_of(&self, payload: &Json) -> Option<String> {
-        payload::model_named(payload)
+        (payload.as_bytes().len() <= JSON_MAX).then(|| payload::model_named(payload))?
+    }
+
+    fn takes_tensors(&self) -> TakesTensors {
+        TakesTensors::AsSegments
     }
 
     fn models(&self) -> Vec<String> {
