@@ -40,7 +40,10 @@ impl Ledger {
         let name = format!("ledger-{}", uuid::Uuid::new_v4().simple());
         let (_connection, channel) = channel(&amqp).await;
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(name.as_str().into(), durable, FieldTable::default()).await.unwrap();
+        // RabbitMQ 3.10 has the queue that was declared last on its disk only when it writes the next one: without that, one that is killed forgets it.
+        for queue in [name.clone(), format!("{name}.next")] {
+            channel.queue_declare(queue.as_str().into(), durable, FieldTable::default()).await.unwrap();
+        }
         Self { name, amqp, published: BTreeSet::new(), replies: BTreeMap::new() }
     }
 
