@@ -3,6 +3,12 @@
 //! [`Served`] is what a port serves; `workers/tensors` has the one implementation, and tests others. [`Client`] reads, writes and frees tensors through a port. Every piece carries a checksum, and a reading
 //! that broke off goes on where it was.
 
+mod client;
+mod error;
 mod served;
+mod server;
 
+pub use client::{Client, ClientLimits, Dialled, Wire};
+pub use error::LinkError;
 pub use served::{FetchOrder, NewTensor, Opened, Reading, Refused, RefusedBecause, Served, Writing};
+pub use server::{DataServer, ServerLimits, serve_stream};
