@@ -7,6 +7,7 @@ mod client;
 mod error;
 mod served;
 mod server;
+mod wire;
 
 pub use client::{Client, ClientLimits, Dialled, Wire};
 pub use error::LinkError;

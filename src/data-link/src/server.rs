@@ -1,15 +1,25 @@
 //! The data port.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod session;
+mod writing;
 
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{LinkError, Served, Wire};
 
+/// How long nobody is let in after that failed: the process has no file descriptor left, say.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// What a data port grants those who use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Most connections at once. Each holds two pieces of at most 16 MiB at a time.
+    /// Most connections at once; further ones are closed at once. Each holds two pieces of at most 16 MiB at a time.
     pub connections: usize,
     /// For who connects to give the key.
     pub hello: Duration,
@@ -26,7 +36,11 @@ impl Default for ServerLimits {
 }
 
 /// A data port that listens at a TCP address.
-pub struct DataServer {}
+#[derive(Debug)]
+pub struct DataServer {
+    listener: TcpListener,
+    limits: ServerLimits,
+}
 
 impl DataServer {
     /// Listens, at `host:port`; the address that it has then. With port 0 the system chooses.
@@ -34,18 +48,68 @@ impl DataServer {
     /// # Errors
     /// [`LinkError::Listen`].
     pub async fn bind(listen: &str) -> Result<(Self, SocketAddr), LinkError> {
-        todo!()
+        let cannot = |source: io::Error| LinkError::Listen { address: listen.to_owned(), source };
+        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        Ok((Self { listener, limits: ServerLimits::default() }, address))
     }
 
     /// With other limits than the usual.
     #[must_use]
     pub fn with_limits(self, limits: ServerLimits) -> Self {
-        todo!()
+        Self { limits, ..self }
     }
 
-    /// Serves those who give `key`, until `stop`: then every connection is cut, and what was being written is dropped.
+    /// Serves those who give `key`, until `stop`: then every connection is cut, and what was being written is dropped. Dropping it does the same.
     pub async fn serve(self, served: Arc<dyn Served>, key: String, stop: CancellationToken) {
-        todo!()
+        let key: Arc<str> = key.into();
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = connections.join_next() => log_panic(ended),
+                accepted = self.accept() => match accepted {
+                    Some((_, peer)) if connections.len() >= self.limits.connections => {
+                        tracing::warn!(%peer, connections = connections.len(), "the data port has no connection left for one more");
+                    }
+                    Some((stream, peer)) => {
+                        connections.spawn(converse(stream, peer, served.clone(), key.clone(), self.limits));
+                    }
+                    None => {}
+                },
+            }
+        }
+        connections.shutdown().await;
+    }
+
+    async fn accept(&self) -> Option<(TcpStream, SocketAddr)> {
+        match self.listener.accept().await {
+            Ok(accepted) => Some(accepted),
+            Err(error) => {
+                tracing::warn!(%error, "cannot let anybody in at the data port; trying again");
+                tokio::time::sleep(PAUSE).await;
+                None
+            }
+        }
+    }
+}
+
+fn log_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "the service of a connection of the data port ended by a bug");
+    }
+}
+
+async fn converse(stream: TcpStream, peer: SocketAddr, served: Arc<dyn Served>, key: Arc<str>, limits: ServerLimits) {
+    let ended = match stream.set_nodelay(true) {
+        Ok(()) => session::converse(stream, served, &key, limits, peer.to_string().into()).await,
+        Err(source) => Err(LinkError::Broken { address: peer.to_string(), source }),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection of the data port ended");
     }
 }
 
@@ -54,5 +118,5 @@ impl DataServer {
 /// # Errors
 /// Why the connection ended otherwise than by the other side's closing it between two requests.
 pub async fn serve_stream(stream: impl Wire, served: Arc<dyn Served>, key: &str, limits: ServerLimits) -> Result<(), LinkError> {
-    todo!()
+    session::converse(stream, served, key, limits, "the other side".into()).await
 }
