@@ -23,7 +23,7 @@ pub struct ServerLimits {
     pub connections: usize,
     /// For who connects to give the key.
     pub hello: Duration,
-    /// For the next request, or the next piece of a writing.
+    /// For the next request, or the next piece of a writing. Twice as long at most where an answer was still leaving meanwhile.
     pub idle: Duration,
     /// For the next byte of what has begun to travel.
     pub stall: Duration,
