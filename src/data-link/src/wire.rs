@@ -8,6 +8,8 @@
 //!
 //! A header is an object with one member, whose name says what it is, or a plain string where there is nothing more to say: `{"read": {"at": 0, "bytes": 4194304}}`, `"close"`.
 //!
+//! Who ends his direction of a connection is gone: what is done for him is dropped, also if he would still listen.
+//!
 //! # Beginning
 //!
 //! The client says `{"hello": {"protocol": "gpufleet-data", "version": 1, "key": "…"}}`, with the key of [`DataPort`](protocol::DataPort). The answer is `{"welcome": {"version": 1}}`, or a refusal.
@@ -44,6 +46,8 @@
 mod incoming;
 mod outgoing;
 
+use std::fmt;
+
 use protocol::{Checksum, TensorName, TensorRecord};
 use serde::{Deserialize, Serialize};
 
@@ -68,11 +72,18 @@ pub(crate) const WINDOW: usize = 2;
 pub(crate) const WORD: u64 = 8;
 
 /// The first words of a client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) protocol: String,
     pub(crate) version: u32,
     pub(crate) key: String,
+}
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key is a secret.
+        formatter.debug_struct("Hello").field("protocol", &self.protocol).field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// Which tensor.
@@ -119,6 +130,12 @@ pub(crate) enum Answer {
     Again { at: u64 },
     Freed(bool),
     Refused(Refused),
+}
+
+/// The beginning of what the other side said, for people: it may have said very much.
+pub(crate) fn shortened(said: &str) -> String {
+    const CHARACTERS_MAX: usize = 1_000;
+    said.chars().take(CHARACTERS_MAX).collect()
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use tokio::io::{ReadHalf, WriteHalf};
 
 use super::{ClientLimits, Wire};
 use crate::{
-    LinkError,
-    wire::{Answer, HEADER_BYTES_MAX, Hello, Incoming, Outgoing, PROTOCOL, Request, VERSION},
+    LinkError, Refused,
+    wire::{Answer, HEADER_BYTES_MAX, Hello, Incoming, Outgoing, PROTOCOL, Request, VERSION, shortened},
 };
 
 /// A connection over which the key was given.
@@ -27,7 +27,7 @@ impl Connection {
         match connection.answer(limits.timeout).await? {
             Answer::Welcome { version: VERSION } => Ok(connection),
             Answer::Refused(refused) => Err(refused.into()),
-            answer => Err(connection.incoming.garbled(format!("it answers {answer:?} to the hello"))),
+            answer => Err(connection.incoming.garbled(shortened(&format!("it answers {answer:?} to the hello")))),
         }
     }
 
@@ -49,6 +49,7 @@ impl Connection {
 /// The next answer. Dropping it loses nothing.
 pub(super) async fn answer(incoming: &mut Incoming<ReadHalf<Box<dyn Wire>>>, limit: Duration) -> Result<Answer, LinkError> {
     match incoming.header(HEADER_BYTES_MAX, limit).await? {
+        Some(Answer::Refused(refused)) => Ok(Answer::Refused(Refused { message: shortened(&refused.message), ..refused })),
         Some(answer) => Ok(answer),
         None => Err(incoming.broken(io::ErrorKind::UnexpectedEof.into())),
     }

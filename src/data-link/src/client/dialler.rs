@@ -3,6 +3,7 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::{net::TcpStream, time::timeout};
@@ -10,7 +11,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{ClientLimits, Dialled, Wire, connection::Connection};
 use crate::{
     LinkError,
-    wire::{Answer, Request},
+    wire::{Answer, Request, shortened},
 };
 
 type Dial = Box<dyn Fn() -> Dialled + Send + Sync>;
@@ -48,14 +49,14 @@ impl Dialler {
     }
 
     /// Asks what one answer answers.
-    pub(super) async fn ask(&self, request: &Request, limit: std::time::Duration) -> Result<Answer, LinkError> {
+    pub(super) async fn ask(&self, request: &Request, limit: Duration) -> Result<Answer, LinkError> {
         let (connection, answer) = self.begin(request, limit).await?;
         self.keep(connection);
         Ok(answer)
     }
 
     /// Asks over a connection that goes on to be used. The other side may just have ended the one that was kept: then nothing of the request happened, or it does no harm twice, and another one is tried.
-    pub(super) async fn begin(&self, request: &Request, limit: std::time::Duration) -> Result<(Connection, Answer), LinkError> {
+    pub(super) async fn begin(&self, request: &Request, limit: Duration) -> Result<(Connection, Answer), LinkError> {
         if let Some(kept) = self.spare() {
             match self.begin_over(kept, request, limit).await {
                 Err(LinkError::Broken { .. }) => {}
@@ -65,12 +66,7 @@ impl Dialler {
         self.begin_over(self.dial().await?, request, limit).await
     }
 
-    async fn begin_over(
-        &self,
-        mut connection: Connection,
-        request: &Request,
-        limit: std::time::Duration,
-    ) -> Result<(Connection, Answer), LinkError> {
+    async fn begin_over(&self, mut connection: Connection, request: &Request, limit: Duration) -> Result<(Connection, Answer), LinkError> {
         connection.say(request).await?;
         match connection.answer(limit).await? {
             Answer::Refused(refused) => {
@@ -82,7 +78,8 @@ impl Dialler {
     }
 
     pub(super) fn unexpected(&self, answer: &Answer) -> LinkError {
-        LinkError::Garbled { address: self.address.to_string(), what: format!("it answers {answer:?}, which is no answer to the request") }
+        let what = shortened(&format!("no answer to the request is {answer:?}"));
+        LinkError::Garbled { address: self.address.to_string(), what }
     }
 }
 

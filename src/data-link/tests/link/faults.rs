@@ -1,9 +1,13 @@
 //! What goes wrong on the way, and at its ends.
 
-use std::{io, sync::atomic::Ordering, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use data_link::{Client, ClientLimits, FetchOrder, LinkError, RefusedBecause, ServerLimits};
+use data_link::{Client, ClientLimits, Dialled, FetchOrder, LinkError, RefusedBecause, ServerLimits, Wire};
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout};
 
@@ -219,7 +223,7 @@ async fn a_reading_that_is_dropped_ends_on_the_other_side_too() {
     drop(pieces);
     // It may have been about to send something, or to wait for the next request.
     let _ = timeout(Duration::from_secs(1), serving.ended()).await.unwrap();
-    assert_eq!(std::sync::Arc::strong_count(&memory.get("a").unwrap()), 2);
+    assert_eq!(Arc::strong_count(&memory.get("a").unwrap()), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,4 +240,40 @@ async fn a_reader_that_takes_its_time_is_not_idle_while_bytes_travel() {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
     }
     assert_eq!(read, whole);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_was_let_go_because_it_was_slow_goes_on_when_it_wants_more() {
+    let whole = pattern(100_000);
+    let memory = Memory::with("a", &whole);
+    let (served, serving) = (memory.clone(), Arc::new(Mutex::new(InMemory::default())));
+    let dialled = serving.clone();
+    let dial = move || {
+        let stream = dialled.lock().unwrap().serve(&served, ServerLimits::default());
+        Box::pin(async move { Ok(Box::new(stream) as Box<dyn Wire>) }) as Dialled
+    };
+    let client = Client::dialling(dial, "memory", KEY, limits(10_000)).await.unwrap();
+    let mut pieces = client.read(&name("a"), None, 0..u64::MAX);
+    let mut read = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        read.extend_from_slice(&piece.unwrap().1);
+        tokio::time::sleep(Duration::from_secs(100)).await;
+    }
+    assert_eq!(read, whole);
+    assert!(serving.lock().unwrap().0.len() > 3, "it was let go again and again");
+}
+
+#[tokio::test]
+async fn what_a_client_does_can_be_done_in_any_thread() {
+    fn may_move<T: Send>(it: T) -> T {
+        it
+    }
+    let memory = Memory::with("a", &pattern(10));
+    let listening = Listening::start(&memory).await;
+    let client = may_move(Client::connect(&listening.port, limits(64))).await.unwrap();
+    let record = may_move(client.about(&name("a"), None)).await.unwrap();
+    may_move(client.read_all(&name("a"), None, 10)).await.unwrap();
+    may_move(client.write(new_tensor("b", 10), chunks(&pattern(10), 3))).await.unwrap();
+    may_move(client.fetch(FetchOrder { from: record, timeout_ms: 1_000 })).await.unwrap();
+    may_move(client.free(&name("a"), None)).await.unwrap();
 }

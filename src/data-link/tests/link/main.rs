@@ -1,5 +1,7 @@
 //! The data port and its client against each other, over TCP and over streams in memory, with tensors that are in memory and faults that are asked for.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests; their unwraps are a test's")]
+
 mod cutter;
 mod faults;
 mod hostile;
