@@ -7,6 +7,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What a data port grants those who use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Most connections at once; further ones are closed at once. Each holds two pieces of at most 16 MiB at a time.
+    /// Most connections at once of those who gave the key; further ones are refused. Each holds two pieces of at most 16 MiB at a time. As many again may be about to give it.
     pub connections: usize,
     /// For who connects to give the key.
     pub hello: Duration,
@@ -62,7 +63,8 @@ impl DataServer {
 
     /// Serves those who give `key`, until `stop`: then every connection is cut, and what was being written is dropped. Dropping it does the same.
     pub async fn serve(self, served: Arc<dyn Served>, key: String, stop: CancellationToken) {
-        let key: Arc<str> = key.into();
+        let connections_max = self.limits.connections.saturating_mul(2);
+        let port = Arc::new(Port::new(served, &key, self.limits));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -70,11 +72,11 @@ impl DataServer {
                 () = stop.cancelled() => break,
                 Some(ended) = connections.join_next() => log_panic(ended),
                 accepted = self.accept() => match accepted {
-                    Some((_, peer)) if connections.len() >= self.limits.connections => {
+                    Some((_, peer)) if connections.len() >= connections_max => {
                         tracing::warn!(%peer, connections = connections.len(), "the data port has no connection left for one more");
                     }
                     Some((stream, peer)) => {
-                        connections.spawn(converse(stream, peer, served.clone(), key.clone(), self.limits));
+                        connections.spawn(converse(stream, peer, port.clone()));
                     }
                     None => {}
                 },
@@ -95,6 +97,22 @@ impl DataServer {
     }
 }
 
+/// What all connections of a port have in common.
+struct Port {
+    served: Arc<dyn Served>,
+    key: String,
+    limits: ServerLimits,
+    /// One permit for each connection of those who gave the key.
+    room: Semaphore,
+}
+
+impl Port {
+    fn new(served: Arc<dyn Served>, key: &str, limits: ServerLimits) -> Self {
+        let room = Semaphore::new(limits.connections.clamp(1, Semaphore::MAX_PERMITS));
+        Self { served, key: key.to_owned(), limits, room }
+    }
+}
+
 fn log_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
@@ -103,9 +121,9 @@ fn log_panic(ended: Result<(), JoinError>) {
     }
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, served: Arc<dyn Served>, key: Arc<str>, limits: ServerLimits) {
+async fn converse(stream: TcpStream, peer: SocketAddr, port: Arc<Port>) {
     let ended = match stream.set_nodelay(true) {
-        Ok(()) => session::converse(stream, served, &key, limits, peer.to_string().into()).await,
+        Ok(()) => session::converse(stream, &port, peer.to_string().into()).await,
         Err(source) => Err(LinkError::Broken { address: peer.to_string(), source }),
     };
     if let Err(error) = ended {
@@ -113,10 +131,10 @@ async fn converse(stream: TcpStream, peer: SocketAddr, served: Arc<dyn Served>, 
     }
 }
 
-/// Serves the protocol of data ports over one connection, until the other side ends it or does not keep to the protocol. Dropping it cuts the connection.
+/// Serves the protocol of data ports over one connection, until the other side ends it or does not keep to the protocol. Dropping it cuts the connection. How many there are is for the caller to bound.
 ///
 /// # Errors
 /// Why the connection ended otherwise than by the other side's closing it between two requests.
 pub async fn serve_stream(stream: impl Wire, served: Arc<dyn Served>, key: &str, limits: ServerLimits) -> Result<(), LinkError> {
-    session::converse(stream, served, key, limits, "the other side".into()).await
+    session::converse(stream, &Port::new(served, key, limits), "the other side".into()).await
 }

@@ -15,11 +15,14 @@ use futures::future::try_join;
 use protocol::TensorRecord;
 use tokio::{
     io::{AsyncWrite, ReadHalf},
-    sync::mpsc::{self, OwnedPermit},
+    sync::{
+        SemaphorePermit,
+        mpsc::{self, OwnedPermit},
+    },
     time::timeout,
 };
 
-use super::ServerLimits;
+use super::{Port, ServerLimits};
 use crate::{
     FetchOrder, LinkError, NewTensor, Opened, Refused, RefusedBecause, Served, Wire,
     wire::{
@@ -35,19 +38,20 @@ const LINGER: Duration = Duration::from_secs(1);
 type Said = (Answer, Bytes);
 
 /// Speaks with one client.
-pub(super) async fn converse(
-    stream: impl Wire,
-    served: Arc<dyn Served>,
-    key: &str,
-    limits: ServerLimits,
-    address: Arc<str>,
-) -> Result<(), LinkError> {
+pub(super) async fn converse(stream: impl Wire, port: &Port, address: Arc<str>) -> Result<(), LinkError> {
     let (incoming, outgoing) = tokio::io::split(stream);
-    let outgoing = Outgoing::new(outgoing, address.clone(), limits.stall);
+    let outgoing = Outgoing::new(outgoing, address.clone(), port.limits.stall);
     // One answer leaves, and the next one is made meanwhile: two pieces are in memory.
     let (answers, queue) = mpsc::channel(1);
-    let session = Session { incoming: Incoming::new(incoming, address), answers, carried: outgoing.carried(), served, limits, open: None };
-    try_join(session.listen(key), deliver(outgoing, queue)).await?;
+    let session = Session {
+        incoming: Incoming::new(incoming, address),
+        answers,
+        carried: outgoing.carried(),
+        served: port.served.clone(),
+        limits: port.limits,
+        open: None,
+    };
+    try_join(session.listen(port), deliver(outgoing, queue)).await?;
     Ok(())
 }
 
@@ -76,9 +80,9 @@ pub(super) struct Session<S> {
 
 impl<S: Wire> Session<ReadHalf<S>> {
     /// Until the other side ends the connection, or has to be refused for good.
-    async fn listen(mut self, key: &str) -> Result<(), LinkError> {
-        let ended = match self.greet(key).await {
-            Ok(()) => self.answer_requests().await,
+    async fn listen(mut self, port: &Port) -> Result<(), LinkError> {
+        let ended = match self.greet(port).await {
+            Ok(_admitted) => self.answer_requests().await,
             Err(error) => Err(error),
         };
         let refused = match &ended {
@@ -95,8 +99,8 @@ impl<S: Wire> Session<ReadHalf<S>> {
         ended
     }
 
-    /// Lets nobody in who does not have the key.
-    async fn greet(&mut self, key: &str) -> Result<(), LinkError> {
+    /// Lets nobody in who does not have the key, nor one too many.
+    async fn greet<'a>(&mut self, port: &'a Port) -> Result<SemaphorePermit<'a>, LinkError> {
         let not_allowed = |message: &str| Err(Refused::new(RefusedBecause::NotAllowed, message).into());
         let hello = match self.incoming.header(HELLO_BYTES_MAX, self.limits.hello).await {
             Ok(Some(Request::Hello(hello))) if hello.protocol == PROTOCOL => hello,
@@ -113,10 +117,15 @@ impl<S: Wire> Session<ReadHalf<S>> {
             );
             return Err(Refused::new(RefusedBecause::Unsupported, message).into());
         }
-        if !is_same(hello.key.as_bytes(), key.as_bytes()) {
+        if !is_same(hello.key.as_bytes(), port.key.as_bytes()) {
             return not_allowed("the key of the data port is wrong; its worker was started again, perhaps: read the table again");
         }
-        self.answer(Answer::Welcome { version: VERSION }).await
+        let Ok(admitted) = port.room.try_acquire() else {
+            let message = format!("the data port has {} connections, and none left for one more; try again", self.limits.connections);
+            return Err(Refused::new(RefusedBecause::Failed, message).into());
+        };
+        self.answer(Answer::Welcome { version: VERSION }).await?;
+        Ok(admitted)
     }
 
     async fn answer_requests(&mut self) -> Result<(), LinkError> {

@@ -71,18 +71,29 @@ async fn a_slow_client_holds_up_nobody_else() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_closed_and_the_others_stay() {
+async fn one_connection_too_many_is_refused_and_the_others_stay() {
     let memory = Memory::with("a", &pattern(100));
     let listening = Listening::start_with(memory, ServerLimits { connections: 2, ..ServerLimits::default() }).await;
     let (one, other) = (listening.client(64).await, listening.client(64).await);
-    let error = Client::connect(&listening.port, limits(64)).await.unwrap_err();
-    assert!(error.is_transient(), "{error:?}");
+    for _ in 0..5 {
+        let error = Client::connect(&listening.port, limits(64)).await.unwrap_err();
+        assert!(error.is_transient(), "{error:?}");
+    }
     one.about(&name("a"), None).await.unwrap();
     drop(other);
     // Where one went there is room for one.
     while Client::connect(&listening.port, limits(64)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+#[tokio::test]
+async fn strangers_that_say_nothing_take_no_connection_from_those_who_have_the_key() {
+    let memory = Memory::with("a", &pattern(100));
+    let listening = Listening::start_with(memory, ServerLimits { connections: 2, ..ServerLimits::default() }).await;
+    let stranger = || TcpStream::connect(listening.port.address.as_deref().unwrap());
+    let _strangers = (stranger().await.unwrap(), stranger().await.unwrap());
+    let _others = (listening.client(64).await, listening.client(64).await);
 }
 
 #[tokio::test]
