@@ -7,6 +7,8 @@
 
 mod directory;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod plane;
 mod store;
 mod tensor;

@@ -1,11 +1,33 @@
 //! The tensors of one GPU.
+//!
+//! ```text
+//!   begin, finish          nobody uses it, and room is wanted          there is room on the host
+//!   or adopt     ┌─────┐ ────────────────────────────────▶ ┌─────────┐ ────────────────────────▶ ┌──────┐
+//!  ────────────▶ │ GPU │                                    │ leaving │                           │ host │ ──▶ away
+//!                └─────┘ ◀──────────────────────────────── └─────────┘ ──▶ away, without it      └──────┘
+//!                   ▲      somebody asks for it meanwhile                                           │
+//!                   └────────────────────────────── returning ◀──────────── somebody asks for it ───┘
+//! ```
+//! Whoever wants room moves the bytes, in a future of its own: nothing runs in the background. A future that is dropped half-way leaves the tensor where it was.
 
-use std::{sync::Arc, time::Duration};
+mod arriving;
+mod entries;
+mod evicting;
+mod returning;
+mod room;
 
-use bytes::Bytes;
-use devices::{Device, DeviceBuffer, HostBytes, MemoryError};
-use protocol::{IfExists, TensorName, TensorPlace};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use devices::{Device, DeviceMemory, MemoryError};
+use protocol::{TensorName, TensorPlace};
+use tokio::sync::Notify;
+
+pub use self::arriving::Arriving;
+pub(crate) use self::room::Room;
+use self::{
+    entries::{Entries, Found},
+    room::Held,
+};
 use crate::{Tensor, TensorAbout};
 
 /// How much a GPU keeps.
@@ -85,30 +107,23 @@ pub struct Stored {
 
 /// The tensors of one GPU: at most one version of each name, besides those that are still in use. Makes room by evicting those that were used longest ago and are not in use, from the GPU to the host's memory, and
 /// from there away.
-pub struct TensorStore {}
+///
+/// Dropping a future of its leaves nothing half-done: what it moved stays where it was, and what it took is given back. The waits are those for the GPU's memory, which whoever calls bounds.
+pub struct TensorStore {
+    device: Arc<dyn Device>,
+    bounds: TensorBounds,
+    now_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    held: Arc<Held>,
+    entries: Mutex<Entries>,
+    /// An eviction has ended, or a return to the GPU; or what was to return need not.
+    moved: Notify,
+}
 
 impl TensorStore {
     /// Of a GPU that has a [`DeviceMemory`](devices::DeviceMemory). `now_ms` tells the time, Unix time in ms.
     #[must_use]
     pub fn new(device: Arc<dyn Device>, bounds: TensorBounds, now_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Self {
-        todo!()
-    }
-
-    /// Takes room for a tensor that arrives in pieces. An older version of the name stays until this one is finished. It replaces one of the same name if that is older and `if_exists` says so, or if it is of the same
-    /// owner; where a newer one is here, it comes to nothing when it is finished.
-    ///
-    /// # Errors
-    /// [`KeepError`].
-    pub async fn begin(self: &Arc<Self>, about: TensorAbout, if_exists: IfExists) -> Result<Arriving, KeepError> {
-        todo!()
-    }
-
-    /// Keeps a tensor whose bytes are in this GPU's memory already.
-    ///
-    /// # Errors
-    /// [`KeepError`].
-    pub async fn adopt(self: &Arc<Self>, about: TensorAbout, if_exists: IfExists, buffer: DeviceBuffer) -> Result<Arc<Tensor>, KeepError> {
-        todo!()
+        Self { device, bounds, now_ms, held: Arc::default(), entries: Mutex::default(), moved: Notify::new() }
     }
 
     /// A tensor, in the GPU's memory: one that was evicted to the host's is brought back. `version` `None`: the latest. It counts as used. `None`: it is not here.
@@ -116,72 +131,82 @@ impl TensorStore {
     /// # Errors
     /// [`KeepError`], where there is no room to bring it back.
     pub async fn get(self: &Arc<Self>, name: &TensorName, version: Option<u64>) -> Result<Option<Arc<Tensor>>, KeepError> {
-        todo!()
+        loop {
+            let mut moved = std::pin::pin!(self.moved.notified());
+            // From here on no end of a return goes unheard.
+            moved.as_mut().enable();
+            let found = self.entries().find(name, version, self.now_ms());
+            match found {
+                Found::Absent => return Ok(None),
+                Found::OnGpu(tensor) => return Ok(Some(tensor)),
+                Found::OnHost(about, evicted) => return self.bring_back(about, evicted).await.map(Some),
+                // Somebody else brings it back. Where that comes to nothing, the next one tries.
+                Found::Returning => moved.await,
+            }
+        }
     }
 
     /// What is here, by name.
     pub fn list(&self) -> Vec<Stored> {
-        todo!()
+        self.entries().list()
     }
 
     /// What is here under a name.
     pub fn look(&self, name: &TensorName) -> Option<Stored> {
-        todo!()
+        self.entries().look(name)
     }
 
     /// Lets go of a tensor, at once where nobody uses it and else when nobody does any more; it is not found from now on. The version that was here.
     pub fn free(&self, name: &TensorName, version: Option<u64>) -> Option<u64> {
-        todo!()
+        // The GPU's memory is given back when the lock is no longer held.
+        let freed = self.entries().free(name, version)?;
+        self.moved.notify_waiters();
+        Some(freed.about.version)
     }
 
     /// Evicts until so many bytes of the GPU's memory are given back, or nothing is left that may go. Whether any were.
     pub async fn make_room(self: &Arc<Self>, bytes: u64) -> bool {
-        todo!()
+        let before = self.entries().given_back();
+        let given_back = || self.entries().given_back() - before;
+        while given_back() < bytes && self.evict_one().await {}
+        given_back() > 0
     }
 
-    /// Lets go of what nobody has used for its time.
+    /// Lets go of what nobody has used for its time. [`gone`](Self::gone) tells of it as well.
     pub fn sweep(&self) -> Vec<(TensorName, u64)> {
-        todo!()
+        let expired = self.entries().expire(self.now_ms());
+        expired.into_iter().map(|entry| (entry.about.name, entry.about.version)).collect()
     }
 
-    /// The names and versions that went away since this was asked last, other than by [`free`](Self::free): the table is to hear of it.
+    /// The names and versions that went away since this was asked last, other than by [`free`](Self::free): the table is to hear of it. What came back since is not among them.
     pub fn gone(&self) -> Vec<(TensorName, u64)> {
-        todo!()
+        self.entries().take_gone()
     }
 
-    /// Bytes in the GPU's memory, and in the host's.
+    /// Bytes in the GPU's memory, and in the host's: also what arrives, and what is in use and no longer found.
     pub fn bytes(&self) -> (u64, u64) {
-        todo!()
+        (self.held.bytes(TensorPlace::Gpu), self.held.bytes(TensorPlace::Host))
     }
 
     /// What happened so far.
     pub fn counts(&self) -> StoreCounts {
-        todo!()
+        self.entries().counts()
+    }
+
+    /// Held for moments: nothing waits, and no memory is given back, while it is.
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        (self.now_ms)()
+    }
+
+    fn memory(&self) -> Result<&dyn DeviceMemory, MemoryError> {
+        let none = || MemoryError::Unsupported { operation: "keep tensors", reason: "this kind of GPU has no memory for them".to_owned() };
+        self.device.memory().ok_or_else(none)
     }
 }
 
-/// A tensor whose bytes are arriving. Dropped before it is finished, its room is free again and nothing of it remains.
-pub struct Arriving {}
-
-impl Arriving {
-    /// The memory that it is to be in.
-    pub fn buffer(&self) -> &DeviceBuffer {
-        todo!()
-    }
-
-    /// Writes a piece from the host.
-    ///
-    /// # Errors
-    /// [`KeepError::Memory`].
-    pub async fn write(&self, at: u64, bytes: HostBytes) -> Result<(), KeepError> {
-        todo!()
-    }
-
-    /// It is all there: from now on it is found. Where a newer version came meanwhile, it is not found, and whoever has what this gives has it all the same.
-    ///
-    /// # Errors
-    /// [`KeepError::Exists`], where another one came meanwhile that is not to be replaced.
-    pub fn finish(self) -> Result<Arc<Tensor>, KeepError> {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 
 use protocol::{TensorName, TensorShape};
 
+use crate::store::Room;
+
 /// What a tensor is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorAbout {
@@ -31,12 +33,19 @@ impl TensorAbout {
 #[derive(Debug)]
 pub struct Tensor {
     about: TensorAbout,
+    // The order matters: the memory is given back before the room for it is.
     buffer: devices::DeviceBuffer,
+    _room: Option<Room>,
 }
 
 impl Tensor {
     pub(crate) const fn new(about: TensorAbout, buffer: devices::DeviceBuffer) -> Self {
-        Self { about, buffer }
+        Self { about, buffer, _room: None }
+    }
+
+    /// It counts against the bounds of a store until it is let go of.
+    pub(crate) fn in_room(self, room: Room) -> Self {
+        Self { _room: Some(room), ..self }
     }
 
     /// What it is.

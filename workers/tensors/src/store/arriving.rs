@@ -1,0 +1,108 @@
+//! How a tensor comes into a store.
+
+use std::sync::Arc;
+
+use devices::{DeviceBuffer, HostBytes, MemoryError};
+use protocol::{IfExists, TensorName};
+
+use super::{KeepError, TensorStore, room::Room};
+use crate::{Tensor, TensorAbout};
+
+impl TensorStore {
+    /// Takes room for a tensor that arrives in pieces. An older version of the name stays until this one is finished. It replaces one of the same name if that is older and `if_exists` says so, or if it is of the same
+    /// owner; where a newer one is here, it comes to nothing when it is finished.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub async fn begin(self: &Arc<Self>, about: TensorAbout, if_exists: IfExists) -> Result<Arriving, KeepError> {
+        let place = self.take_place(&about, if_exists)?;
+        let room = self.take_room(about.bytes()).await?;
+        let buffer = self.allocate(about.bytes()).await?;
+        Ok(Arriving { about, if_exists, buffer, room, place })
+    }
+
+    /// Keeps a tensor whose bytes are in this GPU's memory already.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub async fn adopt(self: &Arc<Self>, about: TensorAbout, if_exists: IfExists, buffer: DeviceBuffer) -> Result<Arc<Tensor>, KeepError> {
+        let gpu_id = &self.device.description().gpu_id;
+        if buffer.len() < about.bytes() || buffer.gpu_id() != gpu_id {
+            let (end, bytes, gpu_id) = (about.bytes(), buffer.len(), buffer.gpu_id().clone());
+            return Err(MemoryError::Outside { operation: "keep a tensor", at: 0, end, bytes, gpu_id }.into());
+        }
+        let place = self.take_place(&about, if_exists)?;
+        // All of the buffer counts, also where the tensor takes less of it.
+        let room = self.take_room(buffer.len()).await?;
+        Arriving { about, if_exists, buffer, room, place }.finish()
+    }
+
+    /// Counts it against the bound on tensors. Where there are as many as there may be, what was used longest ago and is not in use goes away.
+    fn take_place(self: &Arc<Self>, about: &TensorAbout, if_exists: IfExists) -> Result<Place, KeepError> {
+        let bound = self.bounds.tensors;
+        loop {
+            let is_expected = self.entries().expect(about, if_exists, bound)?;
+            if is_expected {
+                return Ok(Place { store: Arc::clone(self), name: about.name.clone() });
+            }
+            // Dropped here: its memory is given back when the lock is no longer held.
+            let away = self.entries().next_for_place();
+            if away.is_none() {
+                return Err(KeepError::TooMany { bound });
+            }
+        }
+    }
+}
+
+/// A place among the tensors of a store for one that arrives.
+struct Place {
+    store: Arc<TensorStore>,
+    name: TensorName,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.store.entries().expect_no_more(&self.name);
+    }
+}
+
+/// A tensor whose bytes are arriving. Dropped before it is finished, its room is free again and nothing of it remains.
+pub struct Arriving {
+    about: TensorAbout,
+    if_exists: IfExists,
+    // The order matters: the memory is given back before the room for it is.
+    buffer: DeviceBuffer,
+    room: Room,
+    place: Place,
+}
+
+impl Arriving {
+    /// The memory that it is to be in.
+    pub const fn buffer(&self) -> &DeviceBuffer {
+        &self.buffer
+    }
+
+    /// Writes a piece from the host.
+    ///
+    /// # Errors
+    /// [`KeepError::Memory`].
+    pub async fn write(&self, at: u64, bytes: HostBytes) -> Result<(), KeepError> {
+        Ok(self.place.store.memory()?.write(&self.buffer, at, bytes).await?)
+    }
+
+    /// It is all there: from now on it is found. Where a newer version came meanwhile, it is not found, and whoever has what this gives has it all the same.
+    ///
+    /// # Errors
+    /// [`KeepError::Exists`], where another one came meanwhile that is not to be replaced.
+    pub fn finish(self) -> Result<Arc<Tensor>, KeepError> {
+        let Self { about, if_exists, buffer, room, place } = self;
+        let store = &place.store;
+        let tensor = Arc::new(Tensor::new(about, buffer).in_room(room));
+        let now_ms = store.now_ms();
+        // Bound to a name, so that what is replaced gives its memory back when the lock is no longer held.
+        let put = store.entries().put(&tensor, if_exists, now_ms);
+        // Those who wait for an older version to come back have this one now.
+        store.moved.notify_waiters();
+        put.map(|(used, _replaced)| used)
+    }
+}
