@@ -1,10 +1,11 @@
 //! What a kind of task does when it runs: one file or folder per kind.
 //!
 //! [`Executor`] is the trait; [`Executors`] is the set that one worker offers: [`echo`], [`simulate`], [`matmul`],
-//! [`kernel`] and, with the features of these names, `predict` and `onnx` (with `embed` and `classify`).
+//! [`kernel`], those of tensors ([`data_kinds`]) and, with the features of these names, `predict` and `onnx` (with `embed` and `classify`).
 
 mod batching;
 mod cuda;
+mod data;
 mod echo;
 mod executor;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod simulate;
 mod usage;
 
 pub use batching::{BatchMember, Batching, RunBatch};
+pub use data::data_kinds;
 pub use echo::echo;
 pub use executor::{Executor, Executors, Failure, Run};
 pub use kernel::kernel;

@@ -4,12 +4,12 @@ use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
 use crate::{
-    Executor, Failure,
+    Executor, Failure, data_kinds,
     fixture::{gpu, run_on},
     kernel, matmul, simulate,
 };
 
-const MEMBERS: [&str; 25] = [
+const MEMBERS: [&str; 40] = [
     "duration_ms",
     "batch_fixed_ms",
     "batch_item_ms",
@@ -35,6 +35,21 @@ const MEMBERS: [&str; 25] = [
     "inout",
     "out",
     "f32",
+    "inputs",
+    "add",
+    "tensor",
+    "version",
+    "to",
+    "name",
+    "value",
+    "shape",
+    "tensors",
+    "batch",
+    "items",
+    "ttl_ms",
+    "if_exists",
+    "from",
+    "bytes",
 ];
 
 fn payload() -> impl Strategy<Value = Value> {
@@ -66,7 +81,7 @@ proptest! {
 
     #[test]
     fn a_payload_is_run_or_refused_with_its_field(payload in payload()) {
-        for executor in [simulate(), matmul(), kernel("/nowhere".into())] {
+        for executor in data_kinds().into_iter().chain([simulate(), matmul(), kernel("/nowhere".into())]) {
             if let Err(failure) = answer(&executor, payload.clone())
                 && failure.code == protocol::ErrorCode::InvalidPayload.name()
             {

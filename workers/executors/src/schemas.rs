@@ -8,6 +8,11 @@ pub(crate) const ECHO: &str = include_str!("schemas/echo.json");
 pub(crate) const SIMULATE: &str = include_str!("schemas/simulate.json");
 pub(crate) const MATMUL: &str = include_str!("schemas/matmul.json");
 pub(crate) const KERNEL: &str = include_str!("schemas/kernel.json");
+pub(crate) const TENSOR_PUT: &str = include_str!("schemas/tensor_put.json");
+pub(crate) const TENSOR_GET: &str = include_str!("schemas/tensor_get.json");
+pub(crate) const TENSOR_COPY: &str = include_str!("schemas/tensor_copy.json");
+pub(crate) const TENSOR_GATHER: &str = include_str!("schemas/tensor_gather.json");
+pub(crate) const TENSOR_FREE: &str = include_str!("schemas/tensor_free.json");
 #[cfg(feature = "onnx")]
 pub(crate) const ONNX: &str = include_str!("schemas/onnx.json");
 #[cfg(feature = "onnx")]
@@ -92,6 +97,8 @@ pub(crate) mod tests {
             json!({"fail": null}),
             json!({"model": "llama", "model_mb": 16_000, "load_ms": 5, "duration_ms": 1}),
             json!({"model": null, "model_mb": null}),
+            json!({"inputs": [{"tensor": "x", "version": 7, "gpu_id": "g"}], "add": -0.5, "result": null, "batch_item_ms": null}),
+            json!({"inputs": null, "add": null}),
         ];
         let refused = [
             json!(5),
@@ -110,6 +117,12 @@ pub(crate) mod tests {
             json!({"model": ""}),
             json!({"model_mb": 5}),
             json!({"load_ms": 5, "model": null}),
+            json!({"inputs": [], "duration_ms": 1}),
+            json!({"inputs": [{"tensor": "a b"}]}),
+            json!({"inputs": [{"tensor": "x"}], "result": 1}),
+            json!({"inputs": [{"tensor": "x"}], "batch_fixed_ms": 1}),
+            json!({"inputs": [{"tensor": "x"}], "add": 1e17}),
+            json!({"add": 1}),
         ];
         agree(simulate(), &accepted, &refused).await;
     }

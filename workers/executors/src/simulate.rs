@@ -1,4 +1,4 @@
-//! `simulate`: takes time, memory and compute as its payload says, and computes nothing. For tests, benchmarks and demonstrations.
+//! `simulate`: takes time, memory and compute as its payload says, and computes no more than the sum of tensors. For tests, benchmarks and demonstrations.
 //!
 //! ```json
 //! {"duration_ms": 250, "memory_mb": 2000, "compute_share": 0.5, "fail": {"code": "oops", "message": "as asked", "retry": true}, "result": 42,
@@ -18,8 +18,14 @@
 //! ```
 //! With `model` it is a payload of that model, which is loaded first unless it is (after `load_ms`), and stays in `model_mb` of the GPU's memory until others need it. Both are remembered; a model of
 //! which they were never said is as the configuration has it (`models.simulated`), or takes 1,000 MB and no time.
+//!
+//! ```json
+//! {"inputs": [{"tensor": "x"}, {"tensor": "y"}], "add": 1, "duration_ms": 50}
+//! ```
+//! With `inputs` it has a result of its own: the sum of these tensors, which are of one type and shape, and of `add`. It stays on the GPU where the task has `keep_as`, and is a segment of the result else.
 
 mod models;
+mod tensors;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -29,9 +35,12 @@ use protocol::{ErrorCode, Framed, Json, Kind, config::SimulatedModel, task::Limi
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::models::{Models, SOURCE, Wanted};
+use self::{
+    models::{Models, SOURCE, Wanted},
+    tensors::{Sum, check_outputs},
+};
 use crate::{
-    Batching, Executor, Failure, InUse, ModelBounds, ModelCache, Report, Run, RunBatch, Shelf,
+    Batching, Executor, Failure, InUse, ModelBounds, ModelCache, Report, Run, RunBatch, Shelf, TakesTensors,
     occupy::occupy,
     payload::{self, Fields},
     schemas,
@@ -83,7 +92,8 @@ impl Executor for Simulate {
     }
 
     fn about(&self) -> String {
-        "takes time, memory and compute as its payload says, and computes nothing: for tests and measurements".to_owned()
+        "takes time, memory and compute as its payload says, and computes no more than the sum of tensors: for tests and measurements"
+            .to_owned()
     }
 
     fn schema(&self) -> Option<Json> {
@@ -96,16 +106,27 @@ impl Executor for Simulate {
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
-        let asked = Asked::read(run.payload)?;
-        let _model = self.load(asked.model.as_ref(), run.device, &run.cancel).await?;
-        let _work = occupy(run.device.as_ref(), asked.wanted)?;
-        let duration = asked.time.alone().div_f64(run.device.speed());
+        let Asked { model, time, wanted, progress_every, sum, end } = Asked::read(run.payload)?;
+        check_outputs(sum.as_ref(), run.tensors.kept_outputs())?;
+        let _model = self.load(model.as_ref(), run.device, &run.cancel).await?;
+        let _work = occupy(run.device.as_ref(), wanted)?;
+        let duration = time.alone().div_f64(run.device.speed());
+        let work = async {
+            pass(run.device.sleeper(), duration, progress_every, &run.report).await;
+            match &sum {
+                Some(sum) if end.is_ok() => sum.framed(run.device, &run.tensors).await,
+                _ => end,
+            }
+        };
         tokio::select! {
             biased;
-            () = run.cancel.cancelled() => return Err(Failure::cancelled()),
-            () = pass(run.device.sleeper(), duration, asked.progress_every, &run.report) => {}
+            () = run.cancel.cancelled() => Err(Failure::cancelled()),
+            ended = work => ended,
         }
-        asked.end
+    }
+
+    fn takes_tensors(&self) -> TakesTensors {
+        TakesTensors::OnGpu
     }
 
     fn batching(&self) -> Option<Batching> {
@@ -218,6 +239,8 @@ struct Asked {
     time: Time,
     wanted: Use,
     progress_every: Option<Duration>,
+    /// What it gives in the place of `end`, where that is no failure.
+    sum: Option<Sum>,
     end: Result<Framed, Failure>,
 }
 
@@ -226,6 +249,7 @@ struct Asked {
 struct Time {
     fixed: Duration,
     item: Duration,
+    is_of_many: bool,
 }
 
 impl Time {
@@ -234,14 +258,14 @@ impl Time {
         let duration = fields.whole("duration_ms", 0, Limits::LONGEST_MS)?;
         let of_many = [fields.number(OF_MANY[0], 0.0, longest)?, fields.number(OF_MANY[1], 0.0, longest)?];
         if of_many == [None; 2] {
-            return Ok(Self { fixed: Duration::from_millis(duration.unwrap_or(0)), item: Duration::ZERO });
+            return Ok(Self { fixed: Duration::from_millis(duration.unwrap_or(0)), item: Duration::ZERO, is_of_many: false });
         }
         if duration.is_some() {
             let message = format!("cannot stand beside {} and {}, which say how long it takes", OF_MANY[0], OF_MANY[1]);
             return Err(Failure::invalid(fields.path("duration_ms"), message));
         }
         let [fixed, item] = of_many.map(|ms| Duration::from_secs_f64(ms.unwrap_or(0.0) / 1e3));
-        Ok(Self { fixed, item })
+        Ok(Self { fixed, item, is_of_many: true })
     }
 
     fn alone(self) -> Duration {
@@ -257,10 +281,16 @@ impl Asked {
         let memory_mb = fields.whole("memory_mb", 0, 100_000_000)?.unwrap_or(0);
         let compute_share = fields.number("compute_share", 0.0, 1.0)?.unwrap_or(0.1);
         let failure = fields.object("fail")?.map(failure).transpose()?;
-        let result = fields.value("result").unwrap_or_default();
+        let result = fields.value("result");
+        let sum = Sum::read(&mut fields)?;
+        if sum.is_some() && (result.is_some() || time.is_of_many) {
+            let message = format!("cannot stand beside result, {} and {}", OF_MANY[0], OF_MANY[1]);
+            return Err(Failure::invalid(fields.path("inputs"), message));
+        }
         let progress_every = fields.whole("progress_every_ms", 1, Limits::LONGEST_MS)?.map(Duration::from_millis);
         fields.finish()?;
-        Ok(Self { model, time, wanted: Use { memory_mb, compute_share }, progress_every, end: failure.map_or(Ok(result.into()), Err) })
+        let end = failure.map_or(Ok(result.unwrap_or_default().into()), Err);
+        Ok(Self { model, time, wanted: Use { memory_mb, compute_share }, progress_every, sum, end })
     }
 }
 

@@ -119,6 +119,10 @@ async fn wrong_and_unknown_fields_are_refused_by_name() {
         (json!({"memory_mb": "1"}), "payload.memory_mb"),
         (json!({"compute_share": 1.1}), "payload.compute_share"),
         (json!({"progress_every_ms": 0}), "payload.progress_every_ms"),
+        (json!({"inputs": []}), "payload.inputs"),
+        (json!({"inputs": [{"tensor": "x"}], "result": 1}), "payload.inputs"),
+        (json!({"inputs": [{"tensor": "x"}], "batch_item_ms": 1}), "payload.inputs"),
+        (json!({"add": 1}), "payload.add"),
         (json!({"model": ""}), "payload.model"),
         (json!({"model": 7}), "payload.model"),
         (json!({"model_mb": 7}), "payload.model_mb"),
@@ -266,4 +270,12 @@ fn a_payload_tells_of_its_model() {
         [json!({"duration_ms": 1}), json!({"model": 7}), json!({"result": {"model": "a"}}), json!(null)].map(of),
         [const { None }; 4]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gpu_that_keeps_no_tensors_has_no_inputs() {
+    let failure = run_on(&simulate(), &gpu(), json!({"inputs": [{"tensor": "x"}], "duration_ms": 5})).await.unwrap_err();
+    assert_eq!((failure.message.as_str(), failure.retry), ("this GPU keeps no tensors", true));
+    let asked = json!({"inputs": [{"tensor": "x"}], "fail": {"code": "oops"}});
+    assert_eq!(run_on(&simulate(), &gpu(), asked).await.unwrap_err().code, "oops", "a failure that is asked for comes first");
 }
