@@ -143,11 +143,12 @@ fn a_broken_edge_is_found() {
 }
 
 /// The inner layers of the worker, a folder each → the layers that it may name. What decides about a delivery never reaches for what carries it out, and no duty knows of a life.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
+    ("data", &[]),
     ("delivery", &[]),
-    ("claim", &["delivery"]),
+    ("claim", &["data", "delivery"]),
     ("batch", &["claim", "delivery"]),
-    ("attempt", &["claim", "delivery"]),
+    ("attempt", &["claim", "data", "delivery"]),
     ("settle", &["claim", "delivery"]),
     ("gpu", &["claim"]),
     ("fleet", &["delivery"]),

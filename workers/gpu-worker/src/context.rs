@@ -10,7 +10,7 @@ use std::{
 
 use devices::Device;
 use executors::Executors;
-use protocol::{DeliveryId, Kind};
+use protocol::{DataState, DeliveryId, Kind};
 use task_queue::BodyBudget;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -21,6 +21,7 @@ use crate::{
         forecast::Forecast,
     },
     claim::{begun::Begun, needs::Learnt, slots::Slots, unserved::UnservedTasks},
+    data::Data,
     gpu::{health::HealthWatch, item_times::ItemTimes, models::ModelsWished, trouble::Lost},
     me::{Me, Pace, Signals},
     metrics::GpuMetrics,
@@ -48,8 +49,24 @@ pub(crate) struct Gpu {
     pub(crate) item_times: ItemTimes,
     /// What came of operators' wishes for its models.
     pub(crate) models_wished: ModelsWished,
+    /// Its tensors, from the worker's start on. Empty: it keeps none.
+    pub(crate) data: OnceLock<Data>,
     /// Why this process can use it no more.
     pub(crate) lost: OnceLock<Lost>,
+}
+
+impl Gpu {
+    /// What the row says of its tensors.
+    pub(crate) fn data_state(&self) -> DataState {
+        self.data.get().map(Data::state).unwrap_or_default()
+    }
+
+    /// The memory that is kept for later and given up as soon as a task needs it, in MB: that of idle models, and that of tensors, which go to the host's memory. Of what is in use nothing goes, but then
+    /// the task that uses it runs already.
+    pub(crate) fn evictable_mb(&self) -> u64 {
+        let tensor_bytes = self.data.get().map_or(0, |data| data.plane.store().bytes().0);
+        self.executors.evictable_mb().saturating_add(tensor_bytes.div_ceil(1_000_000))
+    }
 }
 
 /// What a life needs. The worker's duties are given what they need of it, and not this.
@@ -91,6 +108,7 @@ impl Context {
             forecast: Forecast::default(),
             item_times: ItemTimes::default(),
             models_wished: ModelsWished::default(),
+            data: OnceLock::new(),
             lost: OnceLock::new(),
             device: parts.device,
             executors: parts.executors,

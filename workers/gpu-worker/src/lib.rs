@@ -1,7 +1,8 @@
 //! One GPU's worker: receive, claim, forward or run, reply, ack.
 //!
 //! [`GpuWorker::run`] is a worker's whole life. The life of one task is in `life.rs`: decide what becomes of a delivery (`delivery/`, `batch/`, `claim/`, `attempt/`), then carry it
-//! out (`settle/`). The rule for when tasks wait and when slots wait is in `delivery/credits.rs`; a worker's slots, and what the table hears of them, in `claim/slots.rs`.
+//! out (`settle/`). The rule for when tasks wait and when slots wait is in `delivery/credits.rs`; a worker's slots, and what the table hears of them, in `claim/slots.rs`; what
+//! tensors a task asks for, and where they are, in `data/`.
 //! Nothing here knows which back ends it has, and clock, randomness
 //! and spawning come from outside, so that whole fleets run deterministically on a paused clock.
 
@@ -9,6 +10,7 @@ mod attempt;
 mod batch;
 mod claim;
 mod context;
+mod data;
 mod date;
 mod delivery;
 mod disposition;

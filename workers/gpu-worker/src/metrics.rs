@@ -10,6 +10,7 @@ use prometheus::{
 };
 use protocol::{GpuId, GpuSample, Kind};
 use task_queue::Queue;
+use tensors::DataMetrics;
 
 use self::models::{ModelMetrics, ModelSeries};
 use crate::unserved_now::UnservedNow;
@@ -46,6 +47,7 @@ pub struct WorkerMetrics {
     unserved_rounds_total: CounterVec,
     group_members_not_counted_total: CounterVec,
     unserved: Arc<UnservedNow>,
+    data: Arc<DataMetrics>,
 }
 
 /// One GPU's own series, looked up once.
@@ -85,6 +87,8 @@ pub(crate) struct GpuMetrics {
     pub(crate) group_members_not_counted: Counter,
     /// What this process's workers find unserved now.
     pub(crate) unserved: Arc<UnservedNow>,
+    /// Where this process's data planes count.
+    pub(crate) data: Arc<DataMetrics>,
     gpu_id: String,
 }
 
@@ -350,6 +354,7 @@ impl WorkerMetrics {
                 "gpufleet_unserved_kinds",
                 "Kinds, and needs of kinds, that this process's workers found lately in tasks and that no living GPU of the pool serves.",
             )?)?)),
+            data: Arc::new(DataMetrics::new(registry)?),
         })
     }
 
@@ -390,6 +395,7 @@ impl WorkerMetrics {
             unserved_rounds: self.unserved_rounds_total.with_label_values(gpu),
             group_members_not_counted: self.group_members_not_counted_total.with_label_values(gpu),
             unserved: Arc::clone(&self.unserved),
+            data: Arc::clone(&self.data),
             gpu_id: gpu_id.to_string(),
         }
     }

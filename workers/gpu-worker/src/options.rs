@@ -8,7 +8,7 @@ use gpu_table::GpuTable;
 use protocol::{
     Environment, IntakeLimits, PoolName,
     claim::Settings,
-    config::{BatchSection, Configuration},
+    config::{BatchSection, Configuration, DataSection},
     gpu::PastTrouble,
 };
 use task_queue::{BodyBudget, Queue, TaskQueue};
@@ -90,6 +90,8 @@ pub struct WorkerOptions {
     pub topology_every: Duration,
     /// So many dead letters are kept: the log says when they are there.
     pub dead_letters_max: u32,
+    /// How the GPU keeps tensors and moves them. `None`: it keeps none, and tasks that name or keep some fail here.
+    pub data: Option<DataSection>,
     /// What an empty table's settings become.
     pub initial_settings: Settings,
     /// What was wrong with the GPU when the last worker's process had to end: this one has probed it, and proves it with one slot first.
@@ -126,6 +128,7 @@ impl WorkerOptions {
             reply_tried_for: Duration::from_millis(configuration.amqp.parked_ttl_ms),
             topology_every: TOPOLOGY_EVERY,
             dead_letters_max: configuration.amqp.dead_letters_max,
+            data: Some(configuration.data.clone()),
             initial_settings: multi_gpu.initial_settings(),
             after_trouble: None,
         }

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::running,
-    claim::telling,
+    claim::{needs, telling},
     context::Context,
+    data::{Data, telling::Teller},
     fleet::{
         delayed::DelayedTasks,
         mover::{self, Mover},
@@ -91,7 +92,12 @@ impl GpuWorker {
         let nudged = Arc::clone(&context.signals);
         let told: Arc<dyn Fn() + Send + Sync> = Arc::new(move || nudged.nudge.notify_one());
         context.gpu.executors.on_change(&told);
+        // Before the first heartbeat, so that its row says how to reach the tensors.
+        if let Some(data) = Data::start(&context, needs::usable_here_mb(&context)).await {
+            let _ = context.gpu.data.set(data);
+        }
         context.ports.environment.spawn("heartbeat", Heart::of(&context).beat());
+        context.ports.environment.spawn("what the table hears of tensors", Teller::of(&context).run());
         context.ports.environment.spawn("what the kinds do", Describer::of(&context).run());
         context.ports.environment.spawn("watch of the GPU", trouble::watch(Arc::clone(&context)));
         context.ports.environment.spawn("models", models::keep(Arc::clone(&context)));
@@ -102,6 +108,7 @@ impl GpuWorker {
                 context.ports.stop.now.cancel();
                 context.signals.last_beat.cancel();
                 stop_executors_at_once(&context).await;
+                stop_data(&context).await;
                 return Err(WorkerError::Topology { gpu_id: context.me.gpu_id.clone(), source });
             }
         }
@@ -119,6 +126,14 @@ impl GpuWorker {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Closes the data port and ends what goes on there. Not where the GPU is lost: its memory must not be touched any more, and the process ends.
+async fn stop_data(context: &Context) {
+    let Some(data) = context.gpu.data.get().filter(|_| context.gpu.lost.get().is_none()) else { return };
+    if tokio::time::timeout(context.me.options.lease, data.plane.stop()).await.is_err() {
+        tracing::warn!(gpu_id = %context.me.gpu_id, "transfers did not end when asked to; they end with the process");
     }
 }
 
@@ -255,7 +270,7 @@ async fn watch_consumers(context: Arc<Context>, mut pool: watch::Receiver<PoolCo
     }
 }
 
-/// Returns what was forwarded here and not taken, and takes the row out of the table.
+/// Returns what was forwarded here and not taken, lets go of the tensors, and takes the row out of the table.
 async fn leave(context: &Arc<Context>) {
     if !context.ports.stop.now.is_cancelled() {
         let (own, reaper) = (Queue::Gpu(context.me.gpu_id.clone()), Reaper::of(context));
@@ -268,6 +283,8 @@ async fn leave(context: &Arc<Context>) {
     let _ = tokio::time::timeout(context.me.options.lease.max(LAST_WORDS), context.lives.wait()).await;
     context.signals.last_beat.cancel();
     let _ = tokio::time::timeout(context.me.options.lease, context.signals.silent.cancelled()).await;
+    // While the row was there others may have read tensors, also while this worker drained; with the row they are gone.
+    stop_data(context).await;
     let leaving = context.ports.table.leave(&context.me.options.pool, &context.me.gpu_id, &context.me.incarnation);
     match tokio::time::timeout(context.me.options.lease, leaving).await {
         Ok(Ok(())) => tracing::info!(gpu_id = %context.me.gpu_id, "left"),

@@ -53,7 +53,7 @@ pub(crate) fn needs(context: &Context, task: &Task) -> Needs {
 }
 
 fn free_here_mb(context: &Context) -> u64 {
-    let kept_for_later_mb = context.gpu.executors.evictable_mb();
+    let kept_for_later_mb = context.gpu.evictable_mb();
     usable_here_mb(context).saturating_sub(context.gpu.device.sample().memory_used_mb.saturating_sub(kept_for_later_mb))
 }
 

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gpu_table::Heartbeat;
-use protocol::{GpuRow, GpuSample, Health};
+use protocol::{GpuRow, GpuSample, Health, gpu::ModelState};
 use tokio::time::Instant;
 
 use crate::{
@@ -144,8 +144,8 @@ impl Heart {
             kinds_down,
             run_ms: self.gpu.forecast.of_each_kind(),
             models: self.gpu.executors.models(),
-            model_state: self.gpu.models_wished.state(&self.gpu),
-            data: protocol::DataState::default(),
+            model_state: ModelState { evictable_mb: self.gpu.evictable_mb(), ..self.gpu.models_wished.state(&self.gpu) },
+            data: self.gpu.data_state(),
             foreign_utilization_percent: self.foreign.percent,
             waiting: self.slots.waiting(),
             running: self.begun.tasks(),
