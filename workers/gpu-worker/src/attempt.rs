@@ -9,3 +9,4 @@ pub(crate) mod look_ahead;
 pub(crate) mod memory;
 pub(crate) mod progress;
 pub(crate) mod running;
+pub(crate) mod tensors;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use devices::Device;
-use executors::Executors;
+use executors::{Executors, RunTensors};
 use protocol::{DataState, DeliveryId, Kind};
 use task_queue::BodyBudget;
 use tokio::sync::Semaphore;
@@ -59,6 +59,11 @@ impl Gpu {
     /// What the row says of its tensors.
     pub(crate) fn data_state(&self) -> DataState {
         self.data.get().map(Data::state).unwrap_or_default()
+    }
+
+    /// What an attempt is given that names no tensors and keeps none.
+    pub(crate) fn plain_tensors(&self) -> RunTensors {
+        self.data.get().map_or_else(RunTensors::none, |data| data.plain.clone())
     }
 
     /// The memory that is kept for later and given up as soon as a task needs it, in MB: that of idle models, and that of tensors, which go to the host's memory. Of what is in use nothing goes, but then

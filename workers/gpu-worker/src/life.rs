@@ -21,7 +21,7 @@ use crate::{
         items::ItemsRan,
         look_ahead::{Following, LookAhead},
         memory::{self, Gathering, Next},
-        running::{self, Outcome as Ended},
+        running::{self, Outcome as Ended, RunsWith},
     },
     batch::deciding,
     claim::{
@@ -30,6 +30,7 @@ use crate::{
         slots::{BeingSettled, Slot},
     },
     context::Context,
+    data::asked::AskedTensors,
     delivery::{
         Identity, InHand, delayed,
         in_hand::Deadlines,
@@ -168,7 +169,7 @@ async fn live_until_it_crashes(
     let mut placing = Placing::new(context, in_hand, task, follows_in);
     loop {
         let disposition = match decide(context, in_hand, task, &mut placing).await? {
-            Decided::Begun(attempt) => match run_and_settle(context, in_hand, reading, (task, attempt)).await? {
+            Decided::Begun(attempt) => match run_and_settle(context, in_hand, reading, (task, attempt, placing.tensors())).await? {
                 None => return Ok(Lived::Settled),
                 Some(Follows::Again) => return Ok(Lived::Crashed),
                 Some(Follows::Not(why, words)) => not_begun(context, task, why, Some(words)),
@@ -279,12 +280,12 @@ async fn run_and_settle(
     context: &Arc<Context>,
     in_hand: &InHand,
     reading: &Reading,
-    (task, attempt): (&Task, Attempt),
+    (task, attempt, tensors): (&Task, Attempt, Option<Arc<AskedTensors>>),
 ) -> Result<Option<Follows>, Abandoned> {
     let Attempt { slot, choice, token, unsettled } = attempt;
     let ran = Ran { token, choice };
     let settled = async {
-        let Over { follows, being_settled: _being_settled } = run(context, in_hand, task, (slot, ran)).await?;
+        let Over { follows, being_settled: _being_settled } = run(context, in_hand, task, (slot, ran, tensors.as_deref())).await?;
         match follows {
             Ok(disposition) => carry_out(context, in_hand, reading, disposition).await.map(|_| None),
             Err(error) => Ok(Some(Crashed { token, error })),
@@ -315,11 +316,18 @@ struct Over<'t> {
 }
 
 /// Runs the attempt, frees its slot, and says what becomes of the delivery.
-async fn run<'t>(context: &Arc<Context>, in_hand: &InHand, task: &'t Task, (slot, ran): (Slot, Ran)) -> Result<Over<'t>, Abandoned> {
+async fn run<'t>(
+    context: &Arc<Context>,
+    in_hand: &InHand,
+    task: &'t Task,
+    (slot, ran, tensors): (Slot, Ran, Option<&AskedTensors>),
+) -> Result<Over<'t>, Abandoned> {
     let (started, usage, waited) = (Instant::now(), Usage::default(), in_hand.received.elapsed());
-    let gathering = Gathering::of(context.gatherers.of(&task.kind), task);
-    let ahead = LookAhead::of(context, task, in_hand, gathering.as_ref(), follow);
-    let ended = running::run(context, task, in_hand, ran.token, (&usage, gathering.as_ref())).await?;
+    // What waits for its tensors runs by itself.
+    let gathering = if tensors.is_none() { Gathering::of(context.gatherers.of(&task.kind), task) } else { None };
+    let ahead = if tensors.is_none() { LookAhead::of(context, task, in_hand, gathering.as_ref(), follow) } else { LookAhead::none() };
+    let with = RunsWith { usage: &usage, gathering: gathering.as_ref(), tensors };
+    let ended = running::run(context, task, in_hand, ran.token, with).await?;
     match &ended {
         Ended::Succeeded(_) => {
             context.gpu.health.succeeded();
@@ -369,6 +377,12 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
         Ended::Succeeded(Framed { json: result, segments }) => End { result, segments, ..End::of(Outcome::Succeeded) },
         Ended::Items(ItemsRan { results, .. }) => End::of_items(results, timings),
         Ended::Crashed(error) => return Err(error),
+        // Its delivery finds, before it takes a slot again, that it is to wait. Where a copy of it goes round by now, that one does.
+        Ended::TensorMissing(error) => {
+            tracing::debug!(task_id = %task.id, error = error.message, "a tensor that it names is gone: it waits until that is there again");
+            context.ports.hand_back(&task.id, token).await;
+            return Ok(Disposition::GiveBack);
+        }
         Ended::Failed(error, after) | Ended::FailedBeside(error, after) if may_retry => return retry(None, error, after),
         // Too little memory is no fault of the GPU.
         Ended::OutOfMemory(error, wanted_mb) if may_retry => match memory::next(context, task, error, wanted_mb).await {

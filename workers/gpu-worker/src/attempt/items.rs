@@ -17,6 +17,7 @@ use super::{
     batching::{Answer, Failed},
     memory::{Gathering, Trying, Work, lacks_memory},
     running::{error_of, words},
+    tensors::waits_for_tensor,
 };
 
 /// The pause before items are tried again; it doubles with each.
@@ -129,7 +130,8 @@ impl Items<'_> {
                 next = waiting.next().map(with_gathering);
                 alone = !gathers;
                 let report = if gathers { Report::to_nobody() } else { self.report_of_one() };
-                running.push(one(Trying { work, payload: &payloads[index], gathering, report }, index));
+                let item = Some(self.so_far.absolute(index));
+                running.push(one(Trying { work, payload: &payloads[index], gathering, report, item }, index));
             }
             let Some((index, answer)) = running.next().await else { return Ok(round) };
             alone = false;
@@ -142,6 +144,8 @@ impl Items<'_> {
                     }
                 }
                 Err(failed) if failed.failure.crashed || work.context.gpu.device.is_lost() => return Err(failed),
+                // All of them wait, not this one alone.
+                Err(failed) if waits_for_tensor(work.task, &failed.failure) => return Err(failed),
                 Err(failed) if failed.failure.retry => round.again.push((index, failed)),
                 Err(failed) => {
                     round.failed_for_good = self.failed_for_good(index, failed.failure);

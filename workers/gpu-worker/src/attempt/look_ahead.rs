@@ -11,7 +11,7 @@
 //!
 //! Priority holds: the task is taken milliseconds before it starts, and an urgent one that comes in between waits no longer than that. The broker would deliver another task
 //! for every delivery that is acked, so the finished delivery whose credit the slot uses stays unacked until nothing follows any more
-//! ([`Credit`]). Kinds that are not known yet or vary have no look-ahead, nor have batches and payloads that run together with others.
+//! ([`Credit`]). Kinds that are not known yet or vary have no look-ahead, nor have batches, payloads that run together with others, and tasks that wait for tensors.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -82,7 +82,7 @@ impl LookAhead {
     where
         F: Future<Output = ()> + Send,
     {
-        let nothing = Self { slot: None };
+        let nothing = Self::none();
         let Some(shortest) = context.gpu.forecast.shortest(&task.kind).filter(|shortest| *shortest >= SHORTEST_RUN) else { return nothing };
         let Ok(one_of_few) = Arc::clone(&context.fetched).try_acquire_owned() else { return nothing };
         if !matches!(in_hand.queue, Queue::Pool(_)) || context.stops() || ends_at_another_time(task, gathering) {
@@ -103,6 +103,11 @@ impl LookAhead {
             }),
         );
         Self { slot: Some(slot) }
+    }
+
+    /// Of a run of which no forecast says when it ends.
+    pub(crate) const fn none() -> Self {
+        Self { slot: None }
     }
 
     /// The run has ended: its slot passes on.

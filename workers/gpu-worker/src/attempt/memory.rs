@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, OnceLock};
 
-use executors::{Executor, Failure, Report, Run, Usage};
+use executors::{Executor, Failure, Report, Run, RunTensors, Usage};
 use protocol::{ErrorCode, GpuRow, Json, Needs, Task, TaskError};
 use tokio_util::sync::CancellationToken;
 
-use super::batching::{Answer, Asked, Failed, Gatherer};
+use super::{
+    batching::{Answer, Asked, Failed, Gatherer},
+    tensors::AttemptTensors,
+};
 use crate::{
     claim::needs::{usable_here_mb, usable_mb},
     context::Context,
@@ -26,6 +29,10 @@ pub(crate) struct Work<'a> {
     pub(crate) gathering: Option<&'a Gathering>,
     pub(crate) cancel: CancellationToken,
     pub(crate) usage: &'a Usage,
+    /// What it asks of tensors. `None`: nothing.
+    pub(crate) tensors: Option<&'a AttemptTensors<'a>>,
+    /// What its executor is given of tensors, where it asks nothing of them.
+    pub(crate) given: RunTensors,
 }
 
 /// Where an attempt's payloads are gathered with others.
@@ -66,11 +73,22 @@ pub(crate) struct Trying<'a> {
     /// Where this payload runs together with others.
     pub(crate) gathering: Option<&'a Gathering>,
     pub(crate) report: Report,
+    /// The number of the item in its whole batch; `None`: it is no item.
+    pub(crate) item: Option<u32>,
 }
 
 impl Trying<'_> {
-    /// Runs it; out of memory, again after an eviction, then in 2, 4, 8 … pieces. What runs together with others has been cut down to one payload by then.
+    /// Runs it, with the tensors that it names, and with what memory there is.
     pub(crate) async fn with_what_memory_there_is(self) -> Answer {
+        match self.work.tensors {
+            // Boxed, as it is rare.
+            Some(tensors) => Box::pin(tensors.run(self)).await,
+            None => self.in_pieces().await,
+        }
+    }
+
+    /// Runs it; out of memory, again after an eviction, then in 2, 4, 8 … pieces. What runs together with others has been cut down to one payload by then.
+    pub(super) async fn in_pieces(self) -> Answer {
         let Work { context, executor, task, cancel, .. } = self.work;
         let (mut pieces, mut evicted) = (1, false);
         loop {
@@ -78,7 +96,7 @@ impl Trying<'_> {
                 Err(failed) if lacks_memory(&failed.failure) => failed,
                 ended => return ended,
             };
-            if !std::mem::replace(&mut evicted, true) && context.gpu.executors.evict(context.gpu.device.as_ref()).await {
+            if !std::mem::replace(&mut evicted, true) && evict(context, &failed.failure).await {
                 context.metrics.memory_relief("evicted");
                 tracing::info!(task_id = %task.id, "out of memory: kept memory was freed, and it is tried again");
                 continue;
@@ -112,10 +130,20 @@ impl Trying<'_> {
             report: self.report.clone(),
             pieces,
             usage: work.usage.clone(),
-            tensors: executors::RunTensors::none(),
+            tensors: work.given.clone(),
         };
         work.executor.run(run).await.map_err(Failed::from)
     }
+}
+
+/// Frees what is only kept to save time: models that nobody uses, and where there are none, tensors that nobody uses go to the host's memory. Whether any was freed.
+async fn evict(context: &Context, failure: &Failure) -> bool {
+    if context.gpu.executors.evict(context.gpu.device.as_ref()).await {
+        return true;
+    }
+    let Some(data) = context.gpu.data.get() else { return false };
+    let bytes = failure.memory_mb.map_or(u64::MAX, |wanted_mb| wanted_mb.saturating_mul(1_000_000));
+    data.plane.make_room(bytes).await
 }
 
 /// What follows when nothing made it fit here.

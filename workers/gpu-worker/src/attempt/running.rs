@@ -13,9 +13,11 @@ use super::{
     items::{self, CameOut, ItemsRan, ItemsSoFar},
     memory::{Gathering, Trying, Work, lacks_memory},
     progress::Relay,
+    tensors::{AttemptTensors, is_of_data, waits_for_tensor},
 };
 use crate::{
     context::Context,
+    data::asked::AskedTensors,
     delivery::{
         InHand,
         onward::{self, WaitsFor},
@@ -40,12 +42,14 @@ pub(crate) enum Outcome {
     ItemFailed(TaskError),
     /// It failed, or its attempt limit passed; another try may mend it, after so long at least where the executor said that.
     Failed(TaskError, Option<Duration>),
-    /// As [`Outcome::Failed`], in a run that failed as a whole: another of its members stands for the GPU's failure.
+    /// As [`Outcome::Failed`], and it says nothing of the GPU: its run failed as a whole, and another of its members stands for that, or its data did not arrive.
     FailedBeside(TaskError, Option<Duration>),
     /// The process that it ran in is gone, and this worker lives: whatever else ran there may have done it.
     Crashed(TaskError),
     /// The GPU had too little memory for it, whatever was tried; what it needed, in MB, where that is known.
     OutOfMemory(TaskError, Option<u64>),
+    /// A tensor that was there is gone, and the task is to wait until it is there again.
+    TensorMissing(TaskError),
     /// It failed, and no other try would mend it.
     FailedForGood(TaskError),
     /// A cancel was asked for while it ran.
@@ -54,16 +58,20 @@ pub(crate) enum Outcome {
     DeadlinePassed,
 }
 
+/// What an attempt runs with.
+#[derive(Clone, Copy)]
+pub(crate) struct RunsWith<'a> {
+    pub(crate) usage: &'a Usage,
+    /// Where its payloads may run together with others.
+    pub(crate) gathering: Option<&'a Gathering>,
+    /// What it asks of tensors. `None`: nothing.
+    pub(crate) tensors: Option<&'a AskedTensors>,
+}
+
 /// Runs the attempt. One that takes long does not keep its delivery for so long that the broker loses patience: a copy goes round through a retry queue (where
 /// every worker finds the task held) and is there if this worker dies.
-pub(crate) async fn run(
-    context: &Context,
-    task: &Task,
-    in_hand: &InHand,
-    token: Token,
-    (usage, gathering): (&Usage, Option<&Gathering>),
-) -> Result<Outcome, Abandoned> {
-    let mut running = pin!(run_in_time(context, task, in_hand, token, (usage, gathering)));
+pub(crate) async fn run(context: &Context, task: &Task, in_hand: &InHand, token: Token, with: RunsWith<'_>) -> Result<Outcome, Abandoned> {
+    let mut running = pin!(run_in_time(context, task, in_hand, token, with));
     let options = &context.me.options;
     tokio::select! {
         biased;
@@ -85,13 +93,7 @@ pub(crate) async fn run(
 }
 
 /// Runs the attempt within its limits, and hands on what it reports.
-async fn run_in_time(
-    context: &Context,
-    task: &Task,
-    in_hand: &InHand,
-    token: Token,
-    (usage, gathering): (&Usage, Option<&Gathering>),
-) -> Result<Outcome, Abandoned> {
+async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: Token, with: RunsWith<'_>) -> Result<Outcome, Abandoned> {
     let Some(executor) = context.gpu.executors.get(&task.kind) else {
         let message = format!("this worker runs no kind {:?}", task.kind.as_str());
         return Ok(Outcome::FailedForGood(TaskError::new(ErrorCode::UnknownKind, message)));
@@ -101,7 +103,11 @@ async fn run_in_time(
     let relay = Relay::new(context, task, in_hand, token);
     let (report, reports) = relay.reports();
     let mut relaying = pin!(relay.run(reports));
-    let work = Work { context, executor: executor.as_ref(), task, gathering, cancel: cancel.clone(), usage };
+    let RunsWith { usage, gathering, tensors } = with;
+    let tensors = tensors.map(|asked| AttemptTensors::new(context, task, asked, token));
+    let given = context.gpu.plain_tensors();
+    let work =
+        Work { context, executor: executor.as_ref(), task, gathering, cancel: cancel.clone(), usage, tensors: tensors.as_ref(), given };
     let mut running = pin!(AssertUnwindSafe(gave(&work, relay.items(), report)).catch_unwind());
     let started = Instant::now();
     let mut relayed = false;
@@ -124,7 +130,7 @@ async fn run_in_time(
     let took = started.elapsed();
     context.metrics.ran(task.kind.as_str(), took.as_secs_f64());
     if let Ended::ByItself(Ok(Ok(gave))) = &ended {
-        learn(context, task, (gave, usage), took);
+        learn(context, task, (gave, with), took);
     }
     if !relayed && !context.ports.stop.now.is_cancelled() {
         relay.finish(relaying).await;
@@ -138,6 +144,7 @@ async fn run_in_time(
             context.ports.stop.now.cancel();
             Err(Abandoned)
         }
+        Ended::ByItself(Ok(Err(failed))) if waits_for_tensor(task, &failed.failure) => Ok(Outcome::TensorMissing(error_of(failed.failure))),
         Ended::ByItself(Ok(Err(failed))) => Ok(failed.into()),
         Ended::ByItself(Err(panic)) => {
             let message = format!("the executor panicked: {}", words(&*panic));
@@ -169,8 +176,11 @@ enum Gave {
 }
 
 /// Remembers how long the kind takes: attempts for the look-ahead, runs for people.
-fn learn(context: &Context, task: &Task, (gave, usage): (&Gave, &Usage), took: Duration) {
+fn learn(context: &Context, task: &Task, (gave, with): (&Gave, RunsWith<'_>), took: Duration) {
+    let usage = with.usage;
     let ran = usage.run_time().unwrap_or(took);
+    // How long its tensors were on their way says nothing of the next task.
+    let took = if with.tensors.is_some() { ran } else { took };
     match gave {
         Gave::Result(_) => {
             // What was gathered waited before its run, which does not say how long the next task takes. Without a forecast nothing is fetched ahead; kinds that gather have slots for
@@ -194,7 +204,7 @@ async fn gave(work: &Work<'_>, items: Option<&ItemsSoFar>, report: Report) -> Re
     match (&work.task.body.items, items) {
         (Some(payloads), Some(so_far)) => Ok(Gave::Items(Box::pin(items::run(work, payloads, so_far, &report)).await?)),
         _ => {
-            let trying = Trying { work, payload: &work.task.body.payload, gathering: work.gathering, report };
+            let trying = Trying { work, payload: &work.task.body.payload, gathering: work.gathering, report, item: None };
             Ok(Gave::Result(trying.with_what_memory_there_is().await?))
         }
     }
@@ -213,6 +223,7 @@ impl From<Gave> for Outcome {
 impl From<Failed> for Outcome {
     fn from(failed: Failed) -> Self {
         let Failed { failure, beside } = failed;
+        let beside = beside || is_of_data(&failure);
         if failure.crashed {
             return Self::Crashed(error_of(failure));
         }

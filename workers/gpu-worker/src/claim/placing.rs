@@ -1,6 +1,8 @@
 //! Where a task goes: a slot here, another queue, or an end without a run.
 
-use std::time::Duration;
+mod tensors;
+
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use gpu_table::eligibility::{fits, has_memory_now, is_within_thresholds};
 use protocol::{Choice, ClaimAnswer, ClaimMode, ClaimRequest, ErrorCode, GpuId, Holding, Strategy, Task, TaskError, Unplaceable};
@@ -16,6 +18,7 @@ use super::{
 };
 use crate::{
     context::Context,
+    data::asked::AskedTensors,
     delivery::{InHand, credits::Waits},
     disposition::{Disposition, Onward},
     ports::{Abandoned, Backoff},
@@ -80,6 +83,8 @@ pub(crate) struct Placing<'t> {
     forwarded_by: Option<Strategy>,
     /// Since when no living GPU can run it, in Unix milliseconds, where that was found before. A delivery that comes again may have been placed meanwhile: its wait begins anew.
     unserved_since_ms: Option<u64>,
+    /// What it asks of tensors.
+    tensors: Option<Arc<AskedTensors>>,
     /// The model that it is about, and for how long it waits here for the sake of it, as far as that is known.
     model: Option<String>,
     waits_for_model: Option<Duration>,
@@ -99,10 +104,14 @@ impl<'t> Placing<'t> {
         let tasks_wait = in_hand.waits == Waits::Tasks || task.hops >= HOPS_MAX;
         // The slices of a batch fill the slots that are there: a hop would only cost time.
         let request = request(context, task, tasks_wait || task.slice().is_some());
+        let tensors = AskedTensors::of(&context.gpu.executors, task);
+        // One that names tensors always asks: a GPU that has them may be worth the hop, and one that is missing must not cost a slot.
+        let names_tensors = tensors.as_ref().is_some_and(|asked| !asked.references.is_empty());
         Self {
             model: request.needs.model.clone().filter(|_| request.specific_gpu_id.is_none()),
             request,
-            next_slot_will_do: tasks_wait,
+            next_slot_will_do: tasks_wait && !names_tensors,
+            tensors,
             waits_for_model: None,
             context,
             task,
@@ -188,6 +197,12 @@ impl<'t> Placing<'t> {
             }
             Here::Later => self.rest("its memory is in use").await.map(|()| None),
             Here::Now => {
+                // Where they are is what the run asks next, and it may be long ago that it was asked.
+                if self.names_tensors()
+                    && let ControlFlow::Break(placed) = Box::pin(self.find_tensors()).await?
+                {
+                    return Ok(placed);
+                }
                 let line = self.context.slots.wait_for_offered(self.task.priority);
                 self.stand(line).await
             }
@@ -253,6 +268,12 @@ impl<'t> Placing<'t> {
     async fn claim(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
         let context = self.context;
         known_to_the_table(context).await?;
+        // Boxed, as it is rare.
+        if self.names_tensors()
+            && let ControlFlow::Break(placed) = Box::pin(self.find_tensors()).await?
+        {
+            return Ok(placed);
+        }
         let question = tokio::select! {
             biased;
             () = context.ports.stop.now.cancelled() => return Err(Abandoned),
@@ -331,7 +352,12 @@ impl<'t> Placing<'t> {
             Unplaceable::GpuUnknown { gpu_id } if self.was_announced(gpu_id).await? => Rest::short(None, format!("GPU {gpu_id} is away")),
             Unplaceable::GpuUnknown { gpu_id } => return self.unknown(gpu_id).await,
         };
-        let Rest { queue, since_ms, reason } = rest;
+        Ok(Some(self.waits_apart(rest).await))
+    }
+
+    /// It rests in a queue, and its status says what it waits for.
+    async fn waits_apart(&self, Rest { queue, since_ms, reason }: Rest) -> Placement<'t> {
+        let task = self.task;
         tracing::debug!(task_id = %task.id, kind = %task.kind, reason, "unplaceable");
         // Other slices of its batch may run: the batch as a whole does not wait for this.
         if task.slice().is_none()
@@ -339,8 +365,7 @@ impl<'t> Placing<'t> {
         {
             tracing::debug!(task_id = %task.id, %error, "the reason was not noted");
         }
-        let onward = Onward { task, queue, reason: "unplaceable", offer: None, unserved_since_ms: since_ms };
-        Ok(Some(Placement::Not(Disposition::SendOn(onward))))
+        Placement::Not(Disposition::SendOn(Onward { task, queue, reason: "unplaceable", offer: None, unserved_since_ms: since_ms }))
     }
 
     /// Fails the task, once the table is steady: where it was emptied and the store with it, living GPUs are known again within a lease.

@@ -1,5 +1,7 @@
 //! Tasks that no living GPU of the pool can run: nobody serves their kind, or nobody has what they need. They wait for a bounded time, in rests that grow longer, and then fail.
 //!
+//! A task that waits for a tensor which no living GPU has waits in the same way, and fails as `tensor_missing`.
+//!
 //! A task that a living GPU could run which takes none right now, or has its kind down, is none of these: it waits as long as its deadlines allow. Nor is anything decided while the table is not steady: GPUs may live
 //! that it has forgotten. What is found is told to the table for people (`gpufleet unserved`), by a job that lives while there is something to tell.
 
@@ -52,6 +54,25 @@ impl Rest {
     /// The shortest one.
     pub(crate) const fn short(since_ms: Option<u64>, reason: String) -> Self {
         Self { queue: Queue::Unplaceable, since_ms, reason }
+    }
+}
+
+/// A wait that is bounded.
+struct Wait {
+    since_ms: u64,
+    waited: Duration,
+    /// Until it is given up.
+    left: Duration,
+    /// Its end: that, or the task's deadline.
+    end_ms: u64,
+    until_end: Duration,
+}
+
+impl Wait {
+    /// The next rest of it; `waited_for` says what for.
+    fn rest(&self, waited_for: &str) -> Rest {
+        let reason = format!("{waited_for} since {}, until {}", date(self.since_ms), date(self.end_ms));
+        Rest { queue: rest(self.waited, self.until_end), since_ms: Some(self.since_ms), reason }
     }
 }
 
@@ -130,18 +151,36 @@ impl UnservedTasks {
         }
         self.metrics.unserved_rounds.inc();
         let found_for = self.found(wanted, &lack);
+        let wait = self.wait(task, since_ms);
+        // A table that fell back a little has old rows, which lapse before their workers' next heartbeat: a kind is gone for certain once it was missing for longer.
+        if wait.left.is_zero() && wait.waited.max(found_for) >= lease / 2 {
+            return Fate::Fails(self.given_up(task, &lack, wait.waited));
+        }
+        Fate::Rests(wait.rest(&format!("{lack}; a GPU that can run it is waited for")))
+    }
+
+    /// What becomes of a task that is to wait for a tensor which a steady table says is nowhere. `since_ms`: since when it waits, as far as is known already.
+    pub(crate) fn judge_missing(&self, task: &Task, missing: TaskError, since_ms: Option<u64>) -> Fate {
+        let wait = self.wait(task, since_ms);
+        if !wait.left.is_zero() {
+            return Fate::Rests(wait.rest(&format!("{}; it is waited for", missing.message)));
+        }
+        let (waited_s, wait_ms) = (wait.waited.as_secs(), millis(self.me.options.unserved_wait));
+        let message = format!(
+            "{}; the task waited {waited_s} s for it (worker.unserved_wait_ms is {wait_ms}): submit the task that makes it, or put it",
+            missing.message
+        );
+        Fate::Fails(TaskError { message, ..missing })
+    }
+
+    /// How long the task has waited by now, and may wait yet.
+    fn wait(&self, task: &Task, since_ms: Option<u64>) -> Wait {
         let now_ms = self.ports.now_ms();
         let since_ms = since_ms.map_or(now_ms, |since_ms| since_ms.min(now_ms));
         let waited = Duration::from_millis(now_ms - since_ms);
         let left = self.me.options.unserved_wait.saturating_sub(waited);
-        // A table that fell back a little has old rows, which lapse before their workers' next heartbeat: a kind is gone for certain once it was missing for longer.
-        if left.is_zero() && waited.max(found_for) >= lease / 2 {
-            return Fate::Fails(self.given_up(task, &lack, waited));
-        }
         let end_ms = now_ms.saturating_add(millis(left)).min(task.start_before_ms.unwrap_or(u64::MAX));
-        let queue = rest(waited, Duration::from_millis(end_ms.saturating_sub(now_ms)));
-        let reason = format!("{lack}; a GPU that can run it is waited for since {}, until {}", date(since_ms), date(end_ms));
-        Fate::Rests(Rest { queue, since_ms: Some(since_ms), reason })
+        Wait { since_ms, waited, left, end_ms, until_end: Duration::from_millis(end_ms.saturating_sub(now_ms)) }
     }
 
     fn given_up(&self, task: &Task, lack: &Lack, waited: Duration) -> TaskError {

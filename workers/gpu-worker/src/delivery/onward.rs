@@ -88,9 +88,11 @@ pub(crate) fn slice(
 ) -> Option<Outgoing> {
     let (from, to) = (usize::try_from(slice.from).ok()?, usize::try_from(slice.to).ok()?);
     let items = task.body.items.as_ref()?.get(from..to)?.to_vec();
-    let TaskBody { on_error, gpu_options, needs, limits, .. } = &task.body;
+    let TaskBody { on_error, gpu_options, needs, limits, keep_as, on_missing, .. } = &task.body;
     let (gpu_options, needs, limits) = (gpu_options.clone(), needs.clone(), limits.clone());
-    let body = TaskBody { items: Some(items), on_error: *on_error, gpu_options, needs, limits, ..TaskBody::default() }.to_bytes();
+    let (keep_as, on_missing) = (keep_as.clone(), *on_missing);
+    let body = TaskBody { items: Some(items), on_error: *on_error, gpu_options, needs, limits, keep_as, on_missing, ..TaskBody::default() }
+        .to_bytes();
     let mut envelope = bare(&in_hand.envelope, &task.id.of_slice(slice), pool);
     envelope.priority = Some(task.priority);
     // It was written anew.
