@@ -97,6 +97,18 @@ pub struct Fleet {
     started: usize,
 }
 
+/// Tensors stay within the process, where the GPUs of a fleet reach each other: on a paused clock nothing waits for a socket. A test that wants ports says so (`data.listen`).
+fn without_data_ports(mut configuration: Configuration) -> Configuration {
+    configuration.data.listen = None;
+    configuration
+}
+
+/// These, and the kinds that put, read, copy, join and free tensors.
+#[must_use]
+pub fn with_data_kinds(executors: Executors) -> Executors {
+    executors::data_kinds().into_iter().fold(executors, Executors::with)
+}
+
 static FLEETS: AtomicU64 = AtomicU64::new(0);
 
 impl Fleet {
@@ -106,10 +118,10 @@ impl Fleet {
         FleetPlan {
             gpus,
             environment: crate::environment::seeded(1),
-            configuration: Configuration::default(),
+            configuration: without_data_ports(Configuration::default()),
             real: false,
             own: None,
-            executors: Executors::new().with(executors::echo()).with(executors::simulate()),
+            executors: with_data_kinds(Executors::new().with(executors::echo()).with(executors::simulate())),
             own_executors: None,
             topology_every: None,
             store_through: None,
@@ -169,7 +181,7 @@ impl FleetPlan {
         self.own_executors = Some(Arc::new(move || {
             let bounds = ModelBounds { memory_mb: models.memory_mb, memory_share, pinned: models.pinned.clone() };
             let simulate = executors::simulate_keeping(Arc::new(ModelCache::new(bounds)), &models.simulated);
-            Executors::new().with(executors::echo()).with(simulate)
+            with_data_kinds(Executors::new().with(executors::echo()).with(simulate))
         }));
         self
     }

@@ -8,6 +8,7 @@ mod gpus;
 mod onnx;
 mod redis;
 mod unserved;
+mod ways;
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -69,6 +70,7 @@ pub(crate) async fn run(common: &Common) -> Result<ExitCode, Fault> {
                 let found = Fleet::Gateway(gateway).pool().await;
                 findings.extend(down(&found));
                 findings.extend(models(&found));
+                findings.extend(data_ways(&found));
                 findings.push(pool(found));
             }
             findings
@@ -103,6 +105,7 @@ async fn on_servers(common: &Common) -> Result<Vec<Finding>, Fault> {
         findings.extend(redis::try_writes(servers).await);
         findings.extend(found.iter().flat_map(down));
         findings.extend(found.iter().flat_map(models));
+        findings.extend(found.iter().flat_map(data_ways));
         findings.extend(found.map(pool));
         findings.extend(unserved::look(servers).await);
     }
@@ -137,6 +140,11 @@ fn models(pool: &Result<Pool, Fault>) -> Vec<Finding> {
         Finding::warning(format!("model {model}"), format!("{why} (on {count} of {} GPUs)", gpus.len()))
     };
     counts.into_iter().map(told).collect()
+}
+
+/// The ways of tensors between GPUs of the pool that are left out because they failed.
+fn data_ways(pool: &Result<Pool, Fault>) -> Vec<Finding> {
+    pool.as_ref().map_or_else(|_| Vec::new(), |pool| ways::look(&pool.gpus))
 }
 
 fn pool(pool: Result<Pool, Fault>) -> Finding {

@@ -36,6 +36,7 @@ pub(crate) async fn on_simulated(configuration: &Configuration, gpu: GpuDescript
         section if section.model.is_some() => offer_predict(everywhere(configuration, None).await?, section).await?,
         section => offer_built_in(everywhere(configuration, None).await?, section).await?,
     };
+    let built_in = with_data_kinds(built_in);
     let own = built_in.kinds();
     let executors = with_handlers(built_in, configuration, (gpu, true)).await?;
     let brought = executors.kinds().into_iter().filter(|kind| !own.contains(kind)).collect();
@@ -56,7 +57,13 @@ fn cache(configuration: &Configuration) -> Arc<ModelCache> {
 /// is and works on this GPU.
 pub(crate) async fn on_nvidia(configuration: &Configuration, gpu: &NvidiaGpu) -> Result<Executors, Fault> {
     let built_in = built_in_on_nvidia(configuration, gpu).await?;
+    let built_in = if gpu.memory().is_some() { with_data_kinds(built_in) } else { built_in };
     with_handlers(built_in, configuration, (gpu.description().clone(), false)).await
+}
+
+/// The kinds that put tensors onto a GPU, read, copy, join and free them: where there is memory for tensors.
+fn with_data_kinds(executors: Executors) -> Executors {
+    executors::data_kinds().into_iter().fold(executors, Executors::with)
 }
 
 /// What every GPU offers. `gpu_mb`: what models may take of a real one's memory.

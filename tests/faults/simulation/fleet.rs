@@ -359,7 +359,8 @@ impl SimulatedFleet {
             device: Arc::new(SimulatedGpu::new(SimulatedOptions::new(self.gpu_id(gpu)))),
             executors: Executors::new().with(Arc::new(work)),
             environment: chaos.lifeline().hold(&environment),
-            options: WorkerOptions::of(&self.configuration, "simulated"),
+            // The clock is paused: no sockets.
+            options: WorkerOptions { data: None, ..WorkerOptions::of(&self.configuration, "simulated") },
             metrics: Arc::clone(&self.metrics),
             bodies: BodyBudget::new(self.configuration.memory.bodies_mb),
         };

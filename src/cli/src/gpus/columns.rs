@@ -2,15 +2,31 @@
 //!
 //! Where place is short, long ids and states are cut first, then columns are left out, the least important first; the last line says so.
 
-use protocol::gpu::GpuView;
+use protocol::{DataState, gpu::GpuView};
 
 use super::{capability, state};
 use crate::output;
 
-const HEADER: [&str; 14] =
-    ["#", "GPU", "NAME", "CC", "HOST", "STATE", "SLOTS", "WAITING", "MEMORY MB", "UTIL %", "TEMP °C", "POWER W", "CLOCK MHZ", "AGE MS"];
+const HEADER: [&str; 15] = [
+    "#",
+    "GPU",
+    "NAME",
+    "CC",
+    "HOST",
+    "STATE",
+    "SLOTS",
+    "WAITING",
+    "MEMORY MB",
+    "TENSORS",
+    "UTIL %",
+    "TEMP °C",
+    "POWER W",
+    "CLOCK MHZ",
+    "AGE MS",
+];
 /// The columns that are left out, in this order. All are on the page of a single GPU.
-const LEFT_OUT: [&str; 10] = ["AGE MS", "CLOCK MHZ", "CC", "POWER W", "NAME", "TEMP °C", "HOST", "WAITING", "UTIL %", "MEMORY MB"];
+const LEFT_OUT: [&str; 11] =
+    ["AGE MS", "CLOCK MHZ", "CC", "POWER W", "TENSORS", "NAME", "TEMP °C", "HOST", "WAITING", "UTIL %", "MEMORY MB"];
 
 /// Letters of an id that are kept at its beginning, by which a GPU may be named, and at its end.
 const ID_KEPT: [usize; 2] = [12, 4];
@@ -116,12 +132,18 @@ fn row((number, view): (usize, &GpuView)) -> Vec<String> {
         format!("{held}/{}", row.slots),
         row.waiting.to_string(),
         format!("{}/{}", sample.memory_used_mb, row.gpu.memory_total_mb),
+        tensors(&row.data),
         format!("{:.0}", sample.utilization_percent),
         format!("{:.0}", sample.temperature_celsius),
         format!("{:.0}", sample.power_watts),
         format!("{:.0}", sample.sm_clock_mhz),
         sample.age_ms.to_string(),
     ]
+}
+
+/// How many there are, and what they take of the GPU's memory.
+fn tensors(data: &DataState) -> String {
+    if data.tensors == 0 { "0".to_owned() } else { format!("{}, {} MB", data.tensors, data.tensor_mb) }
 }
 
 #[cfg(test)]
