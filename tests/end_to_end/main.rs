@@ -25,6 +25,7 @@ mod retrying;
 mod run_batches;
 mod scaling;
 mod segments;
+mod tensors;
 mod topology;
 mod unserved;
 mod waiting;

@@ -1,0 +1,58 @@
+//! Where a task goes that names tensors, and what that costs.
+
+use std::time::Duration;
+
+use devices::simulated::{LinkSpeed, SimulatedOptions};
+use protocol::GpuId;
+use tests::{
+    tasks::{by, on, reply, result},
+    until::until,
+};
+
+use super::{bytes, fleet, moved, putting, read, reading};
+
+#[tokio::test(start_paused = true)]
+async fn a_task_goes_where_most_of_its_bytes_are() {
+    let fleet = fleet(4).start().await;
+    for (number, gpu) in fleet.gpus().iter().enumerate() {
+        let tensors = [format!("large.{number}"), format!("small.{number}")];
+        for (tensor, count) in tensors.iter().zip([3_000_000, 10_000]) {
+            result(&reply(&fleet.producer, on(gpu.as_str(), putting(tensor, &bytes(count, number)))).await);
+        }
+    }
+    for (number, gpu) in fleet.gpus().iter().enumerate() {
+        fleet.idle().await;
+        let before = moved(&fleet);
+        let large = format!("large.{number}");
+        let alone = reply(&fleet.producer, by("task_specific", reading(&[large.as_str()]))).await;
+        assert_eq!((alone.gpu_id.as_ref(), moved(&fleet)), (Some(gpu), before), "it is there already");
+        fleet.idle().await;
+        // The small one comes along.
+        let small = format!("small.{}", (number + 1) % 4);
+        let both = reply(&fleet.producer, by("task_specific", reading(&[large.as_str(), small.as_str()]))).await;
+        assert_eq!((both.gpu_id.as_ref(), moved(&fleet)), (Some(gpu), before + 10_000.0));
+        assert_eq!(read(&both), [bytes(3_000_000, number), bytes(10_000, (number + 1) % 4)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_tensors_are_on_their_way_is_no_run_time_of_the_kind() {
+    let mut fleet = fleet(0).start().await;
+    for number in 0..2 {
+        let gpu_id = GpuId::new(format!("slow-{number}")).unwrap();
+        let slow = LinkSpeed { bytes_per_second: 1e6, latency: Duration::from_micros(10) };
+        fleet.add(SimulatedOptions { host_link: slow, peer_link: Some(slow), ..SimulatedOptions::new(gpu_id) }).await;
+    }
+    fleet.eligible(2).await;
+    result(&reply(&fleet.producer, on("slow-0", putting("x", &bytes(2_000_000, 1)))).await);
+    let brought = reply(&fleet.producer, on("slow-1", reading(&["x"]))).await;
+    assert!(brought.timings.run_ms >= 1_000.0, "the attempt took as long as the way: {:?}", brought.timings);
+    let run_ms = async || {
+        let rows = fleet.rows().await;
+        rows.iter()
+            .filter(|view| view.row.gpu.gpu_id.as_str() == "slow-1")
+            .find_map(|view| view.row.run_ms.iter().find(|(kind, _)| kind.as_str() == "reading").map(|(_, ms)| *ms))
+    };
+    until("the run is learnt", async || run_ms().await.is_some()).await;
+    assert!(run_ms().await.unwrap() < 100.0, "the run took no time: {:?}", run_ms().await);
+}
