@@ -2,11 +2,14 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use protocol::{OnMissing, TaskError};
+use protocol::{Choice, ClaimMode, OnMissing, Strategy, TaskError};
 use tensors::DataError;
 
-use super::{Placement, Placing};
+use super::{HOPS_MAX, Placement, Placing};
 use crate::{claim::unserved::Fate, data::asked::AskedTensors, disposition::Disposition, ports::Abandoned};
+
+/// What is saved by a hop must be more than this, in ms: a hop takes one or two.
+const WORTH_A_HOP_MS: f64 = 5.0;
 
 impl<'t> Placing<'t> {
     /// What the task asks of tensors; `None`: nothing.
@@ -31,11 +34,26 @@ impl<'t> Placing<'t> {
         };
         self.request.data = None;
         match found {
-            Ok(copies) => self.request.data = data.plane.costs(&copies),
+            Ok(copies) => {
+                self.request.data = data.plane.costs(&copies);
+                if self.is_worth_a_hop() {
+                    self.request.mode = ClaimMode::Choose;
+                }
+            }
             Err(missing @ DataError::Missing { .. }) => return self.tensor_is_missing(&missing).await,
             Err(error) => tracing::debug!(task_id = %self.task.id, %error, "claims without knowing where its tensors are"),
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether to bring the tensors here would take so much longer than a hop that it is worth to choose among all GPUs, although tasks wait and every GPU will be busy.
+    fn is_worth_a_hop(&self) -> bool {
+        let Some(costs) = &self.request.data else { return false };
+        let settings = self.context.signals.settings.borrow();
+        let chosen_by = Choice::resolve(self.request.strategy.as_deref(), settings.default_strategy, &settings.strategies).used;
+        let least_ms = costs.at_ms.values().copied().fold(costs.elsewhere_ms, f64::min);
+        let saved_ms = costs.to(&self.context.me.gpu_id) - least_ms;
+        chosen_by == Strategy::TaskSpecific && self.task.hops < HOPS_MAX && saved_ms > WORTH_A_HOP_MS
     }
 
     async fn tensor_is_missing(&mut self, missing: &DataError) -> Result<ControlFlow<Option<Placement<'t>>>, Abandoned> {
