@@ -232,6 +232,8 @@ async fn names_and_outputs_that_do_not_match_fail_the_task_with_what_the_kind_ga
     result(&reply(&fleet.producer, putting("x", &bytes(10, 1))).await);
     let few = reply(&fleet.producer, passing(&["x"], &["y", "z"])).await;
     assert_eq!((error(&few).0, error(&few).1), ("invalid_payload", Some("keep_as")));
+    let names: Vec<String> = told(&fleet).await.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["x"], "nothing stays of an attempt that failed");
     let many = reply(&fleet.producer, passing(&["x", "x"], &["y"])).await;
     assert_eq!(many.outcome, Outcome::Succeeded, "what has no name is not kept: {many:?}");
 }

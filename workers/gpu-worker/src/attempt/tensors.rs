@@ -14,7 +14,7 @@ mod rewriting;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use executors::{Failure, Keeping, RunTensors, TakesTensors, Usage, failure_of};
+use executors::{Failure, Keeping, RunTensors, TakesTensors, failure_of};
 use futures::future::try_join_all;
 use protocol::{ErrorCode, Json, OnMissing, SegmentRef, Segments, Task, TaskBody, TensorRecord, TensorRef, Token, frame::SEGMENTS_MAX};
 use tensors::{DataError, KeepError, Tensor};
@@ -66,29 +66,39 @@ impl<'a> AttemptTensors<'a> {
         Self { context, task, asked, token }
     }
 
-    /// Runs a payload, once what it names is here, and sees to it that what is to stay does.
+    /// Runs a payload, once what it names is here, and sees to it that what is to stay does. Where it fails nothing of it stays.
     pub(super) async fn run(&self, trying: Trying<'_>) -> Answer {
         let Some(data) = self.context.gpu.data.get() else { return Err(self.nothing_is_kept_here().into()) };
-        let inputs = self.bring(data, &trying).await?;
         let keeping = self.keeping(trying.item);
+        let answer = self.run_and_keep(data, &trying, keeping.as_ref()).await;
+        if answer.is_err()
+            && let Some(keeping) = &keeping
+        {
+            keeping::let_go(&data.plane, keeping).await;
+        }
+        answer
+    }
+
+    async fn run_and_keep(&self, data: &Data, trying: &Trying<'_>, keeping: Option<&Keeping>) -> Answer {
+        let inputs = self.bring(data, trying).await?;
         if self.asked.takes == TakesTensors::OnGpu {
-            let given = RunTensors::new(Arc::clone(&data.plane), inputs, keeping.clone());
-            let result = run_within(&trying, (self.task, trying.payload), given).await?;
+            let given = RunTensors::new(Arc::clone(&data.plane), inputs, keeping.cloned());
+            let result = run_within(trying, (self.task, trying.payload), given).await?;
             if let Some(keeping) = keeping {
-                keeping::check_all_kept(&data.plane, &keeping, &result)?;
+                keeping::check_all_kept(&data.plane, keeping, &result)?;
             }
             return Ok(result);
         }
         let result = if inputs.is_empty() {
-            run_within(&trying, (self.task, trying.payload), data.plain.clone()).await?
+            run_within(trying, (self.task, trying.payload), data.plain.clone()).await?
         } else {
             let task = as_segments(data, &inputs, (self.task, trying.payload)).await?;
             // Its bytes have been read: the tensors need not stay for it.
             drop(inputs);
-            run_within(&trying, (&task, &task.body.payload), data.plain.clone()).await?
+            run_within(trying, (&task, &task.body.payload), data.plain.clone()).await?
         };
         match keeping {
-            Some(keeping) => Ok(keeping::keep_segments(&data.plane, &keeping, result).await?),
+            Some(keeping) => Ok(keeping::keep_segments(&data.plane, keeping, result).await?),
             None => Ok(result),
         }
     }

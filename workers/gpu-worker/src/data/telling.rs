@@ -37,7 +37,7 @@ impl Teller {
     /// Looks as often as the heart beats, until the last beat. Ends at once where the GPU keeps no tensors.
     pub(crate) async fn run(self) {
         let Some(data) = self.gpu.data.get() else { return };
-        let mut looks = 0;
+        let mut looks: u64 = 0;
         loop {
             tokio::select! {
                 biased;
@@ -48,7 +48,7 @@ impl Teller {
                 continue;
             }
             looks += 1;
-            if looks % TELL_EVERY == 0 || self.may_have_been_emptied().await {
+            if looks.is_multiple_of(TELL_EVERY) || self.may_have_been_emptied().await {
                 self.tell(&data.plane).await;
             }
         }
