@@ -3,11 +3,11 @@
 //! One process, not N: a simulated GPU has no driver context to isolate and costs only its tasks' timers, and one process shares two connections
 //! and one model among all of them. A real GPU gets a process of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use devices::{
     Device,
-    simulated::{LinkSpeed, SimulatedGpu, SimulatedOptions, Sleeper},
+    simulated::{SimulatedGpu, SimulatedOptions, Sleeper},
 };
 use futures::StreamExt;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
@@ -57,19 +57,9 @@ fn devices(section: &SimulatedSection) -> Result<Vec<SimulatedGpu>, Fault> {
             let gpu_id = GpuId::new(format!("{}-{number}", section.id_prefix))
                 .map_err(|error| Fault::Usage(format!("simulated.id_prefix: {error}")))?;
             let defaults = SimulatedOptions::new(gpu_id);
-            Ok(SimulatedGpu::new(SimulatedOptions {
-                memory_mb: section.memory_mb,
-                sleeper: Sleeper::Precise,
-                host_link: link(section, section.host_link_gb_s),
-                peer_link: (section.peer_link_gb_s > 0.0).then(|| link(section, section.peer_link_gb_s)),
-                ..defaults
-            }))
+            Ok(SimulatedGpu::new(SimulatedOptions { memory_mb: section.memory_mb, sleeper: Sleeper::Precise, ..defaults }))
         })
         .collect()
-}
-
-fn link(section: &SimulatedSection, gb_s: f64) -> LinkSpeed {
-    LinkSpeed { latency: Duration::from_micros(section.link_latency_us), ..LinkSpeed::gb_s(gb_s) }
 }
 
 /// Starts a worker for each simulated GPU of the configuration; with `gpu.multi_gpu.enabled: false`, for the first alone.
