@@ -92,8 +92,8 @@ async fn a_task_that_is_cancelled_while_its_tensor_is_on_the_way_ends_and_frees_
         fleet.add(SimulatedOptions { host_link: slow, peer_link: Some(slow), ..SimulatedOptions::new(gpu_id) }).await;
     }
     fleet.eligible(2).await;
-    // Over these links each way of it takes five seconds.
-    result(&reply(&fleet.producer, on("slow-0", putting("x", &bytes(5_000_000, 1)))).await);
+    // Over these links each way of it takes three seconds.
+    result(&reply(&fleet.producer, on("slow-0", putting("x", &bytes(3_000_000, 1)))).await);
     let running = started(&fleet.producer, on("slow-1", reading(&["x"]))).await;
     let cancelled = fleet.producer.cancel(running.task_id()).await.unwrap();
     assert_eq!(cancelled, Cancel::Running(GpuId::new("slow-1").unwrap()));
@@ -102,7 +102,7 @@ async fn a_task_that_is_cancelled_while_its_tensor_is_on_the_way_ends_and_frees_
     assert_eq!(fleet.counted("gpufleet_cancel_ignored_total", ""), 0.0);
     // The next one who wants it has it all the same.
     let answer = fleet.producer.submit_and_wait(on("slow-1", reading(&["x"])), PATIENCE).await.unwrap();
-    assert_eq!(read(&answer), [bytes(5_000_000, 1)]);
+    assert_eq!(read(&answer), [bytes(3_000_000, 1)]);
 }
 
 #[tokio::test(start_paused = true)]

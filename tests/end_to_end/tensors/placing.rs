@@ -5,18 +5,33 @@ use std::time::Duration;
 use devices::simulated::{LinkSpeed, SimulatedOptions};
 use protocol::GpuId;
 use tests::{
+    fleet::Fleet,
     tasks::{by, on, reply, result},
     until::until,
 };
 
 use super::{bytes, fleet, moved, putting, read, reading};
 
+/// What takes less time than a claim weighs nothing, so it is more.
+const LARGE: usize = 7_000_000;
+
+/// A fleet whose links carry so much.
+async fn linked(gpus: usize, link: LinkSpeed) -> Fleet {
+    let mut fleet = fleet(0).start().await;
+    for number in 0..gpus {
+        let gpu_id = GpuId::new(format!("slow-{number}")).unwrap();
+        fleet.add(SimulatedOptions { host_link: link, peer_link: Some(link), ..SimulatedOptions::new(gpu_id) }).await;
+    }
+    fleet.eligible(gpus).await;
+    fleet
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_goes_where_most_of_its_bytes_are() {
-    let fleet = fleet(4).start().await;
+    let fleet = linked(4, LinkSpeed::gb_s(1.0)).await;
     for (number, gpu) in fleet.gpus().iter().enumerate() {
         let tensors = [format!("large.{number}"), format!("small.{number}")];
-        for (tensor, count) in tensors.iter().zip([3_000_000, 10_000]) {
+        for (tensor, count) in tensors.iter().zip([LARGE, 10_000]) {
             result(&reply(&fleet.producer, on(gpu.as_str(), putting(tensor, &bytes(count, number)))).await);
         }
     }
@@ -31,19 +46,14 @@ async fn a_task_goes_where_most_of_its_bytes_are() {
         let small = format!("small.{}", (number + 1) % 4);
         let both = reply(&fleet.producer, by("task_specific", reading(&[large.as_str(), small.as_str()]))).await;
         assert_eq!((both.gpu_id.as_ref(), moved(&fleet)), (Some(gpu), before + 10_000.0));
-        assert_eq!(read(&both), [bytes(3_000_000, number), bytes(10_000, (number + 1) % 4)]);
+        assert_eq!(read(&both), [bytes(LARGE, number), bytes(10_000, (number + 1) % 4)]);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn how_long_tensors_are_on_their_way_is_no_run_time_of_the_kind() {
-    let mut fleet = fleet(0).start().await;
-    for number in 0..2 {
-        let gpu_id = GpuId::new(format!("slow-{number}")).unwrap();
-        let slow = LinkSpeed { bytes_per_second: 1e6, latency: Duration::from_micros(10) };
-        fleet.add(SimulatedOptions { host_link: slow, peer_link: Some(slow), ..SimulatedOptions::new(gpu_id) }).await;
-    }
-    fleet.eligible(2).await;
+    let slow = LinkSpeed { bytes_per_second: 1e6, latency: Duration::from_micros(10) };
+    let fleet = linked(2, slow).await;
     result(&reply(&fleet.producer, on("slow-0", putting("x", &bytes(2_000_000, 1)))).await);
     let brought = reply(&fleet.producer, on("slow-1", reading(&["x"]))).await;
     assert!(brought.timings.run_ms >= 1_000.0, "the attempt took as long as the way: {:?}", brought.timings);
