@@ -24,7 +24,11 @@ use tests::{
     until::until,
 };
 
-crate::on_both!(a_chain_of_tasks_leaves_its_tensors_on_the_gpu_and_nothing_is_copied, what_lies_on_another_gpu_is_brought_there_once,);
+crate::on_both!(
+    a_chain_of_tasks_leaves_its_tensors_on_the_gpu_and_nothing_is_copied,
+    what_lies_on_another_gpu_is_brought_there_once,
+    the_fleets_own_kinds_compute_in_a_chain_that_stays_on_the_gpu,
+);
 
 /// Takes tensors as raw bytes, and gives back what it was given.
 struct Reading;
@@ -182,6 +186,35 @@ async fn what_lies_on_another_gpu_is_brought_there_once(here: fn(FleetPlan) -> F
         assert_eq!(moved(&fleet), 500_000.0, "reading {time}");
     }
     assert_eq!(told(&fleet).await.len(), 2, "two copies");
+}
+
+/// The numbers of a tensor of singles.
+fn singles(raw: &Bytes) -> Vec<f32> {
+    raw.chunks_exact(4).map(|number| f32::from_le_bytes(number.try_into().unwrap())).collect()
+}
+
+async fn the_fleets_own_kinds_compute_in_a_chain_that_stays_on_the_gpu(here: fn(FleetPlan) -> FleetPlan) {
+    let fleet = here(Fleet::of(2)).start().await;
+    let value = json!({"$segment": 0, "dtype": "f32", "shape": [2]});
+    let put = task("tensor.put", json!({"name": "x", "value": value}));
+    let raw: Bytes = [1.0_f32, 2.0].iter().flat_map(|number| number.to_le_bytes()).collect();
+    let put = NewTask { body: TaskBody { segments: Segments::of(vec![raw]), ..put.body }, ..put };
+    result(&reply(&fleet.producer, on("gpu-0", put)).await);
+    let adding = |inputs: &[&str], add: f64| {
+        let inputs: Vec<Value> = inputs.iter().map(|input| json!({ "tensor": input })).collect();
+        on("gpu-0", task("simulate", json!({"inputs": inputs, "add": add, "duration_ms": 5})))
+    };
+    result(&reply(&fleet.producer, keeping(&["y"], adding(&["x"], 1.5))).await);
+    result(&reply(&fleet.producer, keeping(&["z"], adding(&["x", "y"], 0.0))).await);
+    result(&reply(&fleet.producer, keeping(&["sum"], adding(&["z"], 0.5))).await);
+    assert_eq!(moved(&fleet), 0.0, "all of it happened where the first one lay");
+    let get = || task("tensor.get", json!({"tensor": "sum"}));
+    let got = reply(&fleet.producer, on("gpu-0", get())).await;
+    assert_eq!((singles(&read(&got)[0]), moved(&fleet)), (vec![4.0, 6.0], 0.0));
+    let elsewhere = reply(&fleet.producer, on("gpu-1", get())).await;
+    assert_eq!((singles(&read(&elsewhere)[0]), moved(&fleet)), (vec![4.0, 6.0], 8.0));
+    result(&reply(&fleet.producer, task("tensor.free", json!({"tensor": "sum"}))).await);
+    assert_eq!(told(&fleet).await.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["x", "y", "z"]);
 }
 
 #[tokio::test(start_paused = true)]
