@@ -68,3 +68,70 @@ fn named(task: &Task) -> Vec<TensorRef> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use executors::{Executor, Failure, Run};
+    use protocol::{BodyHash, DeliveryId, Framed, Json, KeepAs, Kind, TaskBody, TaskId, TensorName};
+    use serde_json::json;
+
+    use super::*;
+
+    struct Reads;
+
+    #[async_trait]
+    impl Executor for Reads {
+        fn kind(&self) -> Kind {
+            Kind::new("reads").unwrap()
+        }
+
+        fn takes_tensors(&self) -> TakesTensors {
+            TakesTensors::AsSegments
+        }
+
+        async fn run(&self, _run: Run<'_>) -> Result<Framed, Failure> {
+            Ok(Json::null().into())
+        }
+    }
+
+    fn asked(kind: &str, body: TaskBody) -> Option<Arc<AskedTensors>> {
+        let task = Task {
+            id: TaskId::new("task").unwrap(),
+            body_hash: BodyHash::of(b""),
+            kind: Kind::new(kind).unwrap(),
+            priority: 0,
+            attempt: 1,
+            hops: 0,
+            memory_mb: None,
+            start_before_ms: None,
+            end_before_ms: None,
+            not_before_ms: None,
+            body,
+            delivery: DeliveryId(1),
+        };
+        AskedTensors::of(&Executors::new().with(executors::echo()).with(Arc::new(Reads)), &task)
+    }
+
+    fn naming(payload: serde_json::Value) -> TaskBody {
+        TaskBody { payload: payload.into(), ..TaskBody::default() }
+    }
+
+    #[test]
+    fn a_task_asks_for_tensors_only_where_its_kind_takes_them() {
+        let names = |kind: &str, body: TaskBody| {
+            asked(kind, body).map(|asked| asked.references.iter().map(|reference| reference.tensor.to_string()).collect::<Vec<_>>())
+        };
+        let (one, none) = (json!({"of": {"tensor": "x"}}), json!({"of": 1}));
+        assert_eq!(names("reads", naming(one.clone())), Some(vec!["x".to_owned()]));
+        assert_eq!(names("reads", naming(none)), None);
+        assert_eq!(names("echo", naming(one.clone())), None, "an object like any other");
+        assert_eq!(names("unknown", naming(one.clone())), None);
+        let items = [json!({"tensor": "y"}), one.clone(), json!([{"tensor": "x"}])].map(Json::from).to_vec();
+        assert_eq!(names("reads", TaskBody { items: Some(items), ..TaskBody::default() }), Some(vec!["x".to_owned(), "y".to_owned()]));
+        let keep_as = Some(KeepAs::one(TensorName::new("z").unwrap()));
+        assert_eq!(names("echo", TaskBody { keep_as, ..naming(one) }), Some(Vec::new()), "any kind may keep its output");
+    }
+}
