@@ -71,8 +71,6 @@ fn named(task: &Task) -> Vec<TensorRef> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use async_trait::async_trait;
     use executors::{Executor, Failure, Run};
     use protocol::{BodyHash, DeliveryId, Framed, Json, KeepAs, Kind, TaskBody, TaskId, TensorName};
