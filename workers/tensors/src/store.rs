@@ -120,7 +120,7 @@ pub struct TensorStore {
 }
 
 impl TensorStore {
-    /// Of a GPU that has a [`DeviceMemory`](devices::DeviceMemory). `now_ms` tells the time, Unix time in ms.
+    /// Of a GPU that has a [`DeviceMemory`]. `now_ms` tells the time, Unix time in ms.
     #[must_use]
     pub fn new(device: Arc<dyn Device>, bounds: TensorBounds, now_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Self {
         Self { device, bounds, now_ms, held: Arc::default(), entries: Mutex::default(), moved: Notify::new() }
