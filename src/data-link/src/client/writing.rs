@@ -110,13 +110,15 @@ impl Writer<'_> {
         if !matches!(error, LinkError::Broken { .. }) {
             return error;
         }
-        loop {
+        // The answers to what was under way come before it.
+        for _ in 0..=WINDOW {
             match self.connection.answer(LAST_WORDS).await {
                 Ok(Answer::Refused(refused)) => return refused.into(),
                 Ok(_) => {}
-                Err(_) => return error,
+                Err(_) => break,
             }
         }
+        error
     }
 }
 
