@@ -5,16 +5,24 @@
 //!
 //! A tensor is written once. It is never changed; its name may be written again, which makes a newer version. Whoever has an `Arc` of a [`Tensor`] uses it, and nothing that is in use is evicted or freed.
 
+mod broadcast;
 mod directory;
+#[cfg(test)]
+mod doubles;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod metrics;
 mod plane;
+mod served;
+mod socket;
 mod store;
 mod tensor;
+mod transfer;
 
 pub use directory::{Destination, Directory, DirectoryError};
 pub use error::DataError;
-pub use plane::{Content, Copied, CopiedTo, DataMetrics, DataOptions, DataParts, DataPlane, Keep, TransferLimits};
+pub use metrics::DataMetrics;
+pub use plane::{Content, Copied, CopiedTo, DataOptions, DataParts, DataPlane, Keep, TransferLimits};
 pub use store::{Arriving, KeepError, StoreCounts, Stored, TensorBounds, TensorStore};
 pub use tensor::{Tensor, TensorAbout};

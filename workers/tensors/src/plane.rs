@@ -1,4 +1,20 @@
-//! One GPU's part of the fleet's data.
+//! One GPU's part of the fleet's data: what others use, and what its parts have in common.
+
+pub(crate) mod asking;
+mod costs;
+mod duties;
+mod fetching;
+mod finding;
+mod freeing;
+mod gathering;
+pub(crate) mod here;
+mod keeping;
+mod link;
+mod port;
+mod shared;
+mod system;
+#[cfg(test)]
+mod tests;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -6,11 +22,12 @@ use bytes::Bytes;
 use devices::{Device, DeviceBuffer};
 use protocol::{
     DataCosts, DataState, Environment, GpuId, IfExists, Incarnation, KeptTensor, TensorName, TensorRecord, TensorRef, TensorShape,
-    TransferWay, config::DataSection,
+    config::DataSection,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{DataError, Directory, Tensor, TensorBounds, TensorStore};
+pub(crate) use self::shared::Shared;
+use crate::{DataError, DataMetrics, Directory, KeepError, Tensor, TensorBounds, TensorStore};
 
 /// How long transfers may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +38,16 @@ pub struct TransferLimits {
     pub stall: Duration,
     /// For how long a way that failed is left out.
     pub demotion: Duration,
+}
+
+impl TransferLimits {
+    /// How fast a transfer must be in all beside its time.
+    const BYTES_PER_SECOND_MIN: f64 = 10e6;
+
+    /// For a transfer of so many bytes, over all ways and tries.
+    pub(crate) fn for_bytes(&self, bytes: u64) -> Duration {
+        self.timeout + Duration::from_secs_f64(bytes as f64 / Self::BYTES_PER_SECOND_MIN)
+    }
 }
 
 /// How a GPU keeps and moves tensors.
@@ -125,23 +152,35 @@ pub struct Copied {
 }
 
 /// One GPU's part of the fleet's data: its tensors, its ways to other GPUs, its data port.
-pub struct DataPlane {}
+pub struct DataPlane {
+    pub(crate) shared: Arc<Shared>,
+}
 
 impl DataPlane {
-    /// Opens the data port, tries the ways to the other GPUs of the host where there are any, and starts its duties (they end with [`stop`](Self::stop)). From now on other data planes of this process reach it
+    /// Opens the data port and starts its duties (they end with [`stop`](Self::stop)). A way from another GPU is tried when the first tensor comes from there. From now on other data planes of this process reach it
     /// directly, by its incarnation. A port that cannot be opened is logged as an error, and there is none.
     pub async fn start(parts: DataParts) -> Arc<Self> {
-        todo!()
+        let plane = Self::open(parts).await;
+        here::enter(&plane.shared);
+        plane
+    }
+
+    /// As [`start`](Self::start), but the other planes of the process take it for one of another process.
+    pub(crate) async fn open(parts: DataParts) -> Arc<Self> {
+        let shared = Shared::new(parts);
+        port::open(&shared).await;
+        shared.spawn("data duties", duties::run(Arc::clone(&shared)));
+        Arc::new(Self { shared })
     }
 
     /// What it keeps.
     pub fn store(&self) -> &Arc<TensorStore> {
-        todo!()
+        &self.shared.store
     }
 
     /// What the row of the GPU says of its data.
     pub fn state(&self) -> DataState {
-        todo!()
+        self.shared.state()
     }
 
     /// The copies of the tensors that references mean: of a name without a version, those of the latest. Asks the table once.
@@ -149,12 +188,12 @@ impl DataPlane {
     /// # Errors
     /// [`DataError::Missing`] for the first that is nowhere; [`DataError::Directory`].
     pub async fn find(&self, references: &[TensorRef]) -> Result<Vec<TensorRecord>, DataError> {
-        todo!()
+        self.shared.find(references).await
     }
 
     /// What it would cost to bring these copies to each GPU that has one; `None` where it costs nothing anywhere. Goes by the bandwidths that were measured, and by what is usual where none was.
     pub fn costs(&self, copies: &[TensorRecord]) -> Option<DataCosts> {
-        todo!()
+        self.shared.costs(copies)
     }
 
     /// A tensor, on this GPU: as it lies here, brought back from the host's memory, or brought from another GPU, the shortest way that works. `copies` is what [`find`](Self::find) gave. Those who want the same one
@@ -168,7 +207,7 @@ impl DataPlane {
         copies: &[TensorRecord],
         cancel: &CancellationToken,
     ) -> Result<Arc<Tensor>, DataError> {
-        todo!()
+        self.shared.fetch(reference, copies, cancel).await
     }
 
     /// Keeps a tensor here, and announces it: when this returns, everybody finds it.
@@ -176,7 +215,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataError`].
     pub async fn keep(&self, keep: Keep, content: Content) -> Result<KeptTensor, DataError> {
-        todo!()
+        self.shared.keep(keep, content).await
     }
 
     /// Bytes of a tensor that is here.
@@ -184,7 +223,10 @@ impl DataPlane {
     /// # Errors
     /// [`DataError`].
     pub async fn read(&self, tensor: &Tensor, range: Range<u64>) -> Result<Bytes, DataError> {
-        todo!()
+        // Where the range has more bytes than memory has places, it lies outside of any tensor, and is refused.
+        let bytes = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let read = async { self.shared.memory()?.read(tensor.buffer(), range.start, bytes).await };
+        Ok(read.await.map_err(KeepError::Memory)?)
     }
 
     /// Frees all copies of a tensor (of its latest version, or of the one that is named), wherever they are; the GPUs that had one. What is in use goes when it no longer is, and is not found any more at once.
@@ -192,7 +234,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataError`].
     pub async fn free(&self, reference: &TensorRef) -> Result<Vec<GpuId>, DataError> {
-        todo!()
+        self.shared.free(reference).await
     }
 
     /// Copies a tensor to other GPUs, along a tree over the ways between them: each link is used once, and a GPU that has it passes it on. One that is slow or dead holds up nobody but those behind it, who
@@ -201,7 +243,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataError`], where it is nowhere or a GPU that is named is none of the pool's; what fails for a GPU is its outcome.
     pub async fn copy_to(&self, reference: &TensorRef, to: &[GpuId], cancel: &CancellationToken) -> Result<Vec<CopiedTo>, DataError> {
-        todo!()
+        self.shared.copy_to(reference, to, cancel).await
     }
 
     /// Joins tensors along their first dimension, in order, into one that is kept here.
@@ -209,12 +251,16 @@ impl DataPlane {
     /// # Errors
     /// [`DataError`]; [`DataError::Invalid`] where their types or their other dimensions differ.
     pub async fn gather(&self, parts: &[TensorRef], keep: Keep, cancel: &CancellationToken) -> Result<KeptTensor, DataError> {
-        todo!()
+        self.shared.gather(parts, keep, cancel).await
     }
 
     /// Lets tensors that nobody uses go to the host's memory, or away, until so many bytes of the GPU are free of them. Whether any went.
     pub async fn make_room(&self, bytes: u64) -> bool {
-        todo!()
+        let went = self.shared.store.make_room(bytes).await;
+        if went {
+            self.shared.due.notify_one();
+        }
+        went
     }
 
     /// Tells the table of everything that is here, again.
@@ -222,25 +268,20 @@ impl DataPlane {
     /// # Errors
     /// [`DataError`].
     pub async fn announce_all(&self) -> Result<(), DataError> {
-        todo!()
+        self.shared.announce_all().await
     }
 
     /// Closes the port, ends what goes on, and is reached by nobody any more.
     pub async fn stop(&self) {
-        todo!()
+        here::leave(&self.shared.incarnation);
+        self.shared.stop().await;
     }
 }
 
-/// Where data planes count: one for all of a process.
-pub struct DataMetrics {}
-
-impl DataMetrics {
-    /// Registers `gpufleet_transfer_bytes_total{way}`, `gpufleet_transfer_seconds{way}`, `gpufleet_transfer_failures_total{way,reason}`, `gpufleet_tensors{gpu_id,place}`, `gpufleet_tensor_bytes{gpu_id,place}`,
-    /// `gpufleet_tensor_evictions_total{gpu_id,to}`.
-    ///
-    /// # Errors
-    /// Those of the registry: a name is taken.
-    pub fn new(registry: &prometheus::Registry) -> Result<Self, prometheus::Error> {
-        todo!()
+impl Drop for DataPlane {
+    /// Who forgets to stop it leaves nothing behind either.
+    fn drop(&mut self) {
+        here::leave(&self.shared.incarnation);
+        self.shared.ended.cancel();
     }
 }

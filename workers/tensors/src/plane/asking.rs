@@ -1,0 +1,84 @@
+//! Asking the table where tensors are, and telling it: with a time limit, and again where that may help.
+
+use std::time::Duration;
+
+use protocol::{TensorName, TensorRecord};
+
+use super::Shared;
+use crate::{DataError, Directory, DirectoryError};
+
+/// For each question.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How often a copy is announced before it is given up.
+const TRIES: u32 = 4;
+/// Before the second try, in ms; doubled with each further one.
+const PAUSE_MS: u64 = 50;
+/// How many rows one call carries.
+const AT_ONCE: usize = 100;
+
+impl Shared {
+    /// All copies of these names that the table knows.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub(crate) async fn ask(&self, names: &[TensorName]) -> Result<Vec<TensorRecord>, DirectoryError> {
+        let mut found = Vec::new();
+        for names in names.chunks(AT_ONCE) {
+            found.extend(limited(self.directory.find(names)).await?);
+        }
+        Ok(found)
+    }
+
+    /// Announces copies, and tries a few times where that may help.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub(crate) async fn announce(&self, records: &[TensorRecord]) -> Result<(), DirectoryError> {
+        for records in records.chunks(AT_ONCE) {
+            self.insist(|directory| directory.announce(records)).await?;
+        }
+        Ok(())
+    }
+
+    /// Says that copies are gone.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub(crate) async fn withdraw(&self, copies: &[(TensorName, u64)]) -> Result<(), DirectoryError> {
+        for copies in copies.chunks(AT_ONCE) {
+            limited(self.directory.withdraw(copies)).await?;
+        }
+        Ok(())
+    }
+
+    /// See [`DataPlane::announce_all`](super::DataPlane::announce_all).
+    pub(crate) async fn announce_all(&self) -> Result<(), DataError> {
+        let here = self.store.list().into_iter();
+        let records: Vec<_> = here.map(|stored| self.record(&stored.about, stored.place, stored.last_used_ms)).collect();
+        Ok(self.announce(&records).await?)
+    }
+
+    async fn insist<'a, Asked>(&'a self, ask: impl Fn(&'a dyn Directory) -> Asked) -> Result<(), DirectoryError>
+    where
+        Asked: Future<Output = Result<(), DirectoryError>>,
+    {
+        let mut pause_ms = PAUSE_MS;
+        for _ in 1..TRIES {
+            match limited(ask(&*self.directory)).await {
+                Err(error) if error.is_transient => tracing::debug!(%error, "the table will be asked again"),
+                answered => return answered,
+            }
+            // Workers that lost the table at the same time must not come back at the same time.
+            tokio::time::sleep(Duration::from_millis(pause_ms).mul_f64(0.5 + self.environment.random.unit())).await;
+            pause_ms *= 2;
+        }
+        limited(ask(&*self.directory)).await
+    }
+}
+
+/// An answer of the table, in time.
+pub(crate) async fn limited<T>(asked: impl Future<Output = Result<T, DirectoryError>>) -> Result<T, DirectoryError> {
+    tokio::time::timeout(LIMIT, asked)
+        .await
+        .unwrap_or_else(|_| Err(DirectoryError { message: format!("it did not answer within {} s", LIMIT.as_secs()), is_transient: true }))
+}

@@ -1,0 +1,62 @@
+//! Letting go of tensors, wherever they are.
+
+use protocol::{GpuId, TensorName, TensorRecord, TensorRef};
+
+use super::{Shared, here};
+use crate::DataError;
+
+impl Shared {
+    /// See [`DataPlane::free`](super::DataPlane::free). Without a version, copies of older versions go too: else one of them would be the latest.
+    pub(crate) async fn free(&self, reference: &TensorRef) -> Result<Vec<GpuId>, DataError> {
+        let mut found = self.ask(std::slice::from_ref(&reference.tensor)).await?;
+        found.retain(|record| record.name == reference.tensor && reference.version.is_none_or(|version| record.version == version));
+        let mut freed: Vec<GpuId> = Vec::new();
+        if self.free_here(&reference.tensor, reference.version).await? {
+            freed.push(self.gpu_id.clone());
+        }
+        let others = found.iter().filter(|record| !self.is_own(record));
+        let outcomes = futures::future::join_all(others.map(async |record| (record, self.free_there(record).await))).await;
+        let mut trouble = None;
+        for (record, outcome) in outcomes {
+            match outcome {
+                Ok(true) => freed.push(record.gpu_id.clone()),
+                Ok(false) => {}
+                Err(reason) => trouble = trouble.or(Some((record.gpu_id.clone(), reason))),
+            }
+        }
+        freed.sort();
+        freed.dedup();
+        match trouble {
+            Some((gpu_id, reason)) => {
+                Err(DataError::NoDestination { gpu_id, reason: format!("it does not let go of {}: {reason}", reference.tensor) })
+            }
+            None if freed.is_empty() => Err(DataError::Missing { name: reference.tensor.clone(), version: reference.version }),
+            None => Ok(freed),
+        }
+    }
+
+    /// Lets go of the copy that is here; whether there was one. Who uses it goes on using it.
+    ///
+    /// # Errors
+    /// [`DataError::Directory`]: the table does not know yet. It is told again by the duty.
+    pub(crate) async fn free_here(&self, name: &TensorName, version: Option<u64>) -> Result<bool, DataError> {
+        let Some(freed) = self.store.free(name, version) else { return Ok(false) };
+        let copy = [(name.clone(), freed)];
+        match self.withdraw(&copy).await {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                self.tell_later(copy);
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn free_there(&self, record: &TensorRecord) -> Result<bool, String> {
+        if let Some(plane) = here::find(&record.incarnation) {
+            return plane.free_here(&record.name, Some(record.version)).await.map_err(|error| error.to_string());
+        }
+        let Some(port) = &record.port else { return Err("other processes do not reach it (data.listen)".to_owned()) };
+        let freed = async { self.client(port, self.options.limits.stall).await?.free(&record.name, Some(record.version)).await };
+        freed.await.map_err(|error| crate::error::whole(&error))
+    }
+}

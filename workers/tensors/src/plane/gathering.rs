@@ -1,0 +1,107 @@
+//! Joining tensors into one.
+
+use std::sync::Arc;
+
+use devices::{DeviceBuffer, MemoryError};
+use protocol::{KeptTensor, TensorRef, TensorShape};
+use tokio_util::sync::CancellationToken;
+
+use super::{Content, Keep, Shared};
+use crate::{DataError, KeepError, Tensor};
+
+impl Shared {
+    /// See [`DataPlane::gather`](super::DataPlane::gather).
+    pub(crate) async fn gather(
+        self: &Arc<Self>,
+        parts: &[TensorRef],
+        mut keep: Keep,
+        cancel: &CancellationToken,
+    ) -> Result<KeptTensor, DataError> {
+        let copies = self.find(parts).await?;
+        // Before anything is brought here for nothing.
+        let shapes = parts.iter().map(|part| shape_of(part, &copies)).collect::<Result<Vec<_>, _>>()?;
+        keep.shape = joined(parts, &shapes)?;
+        let fetched = parts.iter().map(|part| self.fetch(part, &copies, cancel));
+        let tensors = futures::future::try_join_all(fetched).await?;
+        if tensors.iter().map(|tensor| &tensor.about().shape).ne(&shapes) {
+            let problem = "a tensor was written again with another shape while it was gathered; gather it again".to_owned();
+            return Err(DataError::Invalid { problem });
+        }
+        let buffer = cancel.run_until_cancelled(self.join(&tensors)).await.ok_or(DataError::Cancelled)?;
+        self.keep(keep, Content::Gpu(buffer.map_err(KeepError::Memory)?)).await
+    }
+
+    async fn join(&self, tensors: &[Arc<Tensor>]) -> Result<DeviceBuffer, MemoryError> {
+        let memory = self.memory()?;
+        let bytes = tensors.iter().map(|tensor| tensor.buffer().len()).sum();
+        let joined = match memory.allocate(bytes).await {
+            Err(MemoryError::Full { .. }) if self.store.make_room(bytes).await => memory.allocate(bytes).await?,
+            allocated => allocated?,
+        };
+        let mut at = 0;
+        for tensor in tensors {
+            memory.copy((tensor.buffer(), 0), (&joined, at), tensor.buffer().len()).await?;
+            at += tensor.buffer().len();
+        }
+        Ok(joined)
+    }
+}
+
+fn shape_of(part: &TensorRef, copies: &[protocol::TensorRecord]) -> Result<TensorShape, DataError> {
+    let version = super::finding::version_meant(part, copies);
+    let copy = copies.iter().find(|copy| copy.name == part.tensor && Some(copy.version) == version);
+    copy.map(|copy| copy.shape.clone()).ok_or_else(|| DataError::Missing { name: part.tensor.clone(), version: part.version })
+}
+
+/// The shape of what tensors of these shapes are together.
+fn joined(parts: &[TensorRef], shapes: &[TensorShape]) -> Result<TensorShape, DataError> {
+    let invalid = |problem: String| Err(DataError::Invalid { problem });
+    let Some(first) = shapes.first() else { return invalid("there is nothing to gather; name at least one tensor".to_owned()) };
+    let mut shape = first.clone();
+    let mut along = 0_usize;
+    for (part, other) in parts.iter().zip(shapes) {
+        let Some((side, rest)) = other.shape.split_first() else {
+            return invalid(format!("{} has no dimension along which it could be joined", part.tensor));
+        };
+        if other.dtype != first.dtype || first.shape.get(1..) != Some(rest) {
+            return invalid(format!(
+                "{} is {:?} of {:?} and {} is {:?} of {:?}; they must be alike but for the first dimension",
+                parts[0].tensor, first.shape, first.dtype, part.tensor, other.shape, other.dtype
+            ));
+        }
+        let Some(sum) = along.checked_add(*side) else { return invalid("together they are too many".to_owned()) };
+        along = sum;
+    }
+    shape.shape[0] = along;
+    Ok(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::DType;
+
+    use super::*;
+    use crate::doubles::name;
+
+    fn join(shapes: &[(DType, &[usize])]) -> Result<TensorShape, String> {
+        let shapes: Vec<_> = shapes.iter().map(|(dtype, shape)| TensorShape { dtype: *dtype, shape: shape.to_vec() }).collect();
+        let parts: Vec<_> = (0..shapes.len()).map(|number| TensorRef::latest(name(&format!("t{number}")))).collect();
+        joined(&parts, &shapes).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn tensors_that_are_alike_but_for_their_first_dimension_are_joined_along_it() {
+        let shape = join(&[(DType::F32, &[2, 5]), (DType::F32, &[3, 5]), (DType::F32, &[0, 5])]).unwrap();
+        assert_eq!(shape, TensorShape { dtype: DType::F32, shape: vec![5, 5] });
+    }
+
+    #[test]
+    fn others_are_refused_with_what_differs() {
+        let error = join(&[(DType::F32, &[2, 5]), (DType::F32, &[2, 6])]).unwrap_err();
+        assert!(error.contains("t0 is [2, 5]") && error.contains("t1 is [2, 6]"), "{error}");
+        assert!(join(&[(DType::F32, &[2]), (DType::F64, &[2])]).is_err());
+        assert!(join(&[(DType::F32, &[])]).unwrap_err().contains("no dimension"));
+        assert!(join(&[]).is_err());
+        assert!(join(&[(DType::U8, &[usize::MAX]), (DType::U8, &[1])]).is_err());
+    }
+}

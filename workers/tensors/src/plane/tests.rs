@@ -1,0 +1,1 @@
+//! What planes do together.

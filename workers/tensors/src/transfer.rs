@@ -1,0 +1,218 @@
+//! Bringing a tensor from another GPU: which copy, by which way, and again where that may help.
+//!
+//! ```text
+//! each copy, the nearest first ─► each way that it has, the shortest first, but for those that are left out
+//!     try ─► well: the way is remembered as good, with its bandwidth
+//!      │  ─► transient: once more, then the way is left out for a while, and the next one is tried
+//!      │  ─► not there any more: the next copy
+//!      └  ─► stalled, unsupported: the way is left out, and the next one is tried
+//! ```
+//! What every way brings is compared, by the sum that the GPU itself has of it, with the sum that the source's GPU has: bytes that changed anywhere between are found, and never handed out.
+
+mod failure;
+mod local;
+pub(crate) mod peer;
+mod pieces;
+mod shared_flight;
+pub(crate) mod staged;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod ways;
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::{Checksum, IfExists, TensorPlace, TensorRecord, TransferWay};
+use tokio::time::Instant;
+
+use self::pieces::in_time;
+pub(crate) use self::{failure::TryFailure, pieces::pieces, shared_flight::Flights, ways::Ways};
+use crate::{
+    Arriving, DataError, Tensor, TensorAbout,
+    plane::{Shared, here},
+};
+
+/// Before a way is tried again, in ms; up to twice as long.
+const PAUSE_MS: u64 = 20;
+/// How often a way is tried.
+const TRIES: u32 = 2;
+/// How many lines of what the tries came to an error tells.
+const LINES_MAX: usize = 16;
+
+/// Brings a tensor here from one of its copies. Dropped half-way, nothing of it remains.
+async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord]) -> Result<Arc<Tensor>, DataError> {
+    let record = &copies[0];
+    // It may have come between the question for it and the beginning of this.
+    if let Some(tensor) = shared.store.get(&record.name, Some(record.version)).await? {
+        return Ok(tensor);
+    }
+    let arriving = shared.store.begin(about_of(record), IfExists::Replace).await?;
+    let mut tries = Tries { shared, arriving, lines: Vec::new(), is_gone_everywhere: true };
+    let limit = shared.options.limits.for_bytes(record.bytes);
+    match tokio::time::timeout(limit, tries.all(copies)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => return Err(tries.error(record)),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => {
+            tries.is_gone_everywhere = false;
+            tries.lines.push(format!("its time, {} ms, ran out", limit.as_millis()));
+            return Err(tries.error(record));
+        }
+    }
+    Ok(tries.arriving.finish()?)
+}
+
+fn about_of(record: &TensorRecord) -> TensorAbout {
+    TensorAbout {
+        name: record.name.clone(),
+        version: record.version,
+        shape: record.shape.clone(),
+        owner: record.owner.clone(),
+        made_ms: record.made_ms,
+        ttl_ms: record.ttl_ms,
+    }
+}
+
+/// What was tried for one transfer.
+struct Tries<'a> {
+    shared: &'a Arc<Shared>,
+    arriving: Arriving,
+    lines: Vec<String>,
+    is_gone_everywhere: bool,
+}
+
+/// What follows from a way.
+enum Next {
+    Arrived,
+    NextWay,
+    NextCopy,
+}
+
+impl Tries<'_> {
+    /// Whether it came.
+    async fn all(&mut self, copies: &[TensorRecord]) -> Result<bool, DataError> {
+        let copies = self.nearest_first(copies);
+        let is_open = |(record, way): &(&TensorRecord, TransferWay)| self.shared.ways.left_out(&record.gpu_id, *way).is_none();
+        let is_any_open =
+            copies.iter().flat_map(|record| self.ways_of(record).into_iter().map(move |way| (*record, way))).any(|try_| is_open(&try_));
+        for record in copies {
+            for way in self.ways_of(record) {
+                // Where all are left out, a bad way is better than none.
+                if is_any_open && let Some(reason) = self.shared.ways.left_out(&record.gpu_id, way) {
+                    self.is_gone_everywhere = false;
+                    self.note(record, way, &format!("left out for a while: {reason}"));
+                    continue;
+                }
+                match self.by(record, way).await? {
+                    Next::Arrived => return Ok(true),
+                    Next::NextWay => {}
+                    Next::NextCopy => break,
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Those of this process first, then the neighbours', then the others; of these, those in a GPU's memory first. Among equal ones chance chooses, so that one copy does not serve all.
+    fn nearest_first<'r>(&self, copies: &'r [TensorRecord]) -> Vec<&'r TensorRecord> {
+        let random = &self.shared.environment.random;
+        let mut sorted: Vec<_> = copies.iter().map(|record| (random.next_u64(), record)).collect();
+        sorted.sort_by_key(|(chance, record)| {
+            let way = self.ways_of(record).first().copied();
+            (way.is_none(), way, record.place == TensorPlace::Host, *chance)
+        });
+        sorted.into_iter().map(|(_, record)| record).collect()
+    }
+
+    /// The ways that a copy has to this GPU, by what its record says.
+    fn ways_of(&self, record: &TensorRecord) -> Vec<TransferWay> {
+        let port = record.port.as_ref();
+        let mut ways = if here::find(&record.incarnation).is_some() {
+            vec![TransferWay::Local, TransferWay::Staged]
+        } else if port.is_some_and(|port| self.shared.is_neighbour(port)) {
+            vec![TransferWay::Peer, TransferWay::Staged]
+        } else {
+            Vec::new()
+        };
+        if port.is_some_and(|port| port.address.is_some()) {
+            ways.push(TransferWay::Stream);
+        }
+        ways
+    }
+
+    async fn by(&mut self, record: &TensorRecord, way: TransferWay) -> Result<Next, DataError> {
+        let ways = &self.shared.ways;
+        for is_last in (1..=TRIES).map(|number| number == TRIES) {
+            let started = Instant::now();
+            let failure = match self.once(record, way).await {
+                Ok(()) => {
+                    let took = started.elapsed();
+                    ways.carried(&record.gpu_id, way, record.bytes, took);
+                    self.shared.metrics.carried(way, record.bytes, took);
+                    return Ok(Next::Arrived);
+                }
+                Err(failure) => failure,
+            };
+            self.shared.metrics.failed(way, failure.word());
+            tracing::warn!(%failure, tensor = %record.name, from = %record.gpu_id, to = %self.shared.gpu_id, way = way.name(), "a transfer failed");
+            self.note(record, way, &failure.to_string());
+            match failure {
+                TryFailure::Gone => return Ok(Next::NextCopy),
+                TryFailure::Target(error) => return Err(error.into()),
+                failure if failure.is_transient() && !is_last => self.pause().await,
+                TryFailure::Unsupported(reason) => {
+                    self.is_gone_everywhere = false;
+                    ways.unsupported(&record.gpu_id, way, reason);
+                    break;
+                }
+                failure => {
+                    self.is_gone_everywhere = false;
+                    ways.failed(&record.gpu_id, way, failure.to_string());
+                    break;
+                }
+            }
+        }
+        Ok(Next::NextWay)
+    }
+
+    /// One try, and the comparison of what it brought.
+    async fn once(&self, record: &TensorRecord, way: TransferWay) -> Result<(), TryFailure> {
+        let sent = self.carry(record, way).await?;
+        let (memory, stall) = (self.shared.memory()?, self.shared.options.limits.stall);
+        let arrived = in_time(stall, memory.checksum(self.arriving.buffer(), 0..record.bytes)).await?;
+        if arrived == sent { Ok(()) } else { Err(TryFailure::Corrupted) }
+    }
+
+    async fn carry(&self, record: &TensorRecord, way: TransferWay) -> Result<Checksum, TryFailure> {
+        let Self { shared, arriving, .. } = self;
+        match way {
+            TransferWay::Local => local::carry(shared, record, arriving).await,
+            TransferWay::Peer => peer::carry(shared, record, arriving).await,
+            TransferWay::Staged if here::find(&record.incarnation).is_some() => staged::carry_here(shared, record, arriving).await,
+            TransferWay::Staged => staged::carry(shared, record, arriving).await,
+            TransferWay::Stream => stream::carry(shared, record, arriving).await,
+        }
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(Duration::from_millis(PAUSE_MS).mul_f64(1.0 + self.shared.environment.random.unit())).await;
+    }
+
+    fn note(&mut self, record: &TensorRecord, way: TransferWay, what: &str) {
+        if self.lines.len() < LINES_MAX {
+            self.lines.push(format!("from {} ({}): {what}", record.gpu_id, way.name()));
+        }
+    }
+
+    fn error(self, record: &TensorRecord) -> DataError {
+        let name = record.name.clone();
+        if self.lines.is_empty() {
+            let reason = "no copy can be reached from this process; set data.listen at the workers that have one".to_owned();
+            return DataError::Transfer { name, to: self.shared.gpu_id.clone(), reason };
+        }
+        if self.is_gone_everywhere {
+            return DataError::Missing { name, version: Some(record.version) };
+        }
+        DataError::Transfer { name, to: self.shared.gpu_id.clone(), reason: self.lines.join("\n") }
+    }
+}
