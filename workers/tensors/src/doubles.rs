@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use data_link::{DataServer, FetchOrder, NewTensor, Opened, Refused, RefusedBecause, Served, Writing};
+use devices::Device;
 use protocol::{
     DType, Environment, GpuId, IfExists, Incarnation, TensorName, TensorPlace, TensorRecord, TensorRef, TensorShape,
     environment::{Clock, Job, Random, Spawn},
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
-    directory::TestDirectory,
+    directory::{TableOf, TestDirectory},
     gpu::{Fault, TestGpu},
 };
 use crate::{Content, DataError, DataMetrics, DataOptions, DataParts, DataPlane, Destination, Keep, Tensor, TensorBounds, TransferLimits};
@@ -66,6 +67,16 @@ pub(crate) fn destination(gpu_id: &str, host: &str) -> Destination {
 /// Bytes that differ from place to place.
 pub(crate) fn content(bytes: usize) -> Bytes {
     (0..bytes).map(|at| (at.wrapping_mul(31) ^ (at >> 9)) as u8).collect()
+}
+
+/// Until it is so. What it waits for is done by jobs, which go on meanwhile.
+pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(120), waited).await.is_ok(), "it never came to this: {what}");
 }
 
 struct TestEnvironment {
@@ -159,7 +170,7 @@ impl TestFleet {
     fn parts(&self, gpu: &Arc<TestGpu>) -> DataParts {
         DataParts {
             device: gpu.clone(),
-            directory: self.directory.clone(),
+            directory: Arc::new(TableOf(self.directory.clone(), gpu.description().gpu_id.clone())),
             incarnation: self.environment.fresh_incarnation(),
             environment: self.environment.clone(),
             options: self.options.clone(),

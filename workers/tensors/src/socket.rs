@@ -18,7 +18,7 @@ use tokio::{
 
 pub(crate) use self::{
     connection::Connection,
-    words::{Answer, Request, Ring, Taken, Wanted, WantedTensor},
+    words::{Answer, Request, Ring, Taken, Wanted},
 };
 use crate::{
     DataError, Tensor,

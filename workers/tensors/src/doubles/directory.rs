@@ -1,12 +1,12 @@
 //! A table that is a map.
 
 use std::sync::{
-    Mutex,
+    Arc, Mutex,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
-use protocol::{TensorName, TensorRecord};
+use protocol::{GpuId, TensorName, TensorRecord};
 
 use crate::{Destination, Directory, DirectoryError};
 
@@ -32,24 +32,23 @@ impl TestDirectory {
         self.records.lock().unwrap().clone()
     }
 
-    /// Puts a record in, whoever it is of.
-    pub(crate) fn put(&self, record: TensorRecord) {
-        self.records.lock().unwrap().push(record);
-    }
 }
 
+/// The table, as one GPU's plane sees it.
+pub(crate) struct TableOf(pub(crate) Arc<TestDirectory>, pub(crate) GpuId);
+
 #[async_trait]
-impl Directory for TestDirectory {
+impl Directory for TableOf {
     async fn find(&self, names: &[TensorName]) -> Result<Vec<TensorRecord>, DirectoryError> {
-        Ok(self.records().into_iter().filter(|record| names.contains(&record.name)).collect())
+        Ok(self.0.records().into_iter().filter(|record| names.contains(&record.name)).collect())
     }
 
     async fn announce(&self, announced: &[TensorRecord]) -> Result<(), DirectoryError> {
-        let fails = self.failing_announcements.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if fails.is_ok() {
+        let failing = &self.0.failing_announcements;
+        if failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             return Err(DirectoryError { message: "away".to_owned(), is_transient: true });
         }
-        let mut records = self.records.lock().unwrap();
+        let mut records = self.0.records.lock().unwrap();
         for record in announced {
             records.retain(|other| (&other.name, &other.gpu_id) != (&record.name, &record.gpu_id));
             records.push(record.clone());
@@ -57,18 +56,18 @@ impl Directory for TestDirectory {
         Ok(())
     }
 
-    /// Of all GPUs, where the real one knows whose plane asks: in tests each version is made once, so that only copies could be meant by mistake.
     async fn withdraw(&self, copies: &[(TensorName, u64)]) -> Result<(), DirectoryError> {
-        let mut records = self.records.lock().unwrap();
-        records.retain(|record| !copies.iter().any(|(name, version)| (name, version) == (&record.name, &record.version)));
+        let mut records = self.0.records.lock().unwrap();
+        let is_meant = |record: &TensorRecord| copies.iter().any(|(name, version)| (name, *version) == (&record.name, record.version));
+        records.retain(|record| record.gpu_id != self.1 || !is_meant(record));
         Ok(())
     }
 
     async fn destinations(&self) -> Result<Vec<Destination>, DirectoryError> {
-        Ok(self.destinations.lock().unwrap().clone())
+        Ok(self.0.destinations.lock().unwrap().clone())
     }
 
     async fn pool_mb(&self) -> Result<u64, DirectoryError> {
-        Ok(self.pool_mb.load(Ordering::SeqCst))
+        Ok(self.0.pool_mb.load(Ordering::SeqCst))
     }
 }

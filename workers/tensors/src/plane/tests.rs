@@ -1,1 +1,4 @@
-//! What planes do together.
+//! What planes do, each for itself and together.
+
+mod keeping;
+mod many;

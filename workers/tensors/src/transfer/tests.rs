@@ -1,1 +1,4 @@
-//! How transfers go.
+//! How transfers go, well and badly.
+
+mod between_processes;
+mod here;
