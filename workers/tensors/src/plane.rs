@@ -15,6 +15,7 @@ mod shared;
 mod system;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -257,9 +258,7 @@ impl DataPlane {
     /// Lets tensors that nobody uses go to the host's memory, or away, until so many bytes of the GPU are free of them. Whether any went.
     pub async fn make_room(&self, bytes: u64) -> bool {
         let went = self.shared.store.make_room(bytes).await;
-        if went {
-            self.shared.due.notify_one();
-        }
+        self.shared.tell_gone();
         went
     }
 

@@ -96,7 +96,10 @@ impl Tries<'_> {
         let is_any_open =
             copies.iter().flat_map(|record| self.ways_of(record).into_iter().map(move |way| (*record, way))).any(|try_| is_open(&try_));
         for record in copies {
-            for way in self.ways_of(record) {
+            let ways = self.ways_of(record);
+            // It may be there all the same.
+            self.is_gone_everywhere &= !ways.is_empty();
+            for way in ways {
                 // Where all are left out, a bad way is better than none.
                 if is_any_open && let Some(reason) = self.shared.ways.left_out(&record.gpu_id, way) {
                     self.is_gone_everywhere = false;
@@ -154,7 +157,7 @@ impl Tries<'_> {
                 Err(failure) => failure,
             };
             self.shared.metrics.failed(way, failure.word());
-            tracing::warn!(%failure, tensor = %record.name, from = %record.gpu_id, to = %self.shared.gpu_id, way = way.name(), "a transfer failed");
+            self.tell(record, way, &failure);
             self.note(record, way, &failure.to_string());
             match failure {
                 TryFailure::Gone => return Ok(Next::NextCopy),
@@ -196,6 +199,17 @@ impl Tries<'_> {
 
     async fn pause(&self) {
         tokio::time::sleep(Duration::from_millis(PAUSE_MS).mul_f64(1.0 + self.shared.environment.random.unit())).await;
+    }
+
+    fn tell(&self, record: &TensorRecord, way: TransferWay, failure: &TryFailure) {
+        let (tensor, from, to, way) = (&record.name, &record.gpu_id, &self.shared.gpu_id, way.name());
+        match failure {
+            // A pair without this way, and a copy that went meanwhile, are nothing out of the ordinary.
+            TryFailure::Unsupported(_) | TryFailure::Gone => {
+                tracing::debug!(%tensor, %from, %to, way, %failure, "a transfer takes another way")
+            }
+            _ => tracing::warn!(%tensor, %from, %to, way, %failure, "a try to bring a tensor failed"),
+        }
     }
 
     fn note(&mut self, record: &TensorRecord, way: TransferWay, what: &str) {

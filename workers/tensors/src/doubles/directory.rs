@@ -31,7 +31,6 @@ impl TestDirectory {
     pub(crate) fn records(&self) -> Vec<TensorRecord> {
         self.records.lock().unwrap().clone()
     }
-
 }
 
 /// The table, as one GPU's plane sees it.

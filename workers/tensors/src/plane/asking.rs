@@ -36,6 +36,13 @@ impl Shared {
     pub(crate) async fn announce(&self, records: &[TensorRecord]) -> Result<(), DirectoryError> {
         for records in records.chunks(AT_ONCE) {
             self.insist(|directory| directory.announce(records)).await?;
+            self.told.told(records);
+        }
+        // What went away while the table was told would be found for ever.
+        let is_gone = |record: &&TensorRecord| self.store.look(&record.name).is_none_or(|stored| stored.about.version != record.version);
+        let gone: Vec<_> = records.iter().filter(is_gone).map(|record| (record.name.clone(), record.version)).collect();
+        if !gone.is_empty() {
+            self.tell_later(gone);
         }
         Ok(())
     }

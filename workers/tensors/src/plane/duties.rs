@@ -1,4 +1,4 @@
-//! What a plane does by itself: the table hears of what went away, what nobody uses goes, what was written anew elsewhere goes, and the numbers are kept.
+//! What a plane does by itself: the table hears of what went away and of what changed, what nobody uses goes, what was written anew elsewhere goes, and the numbers are kept.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,6 +37,7 @@ impl Duties {
     async fn rounds(&mut self) {
         loop {
             self.tidy().await;
+            self.tell_changes().await;
             self.count();
             if Instant::now() >= self.look_at {
                 self.look_at = Instant::now() + LOOK_EVERY;
@@ -53,7 +54,7 @@ impl Duties {
     }
 
     /// Tells the table of what went away.
-    async fn tidy(&mut self) {
+    async fn tidy(&self) {
         let store = &self.shared.store;
         let mut untold = self.shared.take_untold();
         untold.extend(store.sweep());
@@ -66,9 +67,24 @@ impl Duties {
         if untold.is_empty() {
             return;
         }
-        if let Err(error) = self.shared.withdraw(&untold).await {
-            tracing::debug!(%error, copies = untold.len(), "the table will be told again of what is gone");
-            self.shared.put_back_untold(untold);
+        match self.shared.withdraw(&untold).await {
+            // One that came back while the table was told may have been taken out by this. It is told anew.
+            Ok(()) => self.shared.told.forget(untold.into_iter().map(|(name, _)| name)),
+            Err(error) => {
+                tracing::debug!(%error, copies = untold.len(), "the table will be told again of what is gone");
+                self.shared.put_back_untold(untold);
+            }
+        }
+    }
+
+    /// Tells the table where copies lie now, and that they were used.
+    async fn tell_changes(&self) {
+        let changed = self.shared.told.changed(self.shared.store.list()).into_iter();
+        let records: Vec<_> = changed.map(|stored| self.shared.record(&stored.about, stored.place, stored.last_used_ms)).collect();
+        if !records.is_empty()
+            && let Err(error) = self.shared.announce(&records).await
+        {
+            tracing::debug!(%error, copies = records.len(), "the table will be told again of what changed");
         }
     }
 

@@ -63,8 +63,7 @@ impl Shared {
             // The table may have taken it and only not have said so.
             self.tell_later([(tensor.about().name.clone(), freed)]);
         }
-        // What went away to make room for it is to be found no more.
-        self.due.notify_one();
+        self.tell_gone();
         Ok(announced?)
     }
 

@@ -7,7 +7,7 @@ use protocol::{DataPort, DataState, Environment, GpuId, Incarnation, TensorName,
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{DataOptions, DataParts, system};
+use super::{DataOptions, DataParts, system, told::Told};
 use crate::{
     DataMetrics, Directory, Tensor, TensorAbout, TensorStore,
     transfer::{Flights, Ways},
@@ -36,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) due: Notify,
     /// Copies that went away and that the table still names.
     untold: Mutex<Vec<(TensorName, u64)>>,
+    pub(crate) told: Told,
     jobs: TaskTracker,
     device: Arc<dyn Device>,
 }
@@ -60,6 +61,7 @@ impl Shared {
             ended: CancellationToken::new(),
             due: Notify::new(),
             untold: Mutex::default(),
+            told: Told::default(),
             jobs: TaskTracker::new(),
             device,
         })
@@ -122,6 +124,14 @@ impl Shared {
     /// Of what the table is to be told.
     pub(crate) fn take_untold(&self) -> Vec<(TensorName, u64)> {
         std::mem::take(&mut self.untold.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The table is to be told at once of what went away to make room.
+    pub(crate) fn tell_gone(&self) {
+        let gone = self.store.gone();
+        if !gone.is_empty() {
+            self.tell_later(gone);
+        }
     }
 
     /// As [`tell_later`](Self::tell_later), but not at once: it was just tried.

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use protocol::{DType, IfExists, TensorRef, TensorShape};
+use protocol::{DType, IfExists, TensorPlace, TensorRef, TensorShape};
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
 
@@ -90,6 +90,20 @@ async fn a_copy_goes_when_its_name_was_written_again_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_table_hears_of_evictions_and_of_uses() {
+    let fleet = TestFleet::new();
+    let plane = fleet.plane("a").await;
+    let reference = plane.keep("x", &content(1_000)).await;
+    let made = fleet.directory.records()[0].clone();
+    assert!(plane.plane.make_room(1_000).await);
+    until("it lies in the host's memory", || fleet.directory.records()[0].place == TensorPlace::Host).await;
+    advance(Duration::from_secs(60)).await;
+    drop(plane.fetch(&reference).await.unwrap());
+    until("it is back", || fleet.directory.records()[0].place == TensorPlace::Gpu).await;
+    assert!(fleet.directory.records()[0].last_used_ms >= made.last_used_ms + 60_000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_used_for_its_time_is_gone_here_and_in_the_table() {
     let fleet = TestFleet::new();
     let plane = fleet.plane("a").await;
@@ -133,7 +147,7 @@ async fn tensors_are_gathered_in_order_from_wherever_they_are() {
 async fn the_cost_of_bringing_a_tensor_is_measured() {
     let fleet = TestFleet::new();
     let (a, b) = (fleet.plane("a").await, fleet.plane("b").await);
-    let reference = a.keep("x", &content(50_000_000)).await;
+    let reference = a.keep("x", &Bytes::from(vec![7; 50_000_000])).await;
     let copies = b.plane.find(std::slice::from_ref(&reference)).await.unwrap();
     let costs = b.plane.costs(&copies).unwrap();
     assert_eq!(costs.elsewhere_ms, 1.0, "50 GB/s are usual within a process");
