@@ -27,8 +27,8 @@ use protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::shared::Shared;
-use crate::{DataError, DataMetrics, Directory, KeepError, Tensor, TensorBounds, TensorStore};
+pub(crate) use self::shared::{Shared, within};
+use crate::{DataError, DataMetrics, Directory, Tensor, TensorBounds, TensorStore};
 
 /// How long transfers may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,8 +226,8 @@ impl DataPlane {
     pub async fn read(&self, tensor: &Tensor, range: Range<u64>) -> Result<Bytes, DataError> {
         // Where the range has more bytes than memory has places, it lies outside of any tensor, and is refused.
         let bytes = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let read = async { self.shared.memory()?.read(tensor.buffer(), range.start, bytes).await };
-        Ok(read.await.map_err(KeepError::Memory)?)
+        let limit = self.shared.options.limits.for_bytes(bytes as u64);
+        Ok(within(limit, async { Ok(self.shared.memory()?.read(tensor.buffer(), range.start, bytes).await?) }).await?)
     }
 
     /// Frees all copies of a tensor (of its latest version, or of the one that is named), wherever they are; the GPUs that had one. What is in use goes when it no longer is, and is not found any more at once.

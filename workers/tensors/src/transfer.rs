@@ -29,7 +29,7 @@ use self::pieces::in_time;
 pub(crate) use self::{failure::TryFailure, pieces::pieces, shared_flight::Flights, ways::Ways};
 use crate::{
     Arriving, DataError, Tensor, TensorAbout,
-    plane::{Shared, here},
+    plane::{Shared, here, within},
 };
 
 /// Before a way is tried again, in ms; up to twice as long.
@@ -43,20 +43,19 @@ const LINES_MAX: usize = 16;
 async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord]) -> Result<Arc<Tensor>, DataError> {
     let record = &copies[0];
     // It may have come between the question for it and the beginning of this.
-    if let Some(tensor) = shared.store.get(&record.name, Some(record.version)).await? {
+    let limit = shared.options.limits.for_bytes(record.bytes);
+    if let Some(tensor) = within(limit, shared.store.get(&record.name, Some(record.version))).await? {
         return Ok(tensor);
     }
-    let arriving = shared.store.begin(about_of(record), IfExists::Replace).await?;
-    let mut tries = Tries { shared, arriving, lines: Vec::new(), is_gone_everywhere: true };
-    let limit = shared.options.limits.for_bytes(record.bytes);
+    let arriving = within(limit, shared.store.begin(about_of(record), IfExists::Replace)).await?;
+    let mut tries = Tries { shared, arriving, lines: Vec::new(), gone: 0 };
     match tokio::time::timeout(limit, tries.all(copies)).await {
         Ok(Ok(true)) => {}
-        Ok(Ok(false)) => return Err(tries.error(record)),
+        Ok(Ok(false)) => return Err(tries.error(copies)),
         Ok(Err(error)) => return Err(error),
         Err(_) => {
-            tries.is_gone_everywhere = false;
             tries.lines.push(format!("its time, {} ms, ran out", limit.as_millis()));
-            return Err(tries.error(record));
+            return Err(tries.error(copies));
         }
     }
     Ok(tries.arriving.finish()?)
@@ -78,14 +77,15 @@ struct Tries<'a> {
     shared: &'a Arc<Shared>,
     arriving: Arriving,
     lines: Vec<String>,
-    is_gone_everywhere: bool,
+    /// How many copies are not there any more.
+    gone: usize,
 }
 
-/// What follows from a way.
-enum Next {
-    Arrived,
-    NextWay,
-    NextCopy,
+/// What came of a way.
+enum Came {
+    Whole,
+    NotThisWay,
+    NotFromThere,
 }
 
 impl Tries<'_> {
@@ -96,20 +96,19 @@ impl Tries<'_> {
         let is_any_open =
             copies.iter().flat_map(|record| self.ways_of(record).into_iter().map(move |way| (*record, way))).any(|try_| is_open(&try_));
         for record in copies {
-            let ways = self.ways_of(record);
-            // It may be there all the same.
-            self.is_gone_everywhere &= !ways.is_empty();
-            for way in ways {
+            for way in self.ways_of(record) {
                 // Where all are left out, a bad way is better than none.
                 if is_any_open && let Some(reason) = self.shared.ways.left_out(&record.gpu_id, way) {
-                    self.is_gone_everywhere = false;
                     self.note(record, way, &format!("left out for a while: {reason}"));
                     continue;
                 }
                 match self.by(record, way).await? {
-                    Next::Arrived => return Ok(true),
-                    Next::NextWay => {}
-                    Next::NextCopy => break,
+                    Came::Whole => return Ok(true),
+                    Came::NotThisWay => {}
+                    Came::NotFromThere => {
+                        self.gone += 1;
+                        break;
+                    }
                 }
             }
         }
@@ -143,7 +142,7 @@ impl Tries<'_> {
         ways
     }
 
-    async fn by(&mut self, record: &TensorRecord, way: TransferWay) -> Result<Next, DataError> {
+    async fn by(&mut self, record: &TensorRecord, way: TransferWay) -> Result<Came, DataError> {
         let ways = &self.shared.ways;
         for is_last in (1..=TRIES).map(|number| number == TRIES) {
             let started = Instant::now();
@@ -152,7 +151,7 @@ impl Tries<'_> {
                     let took = started.elapsed();
                     ways.carried(&record.gpu_id, way, record.bytes, took);
                     self.shared.metrics.carried(way, record.bytes, took);
-                    return Ok(Next::Arrived);
+                    return Ok(Came::Whole);
                 }
                 Err(failure) => failure,
             };
@@ -160,22 +159,20 @@ impl Tries<'_> {
             self.tell(record, way, &failure);
             self.note(record, way, &failure.to_string());
             match failure {
-                TryFailure::Gone => return Ok(Next::NextCopy),
+                TryFailure::Gone => return Ok(Came::NotFromThere),
                 TryFailure::Target(error) => return Err(error.into()),
                 failure if failure.is_transient() && !is_last => self.pause().await,
                 TryFailure::Unsupported(reason) => {
-                    self.is_gone_everywhere = false;
                     ways.unsupported(&record.gpu_id, way, reason);
                     break;
                 }
                 failure => {
-                    self.is_gone_everywhere = false;
                     ways.failed(&record.gpu_id, way, failure.to_string());
                     break;
                 }
             }
         }
-        Ok(Next::NextWay)
+        Ok(Came::NotThisWay)
     }
 
     /// One try, and the comparison of what it brought.
@@ -218,15 +215,17 @@ impl Tries<'_> {
         }
     }
 
-    fn error(self, record: &TensorRecord) -> DataError {
+    fn error(self, copies: &[TensorRecord]) -> DataError {
+        let record = &copies[0];
         let name = record.name.clone();
-        if self.lines.is_empty() {
-            let reason = "no copy can be reached from this process; set data.listen at the workers that have one".to_owned();
-            return DataError::Transfer { name, to: self.shared.gpu_id.clone(), reason };
-        }
-        if self.is_gone_everywhere {
+        if self.gone == copies.len() {
             return DataError::Missing { name, version: Some(record.version) };
         }
-        DataError::Transfer { name, to: self.shared.gpu_id.clone(), reason: self.lines.join("\n") }
+        let reason = if self.lines.is_empty() {
+            "no copy can be reached from this process; set data.listen at the workers that have one".to_owned()
+        } else {
+            self.lines.join("\n")
+        };
+        DataError::Transfer { name, to: self.shared.gpu_id.clone(), reason }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::{TensorRecord, TensorRef};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, finding::version_meant};
+use super::{Shared, finding::version_meant, within};
 use crate::{DataError, Tensor};
 
 impl Shared {
@@ -21,7 +21,9 @@ impl Shared {
         let here = self.store.look(name).map(|stored| stored.about.version);
         // Without a version, what was made here since the table was asked is the latest.
         let version = reference.version.or_else(|| version_meant(reference, copies).max(here)).ok_or_else(missing)?;
-        let found = cancel.run_until_cancelled(self.store.get(name, Some(version))).await.ok_or(DataError::Cancelled)??;
+        let bytes = self.store.look(name).map_or(0, |stored| stored.about.bytes());
+        let found = within(self.options.limits.for_bytes(bytes), self.store.get(name, Some(version)));
+        let found = cancel.run_until_cancelled(found).await.ok_or(DataError::Cancelled)??;
         if let Some(tensor) = found {
             return Ok(tensor);
         }

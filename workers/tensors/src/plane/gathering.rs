@@ -6,8 +6,8 @@ use devices::{DeviceBuffer, MemoryError};
 use protocol::{KeptTensor, TensorRef, TensorShape};
 use tokio_util::sync::CancellationToken;
 
-use super::{Content, Keep, Shared};
-use crate::{DataError, KeepError, Tensor};
+use super::{Content, Keep, Shared, within};
+use crate::{DataError, Tensor};
 
 impl Shared {
     /// See [`DataPlane::gather`](super::DataPlane::gather).
@@ -27,13 +27,14 @@ impl Shared {
             let problem = "a tensor was written again with another shape while it was gathered; gather it again".to_owned();
             return Err(DataError::Invalid { problem });
         }
-        let buffer = cancel.run_until_cancelled(self.join(&tensors)).await.ok_or(DataError::Cancelled)?;
-        self.keep(keep, Content::Gpu(buffer.map_err(KeepError::Memory)?)).await
+        let bytes = tensors.iter().map(|tensor| tensor.buffer().len()).sum();
+        let joined = within(self.options.limits.for_bytes(bytes), async { Ok(self.join(&tensors, bytes).await?) });
+        let joined = cancel.run_until_cancelled(joined).await.ok_or(DataError::Cancelled)??;
+        self.keep(keep, Content::Gpu(joined)).await
     }
 
-    async fn join(&self, tensors: &[Arc<Tensor>]) -> Result<DeviceBuffer, MemoryError> {
+    async fn join(&self, tensors: &[Arc<Tensor>], bytes: u64) -> Result<DeviceBuffer, MemoryError> {
         let memory = self.memory()?;
-        let bytes = tensors.iter().map(|tensor| tensor.buffer().len()).sum();
         let joined = match memory.allocate(bytes).await {
             Err(MemoryError::Full { .. }) if self.store.make_room(bytes).await => memory.allocate(bytes).await?,
             allocated => allocated?,

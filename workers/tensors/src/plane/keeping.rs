@@ -4,7 +4,7 @@ use bytes::Bytes;
 use devices::HostBytes;
 use protocol::{IfExists, KeptTensor, TensorName, TensorShape};
 
-use super::{Content, Keep, Shared};
+use super::{Content, Keep, Shared, within};
 use crate::{Arriving, DataError, KeepError, Tensor, TensorAbout, transfer::pieces};
 
 /// In pieces of this many bytes what is on the host goes to the GPU, so that others get at it between them.
@@ -25,9 +25,10 @@ impl Shared {
         }
         let if_exists = keep.if_exists;
         let about = self.admit(keep).await?;
+        let limit = self.options.limits.for_bytes(given);
         let tensor = match content {
-            Content::Gpu(buffer) => self.store.adopt(about, if_exists, buffer).await?,
-            Content::Host(bytes) => self.fill(about, if_exists, bytes).await?,
+            Content::Gpu(buffer) => within(limit, self.store.adopt(about, if_exists, buffer)).await?,
+            Content::Host(bytes) => within(limit, self.fill(about, if_exists, bytes)).await?,
         };
         self.publish(&tensor).await?;
         let about = tensor.about();
@@ -45,10 +46,10 @@ impl Shared {
     /// # Errors
     /// [`DataError`].
     pub(crate) async fn begin(&self, keep: Keep) -> Result<Arriving, DataError> {
-        length_of(&keep.shape)?;
+        let limit = self.options.limits.for_bytes(length_of(&keep.shape)?);
         let if_exists = keep.if_exists;
         let about = self.admit(keep).await?;
-        Ok(self.store.begin(about, if_exists).await?)
+        Ok(within(limit, self.store.begin(about, if_exists)).await?)
     }
 
     /// Announces a tensor that was made here. What nobody would find is not kept.

@@ -1,6 +1,9 @@
 //! What the parts of a plane have in common.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
 use devices::{Device, DeviceMemory, MemoryError};
 use protocol::{DataPort, DataState, Environment, GpuId, Incarnation, TensorName, TensorPlace, TensorRecord};
@@ -9,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{DataOptions, DataParts, system, told::Told};
 use crate::{
-    DataMetrics, Directory, Tensor, TensorAbout, TensorStore,
+    DataMetrics, Directory, KeepError, Tensor, TensorAbout, TensorStore,
     transfer::{Flights, Ways},
 };
 
@@ -160,4 +163,15 @@ impl Shared {
             ways: self.ways.view(),
         }
     }
+}
+
+/// What the store does, if it does it in time: it waits for the GPU, and sets itself no limit.
+///
+/// # Errors
+/// Those of the store, and [`KeepError::Memory`] where it takes longer.
+pub(crate) async fn within<T>(limit: Duration, stored: impl Future<Output = Result<T, KeepError>>) -> Result<T, KeepError> {
+    tokio::time::timeout(limit, stored).await.unwrap_or_else(|_| {
+        let reason = format!("it did not answer within {} ms", limit.as_millis());
+        Err(KeepError::Memory(MemoryError::Failed { operation: "use the GPU's memory", reason }))
+    })
 }

@@ -28,7 +28,7 @@ mod tests {
     fn pieces_cover_all_bytes_once() {
         let of = |bytes, piece| pieces(bytes, piece).collect::<Vec<_>>();
         assert_eq!(of(0, 4), []);
-        assert_eq!(of(4, 4), [0..4]);
+        assert_eq!(of(8, 4), [0..4, 4..8]);
         assert_eq!(of(9, 4), [0..4, 4..8, 8..9]);
     }
 }

@@ -90,7 +90,7 @@ pub(crate) async fn serve(
                 Ok(checksum) => connection.send(&Answer::Filled { chunk: next, checksum }).await?,
                 Err(failure) => {
                     let refused = Refused::new(RefusedBecause::Failed, format!("read from its GPU: {failure}"));
-                    return Ok(connection.send(&Answer::Refused(refused)).await?);
+                    return connection.send(&Answer::Refused(refused)).await;
                 }
             }
             next += 1;

@@ -104,6 +104,19 @@ async fn a_source_that_dies_half_way_gives_way_to_another_copy() {
 }
 
 #[tokio::test]
+async fn a_copy_that_is_gone_is_missing_also_where_a_way_is_left_out() {
+    let (_fleet, from, to, reference) = two(&content(1_000)).await;
+    let copies = to.plane.find(std::slice::from_ref(&reference)).await.unwrap();
+    to.gpu.inject("open", 1, Fault::Unsupported);
+    let cancel = CancellationToken::new();
+    drop(to.plane.fetch(&reference, &copies, &cancel).await.unwrap());
+    to.plane.store().free(&reference.tensor, None);
+    from.plane.store().free(&reference.tensor, None);
+    let error = to.plane.fetch(&reference, &copies, &cancel).await.unwrap_err();
+    assert!(matches!(error, DataError::Missing { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn who_does_not_have_the_key_gets_nothing() {
     let (_fleet, _from, to, reference) = two(&content(1_000)).await;
     let mut copies = to.plane.find(std::slice::from_ref(&reference)).await.unwrap();
@@ -135,6 +148,29 @@ async fn a_tensor_without_bytes_comes_by_every_way() {
     from.gpu.inject("export", usize::MAX, Fault::Unsupported);
     to.fetch(&reference).await.unwrap();
     assert!(to.plane.state().ways.iter().any(|view| view.way == TransferWay::Staged && view.reason.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_transfers_in_both_directions_do_not_get_mixed_up() {
+    let fleet = TestFleet::listening();
+    let (one, other) = (fleet.apart("one").await, fleet.apart("other").await);
+    // Half of them by either way that processes of a host have.
+    other.gpu.inject("open", usize::MAX, Fault::Unsupported);
+    let mut kept = Vec::new();
+    for number in 0..8 {
+        let bytes = content((5 << 20) + number * 1_001);
+        let from = if number % 2 == 0 { &one } else { &other };
+        kept.push((number, from.keep(&format!("t{number}"), &bytes).await, bytes));
+    }
+    let all = kept.iter().map(async |(number, reference, bytes)| {
+        let to = if number % 2 == 0 { &other } else { &one };
+        let tensor = to.fetch(reference).await.unwrap();
+        assert!(to.bytes(&tensor).await == *bytes, "other bytes came of {number}");
+    });
+    futures::future::join_all(all).await;
+    for way in ["peer", "staged"] {
+        assert!(fleet.counted("gpufleet_transfer_bytes_total", &[way]) > 4 * (5 << 20), "{way}");
+    }
 }
 
 proptest! {

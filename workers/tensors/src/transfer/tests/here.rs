@@ -198,3 +198,12 @@ async fn a_tensor_without_bytes_moves_too() {
     let reference = from.keep("x", &Bytes::new()).await;
     assert_eq!(to.fetch(&reference).await.unwrap().about().bytes(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gpu_that_gives_no_memory_is_not_waited_for_for_ever() {
+    let (_fleet, _from, to, reference, _) = two().await;
+    to.gpu.inject("allocate", usize::MAX, Fault::Hangs);
+    let error = to.fetch(&reference).await.unwrap_err();
+    assert!(matches!(error, DataError::Keep(KeepError::Memory(_))), "{error:?}");
+    assert!(error.is_transient());
+}
