@@ -40,7 +40,8 @@ impl Shared {
 
     /// Has a GPU read one copy; the record of the copy that it has then.
     async fn order(self: &Arc<Self>, to: &Destination, from: TensorRecord, limit: Duration) -> Result<TensorRecord, String> {
-        let plane = if to.incarnation == self.incarnation { Some(Arc::clone(self)) } else { here::find(&to.incarnation) };
+        let is_own = to.incarnation == self.incarnation && to.gpu_id == self.gpu_id;
+        let plane = if is_own { Some(Arc::clone(self)) } else { here::find(&to.incarnation, &to.gpu_id) };
         if let Some(plane) = plane {
             let tensor = plane.fetch_from(&from, limit).await.map_err(|error| error.to_string())?;
             return Ok(plane.record_of(&tensor));

@@ -156,21 +156,21 @@ impl TestFleet {
     /// A plane of this process.
     pub(crate) async fn plane(&self, gpu_id: &str) -> TestPlane {
         let gpu = TestGpu::new(gpu_id);
-        let plane = DataPlane::start(self.parts(&gpu)).await;
+        let plane = DataPlane::start(self.parts(gpu.clone())).await;
         self.join(gpu, plane)
     }
 
     /// A plane that others take for one of another process.
     pub(crate) async fn apart(&self, gpu_id: &str) -> TestPlane {
         let gpu = TestGpu::new(gpu_id);
-        let plane = DataPlane::open(self.parts(&gpu)).await;
+        let plane = DataPlane::open(self.parts(gpu.clone())).await;
         self.join(gpu, plane)
     }
 
-    fn parts(&self, gpu: &Arc<TestGpu>) -> DataParts {
+    fn parts(&self, device: Arc<dyn Device>) -> DataParts {
         DataParts {
-            device: gpu.clone(),
-            directory: Arc::new(TableOf(self.directory.clone(), gpu.description().gpu_id.clone())),
+            directory: Arc::new(TableOf(self.directory.clone(), device.description().gpu_id.clone())),
+            device,
             incarnation: self.environment.fresh_incarnation(),
             environment: self.environment.clone(),
             options: self.options.clone(),
@@ -178,14 +178,25 @@ impl TestFleet {
         }
     }
 
+    /// A plane of this process on another kind of GPU.
+    pub(crate) async fn plane_on(&self, gpu: Arc<dyn Device>) -> Arc<DataPlane> {
+        let plane = DataPlane::start(self.parts(gpu)).await;
+        self.add(&plane);
+        plane
+    }
+
     fn join(&self, gpu: Arc<TestGpu>, plane: Arc<DataPlane>) -> TestPlane {
+        self.add(&plane);
+        TestPlane { gpu, plane }
+    }
+
+    fn add(&self, plane: &DataPlane) {
         let shared = &plane.shared;
         self.directory.add(Destination {
             incarnation: shared.incarnation.clone(),
             port: shared.port.get().cloned(),
             ..destination(shared.gpu_id.as_str(), "host")
         });
-        TestPlane { gpu, plane }
     }
 
     /// What a counter counts.

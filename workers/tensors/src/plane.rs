@@ -272,7 +272,7 @@ impl DataPlane {
 
     /// Closes the port, ends what goes on, and is reached by nobody any more.
     pub async fn stop(&self) {
-        here::leave(&self.shared.incarnation);
+        here::leave(&self.shared);
         self.shared.stop().await;
     }
 }
@@ -280,7 +280,7 @@ impl DataPlane {
 impl Drop for DataPlane {
     /// Who forgets to stop it leaves nothing behind either.
     fn drop(&mut self) {
-        here::leave(&self.shared.incarnation);
+        here::leave(&self.shared);
         self.shared.ended.cancel();
     }
 }

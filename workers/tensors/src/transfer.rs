@@ -129,7 +129,7 @@ impl Tries<'_> {
     /// The ways that a copy has to this GPU, by what its record says.
     fn ways_of(&self, record: &TensorRecord) -> Vec<TransferWay> {
         let port = record.port.as_ref();
-        let mut ways = if here::find(&record.incarnation).is_some() {
+        let mut ways = if here::find(&record.incarnation, &record.gpu_id).is_some() {
             vec![TransferWay::Local, TransferWay::Staged]
         } else if port.is_some_and(|port| self.shared.is_neighbour(port)) {
             vec![TransferWay::Peer, TransferWay::Staged]
@@ -188,7 +188,9 @@ impl Tries<'_> {
         match way {
             TransferWay::Local => local::carry(shared, record, arriving).await,
             TransferWay::Peer => peer::carry(shared, record, arriving).await,
-            TransferWay::Staged if here::find(&record.incarnation).is_some() => staged::carry_here(shared, record, arriving).await,
+            TransferWay::Staged if here::find(&record.incarnation, &record.gpu_id).is_some() => {
+                staged::carry_here(shared, record, arriving).await
+            }
             TransferWay::Staged => staged::carry(shared, record, arriving).await,
             TransferWay::Stream => stream::carry(shared, record, arriving).await,
         }

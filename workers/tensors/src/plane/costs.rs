@@ -26,7 +26,7 @@ impl Shared {
         {
             return measured;
         }
-        let is_here = |record: &TensorRecord| record.incarnation == self.incarnation || here::find(&record.incarnation).is_some();
+        let is_here = |record: &TensorRecord| self.is_own(record) || here::find(&record.incarnation, &record.gpu_id).is_some();
         if is_here(from) && to.is_none_or(is_here) {
             return HERE_GB_S;
         }

@@ -52,7 +52,7 @@ impl Shared {
     }
 
     async fn free_there(&self, record: &TensorRecord) -> Result<bool, String> {
-        if let Some(plane) = here::find(&record.incarnation) {
+        if let Some(plane) = here::find(&record.incarnation, &record.gpu_id) {
             return plane.free_here(&record.name, Some(record.version)).await.map_err(|error| error.to_string());
         }
         let Some(port) = &record.port else { return Err("other processes do not reach it (data.listen)".to_owned()) };

@@ -5,26 +5,31 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use protocol::Incarnation;
+use protocol::{GpuId, Incarnation};
 
 use super::Shared;
 
-/// By the start of their workers, which no other process has: whoever reads a record knows by it whether its copy lies in this process.
-static PLANES: Mutex<BTreeMap<Incarnation, Weak<Shared>>> = Mutex::new(BTreeMap::new());
+/// By the start of their workers, which no other process has, and their GPUs: whoever reads a record knows by it whether its copy lies in this process.
+static PLANES: Mutex<BTreeMap<(Incarnation, GpuId), Weak<Shared>>> = Mutex::new(BTreeMap::new());
 
 /// From now on the others of the process find it.
 pub(crate) fn enter(plane: &Arc<Shared>) {
     let mut planes = PLANES.lock().unwrap_or_else(PoisonError::into_inner);
     planes.retain(|_, plane| plane.strong_count() > 0);
-    planes.insert(plane.incarnation.clone(), Arc::downgrade(plane));
+    planes.insert(key_of(plane), Arc::downgrade(plane));
 }
 
 /// From now on nobody finds it.
-pub(crate) fn leave(incarnation: &Incarnation) {
-    PLANES.lock().unwrap_or_else(PoisonError::into_inner).remove(incarnation);
+pub(crate) fn leave(plane: &Shared) {
+    PLANES.lock().unwrap_or_else(PoisonError::into_inner).remove(&key_of(plane));
 }
 
-/// The plane of a start. `None`: it is another process's, or gone.
-pub(crate) fn find(incarnation: &Incarnation) -> Option<Arc<Shared>> {
-    PLANES.lock().unwrap_or_else(PoisonError::into_inner).get(incarnation)?.upgrade()
+/// The plane of a GPU. `None`: it is another process's, or gone.
+pub(crate) fn find(incarnation: &Incarnation, gpu_id: &GpuId) -> Option<Arc<Shared>> {
+    let key = (incarnation.clone(), gpu_id.clone());
+    PLANES.lock().unwrap_or_else(PoisonError::into_inner).get(&key)?.upgrade()
+}
+
+fn key_of(plane: &Shared) -> (Incarnation, GpuId) {
+    (plane.incarnation.clone(), plane.gpu_id.clone())
 }

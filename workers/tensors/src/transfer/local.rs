@@ -13,7 +13,7 @@ const PIECE_BYTES: u64 = 64 << 20;
 
 /// Brings it, and gives the sum of what was read.
 pub(super) async fn carry(shared: &Shared, from: &TensorRecord, arriving: &Arriving) -> Result<Checksum, TryFailure> {
-    let source = here::find(&from.incarnation).ok_or(TryFailure::Gone)?;
+    let source = here::find(&from.incarnation, &from.gpu_id).ok_or(TryFailure::Gone)?;
     let stall = shared.options.limits.stall;
     let tensor = in_time(stall, source.store.get(&from.name, Some(from.version))).await?.ok_or(TryFailure::Gone)?;
     let (there, here) = (source.memory()?, shared.memory()?);

@@ -78,6 +78,7 @@ async fn fly(shared: Arc<Shared>, copies: Vec<TensorRecord>, cancel: Cancellatio
         shared.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
     arrived.send_replace(Some(outcome));
+    shared.tell_gone();
     // A copy that is not announced is only not found. One that a newer version came before is none to be found.
     if let Some(copy) = copy
         && shared.store.look(&copy.name).is_some_and(|stored| stored.about.version == copy.version)

@@ -129,7 +129,7 @@ impl Source<'_> {
 
 /// Brings it from another GPU of this process that has no way of its own to this one: reads one piece while it writes another.
 pub(super) async fn carry_here(shared: &Shared, from: &TensorRecord, arriving: &Arriving) -> Result<Checksum, TryFailure> {
-    let source = here::find(&from.incarnation).ok_or(TryFailure::Gone)?;
+    let source = here::find(&from.incarnation, &from.gpu_id).ok_or(TryFailure::Gone)?;
     let stall = shared.options.limits.stall;
     let tensor = in_time(stall, source.store.get(&from.name, Some(from.version))).await?.ok_or(TryFailure::Gone)?;
     let there = source.memory()?;

@@ -1,0 +1,98 @@
+//! On simulated GPUs, whose links take their time: on a paused clock that time can be told.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use devices::{SimulatedGpu, SimulatedOptions, simulated::LinkSpeed};
+use protocol::{TensorRef, TransferWay};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Content, DataPlane,
+    doubles::{TestFleet, content, gpu, keep},
+};
+
+/// So slow that small tensors take long.
+const SLOW: LinkSpeed = LinkSpeed { bytes_per_second: 40e6, latency: Duration::ZERO };
+
+struct Simulated {
+    gpu: Arc<SimulatedGpu>,
+    plane: Arc<DataPlane>,
+}
+
+async fn simulated(fleet: &TestFleet, count: usize, peer_link: Option<LinkSpeed>) -> Vec<Simulated> {
+    let mut all = Vec::new();
+    for number in 0..count {
+        let options = SimulatedOptions { host_link: SLOW, peer_link, ..SimulatedOptions::new(gpu(&format!("sim-{number}"))) };
+        let gpu = Arc::new(SimulatedGpu::new(options));
+        all.push(Simulated { plane: fleet.plane_on(gpu.clone()).await, gpu });
+    }
+    all
+}
+
+impl Simulated {
+    async fn keep(&self, bytes: &Bytes) -> TensorRef {
+        let kept = self.plane.keep(keep("x", bytes.len()), Content::Host(bytes.clone())).await.unwrap();
+        TensorRef { tensor: kept.tensor, version: Some(kept.version) }
+    }
+
+    /// Fetches it, compares it, and says how long it took.
+    async fn fetch(&self, reference: &TensorRef, bytes: &Bytes) -> Duration {
+        let copies = self.plane.find(std::slice::from_ref(reference)).await.unwrap();
+        let started = Instant::now();
+        let tensor = self.plane.fetch(reference, &copies, &CancellationToken::new()).await.unwrap();
+        let took = started.elapsed();
+        assert!(self.plane.read(&tensor, 0..bytes.len() as u64).await.unwrap() == *bytes, "other bytes came");
+        took
+    }
+}
+
+fn time_of(bytes: &Bytes) -> Duration {
+    Duration::from_secs_f64(bytes.len() as f64 / SLOW.bytes_per_second)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_to_seven_takes_the_time_of_three() {
+    let fleet = TestFleet::new();
+    let all = simulated(&fleet, 8, Some(SLOW)).await;
+    let bytes = content(4_000_000);
+    let reference = all[0].keep(&bytes).await;
+    let started = Instant::now();
+    let copied = all[0].plane.copy_to(&reference, &[], &CancellationToken::new()).await.unwrap();
+    let took = started.elapsed();
+    assert!(copied.iter().all(|copied| copied.outcome.is_ok()), "{copied:?}");
+    let one = time_of(&bytes);
+    assert!(took >= one * 3 && took < one * 4, "{took:?}, where one takes {one:?}");
+    for simulated in &all {
+        assert_eq!(simulated.fetch(&reference, &bytes).await, Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_link_one_piece_is_read_while_another_is_written() {
+    let fleet = TestFleet::new();
+    let all = simulated(&fleet, 2, None).await;
+    let bytes = content(16 << 20);
+    let reference = all[0].keep(&bytes).await;
+    let took = all[1].fetch(&reference, &bytes).await;
+    let one = time_of(&bytes);
+    assert!(took >= one && took < one.mul_f64(1.5), "{took:?}, where each direction takes {one:?}");
+    let ways = all[1].plane.state().ways;
+    assert!(ways.iter().any(|view| view.way == TransferWay::Staged && view.gb_s.is_some()), "{ways:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn injected_faults_are_found_and_gone_round() {
+    let fleet = TestFleet::new();
+    let all = simulated(&fleet, 2, Some(SLOW)).await;
+    let bytes = content(1_000_003);
+    let reference = all[0].keep(&bytes).await;
+    all[1].gpu.knobs().corrupt_next_copies(1);
+    all[1].fetch(&reference, &bytes).await;
+    all[1].plane.store().free(&reference.tensor, None);
+    all[1].gpu.knobs().fail_next_copies(2);
+    all[1].fetch(&reference, &bytes).await;
+    let ways = all[1].plane.state().ways;
+    assert!(ways.iter().any(|view| view.way == TransferWay::Local && view.demoted_for_ms.is_some()), "{ways:?}");
+}
