@@ -5,7 +5,7 @@ use std::{fmt, future::Future, time::Duration};
 use deadpool_redis::{Connection, Manager, Pool, Runtime, Timeouts};
 use protocol::config::SecretUrl;
 use redis::{
-    Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisResult, ScriptInvocation,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisResult, ScriptInvocation,
     aio::{ConnectionManager, ConnectionManagerConfig},
     io::tcp::TcpSettings,
 };
@@ -50,7 +50,9 @@ impl Link {
         let server = ServerId(format!("{} {database} {}", info.addr(), user.unwrap_or_default()));
         let manager = ConnectionManager::new_lazy_with_config(client, config).map_err(|problem| problem.to_string())?;
         let timeouts = Timeouts { wait: Some(timeout), create: Some(timeout), recycle: Some(timeout) };
-        let pooled = Manager::new(info).map_err(|problem| problem.to_string())?;
+        // Without it the library gives up an answer after half a second.
+        let pooled_config = AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
+        let pooled = Manager::new_with_config(info, pooled_config).map_err(|problem| problem.to_string())?;
         let pool = Pool::builder(pooled).max_size(POOL).timeouts(timeouts).runtime(Runtime::Tokio1).build();
         Ok(Self { manager, pool: pool.map_err(|problem| problem.to_string())?, url: url.redacted(), server, timeout })
     }

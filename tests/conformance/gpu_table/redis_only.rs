@@ -88,6 +88,18 @@ async fn a_silent_server_is_given_up_after_the_response_timeout() {
 }
 
 #[tokio::test]
+async fn a_large_answer_may_take_as_long_as_any_other() {
+    let redis = PrivateRedis::start(Persistence::Nothing).await;
+    let table = table_on(&redis, Duration::from_secs(30)).await;
+    table.rows(&pool()).await.expect("it answers");
+    // Longer than the client library waits of itself, which gives up this script, too.
+    let busy = redis::cmd("EVAL").arg("local began = os.clock() while os.clock() - began < 0.9 do end").arg(0).to_owned();
+    let (mut connection, pool) = (redis.connection().await, pool());
+    let (_, rows) = tokio::join!(busy.exec_async(&mut connection), table.rows(&pool));
+    assert!(rows.expect("it waits").is_empty());
+}
+
+#[tokio::test]
 async fn a_table_survives_a_crash_of_a_server_that_keeps_its_data() {
     let mut redis = PrivateRedis::start(Persistence::AppendOnly).await;
     let table = table_on(&redis, Duration::from_secs(30)).await;
