@@ -10,6 +10,7 @@ mod one_trip;
 mod redis_only;
 mod settings;
 mod specific;
+mod tensors;
 mod unserved;
 mod world;
 
@@ -114,4 +115,16 @@ cases! {
         descriptions_are_bounded_and_the_one_told_longest_ago_goes,
         what_kinds_do_in_one_pool_is_of_no_concern_to_another,
         descriptions_come_back_to_a_table_that_was_emptied;
+    tensors:
+        an_announced_tensor_is_found_as_it_was_told,
+        a_tensor_is_found_as_long_as_its_gpu_lives_under_the_same_incarnation,
+        the_tensors_of_a_row_that_lapsed_count_again_with_its_next_heartbeat,
+        a_tensor_that_nobody_tells_again_for_a_day_is_forgotten,
+        a_newer_version_replaces_an_older_one_and_no_late_one_replaces_it,
+        a_withdrawn_tensor_is_gone_and_a_newer_version_stays,
+        tensors_are_listed_by_name_in_pages,
+        a_list_passes_over_many_names_whose_gpus_are_gone,
+        tensors_of_one_pool_are_of_no_concern_to_another,
+        tensors_come_back_to_a_table_that_was_emptied,
+        names_of_tensors_are_bounded_and_only_those_that_are_gone_make_room;
 }

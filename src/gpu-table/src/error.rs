@@ -35,6 +35,16 @@ pub enum TableError {
         /// How often it was tried.
         tries: u32,
     },
+    /// The pool has as many names of tensors as it may.
+    #[error(
+        "announce tensors: {refused} of them are not known to the fleet, for the pool has {names_max} names, the most that it may; free tensors, or keep them for a shorter time"
+    )]
+    TooManyTensors {
+        /// How many records were not kept.
+        refused: usize,
+        /// How many names a pool may have.
+        names_max: usize,
+    },
 }
 
 impl TableError {
@@ -42,5 +52,10 @@ impl TableError {
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Contended { .. })
+    }
+
+    /// What came of announcing tensors of which so many were refused.
+    pub(crate) const fn if_refused(refused: usize, names_max: usize) -> Result<(), Self> {
+        if refused == 0 { Ok(()) } else { Err(Self::TooManyTensors { refused, names_max }) }
     }
 }

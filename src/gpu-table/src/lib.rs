@@ -4,6 +4,7 @@
 //! compares the two answer by answer.
 
 mod changing;
+mod copies;
 mod described;
 pub mod eligibility;
 mod error;
@@ -21,7 +22,9 @@ pub use error::TableError;
 pub use known_kinds::{KindsView, KnownKinds};
 pub use living::{Lack, Living, PoolView};
 pub use memory::{MemoryTable, TableCopy};
-pub use table::{Beat, DESCRIPTIONS_MAX, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSORS_TOLD_MAX, Telling, UNSERVED_MAX};
-pub(crate) use table::{DESCRIBED_FOR_LEASES, KNOWN_FOR, UNSERVED_FOR};
+pub use table::{
+    Beat, DESCRIPTIONS_MAX, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSOR_NAMES_MAX, TENSORS_TOLD_MAX, Telling, UNSERVED_MAX,
+};
+pub(crate) use table::{DESCRIBED_FOR_LEASES, KNOWN_FOR, TENSOR_LOOKS, TENSORS_FOR, TENSORS_FOR_LEASES, UNSERVED_FOR};
 pub use wanted::Wanted;
 pub use wishing::{WishFailed, wish_for_model};

@@ -55,6 +55,18 @@ impl Living {
         Ok(Self { pool: pool.clone(), rows: views.into_iter().map(|view| view.row).collect(), steady })
     }
 
+    /// Its rows, by GPU id.
+    #[must_use]
+    pub fn rows(&self) -> &[GpuRow] {
+        &self.rows
+    }
+
+    /// What the tensors of the pool take together, each counted once for each copy, in MB (10^6 bytes): those on GPUs, and those that were evicted to the memory of their hosts.
+    #[must_use]
+    pub fn tensors_mb(&self) -> u64 {
+        self.rows.iter().map(|row| row.data.tensor_mb.saturating_add(row.data.tensor_host_mb)).fold(0, u64::saturating_add)
+    }
+
     /// Whether no GPU lives.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -307,6 +319,14 @@ mod tests {
         // Up on one of them, it is down for nobody.
         living.rows[1].kinds.push("embed".parse().expect("a kind"));
         assert_eq!(living.down(&embed, 0.5), None);
+    }
+
+    #[test]
+    fn the_tensors_of_a_pool_are_those_of_all_its_rows_on_gpus_and_hosts() {
+        let mut living = living();
+        (living.rows[0].data.tensor_mb, living.rows[1].data.tensor_host_mb) = (70, 5);
+        living.rows[1].data.tensor_mb = 1;
+        assert_eq!((living.tensors_mb(), living.rows().len()), (76, 2));
     }
 
     #[test]

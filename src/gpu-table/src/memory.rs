@@ -7,11 +7,15 @@ mod choosing;
 mod claiming;
 mod kinds;
 mod pool;
+mod tensors;
 mod unserved;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,13 +26,15 @@ use protocol::{
 };
 
 use self::pool::Pool;
-use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TableError, Telling};
+use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSOR_NAMES_MAX, TableError, Telling};
 
 /// A table in memory, for one process: no server, no I/O, never fails.
 pub struct MemoryTable {
     clock: Arc<dyn Clock>,
     leases: Leases,
     pools: Mutex<BTreeMap<PoolName, Pool>>,
+    /// [`TENSOR_NAMES_MAX`] except in tests.
+    tensor_names_max: AtomicUsize,
 }
 
 /// What a [`MemoryTable`] held at a moment.
@@ -44,7 +50,13 @@ impl MemoryTable {
     /// An empty table whose time is `clock`'s.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, leases: Leases) -> Self {
-        Self { clock, leases, pools: Mutex::default() }
+        Self { clock, leases, pools: Mutex::default(), tensor_names_max: AtomicUsize::new(TENSOR_NAMES_MAX) }
+    }
+
+    /// For tests: how many names of tensors a pool has at most, from now on.
+    #[doc(hidden)]
+    pub fn bound_tensor_names(&self, names_max: usize) {
+        self.tensor_names_max.store(names_max, Ordering::Relaxed);
     }
 
     /// Forgets everything, as a Redis that restarts without its data does. For tests and simulations of that loss.
@@ -160,7 +172,8 @@ impl GpuTable for MemoryTable {
     }
 
     async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError> {
-        todo!()
+        let names_max = self.tensor_names_max.load(Ordering::Relaxed);
+        TableError::if_refused(self.on(pool, |pool| pool.announce_tensors(records, names_max)), names_max)
     }
 
     async fn withdraw_tensors(
@@ -170,15 +183,16 @@ impl GpuTable for MemoryTable {
         incarnation: &Incarnation,
         copies: &[(TensorName, u64)],
     ) -> Result<(), TableError> {
-        todo!()
+        self.on(pool, |pool| pool.withdraw_tensors(gpu_id, incarnation, copies));
+        Ok(())
     }
 
     async fn find_tensors(&self, pool: &PoolName, names: &[TensorName]) -> Result<Vec<TensorRecord>, TableError> {
-        todo!()
+        Ok(self.on(pool, |pool| pool.find_tensors(names)))
     }
 
     async fn tensors(&self, pool: &PoolName, after: Option<&TensorName>, names_max: usize) -> Result<Vec<TensorRecord>, TableError> {
-        todo!()
+        Ok(self.on(pool, |pool| pool.list_tensors(after, names_max)))
     }
 
     async fn ping(&self) -> Result<(), TableError> {

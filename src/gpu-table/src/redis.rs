@@ -14,7 +14,8 @@ mod keys;
 mod scripts;
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -27,7 +28,7 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use redis_link::{Link, LinkError, Ridden, Rider};
 
 use self::scripts::Scripts;
-use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TableError, Telling, UNSERVED_FOR};
+use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSOR_NAMES_MAX, TableError, Telling, UNSERVED_FOR, copies::in_order};
 
 /// A table on a Redis server, 7.0 or later. Cheap to share; share one per process.
 pub struct RedisTable {
@@ -39,6 +40,8 @@ pub struct RedisTable {
     lives_apart: AtomicBool,
     /// Added to the server's time, in ms: 0 except in tests.
     offset_ms: AtomicU64,
+    /// [`TENSOR_NAMES_MAX`] except in tests.
+    tensor_names_max: AtomicUsize,
 }
 
 /// What the operation is called in errors.
@@ -61,6 +64,7 @@ impl RedisTable {
             leases,
             lives_apart: AtomicBool::new(false),
             offset_ms: AtomicU64::new(0),
+            tensor_names_max: AtomicUsize::new(TENSOR_NAMES_MAX),
         })
     }
 
@@ -116,6 +120,12 @@ impl RedisTable {
     #[doc(hidden)]
     pub fn move_time(&self, duration: Duration) {
         self.offset_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// For tests: how many names of tensors a pool has at most, for what this table writes from now on.
+    #[doc(hidden)]
+    pub fn bound_tensor_names(&self, names_max: usize) {
+        self.tensor_names_max.store(names_max, Ordering::Relaxed);
     }
 
     async fn see(&self, operation: &'static str, pool: &PoolName, gpu_id: &str) -> Result<Seen, TableError> {
@@ -255,7 +265,13 @@ impl GpuTable for RedisTable {
     }
 
     async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError> {
-        todo!()
+        if records.is_empty() {
+            return Ok(());
+        }
+        let names_max = self.tensor_names_max.load(Ordering::Relaxed);
+        let arguments = arguments::announce_tensors(self.leases, names_max, records);
+        let refused = self.run_large("announce tensors", pool, &self.scripts.announce_tensors, arguments).await?;
+        TableError::if_refused(refused, names_max)
     }
 
     async fn withdraw_tensors(
@@ -265,15 +281,38 @@ impl GpuTable for RedisTable {
         incarnation: &Incarnation,
         copies: &[(TensorName, u64)],
     ) -> Result<(), TableError> {
-        todo!()
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let arguments = arguments::withdraw_tensors(gpu_id, incarnation, copies);
+        self.run::<u64>("withdraw tensors", pool, &self.scripts.withdraw_tensors, arguments).await.map(drop)
     }
 
     async fn find_tensors(&self, pool: &PoolName, names: &[TensorName]) -> Result<Vec<TensorRecord>, TableError> {
-        todo!()
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let arguments = arguments::find_tensors(self.leases, names);
+        let told: Vec<String> = self.run("find tensors", pool, &self.scripts.find_tensors, arguments).await?;
+        Ok(in_order(answers::tensors(&told).collect()))
     }
 
     async fn tensors(&self, pool: &PoolName, after: Option<&TensorName>, names_max: usize) -> Result<Vec<TensorRecord>, TableError> {
-        todo!()
+        let operation = "list the tensors";
+        let (mut records, mut after, mut names_left) = (Vec::new(), after.map_or_else(String::new, ToString::to_string), names_max);
+        while names_left > 0 {
+            let arguments = arguments::list_tensors(self.leases, &after, names_left);
+            let told: Vec<String> = self.run_large(operation, pool, &self.scripts.list_tensors, arguments).await?;
+            let (next, told) = told.split_first().ok_or_else(|| answers::garbled(operation, "nothing"))?;
+            records.extend(answers::tensors(told));
+            let names: BTreeSet<&TensorName> = records.iter().map(|record: &TensorRecord| &record.name).collect();
+            names_left = names_max.saturating_sub(names.len());
+            if next.is_empty() {
+                break;
+            }
+            after.clone_from(next);
+        }
+        Ok(in_order(records))
     }
 
     async fn ping(&self) -> Result<(), TableError> {

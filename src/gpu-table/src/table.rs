@@ -43,6 +43,18 @@ pub const DESCRIPTIONS_MAX: usize = 256;
 /// How many tensors a worker tells of at once, at most.
 pub const TENSORS_TOLD_MAX: usize = 100;
 
+/// How many names of tensors a pool has at most. One more is refused, unless the copies of one that was told of longest ago are gone.
+pub const TENSOR_NAMES_MAX: usize = 100_000;
+
+/// How many of the names that were told of longest ago are looked at for one that is gone.
+pub(crate) const TENSOR_LOOKS: usize = 16;
+
+/// How long the table remembers a copy of a tensor after a worker last told of it.
+pub(crate) const TENSORS_FOR: Duration = Duration::from_secs(24 * 3_600);
+
+/// How many leases of a row the table remembers a copy after a worker last told of it, where its GPU has no row: that one may come back under the same incarnation.
+pub(crate) const TENSORS_FOR_LEASES: u32 = 10;
+
 /// What a worker tells the table, three times a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heartbeat {
@@ -177,7 +189,11 @@ pub trait GpuTable: Send + Sync + 'static {
     async fn kinds(&self, pool: &PoolName) -> Result<Vec<DescribedKind>, TableError>;
 
     /// Says that GPUs of the pool have copies of tensors; a record of the same name, GPU and incarnation is replaced if it is of the same or an older version. A copy is found as long as its GPU's row lives under the
-    /// same incarnation, and until it is withdrawn; workers tell all of theirs again now and then, so that they outlive the table's loss. For at most [`TENSORS_TOLD_MAX`] records at once.
+    /// same incarnation, and until it is withdrawn; workers tell all of theirs again now and then, so that they outlive the table's loss, and each at least once a day. What is told before the first heartbeat counts
+    /// from that one on. For at most [`TENSORS_TOLD_MAX`] records at once.
+    ///
+    /// # Errors
+    /// Also [`TableError::TooManyTensors`], beyond [`TENSOR_NAMES_MAX`] names: those of the records whose names the pool has are kept all the same.
     async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError>;
 
     /// Says that a GPU has these versions of tensors no more. Does nothing where another incarnation has the GPU, or where it has announced a newer version since.
@@ -192,7 +208,8 @@ pub trait GpuTable: Send + Sync + 'static {
     /// The copies of these names that living GPUs have, of every version, by name, version and GPU.
     async fn find_tensors(&self, pool: &PoolName, names: &[TensorName]) -> Result<Vec<TensorRecord>, TableError>;
 
-    /// The copies of tensors that living GPUs have, by name, version and GPU: those of at most `names_max` names that come after `after`. It costs as much as it gives, and one look at each row.
+    /// The copies of tensors that living GPUs have, by name, version and GPU: those of at most `names_max` names that come after `after`. It costs as much as it
+    /// gives, and one look at each row; on a server it takes more round trips where many names are those of GPUs that are gone.
     async fn tensors(&self, pool: &PoolName, after: Option<&TensorName>, names_max: usize) -> Result<Vec<TensorRecord>, TableError>;
 
     /// Whether the table answers.

@@ -2,6 +2,8 @@
 //!
 //! 256 cases, or `PROPTEST_CASES`. A failing one is shrunk, and its seed is kept in `proptest-regressions/`, to be tried first ever after.
 
+mod tensors;
+
 use gpu_table::{Heartbeat, Telling};
 use proptest::prelude::*;
 use protocol::{
@@ -9,6 +11,7 @@ use protocol::{
     Strategy as Rule, TaskId, claim::Settings, gpu::GpuView, task::ComputeCapability,
 };
 
+use self::tensors::TensorStep;
 use super::world::{World, gpu_id, incarnation, pool, row, task_id};
 
 const GPUS: u8 = 6;
@@ -26,6 +29,7 @@ enum Step {
     Leave { gpu: u8, stale: bool },
     Change(SettingsPlan),
     Settings,
+    Tensors(TensorStep),
     Pass { seconds: u64 },
     Forget,
     Look,
@@ -153,6 +157,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (0..GPUS, any::<bool>()).prop_map(|(gpu, stale)| Step::Leave { gpu, stale }),
         1 => changes().prop_map(Step::Change),
         1 => Just(Step::Settings),
+        6 => tensors::steps().prop_map(Step::Tensors),
         4 => prop_oneof![Just(100_u64), Just(200), Just(400), Just(700)].prop_map(|seconds| Step::Pass { seconds }),
         1 => prop::bool::weighted(0.2).prop_map(|all| if all { Step::Forget } else { Step::Look }),
         2 => Just(Step::Look),
@@ -207,6 +212,7 @@ impl Life {
                 format!("{:?}", self.settings)
             }
             Step::Settings => format!("{:?}", table.settings(&pool(), &self.settings).await),
+            Step::Tensors(step) => tensors::take(&*table, step).await,
             Step::Pass { seconds } => {
                 self.world.pass(*seconds);
                 String::new()

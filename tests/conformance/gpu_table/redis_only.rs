@@ -6,9 +6,12 @@ use gpu_table::{GpuTable, Heartbeat, RedisTable, TableError};
 use protocol::{GpuRow, Holding, config::SecretUrl};
 use tests::redis::{Persistence, PrivateRedis};
 
-use super::world::{
-    HELD_SECONDS, LEASES, OFFERED_SECONDS, World, ask, ask_with, ask_without_slot, full_here, gpu_id, heartbeat, is_own, pool, row,
-    row_with,
+use super::{
+    tensors::{copy, tensor_name},
+    world::{
+        HELD_SECONDS, LEASES, OFFERED_SECONDS, World, ask, ask_with, ask_without_slot, full_here, gpu_id, heartbeat, incarnation, is_own,
+        pool, row, row_with,
+    },
 };
 
 async fn table_on(redis: &PrivateRedis, timeout: Duration) -> RedisTable {
@@ -154,6 +157,59 @@ async fn a_server_that_evicted_some_of_the_keys_leaves_no_slot_offered() {
     table.claim(&ask("v", "a")).await.expect("an answer, and no half of a row");
     table.heartbeat(&heartbeat(row("a"))).await.expect("a heartbeat");
     assert_eq!(held_on(&table).await, 0);
+}
+
+#[tokio::test]
+async fn what_others_wrote_where_tensors_are_is_passed_over_and_removed() {
+    let (redis, prefix) = (PrivateRedis::shared().await, PrivateRedis::fresh_prefix());
+    let table = RedisTable::connect(&redis.url(), &prefix, LEASES, Duration::from_secs(30)).expect("a valid URL");
+    for name in ["a", "b", "c"] {
+        table.heartbeat(&heartbeat(row(name))).await.expect("a heartbeat");
+    }
+    table.announce_tensors(&pool(), &[copy("x", 1, "a"), copy("y", 1, "a")]).await.expect("told");
+    let (key, mut connection) = (format!("{prefix}:{{default}}:slots:tensor:x"), redis.connection().await);
+    for (gpu, text) in [("b", "nonsense"), ("c", "9999999999999 1 c.1 {\"name\": \"x\"}"), ("d", "")] {
+        redis::cmd("HSET").arg(&key).arg(gpu).arg(text).exec_async(&mut connection).await.expect("it is written");
+    }
+    for _ in 0..2 {
+        assert_eq!(table.find_tensors(&pool(), &[tensor_name("x")]).await.expect("an answer"), [copy("x", 1, "a")]);
+        assert_eq!(table.tensors(&pool(), None, 1).await.expect("a list"), [copy("x", 1, "a")]);
+    }
+    let left: Vec<String> = redis::cmd("HKEYS").arg(&key).query_async(&mut connection).await.expect("an answer");
+    assert_eq!(left.len(), 2, "what a later version may have written stays: {left:?}");
+    // A record that only this version does not understand is told anew over it.
+    table.announce_tensors(&pool(), &[copy("x", 2, "c")]).await.expect("told");
+    let found = table.find_tensors(&pool(), &[tensor_name("x")]).await.expect("an answer");
+    assert_eq!(found, [copy("x", 1, "a"), copy("x", 2, "c")]);
+    redis.delete(&key).await;
+    assert_eq!(table.tensors(&pool(), None, 9).await.expect("a list"), [copy("y", 1, "a")], "a name without its copies");
+}
+
+#[tokio::test]
+async fn nothing_that_workers_told_of_tensors_stays_for_ever() {
+    let (redis, prefix) = (PrivateRedis::shared().await, PrivateRedis::fresh_prefix());
+    let table = RedisTable::connect(&redis.url(), &prefix, LEASES, Duration::from_secs(30)).expect("a valid URL");
+    table.announce_tensors(&pool(), &[copy("x", 1, "a")]).await.expect("told");
+    for key in ["slots:tensor:x", "slots:tensors", "slots:tensors:told"] {
+        let lives_s: i64 = redis::cmd("TTL")
+            .arg(format!("{prefix}:{{default}}:{key}"))
+            .query_async(&mut redis.connection().await)
+            .await
+            .expect("an answer");
+        assert!((80_000..=86_400).contains(&lives_s), "{key}: {lives_s} s");
+    }
+}
+
+#[tokio::test]
+async fn tensors_are_told_and_found_on_a_cluster() {
+    let redis = PrivateRedis::start(Persistence::ClusterOfOne).await;
+    let table = table_on(&redis, Duration::from_secs(30)).await;
+    table.heartbeat(&heartbeat(row("a"))).await.expect("a heartbeat");
+    table.announce_tensors(&pool(), &[copy("x", 1, "a"), copy("y", 1, "a")]).await.expect("told");
+    table.withdraw_tensors(&pool(), &gpu_id("a"), &incarnation("a"), &[(tensor_name("y"), 1)]).await.expect("told");
+    let found = table.find_tensors(&pool(), &[tensor_name("x"), tensor_name("y")]).await.expect("an answer");
+    assert_eq!(found, [copy("x", 1, "a")]);
+    assert_eq!(table.tensors(&pool(), None, 9).await.expect("a list"), found);
 }
 
 /// More than one call sweeps.

@@ -82,6 +82,14 @@ impl World {
         }
     }
 
+    /// Bounds how many names of tensors a pool has.
+    pub fn bound_tensor_names(&self, names_max: usize) {
+        match &self.back_end {
+            BackEnd::Memory { table, .. } => table.bound_tensor_names(names_max),
+            BackEnd::Redis { table, .. } => table.bound_tensor_names(names_max),
+        }
+    }
+
     /// What this worker tells next when it holds `more` slots more (or less, below 0) than it told last.
     pub fn holding(&self, worker: &Incarnation, more: i64) -> Holding {
         let mut holdings = self.holdings.lock().expect("no test panics while it holds this");

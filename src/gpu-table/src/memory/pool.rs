@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use protocol::{Choice, GpuId, GpuRow, Holding, Incarnation, TaskId, Unserved, claim::Settings, gpu::GpuView};
+use protocol::{Choice, GpuId, GpuRow, Holding, Incarnation, TaskId, TensorName, Unserved, claim::Settings, gpu::GpuView};
 
-use super::kinds::Told;
+use super::{kinds::Told, tensors::Named};
 use crate::{Beat, Heartbeat, KNOWN_FOR, Leases, Telling, eligibility::is_open};
 
 /// A living GPU.
@@ -45,6 +45,8 @@ pub(super) struct Pool {
     pub unserved: BTreeMap<String, Unserved>,
     /// The descriptions of kinds, by kind and version.
     pub described: BTreeMap<String, Told>,
+    /// The copies of tensors that workers told of, those that do not count included.
+    pub tensors: BTreeMap<TensorName, Named>,
 }
 
 /// When workers were heard of, in ms.
@@ -68,6 +70,7 @@ impl Pool {
             beats: None,
             unserved: BTreeMap::new(),
             described: BTreeMap::new(),
+            tensors: BTreeMap::new(),
         }
     }
 

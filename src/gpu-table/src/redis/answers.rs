@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use protocol::{
-    Choice, ClaimAnswer, ClaimRequest, DescribedKind, Fallback, GpuId, GpuRow, Kind, KindDescription, Offer, Unplaceable, Unserved,
-    claim::Settings, gpu::GpuView,
+    Choice, ClaimAnswer, ClaimRequest, DescribedKind, Fallback, GpuId, GpuRow, Kind, KindDescription, Offer, TensorRecord, Unplaceable,
+    Unserved, claim::Settings, gpu::GpuView,
 };
 use redis::from_redis_value;
 use redis_link::{Ridden, Rider};
@@ -140,7 +140,12 @@ fn one_described(told: &str) -> Option<(u64, KindDescription)> {
     Some((first_ms.parse().ok()?, serde_json::from_str(json).ok()?))
 }
 
-fn garbled(operation: &'static str, answer: &(impl std::fmt::Debug + ?Sized)) -> TableError {
+/// The JSON of copies of tensors. Where one is not understood, others have written there, or a later version: for this process there is none.
+pub(super) fn tensors(told: &[String]) -> impl Iterator<Item = TensorRecord> {
+    told.iter().filter_map(|json| serde_json::from_str(json).ok())
+}
+
+pub(super) fn garbled(operation: &'static str, answer: &(impl std::fmt::Debug + ?Sized)) -> TableError {
     TableError::Garbled { operation, answer: format!("{answer:?}").chars().take(200).collect() }
 }
 

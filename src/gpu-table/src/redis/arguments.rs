@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use protocol::{ClaimMode, ClaimRequest, GpuRow, KindDescription, claim::Settings};
+use protocol::{ClaimMode, ClaimRequest, GpuId, GpuRow, Incarnation, KindDescription, TensorName, TensorRecord, claim::Settings};
 
 use super::answers::Told;
 use crate::{
-    DESCRIBED_FOR_LEASES, DESCRIPTIONS_MAX, Heartbeat, KNOWN_FOR, Leases, Sighting, Telling, UNSERVED_FOR, UNSERVED_MAX, described::place,
+    DESCRIBED_FOR_LEASES, DESCRIPTIONS_MAX, Heartbeat, KNOWN_FOR, Leases, Sighting, TENSOR_LOOKS, TENSORS_FOR, TENSORS_FOR_LEASES, Telling,
+    UNSERVED_FOR, UNSERVED_MAX, described::place,
 };
+
+/// How many names of tensors one call looks at, at most: it must not hold up claims for long.
+const NAMES_LOOKED_AT: usize = 500;
 
 pub(super) fn claim(leases: Leases, request: &ClaimRequest) -> Vec<String> {
     let needs = &request.needs;
@@ -87,6 +91,39 @@ pub(super) fn describe_kinds<'a>(leases: Leases, kinds: impl Iterator<Item = &'a
         arguments.extend([place(description), json(description)]);
     }
     arguments
+}
+
+/// For how long a copy of a tensor is remembered, and for how long where its GPU has no row.
+fn tensors_live(leases: Leases) -> [String; 2] {
+    [milliseconds(TENSORS_FOR), milliseconds(leases.held * TENSORS_FOR_LEASES)]
+}
+
+pub(super) fn announce_tensors(leases: Leases, names_max: usize, records: &[TensorRecord]) -> Vec<String> {
+    let mut arguments = tensors_live(leases).to_vec();
+    arguments.extend([names_max, TENSOR_LOOKS].map(|bound| bound.to_string()));
+    for record in records {
+        let TensorRecord { name, gpu_id, version, incarnation, .. } = record;
+        arguments.extend([name.to_string(), gpu_id.to_string(), version.to_string(), incarnation.to_string(), json(record)]);
+    }
+    arguments
+}
+
+pub(super) fn withdraw_tensors(gpu_id: &GpuId, incarnation: &Incarnation, copies: &[(TensorName, u64)]) -> Vec<String> {
+    let mut arguments = vec![gpu_id.to_string(), incarnation.to_string()];
+    for (name, version) in copies {
+        arguments.extend([name.to_string(), version.to_string()]);
+    }
+    arguments
+}
+
+pub(super) fn find_tensors(leases: Leases, names: &[TensorName]) -> Vec<String> {
+    tensors_live(leases).into_iter().chain(names.iter().map(ToString::to_string)).collect()
+}
+
+/// `after`: empty for the first page.
+pub(super) fn list_tensors(leases: Leases, after: &str, names_max: usize) -> Vec<String> {
+    let page = [after.to_owned(), names_max.to_string(), NAMES_LOOKED_AT.to_string()];
+    tensors_live(leases).into_iter().chain(page).collect()
 }
 
 /// The fields of `settings.lua`.

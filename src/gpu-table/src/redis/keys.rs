@@ -19,6 +19,9 @@
 //! | `slots:unserved:told` | hash | the same → what was told of it (`unserved.lua`) |
 //! | `slots:kinds` | sorted set | a kind and the version of a description of it → when a worker last told it, ms |
 //! | `slots:kinds:told` | hash | the same → the description (`described.lua`) |
+//! | `slots:tensor:<name>` | hash | GPU → its copy of this tensor (`tensors.lua`) |
+//! | `slots:tensors` | sorted set | names of tensors, all with the same score: in the order of their bytes |
+//! | `slots:tensors:told` | sorted set | the same → when a worker last told of a copy, ms |
 //! | `slots:probe` | text | the mark that shows that the server takes writes; expires |
 //!
 //! Settings and drains keep their names from version to version; what only lives for a lease is under `slots:`, apart from what versions before it wrote.
@@ -42,6 +45,9 @@ pub(super) const UNSERVED: &str = "local UNSERVED, UNSERVED_TOLD = slots .. 'uns
 
 /// The names of the keys of what kinds do, for the scripts that name them.
 pub(super) const DESCRIBED: &str = "local DESCRIBED, DESCRIBED_TOLD = slots .. 'kinds', slots .. 'kinds:told'\n";
+
+/// The names of the keys of tensors, for the scripts that name them.
+pub(super) const TENSORS: &str = "local TENSOR, TENSORS, TENSORS_TOLD = slots .. 'tensor:', slots .. 'tensors', slots .. 'tensors:told'\n";
 
 /// What all keys of one pool begin with.
 pub(super) fn base(prefix: &str, pool: &PoolName) -> String {

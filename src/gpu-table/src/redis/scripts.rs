@@ -13,6 +13,7 @@ const CHOOSE: &str = include_str!("choose.lua");
 const SETTINGS: &str = include_str!("settings.lua");
 const UNSERVED: &str = include_str!("unserved.lua");
 const DESCRIBED: &str = include_str!("described.lua");
+const TENSORS: &str = include_str!("tensors.lua");
 
 /// Claims, and then runs the rider if the asking GPU has got the slot. ARGV begins with the number of the claim's arguments.
 /// Returns {the claim's answer}, or with it 1 and the rider's answer, or 0 and why it failed.
@@ -47,6 +48,10 @@ pub(super) struct Scripts {
     pub renew_kinds: Script,
     pub describe_kinds: Script,
     pub kinds: Script,
+    pub announce_tensors: Script,
+    pub withdraw_tensors: Script,
+    pub find_tensors: Script,
+    pub list_tensors: Script,
     pub probe: Script,
 }
 
@@ -81,6 +86,10 @@ impl Scripts {
             renew_kinds: script(&[keys::DESCRIBED, DESCRIBED, include_str!("renew_kinds.lua")]),
             describe_kinds: script(&[keys::DESCRIBED, DESCRIBED, include_str!("describe_kinds.lua")]),
             kinds: script(&[keys::DESCRIBED, DESCRIBED, include_str!("read_kinds.lua")]),
+            announce_tensors: script(&[keys::TENSORS, TENSORS, include_str!("announce_tensors.lua")]),
+            withdraw_tensors: script(&[keys::TENSORS, TENSORS, include_str!("withdraw_tensors.lua")]),
+            find_tensors: script(&[keys::TENSORS, TENSORS, include_str!("find_tensors.lua")]),
+            list_tensors: script(&[keys::TENSORS, TENSORS, include_str!("list_tensors.lua")]),
             probe: script(&[include_str!("probe.lua")]),
         }
     }
