@@ -4,6 +4,7 @@ mod choosing;
 mod claims;
 mod comparison;
 mod cost;
+mod data;
 mod kinds;
 mod membership;
 mod one_trip;
@@ -65,6 +66,17 @@ cases! {
         a_task_waits_for_its_model_where_a_cold_load_elsewhere_would_take_more_than_twice_as_long,
         a_task_does_not_wait_for_its_model_for_long_or_where_nothing_is_known,
         a_task_waits_here_where_the_asking_gpu_has_its_model;
+    data:
+        task_specific_goes_where_the_data_are_soonest_whatever_the_load,
+        data_on_a_gpu_that_cannot_run_the_task_now_count_for_nothing,
+        a_model_and_data_are_weighed_together,
+        other_strategies_ask_for_the_data_only_among_equals,
+        a_task_waits_for_its_data_where_bringing_them_would_take_more_than_twice_as_long,
+        a_task_does_not_wait_for_its_data_for_long_or_where_nothing_is_known,
+        a_task_waits_here_where_the_asking_gpu_has_its_data,
+        of_several_busy_gpus_with_data_it_waits_where_it_runs_first,
+        waiting_tasks_leave_the_asking_gpu_only_where_their_data_are_clearly_nearer,
+        a_named_gpu_gets_the_task_wherever_its_data_are;
     specific:
         only_the_named_gpu_will_do,
         a_named_gpu_that_is_full_is_waited_for,

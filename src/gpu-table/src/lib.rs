@@ -14,6 +14,7 @@ mod memory;
 mod redis;
 mod table;
 mod wanted;
+mod weights;
 mod wishing;
 
 pub use self::redis::RedisTable;

@@ -6,6 +6,7 @@
 mod choosing;
 mod claiming;
 mod kinds;
+mod nearer;
 mod pool;
 mod tensors;
 mod unserved;

@@ -7,8 +7,8 @@ mod tensors;
 use gpu_table::{Heartbeat, Telling};
 use proptest::prelude::*;
 use protocol::{
-    ClaimAnswer, ClaimMode, ClaimRequest, GpuId, GpuRow, Health, Holding, Incarnation, ModelAction, ModelWish, ModelWishes, Needs, Offer,
-    Strategy as Rule, TaskId, claim::Settings, gpu::GpuView, task::ComputeCapability,
+    ClaimAnswer, ClaimMode, ClaimRequest, DataCosts, GpuId, GpuRow, Health, Holding, Incarnation, ModelAction, ModelWish, ModelWishes,
+    Needs, Offer, Strategy as Rule, TaskId, claim::Settings, gpu::GpuView, task::ComputeCapability,
 };
 
 use self::tensors::TensorStep;
@@ -76,6 +76,14 @@ struct AskPlan {
     word: WordPlan,
     has_slot: bool,
     waits: bool,
+    data: Option<DataPlan>,
+}
+
+/// What it takes to bring a task's data to any GPU, and to some, in sevenths of a ms.
+#[derive(Debug, Clone)]
+struct DataPlan {
+    elsewhere: u32,
+    at: Vec<(u8, u32)>,
 }
 
 #[derive(Debug, Clone)]
@@ -125,6 +133,12 @@ fn words() -> impl Strategy<Value = WordPlan> {
     })
 }
 
+fn data() -> impl Strategy<Value = DataPlan> {
+    // Often the same, and about as long as runs and loads take.
+    let sevenths = || prop_oneof![Just(0_u32), Just(70), Just(700), 0..20_000_u32];
+    (sevenths(), prop::collection::vec((0..GPUS + 1, sevenths()), 0..4)).prop_map(|(elsewhere, at)| DataPlan { elsewhere, at })
+}
+
 fn asks() -> impl Strategy<Value = AskPlan> {
     let identity = (0..TASKS, 0..GPUS + 1, words(), prop::bool::weighted(0.8), any::<bool>());
     let needs = (
@@ -134,9 +148,10 @@ fn asks() -> impl Strategy<Value = AskPlan> {
         prop::option::weighted(0.3, 0..4_u8),
     );
     let choice = (prop::option::weighted(0.15, 0..GPUS + 1), prop::option::weighted(0.7, 0..5_u8));
-    (identity, needs, choice).prop_map(|((task, asker, word, has_slot, waits), needs, (only, strategy))| {
+    let data = prop::option::weighted(0.5, data());
+    (identity, needs, choice, data).prop_map(|((task, asker, word, has_slot, waits), needs, (only, strategy), data)| {
         let (predict, memory_mb, capability, model) = needs;
-        AskPlan { task, predict, memory_mb, capability, model, only, strategy, asker, word, has_slot, waits }
+        AskPlan { task, predict, memory_mb, capability, model, only, strategy, asker, word, has_slot, waits, data }
     })
 }
 
@@ -281,7 +296,7 @@ impl Life {
             holding,
             has_slot: plan.has_slot,
             mode: if plan.waits { ClaimMode::TasksWaiting } else { ClaimMode::Choose },
-            data: None,
+            data: plan.data.as_ref().map(planned_costs),
         }
     }
 
@@ -309,6 +324,11 @@ fn gpu_of(n: u8) -> GpuId {
 
 fn tasks(numbers: &[u8]) -> Vec<TaskId> {
     numbers.iter().map(|n| task_id(&format!("t{n}"))).collect()
+}
+
+fn planned_costs(plan: &DataPlan) -> DataCosts {
+    let ms = |sevenths: u32| f64::from(sevenths) / 7.0;
+    DataCosts { elsewhere_ms: ms(plan.elsewhere), at_ms: plan.at.iter().map(|(gpu, sevenths)| (gpu_of(*gpu), ms(*sevenths))).collect() }
 }
 
 fn planned_row(plan: &RowPlan) -> GpuRow {

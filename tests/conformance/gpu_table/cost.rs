@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt, stream};
 use gpu_table::{GpuTable, RedisTable};
-use protocol::{ClaimAnswer, ClaimRequest, Holding, Offer};
+use protocol::{ClaimAnswer, ClaimRequest, DataCosts, Holding, Offer};
 use tests::redis::{Persistence, PrivateRedis};
 
-use super::world::{HELD_SECONDS, LEASES, ask_with, heartbeat, is_own, pool, row, row_with, telling};
+use super::world::{HELD_SECONDS, LEASES, ask_with, gpu_id, heartbeat, is_own, pool, row, row_with, telling};
 
 const SLOTS: u32 = 8;
 const ROUNDS: usize = 40;
@@ -65,13 +65,14 @@ impl Crowd {
     }
 
     /// Claims and frees again, and counts.
-    async fn cost(&self, strategy: &str) -> (Cost, Cost) {
+    async fn cost(&self, strategy: &str, data: Option<&DataCosts>) -> (Cost, Cost) {
         let (mut claiming, mut freeing) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             let before = self.statistics().await;
             let mut offers = Vec::new();
             for n in 0..2 {
                 let request = request(strategy, &format!("t-{strategy}-{round}-{n}"), "stranger");
+                let request = ClaimRequest { data: data.cloned(), ..request };
                 offers.push(offer_of(self.table.claim(&request).await.expect("an answer")));
             }
             let between = self.statistics().await;
@@ -148,11 +149,16 @@ fn mean(costs: &[Cost]) -> Cost {
 #[tokio::test]
 async fn a_claim_among_a_thousand_gpus_costs_what_it_costs_among_eight() {
     let (few, many) = (Crowd::of(8).await, Crowd::of(1_000).await);
-    for strategy in ["least_loaded", "round_robin", "task_specific"] {
-        let (claim_few, withdraw_few) = few.cost(strategy).await;
-        let (claim_many, withdraw_many) = many.cost(strategy).await;
+    let data = DataCosts { elsewhere_ms: 50.0, at_ms: (0..4).map(|n| (gpu_id(&name(n)), n as f64)).collect() };
+    let strategies = ["least_loaded", "round_robin", "task_specific"];
+    for (strategy, data) in
+        strategies.map(|strategy| (strategy, None)).into_iter().chain(strategies.map(|strategy| (strategy, Some(&data))))
+    {
+        let (claim_few, withdraw_few) = few.cost(strategy, data).await;
+        let (claim_many, withdraw_many) = many.cost(strategy, data).await;
         // The times are for people who run this with --nocapture; a test's machine may be busy.
-        println!("{strategy:>14}: claim {claim_few:?} → {claim_many:?}; withdraw {withdraw_few:?} → {withdraw_many:?}");
+        let weighs = if data.is_some() { "data" } else { "" };
+        println!("{strategy:>14} {weighs:>4}: claim {claim_few:?} → {claim_many:?}; withdraw {withdraw_few:?} → {withdraw_many:?}");
         assert!(claim_many.commands <= claim_few.commands * 1.2, "{strategy}: {claim_few:?} → {claim_many:?}");
         assert!(withdraw_many.commands <= withdraw_few.commands * 1.2, "{strategy}: {withdraw_few:?} → {withdraw_many:?}");
     }

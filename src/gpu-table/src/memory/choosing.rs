@@ -3,41 +3,66 @@
 use protocol::{Choice, ClaimRequest, GpuId, Strategy};
 
 use super::pool::{Entry, Pool};
-use crate::eligibility::{fits, is_open, is_ready};
+use crate::{
+    eligibility::{fits, is_ready},
+    weights::{Weights, microseconds},
+};
 
 /// Slots held are compared in steps of 1/1024, so that the order is one whole number everywhere.
 const STEPS: u64 = 1_024;
 
-/// Behind so many tasks that wait for a GPU nobody is sent to wait for its model.
-const WAITING_MAX: u64 = 8;
+/// A strategy's order, for one task.
+struct Order<'r> {
+    strategy: Strategy,
+    request: &'r ClaimRequest,
+    weights: Weights,
+    /// What it takes to load the task's model, in microseconds. `None`: it is not known, and counts for more than any data.
+    load_us: Option<u64>,
+}
 
 impl Pool {
+    /// The strategy that chooses for a task.
+    pub(super) fn strategy(&self, request: &ClaimRequest) -> Strategy {
+        let settings = self.settings();
+        Choice::resolve(request.strategy.as_deref(), settings.default_strategy, &settings.strategies).used
+    }
+
     /// The eligible GPU with a free slot that the task's strategy puts first.
     pub(super) fn choose(&self, request: &ClaimRequest) -> Option<GpuId> {
-        let settings = self.settings();
-        let choice = Choice::resolve(request.strategy.as_deref(), settings.default_strategy, &settings.strategies);
-        let free = self.rows.iter().filter(|(gpu_id, _)| self.is_free(request, gpu_id));
-        let first = free.min_by_key(|(gpu_id, entry)| (self.rank(choice.used, request, entry), *gpu_id));
+        let strategy = self.strategy(request);
+        let load_us = if strategy == Strategy::TaskSpecific { self.load_us(request) } else { None };
+        self.first(&Order { strategy, request, weights: Weights::of(request.data.as_ref()), load_us })
+    }
+
+    /// What a load of the task's model takes, in microseconds. `None`: that is not known, or no matter.
+    fn load_us(&self, request: &ClaimRequest) -> Option<u64> {
+        let model = request.needs.model.as_ref().filter(|_| request.data.is_some())?;
+        // If any free GPU has the model, this one has, and knows what it takes to load it. If none has, that is the same for all.
+        let without_data = Order { strategy: Strategy::TaskSpecific, request, weights: Weights::default(), load_us: None };
+        let row = &self.rows.get(&self.first(&without_data)?)?.row;
+        row.model_state.load_ms.get(model).copied().map(microseconds)
+    }
+
+    fn first(&self, order: &Order<'_>) -> Option<GpuId> {
+        let free = self.rows.iter().filter(|(gpu_id, _)| self.is_free(order.request, gpu_id));
+        let first = free.min_by_key(|(gpu_id, entry)| (self.rank(order, entry), *gpu_id));
         first.map(|(gpu_id, _)| gpu_id.clone())
     }
 
     /// Where a GPU stands in a strategy's order; the lowest is chosen. Ties go by id.
-    fn rank(&self, strategy: Strategy, request: &ClaimRequest, entry: &Entry) -> [u64; 7] {
+    fn rank(&self, order: &Order<'_>, entry: &Entry) -> [u64; 9] {
         let row = &entry.row;
+        let data_us = order.weights.to(&row.gpu.gpu_id);
         let share = self.load(&row.gpu.gpu_id) * STEPS / u64::from(row.slots);
-        let elsewhere = u64::from(row.gpu.gpu_id != request.asker);
-        let needs = &request.needs;
-        let best_fit = if strategy == Strategy::TaskSpecific {
-            let not_loaded = needs.model.as_ref().is_some_and(|model| !row.models.contains(model));
-            let memory_mb = needs.memory_mb.map_or(0, |_| row.gpu.memory_total_mb);
-            let capability = needs.compute_capability.map_or(0, |_| row.gpu.compute_capability.rank());
-            [u64::from(not_loaded), memory_mb, u64::from(capability)]
-        } else {
-            [0; 3]
-        };
-        match strategy {
-            Strategy::RoundRobin => [0, 0, 0, 0, 0, 0, entry.sequence],
-            _ => [best_fit[0], best_fit[1], best_fit[2], share, elsewhere, memory_percent(entry), entry.sequence],
+        let elsewhere = u64::from(row.gpu.gpu_id != order.request.asker);
+        match order.strategy {
+            Strategy::RoundRobin => [entry.sequence, data_us, 0, 0, 0, 0, 0, 0, 0],
+            Strategy::LeastLoaded => [share, data_us, elsewhere, memory_percent(entry), entry.sequence, 0, 0, 0, 0],
+            Strategy::TaskSpecific => {
+                let [unknown, cost_us, not_loaded, memory_mb, capability] = best_fit(order, entry, data_us);
+                let percent = memory_percent(entry);
+                [unknown, cost_us, not_loaded, memory_mb, capability, share, elsewhere, percent, entry.sequence]
+            }
         }
     }
 
@@ -50,40 +75,30 @@ impl Pool {
         first.map(|(gpu_id, _)| gpu_id.clone())
     }
 
-    /// The busy GPU that has the task's model and comes free soon enough that to wait for it is clearly better than to load the model on `free`, the best of the free ones: in less than half the time
-    /// that a cold load is known to take. `None` where `free` has the model, where none is asked for, and where anything is not known.
-    pub(super) fn better_waited_for(&self, request: &ClaimRequest, free: &GpuId) -> Option<GpuId> {
-        let settings = self.settings();
-        let choice = Choice::resolve(request.strategy.as_deref(), settings.default_strategy, &settings.strategies);
-        let model = request.needs.model.as_ref().filter(|_| choice.used == Strategy::TaskSpecific)?;
-        let free = &self.rows.get(free)?.row;
-        if free.models.contains(model) {
-            return None;
-        }
-        let is_busy = |gpu_id: &GpuId, entry: &Entry| {
-            let row = &entry.row;
-            let is_full = is_open(row, &settings) && self.load(gpu_id) >= u64::from(row.slots);
-            is_full && row.models.contains(model) && fits(row, &settings, request)
-        };
-        let busy = self.rows.iter().filter(|(gpu_id, entry)| is_busy(gpu_id, entry));
-        let (gpu_id, entry) = busy.min_by_key(|(gpu_id, entry)| (self.work(gpu_id, entry), entry.sequence, *gpu_id))?;
-        let load_ms = free.model_state.load_ms.get(model).or_else(|| entry.row.model_state.load_ms.get(model))?;
-        let run_ms = entry.row.run_ms.get(&request.kind)?;
-        let waiting = u64::from(entry.row.waiting) + entry.sent_to_wait;
-        let wait_ms = self.tasks(gpu_id, entry) as f64 * run_ms / f64::from(entry.row.slots.max(1));
-        (waiting < WAITING_MAX && wait_ms * 2.0 < *load_ms).then(|| gpu_id.clone())
-    }
-
     /// Tasks that are there, or on their way there.
-    fn tasks(&self, gpu_id: &GpuId, entry: &Entry) -> u64 {
+    pub(super) fn tasks(&self, gpu_id: &GpuId, entry: &Entry) -> u64 {
         self.load(gpu_id) + u64::from(entry.row.waiting) + entry.sent_to_wait
     }
 
-    fn work(&self, gpu_id: &GpuId, entry: &Entry) -> u64 {
+    pub(super) fn work(&self, gpu_id: &GpuId, entry: &Entry) -> u64 {
         let tasks = self.tasks(gpu_id, entry);
         // The bound keeps the Redis back end's score within a double.
         (tasks * STEPS / u64::from(entry.row.slots.max(1))).min((1 << 17) - 1)
     }
+}
+
+/// How well a GPU suits a task: what it takes until the task's data and its model are there, and how tightly it fits.
+fn best_fit(order: &Order<'_>, entry: &Entry, data_us: u64) -> [u64; 5] {
+    let (row, needs) = (&entry.row, &order.request.needs);
+    let not_loaded = needs.model.as_ref().is_some_and(|model| !row.models.contains(model));
+    let (unknown, cost_us) = match order.load_us {
+        Some(load_us) if not_loaded => (false, data_us + load_us),
+        None if not_loaded => (true, data_us),
+        _ => (false, data_us),
+    };
+    let memory_mb = needs.memory_mb.map_or(0, |_| row.gpu.memory_total_mb);
+    let capability = needs.compute_capability.map_or(0, |_| row.gpu.compute_capability.rank());
+    [u64::from(unknown), cost_us, u64::from(not_loaded), memory_mb, u64::from(capability)]
 }
 
 /// Whole percent of the memory in use, at most 100.

@@ -17,7 +17,9 @@ impl Pool {
         }
         match (request.mode, &request.specific_gpu_id) {
             (_, Some(gpu_id)) => self.claim_specific(request, gpu_id),
-            (ClaimMode::TasksWaiting, None) if self.is_free(request, &request.asker) => self.take(request, &request.asker),
+            (ClaimMode::TasksWaiting, None) if self.is_free(request, &request.asker) && !self.weighs_data(request) => {
+                self.take(request, &request.asker)
+            }
             _ => self.claim_any(request),
         }
     }
@@ -61,7 +63,7 @@ impl Pool {
     }
 
     fn claim_any(&mut self, request: &ClaimRequest) -> ClaimAnswer {
-        if let Some(gpu_id) = self.choose(request) {
+        if let Some(gpu_id) = self.best_free(request) {
             return match self.better_waited_for(request, &gpu_id) {
                 None => self.take(request, &gpu_id),
                 Some(busy) if busy == request.asker => ClaimAnswer::Full { fits_here: true, elsewhere: None },
@@ -77,6 +79,14 @@ impl Pool {
             Some(gpu_id) => self.send_to_wait(gpu_id),
             None => ClaimAnswer::Unplaceable(nothing_fits(request)),
         }
+    }
+
+    /// The free GPU that the strategy puts first. While tasks wait it is the asking one if that is free, unless the task's data are clearly nearer to the first.
+    fn best_free(&self, request: &ClaimRequest) -> Option<GpuId> {
+        let (first, here) = (self.choose(request)?, &request.asker);
+        let stays =
+            request.mode == ClaimMode::TasksWaiting && self.is_free(request, here) && !self.is_clearly_nearer(request, &first, here);
+        Some(if stays { here.clone() } else { first })
     }
 
     /// Whether this GPU is eligible, fits, and has the memory and a slot now. The asker needs a slot of its own for the task.

@@ -7,7 +7,7 @@ use protocol::{ClaimMode, ClaimRequest, GpuId, GpuRow, Incarnation, KindDescript
 use super::answers::Told;
 use crate::{
     DESCRIBED_FOR_LEASES, DESCRIPTIONS_MAX, Heartbeat, KNOWN_FOR, Leases, Sighting, TENSOR_LOOKS, TENSORS_FOR, TENSORS_FOR_LEASES, Telling,
-    UNSERVED_FOR, UNSERVED_MAX, described::place,
+    UNSERVED_FOR, UNSERVED_MAX, described::place, weights::Weights,
 };
 
 /// How many names of tensors one call looks at, at most: it must not hold up claims for long.
@@ -15,7 +15,7 @@ const NAMES_LOOKED_AT: usize = 500;
 
 pub(super) fn claim(leases: Leases, request: &ClaimRequest) -> Vec<String> {
     let needs = &request.needs;
-    vec![
+    let mut arguments = vec![
         milliseconds(leases.offered),
         request.task_id.to_string(),
         request.kind.to_string(),
@@ -30,7 +30,13 @@ pub(super) fn claim(leases: Leases, request: &ClaimRequest) -> Vec<String> {
         request.holding.number.to_string(),
         flag(request.has_slot),
         mode(request.mode).to_owned(),
-    ]
+    ];
+    if request.data.is_some() {
+        let weights = Weights::of(request.data.as_ref());
+        arguments.push(weights.elsewhere_us.to_string());
+        arguments.extend(weights.at_us.iter().flat_map(|(gpu_id, us)| [gpu_id.to_string(), us.to_string()]));
+    }
+    arguments
 }
 
 pub(super) fn tell(telling: &Telling) -> Vec<String> {

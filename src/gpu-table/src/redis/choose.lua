@@ -1,10 +1,11 @@
 -- The strategies: which of the eligible GPUs with a free slot a claim takes, and where a task waits if there is none.
 --
 -- Only the heads of the classes' indexes are looked at, so the cost grows with the number of classes, not of GPUs. The asking GPU is judged by its row alone: its worker has
--- just told how many slots it holds, which the indexes do not know yet. `wanted` is the claim's request: kind, capability, memory (nil if not needed), model (nil if
--- none), asker, has_own_slot; `pool` has the settings.
+-- just told how many slots it holds, which the indexes do not know yet. So is each GPU that has some of the task's data: all others weigh the same. `wanted` is the claim's request: kind, capability,
+-- memory (nil if not needed), model (nil if none), data (nil if none), asker, has_own_slot; `pool` has the settings. `data` says what it takes to bring the task's data to a GPU, in us: `at`, GPU -> us, and
+-- `elsewhere_us`, more than each of these. `order` is a strategy's order: strategy; data, or nil if it does not count; load_us, what it takes to load the model, nil where that is not known.
 local LOOKS = 64 -- how many GPUs of one class are looked at for one that has the memory now
-local WAITING_MAX = 8 -- behind so many tasks that wait for a GPU nobody is sent to wait for its model
+local US_MAX = 1e12 -- more than this counts as no more
 
 -- The classes whose GPUs fit, each with its memory and capability.
 local function fits(class, wanted, pool)
@@ -61,30 +62,39 @@ local function head(key, usable, wanted)
   end
 end
 
--- Where a GPU with this load stands: model loaded, best fit, then least loaded.
-local function load_rank(strategy, wanted, class, id, score, loaded)
-  local share_percent = floor(score / SEQUENCES)
-  local rank = { 0, 0, 0, floor(share_percent / PERCENTS), id == wanted.asker and 0 or 1, share_percent % PERCENTS, score % SEQUENCES }
-  if strategy == 'task_specific' then
-    rank[1] = (loaded or not wanted.model) and 0 or 1
-    rank[2] = wanted.memory and class.total or 0
-    rank[3] = wanted.capability >= 0 and class.capability or 0
-  end
-  return { id = id, rank = rank }
+-- What it takes to bring the task's data to a GPU, in us.
+local function data_us(data, id)
+  return data and (data.at[id] or data.elsewhere_us) or 0
 end
 
--- The first of one class.
-local function first_of(class, strategy, wanted)
-  if strategy == 'round_robin' then
+-- Where a GPU stands that was claimed at this turn.
+local function turn_rank(order, id, sequence)
+  return { id = id, rank = { sequence, data_us(order.data, id) } }
+end
+
+-- Where a GPU with this load stands: data and model soonest there, best fit, then least loaded; or least loaded, then data soonest there.
+local function load_rank(order, wanted, class, id, score, loaded)
+  local share_percent, us = floor(score / SEQUENCES), data_us(order.data, id)
+  local share, percent, elsewhere = floor(share_percent / PERCENTS), share_percent % PERCENTS, id == wanted.asker and 0 or 1
+  if order.strategy ~= 'task_specific' then return { id = id, rank = { share, us, elsewhere, percent, score % SEQUENCES } } end
+  local not_loaded = wanted.model and not loaded
+  local unknown, cost_us = not_loaded and not order.load_us, us + (not_loaded and order.load_us or 0)
+  local memory, capability = wanted.memory and class.total or 0, wanted.capability >= 0 and class.capability or 0
+  return { id = id, rank = { unknown and 1 or 0, cost_us, not_loaded and 1 or 0, memory, capability, share, elsewhere, percent, score % SEQUENCES } }
+end
+
+-- The first of one class, of those whose data weigh the same.
+local function first_of(class, order, wanted)
+  if order.strategy == 'round_robin' then
     local id, score = head(TURN .. class.name, class.usable, wanted)
-    return id and { id = id, rank = { score } }
+    return id and turn_rank(order, id, score)
   end
-  if strategy == 'task_specific' and wanted.model then
+  if order.strategy == 'task_specific' and wanted.model then
     local id, score = head(MODEL .. class.name .. ':' .. wanted.model, class.usable, wanted)
-    if id then return load_rank(strategy, wanted, class, id, score, true) end
+    if id then return load_rank(order, wanted, class, id, score, true) end
   end
   local id, score = head(LOAD .. class.name, class.usable, wanted)
-  return id and load_rank(strategy, wanted, class, id, score, false)
+  return id and load_rank(order, wanted, class, id, score, false)
 end
 
 local function has_model(row, model)
@@ -99,12 +109,30 @@ local function has_room(row, class, wanted)
   return row.within and has_memory(row.used, class.usable, wanted) and (wanted.has_own_slot or row.id ~= wanted.asker) and taken_slots(row) < row.slots
 end
 
--- The asking GPU as a candidate; nil unless it is free.
-local function asker(strategy, wanted, pool, own)
-  local class = own and own.ready and own.consuming and fits(own.class, wanted, pool)
-  if not class or not has_room(own, class, wanted) then return nil end
-  if strategy == 'round_robin' then return { id = own.id, rank = { own.sequence } } end
-  return load_rank(strategy, wanted, class, own.id, load_score(own), wanted.model and has_model(own, wanted.model))
+-- The class of a living row that takes tasks and fits; nil if it does not.
+local function open_class(row, wanted, pool)
+  return row.ready and row.consuming and fits(row.class, wanted, pool) or nil
+end
+
+-- A living row as a candidate; nil unless it is free.
+local function by_row(row, order, wanted, pool)
+  local class = open_class(row, wanted, pool)
+  if not class or not has_room(row, class, wanted) then return nil end
+  if order.strategy == 'round_robin' then return turn_rank(order, row.id, row.sequence) end
+  return load_rank(order, wanted, class, row.id, load_score(row), wanted.model and has_model(row, wanted.model))
+end
+
+-- The living rows, other than the asking GPU's, that have some of the task's data. Each is read once.
+local function rows_with_data(wanted)
+  local data, rows = wanted.data, {}
+  if not data then return rows end
+  if data.rows then return data.rows end
+  for id in pairs(data.at) do
+    local row = id ~= wanted.asker and read_row(id)
+    if row and row.alive then rows[#rows + 1] = row end
+  end
+  data.rows = rows
+  return rows
 end
 
 -- The best of these candidates that is alive, as a row; the dead are removed on the way. `own` is the asker's row, or nil.
@@ -122,16 +150,44 @@ local function best_alive(candidates, own)
   end
 end
 
--- The row that the strategy puts first; nil if none is free. `own` is the asker's row, or nil.
-local function choose(strategy, wanted, pool, own)
+-- The row that an order puts first; nil if none is free. `own` is the asker's row, or nil.
+local function first(order, wanted, pool, own)
   return best_alive(function()
     local found = {}
     for _, class in ipairs(fitting_classes(wanted, pool)) do
-      found[#found + 1] = first_of(class, strategy, wanted) or nil
+      found[#found + 1] = first_of(class, order, wanted) or nil
     end
-    found[#found + 1] = asker(strategy, wanted, pool, own)
+    if order.data then
+      for _, row in ipairs(rows_with_data(wanted)) do found[#found + 1] = by_row(row, order, wanted, pool) end
+    end
+    found[#found + 1] = own and by_row(own, order, wanted, pool)
     return found
   end, own)
+end
+
+-- What was learnt of the loads and the runs of a row: it is in its JSON, which is read only where it is needed.
+local function learnt(row)
+  row.learnt = row.learnt or cjson.decode(call('HGET', ROW .. row.id, 'json'))
+  return row.learnt
+end
+
+-- What a load of the task's model takes, as a row knows it, in ms; nil where none is asked for and where it is not known.
+local function load_ms(row, wanted)
+  return wanted.model and tonumber((learnt(row).load_ms or {})[wanted.model])
+end
+
+-- What a load of the task's model takes, in us; nil where that is not known or no matter.
+local function load_us(strategy, wanted, pool, own)
+  if not wanted.data or not wanted.model or strategy ~= 'task_specific' then return nil end
+  -- If any free GPU has the model, this one has, and knows what it takes to load it. If none has, that is the same for all.
+  local without_data = first({ strategy = strategy }, wanted, pool, own)
+  local ms = without_data and load_ms(without_data, wanted)
+  return ms and math.min(floor(ms * 1000 + 0.5), US_MAX)
+end
+
+-- The row that the strategy puts first; nil if none is free. `own` is the asker's row, or nil.
+local function choose(strategy, wanted, pool, own)
+  return first({ strategy = strategy, data = wanted.data, load_us = load_us(strategy, wanted, pool, own) }, wanted, pool, own)
 end
 
 -- The fitting row with the least work, claimed longest ago; nil if no task can wait anywhere. Never the asking GPU's: it is asked for only where the task does not fit there.
@@ -144,36 +200,4 @@ local function least_work(wanted, pool)
     end
     return found
   end)
-end
-
--- The busy row with the model and the least work; nil if there is none. The asking GPU is judged by its row, not by the indexes.
-local function busy_with_model(wanted, pool, own)
-  return best_alive(function()
-    local found = {}
-    for _, class in ipairs(fitting_classes(wanted, pool)) do
-      local page = call('ZRANGE', BUSY .. class.name .. ':' .. wanted.model, 0, 1, 'WITHSCORES')
-      local at = page[1] == wanted.asker and 3 or 1
-      if page[at] then found[#found + 1] = { id = page[at], rank = { tonumber(page[at + 1]) } } end
-    end
-    local is_full = own and own.ready and own.consuming and own.within and taken_slots(own) >= own.slots
-    if is_full and fits(own.class, wanted, pool) and has_model(own, wanted.model) then
-      found[#found + 1] = { id = own.id, rank = { work_score(own) } }
-    end
-    return found
-  end, own)
-end
-
--- The busy row that has the task's model and comes free soon enough that to wait for it is clearly better than to load the model on `free`, the best of the free rows: in less than half the time
--- that a cold load is known to take. nil where `free` has the model, where none is asked for, and where anything is not known. What is learnt of loads and runs is in the rows' JSON, which is read
--- only here.
-local function better_waited_for(free, strategy, wanted, pool, own)
-  if strategy ~= 'task_specific' or not wanted.model or has_model(free, wanted.model) then return nil end
-  local busy = busy_with_model(wanted, pool, own)
-  if not busy then return nil end
-  local there, here = cjson.decode(call('HGET', ROW .. busy.id, 'json')), cjson.decode(call('HGET', ROW .. free.id, 'json'))
-  local load_ms = tonumber((here.load_ms or {})[wanted.model] or (there.load_ms or {})[wanted.model])
-  local run_ms = tonumber((there.run_ms or {})[wanted.kind])
-  if not load_ms or not run_ms or busy.waiting + busy.sent >= WAITING_MAX then return nil end
-  local wait_ms = tasks_of(busy) * run_ms / math.max(busy.slots, 1)
-  return wait_ms * 2 < load_ms and busy or nil
 end

@@ -4,16 +4,20 @@
 -- ARGV  1 offered lease, ms; 2 task; 3 kind; 4 memory needed, MB, or ''; 5 lowest capability (90 is 9.0), -1 for any;
 --       6 '=' and the preferred model, or ''; 7 the only GPU that will do, or ''; 8 '=' and the strategy asked for, or ''; 9 asking GPU;
 --       10 its incarnation; 11 slots that it holds; 12 number of this telling; 13 '1' if one of these slots is for this task;
---       14 mode: choose or tasks_waiting
+--       14 mode: choose or tasks_waiting; then, if the task has data that are nearer to some GPUs: 15 what it takes to bring them to any other, us; and for each of these, GPU, us
 -- Returns one of
 --   {'own' or 'other', gpu, strategy, fallback: '-', 'unknown' or 'disabled', what was asked for}
---   {'full_here'}                      it fits the asking GPU, which has no slot or memory now, or has the model and a slot soon
---   {'full_elsewhere', gpu}            it fits only elsewhere, or its model is there and a slot soon: wait in that GPU's queue
+--   {'full_here'}                      it fits the asking GPU, which has no slot or memory now, or has the model or the data and a slot soon
+--   {'full_elsewhere', gpu}            it fits only elsewhere, or its model or its data are there and a slot soon: wait in that GPU's queue
 --   {'nothing_fits'}, {'gpu_unknown'}, {'gpu_away'}
 local task, only, mode = ARGV[2], ARGV[7], ARGV[14]
 local incarnation, slots_held, number, has_slot = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13] == '1'
 local wanted = { kind = ARGV[3], memory = tonumber(ARGV[4]), capability = tonumber(ARGV[5]), asker = ARGV[9],
   model = ARGV[6] ~= '' and string.sub(ARGV[6], 2) or nil }
+if ARGV[15] then
+  wanted.data = { elsewhere_us = tonumber(ARGV[15]), at = {} }
+  for i = 16, #ARGV, 2 do wanted.data.at[ARGV[i]] = tonumber(ARGV[i + 1]) end
+end
 local NAMES = { round_robin = true, least_loaded = true, task_specific = true }
 
 local function answer(offer)
@@ -93,9 +97,12 @@ end
 
 local function claim_any(own, pool)
   local fits_here = own and own.ready and fits(own.class, wanted, pool)
-  if mode == 'tasks_waiting' and fits_here and own.consuming and has_room(own, fits_here, wanted) then return take(own, pool) end
+  local stays = mode == 'tasks_waiting' and fits_here and own.consuming and has_room(own, fits_here, wanted)
   local strategy = resolve(pool)
+  if stays and not (wanted.data and strategy == 'task_specific') then return take(own, pool) end
   local row = choose(strategy, wanted, pool, own)
+  -- While tasks wait it is the asking one, unless the task's data are clearly nearer to the first.
+  if stays and row and not is_clearly_nearer(row, own, wanted) then row = own end
   if row then
     local busy = better_waited_for(row, strategy, wanted, pool, own)
     if not busy then return take(row, pool) end

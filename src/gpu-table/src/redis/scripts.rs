@@ -10,6 +10,7 @@ const CLOCK: &str = include_str!("clock.lua");
 const ROW: &str = include_str!("row.lua");
 const OFFERS: &str = include_str!("offers.lua");
 const CHOOSE: &str = include_str!("choose.lua");
+const NEARER: &str = include_str!("nearer.lua");
 const SETTINGS: &str = include_str!("settings.lua");
 const UNSERVED: &str = include_str!("unserved.lua");
 const DESCRIBED: &str = include_str!("described.lua");
@@ -96,7 +97,7 @@ impl Scripts {
 }
 
 /// The parts of a claim.
-const CLAIM: [&str; 4] = [ROW, OFFERS, CHOOSE, include_str!("claim.lua")];
+const CLAIM: [&str; 5] = [ROW, OFFERS, CHOOSE, NEARER, include_str!("claim.lua")];
 
 fn script(parts: &[&str]) -> Script {
     Script::new(&text(parts))
