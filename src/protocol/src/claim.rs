@@ -76,7 +76,8 @@ impl DataCosts {
 pub enum ClaimMode {
     /// Among all eligible GPUs of the pool, by the strategy.
     Choose,
-    /// Tasks wait in the queue, so there is nothing to choose: the asking GPU if it is eligible and fits, else as `Choose`.
+    /// Tasks wait in the queue, so there is nothing to choose: the asking GPU if it is eligible and fits, else as `Choose`. By `task_specific` as `Choose`, too, where the task's data are clearly nearer
+    /// elsewhere: they are there, or the task has its turn there, in less than half of the time that it takes to bring them here.
     TasksWaiting,
 }
 
