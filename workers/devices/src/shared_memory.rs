@@ -11,6 +11,7 @@ use std::{
 
 use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create},
+    io::Errno,
     mm::{MapFlags, ProtFlags, mmap, munmap},
 };
 
@@ -57,7 +58,7 @@ impl SharedMemory {
     /// # Errors
     /// [`SharedMemoryError::Refused`], where the kernel has no memory or no file descriptor.
     pub fn allocate(bytes: usize) -> Result<Self, SharedMemoryError> {
-        let file = memfd_create("gpufleet", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(refused("make shared memory"))?;
+        let file = anonymous_file().map_err(refused("make shared memory"))?;
         ftruncate(&file, bytes as u64).map_err(refused("take shared memory"))?;
         fcntl_add_seals(&file, SEALS).map_err(refused("fix the size of shared memory"))?;
         Self::map(file, bytes)
@@ -157,7 +158,16 @@ impl Drop for SharedMemory {
     }
 }
 
-fn refused(operation: &'static str) -> impl FnOnce(rustix::io::Errno) -> SharedMemoryError {
+/// A file without a name. Some hosts refuse one that could be run (`vm.memfd_noexec`), and kernels before 6.3 cannot be told that this one is not to be.
+fn anonymous_file() -> rustix::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match memfd_create("gpufleet", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create("gpufleet", flags),
+        file => file,
+    }
+}
+
+fn refused(operation: &'static str) -> impl FnOnce(Errno) -> SharedMemoryError {
     move |error| SharedMemoryError::Refused { operation, source: error.into() }
 }
 
