@@ -5,9 +5,10 @@ use protocol::{GpuDescription, GpuSample, Health};
 
 use super::{
     SimulatedKnobs, SimulatedOptions, Sleeper,
+    memory::Memory,
     state::{Shared, State, Taken},
 };
-use crate::{Device, OutOfMemory, Trouble, Use, WorkOn};
+use crate::{Device, DeviceMemory, OutOfMemory, Trouble, Use, WorkOn};
 
 /// A GPU without hardware. Memory and utilisation follow the work on it at once, temperature and power with inertia, and the clock falls when
 /// it is hot. The clock is for show: it does not slow work down, [`SimulatedKnobs::set_speed`] does.
@@ -16,13 +17,16 @@ pub struct SimulatedGpu {
     description: GpuDescription,
     sleeper: Sleeper,
     state: Shared,
+    memory: Memory,
 }
 
 impl SimulatedGpu {
     /// A cold, healthy, empty GPU.
     #[must_use]
     pub fn new(options: SimulatedOptions) -> Self {
-        Self { description: options.description(), sleeper: options.sleeper, state: Shared::new(State::new(&options)) }
+        let state = Shared::new(State::new(&options));
+        let memory = Memory::new(&options, state.clone());
+        Self { description: options.description(), sleeper: options.sleeper, state, memory }
     }
 
     /// The knobs that inject its faults.
@@ -70,6 +74,10 @@ impl Device for SimulatedGpu {
 
     fn is_lost(&self) -> bool {
         self.state.lock().lost
+    }
+
+    fn memory(&self) -> Option<&dyn DeviceMemory> {
+        Some(&self.memory)
     }
 
     fn take_fault(&self) -> Option<String> {

@@ -1,6 +1,6 @@
 //! The faults of a simulated GPU, injected while it runs.
 
-use protocol::Health;
+use protocol::{GpuId, Health};
 use tokio::time::Instant;
 
 use super::state::Shared;
@@ -54,12 +54,12 @@ impl SimulatedKnobs {
         state.extra_celsius = extra_celsius;
     }
 
-    /// Work may take at most this much memory at a time, in MB, however much is free (fragmentation). `None`: all that is free.
+    /// Work, or a buffer, may take at most this much memory at a time, in MB, however much is free (fragmentation). `None`: all that is free.
     pub fn cap_free_memory(&self, max_mb: Option<u64>) {
         self.state.lock().allocation_max_mb = max_mb;
     }
 
-    /// The next `count` attempts that want memory get none, however much is free.
+    /// The next `count` attempts and buffers that want memory get none, however much is free.
     pub fn fail_next_allocations(&self, count: u32) {
         self.state.lock().allocations_to_fail = count;
     }
@@ -75,5 +75,37 @@ impl SimulatedKnobs {
         state.fault_share = share.clamp(0.0, 1.0);
         state.fault_debt = 0.0;
         state.fault_message = message.into();
+    }
+
+    /// The next `count` copies that begin, to this GPU's memory, from it or within it, take their time and fail. 0 mends it.
+    pub fn fail_next_copies(&self, count: u32) {
+        self.state.change_copies(|copies| copies.to_fail = count);
+    }
+
+    /// In the next `count` copies that begin, to this GPU's memory, from it or within it, one byte flips on the way, and nobody says so: what they came from stays right, what arrives is wrong. Those that
+    /// [fail](Self::fail_next_copies) come first. 0 mends it.
+    pub fn corrupt_next_copies(&self, count: u32) {
+        self.state.change_copies(|copies| copies.to_corrupt = count);
+    }
+
+    /// While `stalled`, no copy to this GPU's memory, from it or within it begins or ends, also of those under way. Afterwards those whose time is over end at once. A stalled copy still fails where its link is
+    /// cut or the GPU is lost.
+    pub fn stall_copies(&self, stalled: bool) {
+        self.state.change_copies(|copies| copies.stall(stalled));
+    }
+
+    /// While `cut`, copies over the link between this GPU and its host fail at once, also those under way.
+    pub fn cut_host_link(&self, cut: bool) {
+        self.state.change_copies(|copies| copies.host_cut = cut);
+    }
+
+    /// While `cut`, copies over the link between this GPU and that other one, either way, fail at once, also those under way.
+    pub fn cut_peer_link(&self, other: &GpuId, cut: bool) {
+        self.state.change_copies(|copies| copies.cut_peer(other, cut));
+    }
+
+    /// Copies over links of this GPU that begin from now on take `factor` times as long: 1 is normal. Between two GPUs the larger factor counts. Below 0.000 001 it counts as that.
+    pub fn slow_links(&self, factor: f64) {
+        self.state.change_copies(|copies| copies.slowness = factor.max(1e-6));
     }
 }

@@ -6,13 +6,18 @@ use std::{
 };
 
 use protocol::{GpuSample, Health};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
-use super::{SimulatedOptions, Thermals, physics::Physics};
-use crate::{Consequence, OutOfMemory, Trouble, Use};
+use super::{SimulatedOptions, Thermals, memory::CopyFaults, physics::Physics};
+use crate::{Consequence, MemoryError, OutOfMemory, Trouble, Use};
 
 /// Compute shares are kept as whole millionths: sums of floats would drift with every begin and end.
 const WHOLE: f64 = 1e6;
+/// Bytes of a MB.
+const MB: u64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Taken {
@@ -34,6 +39,8 @@ pub(super) struct State {
     physics: Physics,
     physics_at: Instant,
     tasks: Taken,
+    /// What buffers hold.
+    resident_bytes: u64,
     pub(super) frozen: Option<(GpuSample, Instant)>,
     pub(super) health: (Health, String),
     pub(super) speed: f64,
@@ -46,6 +53,7 @@ pub(super) struct State {
     pub(super) fault_message: String,
     pub(super) troubles: VecDeque<Trouble>,
     pub(super) lost: bool,
+    pub(super) copies: CopyFaults,
 }
 
 impl State {
@@ -56,6 +64,7 @@ impl State {
             physics: Physics::cold(&options.thermals),
             physics_at: Instant::now(),
             tasks: Taken::default(),
+            resident_bytes: 0,
             frozen: None,
             health: (Health::Healthy, String::new()),
             speed: 1.0,
@@ -68,6 +77,7 @@ impl State {
             fault_message: String::new(),
             troubles: VecDeque::new(),
             lost: false,
+            copies: CopyFaults::default(),
         }
     }
 
@@ -97,15 +107,11 @@ impl State {
     }
 
     pub(super) fn take(&mut self, wanted: Taken) -> Result<(), OutOfMemory> {
-        let free_mb = self.memory_total_mb.saturating_sub(self.memory_used_mb());
-        let free_mb = free_mb.min(self.allocation_max_mb.unwrap_or(free_mb));
-        let refused = wanted.memory_mb > 0 && self.allocations_to_fail > 0;
-        if refused {
-            self.allocations_to_fail -= 1;
-        }
-        if refused || wanted.memory_mb > free_mb {
-            return Err(OutOfMemory { wanted_mb: wanted.memory_mb, free_mb, total_mb: self.memory_total_mb });
-        }
+        self.room_for(wanted.memory_mb.saturating_mul(MB)).map_err(|free_bytes| OutOfMemory {
+            wanted_mb: wanted.memory_mb,
+            free_mb: free_bytes / MB,
+            total_mb: self.memory_total_mb,
+        })?;
         self.settle();
         self.tasks.memory_mb += wanted.memory_mb;
         self.tasks.compute_millionths += wanted.compute_millionths;
@@ -116,6 +122,32 @@ impl State {
         self.settle();
         self.tasks.memory_mb -= taken.memory_mb;
         self.tasks.compute_millionths -= taken.compute_millionths;
+    }
+
+    /// Takes memory for a buffer.
+    pub(super) fn take_bytes(&mut self, wanted_bytes: u64) -> Result<(), MemoryError> {
+        self.room_for(wanted_bytes).map_err(|free_bytes| MemoryError::Full { wanted_bytes, free_bytes })?;
+        self.resident_bytes += wanted_bytes;
+        Ok(())
+    }
+
+    pub(super) const fn give_back_bytes(&mut self, bytes: u64) {
+        self.resident_bytes -= bytes;
+    }
+
+    pub(super) const fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
+    }
+
+    /// Whether so much may be taken now; what is free if not.
+    fn room_for(&mut self, wanted_bytes: u64) -> Result<(), u64> {
+        let free = self.memory_total_mb.saturating_mul(MB).saturating_sub(self.memory_used_bytes());
+        let free = free.min(self.allocation_max_mb.map_or(free, |max_mb| max_mb.saturating_mul(MB)));
+        let refused = wanted_bytes > 0 && self.allocations_to_fail > 0;
+        if refused {
+            self.allocations_to_fail -= 1;
+        }
+        if refused || wanted_bytes > free { Err(free) } else { Ok(()) }
     }
 
     /// The next fault, spread evenly: with a share of 0.25 every fourth time.
@@ -129,8 +161,13 @@ impl State {
         Some(self.fault_message.clone())
     }
 
+    /// Rounded up: what is free, rounded down, is the rest.
     fn memory_used_mb(&self) -> u64 {
-        self.tasks.memory_mb.saturating_add(self.foreign.memory_mb).min(self.memory_total_mb)
+        self.memory_used_bytes().div_ceil(MB).min(self.memory_total_mb)
+    }
+
+    fn memory_used_bytes(&self) -> u64 {
+        self.tasks.memory_mb.saturating_add(self.foreign.memory_mb).saturating_mul(MB).saturating_add(self.resident_bytes)
     }
 
     fn load(&self) -> f64 {
@@ -139,18 +176,26 @@ impl State {
     }
 }
 
-/// The state as the GPU, its knobs and the work on it share it.
+/// The state as the GPU, its knobs, its memory and the work on it share it.
 #[derive(Debug, Clone)]
-pub(super) struct Shared(Arc<Mutex<State>>, Arc<Notify>);
+pub(super) struct Shared(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    state: Mutex<State>,
+    troubles: Notify,
+    /// Tells copies that something happened which they may have to heed.
+    copies: watch::Sender<()>,
+}
 
 impl Shared {
     pub(super) fn new(state: State) -> Self {
-        Self(Arc::new(Mutex::new(state)), Arc::default())
+        Self(Arc::new(Parts { state: Mutex::new(state), troubles: Notify::new(), copies: watch::Sender::new(()) }))
     }
 
     /// Held for a few arithmetic operations at most. A panic under it leaves numbers that are still whole.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something goes wrong.
@@ -159,7 +204,8 @@ impl Shared {
         state.lost |= matches!(trouble.what, Consequence::Lost { .. });
         state.troubles.push_back(trouble);
         drop(state);
-        self.1.notify_one();
+        self.0.troubles.notify_one();
+        self.0.copies.send_replace(());
     }
 
     /// The next thing that goes wrong.
@@ -168,7 +214,18 @@ impl Shared {
             if let Some(trouble) = self.lock().troubles.pop_front() {
                 return trouble;
             }
-            self.1.notified().await;
+            self.0.troubles.notified().await;
         }
+    }
+
+    /// Changes what befalls copies; those under way see it at once.
+    pub(super) fn change_copies(&self, change: impl FnOnce(&mut CopyFaults)) {
+        change(&mut self.lock().copies);
+        self.0.copies.send_replace(());
+    }
+
+    /// Tells of what happens from now on to copies.
+    pub(super) fn copies_change(&self) -> watch::Receiver<()> {
+        self.0.copies.subscribe()
     }
 }
