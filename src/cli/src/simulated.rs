@@ -3,11 +3,11 @@
 //! One process, not N: a simulated GPU has no driver context to isolate and costs only its tasks' timers, and one process shares two connections
 //! and one model among all of them. A real GPU gets a process of its own.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use devices::{
     Device,
-    simulated::{SimulatedGpu, SimulatedOptions, Sleeper},
+    simulated::{LinkSpeed, SimulatedGpu, SimulatedOptions, Sleeper},
 };
 use futures::StreamExt;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
@@ -52,12 +52,19 @@ impl Brought {
 
 /// The GPUs that a section describes.
 fn devices(section: &SimulatedSection) -> Result<Vec<SimulatedGpu>, Fault> {
+    let latency = Duration::from_micros(section.link_latency_us);
+    let link = |gb_s| LinkSpeed { latency, ..LinkSpeed::gb_s(gb_s) };
     (0..section.gpus)
         .map(|number| {
             let gpu_id = GpuId::new(format!("{}-{number}", section.id_prefix))
                 .map_err(|error| Fault::Usage(format!("simulated.id_prefix: {error}")))?;
-            let defaults = SimulatedOptions::new(gpu_id);
-            Ok(SimulatedGpu::new(SimulatedOptions { memory_mb: section.memory_mb, sleeper: Sleeper::Precise, ..defaults }))
+            Ok(SimulatedGpu::new(SimulatedOptions {
+                memory_mb: section.memory_mb,
+                sleeper: Sleeper::Precise,
+                host_link: link(section.host_link_gb_s),
+                peer_link: (section.peer_link_gb_s > 0.0).then(|| link(section.peer_link_gb_s)),
+                ..SimulatedOptions::new(gpu_id)
+            }))
         })
         .collect()
 }
