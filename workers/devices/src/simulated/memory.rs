@@ -108,7 +108,7 @@ impl Memory {
     }
 
     /// The direction to this GPU of its link to another one.
-    fn from_peer(&self, other: &GpuId) -> Arc<Link> {
+    fn link_from(&self, other: &GpuId) -> Arc<Link> {
         let mut links = self.0.from_peers.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(links.entry(other.clone()).or_insert_with(|| Arc::new(Link::new())))
     }
@@ -201,7 +201,7 @@ impl DeviceMemory for Memory {
         let arrived = if is_own {
             self.within(operation).carry(bytes, 0, carried).await?
         } else {
-            let link = self.from_peer(&source.of.gpu_id);
+            let link = self.link_from(&source.of.gpu_id);
             let here = End { gpu: &self.0.state, over: Over::PeerLink(&source.of.gpu_id) };
             let there = End { gpu: &source.of.state, over: Over::PeerLink(&self.0.gpu_id) };
             let transit = Transit { operation, link: &link, speed, sleeper: self.0.sleeper, ends: [here, there] };
