@@ -9,6 +9,7 @@ mod health;
 mod host;
 mod kinds;
 mod rig;
+mod shared_memory;
 mod work;
 
 /// One test per case and device.
