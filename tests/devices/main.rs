@@ -8,6 +8,7 @@ mod cases;
 mod health;
 mod host;
 mod kinds;
+mod memory;
 mod rig;
 mod shared_memory;
 mod work;
