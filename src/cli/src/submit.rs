@@ -53,7 +53,7 @@ pub(crate) async fn run(common: &Common, submit: &Submit) -> Result<ExitCode, Fa
 
 /// What goes with one task alone does not go with many.
 fn check_items(submit: &Submit) -> Result<(), Fault> {
-    let given = [("--task-id", submit.task_id.is_some()), ("--progress", submit.progress)];
+    let given = [("--task-id", submit.task_id.is_some()), ("--progress", submit.progress), ("--keep-as", submit.keep_as().is_some())];
     match given.into_iter().find(|(_, given)| *given && submit.items.is_some() && !submit.as_batch) {
         Some((name, _)) => Err(Fault::Usage(format!(
             "{name}: with --items each line is a task of its own; leave it out, or make them one task with --as-batch"
@@ -70,7 +70,14 @@ fn task(submit: &Submit, bytes_max: usize) -> Result<NewTask, Fault> {
             TaskBody { payload: payload(&submit.payload)?, segments, ..TaskBody::default() }
         }
     };
-    let body = TaskBody { gpu_options: submit.gpu_options(), needs: submit.needs(), limits: submit.limits(), ..carried };
+    let body = TaskBody {
+        gpu_options: submit.gpu_options(),
+        needs: submit.needs(),
+        limits: submit.limits(),
+        keep_as: submit.keep_as(),
+        on_missing: submit.on_missing(),
+        ..carried
+    };
     let correlation_id = submit.correlation_id.clone().unwrap_or_default();
     Ok(NewTask {
         priority: submit.priority,

@@ -61,7 +61,7 @@ fn schema_at(root: &'static Value, path: &str) -> Option<&'static Value> {
         return resolved(root);
     }
     steps(path).try_fold(resolved(root)?, |schema, step| match step {
-        Step::Field(name) => resolved(schema.get("properties")?.get(name)?),
+        Step::Field(name) => resolved(either(schema).find_map(|one| one.get("properties")?.get(name))?),
         Step::Element(_) => resolved(either(schema).find_map(|one| one.get("items"))?),
     })
 }
@@ -84,10 +84,11 @@ fn steps(path: &str) -> impl Iterator<Item = Step<'_>> {
     })
 }
 
-/// The schemas one of which a value must fit.
+/// The schemas one of which a value must fit, which are not `null`.
 fn either(schema: &'static Value) -> impl Iterator<Item = &'static Value> {
-    let several = schema.get("oneOf").and_then(Value::as_array);
-    several.into_iter().flatten().chain(several.is_none().then_some(schema))
+    let several = ["oneOf", "anyOf"].iter().find_map(|name| schema.get(name)).and_then(Value::as_array);
+    let values = several.into_iter().flatten().filter(|one| one["type"] != "null").filter_map(resolved);
+    values.chain(several.is_none().then_some(schema))
 }
 
 /// The schema itself, where one refers to it, or allows `null` beside it.
@@ -95,19 +96,21 @@ fn resolved(schema: &'static Value) -> Option<&'static Value> {
     if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
         return resolved(openapi::at(reference.strip_prefix('#')?)?);
     }
-    match schema.get("anyOf").and_then(Value::as_array) {
-        Some(either) => resolved(either.iter().find(|one| one["type"] != "null")?),
-        None => Some(schema),
+    let Some(several) = schema.get("anyOf").and_then(Value::as_array) else { return Some(schema) };
+    let mut values = several.iter().filter(|one| one["type"] != "null");
+    match (values.next(), values.next()) {
+        (Some(only), None) => resolved(only),
+        _ => Some(schema),
     }
 }
 
-fn in_words(schema: &Value) -> Option<String> {
+fn in_words(schema: &'static Value) -> Option<String> {
     if let Some(constant) = schema.get("const") {
         return Some(constant.to_string());
     }
-    if let Some(several) = schema.get("oneOf").and_then(Value::as_array) {
-        let words: Option<Vec<String>> = several.iter().map(in_words).collect();
-        let between = if several.iter().all(|one| one.get("const").is_some()) { " or " } else { ", or " };
+    if schema.get("oneOf").is_some() || schema.get("anyOf").is_some() {
+        let words: Option<Vec<String>> = either(schema).map(in_words).collect();
+        let between = if either(schema).all(|one| one.get("const").is_some()) { " or " } else { ", or " };
         return words.map(|words| words.join(between));
     }
     let kind = match &schema["type"] {
@@ -151,7 +154,7 @@ fn plain(number: &Value) -> String {
 fn known_beside<T: JsonSchema>(field: &str) -> String {
     let parent = field.rsplit_once('.').map_or("body", |(parent, _)| parent);
     let schema = openapi::schema_of::<T>().and_then(|root| schema_at(root, parent));
-    let known = schema.and_then(|schema| schema.get("properties")?.as_object());
+    let known = schema.and_then(|schema| either(schema).find_map(|one| one.get("properties")?.as_object()));
     known.map(|fields| fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ")).unwrap_or_default()
 }
 
@@ -199,6 +202,17 @@ mod tests {
             (r#"{"kind":"a","items":7}"#, "items: must be a list of 1 to 10000 entries, not 7"),
             (r#"{"kind":"a","items":[1],"on_error":"stop"}"#, "on_error: must be \"report\" or \"fail\", not \"stop\""),
             (r#"{"kind":"a","items":[1],"on_error":1}"#, "on_error: must be \"report\" or \"fail\", not 1"),
+            (r#"{"kind":"a","keep_as":7}"#, "keep_as: must be text of at most 200 characters, or a list, or an object, not 7"),
+            (
+                r#"{"kind":"a","keep_as":["x","a b"]}"#,
+                "keep_as[1]: must be the name of a tensor: 1 to 200 letters, digits, '-', '_', '.' or ':', not \"a b\"",
+            ),
+            (r#"{"kind":"a","keep_as":{"names":["x"],"ttl":1}}"#, "keep_as.ttl: is unknown; known are if_exists, names, ttl_ms"),
+            (
+                r#"{"kind":"a","keep_as":{"names":["x"],"ttl_ms":"1h"}}"#,
+                "keep_as.ttl_ms: must be a whole number from 1 to 2592000000, not \"1h\"",
+            ),
+            (r#"{"kind":"a","on_missing":"hope"}"#, "on_missing: must be \"fail\" or \"wait\", not \"hope\""),
             ("{}", "kind: is missing; it must be text of at most 64 characters"),
             ("[1]", "body: must be an object, not a list"),
             (

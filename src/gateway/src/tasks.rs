@@ -11,7 +11,8 @@ use axum::{
 };
 use producer::NewTask;
 use protocol::{
-    GpuId, GpuOptions, GroupName, Json as JsonText, Kind, Limits, Needs, OnError, Segments, Strategy, TaskBody, TaskId, TaskStatus,
+    GpuId, GpuOptions, GroupName, Json as JsonText, KeepAs, Kind, Limits, Needs, OnError, OnMissing, Segments, Strategy, TaskBody, TaskId,
+    TaskStatus,
     batch::ITEMS_MAX,
     carried,
     envelope::{PRIORITY_DEFAULT, PRIORITY_MAX},
@@ -52,7 +53,7 @@ pub(crate) struct TaskRequest {
     #[schemars(range(max = Limits::LONGEST_MS))]
     delay_ms: Option<u64>,
     /// The task's identity. The same request under the same id runs nothing again and has the same status, whatever its priority, its delay and its group; another body (payload or items, gpu_options, needs,
-    /// limits) or another kind under the same id is a conflict (409), for as long as the fleet keeps the task's record (`store.outcome_retention_ms`). Not together with the header
+    /// limits, keep_as, on_missing) or another kind under the same id is a conflict (409), for as long as the fleet keeps the task's record (`store.outcome_retention_ms`). Not together with the header
     /// Idempotency-Key. Default: a fresh id.
     #[serde(default, deserialize_with = "given::task_id")]
     #[schemars(schema_with = "given::task_id_schema")]
@@ -82,6 +83,13 @@ pub(crate) struct TaskRequest {
     /// Time and attempt limits.
     #[serde(default, deserialize_with = "object")]
     limits: Limits,
+    /// Under which names its outputs stay on its GPU as tensors, for other tasks to use; the result has `{"tensor": "name", …}` in their place. One name for the only output, a list with one for each, or an
+    /// object `{"names": […], "ttl_ms": …, "if_exists": "replace" or "fail"}`. Those of the items of a batch are kept under the name, a dot and the item's number. Default: they are part of the result.
+    #[serde(default)]
+    keep_as: Option<KeepAs>,
+    /// What becomes of the task if a tensor that its payload names is on no GPU: `fail` (`tensor_missing`), or `wait` until it is made, for `worker.unserved_wait_ms`. Default: `fail`.
+    #[serde(default)]
+    on_missing: OnMissing,
     /// The list of a frame, which was read with its segments.
     #[serde(default)]
     #[schemars(skip)]
@@ -176,6 +184,8 @@ pub(crate) async fn take(
         gpu_options,
         needs,
         limits,
+        keep_as,
+        on_missing,
         segments: _,
         bytes: segments,
         progress,
@@ -196,7 +206,7 @@ pub(crate) async fn take(
         progress: watched,
         group,
         traceparent,
-        ..NewTask::new(kind, TaskBody { gpu_options, needs, limits, ..body })
+        ..NewTask::new(kind, TaskBody { gpu_options, needs, limits, keep_as, on_missing, ..body })
     };
     let submitted = if watched { submit_watched(gateway, new, &identity).await } else { submit_alone(gateway, new, &identity).await };
     let task_id = submitted.map_err(|problem| trail.failed(problem))?;

@@ -3,7 +3,10 @@
 use std::num::NonZeroUsize;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use protocol::{GroupCounts, GroupName, Kind, Limits, OnError, Strategy, TaskId, TaskState, batch::ITEMS_MAX, task::ComputeCapability};
+use protocol::{
+    DType, GroupCounts, GroupName, IfExists, KeepAs, Kind, Limits, OnError, OnMissing, Strategy, TaskId, TaskState, TensorName,
+    batch::ITEMS_MAX, task::ComputeCapability,
+};
 
 /// A strategy's name: the others are listed, and the nearest one is offered.
 pub(super) fn strategy() -> impl TypedValueParser<Value = Strategy> {
@@ -61,6 +64,20 @@ pub(super) fn limit_ms() -> clap::builder::RangedU64ValueParser<u64> {
 
 /// How long a task is not to start: a number and its unit. In milliseconds.
 pub(super) fn delay_ms(text: &str) -> Result<u64, String> {
+    time_ms(text)
+}
+
+/// How long a tensor is kept after its last use: a number and its unit. In milliseconds.
+pub(super) fn ttl_ms(text: &str) -> Result<u64, String> {
+    match time_ms(text)? {
+        0 => Err("must be at least 1ms".to_owned()),
+        ms => Ok(ms),
+    }
+}
+
+/// A number and its unit, at most [`Limits::LONGEST_MS`], which is also [`KeepAs::TTL_MS_MAX`]. In milliseconds.
+fn time_ms(text: &str) -> Result<u64, String> {
+    const { assert!(Limits::LONGEST_MS == KeepAs::TTL_MS_MAX, "one bound for both") };
     let wrong = || "must be a whole number with its unit: ms, s, m, h or d, as 90s".to_owned();
     let digits = text.len() - text.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -74,6 +91,31 @@ pub(super) fn delay_ms(text: &str) -> Result<u64, String> {
     };
     let ms = number.parse::<u64>().map_err(|_| wrong())?.saturating_mul(unit_ms);
     if ms > Limits::LONGEST_MS { Err("must be at most 30d".to_owned()) } else { Ok(ms) }
+}
+
+/// A tensor's name.
+pub(super) fn tensor(text: &str) -> Result<TensorName, String> {
+    TensorName::new(text).map_err(|error| format!("must be {}", error.rule))
+}
+
+/// What becomes of a tensor whose name is written again.
+pub(super) fn if_exists() -> impl TypedValueParser<Value = IfExists> {
+    PossibleValuesParser::new(["replace", "fail"]).map(|name| if name == "fail" { IfExists::Fail } else { IfExists::Replace })
+}
+
+/// What becomes of a task that names a tensor which is nowhere.
+pub(super) fn on_missing() -> impl TypedValueParser<Value = OnMissing> {
+    PossibleValuesParser::new(["fail", "wait"]).map(|name| if name == "wait" { OnMissing::Wait } else { OnMissing::Fail })
+}
+
+/// The type of a tensor's numbers.
+pub(super) fn dtype() -> impl TypedValueParser<Value = DType> {
+    PossibleValuesParser::new(DType::ALL.map(DType::name)).map(|name| DType::named(&name).expect("one of the names"))
+}
+
+/// The sizes of a tensor's dimensions.
+pub(super) fn side(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "must be whole numbers with commas between them, as 2,3".to_owned())
 }
 
 #[cfg(test)]

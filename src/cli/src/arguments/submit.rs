@@ -3,7 +3,9 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
-use protocol::{GpuOptions, GroupName, Kind, Limits, Needs, OnError, Strategy, TaskId, task::ComputeCapability};
+use protocol::{
+    GpuOptions, GroupName, IfExists, KeepAs, Kind, Limits, Needs, OnError, OnMissing, Strategy, TaskId, TensorName, task::ComputeCapability,
+};
 
 use super::parsers;
 
@@ -86,6 +88,8 @@ pub(crate) struct Submit {
     needs: NeedsOptions,
     #[command(flatten)]
     limits: LimitsOptions,
+    #[command(flatten)]
+    tensors: TensorOptions,
 }
 
 /// How a GPU is chosen.
@@ -136,6 +140,24 @@ struct LimitsOptions {
     max_attempts: Option<u32>,
 }
 
+/// Tensors that stay on GPUs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tensors that stay on GPUs")]
+struct TensorOptions {
+    /// Keeps the task's output on its GPU as the tensor of this name, for other tasks to use; may be repeated, once for each output. With --items, not without --as-batch
+    #[arg(long, value_name = "NAME", value_parser = parsers::tensor)]
+    keep_as: Vec<TensorName>,
+    /// How long what is kept is kept after its last use: a number with ms, s, m, h or d; at most 30d. Default: the worker's
+    #[arg(long, value_name = "TIME", requires = "keep_as", value_parser = parsers::ttl_ms)]
+    keep_ttl: Option<u64>,
+    /// What becomes of a tensor that has the name already. Default: replace
+    #[arg(long, value_name = "replace|fail", requires = "keep_as", value_parser = parsers::if_exists())]
+    keep_if_exists: Option<IfExists>,
+    /// What becomes of the task if a tensor that its payload names is nowhere: fail, or wait until it is made. Default: fail
+    #[arg(long, value_name = "fail|wait", value_parser = parsers::on_missing())]
+    on_missing: Option<OnMissing>,
+}
+
 impl Submit {
     /// How long to wait for a reply.
     pub(crate) fn limit(&self) -> Duration {
@@ -173,5 +195,17 @@ impl Submit {
             total_deadline_ms: *total_deadline_ms,
             max_attempts: *max_attempts,
         }
+    }
+
+    /// Under which names its outputs stay on its GPU, if they do.
+    pub(crate) fn keep_as(&self) -> Option<KeepAs> {
+        let TensorOptions { keep_as, keep_ttl, keep_if_exists, .. } = &self.tensors;
+        let keep = || KeepAs { names: keep_as.clone(), ttl_ms: *keep_ttl, if_exists: keep_if_exists.unwrap_or_default() };
+        (!keep_as.is_empty()).then(keep)
+    }
+
+    /// What becomes of it if a tensor that it names is nowhere.
+    pub(crate) fn on_missing(&self) -> OnMissing {
+        self.tensors.on_missing.unwrap_or_default()
     }
 }

@@ -6,8 +6,8 @@ use gateway::{ProblemDocument, status_url};
 use hyper::{Method, StatusCode, body::Bytes};
 use producer::{NewTask, Pace, Patience};
 use protocol::{
-    GpuOptions, GroupName, ItemResults, Json, Kind, KindView, Limits, Needs, OnError, Outcome, PoolName, Progress, Reply, TaskId,
-    TaskStatus, Unserved, batch::ITEMS_MAX, frame, gpu::GpuView,
+    GpuOptions, GroupName, ItemResults, Json, KeepAs, Kind, KindView, Limits, Needs, OnError, OnMissing, Outcome, PoolName, Progress,
+    Reply, TaskId, TaskStatus, Unserved, batch::ITEMS_MAX, frame, gpu::GpuView,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
@@ -50,6 +50,10 @@ struct TaskRequest<'a> {
     gpu_options: &'a GpuOptions,
     needs: &'a Needs,
     limits: &'a Limits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep_as: Option<&'a KeepAs>,
+    #[serde(skip_serializing_if = "OnMissing::is_default")]
+    on_missing: OnMissing,
     progress: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'a GroupName>,
@@ -293,6 +297,8 @@ pub(super) fn request_text(task: &NewTask, task_id: &TaskId) -> Vec<u8> {
         gpu_options: &body.gpu_options,
         needs: &body.needs,
         limits: &body.limits,
+        keep_as: body.keep_as.as_ref(),
+        on_missing: body.on_missing,
         progress: task.progress,
         group: task.group.as_ref(),
     };

@@ -41,7 +41,8 @@ fn bounds(document: &Value, schema: &Value, path: &[String], found: &mut Vec<Bou
     for either in ["anyOf", "oneOf"].iter().filter_map(|name| schema[name].as_array()).flatten() {
         bounds(document, either, path, found);
     }
-    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+    // What has several forms is no value that one field alone takes to its bound; see below.
+    for (name, field) in schema["properties"].as_object().into_iter().flatten().filter(|(name, _)| *name != "keep_as") {
         bounds(document, field, &[path, std::slice::from_ref(name)].concat(), found);
     }
     for (what, step) in [("minimum", -1), ("maximum", 1)] {
@@ -118,5 +119,40 @@ async fn every_bound_in_the_document_is_the_one_that_is_checked() {
             assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY, "{about}: what is beyond is outside");
             assert_eq!(problem(response, StatusCode::UNPROCESSABLE_ENTITY).await["field"], bound.field(), "{about}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_names_under_which_outputs_are_kept_are_bounded_in_each_form() {
+    let fleet = Fleet::start().await;
+    let longest = "a".repeat(200);
+    let names = |count: usize| (0..count).map(|number| format!("x{number}")).collect::<Vec<_>>();
+    let with = |more: Value| {
+        let mut keep_as = json!({"names": ["x"]});
+        keep_as.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        keep_as
+    };
+    for keep_as in [
+        json!(longest),
+        json!(["x", longest]),
+        json!(names(64)),
+        with(json!({"ttl_ms": 1})),
+        with(json!({"ttl_ms": 2_592_000_000_u64, "if_exists": "fail"})),
+    ] {
+        let response = fleet.post("/api/v1/tasks", &json!({"kind": "echo", "keep_as": keep_as})).await;
+        assert_eq!(response.status(), StatusCode::ACCEPTED, "{keep_as}");
+    }
+    for (keep_as, field) in [
+        (json!(longest.clone() + "a"), "keep_as"),
+        (json!(["x", longest.clone() + "a"]), "keep_as[1]"),
+        (json!([]), "keep_as"),
+        (json!(["x", "x"]), "keep_as"),
+        (json!(names(65)), "keep_as"),
+        (with(json!({"ttl_ms": 0})), "keep_as"),
+        (with(json!({"ttl_ms": 2_592_000_001_u64})), "keep_as"),
+        (with(json!({"if_exists": "stay"})), "keep_as.if_exists"),
+    ] {
+        let response = fleet.post("/api/v1/tasks", &json!({"kind": "echo", "keep_as": keep_as})).await;
+        assert_eq!(problem(response, StatusCode::UNPROCESSABLE_ENTITY).await["field"], field, "{keep_as}");
     }
 }

@@ -62,6 +62,22 @@ async fn a_task_carries_its_properties_and_trace() {
 }
 
 #[tokio::test]
+async fn what_a_task_keeps_and_whether_it_waits_for_tensors_goes_with_its_body() {
+    let fleet = Fleet::start().await;
+    for (keep_as, written) in [
+        (json!("y"), r#""y""#),
+        (json!(["y", "z"]), r#"["y","z"]"#),
+        (json!({"names": ["y"], "ttl_ms": 5_000}), r#"{"names":["y"],"ttl_ms":5000,"if_exists":"replace"}"#),
+    ] {
+        let response = fleet.post(TASKS, &json!({"kind": "echo", "payload": 1, "keep_as": keep_as, "on_missing": "wait"})).await;
+        assert_eq!(response.status(), StatusCode::ACCEPTED, "{keep_as}");
+        let delivery = fleet.queue.take(&pool()).await.expect("a broker").expect("a task");
+        let expected = format!(r#"{{"keep_as":{written},"on_missing":"wait","payload":1}}"#);
+        assert_eq!(delivery.body, expected.as_bytes(), "{keep_as}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_or_impossible_task_is_not_found() {
     let fleet = Fleet::start().await;
     for id in ["never-seen", "%7Bbrace%7D", "%FF"] {

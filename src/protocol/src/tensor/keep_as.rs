@@ -1,13 +1,21 @@
 //! How a task says that its result stays on the GPU.
 
+use std::fmt;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{
+        Error, MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
+};
 
 use crate::{Refusal, TensorName};
 
 /// Under which names a task leaves its outputs on the GPU: one name for its only output, or a list with one for each, in the order in which the kind gives them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(from = "Written", into = "Written")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "Written")]
 #[schemars(with = "Written")]
 pub struct KeepAs {
     /// The names, in order.
@@ -86,8 +94,8 @@ impl OnMissing {
     }
 }
 
-/// The forms that JSON has for it.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+/// The forms that JSON has for it. It is read by [`Forms`]: an untagged enum would only say that none of them fits.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(title = "KeepAs")]
 enum Written {
@@ -104,23 +112,45 @@ enum Written {
 #[serde(deny_unknown_fields)]
 struct With {
     /// A name for each output.
+    #[schemars(length(min = 1, max = KeepAs::NAMES_MAX))]
     names: Vec<TensorName>,
     /// How long each is kept after its last use, in ms. Default: `data.ttl_ms` of the worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = KeepAs::TTL_MS_MAX))]
     ttl_ms: Option<u64>,
     /// What becomes of a tensor that has the name already. Default: `replace`.
     #[serde(default)]
     if_exists: IfExists,
 }
 
-impl From<Written> for KeepAs {
-    fn from(written: Written) -> Self {
-        let plain = |names| Self { names, ttl_ms: None, if_exists: IfExists::default() };
-        match written {
-            Written::Name(name) => Self::one(name),
-            Written::Names(names) => plain(names),
-            Written::With(With { names, ttl_ms, if_exists }) => Self { names, ttl_ms, if_exists },
-        }
+/// Reads the form that is there, so that what is wrong with it is told with its place.
+struct Forms;
+
+impl<'de> Visitor<'de> for Forms {
+    type Value = KeepAs;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the name of a tensor, a list of names, or an object with names")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<KeepAs, E> {
+        TensorName::new(name).map(KeepAs::one).map_err(E::custom)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<KeepAs, A::Error> {
+        let names = Vec::deserialize(SeqAccessDeserializer::new(names))?;
+        Ok(KeepAs { names, ttl_ms: None, if_exists: IfExists::default() })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, with: A) -> Result<KeepAs, A::Error> {
+        let With { names, ttl_ms, if_exists } = With::deserialize(MapAccessDeserializer::new(with))?;
+        Ok(KeepAs { names, ttl_ms, if_exists })
+    }
+}
+
+impl<'de> Deserialize<'de> for KeepAs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Forms)
     }
 }
 
@@ -151,6 +181,25 @@ mod tests {
         assert_eq!((with.ttl_ms, with.if_exists), (Some(5), IfExists::Fail));
         for value in [json!("y"), json!(["y", "z"]), json!({"names": ["y"], "ttl_ms": 5, "if_exists": "replace"})] {
             assert_eq!(serde_json::to_value(read(value.clone())).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_it_is_told_with_its_place() {
+        let long = "a".repeat(TensorName::BYTES_MAX + 1);
+        for (value, field) in [
+            (json!(7), "keep_as"),
+            (json!(long), "keep_as"),
+            (json!(["y", long]), "keep_as[1]"),
+            (json!({"names": ["no name"]}), "keep_as.names[0]"),
+            (json!({"names": ["y"], "ttl_ms": -1}), "keep_as.ttl_ms"),
+            (json!({"names": ["y"], "if_exists": "stay"}), "keep_as.if_exists"),
+            (json!({"ttl_ms": 5}), "keep_as.names"),
+            (json!({"names": ["y"], "ttl": 5}), "keep_as.ttl"),
+        ] {
+            let text = json!({"payload": 1, "keep_as": value}).to_string();
+            let refusal = crate::read_body(&text.clone().into_bytes().into()).expect_err(&text);
+            assert_eq!(refusal.field, field, "{text}: {refusal}");
         }
     }
 }
