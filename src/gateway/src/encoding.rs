@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use axum::http::HeaderMap;
-use protocol::{GpuId, GroupName, ModelAction, TaskId, envelope::TRACEPARENT, is_traceparent};
+use protocol::{GpuId, GroupName, ModelAction, TaskId, TensorName, envelope::TRACEPARENT, is_traceparent};
 
 /// The path at which a gateway serves a task: `GET` for its status, `DELETE` to end it. An id may hold what a path may not.
 #[must_use]
@@ -33,6 +33,12 @@ pub fn drain_url(gpu_id: &GpuId) -> String {
 #[must_use]
 pub fn model_url(model: &str, action: ModelAction) -> String {
     format!("{}/{}", with_id("/api/v1/models/", model), action.name())
+}
+
+/// The path at which a gateway serves a tensor: `GET` for its bytes, `PUT` to write it, `DELETE` to free it.
+#[must_use]
+pub fn tensor_url(name: &TensorName) -> String {
+    with_id("/api/v1/tensors/", name.as_str())
 }
 
 /// An id as a part of a URL.
@@ -70,6 +76,7 @@ mod tests {
         assert_eq!(dead_url(&id), "/api/v1/dead/order-17%2Fpart%3A3%3F%23%25");
         assert_eq!(group_url(&GroupName::new("a:b_c.d-e").expect("valid")), "/api/v1/groups/a%3Ab_c.d-e");
         assert_eq!(model_url("a/b: c", ModelAction::Pin), "/api/v1/models/a%2Fb%3A%20c/pin");
+        assert_eq!(tensor_url(&TensorName::new("step-1:y.17").expect("valid")), "/api/v1/tensors/step-1%3Ay.17");
         assert_eq!(drain_url(&GpuId::new("GPU-1.a").expect("valid")), "/api/v1/gpus/GPU-1.a/drain");
     }
 

@@ -20,6 +20,7 @@ pub(crate) async fn show(headers: HeaderMap) -> Response {
         let links = json!({
             "gpus": "/api/v1/gpus",
             "kinds": "/api/v1/kinds",
+            "tensors": "/api/v1/tensors",
             "tasks": "/api/v1/tasks",
             "predict": "/api/v1/predict",
             "openapi": "/openapi.json",

@@ -111,6 +111,8 @@ pub struct Shared {
     pub(crate) unavailable: Refusals,
     pub(crate) overloaded: Refusals,
     pub(crate) unserved: Refusals,
+    /// The data ports of GPUs.
+    pub(crate) unreached: Refusals,
     /// The living GPUs of the pool, as they were a moment ago.
     pub(crate) living: PoolView,
     /// What the kinds of the pool do, as they were some seconds ago.
@@ -145,7 +147,8 @@ impl Gateway {
         let metrics = GatewayMetrics::register(&ports.registry)?;
         let connections = Arc::new(Connections::new(options.connections)?);
         connections.register(&ports.registry)?;
-        let (full, unavailable, overloaded, unserved, watched, readiness, closing) = Default::default();
+        let (full, unavailable, overloaded, unserved, unreached) = Default::default();
+        let (watched, readiness, closing) = Default::default();
         let emptiness = Mutex::default();
         let (listens_on, dead_letters_alone) = Default::default();
         let living = PoolView::new(Arc::clone(&ports.table), options.pool.clone());
@@ -160,6 +163,7 @@ impl Gateway {
             unavailable,
             overloaded,
             unserved,
+            unreached,
             living,
             kinds,
             emptiness,

@@ -93,7 +93,7 @@ impl Gateway {
 
 /// Lets a refused body come, and keeps nothing of it: a client that is cut off while it sends hears of a broken pipe, and not why it was refused. After `bytes_max` more, or once nothing
 /// comes for a while, it is cut off all the same.
-async fn throw_away(body: &mut Body, bytes_max: usize) {
+pub(crate) async fn throw_away(body: &mut Body, bytes_max: usize) {
     let mut left = bytes_max;
     while let Ok(Some(Ok(frame))) = timeout(STILL_SENT, poll_fn(|context| Pin::new(&mut *body).poll_frame(context))).await {
         match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
@@ -103,7 +103,8 @@ async fn throw_away(body: &mut Body, bytes_max: usize) {
     }
 }
 
-fn content_length(headers: &HeaderMap) -> Option<usize> {
+/// What a body is announced to have.
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
@@ -139,11 +140,7 @@ impl Media {
 
 /// Refuses a body of another content type, and one with a content coding (415).
 pub(crate) fn check_headers(headers: &HeaderMap, media: Media) -> Result<(), Problem> {
-    if let Some(coding) = content_coding(headers) {
-        let detail = format!("Content-Encoding: is {coding:?}; send the body as it is, without this header or with identity");
-        let problem = Problem::new(ProblemKind::UnsupportedEncoding, detail).field("Content-Encoding");
-        return Err(problem.accepts(header::ACCEPT_ENCODING, "identity"));
-    }
+    check_coding(headers)?;
     if media.is_of(headers) {
         return Ok(());
     }
@@ -153,6 +150,14 @@ pub(crate) fn check_headers(headers: &HeaderMap, media: Media) -> Result<(), Pro
     let given = given.map_or_else(|| "is absent".to_owned(), |text| format!("is {text:?}"));
     let problem = Problem::new(ProblemKind::UnsupportedMediaType, format!("Content-Type: {given}; it must be {one_of}{wanted}"));
     Err(problem.field("Content-Type").accepts(header::ACCEPT, wanted))
+}
+
+/// Refuses a body with a content coding (415).
+pub(crate) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(coding) = content_coding(headers) else { return Ok(()) };
+    let detail = format!("Content-Encoding: is {coding:?}; send the body as it is, without this header or with identity");
+    let problem = Problem::new(ProblemKind::UnsupportedEncoding, detail).field("Content-Encoding");
+    Err(problem.accepts(header::ACCEPT_ENCODING, "identity"))
 }
 
 /// The first content coding that is one.

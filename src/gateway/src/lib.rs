@@ -1,8 +1,8 @@
-//! HTTP in front of the producer: `predict` in one call, tasks and their status, a task's events as a stream, the results of batches, the GPUs, health and metrics.
+//! HTTP in front of the producer: `predict` in one call, tasks and their status, a task's events as a stream, the results of batches, the GPUs, the tensors that stay on them, health and metrics.
 //!
 //! [`serve`] answers on a listener until it is told to stop. Every route is listed in one table together with its documentation, so
 //! `/openapi.json` and what is served cannot differ. Every error is a problem document (RFC 9457). No route does work of its own: the
-//! producer submits, the table and the store answer.
+//! producer submits, the table and the store answer, the data ports of GPUs give and take the bytes of tensors ([`PoolTensors`], which commands on servers use too).
 
 mod bulk;
 mod dead;
@@ -37,11 +37,12 @@ mod server;
 mod settings;
 mod submit;
 mod tasks;
+mod tensors;
 mod trail;
 mod unserved;
 mod upload;
 
-pub use encoding::{dead_url, drain_url, group_url, model_url, status_url, url_encoded};
+pub use encoding::{dead_url, drain_url, group_url, model_url, status_url, tensor_url, url_encoded};
 pub use error::ServeError;
 pub use gateway::{Gateway, GatewayOptions, Ports};
 pub use metrics::GatewayMetrics;
@@ -51,3 +52,4 @@ pub use problem::{Problem, ProblemDocument};
 pub use routes::router;
 pub use serve::serve;
 pub use server::ConnectionLimits;
+pub use tensors::{Destination, FoundTensor, FreedTensor, PoolTensors, TensorPage, TensorsError};

@@ -4,6 +4,7 @@ pub(crate) mod many;
 pub(crate) mod of_groups;
 pub(crate) mod of_kinds;
 pub(crate) mod of_models;
+pub(crate) mod of_tensors;
 pub(crate) mod operating;
 pub(crate) mod operations;
 
@@ -103,6 +104,7 @@ fn described(route: &Route, problem: &Schema, schemas: &mut SchemaGenerator) -> 
         let content = match &operation.answer.content {
             Content::Lines(answered) => json!({"application/x-ndjson": lines(schema, answered.asked, schemas)}),
             Content::JsonToSegments(_) => beside_segments(&schema(schemas), TASK_IN_PARTS),
+            Content::JsonToBytes(_) => json!({"application/octet-stream": {"schema": schema(schemas)}}),
             _ => json!({"application/json": {"schema": schema(schemas)}}),
         };
         described["requestBody"] = json!({"required": true, "content": content});
@@ -130,9 +132,15 @@ fn parameters(operation: &Operation, schemas: &mut SchemaGenerator) -> Vec<Value
 
 fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
     let content = match answer.content {
-        Content::Json(schema) | Content::JsonToSegments(schema) => json!({"application/json": {"schema": schema(schemas)}}),
+        Content::Json(schema) | Content::JsonToSegments(schema) | Content::JsonToBytes(schema) => {
+            json!({"application/json": {"schema": schema(schemas)}})
+        }
         Content::JsonWithSegments(schema) => beside_segments(&schema(schemas), STATUS_IN_PARTS),
         Content::Bytes => json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}),
+        Content::BytesOrJson(schema) => json!({
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"schema": schema(schemas)}
+        }),
         Content::Events(events) => json!({"text/event-stream": stream(events, schemas)}),
         Content::JsonOrEvents(schema, events) => {
             json!({"application/json": {"schema": schema(schemas)}, "text/event-stream": stream(events, schemas)})

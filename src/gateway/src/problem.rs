@@ -73,6 +73,11 @@ pub(crate) enum ProblemKind {
     BulkStopped,
     Unserved,
     NoGpu,
+    TensorMissing,
+    TensorExists,
+    TensorsFull,
+    RangeNotSatisfiable,
+    TransferFailed,
     Internal,
 }
 
@@ -115,6 +120,11 @@ impl ProblemKind {
             Self::BulkStopped => ("bulk-stopped", StatusCode::SERVICE_UNAVAILABLE, "the rest of the lines was not read"),
             Self::Unserved => ("unserved", StatusCode::UNPROCESSABLE_ENTITY, "no living GPU can run such a task"),
             Self::NoGpu => ("no-gpu", StatusCode::SERVICE_UNAVAILABLE, "no living GPU can do this now"),
+            Self::TensorMissing => ("tensor-missing", StatusCode::NOT_FOUND, "no GPU has the tensor"),
+            Self::TensorExists => ("tensor-exists", StatusCode::CONFLICT, "the name of the tensor is taken"),
+            Self::TensorsFull => ("tensors-full", StatusCode::INSUFFICIENT_STORAGE, "there is no room for the tensor"),
+            Self::RangeNotSatisfiable => ("range-not-satisfiable", StatusCode::RANGE_NOT_SATISFIABLE, "there are no such bytes"),
+            Self::TransferFailed => ("transfer-failed", StatusCode::BAD_GATEWAY, "the bytes of the tensor could not be moved"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "the gateway is at fault"),
         }
     }

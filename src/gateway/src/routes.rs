@@ -12,10 +12,10 @@ use crate::{
     Gateway, Problem, bulk, dead, events, front, gpus, groups, health, kinds,
     metrics::{self, observe},
     models,
-    openapi::{self, Operation, many, of_groups, of_kinds, of_models, operating, operations},
+    openapi::{self, Operation, many, of_groups, of_kinds, of_models, of_tensors, operating, operations},
     predict,
     problem::ProblemKind,
-    results, segments, settings, tasks, unserved,
+    results, segments, settings, tasks, tensors, unserved,
 };
 
 /// One route.
@@ -27,7 +27,7 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 39] = [
+pub(crate) const ROUTES: [Route; 43] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
@@ -62,6 +62,10 @@ pub(crate) const ROUTES: [Route; 39] = [
     Route { method: "post", path: "/api/v1/models/{model}/unload", handler: || post(models::unload), operation: of_models::UNLOAD },
     Route { method: "post", path: "/api/v1/models/{model}/pin", handler: || post(models::pin), operation: of_models::PIN },
     Route { method: "post", path: "/api/v1/models/{model}/unpin", handler: || post(models::unpin), operation: of_models::UNPIN },
+    Route { method: "get", path: "/api/v1/tensors", handler: || get(tensors::list), operation: of_tensors::LIST },
+    Route { method: "get", path: "/api/v1/tensors/{name}", handler: || get(tensors::show), operation: of_tensors::SHOW },
+    Route { method: "put", path: "/api/v1/tensors/{name}", handler: || put(tensors::put), operation: of_tensors::PUT },
+    Route { method: "delete", path: "/api/v1/tensors/{name}", handler: || delete(tensors::free), operation: of_tensors::FREE },
     Route { method: "get", path: "/api/v1/dead", handler: || get(dead::list), operation: operating::DEAD },
     Route { method: "post", path: "/api/v1/dead", handler: || post(dead::requeue_all), operation: operating::REQUEUE_ALL },
     Route { method: "delete", path: "/api/v1/dead", handler: || delete(dead::purge_all), operation: operating::PURGE_ALL },

@@ -16,12 +16,14 @@ use crate::{
     tasks::{known_status, named},
 };
 
-const DTYPE: HeaderName = HeaderName::from_static("x-gpufleet-dtype");
-const SHAPE: HeaderName = HeaderName::from_static("x-gpufleet-shape");
+/// The type of the numbers that raw bytes are.
+pub(crate) const DTYPE: HeaderName = HeaderName::from_static("x-gpufleet-dtype");
+/// The sizes of their dimensions.
+pub(crate) const SHAPE: HeaderName = HeaderName::from_static("x-gpufleet-shape");
 /// The content type of parts, without their boundary.
 const MIXED: &str = "multipart/mixed";
-/// The content type of one segment.
-const BYTES: &str = "application/octet-stream";
+/// The content type of raw bytes.
+pub(crate) const BYTES: &str = "application/octet-stream";
 
 /// How a client wants segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -149,6 +149,12 @@ impl Producer {
         self.shared.environment.clock.now_ms()
     }
 
+    /// A fresh identity, for what its caller makes beside tasks: the owner of a tensor that is put.
+    #[must_use]
+    pub fn fresh_task_id(&self) -> TaskId {
+        self.shared.environment.fresh_task_id()
+    }
+
     /// The dead letters of the fleet that this producer submits to, over its own connections.
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters {

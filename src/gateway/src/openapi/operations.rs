@@ -39,8 +39,12 @@ pub(crate) enum Content {
     JsonToSegments(SchemaOf),
     /// JSON, or where a client asks for it, JSON with segments beside it.
     JsonWithSegments(SchemaOf),
+    /// JSON, in answer to a request whose body is raw bytes.
+    JsonToBytes(SchemaOf),
     /// Raw bytes.
     Bytes,
+    /// Raw bytes, or where JSON alone is asked for, what is known of them.
+    BytesOrJson(SchemaOf),
     JsonObject,
     /// A page for people, or an object where JSON is asked for.
     PageOrJson,
@@ -314,22 +318,24 @@ pub(super) const fn problem(status: u16) -> &'static str {
         404 => "There is no such thing, or the fleet has forgotten it.",
         408 => "The body did not arrive in time.",
         409 => {
-            "Somebody cancelled the task, it had ended already, it has no results of items, its task_id belongs to another task, or there is no room in its group or for one more group; type tells them apart."
+            "Somebody cancelled the task, it had ended already, it has no results of items, its task_id belongs to another task, there is no room in its group or for one more group, or the name of the tensor is taken; type tells them apart."
         }
         410 => "The task ended, and what was asked for is no longer kept.",
-        413 => "The body is larger than the workers take.",
+        413 => "The body is larger than the workers take, or the tensor than the memory of a GPU.",
         415 => {
             "The body is not declared as what it must be, JSON, lines of it or what carries raw bytes beside it, or is compressed or encoded otherwise."
         }
+        416 => "The tensor has no byte of the range; Content-Range says how many it has.",
         422 => {
             "A field is not valid, found by the gateway or by the worker, or the payload does not fit its kind's schema (gateway.check_payloads), or no living GPU can run the task and gateway.unserved is refuse, or the Idempotency-Key belongs to another request; field names it."
         }
         429 => "The pool's queue is full.",
-        502 => "The task failed; code and detail say why.",
+        502 => "The task failed, or the bytes of the tensor could not be moved; code and detail say why.",
         503 => {
-            "The broker, the table or the store cannot be reached or refuses to write, the broker blocks publishers, the gateway has too much in hand, or no living GPU serves predict."
+            "The broker, the table or the store cannot be reached or refuses to write, the broker blocks publishers, the gateway has too much in hand, no living GPU serves predict, or no data port of a GPU is reached."
         }
         504 => "No result in time: the wait ended and the task goes on, or the task ran out of time. type tells the two apart.",
+        507 => "There is no room for the tensor: a quota (data), or the memory of the GPU and its host.",
         _ => "The gateway is at fault.",
     }
 }

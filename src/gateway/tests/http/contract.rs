@@ -22,12 +22,17 @@ async fn every_documented_method_is_served_and_no_other() {
     let bare = Setup { kinds: &[], ..Setup::default() }.start().await;
     assert_eq!(json(bare.get("/openapi.json").await).await, gateway::openapi(), "nothing is served");
     let documented = documented(&document);
-    assert_eq!(documented.len(), 33);
+    assert_eq!(documented.len(), 35);
     for (path, methods) in documented {
         let url = format!(
             "{}{}",
             fleet.url,
-            path.replace("{task_id}", "t").replace("{gpu_id}", "g").replace("{group}", "g").replace("{number}", "0").replace("{kind}", "k")
+            path.replace("{task_id}", "t")
+                .replace("{gpu_id}", "g")
+                .replace("{group}", "g")
+                .replace("{number}", "0")
+                .replace("{kind}", "k")
+                .replace("{name}", "x")
         );
         for method in METHODS {
             let verb = Method::from_bytes(method.to_uppercase().as_bytes()).expect("a method");
@@ -94,6 +99,7 @@ fn the_document_says_what_parameters_may_be() {
         ("/api/v1/groups", "limit", 1, 100),
         ("/api/v1/groups/{group}/tasks", "limit", 1, 1_000),
         ("/api/v1/dead", "limit", 0, 1_000),
+        ("/api/v1/tensors", "limit", 1, 1_000),
     ] {
         let schema = parameter(&document, path, name);
         assert_eq!((&schema["minimum"], &schema["maximum"]), (&least.into(), &most.into()), "{path}, {name}");

@@ -17,7 +17,7 @@ async fn somebody_with_a_browser_sees_what_this_is_and_every_link_leads_somewher
     assert!(page.contains(&here) && page.contains(env!("CARGO_PKG_VERSION")) && !page.contains("{{"), "{page}");
 
     let links: Vec<&str> = page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-    assert_eq!(links.len(), 6, "{links:?}");
+    assert_eq!(links.len(), 7, "{links:?}");
     for link in links {
         assert!(link.starts_with('/'), "{link} leads elsewhere");
         assert_eq!(fleet.get(link).await.status(), StatusCode::OK, "{link}");
