@@ -29,3 +29,4 @@ mod refusals;
 mod servers;
 mod signals;
 mod streams;
+mod tensors;

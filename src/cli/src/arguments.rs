@@ -6,6 +6,7 @@ mod handlers;
 mod models;
 mod parsers;
 mod submit;
+mod tensors;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ pub(crate) use self::{
     handlers::HandlerFlags,
     models::{ModelsCommand, OneModel},
     submit::Submit,
+    tensors::{GetTensor, PutTensor, Sides, TensorsCommand},
 };
 use crate::{fault::Fault, fleet::GatewayUrl};
 
@@ -160,6 +162,9 @@ pub(crate) enum Command {
     /// Shows, loads, unloads or pins the models that GPUs keep between tasks
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Lists, reads, makes or frees tensors: data that stays on GPUs between tasks
+    #[command(subcommand)]
+    Tensors(TensorsCommand),
     /// Shows the GPUs of the pool, or all that is known of one
     Gpus(Gpus),
     /// Shows the kinds that the fleet serves: what each does, on how many GPUs, and what a run takes; or all of one kind, with the schema of its payload and an example
@@ -203,6 +208,7 @@ impl Command {
             | Self::Gpus(_)
             | Self::Kinds { .. }
             | Self::Models(_)
+            | Self::Tensors(_)
             | Self::Strategy(_)
             | Self::Unserved
             | Self::Doctor => true,

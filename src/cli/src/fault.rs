@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitCode};
 
+use data_link::{LinkError, RefusedBecause};
+use gateway::TensorsError;
 use gpu_table::TableError;
 use producer::{DeadLetterError, ResultsError, SubmitError, WaitError};
 use service::BackendError;
@@ -108,6 +110,25 @@ impl From<QueueError> for Fault {
     fn from(error: QueueError) -> Self {
         let is_away = error.is_transient() || matches!(error, QueueError::NotAdmitted { .. });
         if is_away { Self::Unavailable(error.to_string()) } else { Self::Failed(error.to_string()) }
+    }
+}
+
+impl From<TensorsError> for Fault {
+    fn from(error: TensorsError) -> Self {
+        let told = error.to_string();
+        match (&error, error.refused()) {
+            (TensorsError::Missing { .. } | TensorsError::UnknownGpu { .. }, _) | (_, Some(RefusedBecause::Missing)) => {
+                Self::NotFound(told)
+            }
+            (TensorsError::TooLarge { .. }, _) | (_, Some(RefusedBecause::Invalid)) => Self::Usage(told),
+            (TensorsError::Port { cause: LinkError::Source(_), .. }, _) => Self::Usage(told),
+            (_, Some(RefusedBecause::Full)) => Self::Unavailable(told),
+            (TensorsError::Table(_), _) if error.is_away() => Self::Unavailable(told),
+            (_, _) if error.is_away() => Self::Unavailable(format!(
+                "{told} (data.listen and data.advertise of a worker say where its port is reached; a gateway beside it can, by --url)"
+            )),
+            _ => Self::Failed(told),
+        }
     }
 }
 

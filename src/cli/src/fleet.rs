@@ -13,6 +13,7 @@ mod models;
 mod parts;
 mod settings;
 mod submitting;
+mod tensors;
 mod url;
 
 use gpu_table::KnownKinds;
@@ -23,6 +24,7 @@ use task_store::{Cancel, Reach};
 pub(crate) use self::{
     gateway::Gateway,
     submitting::{NoReply, Submitter},
+    tensors::{Coming, NewBytes},
     url::GatewayUrl,
 };
 use crate::{arguments::Common, configuration, fault::Fault, servers::Servers};

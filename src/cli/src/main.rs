@@ -30,6 +30,7 @@ mod simulated;
 mod status;
 mod strategy;
 mod submit;
+mod tensors;
 mod unserved;
 mod waiting;
 
@@ -97,7 +98,8 @@ fn threads(command: &Command) -> Option<usize> {
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     let Arguments { common, command } = arguments;
     if common.url.is_some() && !command.asks_a_fleet() {
-        let takes = "submit, status, results, cancel, group, gpus, kinds, models, unserved, strategy, drain, undrain, dead and doctor";
+        let takes =
+            "submit, status, results, cancel, group, gpus, kinds, models, tensors, unserved, strategy, drain, undrain, dead and doctor";
         return Err(Fault::Usage(format!("--url names the gateway of a fleet to talk to, and this command talks to none; {takes} do")));
     }
     match command {
@@ -116,6 +118,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Gpus(gpus) => gpus::run(&common, &gpus).await,
         Command::Kinds { kind } => kinds::run(&common, kind.as_ref()).await,
         Command::Models(command) => models::run(&common, &command).await,
+        Command::Tensors(command) => tensors::run(&common, &command).await,
         Command::Unserved => unserved::run(&common).await,
         Command::Strategy(command) => strategy::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),

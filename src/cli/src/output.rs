@@ -113,6 +113,11 @@ pub(crate) fn is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Whether a person sees what is printed as it is.
+pub(crate) fn is_shown_to_a_person() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// The columns of the terminal that standard output is; 80 where it is none.
 pub(crate) fn width() -> usize {
     terminal_size::terminal_size_of(io::stdout()).map_or(WIDTH, |(width, _)| usize::from(width.0))

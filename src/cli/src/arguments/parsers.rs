@@ -8,6 +8,8 @@ use protocol::{
     batch::ITEMS_MAX, task::ComputeCapability,
 };
 
+use super::Sides;
+
 /// A strategy's name: the others are listed, and the nearest one is offered.
 pub(super) fn strategy() -> impl TypedValueParser<Value = Strategy> {
     let names = Strategy::ALL.map(Strategy::name);
@@ -113,14 +115,25 @@ pub(super) fn dtype() -> impl TypedValueParser<Value = DType> {
     PossibleValuesParser::new(DType::ALL.map(DType::name)).map(|name| DType::named(&name).expect("one of the names"))
 }
 
-/// The sizes of a tensor's dimensions.
-pub(super) fn side(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "must be whole numbers with commas between them, as 2,3".to_owned())
+/// The sizes of a tensor's dimensions; of nothing, none.
+pub(super) fn sides(text: &str) -> Result<Sides, String> {
+    let sides = text.split(',').map(str::trim).map(str::parse);
+    let sides = if text.trim().is_empty() { Ok(Vec::new()) } else { sides.collect::<Result<Vec<usize>, _>>() };
+    sides.map(Sides).map_err(|_| "must be whole numbers with commas between them, as 2,3".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sizes_of_dimensions_have_commas_between_them() {
+        let read = |text| sides(text).ok().map(|Sides(sides)| sides);
+        assert_eq!(["2,3", "7", " 2, 3 ", ""].map(read), [vec![2, 3], vec![7], vec![2, 3], vec![]].map(Some));
+        for wrong in ["2x3", "-1", "2,,3", "2,"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn a_delay_is_a_number_with_its_unit() {
