@@ -2,7 +2,7 @@
 //!
 //! A page's commands run one after the other, in a folder that has the page's files. One that ends with `&` is a fleet that goes on. The comment `# → TEXT` behind a command says what it shows.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use fake_nvidia::FakeMachine;
 use serde_json::Value;
@@ -14,14 +14,17 @@ use tests::{
 };
 
 use crate::{
+    clients::Client,
     onnx,
     python_package::{package, python},
     servers::Servers,
 };
 
 /// Pages, and how many lines each may have.
-const PAGES: [(&str, usize); 5] =
-    [("docs/handlers.md", 100), ("docs/models.md", 60), ("docs/kernels.md", 60), ("docs/executors.md", 60), ("docs/strategies.md", 60)];
+const PAGES: [(&str, usize); 6] =
+    [("docs/data.md", 120), ("docs/handlers.md", 100), ("docs/models.md", 60), ("docs/kernels.md", 60), ("docs/executors.md", 60), ("docs/strategies.md", 60)];
+/// Longest run of a page's program. Generous: it bounds a hang.
+const LONGEST: Duration = Duration::from_secs(120);
 /// What `scripts/install-test-needs` has done already; other tests hold that it did.
 const DONE_ALREADY: [&str; 2] = ["pip install ", "make "];
 /// The page's port is anybody's; here the fleet takes a free one.
@@ -125,6 +128,23 @@ async fn the_commands_of_the_page_on_models_run() {
     let reader = Reader::new();
     std::os::unix::fs::symlink(onnx::fetched(), reader.folder.path().join("models")).expect("a link");
     assert_eq!(reader.follows("docs/models.md").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_of_the_page_on_data_run() {
+    assert_eq!(Reader::new().follows("docs/data.md").await, 9);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_of_the_page_on_data_keeps_and_gets_tensors_over_amqp() {
+    let servers = Servers::fresh().await;
+    let _fleet = servers.up(2, &[]).await;
+    let mut program = tokio::process::Command::from(Client::Pika.runs(&blocks(&page("docs/data.md"), "python")[0]));
+    program.env("AMQP_URL", servers.amqp().reveal()).env("QUEUE", servers.pool_queue());
+    program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let ended = tokio::time::timeout(LONGEST, program.output()).await.expect("it ends").expect("it starts");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).trim(), "3.5 5.5");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
