@@ -11,6 +11,7 @@ mod copies;
 mod device;
 mod event;
 mod image;
+mod ipc;
 mod kernels;
 mod launch;
 mod mapping;

@@ -11,6 +11,7 @@
 //! The Rust library writes the file and makes a folder in which programs find the shared library under NVIDIA's names: [`FakeMachine`].
 
 mod c_interface;
+mod copy_fault;
 mod cublas;
 mod cuda;
 mod machine;
@@ -20,5 +21,6 @@ pub mod process;
 mod state;
 mod usage;
 
+pub use copy_fault::{FakeCopies, FakeCopyFault, FakeTrouble};
 pub use machine::{FakeMachine, libraries_beside};
 pub use state::{FakeGpu, FakeMig, FakeNvidia, NvmlFault, VARIABLE};

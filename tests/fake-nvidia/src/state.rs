@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::c_interface::lock;
+use crate::{c_interface::lock, copy_fault::FakeCopyFault};
 
 /// The environment variable with the path of the file. Absent: no driver is loaded.
 pub const VARIABLE: &str = "FAKE_NVIDIA";
@@ -93,6 +93,14 @@ pub struct FakeGpu {
     pub fragmented: bool,
     /// The most free memory that is shown and given, in MiB; default no such limit.
     pub free_memory_cap_mib: Option<u64>,
+    /// The code with which CUDA refuses to make a handle of memory for other processes (`cuIpcGetMemHandle`); default none.
+    pub ipc_export_error: Option<u32>,
+    /// The code with which CUDA refuses to open the memory of another process (`cuIpcOpenMemHandle`); default none. Without it, the memory's GPU must be among `peers`, or be this one.
+    pub ipc_open_error: Option<u32>,
+    /// The code with which CUDA refuses to pin memory of the caller (`cuMemHostRegister`); default none.
+    pub host_register_error: Option<u32>,
+    /// Copies that go wrong; the first that fits counts. Default none.
+    pub copy_faults: Vec<FakeCopyFault>,
 }
 
 /// A MIG instance: a part of a GPU that CUDA sees as a device of its own.
@@ -162,6 +170,10 @@ impl Default for FakeGpu {
             wrong_results: false,
             fragmented: false,
             free_memory_cap_mib: None,
+            ipc_export_error: None,
+            ipc_open_error: None,
+            host_register_error: None,
+            copy_faults: Vec::new(),
         }
     }
 }

@@ -4,9 +4,11 @@
 //! back when the last process that has it ends or lets go of it.
 
 use std::{
+    any::Any,
     ffi::c_void,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::{
@@ -43,14 +45,34 @@ pub enum SharedMemoryError {
 #[derive(Debug)]
 pub struct SharedMemory {
     file: OwnedFd,
+    pages: Arc<Pages>,
+    /// What a driver holds of the pages so that its GPU reaches them by itself. `None` in it: the driver refused.
+    pinned: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
+}
+
+/// The mapping of shared memory in this process. It goes when nobody has it any more: the memory, or the driver that was given it.
+#[derive(Debug)]
+pub(crate) struct Pages {
     start: NonNull<u8>,
     bytes: usize,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and stays where it is; its bytes are only reached by copies through raw pointers (see `write_at` and `read_at`).
-unsafe impl Send for SharedMemory {}
+unsafe impl Send for Pages {}
 // SAFETY: as above: there are never references to its bytes.
-unsafe impl Sync for SharedMemory {}
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Where they begin.
+    pub(crate) const fn start(&self) -> *mut c_void {
+        self.start.as_ptr().cast()
+    }
+
+    /// How many bytes they have.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
 
 impl SharedMemory {
     /// Takes so many bytes, at least 1. They are zero.
@@ -89,19 +111,24 @@ impl SharedMemory {
         };
         let start = NonNull::new(start.cast())
             .ok_or_else(|| SharedMemoryError::Foreign { expected_bytes: bytes, problem: "mapped at zero".to_owned() })?;
-        Ok(Self { file, start, bytes })
+        Ok(Self { file, pages: Arc::new(Pages { start, bytes }), pinned: OnceLock::new() })
+    }
+
+    /// Whether a driver holds its pages for its GPU. It is asked to at the first call, by `pin`, and never again; what that gives lives as long as the memory, and may keep the pages for longer.
+    pub(crate) fn is_pinned(&self, pin: impl FnOnce(&Arc<Pages>) -> Option<Box<dyn Any + Send + Sync>>) -> bool {
+        self.pinned.get_or_init(|| pin(&self.pages)).is_some()
     }
 
     /// Its size.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.bytes
+    pub fn len(&self) -> usize {
+        self.pages.bytes
     }
 
     /// Whether it has no bytes. It always has some.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.bytes == 0
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Writes bytes to a place.
@@ -111,7 +138,7 @@ impl SharedMemory {
     pub fn write_at(&self, at: usize, bytes: &[u8]) {
         self.check(at, bytes.len());
         // SAFETY: checked to lie within the mapping, which lives as long as `self`; no reference to its bytes exists, and `bytes` cannot be part of it for the same reason.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr().add(at), bytes.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.pages.start.as_ptr().add(at), bytes.len()) };
     }
 
     /// Reads bytes from a place.
@@ -121,7 +148,7 @@ impl SharedMemory {
     pub fn read_at(&self, at: usize, into: &mut [u8]) {
         self.check(at, into.len());
         // SAFETY: as in `write_at`.
-        unsafe { std::ptr::copy_nonoverlapping(self.start.as_ptr().add(at), into.as_mut_ptr(), into.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(self.pages.start.as_ptr().add(at), into.as_mut_ptr(), into.len()) };
     }
 
     /// Where a part of it is in this process, for a driver that copies to or from it. It is valid as long as `self` is.
@@ -132,12 +159,12 @@ impl SharedMemory {
     pub fn pointer(&self, at: usize, bytes: usize) -> *mut c_void {
         self.check(at, bytes);
         // SAFETY: checked to lie within the mapping.
-        unsafe { self.start.as_ptr().add(at).cast() }
+        unsafe { self.pages.start.as_ptr().add(at).cast() }
     }
 
     fn check(&self, at: usize, bytes: usize) {
         let end = at.checked_add(bytes);
-        assert!(end.is_some_and(|end| end <= self.bytes), "{bytes} bytes at {at} of shared memory of {}", self.bytes);
+        assert!(end.is_some_and(|end| end <= self.len()), "{bytes} bytes at {at} of shared memory of {}", self.len());
     }
 }
 
@@ -148,9 +175,9 @@ impl AsFd for SharedMemory {
     }
 }
 
-impl Drop for SharedMemory {
+impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map`, and nobody has a pointer into it any more: `pointer` says for how long one is valid.
+        // SAFETY: the mapping was made by `map`, and nobody has a pointer into it any more: `SharedMemory::pointer` says for how long one is valid.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
         if let Err(error) = unmapped {
             tracing::error!(%error, bytes = self.bytes, "shared memory stays mapped");

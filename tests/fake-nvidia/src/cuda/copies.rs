@@ -6,17 +6,59 @@
 use std::{
     ffi::{c_uchar, c_uint, c_void},
     ptr,
+    time::Duration,
 };
 
 use super::{
     Handle, Process, Sees, codes, in_context, process,
     stream::{Work, wait_for},
+    with_part,
 };
-use crate::c_interface::Code;
+use crate::{
+    c_interface::Code,
+    copy_fault::{FakeCopies, FakeTrouble},
+};
 use codes::{ILLEGAL_ADDRESS, INVALID_VALUE};
 
 /// From this size on, zeros are fresh pages instead of written ones.
 const MANY_BYTES: usize = 1 << 20;
+
+/// What the script does to a copy.
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    corrupts: bool,
+}
+
+impl Fault {
+    /// For a copy that is put into this stream now. One that fails never gets there; one that stalls stands behind its delay.
+    fn of(context: Handle, copies: FakeCopies, bytes: usize, stream: Handle) -> Result<Self, Code> {
+        let meets = |faults: &[crate::FakeCopyFault]| faults.iter().find(|fault| fault.meets(copies, bytes)).map(|fault| fault.what);
+        match with_part(context, |_, part| meets(&part.gpu.copy_faults))? {
+            None => Ok(Self { corrupts: false }),
+            Some(FakeTrouble::Corrupts) => Ok(Self { corrupts: true }),
+            Some(FakeTrouble::Fails(code)) => Err(code),
+            Some(FakeTrouble::Stalls(ms)) => {
+                let mut process = process();
+                let stream = process.stream(context, stream)?;
+                process.submit(stream, Work::Busy(Some(Duration::from_millis(ms))))?;
+                Ok(Self { corrupts: false })
+            }
+        }
+    }
+
+    /// Copies.
+    ///
+    /// # Safety
+    /// Both ends have these bytes.
+    unsafe fn copy(self, source: *const u8, target: *mut u8, bytes: usize) {
+        // SAFETY: the caller's promise; the ends may overlap.
+        unsafe { ptr::copy(source, target, bytes) };
+        if self.corrupts && bytes > 0 {
+            // SAFETY: within the target.
+            unsafe { *target.add(bytes / 2) ^= 1 };
+        }
+    }
+}
 
 /// Runs the body when the stream is idle, before anything else can be added to it.
 fn when_idle(stream: Handle, body: impl FnOnce(&mut Process) -> Result<(), Code>) -> Result<(), Code> {
@@ -36,6 +78,7 @@ fn to_device(context: Handle, target: u64, source: *const c_void, bytes: usize, 
     if source.is_null() {
         return Err(INVALID_VALUE);
     }
+    let fault = Fault::of(context, FakeCopies::ToGpu, bytes, stream)?;
     let mut process = process();
     let stream = process.stream(context, stream)?;
     process.memory.copied(target, bytes)?;
@@ -43,16 +86,23 @@ fn to_device(context: Handle, target: u64, source: *const c_void, bytes: usize, 
     let source: *const u8 = source.cast();
     if process.is_idle(stream) {
         let target = process.memory.copied(target, bytes)?;
-        // SAFETY: the allocation has these bytes, and so has the caller's memory. They may not overlap, but `copy` would allow it.
-        unsafe { ptr::copy(source, target, bytes) };
+        // SAFETY: the allocation has these bytes, and so has the caller's memory.
+        unsafe { fault.copy(source, target, bytes) };
         return Ok(());
     }
-    // SAFETY: the caller's memory has these bytes, and may be gone when the stream gets there.
-    let kept = unsafe { std::slice::from_raw_parts(source, bytes) }.to_vec();
+    let address = source.expose_provenance();
+    // Pinned memory is read when the stream gets there. Other memory may be gone then.
+    // SAFETY: the caller's memory has these bytes.
+    let kept = (!process.pinned.holds(address, bytes)).then(|| unsafe { std::slice::from_raw_parts(source, bytes) }.to_vec());
     let run = move |process: &mut Process| {
-        let target = process.memory.range(target, kept.len()).ok_or(ILLEGAL_ADDRESS)?;
-        // SAFETY: the allocation has these bytes.
-        unsafe { target.copy_from_nonoverlapping(kept.as_ptr(), kept.len()) };
+        let target = process.memory.range(target, bytes).ok_or(ILLEGAL_ADDRESS)?;
+        let source = match &kept {
+            Some(kept) => kept.as_ptr(),
+            None if process.pinned.holds(address, bytes) => ptr::with_exposed_provenance(address),
+            None => return Err(ILLEGAL_ADDRESS),
+        };
+        // SAFETY: the allocation has these bytes, and so has what was kept, or the pinned memory.
+        unsafe { fault.copy(source, target, bytes) };
         Ok(())
     };
     process.submit(stream, Work::Run(Box::new(run)))
@@ -65,6 +115,7 @@ fn to_host(context: Handle, target: *mut c_void, source: u64, bytes: usize, stre
     if target.is_null() {
         return Err(INVALID_VALUE);
     }
+    let fault = Fault::of(context, FakeCopies::ToHost, bytes, stream)?;
     let address = target.expose_provenance();
     let (stream, is_pinned) = {
         let process = process();
@@ -75,7 +126,7 @@ fn to_host(context: Handle, target: *mut c_void, source: u64, bytes: usize, stre
         return when_idle(stream, |process| {
             let source = process.memory.copied(source, bytes)?;
             // SAFETY: the allocation has these bytes, and so has the caller's memory.
-            unsafe { ptr::copy(source, target.cast(), bytes) };
+            unsafe { fault.copy(source, target.cast(), bytes) };
             Ok(())
         });
     }
@@ -85,7 +136,7 @@ fn to_host(context: Handle, target: *mut c_void, source: u64, bytes: usize, stre
             return Err(ILLEGAL_ADDRESS);
         }
         // SAFETY: the allocation has these bytes, and so has the pinned memory.
-        unsafe { ptr::copy(source, ptr::with_exposed_provenance_mut(address), bytes) };
+        unsafe { fault.copy(source, ptr::with_exposed_provenance_mut(address), bytes) };
         Ok(())
     };
     process().submit(stream, Work::Run(Box::new(run)))
@@ -95,6 +146,7 @@ fn between_devices(context: Handle, target: u64, source: u64, bytes: usize, stre
     if bytes == 0 {
         return Ok(());
     }
+    let fault = Fault::of(context, FakeCopies::Between, bytes, stream)?;
     let mut process = process();
     let stream = process.stream(context, stream)?;
     process.memory.copied(target, bytes)?;
@@ -103,7 +155,7 @@ fn between_devices(context: Handle, target: u64, source: u64, bytes: usize, stre
         let target = process.memory.range(target, bytes).ok_or(ILLEGAL_ADDRESS)?;
         let source = process.memory.range(source, bytes).ok_or(ILLEGAL_ADDRESS)?;
         // SAFETY: both allocations have these bytes; they may be the same one.
-        unsafe { ptr::copy(source, target, bytes) };
+        unsafe { fault.copy(source, target, bytes) };
         Ok(())
     };
     process.submit(stream, Work::Run(Box::new(run)))
@@ -141,10 +193,13 @@ unsafe fn fill_memory(target: *mut u8, bytes: usize, pattern: &[u8]) {
         return;
     }
     let pages = (bytes - before) / PAGE * PAGE;
-    // SAFETY: within the allocation, whose private pages read as zeros after this.
+    // SAFETY: within the allocation, whose pages read as zeros after this: those of a file are taken out of it, and private ones are dropped.
     unsafe {
         target.write_bytes(0, before);
-        libc::madvise(target.add(before).cast(), pages, libc::MADV_DONTNEED);
+        let pages_start: *mut c_void = target.add(before).cast();
+        if libc::madvise(pages_start, pages, libc::MADV_REMOVE) != 0 {
+            libc::madvise(pages_start, pages, libc::MADV_DONTNEED);
+        }
         target.add(before + pages).write_bytes(0, bytes - before - pages);
     }
 }

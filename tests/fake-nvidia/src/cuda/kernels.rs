@@ -21,8 +21,9 @@ enum Effect {
 }
 
 /// Name, bytes of each parameter, effect.
-const KERNELS: [(&str, &[usize], Effect); 9] = [
+const KERNELS: [(&str, &[usize], Effect); 10] = [
     ("canary", &[8, 4, 4], Effect::Compute(canary)),
+    ("checksum", &[8, 8, 8, 8], Effect::Compute(checksum)),
     ("saxpy", &[4, 4, 8, 8], Effect::Compute(saxpy)),
     ("vector_add", &[8, 8, 8, 4], Effect::Compute(vector_add)),
     ("scale_f64", &[8, 8, 8], Effect::Compute(scale_f64)),
@@ -134,6 +135,18 @@ impl Value for u32 {
     }
 }
 
+impl Value for u8 {
+    fn flipped(self) -> Self {
+        self ^ 1
+    }
+}
+
+impl Value for u64 {
+    fn flipped(self) -> Self {
+        self ^ 1
+    }
+}
+
 impl Value for i32 {
     fn flipped(self) -> Self {
         self ^ 1
@@ -166,6 +179,28 @@ fn canary(device: &Device<'_>, arguments: &Arguments) -> Result<(), Code> {
         let f = ((x & 0xffff) as f32).mul_add(1.5, 0.25);
         out.set(index as usize, x ^ f.to_bits());
     }
+    Ok(())
+}
+
+/// A sum over words, each mixed with its place: `checksum(const u8* bytes, u64 count, u64 first, u64* sum)`.
+fn checksum(device: &Device<'_>, arguments: &Arguments) -> Result<(), Code> {
+    let (count, first) = (usize::try_from(arguments.u64(1)?).map_err(|_| ILLEGAL_ADDRESS)?, arguments.u64(2)?);
+    let words = device.array::<u64>(arguments.u64(0)?, count / 8)?;
+    let bytes = device.array::<u8>(arguments.u64(0)?, count)?;
+    let sum = device.array::<u64>(arguments.u64(3)?, 1)?;
+    let mixed = |word: u64, place: u64| {
+        let keyed = word ^ place.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let spread = keyed.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        spread ^ (spread >> 32)
+    };
+    let places = (0..count / 8).zip(first..);
+    let mut total = places.fold(sum.get(0), |total, (at, place)| total.wrapping_add(mixed(words.get(at).to_le(), place)));
+    if !count.is_multiple_of(8) {
+        let mut last = [0; 8];
+        (count / 8 * 8..count).zip(&mut last).for_each(|(at, byte)| *byte = bytes.get(at));
+        total = total.wrapping_add(mixed(u64::from_le_bytes(last), first.wrapping_add((count / 8) as u64)));
+    }
+    sum.set(0, total);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Memory is mapped and not touched: a device of 80 GB fits on a small host as long as little of it is used.
 
-use std::{collections::BTreeMap, ffi::c_uint, ptr};
+use std::{collections::BTreeMap, ffi::c_uint, fs::File, ptr};
 
 use super::{Handle, Process, Sees, codes, in_context, mapping::Mapping, process, put, script, stream, with_part};
 use crate::{c_interface::Code, usage};
@@ -20,8 +20,20 @@ struct Allocation {
     mapping: Mapping,
     context: Handle,
     device: usize,
+    origin: Origin,
     /// A stream will free it.
     is_going: bool,
+}
+
+/// Where device memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// `cuMemAlloc`: other processes may open it.
+    Alone,
+    /// The device's pool.
+    Pool,
+    /// Another process, whose it is.
+    Opened,
 }
 
 /// All device allocations, by address.
@@ -55,7 +67,23 @@ impl Memory {
 
     /// Bytes allocated on a device.
     pub(super) fn allocated(&self, device: usize) -> u64 {
-        self.device.values().filter(|allocation| allocation.device == device).map(|allocation| allocation.mapping.bytes as u64).sum()
+        self.bytes_of(device, Origin::Alone) + self.pooled(device)
+    }
+
+    /// Bytes allocated from a device's pool.
+    pub(super) fn pooled(&self, device: usize) -> u64 {
+        self.bytes_of(device, Origin::Pool)
+    }
+
+    fn bytes_of(&self, device: usize, origin: Origin) -> u64 {
+        let counts = |allocation: &&Allocation| allocation.device == device && allocation.origin == origin;
+        self.device.values().filter(counts).map(|allocation| allocation.mapping.bytes as u64).sum()
+    }
+
+    /// The file behind an allocation that begins here, if other processes may open it.
+    pub(super) fn file(&self, pointer: u64) -> Option<&File> {
+        let allocation = self.device.get(&usize::try_from(pointer).ok()?)?;
+        allocation.mapping.file.as_ref().filter(|_| allocation.origin == Origin::Alone)
     }
 
     pub(super) fn forget(&mut self, context: Handle) {
@@ -113,8 +141,13 @@ pub(super) fn reserve_context(process: &Process, device: usize) -> Result<(), Co
     if process.has_context_on(device) { Ok(()) } else { reserve(process, device, CONTEXT_BYTES) }
 }
 
-/// Maps memory of a context's device, as far as the script and other processes leave it.
+/// Memory that a library takes for itself.
 pub(crate) fn allocate(context: Handle, bytes: usize) -> Result<u64, Code> {
+    allocate_from(context, bytes, Origin::Pool)
+}
+
+/// Maps memory of a context's device, as far as the script and other processes leave it.
+fn allocate_from(context: Handle, bytes: usize, origin: Origin) -> Result<u64, Code> {
     let is_fragmented = with_part(context, |_, part| part.gpu.fragmented)?;
     if is_fragmented && bytes as u64 > FRAGMENT_BYTES {
         return Err(OUT_OF_MEMORY);
@@ -126,13 +159,33 @@ pub(crate) fn allocate(context: Handle, bytes: usize) -> Result<u64, Code> {
     process.pools.spend(device, bytes as u64);
     record(&process, device)?;
     reserve(&process, device, bytes as u64)?;
-    let Some(mapping) = Mapping::new(bytes) else {
+    let mapping = if origin == Origin::Alone { Mapping::shareable(bytes) } else { Mapping::new(bytes) };
+    let Some(mapping) = mapping else {
         record(&process, device)?;
         return Err(OUT_OF_MEMORY);
     };
     let address = mapping.address;
-    process.memory.device.insert(address, Allocation { mapping, context, device, is_going: false });
+    process.memory.device.insert(address, Allocation { mapping, context, device, origin, is_going: false });
     Ok(address as u64)
+}
+
+/// Memory of another process, which takes nothing of this one's device.
+pub(super) fn opened(context: Handle, mapping: Mapping) -> Result<u64, Code> {
+    let mut process = process();
+    let device = process.context(context)?.device;
+    let address = mapping.address;
+    process.memory.device.insert(address, Allocation { mapping, context, device, origin: Origin::Opened, is_going: false });
+    Ok(address as u64)
+}
+
+/// Lets go of memory of another process once the context's streams are idle.
+pub(super) fn close(context: Handle, pointer: u64) -> Result<(), Code> {
+    let address = usize::try_from(pointer).map_err(|_| INVALID_VALUE)?;
+    if process().memory.device.get(&address).is_none_or(|allocation| allocation.origin != Origin::Opened) {
+        return Err(INVALID_VALUE);
+    }
+    stream::wait_for_all(context)?;
+    process().memory.device.remove(&address).map(drop).ok_or(INVALID_VALUE)
 }
 
 /// Frees memory that a library took for itself. Its context may have taken it along.
@@ -149,7 +202,7 @@ pub unsafe extern "C" fn cuMemAlloc_v2(pointer: *mut u64, bytes: usize) -> Code 
             return Err(INVALID_VALUE);
         }
         // SAFETY: the caller gives a place for the pointer, or null.
-        unsafe { put(pointer, allocate(context, bytes)?) }
+        unsafe { put(pointer, allocate_from(context, bytes, Origin::Alone)?) }
     })
 }
 
@@ -179,7 +232,8 @@ pub extern "C" fn cuMemFree_v2(pointer: u64) -> Code {
             return Ok(());
         }
         let address = usize::try_from(pointer).map_err(|_| INVALID_VALUE)?;
-        if process().memory.device.get(&address).is_none_or(|allocation| allocation.is_going) {
+        let is_here = |allocation: &Allocation| !allocation.is_going && allocation.origin != Origin::Opened;
+        if !process().memory.device.get(&address).is_some_and(is_here) {
             return Err(INVALID_VALUE);
         }
         stream::wait_for_all(context)?;
@@ -197,7 +251,8 @@ pub extern "C" fn cuMemFreeAsync(pointer: u64, stream: Handle) -> Code {
             return Ok(());
         }
         let address = usize::try_from(pointer).map_err(|_| INVALID_VALUE)?;
-        let allocation = process.memory.device.get_mut(&address).filter(|allocation| !allocation.is_going);
+        let allocation =
+            process.memory.device.get_mut(&address).filter(|allocation| !allocation.is_going && allocation.origin == Origin::Pool);
         allocation.ok_or(INVALID_VALUE)?.is_going = true;
         process.submit(stream, stream::Work::Run(Box::new(move |process| process.free_into_the_pool(address))))
     })

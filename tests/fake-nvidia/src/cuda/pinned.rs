@@ -6,7 +6,7 @@ use std::{
     ptr,
 };
 
-use super::{Sees, codes, in_context, mapping::Mapping, process, put};
+use super::{Sees, codes, in_context, mapping::Mapping, process, put, with_part};
 use crate::c_interface::Code;
 use codes::{HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGISTERED, INVALID_VALUE, OUT_OF_MEMORY};
 
@@ -52,14 +52,15 @@ pub extern "C" fn cuMemFreeHost(pointer: *mut c_void) -> Code {
     })
 }
 
-/// Pins memory of the caller.
+/// Pins memory of the caller, unless the script refuses.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemHostRegister_v2(pointer: *mut c_void, bytes: usize, _flags: c_uint) -> Code {
-    in_context(Sees::OldErrors, |_| {
+    in_context(Sees::OldErrors, |context| {
         let address = pointer.expose_provenance();
         if address == 0 || bytes == 0 {
             return Err(INVALID_VALUE);
         }
+        with_part(context, |_, part| part.gpu.host_register_error)?.map_or(Ok(()), Err)?;
         let mut process = process();
         if process.pinned.holds(address, 1) {
             return Err(HOST_MEMORY_ALREADY_REGISTERED);

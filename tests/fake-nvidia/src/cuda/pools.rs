@@ -149,8 +149,8 @@ pub unsafe extern "C" fn cuMemPoolGetAttribute(pool: Handle, attribute: c_uint, 
             match attribute {
                 1..=INTS => put(value.cast(), c_uint::from(set != Some(0))),
                 RELEASE_THRESHOLD => put(value.cast(), set.unwrap_or(0)),
-                RESERVED_NOW | RESERVED_MOST => put(value.cast(), process.memory.allocated(device) + process.pools.kept(device)),
-                USED_NOW..=USED_MOST => put(value.cast(), process.memory.allocated(device)),
+                RESERVED_NOW | RESERVED_MOST => put(value.cast(), process.memory.pooled(device) + process.pools.kept(device)),
+                USED_NOW..=USED_MOST => put(value.cast(), process.memory.pooled(device)),
                 _ => Err(INVALID_VALUE),
             }
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) struct Account {
     buffers: AtomicU64,
     pool: AtomicU64,
+    resident: AtomicU64,
 }
 
 impl Account {
@@ -25,6 +26,21 @@ impl Account {
         self.pool.store(bytes, Ordering::Relaxed);
     }
 
+    /// Memory that stays is so much more. It counts as that of buffers does: from before it is allocated until after it is freed.
+    pub(super) fn take_resident(&self, bytes: u64) {
+        self.resident.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Memory that stays is so much less.
+    pub(super) fn give_resident(&self, bytes: u64) {
+        self.resident.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// What stays between tasks. It never lies in the pool.
+    pub(super) fn resident(&self) -> u64 {
+        self.resident.load(Ordering::Relaxed)
+    }
+
     /// What buffers hold.
     pub(super) fn buffers(&self) -> u64 {
         self.buffers.load(Ordering::Relaxed)
@@ -32,6 +48,23 @@ impl Account {
 
     /// What is not others'.
     pub(super) fn own(&self) -> u64 {
-        self.buffers().max(self.pool.load(Ordering::Relaxed))
+        self.resident() + self.buffers().max(self.pool.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_stays_counts_beside_the_pool_in_which_buffers_lie() {
+        let account = Account::default();
+        account.take(10);
+        account.pool_has(30);
+        account.take_resident(100);
+        assert_eq!((account.own(), account.buffers(), account.resident()), (130, 10, 100));
+        account.pool_has(0);
+        account.give_resident(100);
+        assert_eq!(account.own(), 10);
     }
 }

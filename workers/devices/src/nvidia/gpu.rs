@@ -16,11 +16,11 @@ use super::{
     Found, Host, NvidiaError,
     account::Account,
     blame,
-    cuda::{Canary, Cuda, CudaError},
+    cuda::{Canary, Cuda, CudaError, CudaMemory},
     host::megabytes,
     sampler::Sampler,
 };
-use crate::{Consequence, Device, OutOfMemory, Trouble, Use, WorkOn};
+use crate::{Consequence, Device, DeviceMemory, OutOfMemory, Trouble, Use, WorkOn};
 
 /// How long a GPU that CUDA cannot use shows in the table, with the reason, before a new process tries again.
 const BROKEN_PAUSE: Duration = Duration::from_secs(10);
@@ -51,6 +51,7 @@ pub struct NvidiaGpu {
 struct Working {
     cuda: Cuda,
     canary: Canary,
+    memory: CudaMemory,
 }
 
 impl NvidiaGpu {
@@ -123,7 +124,8 @@ impl NvidiaGpu {
 fn working(gpu_id: &GpuId, account: Arc<Account>) -> Result<Working, CudaError> {
     let cuda = Cuda::open_counting(gpu_id, account)?;
     let canary = Canary::load(&cuda)?;
-    Ok(Working { cuda, canary })
+    let memory = CudaMemory::new(cuda.clone(), gpu_id.clone());
+    Ok(Working { cuda, canary, memory })
 }
 
 #[async_trait]
@@ -147,15 +149,16 @@ impl Device for NvidiaGpu {
         }
     }
 
-    /// In use is what others held when NVML looked last, and what tasks have reserved, allocated or not. Work that goes on after its task has ended holds memory that
+    /// In use is what others held when NVML looked last, what stays between tasks, and what tasks have reserved, allocated or not. Work that goes on after its task has ended holds memory that
     /// nobody reserves any more: what is allocated counts where it is more.
     fn begin(&self, wanted: Use) -> Result<WorkOn, OutOfMemory> {
         let total_mb = self.description.memory_total_mb;
         let bound_mb = (total_mb as f64 * self.options.memory_threshold) as u64;
         let others_mb = self.sampler.others_mb();
+        let resident_mb = megabytes(self.account.resident());
         let allocated_mb = megabytes(self.account.buffers());
         let refused = |reserved_mb: u64| {
-            let in_use_mb = others_mb.saturating_add(reserved_mb.max(allocated_mb));
+            let in_use_mb = others_mb.saturating_add(resident_mb).saturating_add(reserved_mb.max(allocated_mb));
             (wanted.memory_mb > 0 && in_use_mb.saturating_add(wanted.memory_mb) > bound_mb).then(|| OutOfMemory {
                 wanted_mb: wanted.memory_mb,
                 free_mb: bound_mb.saturating_sub(in_use_mb),
@@ -198,6 +201,10 @@ impl Device for NvidiaGpu {
 
     fn cuda(&self) -> Option<&Cuda> {
         self.work.as_ref().ok().map(|working| &working.cuda)
+    }
+
+    fn memory(&self) -> Option<&dyn DeviceMemory> {
+        self.work.as_ref().ok().map(|working| &working.memory as &dyn DeviceMemory)
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Sampler {
 
 struct Latest {
     sample: GpuSample,
-    /// Of the memory in use, what buffers of this process held, in MB.
+    /// Of the memory in use, what this process itself held, in MB.
     own_mb: u64,
     at: Instant,
     problem: Option<String>,
@@ -71,7 +71,7 @@ impl Sampler {
         GpuSample { age_ms: u64::try_from(latest.at.elapsed().as_millis()).unwrap_or(u64::MAX), ..latest.sample.clone() }
     }
 
-    /// Memory that was in use by others than this process's buffers and pool, in MB.
+    /// Memory that was in use by others than this process for its tasks and between them, in MB.
     pub(super) fn others_mb(&self) -> u64 {
         let latest = self.lock();
         latest.sample.memory_used_mb.saturating_sub(latest.own_mb)

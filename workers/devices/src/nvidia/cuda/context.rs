@@ -129,10 +129,10 @@ impl Cuda {
         Ok(Memory { free: free as u64, total: total as u64 })
     }
 
-    /// Bytes that buffers of this process hold.
+    /// Bytes that buffers of this process hold, and what stays between tasks.
     #[must_use]
     pub fn allocated(&self) -> u64 {
-        self.shared.account.buffers()
+        self.shared.account.buffers() + self.shared.account.resident()
     }
 
     /// The error that ended the context, if one did.
@@ -160,6 +160,10 @@ fn gone() -> CudaError {
 }
 
 impl Shared {
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.borrow().is_some()
+    }
+
     pub(super) fn lanes(&self) -> MutexGuard<'_, Vec<LaneThread>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -258,6 +262,15 @@ fn keep_memory(context: &CudaContext) -> Result<(), CudaError> {
         })
     };
     kept.map_err(|error| CudaError::of("set what the memory pool keeps", error))
+}
+
+/// Lets the driver's pool hand back what no buffer holds. It keeps a little for the next ones, which others then lack.
+pub(super) fn empty_pool(context: &CudaContext) -> Result<(), DriverError> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    // SAFETY: the device is the context's, and the pool its own.
+    unsafe { result::device::get_mem_pool(context.cu_device()).and_then(|pool| result::mem_pool::trim_to(pool, 0)) }
 }
 
 /// What the driver's pool has of the GPU's memory, in bytes. Without one it is nothing.

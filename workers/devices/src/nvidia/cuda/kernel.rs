@@ -249,7 +249,7 @@ impl Lane {
         let mut launch = self.stream.launch_builder(&function.function);
         for argument in arguments {
             match argument {
-                Argument::Buffer(buffer) => launch.arg(&buffer.slice),
+                Argument::Buffer(buffer) => launch.arg(&*buffer.slice),
                 Argument::Scalar(Scalar::I32(number)) => launch.arg(number),
                 Argument::Scalar(Scalar::U32(number)) => launch.arg(number),
                 Argument::Scalar(Scalar::I64(number)) => launch.arg(number),

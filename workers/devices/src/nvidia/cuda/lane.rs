@@ -2,6 +2,8 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
+    mem::ManuallyDrop,
+    ops::{Deref, DerefMut},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -16,6 +18,7 @@ use super::{
     CudaError,
     context::{Shared, guarded, pool_bytes},
 };
+use crate::DeviceBuffer;
 
 /// What buffers are made of.
 pub trait Element: DeviceRepr + ValidAsZeroBits + Copy + Send + 'static {}
@@ -27,7 +30,7 @@ impl Element for u32 {}
 
 /// Memory of the GPU. It lives and dies on its lane: what it holds is in the order of the lane's stream.
 pub struct Buffer<'lane, T> {
-    pub(super) slice: CudaSlice<T>,
+    pub(super) slice: Slice<T>,
     // Dropped last: memory counts until it is given back.
     _held: Held<'lane>,
 }
@@ -43,6 +46,50 @@ impl<T> Buffer<'_, T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Memory as CUDA's bindings have it.
+pub(super) struct Slice<T> {
+    slice: ManuallyDrop<CudaSlice<T>>,
+    /// Whether it is the lane's, and so freed on its stream.
+    is_owned: bool,
+}
+
+impl<T> Slice<T> {
+    /// Memory that somebody else has: it is not freed with this.
+    ///
+    /// # Safety
+    /// It must be there for as long as this and what was queued with it is.
+    unsafe fn lent(stream: &Arc<CudaStream>, address: sys::CUdeviceptr, len: usize) -> Self {
+        // SAFETY: the caller's promise; it is taken out of the bindings' hands again when it is dropped.
+        let slice = unsafe { stream.upgrade_device_ptr(address, len) };
+        Self { slice: ManuallyDrop::new(slice), is_owned: false }
+    }
+}
+
+impl<T> Deref for Slice<T> {
+    type Target = CudaSlice<T>;
+
+    fn deref(&self) -> &CudaSlice<T> {
+        &self.slice
+    }
+}
+
+impl<T> DerefMut for Slice<T> {
+    fn deref_mut(&mut self) -> &mut CudaSlice<T> {
+        &mut self.slice
+    }
+}
+
+impl<T> Drop for Slice<T> {
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, and this is not used any more.
+        let slice = unsafe { ManuallyDrop::take(&mut self.slice) };
+        if !self.is_owned {
+            // The address, which its owner knows.
+            let _ = slice.leak();
+        }
     }
 }
 
@@ -72,6 +119,8 @@ pub struct Lane {
     peak: Cell<u64>,
     timed: Cell<Duration>,
     marks: RefCell<Option<(CudaEvent, CudaEvent)>>,
+    /// Memory that stays and that the job uses: its owners may let go of it before the stream is through with it.
+    used: RefCell<Vec<DeviceBuffer>>,
 }
 
 impl Lane {
@@ -87,6 +136,7 @@ impl Lane {
             peak: Cell::new(0),
             timed: Cell::new(Duration::ZERO),
             marks: RefCell::new(None),
+            used: RefCell::default(),
         })
     }
 
@@ -145,7 +195,7 @@ impl Lane {
     pub fn download<T: Element>(&self, buffer: &Buffer<'_, T>) -> Result<Vec<T>, CudaError> {
         // The copy itself would wait without sleeping, however long the work before it takes.
         self.wait()?;
-        let data = self.shared.check("copy from the GPU", self.stream.clone_dtoh(&buffer.slice))?;
+        let data = self.shared.check("copy from the GPU", self.stream.clone_dtoh(&*buffer.slice))?;
         self.wait()?;
         Ok(data)
     }
@@ -160,14 +210,34 @@ impl Lane {
 
     fn reached(&self) -> Result<(), DriverError> {
         self.done.record(&self.stream)?;
-        let began = Instant::now();
-        while !self.done.try_is_complete()? {
-            if began.elapsed() > ASKING {
-                return self.done.synchronize();
-            }
-            thread::yield_now();
-        }
-        Ok(())
+        until(&self.done)
+    }
+
+    /// An event behind all work so far.
+    pub(super) fn passed(&self, event: &CudaEvent) -> Result<(), CudaError> {
+        self.shared.check("note a point of the work", event.record(&self.stream))
+    }
+
+    /// Waits until the stream has got to an event; at once, if it was never recorded.
+    pub(super) fn wait_until(&self, event: &CudaEvent) -> Result<(), CudaError> {
+        self.shared.check("wait for the GPU", until(event))
+    }
+
+    /// An event to wait for.
+    pub(super) fn event(&self) -> Result<CudaEvent, CudaError> {
+        self.shared.check("make an event", self.shared.context.new_event(Some(sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC)))
+    }
+
+    /// Memory that stays, as a buffer of so many numbers from an address in it. It is there until this job has ended.
+    ///
+    /// # Safety
+    /// So many numbers must lie there, in memory of `owner`, and the address must suit their type.
+    pub(super) unsafe fn lent<T>(&self, owner: &DeviceBuffer, address: sys::CUdeviceptr, len: usize) -> Buffer<'_, T> {
+        self.used.borrow_mut().push(owner.clone());
+        // SAFETY: the caller's promise, and the memory is kept until `end`, which waits for all that was queued.
+        let slice = unsafe { Slice::lent(&self.stream, address, len) };
+        // It counts elsewhere.
+        Buffer { slice, _held: self.hold(0) }
     }
 
     /// Does `work`, and adds the time that the GPU took for it, by its own clock, to what the job took. Waits for its end.
@@ -216,7 +286,7 @@ impl Lane {
         let held = self.hold(len.saturating_mul(size_of::<T>()) as u64);
         let slice = self.shared.check(operation, allocate(&self.stream))?;
         self.peak.set(self.peak.get().max(self.holds.get()));
-        Ok(Buffer { slice, _held: held })
+        Ok(Buffer { slice: Slice { slice: ManuallyDrop::new(slice), is_owned: true }, _held: held })
     }
 
     fn hold(&self, bytes: u64) -> Held<'_> {
@@ -233,13 +303,27 @@ impl Lane {
 
     /// After a job: what it took. Waits for what it left behind, so that a late error shows now and not in the next one.
     pub(super) fn end(&self) -> Result<(Duration, u64), CudaError> {
-        self.wait()?;
+        let waited = self.wait();
+        self.used.borrow_mut().clear();
+        waited?;
         // All is done: this does not wait. Only at a call that would does the driver give freed memory back, down to what it may keep.
         self.shared.check("wait for the GPU", self.stream.synchronize())?;
         self.shared.account.pool_has(self.shared.check("ask for the memory pool", pool_bytes(&self.shared.context))?);
         self.shared.check("free memory of the GPU", self.shared.context.check_err())?;
         Ok((self.timed.get(), self.peak.get()))
     }
+}
+
+/// Waits until an event has come: asks, and then sleeps.
+fn until(event: &CudaEvent) -> Result<(), DriverError> {
+    let began = Instant::now();
+    while !event.try_is_complete()? {
+        if began.elapsed() > ASKING {
+            return event.synchronize();
+        }
+        thread::yield_now();
+    }
+    Ok(())
 }
 
 /// What a lane's thread is given to do; the lane may have failed to start.

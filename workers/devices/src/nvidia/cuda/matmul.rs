@@ -52,7 +52,7 @@ macro_rules! matrix {
                 product: &mut Buffer<'_, Self>,
             ) -> Result<(), CublasError> {
                 // SAFETY: the caller's promise.
-                unsafe { blas.gemm(config, &factors.0.slice, &factors.1.slice, &mut product.slice) }
+                unsafe { blas.gemm(config, &*factors.0.slice, &*factors.1.slice, &mut *product.slice) }
             }
 
             unsafe fn gemm_strided_batched(
@@ -62,7 +62,7 @@ macro_rules! matrix {
                 products: &mut Buffer<'_, Self>,
             ) -> Result<(), CublasError> {
                 // SAFETY: the caller's promise.
-                unsafe { blas.gemm_strided_batched(config, &factors.0.slice, &factors.1.slice, &mut products.slice) }
+                unsafe { blas.gemm_strided_batched(config, &*factors.0.slice, &*factors.1.slice, &mut *products.slice) }
             }
         }
     };
@@ -145,11 +145,29 @@ impl Lane {
     ) -> Result<Buffer<'_, T>, CudaError> {
         sizes_fit((a.len(), b.len()), [rows, inner, columns], 1)?;
         let mut product = self.zeros(rows * columns)?;
+        self.multiply_into(a, b, [rows, inner, columns], &mut product)?;
+        Ok(product)
+    }
+
+    /// As [`multiply`](Self::multiply), into a buffer that is there already.
+    ///
+    /// # Errors
+    /// As of [`multiply`](Self::multiply).
+    pub fn multiply_into<T: Matrix>(
+        &self,
+        a: &Buffer<'_, T>,
+        b: &Buffer<'_, T>,
+        [rows, inner, columns]: [usize; 3],
+        product: &mut Buffer<'_, T>,
+    ) -> Result<(), CudaError> {
+        sizes_fit((a.len(), b.len()), [rows, inner, columns], 1)?;
+        if Some(product.len()) != rows.checked_mul(columns) {
+            return Err(CudaError::Refused(format!("a buffer of {} numbers is no product of {rows}×{columns}", product.len())));
+        }
         let config = config([rows, inner, columns])?;
         let blas = self.blas()?;
         // SAFETY: the buffers have the sizes that the configuration says: checked above.
-        unsafe { T::gemm(blas, config, (b, a), &mut product) }.map_err(|error| self.late(&error))?;
-        Ok(product)
+        unsafe { T::gemm(blas, config, (b, a), product) }.map_err(|error| self.late(&error))
     }
 
     /// The products of `count` pairs of matrices of the same sizes in one call: those of `a` (rows × inner) lie one behind the other, and so do those of `b` (inner × columns) and

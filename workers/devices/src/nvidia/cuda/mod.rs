@@ -14,6 +14,7 @@ mod job;
 mod kernel;
 mod lane;
 mod matmul;
+mod memory;
 mod trial;
 mod version;
 mod wanted;
@@ -27,3 +28,5 @@ pub use kernel::{Argument, Function, Grid, Module, Scalar, kernels_here};
 pub use lane::{Buffer, Element, Lane};
 pub use matmul::{Matrix, cublas_version};
 pub use version::Version;
+
+pub(in crate::nvidia) use memory::CudaMemory;
