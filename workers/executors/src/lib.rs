@@ -26,6 +26,7 @@ mod report;
 mod run_tensors;
 mod schemas;
 mod simulate;
+mod tensor_inputs;
 mod usage;
 
 pub use batching::{BatchMember, Batching, RunBatch};

@@ -12,28 +12,34 @@
 //! A matrix may be raw bytes (`schemas/frame.md`), which say the `dtype`. Then the product is raw bytes as well, `{"product": {"$segment": 0, "dtype": "f32", "shape": [1000, 10]}}`; `"outputs"`
 //! asks for one of the two, `"numbers"` or `"segments"`, in any case.
 //!
-//! Small products of lists run together, whoever asked for them: to begin one costs more than to compute it. What comes as raw bytes runs by itself.
+//! ```json
+//! {"a": {"tensor": "weights"}, "b": {"tensor": "inputs"}}
+//! ```
+//! A matrix may also be a tensor of two sides: it is multiplied where it lies. With `keep_as` the product stays on the GPU, `{"product": {"tensor": "outputs", ...}}`, and may be of any size that the GPU has memory for.
+//!
+//! Small products of lists run together, whoever asked for them: to begin one costs more than to compute it. What comes as raw bytes or as a tensor runs by itself.
 
 mod numbers;
 mod together;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use devices::{
-    Use,
+    Device, DeviceBuffer, Use,
     nvidia::cuda::{Lane, Matrix},
 };
-use protocol::{DType, Framed, Json, Kind, SegmentRef, Segments};
+use protocol::{DType, Framed, Json, Kind, SegmentRef, Segments, TensorRef, TensorShape};
 use serde::{Serialize, Serializer, de::IgnoredAny};
 
 use self::numbers::{Factor, Numbers, factor};
 use crate::{
-    Batching, Executor, Failure, Run, RunBatch,
+    Batching, Executor, Failure, Run, RunBatch, TakesTensors,
     cuda::{Finite, cuda_of, failure},
     occupy::occupy,
     payload::Fields,
     schemas,
+    tensor_inputs::{self, Inputs},
 };
 
 /// The longest side of a matrix.
@@ -82,6 +88,14 @@ struct Asked {
     check: bool,
     /// Whether the product is to be raw bytes.
     raw: bool,
+    /// Whether the product is to stay on the GPU.
+    keep: bool,
+}
+
+/// Where a product is.
+enum Computed {
+    Here(Numbers),
+    OnGpu(DeviceBuffer),
 }
 
 #[async_trait]
@@ -102,17 +116,26 @@ impl Executor for Matmul {
         let a = payload.fields().ok().and_then(|mut fields| fields.remove("a"));
         let of_list = |a: &Json| a.to::<Vec<IgnoredAny>>().ok().map(|rows| rows.len());
         let of_segment = |a: &Json| SegmentRef::read(a)?.shape?.first().copied();
-        let rows = a.and_then(|a| of_segment(&a).or_else(|| of_list(&a))).unwrap_or(1).max(1);
+        // How many rows a tensor has is not said here.
+        let of_tensor = |a: &Json| TensorRef::read(a).map(|_| PIECES_MAX);
+        let rows = a.and_then(|a| of_segment(&a).or_else(|| of_tensor(&a)).or_else(|| of_list(&a))).unwrap_or(1).max(1);
         u32::try_from(rows.min(PIECES_MAX)).unwrap_or(1)
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
-        let asked = Asked::read(run.payload, run.segments())?;
-        let product = match asked.precision {
+        let asked = Asked::read(run.payload, &Inputs::of(&run))?;
+        let computed = match asked.precision {
             Precision::Single => asked.multiply::<f32>(&run).await?,
             Precision::Double => asked.multiply::<f64>(&run).await?,
         };
-        asked.written(product).await
+        match computed {
+            Computed::Here(product) => asked.written(run.device.as_ref(), product).await,
+            Computed::OnGpu(product) => asked.kept(&run, product).await,
+        }
+    }
+
+    fn takes_tensors(&self) -> TakesTensors {
+        TakesTensors::OnGpu
     }
 
     /// One run computes while the numbers of another one are read and written.
@@ -121,7 +144,8 @@ impl Executor for Matmul {
     }
 
     fn takes_part(&self, payload: &Json) -> bool {
-        payload.as_bytes().len() <= SMALL_BYTES && !payload.as_str().contains("\"$segment\"")
+        let refers = |key: &str| payload.as_str().contains(key);
+        payload.as_bytes().len() <= SMALL_BYTES && !refers("\"$segment\"") && !refers("\"tensor\"")
     }
 
     async fn run_batch(&self, batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
@@ -183,10 +207,12 @@ impl Convert for f64 {
 }
 
 impl Asked {
-    fn read(payload: &Json, segments: &Segments) -> Result<Self, Failure> {
+    fn read(payload: &Json, inputs: &Inputs<'_>) -> Result<Self, Failure> {
+        inputs.keeps_as_many_as(1)?;
+        let keep = inputs.keeps();
         let mut fields = Fields::of_payload(payload)?;
-        let Factor { numbers: a, rows, columns: inner, precision: of_a } = factor(&mut fields, "a", segments)?;
-        let Factor { numbers: b, rows: b_rows, columns, precision: of_b } = factor(&mut fields, "b", segments)?;
+        let Factor { numbers: a, rows, columns: inner, precision: of_a } = factor(&mut fields, "a", inputs)?;
+        let Factor { numbers: b, rows: b_rows, columns, precision: of_b } = factor(&mut fields, "b", inputs)?;
         let precision = precision(&mut fields, of_a, of_b)?;
         let check = fields.flag("check")?.unwrap_or(false);
         let raw = match fields.text("outputs")?.as_deref() {
@@ -203,27 +229,48 @@ impl Asked {
             let message = format!("must have {inner} rows, as many as payload.a has columns; it has {b_rows}");
             return Err(Failure::invalid("payload.b", message));
         }
-        if rows * columns > PRODUCT_MAX {
-            let message = format!("a product of {rows}x{columns} is too large for a reply: at most {PRODUCT_MAX} numbers");
+        if !keep && rows.saturating_mul(columns) > PRODUCT_MAX {
+            let message =
+                format!("a product of {rows}x{columns} is too large for a reply: at most {PRODUCT_MAX} numbers; with keep_as it may be");
             return Err(Failure::invalid("payload.b", message));
         }
-        if check && rows * inner * columns > CHECK_MAX {
+        if check && rows.saturating_mul(inner).saturating_mul(columns) > CHECK_MAX {
             return Err(Failure::invalid("payload.check", format!("is only done for up to {CHECK_MAX} multiplications")));
         }
-        Ok(Self { a, b, sizes: [rows, inner, columns], precision, check, raw })
+        Ok(Self { a, b, sizes: [rows, inner, columns], precision, check, raw, keep })
+    }
+
+    /// The largest error of the product, if that was asked for.
+    async fn checked(&self, device: &dyn Device, product: &Numbers) -> Result<Option<Finite<f64>>, Failure> {
+        if !self.check {
+            return Ok(None);
+        }
+        let (a, b) = (self.a.on_host(device).await?, self.b.on_host(device).await?);
+        let (sizes, product, precision) = (self.sizes, product.clone(), self.precision);
+        let doubles = move |numbers: &Numbers| numbers.doubles(precision);
+        let checking = tokio::task::spawn_blocking(move || max_error(&doubles(&a), &doubles(&b), &doubles(&product), sizes));
+        let error = checking.await.map_err(|error| Failure::transient(format!("check the product: {error}")))?;
+        Ok(Some(Finite(error)))
+    }
+
+    /// The product left on the GPU, and what stands in its place in the result.
+    async fn kept(&self, run: &Run<'_>, product: DeviceBuffer) -> Result<Framed, Failure> {
+        let device = run.device.as_ref();
+        let mut max_error = None;
+        if self.check {
+            let here = Numbers::Raw(tensor_inputs::bytes_of(device, &product).await?);
+            max_error = self.checked(device, &here).await?;
+        }
+        let [rows, _, columns] = self.sizes;
+        let shape = TensorShape { dtype: self.precision.dtype(), shape: vec![rows, columns] };
+        let product = tensor_inputs::keep(run, 0, shape, product).await?;
+        Ok(Json::of(&Product { max_error, product }).into())
     }
 
     /// The product as the result has it, checked if that was asked for.
-    async fn written(&self, product: Numbers) -> Result<Framed, Failure> {
+    async fn written(&self, device: &dyn Device, product: Numbers) -> Result<Framed, Failure> {
         let ([rows, _, columns], precision) = (self.sizes, self.precision);
-        let mut max_error = None;
-        if self.check {
-            let (a, b, sizes, product) = (self.a.clone(), self.b.clone(), self.sizes, product.clone());
-            let doubles = move |numbers: &Numbers| numbers.doubles(precision);
-            let checking = tokio::task::spawn_blocking(move || self::max_error(&doubles(&a), &doubles(&b), &doubles(&product), sizes));
-            let error = checking.await.map_err(|error| Failure::transient(format!("check the product: {error}")))?;
-            max_error = Some(Finite(error));
-        }
+        let max_error = self.checked(device, &product).await?;
         if self.raw {
             let segments = Segments::of(vec![product.bytes(precision)]);
             let product = SegmentRef::numbers(0, precision.dtype(), vec![rows, columns]);
@@ -234,34 +281,33 @@ impl Asked {
         Ok(Json::of(&Product { max_error, product }).into())
     }
 
-    /// What one piece holds of the GPU at once, in MB.
+    /// What one piece holds of the GPU at once, in MB, besides what stays there.
     fn memory_mb<T>(&self, rows: usize) -> u64 {
         let [_, inner, columns] = self.sizes;
-        let numbers = rows * inner + inner * columns + rows * columns;
+        let parts = [(self.a.are_resident(), rows, inner), (self.b.are_resident(), inner, columns), (self.keep, rows, columns)];
+        let numbers: usize = parts.into_iter().filter(|(stays, ..)| !stays).map(|(_, rows, columns)| rows * columns).sum();
         ((numbers * size_of::<T>()) as u64).div_ceil(1_000_000)
     }
 
-    async fn multiply<T: Convert>(&self, run: &Run<'_>) -> Result<Numbers, Failure> {
-        let cuda = cuda_of(run.device.as_ref())?;
-        let [rows, inner, columns] = self.sizes;
+    async fn multiply<T: Convert>(&self, run: &Run<'_>) -> Result<Computed, Failure> {
+        // Asked for first: a GPU without it takes nothing.
+        cuda_of(run.device.as_ref())?;
+        let [rows, _, columns] = self.sizes;
         let step = rows.div_ceil(run.pieces as usize).max(1);
         let memory_mb = self.memory_mb::<T>(step);
         let _memory = occupy(run.device.as_ref(), Use { memory_mb, compute_share: 1.0 })?;
+        let mut kept = None;
+        if self.keep {
+            let bytes = (rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<T>() as u64);
+            kept = Some(tensor_inputs::room_for(run.device.as_ref(), bytes).await?);
+        }
         let mut product = Vec::new();
         for first in (0..rows).step_by(step) {
             if run.cancel.is_cancelled() {
                 return Err(Failure::cancelled());
             }
-            let (a, b) = (self.a.clone(), self.b.clone());
             let count = step.min(rows - first);
-            let work = move |lane: &Lane| {
-                let a = a.upload::<T>(lane, first * inner..(first + count) * inner)?;
-                let b = b.upload::<T>(lane, 0..inner * columns)?;
-                let product = lane.timed(|| lane.multiply(&a, &b, [count, inner, columns]))?;
-                lane.download_bytes(&product)
-            };
-            let ran = cuda.run(work).await.map_err(|error| failure(&error, Some(memory_mb)))?;
-            let part = run.usage.add(ran);
+            let part = self.piece::<T>(run, first..first + count, kept.clone(), memory_mb).await?;
             // Most often there is one.
             if product.is_empty() {
                 product = part;
@@ -270,7 +316,33 @@ impl Asked {
             }
             run.report.progress((first + count) as f64 / rows as f64, "");
         }
-        Ok(Numbers::Raw(product.into()))
+        Ok(kept.map_or_else(|| Computed::Here(Numbers::Raw(product.into())), Computed::OnGpu))
+    }
+
+    /// Some rows of the product: their bytes, or none where they are left in the memory that is `kept`.
+    async fn piece<T: Convert>(
+        &self,
+        run: &Run<'_>,
+        piece: Range<usize>,
+        kept: Option<DeviceBuffer>,
+        memory_mb: u64,
+    ) -> Result<Vec<u8>, Failure> {
+        let [_, inner, columns] = self.sizes;
+        let (a, b) = (self.a.clone(), self.b.clone());
+        let work = move |lane: &Lane| {
+            let a = a.upload::<T>(lane, piece.start * inner..piece.end * inner)?;
+            let b = b.upload::<T>(lane, 0..inner * columns)?;
+            let sizes = [piece.len(), inner, columns];
+            match kept {
+                None => lane.download_bytes(&lane.timed(|| lane.multiply(&a, &b, sizes))?),
+                Some(kept) => {
+                    let mut product = lane.resident::<T>(&kept, piece.start * columns..piece.end * columns)?;
+                    lane.timed(|| lane.multiply_into(&a, &b, sizes, &mut product)).map(|()| Vec::new())
+                }
+            }
+        };
+        let ran = cuda_of(run.device.as_ref())?.run(work).await.map_err(|error| failure(&error, Some(memory_mb)))?;
+        Ok(run.usage.add(ran))
     }
 }
 
@@ -341,6 +413,7 @@ mod tests {
             (json!({"a": vec![[1]; 3_000], "b": [vec![1; 3_000]]}), "payload.b"),
             (json!({"a": ones, "b": ones, "outputs": "both"}), "payload.outputs"),
             (json!({"a": {"$segment": 0, "dtype": "f32", "shape": [1, 1]}, "b": ones}), "payload.a"),
+            (json!({"a": ones, "b": {"tensor": "x"}}), "payload.b"),
         ] {
             let refused = run_on(&matmul(), &gpu(), payload.clone()).await.unwrap_err();
             assert_eq!((refused.field.as_deref(), refused.retry), (Some(field), false), "{payload}");
@@ -352,7 +425,7 @@ mod tests {
         let segments = Segments::of(vec![vec![0; 24].into(), vec![0; 48].into()]);
         let single = |shape: [usize; 2]| json!({"$segment": 0, "dtype": "f32", "shape": shape});
         let double = |shape: [usize; 2]| json!({"$segment": 1, "dtype": "f64", "shape": shape});
-        let read = |payload: serde_json::Value| Asked::read(&payload.into(), &segments);
+        let read = |payload: serde_json::Value| Asked::read(&payload.into(), &Inputs::of_segments(&segments));
         let asked = read(json!({"a": single([2, 3]), "b": [[1], [2], [3]]})).unwrap();
         assert_eq!((asked.sizes, asked.precision, asked.raw), ([2, 3, 1], Precision::Single, true));
         let Numbers::Raw(bytes) = &asked.a else { panic!("{asked:?}") };
@@ -374,6 +447,7 @@ mod tests {
         }
         let small = json!({"a": single([2, 3]), "b": [[1], [2], [3]]});
         assert!(!matmul().takes_part(&small.clone().into()), "its bytes may be many");
+        assert!(!matmul().takes_part(&json!({"a": {"tensor": "x"}, "b": [[1]]}).into()), "nor does a tensor");
         assert_eq!(matmul().pieces_max(&small.into()), 2);
     }
 

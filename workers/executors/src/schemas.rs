@@ -184,7 +184,8 @@ pub(crate) mod tests {
             with(json!({"in": {"f32": 5}})),
             with(json!({"in": {"i32": [1.5]}})),
             with(json!({"out": {"f32": [1]}})),
-            with(json!({"out": {"f64": 1_000_000_000}})),
+            with(json!({"out": {"f64": 2_000_000_000_000_u64}})),
+            with(json!({"in": {"tensor": 5}})),
         ];
         let folder = tempfile::tempdir().expect("a folder");
         agree(kernel(folder.path().to_owned()), &accepted, &refused).await;

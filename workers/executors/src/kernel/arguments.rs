@@ -1,17 +1,25 @@
 //! A kernel's arguments, from the payload to the GPU and back.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use devices::nvidia::cuda::{Argument, Buffer, CudaError, Grid, Lane, Scalar};
-use protocol::{DType, Json, SegmentRef, Segments};
+use devices::{
+    DeviceBuffer,
+    nvidia::cuda::{Argument, Buffer, CudaError, Grid, Lane, Scalar},
+};
+use protocol::{DType, Json, SegmentRef};
 use serde::de::DeserializeOwned;
+use tensors::Tensor;
 
 use super::outputs::{Back, Outputs, Written};
-use crate::{Failure, payload::Fields};
+use crate::{Failure, payload::Fields, tensor_inputs::Inputs};
 
 /// The most arguments that are read.
 const ARGUMENTS_MAX: usize = 64;
 /// The most bytes that all `out` and `inout` together may give back: no reply carries more.
 const OUT_BYTES_MAX: u64 = 32 << 20;
+/// The most bytes of one `out` that stays on the GPU: more than any has.
+const KEPT_BYTES_MAX: u64 = 1 << 43;
 
 /// What a payload asks for.
 #[derive(Debug)]
@@ -44,12 +52,14 @@ pub(super) enum Given {
     Scalar(Scalar),
     /// What the kernel reads, by its bytes; of a segment they are where they came; and what they are, if they are given back.
     Filled(Bytes, Option<Back>),
+    /// A tensor that the kernel reads where it lies; or of which it gets a copy, which is given back.
+    Tensor(Arc<Tensor>, Option<Back>),
     /// Zeros that the kernel writes: how many bytes, and what they become.
     Zeros(usize, Back),
 }
 
 impl Asked {
-    pub(super) fn read(payload: &Json, segments: &Segments) -> Result<Self, Failure> {
+    pub(super) fn read(payload: &Json, inputs: &Inputs<'_>) -> Result<Self, Failure> {
         let mut fields = Fields::of_payload(payload)?;
         let module = fields.text("module")?.ok_or_else(|| Failure::invalid("payload.module", "is missing"))?;
         let kernel = fields.text("kernel")?.unwrap_or_else(|| module.clone());
@@ -59,19 +69,22 @@ impl Asked {
         let arguments = match fields.value("arguments").map(|given| given.elements()) {
             None => Vec::new(),
             Some(Ok(given)) if given.len() <= ARGUMENTS_MAX => {
-                given.iter().enumerate().map(|(at, value)| Given::read(at, value, segments)).collect::<Result<_, _>>()?
+                given.iter().enumerate().map(|(at, value)| Given::read(at, value, inputs)).collect::<Result<_, _>>()?
             }
             Some(_) => return Err(Failure::invalid("payload.arguments", format!("must be a list of at most {ARGUMENTS_MAX} arguments"))),
         };
-        let outputs = outputs(&mut fields, segments)?;
+        let any_raw = !inputs.segments.is_empty() || arguments.iter().any(|given| matches!(given, Given::Tensor(..)));
+        let asked = outputs(&mut fields, any_raw)?;
+        let outputs = if inputs.keeps() { Outputs::Kept } else { asked };
         fields.finish()?;
+        inputs.keeps_as_many_as(arguments.iter().filter(|given| given.is_given_back()).count())?;
         if outputs == Outputs::Numbers
             && let Some(at) = arguments.iter().position(Given::has_no_list)
         {
             let message = "is of a type that has no list of numbers; ask for \"outputs\": \"segments\"";
             return Err(Failure::invalid(format!("payload.arguments[{at}]"), message));
         }
-        if arguments.iter().map(Given::bytes_back).fold(0, u64::saturating_add) > OUT_BYTES_MAX {
+        if outputs != Outputs::Kept && arguments.iter().map(Given::bytes_back).fold(0, u64::saturating_add) > OUT_BYTES_MAX {
             return Err(Failure::invalid("payload.arguments", format!("ask for more than {OUT_BYTES_MAX} bytes back")));
         }
         Ok(Self { module, kernel, grid: Grid { blocks, threads, shared_bytes }, arguments, outputs })
@@ -79,9 +92,9 @@ impl Asked {
 }
 
 /// How what is given back is to be written: where nothing is said, as raw bytes if there are any among the arguments.
-fn outputs(fields: &mut Fields, segments: &Segments) -> Result<Outputs, Failure> {
+fn outputs(fields: &mut Fields, any_raw: bool) -> Result<Outputs, Failure> {
     match fields.text("outputs")?.as_deref() {
-        None if segments.is_empty() => Ok(Outputs::Numbers),
+        None if !any_raw => Ok(Outputs::Numbers),
         None | Some("segments") => Ok(Outputs::Segments),
         Some("numbers") => Ok(Outputs::Numbers),
         Some(other) => Err(Failure::invalid(fields.path("outputs"), format!("must be \"segments\" or \"numbers\", not {other:?}"))),
@@ -103,18 +116,19 @@ fn sizes(fields: &mut Fields, name: &'static str, max: u64) -> Result<(u32, u32,
 }
 
 impl Given {
-    fn read(at: usize, value: &Json, segments: &Segments) -> Result<Self, Failure> {
-        let wrong = |what: &str| Failure::invalid(format!("payload.arguments[{at}]"), what);
+    fn read(at: usize, value: &Json, inputs: &Inputs<'_>) -> Result<Self, Failure> {
+        let path = format!("payload.arguments[{at}]");
+        let wrong = |what: &str| Failure::invalid(&path, what);
         let Some((name, value)) = single(value) else {
             return Err(wrong("must be an object with one field: a number type, in, inout or out"));
         };
         if let Some(number) = Number::named(&name) {
             return number.scalar(&value).map(Self::Scalar).ok_or_else(|| wrong("is no number of its type"));
         }
-        if let Some(reference) = SegmentRef::read(&value).filter(|_| matches!(name.as_str(), "in" | "inout")) {
-            let bytes = reference.of(segments).map_err(|problem| wrong(&problem))?.clone();
-            let SegmentRef { dtype, shape, .. } = reference;
-            return Ok(Self::Filled(bytes, (name == "inout").then_some(Back { dtype, shape })));
+        if matches!(name.as_str(), "in" | "inout")
+            && let Some(raw) = Self::raw(&path, &name, &value, inputs)?
+        {
+            return Ok(raw);
         }
         let typed = single(&value).and_then(|(name, value)| Some((Number::named(&name)?, value)));
         let Some((number, value)) = typed else { return Err(wrong("must hold one list by its type, such as {\"f32\": [1, 2]}")) };
@@ -125,31 +139,57 @@ impl Given {
                 Ok(Self::Filled(bytes.into(), (name == "inout").then_some(back)))
             }
             ("out", Some(b'-' | b'0'..=b'9')) => {
-                let count = value.to().ok().filter(|count: &u64| count.saturating_mul(number.size() as u64) <= OUT_BYTES_MAX);
-                let count =
-                    count.ok_or_else(|| wrong(&format!("asks for more than {OUT_BYTES_MAX} bytes back, or for no whole number")))?;
+                let most = if inputs.keeps() { KEPT_BYTES_MAX } else { OUT_BYTES_MAX };
+                let count = value.to().ok().filter(|count: &u64| count.saturating_mul(number.size() as u64) <= most);
+                let count = count.ok_or_else(|| wrong(&format!("asks for more than {most} bytes back, or for no whole number")))?;
                 let count = count as usize;
                 Ok(Self::Zeros(count * number.size(), number.times(count)))
             }
-            _ => Err(wrong("must be a number type, in or inout with a list or a segment, or out with a length")),
+            _ => Err(wrong("must be a number type, in or inout with a list, a segment or a tensor, or out with a length")),
         }
     }
 
-    /// What it takes of the GPU's memory.
+    /// What an `in` or `inout` refers to, if it does.
+    fn raw(path: &str, name: &str, value: &Json, inputs: &Inputs<'_>) -> Result<Option<Self>, Failure> {
+        let back = |dtype, shape| (name == "inout").then_some(Back { dtype, shape });
+        if let Some(reference) = SegmentRef::read(value) {
+            let bytes = reference.of(inputs.segments).map_err(|problem| Failure::invalid(path, problem))?.clone();
+            return Ok(Some(Self::Filled(bytes, back(reference.dtype, reference.shape))));
+        }
+        let tensor = inputs.tensor(value, path)?;
+        Ok(tensor.map(|tensor| {
+            let shape = tensor.about().shape.clone();
+            Self::Tensor(tensor, back(Some(shape.dtype), Some(shape.shape)))
+        }))
+    }
+
+    /// How many bytes the kernel sees.
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Scalar(_) => 0,
             Self::Filled(bytes, _) => bytes.len() as u64,
+            Self::Tensor(tensor, _) => tensor.buffer().len(),
             Self::Zeros(bytes, _) => *bytes as u64,
         }
+    }
+
+    /// What it takes of the GPU's memory for as long as the kernel runs. What stays there is counted by itself.
+    pub(super) fn bytes_taken(&self, keeps: bool) -> u64 {
+        let stays = matches!(self, Self::Tensor(_, None)) || (keeps && self.is_given_back());
+        if stays { 0 } else { self.bytes() }
     }
 
     /// What it is given back as, if it is.
     const fn back(&self) -> Option<&Back> {
         match self {
-            Self::Scalar(_) | Self::Filled(_, None) => None,
-            Self::Filled(_, Some(back)) | Self::Zeros(_, back) => Some(back),
+            Self::Scalar(_) | Self::Filled(_, None) | Self::Tensor(_, None) => None,
+            Self::Filled(_, Some(back)) | Self::Tensor(_, Some(back)) | Self::Zeros(_, back) => Some(back),
         }
+    }
+
+    /// Whether it is given back.
+    pub(super) const fn is_given_back(&self) -> bool {
+        self.back().is_some()
     }
 
     /// Whether it is given back and cannot be as a list of numbers.
@@ -159,15 +199,38 @@ impl Given {
 
     /// What of it is given back.
     fn bytes_back(&self) -> u64 {
-        if self.back().is_some() { self.bytes() } else { 0 }
+        if self.is_given_back() { self.bytes() } else { 0 }
     }
 
-    /// Its memory on the GPU, if it is a pointer. A pointer to an empty list still points somewhere.
-    pub(super) fn on<'lane>(&self, lane: &'lane Lane) -> Result<Option<Buffer<'lane, u8>>, CudaError> {
+    /// Its memory on the GPU, if it is a pointer; in `kept`, if it is to stay. A pointer to an empty list still points somewhere.
+    pub(super) fn on<'lane>(&self, lane: &'lane Lane, kept: Option<&DeviceBuffer>) -> Result<Option<Buffer<'lane, u8>>, CudaError> {
+        let bytes = self.bytes() as usize;
+        match (self, kept) {
+            (Self::Scalar(_), _) => Ok(None),
+            _ if bytes == 0 => lane.zeros(8).map(Some),
+            (_, Some(kept)) => {
+                let mut buffer = lane.resident(kept, 0..bytes)?;
+                self.fill(lane, &mut buffer)?;
+                Ok(Some(buffer))
+            }
+            (Self::Filled(bytes, _), None) => lane.upload(bytes).map(Some),
+            (Self::Tensor(tensor, None), None) => lane.resident(tensor.buffer(), 0..bytes).map(Some),
+            (Self::Tensor(tensor, Some(_)), None) => {
+                let mut copy = lane.zeros(bytes)?;
+                lane.copy(&lane.resident(tensor.buffer(), 0..bytes)?, &mut copy)?;
+                Ok(Some(copy))
+            }
+            (Self::Zeros(..), None) => lane.zeros(bytes.max(8)).map(Some),
+        }
+    }
+
+    /// Puts what the kernel finds there into memory that stays.
+    fn fill(&self, lane: &Lane, buffer: &mut Buffer<'_, u8>) -> Result<(), CudaError> {
         match self {
-            Self::Scalar(_) => Ok(None),
-            Self::Filled(bytes, _) if !bytes.is_empty() => lane.upload(bytes).map(Some),
-            Self::Filled(..) | Self::Zeros(..) => lane.zeros((self.bytes() as usize).max(8)).map(Some),
+            Self::Scalar(_) => Ok(()),
+            Self::Filled(bytes, _) => lane.fill(buffer, bytes),
+            Self::Tensor(tensor, _) => lane.copy(&lane.resident(tensor.buffer(), 0..buffer.len())?, buffer),
+            Self::Zeros(..) => lane.clear(buffer),
         }
     }
 
@@ -180,9 +243,12 @@ impl Given {
         }
     }
 
-    /// What the kernel left in it, if it is to be given back.
-    pub(super) fn read_back(&self, lane: &Lane, buffer: &Buffer<'_, u8>) -> Option<Result<Written, CudaError>> {
+    /// What the kernel left in it, if it is to be given back. What stays is not read.
+    pub(super) fn read_back(&self, lane: &Lane, buffer: &Buffer<'_, u8>, keeps: bool) -> Option<Result<Written, CudaError>> {
         let (back, bytes) = (self.back()?.clone(), self.bytes() as usize);
+        if keeps {
+            return Some(Ok(Written { back, bytes: Vec::new() }));
+        }
         Some(lane.download(buffer).map(|mut read| {
             read.truncate(bytes);
             Written { back, bytes: read }
@@ -256,19 +322,23 @@ fn bytes_by<T: DeserializeOwned, const N: usize>(list: &Json, bytes: impl Fn(T) 
 
 #[cfg(test)]
 mod tests {
+    use protocol::Segments;
     use serde_json::{Value, json};
 
     use super::*;
 
+    fn read(payload: Value, segments: &Segments) -> Result<Asked, Failure> {
+        Asked::read(&payload.into(), &Inputs::of_segments(segments))
+    }
+
     fn refused(payload: &Value) -> String {
-        Asked::read(&payload.clone().into(), &Segments::none()).unwrap_err().field.unwrap()
+        read(payload.clone(), &Segments::none()).unwrap_err().field.unwrap()
     }
 
     #[test]
     fn a_payload_becomes_a_grid_and_arguments() {
         let arguments = json!([{"u32": 3}, {"f32": 0.5}, {"in": {"f64": [1, 2]}}, {"inout": {"i32": [-1]}}, {"out": {"u64": 2}}]);
-        let asked = Asked::read(&json!({"module": "m", "blocks": [2, 3], "threads": 64, "arguments": arguments}).into(), &Segments::none())
-            .unwrap();
+        let asked = read(json!({"module": "m", "blocks": [2, 3], "threads": 64, "arguments": arguments}), &Segments::none()).unwrap();
         assert_eq!(asked.outputs, Outputs::Numbers);
         assert_eq!((asked.kernel.as_str(), asked.grid.blocks, asked.grid.threads), ("m", (2, 3, 1), (64, 1, 1)));
         let bytes: Vec<u64> = asked.arguments.iter().map(Given::bytes).collect();
@@ -286,6 +356,7 @@ mod tests {
             json!({"i32": 1.5}),
             json!({"in": [1]}),
             json!({"out": {"f32": [1]}}),
+            json!({"in": {"tensor": "not-here"}}),
         ] {
             assert_eq!(refused(&with(wrong.clone())), "payload.arguments[1]", "{wrong}");
         }
@@ -315,7 +386,7 @@ mod tests {
 
     fn of_segments(arguments: &Value, outputs: &Value) -> Result<Asked, Failure> {
         let payload = json!({"module": "m", "blocks": 1, "threads": 1, "arguments": arguments, "outputs": outputs});
-        Asked::read(&payload.into(), &Segments::of(vec![Bytes::from_static(&[0; 24]), Bytes::from_static(b"abc")]))
+        read(payload, &Segments::of(vec![Bytes::from_static(&[0; 24]), Bytes::from_static(b"abc")]))
     }
 
     #[test]
@@ -325,7 +396,7 @@ mod tests {
         assert_eq!((asked.outputs, asked.arguments.iter().map(Given::bytes).collect::<Vec<_>>()), (Outputs::Segments, vec![24, 3, 16]));
         let segments = Segments::of(vec![Bytes::from(vec![1; 24])]);
         let alone = json!({"module": "m", "blocks": 1, "threads": 1, "arguments": [{"in": {"$segment": 0}}]});
-        match &Asked::read(&alone.into(), &segments).unwrap().arguments[..] {
+        match &read(alone, &segments).unwrap().arguments[..] {
             [Given::Filled(bytes, None)] => assert_eq!(bytes.as_ptr(), segments.get(0).unwrap().as_ptr(), "no copy"),
             other => panic!("{other:?}"),
         }

@@ -14,6 +14,8 @@ pub(super) enum Outputs {
     Numbers,
     /// As segments.
     Segments,
+    /// As tensors, which stay on the GPU.
+    Kept,
 }
 
 /// What is given back of an argument, as it was asked for.
@@ -33,16 +35,16 @@ pub(super) struct Written {
 
 /// The result as it is written.
 #[derive(Serialize)]
-struct Listed<T> {
-    outputs: Vec<T>,
+pub(super) struct Listed<T> {
+    pub(super) outputs: Vec<T>,
 }
 
 impl Outputs {
-    /// The result of a kernel that gives these back.
+    /// The result of a kernel that gives these back. What stays on the GPU has no bytes here.
     pub(super) fn written(self, written: Vec<Written>) -> Framed {
         match self {
             Self::Numbers => Json::of(&Listed { outputs: written }).into(),
-            Self::Segments => {
+            Self::Segments | Self::Kept => {
                 let reference =
                     |(number, Written { back, .. }): (usize, &Written)| SegmentRef { number, dtype: back.dtype, shape: back.shape.clone() };
                 let json = Json::of(&Listed { outputs: written.iter().enumerate().map(reference).collect() });

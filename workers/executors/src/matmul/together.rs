@@ -7,9 +7,10 @@ use protocol::Framed;
 
 use super::{Asked, Convert, Numbers, Precision};
 use crate::{
-    Failure, RunBatch, Usage,
+    BatchMember, Failure, RunBatch, Usage,
     cuda::{cuda_of, failure},
     occupy::occupy,
+    tensor_inputs::Inputs,
 };
 
 /// Products of the same sizes and precision, their factors one behind the other.
@@ -24,7 +25,8 @@ struct Group {
 
 /// Runs products together.
 pub(super) async fn run(batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
-    let asked: Vec<Result<Asked, Failure>> = batch.members.iter().map(|member| Asked::read(member.payload, member.segments())).collect();
+    let read = |member: &BatchMember<'_>| Asked::read(member.payload, &Inputs::of_segments(member.segments()));
+    let asked: Vec<Result<Asked, Failure>> = batch.members.iter().map(read).collect();
     let mut products = match products(&batch, groups(&asked)).await {
         Ok(products) => products,
         Err(failure) => return asked.into_iter().map(|asked| asked.and_then(|_| Err(failure.clone()))).collect(),
@@ -32,7 +34,7 @@ pub(super) async fn run(batch: RunBatch<'_>) -> Vec<Result<Framed, Failure>> {
     let mut answers = Vec::with_capacity(asked.len());
     for (place, asked) in asked.into_iter().enumerate() {
         answers.push(match (asked, products.remove(&place)) {
-            (Ok(asked), Some(product)) => asked.written(Numbers::List(product)).await,
+            (Ok(asked), Some(product)) => asked.written(batch.device.as_ref(), Numbers::List(product)).await,
             (Ok(_), None) => Err(Failure::transient("its product is missing")),
             (Err(failure), _) => Err(failure),
         });
@@ -116,7 +118,8 @@ mod tests {
 
     #[test]
     fn products_of_equal_sizes_and_precision_are_one_group() {
-        let read = |payload: serde_json::Value| Asked::read(&payload.into(), &Segments::none());
+        let segments = Segments::none();
+        let read = |payload: serde_json::Value| Asked::read(&payload.into(), &Inputs::of_segments(&segments));
         let asked = [
             read(json!({"a": [[1, 2]], "b": [[3], [4]]})),
             read(json!({"a": [[1], [2]], "b": [[3, 4]]})),
