@@ -9,8 +9,10 @@ mod health;
 mod host;
 mod kinds;
 mod memory;
+mod resident;
 mod rig;
 mod shared_memory;
+mod tensor_kinds;
 mod work;
 
 /// One test per case and device.

@@ -230,8 +230,9 @@ impl Asked {
             return Err(Failure::invalid("payload.b", message));
         }
         if !keep && rows.saturating_mul(columns) > PRODUCT_MAX {
-            let message =
-                format!("a product of {rows}x{columns} is too large for a reply: at most {PRODUCT_MAX} numbers; with keep_as it may be");
+            let message = format!(
+                "a product of {rows}x{columns} is too large for a reply: at most {PRODUCT_MAX} numbers, unless keep_as leaves it on the GPU"
+            );
             return Err(Failure::invalid("payload.b", message));
         }
         if check && rows.saturating_mul(inner).saturating_mul(columns) > CHECK_MAX {

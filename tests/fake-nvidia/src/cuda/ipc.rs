@@ -97,7 +97,7 @@ pub unsafe extern "C" fn cuIpcOpenMemHandle_v2(pointer: *mut u64, handle: Memory
         }
         let has_a_way = with_part(context, |_, part| {
             part.gpu.ipc_open_error.map_or(Ok(()), Err)?;
-            Ok(part.uuid() == meant.uuid || part.gpu.peers.contains(&meant.uuid))
+            Ok::<bool, Code>(part.uuid() == meant.uuid || part.gpu.peers.contains(&meant.uuid))
         })??;
         if !has_a_way {
             return Err(PEER_ACCESS_UNSUPPORTED);
