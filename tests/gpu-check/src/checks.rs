@@ -10,7 +10,7 @@ use crate::{
     bench::Bench,
     beside,
     finding::{Finding, Verdict},
-    handlers, health, host, memory, onnx, own, processes, speed, torch, work,
+    handlers, health, host, memory, onnx, own, processes, resident, speed, torch, work,
 };
 
 /// One check.
@@ -66,7 +66,7 @@ impl Check {
 }
 
 /// Every check, in the order in which they run. The last ones take processes down.
-pub const CHECKS: [Check; 24] = [
+pub const CHECKS: [Check; 25] = [
     check("libraries are found, with versions", |bench| host::libraries(bench).boxed()),
     check("GPUs are those that `nvidia-smi` lists", |bench| host::discovery(bench).boxed()).without_cuda(),
     check("samples agree with `nvidia-smi`", |bench| host::samples(bench).boxed()),
@@ -77,6 +77,7 @@ pub const CHECKS: [Check; 24] = [
     check("compile errors and wrong arguments are refused", |bench| work::refusals(bench).boxed()),
     check("out of memory is an answer", |bench| memory::out_of_memory(bench).boxed()),
     check("work goes on in pieces on a GPU that is full", |bench| memory::pieces(bench).boxed()).long(),
+    check("memory that stays: every byte, sums, and how fast", |bench| resident::copies(bench).boxed()).long(),
     check("a GPU whose tasks fail is quarantined, and comes back", |bench| health::quarantine(bench).boxed()),
     check("fleet overhead per task, one at a time", |bench| speed::overhead(bench).boxed()),
     check("fleet throughput of a small kernel against a bare loop", |bench| speed::throughput(bench).boxed()).long(),

@@ -25,6 +25,7 @@ mod own;
 mod processes;
 mod python;
 mod report;
+mod resident;
 mod speed;
 mod stamps;
 mod torch;

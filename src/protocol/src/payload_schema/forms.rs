@@ -74,9 +74,12 @@ fn list(form: &Value, root: &Value) -> String {
     }
 }
 
-/// What to say of an object that stands for a segment.
+/// What to say of an object that stands for a segment or a tensor.
 fn bytes(form: &Value) -> Option<&'static str> {
     let wants = |name: &str| form["required"].as_array().is_some_and(|names| names.iter().any(|required| required == name));
+    if wants("tensor") {
+        return Some(r#"a tensor, as {"tensor": "x"}"#);
+    }
     match (wants("$segment"), wants("dtype")) {
         (true, true) => Some(r#"an array of raw bytes, as {"$segment": 0, "dtype": "f32", "shape": [2]}"#),
         (true, false) => Some(r#"raw bytes, as {"$segment": 0}"#),

@@ -6,6 +6,7 @@ use cudarc::driver::{
     CudaContext, result,
     sys::{CUmemPool_attribute, CUresult},
 };
+use fake_nvidia::{FakeCopies, FakeCopyFault, FakeTrouble};
 use nvml_wrapper::Nvml;
 
 use crate::{
@@ -150,6 +151,47 @@ fn what_a_stream_frees_stays_in_the_pool_until_a_call_waits() {
         drop(held());
         event.synchronize().unwrap();
         assert_eq!(free(), before - 30);
+    });
+}
+
+#[test]
+fn memory_that_is_allocated_alone_is_not_the_pools_and_no_stream_frees_it() {
+    on_a_machine(1, |_| {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        let mut reserved = u64::MAX;
+        // SAFETY: nothing uses the memory but these calls; the setting is a 64-bit number.
+        unsafe {
+            let alone = result::malloc_sync(5 * MIB).unwrap();
+            let pool = result::device::get_mem_pool(context.cu_device()).unwrap();
+            let now = CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT;
+            result::mem_pool::get_attribute(pool, now, (&raw mut reserved).cast()).unwrap();
+            assert_eq!(reserved, 0);
+            assert_eq!(code(result::free_async(alone, stream.cu_stream())), CUresult::CUDA_ERROR_INVALID_VALUE);
+            result::free_sync(alone).unwrap();
+        }
+    });
+}
+
+#[test]
+fn copies_go_wrong_as_the_script_says() {
+    on_a_machine(1, |machine| {
+        let fault = |what| FakeCopyFault { only: Some(FakeCopies::ToHost), min_bytes: 100, what };
+        let stream = CudaContext::new(0).unwrap().new_stream().unwrap();
+        let data = stream.clone_htod(&[7_u8; 1_000]).unwrap();
+        machine.change(|state| state.gpus[0].copy_faults = vec![fault(FakeTrouble::Corrupts)]);
+        let back = stream.clone_dtoh(&data).unwrap();
+        assert_eq!(back.iter().filter(|byte| **byte == 6).count(), 1);
+        assert_eq!(stream.clone_dtoh(&data.slice(0..99)).unwrap(), [7; 99], "it is too short to be met");
+        machine.change(|state| state.gpus[0].copy_faults = vec![fault(FakeTrouble::Fails(1))]);
+        assert_eq!(code(stream.clone_dtoh(&data)), CUresult::CUDA_ERROR_INVALID_VALUE);
+        machine.change(|state| state.gpus[0].copy_faults = vec![fault(FakeTrouble::Stalls(30))]);
+        let event = stream.context().new_event(None).unwrap();
+        let mut back = [0_u8; 1_000];
+        stream.memcpy_dtoh(&data, &mut back).unwrap();
+        event.record(&stream).unwrap();
+        event.synchronize().unwrap();
+        assert_eq!(back, [7; 1_000]);
     });
 }
 

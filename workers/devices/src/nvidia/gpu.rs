@@ -109,7 +109,9 @@ impl NvidiaGpu {
     async fn enough_memory(&self, working: &Working) -> Result<(), String> {
         let memory = working.cuda.memory().await.map_err(|error| error.to_string())?;
         let wanted = memory.total as f64 * (1.0 - self.options.memory_threshold);
-        if memory.free as f64 >= wanted {
+        // What stays here between tasks is no other process's.
+        let free_of_others = memory.free.saturating_add(self.account.resident());
+        if free_of_others as f64 >= wanted {
             return Ok(());
         }
         let mb = |bytes: u64| bytes / 1_000_000;

@@ -72,6 +72,9 @@ impl DeviceMemory for CudaMemory {
     async fn write(&self, to: &DeviceBuffer, at: u64, from: HostBytes) -> Result<(), MemoryError> {
         const WRITE: &str = "copy from the host to the GPU";
         let address = self.own(WRITE, to, part(at, from.len() as u64))?;
+        if from.is_empty() {
+            return Ok(());
+        }
         let (to, stages, freeing) = (to.clone(), Arc::clone(&self.stages), self.freeing.clone());
         let work = move |lane: &Lane| {
             let copied = transfers::write(lane, address, &from, &stages, &freeing);
@@ -85,6 +88,9 @@ impl DeviceMemory for CudaMemory {
     async fn read(&self, from: &DeviceBuffer, at: u64, bytes: usize) -> Result<Bytes, MemoryError> {
         const READ: &str = "copy from the GPU to the host";
         let address = self.own(READ, from, part(at, bytes as u64))?;
+        if bytes == 0 {
+            return Ok(Bytes::new());
+        }
         let (from, stages) = (from.clone(), Arc::clone(&self.stages));
         let work = move |lane: &Lane| {
             let read = transfers::read(lane, address, bytes, &stages);
@@ -97,6 +103,9 @@ impl DeviceMemory for CudaMemory {
     async fn read_to(&self, from: &DeviceBuffer, at: u64, to: SharedPart) -> Result<(), MemoryError> {
         const READ: &str = "copy from the GPU to shared memory";
         let address = self.own(READ, from, part(at, to.range.len() as u64))?;
+        if to.range.is_empty() {
+            return Ok(());
+        }
         let (from, stages, freeing) = (from.clone(), Arc::clone(&self.stages), self.freeing.clone());
         let work = move |lane: &Lane| {
             let read = transfers::read_to(lane, address, &to, &stages, &freeing);
@@ -110,6 +119,9 @@ impl DeviceMemory for CudaMemory {
         const COPY: &str = "copy between GPUs";
         let source = place(COPY, from.0, part(from.1, bytes))?;
         let target = self.own(COPY, to.0, part(to.1, bytes))?;
+        if bytes == 0 {
+            return Ok(());
+        }
         let both = (from.0.clone(), to.0.clone());
         let work = move |lane: &Lane| {
             let copied = transfers::within(lane, source, target, bytes);

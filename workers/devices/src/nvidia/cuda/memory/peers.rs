@@ -21,12 +21,12 @@ pub(super) fn unsupported(reason: &str) -> MemoryError {
     MemoryError::Unsupported { operation: EXPORT, reason: reason.to_owned() }
 }
 
-/// CUDA's handle of memory that `cuMemAlloc` gave.
-pub(super) fn handle_of(lane: &Lane, address: sys::CUdeviceptr) -> Result<PeerHandle, MemoryError> {
+/// CUDA's handle of memory that `cuMemAlloc` gave, on the thread of a lane.
+pub(super) fn handle_of(address: sys::CUdeviceptr) -> Result<PeerHandle, MemoryError> {
     let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
     // SAFETY: there is room for the handle; the address is that of an allocation of the context, which the lane's thread has.
     let answer = unsafe { sys::cuIpcGetMemHandle(&raw mut handle, address) };
-    told(lane, EXPORT, answer)?;
+    told(EXPORT, answer)?;
     Ok(PeerHandle(handle.reserved.iter().map(|byte| *byte as u8).collect()))
 }
 
@@ -49,7 +49,7 @@ pub(super) fn open(
     let lazily = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
     // SAFETY: there is room for the address; a handle that is none is refused by the driver, and the lane's thread has the context.
     let answer = unsafe { sys::cuIpcOpenMemHandle_v2(&raw mut address, handle, lazily) };
-    if let Err(error) = told(lane, OPEN, answer) {
+    if let Err(error) = told(OPEN, answer) {
         return Ok(Err(error));
     }
     let opened = Resident::opened(address, freeing);

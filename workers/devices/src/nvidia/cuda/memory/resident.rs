@@ -6,7 +6,6 @@ use cudarc::driver::{result, sys};
 
 use super::{
     super::{CudaError, Lane, context::empty_pool},
-    failed,
     freeing::{Freed, Freeing},
     peers,
 };
@@ -78,7 +77,7 @@ pub(super) fn allocate(lane: &Lane, bytes: u64, freeing: &Freeing) -> Result<Res
         }
     };
     // Made here, on a lane, for who asks for it must not wait. It takes microseconds.
-    let handle = peers::handle_of(lane, address);
+    let handle = peers::handle_of(address);
     Ok(Ok(resident(address, Origin::Allocated(bytes, handle))))
 }
 
@@ -104,20 +103,22 @@ fn full(lane: &Lane, wanted_bytes: u64) -> Result<MemoryError, CudaError> {
     Ok(MemoryError::Full { wanted_bytes, free_bytes: free as u64 })
 }
 
-/// What CUDA says of handles and peers, as what the memory can and cannot do.
-pub(super) fn told(lane: &Lane, operation: &'static str, answer: sys::CUresult) -> Result<(), MemoryError> {
+/// What CUDA says of handles and peers, as what the memory can and cannot do. None of it counts as a loss of the context, whatever its name: some systems answer "unknown error" where they have no way between
+/// processes, and a context that is lost says so at the next call.
+pub(super) fn told(operation: &'static str, answer: sys::CUresult) -> Result<(), MemoryError> {
     use sys::CUresult::{
         CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_DEVICE, CUDA_ERROR_NOT_PERMITTED, CUDA_ERROR_NOT_SUPPORTED,
         CUDA_ERROR_PEER_ACCESS_UNSUPPORTED, CUDA_ERROR_TOO_MANY_PEERS,
     };
-    let Err(error) = lane.shared.check(operation, answer.result()) else { return Ok(()) };
+    let Err(error) = answer.result() else { return Ok(()) };
+    let reason = CudaError::of(operation, error).to_string();
     Err(match answer {
         CUDA_ERROR_PEER_ACCESS_UNSUPPORTED
         | CUDA_ERROR_INVALID_DEVICE
         | CUDA_ERROR_INVALID_CONTEXT
         | CUDA_ERROR_NOT_PERMITTED
         | CUDA_ERROR_NOT_SUPPORTED
-        | CUDA_ERROR_TOO_MANY_PEERS => MemoryError::Unsupported { operation, reason: error.to_string() },
-        _ => failed(operation, &error),
+        | CUDA_ERROR_TOO_MANY_PEERS => MemoryError::Unsupported { operation, reason },
+        _ => MemoryError::Failed { operation, reason },
     })
 }
