@@ -155,8 +155,10 @@ fn allocate_from(context: Handle, bytes: usize, origin: Origin) -> Result<u64, C
     let mut process = process();
     process.move_on();
     let device = process.context(context)?.device;
-    // What lies in the pool is taken first. Where it is not enough, the driver has given it back in the attempt.
-    process.pools.spend(device, bytes as u64);
+    if origin == Origin::Pool {
+        // What lies in the pool is taken first. Where it is not enough, the driver has given it back in the attempt.
+        process.pools.spend(device, bytes as u64);
+    }
     record(&process, device)?;
     reserve(&process, device, bytes as u64)?;
     let mapping = if origin == Origin::Alone { Mapping::shareable(bytes) } else { Mapping::new(bytes) };

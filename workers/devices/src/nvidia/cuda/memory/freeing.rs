@@ -90,8 +90,8 @@ impl Freed {
                 shared.account.give_resident(bytes);
                 Ok(())
             }
-            // SAFETY: it was opened in this context, and its only owner is gone, after all work that used it.
             Self::Opened(address) => {
+                // SAFETY: it was opened in this context, and its only owner is gone, after all work that used it.
                 shared.check("let go of another process's memory", unsafe { sys::cuIpcCloseMemHandle(address) }.result())
             }
             Self::Pinned(address) => {
@@ -104,8 +104,10 @@ impl Freed {
                 drop(chunks);
                 Ok(())
             }
-            // SAFETY: they were registered with the driver, and nobody copies to or from them any more: each copy holds the memory that they are of.
-            Self::Registered(pages) => shared.check("let go of shared memory", unsafe { sys::cuMemHostUnregister(pages.start()) }.result()),
+            Self::Registered(pages) => {
+                // SAFETY: they were registered with the driver, and nobody copies to or from them any more: each copy holds the memory that they are of.
+                shared.check("let go of shared memory", unsafe { sys::cuMemHostUnregister(pages.start()) }.result())
+            }
         }
     }
 }
