@@ -325,6 +325,24 @@ fn a_copy_that_nobody_waits_for_any_more_keeps_its_memory_until_it_is_through() 
     });
 }
 
+#[test]
+fn a_lost_gpu_answers_for_its_memory_and_lets_go_of_it() {
+    on_a_machine(1, |_| {
+        block_on(async {
+            let gpu = first_gpu().await;
+            let memory = gpu.memory().unwrap();
+            let buffer = filled(memory, &pattern(MANY)).await;
+            let shared = Arc::new(SharedMemory::allocate(MANY).unwrap());
+            memory.read_to(&buffer, 0, SharedPart { memory: Arc::clone(&shared), range: 0..MANY }).await.unwrap();
+            crate::work::fault(gpu.cuda().unwrap()).await;
+            let read = memory.read(&buffer, 0, MANY).await;
+            assert!(matches!(&read, Err(MemoryError::Failed { reason, .. }) if reason.contains("is lost")), "{read:?}");
+            assert!(memory.allocate(1_000).await.is_err());
+            drop((buffer, shared, gpu));
+        });
+    });
+}
+
 /// Ends a process, whatever becomes of the test.
 struct Killed(Child);
 
