@@ -231,6 +231,23 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_is_asked_once_and_its_pin_goes_with_the_memory() {
+        let asked = std::cell::Cell::new(0);
+        let refused = |_: &Arc<Pages>| {
+            asked.set(asked.get() + 1);
+            None
+        };
+        let memory = SharedMemory::allocate(4_096).unwrap();
+        assert!(!memory.is_pinned(refused) && !memory.is_pinned(refused));
+        assert_eq!(asked.get(), 1, "what it refused it is not asked for again");
+        let (memory, pin) = (SharedMemory::allocate(4_096).unwrap(), Arc::new(()));
+        assert!(memory.is_pinned(|_| Some(Box::new(Arc::clone(&pin)))));
+        assert_eq!(Arc::strong_count(&pin), 2);
+        drop(memory);
+        assert_eq!(Arc::strong_count(&pin), 1);
+    }
+
+    #[test]
     #[should_panic(expected = "of shared memory of 4096")]
     fn nothing_outside_of_it_is_reached() {
         SharedMemory::allocate(4_096).unwrap().write_at(4_090, &[0; 7]);

@@ -28,7 +28,7 @@ impl Element for f64 {}
 impl Element for u8 {}
 impl Element for u32 {}
 
-/// Memory of the GPU. It lives and dies on its lane: what it holds is in the order of the lane's stream.
+/// Memory of the GPU. It lives and dies on its lane, or is [lent](Lane::resident) to it: what it holds is in the order of the lane's stream.
 pub struct Buffer<'lane, T> {
     pub(super) slice: Slice<T>,
     // Dropped last: memory counts until it is given back.
