@@ -3,7 +3,7 @@
 use std::{
     env, io,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -30,9 +30,10 @@ const EXPECTED: &str = "GPUFLEET_TEST_EXPECTED";
 /// Set in a process that holds memory until it is killed.
 const HOLDER: &str = "GPUFLEET_TEST_HOLDER";
 
-/// Bytes that differ from place to place.
+/// So many bytes, at most [`MANY`], that differ from place to place.
 fn pattern(bytes: usize) -> Bytes {
-    (0..bytes).map(|at| (at * 31 + at / 251) as u8).collect()
+    static ALL: OnceLock<Bytes> = OnceLock::new();
+    ALL.get_or_init(|| (0..MANY).map(|at| (at * 31 + at / 251) as u8).collect()).slice(..bytes)
 }
 
 async fn filled(memory: &dyn DeviceMemory, bytes: &Bytes) -> DeviceBuffer {
@@ -248,6 +249,19 @@ fn a_gpu_without_the_memory_says_how_much_it_has_and_goes_on() {
             assert_eq!(memory.resident_bytes(), 0);
             filled(memory, &pattern(1_000)).await;
             assert!(gpu.cuda().unwrap().is_lost().is_none());
+        });
+    });
+}
+
+#[test]
+fn memory_that_was_let_go_of_is_there_for_the_next_at_once() {
+    on_a_machine(1, |machine| {
+        machine.change(|state| state.gpus[0].memory_mib = 1_000);
+        block_on(async {
+            let gpu = first_gpu().await;
+            for _ in 0..20 {
+                drop(gpu.memory().unwrap().allocate(500 << 20).await.unwrap());
+            }
         });
     });
 }

@@ -82,7 +82,7 @@ impl Executor for Kernel {
         let memory_mb = arguments.iter().map(|given| given.bytes_taken(keeps)).sum::<u64>().div_ceil(1_000_000);
         let _memory = occupy(run.device.as_ref(), Use { memory_mb, compute_share: 1.0 })?;
         let module = self.modules.get(cuda, run.device.description(), &module).await?;
-        let kept = if keeps { rooms(run.device.as_ref(), &arguments).await? } else { vec![None; arguments.len()] };
+        let kept = if keeps { rooms(&run, &arguments).await? } else { vec![None; arguments.len()] };
         let lasting = kept.clone();
         let work = move |lane: &Lane| {
             let function = module.function(&kernel)?;
@@ -108,10 +108,10 @@ impl Executor for Kernel {
 }
 
 /// Memory for what is to stay of each argument.
-async fn rooms(device: &dyn Device, arguments: &[Given]) -> Result<Vec<Option<DeviceBuffer>>, Failure> {
+async fn rooms(run: &Run<'_>, arguments: &[Given]) -> Result<Vec<Option<DeviceBuffer>>, Failure> {
     let mut rooms = Vec::with_capacity(arguments.len());
     for given in arguments {
-        let room = if given.is_given_back() { Some(tensor_inputs::room_for(device, given.bytes()).await?) } else { None };
+        let room = if given.is_given_back() { Some(tensor_inputs::room_for(run, given.bytes()).await?) } else { None };
         rooms.push(room);
     }
     Ok(rooms)

@@ -300,7 +300,7 @@ impl Asked {
         let mut kept = None;
         if self.keep {
             let bytes = (rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<T>() as u64);
-            kept = Some(tensor_inputs::room_for(run.device.as_ref(), bytes).await?);
+            kept = Some(tensor_inputs::room_for(run, bytes).await?);
         }
         let mut product = Vec::new();
         for first in (0..rows).step_by(step) {

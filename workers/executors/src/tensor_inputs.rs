@@ -61,12 +61,17 @@ pub(crate) fn memory_of(device: &dyn Device) -> Result<&dyn DeviceMemory, Failur
     device.memory().ok_or_else(|| Failure::transient(format!("GPU {} keeps no tensors", device.description().gpu_id)))
 }
 
-/// Memory for an output that is to stay.
+/// Memory for an output that is to stay. Tensors that nobody uses make room for it.
 ///
 /// # Errors
 /// `out_of_memory`, with what is lacking; or what the GPU answers.
-pub(crate) async fn room_for(device: &dyn Device, bytes: u64) -> Result<DeviceBuffer, Failure> {
-    memory_of(device)?.allocate(bytes).await.map_err(|error| memory_failure(&error))
+pub(crate) async fn room_for(run: &Run<'_>, bytes: u64) -> Result<DeviceBuffer, Failure> {
+    let memory = memory_of(run.device.as_ref())?;
+    let mut room = memory.allocate(bytes).await;
+    if matches!(room, Err(MemoryError::Full { .. })) && run.tensors.plane()?.make_room(bytes).await {
+        room = memory.allocate(bytes).await;
+    }
+    room.map_err(|error| memory_failure(&error))
 }
 
 /// The bytes of memory that stays.

@@ -4,6 +4,7 @@ use std::{
     ffi::c_void,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
+    time::Duration,
 };
 
 use cudarc::driver::{CudaEvent, result, sys};
@@ -29,6 +30,8 @@ pub(super) enum Freed {
     Stage(Vec<(Pinned, CudaEvent)>),
     /// Shared memory, which stays mapped until then.
     Registered(Arc<Pages>),
+    /// Nothing: who waits for the other end learns that all before it was given back.
+    Nothing(mpsc::Sender<()>),
 }
 
 /// The way to the thread. It is started when something is given back for the first time, and ends when nobody is left who could. What waits there is bounded by what there was to give back.
@@ -59,6 +62,19 @@ impl Freeing {
         if let Some(thread) = &*thread {
             // The thread ends only after its last sender.
             let _ = thread.send(freed);
+        }
+    }
+}
+
+impl Freeing {
+    /// Waits until what was given back before is the GPU's again, for so long at most. It blocks: it is for the threads of lanes.
+    pub(super) fn settle(&self, longest: Duration) {
+        let (reached, until_reached) = mpsc::channel();
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Without a thread nothing was given back.
+        if thread.is_some_and(|thread| thread.send(Freed::Nothing(reached)).is_ok()) {
+            // Only ever its end is heard.
+            let _ = until_reached.recv_timeout(longest);
         }
     }
 }
@@ -98,6 +114,10 @@ impl Freed {
                 let pointer = std::ptr::with_exposed_provenance_mut::<c_void>(address);
                 // SAFETY: it was allocated by the driver, and its only owner is gone, after all copies.
                 shared.check("free pinned memory", unsafe { result::free_host(pointer) })
+            }
+            Self::Nothing(reached) => {
+                drop(reached);
+                Ok(())
             }
             Self::Stage(chunks) => {
                 // Each chunk comes here once more, by itself.

@@ -1,6 +1,6 @@
 //! One piece of memory, from its allocation until it is given back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cudarc::driver::{result, sys};
 
@@ -10,6 +10,9 @@ use super::{
     peers,
 };
 use crate::{MemoryError, PeerHandle};
+
+/// How long an allocation that finds no room waits for memory that is being given back: longer only where work of the GPU holds that up.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Memory that this context can reach: its own GPU's, or that of another process's.
 pub(super) struct Resident {
@@ -69,7 +72,7 @@ pub(super) fn allocate(lane: &Lane, bytes: u64, freeing: &Freeing) -> Result<Res
         return Ok(Ok(resident(0, Origin::Allocated(0, Err(peers::unsupported("it has no bytes"))))));
     }
     account.take_resident(bytes);
-    let address = match taken(lane, bytes) {
+    let address = match taken(lane, bytes, freeing) {
         Ok(address) => address,
         Err(error) => {
             account.give_resident(bytes);
@@ -81,8 +84,8 @@ pub(super) fn allocate(lane: &Lane, bytes: u64, freeing: &Freeing) -> Result<Res
     Ok(Ok(resident(address, Origin::Allocated(bytes, handle))))
 }
 
-/// Where the pool keeps what the GPU lacks, it is emptied first.
-fn taken(lane: &Lane, bytes: u64) -> Result<sys::CUdeviceptr, CudaError> {
+/// Where there is no room, what was let go of is waited for, and the pool is emptied.
+fn taken(lane: &Lane, bytes: u64, freeing: &Freeing) -> Result<sys::CUdeviceptr, CudaError> {
     const ALLOCATE: &str = "allocate memory of the GPU";
     let shared = &lane.shared;
     shared.check("enter the context", shared.context.bind_to_thread())?;
@@ -91,6 +94,7 @@ fn taken(lane: &Lane, bytes: u64) -> Result<sys::CUdeviceptr, CudaError> {
     let take = || shared.check(ALLOCATE, unsafe { result::malloc_sync(bytes) });
     match take() {
         Err(error) if error.is_out_of_memory() => {
+            freeing.settle(GIVEN_BACK_WITHIN);
             shared.check("empty the memory pool", empty_pool(&shared.context))?;
             take()
         }
