@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -56,6 +59,8 @@ impl Directory for Alone {
 struct Rig {
     device: Arc<dyn Device>,
     plane: Arc<DataPlane>,
+    /// Of what is kept: each attempt has a newer token.
+    version: AtomicU64,
 }
 
 impl Rig {
@@ -70,7 +75,7 @@ impl Rig {
             options: DataOptions::of(&DataSection { listen: None, ..DataSection::default() }, 10_000),
             metrics: Arc::new(DataMetrics::new(&prometheus::Registry::new()).unwrap()),
         };
-        Self { device, plane: DataPlane::start(parts).await }
+        Self { device, plane: DataPlane::start(parts).await, version: AtomicU64::new(1) }
     }
 
     async fn put(&self, name: &str, dtype: DType, shape: &[usize], bytes: Vec<u8>) {
@@ -112,7 +117,8 @@ impl Rig {
         }
         let names: Vec<TensorName> = names.iter().map(|name| TensorName::new(*name).unwrap()).collect();
         let keep_as = KeepAs { names, ttl_ms: None, if_exists: IfExists::default() };
-        let keeping = (!keep_as.names.is_empty()).then(|| Keeping { keep_as, owner: "task-1".to_owned(), version: 7, item: None });
+        let version = self.version.fetch_add(1, Ordering::Relaxed);
+        let keeping = (!keep_as.names.is_empty()).then(|| Keeping { keep_as, owner: "task-1".to_owned(), version, item: None });
         let tensors = RunTensors::new(Arc::clone(&self.plane), inputs, keeping);
         executor.run(Run { tensors, pieces, ..run_of(&task, &self.device) }).await
     }

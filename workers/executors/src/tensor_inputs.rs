@@ -18,7 +18,7 @@ pub(crate) struct Inputs<'a> {
 impl<'a> Inputs<'a> {
     /// Of a run.
     pub(crate) fn of(run: &Run<'a>) -> Self {
-        Self { segments: run.segments(), tensors: run.tensors.clone() }
+        Self { segments: &run.task.body.segments, tensors: run.tensors.clone() }
     }
 
     /// Of a run that has no tensors.
