@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use devices::{Device, DeviceBuffer, DeviceMemory, HostBytes, SharedMemory, SharedPart};
+use devices::{Device, DeviceBuffer, DeviceMemory, HostBytes, MemoryError, SharedMemory, SharedPart};
 use protocol::Checksum;
 
 use crate::{
@@ -20,7 +20,7 @@ const FEW: usize = (16 << 20) + 13;
 const ROUNDS: usize = 5;
 
 /// GB/s of the fastest of some rounds.
-async fn fastest(bytes: usize, mut copy: impl AsyncFnMut() -> Result<(), Fault>) -> Result<f64, Fault> {
+async fn fastest<F: Future<Output = Result<(), MemoryError>> + Send>(bytes: usize, mut copy: impl FnMut() -> F) -> Result<f64, Fault> {
     copy().await?;
     let mut fastest = 0.0_f64;
     for _ in 0..ROUNDS {
@@ -57,19 +57,20 @@ pub async fn copies(bench: &Bench) -> Finding {
     let bytes = bench.scale.of(MANY, FEW);
     let data = fresh(bench, bytes);
     let (one, other) = (memory.allocate(bytes as u64).await?, memory.allocate(bytes as u64).await?);
-    let written = fastest(bytes, async || Ok(memory.write(&one, 0, HostBytes::Own(data.clone())).await?)).await?;
-    arrived(memory, &one, &data, "from the host").await?;
-    let read = fastest(bytes, async || Ok(memory.read(&one, 0, bytes).await.map(drop)?)).await?;
-    let copied = fastest(bytes, async || Ok(memory.copy((&one, 0), (&other, 0), bytes as u64).await?)).await?;
-    arrived(memory, &other, &data, "within the GPU").await?;
-    let summed = fastest(bytes, async || Ok(memory.checksum(&one, 0..bytes as u64).await.map(drop)?)).await?;
+    let (one, other, whole) = (&one, &other, &data);
+    let written = fastest(bytes, || memory.write(one, 0, HostBytes::Own(whole.clone()))).await?;
+    arrived(memory, one, whole, "from the host").await?;
+    let read = fastest(bytes, || async move { memory.read(one, 0, bytes).await.map(drop) }).await?;
+    let copied = fastest(bytes, || memory.copy((one, 0), (other, 0), bytes as u64)).await?;
+    arrived(memory, other, whole, "within the GPU").await?;
+    let summed = fastest(bytes, || async move { memory.checksum(one, 0..bytes as u64).await.map(drop) }).await?;
     let shared = Arc::new(SharedMemory::allocate(bytes)?);
     let part = || SharedPart { memory: Arc::clone(&shared), range: 0..bytes };
-    let to_shared = fastest(bytes, async || Ok(memory.read_to(&one, 0, part()).await?)).await?;
+    let to_shared = fastest(bytes, || memory.read_to(one, 0, part())).await?;
     let third = memory.allocate(bytes as u64).await?;
-    let from_shared = fastest(bytes, async || Ok(memory.write(&third, 0, HostBytes::Shared(part())).await?)).await?;
-    arrived(memory, &third, &data, "through shared memory").await?;
-    let handle = memory.export(&one).map_or_else(|refused| format!("none ({refused})"), |handle| format!("of {} bytes", handle.0.len()));
+    let from_shared = fastest(bytes, || memory.write(&third, 0, HostBytes::Shared(part()))).await?;
+    arrived(memory, &third, whole, "through shared memory").await?;
+    let handle = memory.export(one).map_or_else(|refused| format!("none ({refused})"), |handle| format!("of {} bytes", handle.0.len()));
     Ok(Checked::Passed(format!(
         "{} MB each, GB/s: to the GPU {written:.1}, from it {read:.1}, from shared memory {from_shared:.1}, to it {to_shared:.1}, within {copied:.0}, summed {summed:.0}; a handle for other processes: {handle}",
         bytes / 1_000_000

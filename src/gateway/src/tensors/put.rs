@@ -1,6 +1,6 @@
 //! `PUT /api/v1/tensors/{name}`: the body of a request becomes a tensor. It is passed on as it comes.
 
-use std::{future::poll_fn, io, pin::Pin, time::Duration};
+use std::{future::poll_fn, io, time::Duration};
 
 use axum::{
     Json,
