@@ -108,7 +108,7 @@ impl<'a> Source<'a> {
 
     fn one_dimension(&self, dtype: DType, length: u64) -> Result<TensorShape, Fault> {
         let size = dtype.size() as u64;
-        let side = usize::try_from(length / size).ok().filter(|_| length % size == 0);
+        let side = usize::try_from(length / size).ok().filter(|_| length.is_multiple_of(size));
         let side =
             side.ok_or_else(|| self.wrong(&format!("{length} bytes are no whole number of {}, of which each has {size}", dtype.name())))?;
         Ok(TensorShape { dtype, shape: vec![side] })

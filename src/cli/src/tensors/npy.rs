@@ -133,7 +133,7 @@ mod tests {
             for sides in [vec![], vec![3], vec![2, 3, 40_000_000]] {
                 let shape_of_it = TensorShape { dtype, shape: sides };
                 let head = head(&shape_of_it).expect("NumPy has it");
-                assert!(head.len() % ALIGNED == 0 && head.starts_with(MAGIC) && head.ends_with(b"\n"));
+                assert!(head.len().is_multiple_of(ALIGNED) && head.starts_with(MAGIC) && head.ends_with(b"\n"));
                 let text = text_at(&head[..BEFORE_THE_TEXT]).expect("a head");
                 assert_eq!(text.end, head.len());
                 assert_eq!(shape(&head[text]), Ok(shape_of_it));
