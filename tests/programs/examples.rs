@@ -13,12 +13,13 @@ use crate::{
     servers::Servers,
 };
 
-const HANDLERS: [(&str, &str); 5] = [
+const HANDLERS: [(&str, &str); 6] = [
     ("handler.py", "shout"),
     ("handler_class.py", "count_words"),
     ("handler_batch.py", "lengths"),
     ("handler_stream.py", "spell"),
     ("raw_bytes.py", "invert"),
+    ("handler_tensor.py", "total"),
 ];
 
 /// A fleet of one GPU that serves every kind of the examples.
@@ -64,6 +65,7 @@ async fn every_example_runs_on_a_fleet() {
     assert_eq!(printed("client_async.py", &[amqp, prefix]).await, "ALL! AT! ONCE!\n");
     assert_eq!(printed("client_async.py", &[&http]).await, "ALL! AT! ONCE!\n");
     assert_eq!(printed("raw_bytes.py", &[&http]).await, "16384 fffefd\n");
+    assert_eq!(printed("handler_tensor.py", &[&http]).await, "6.5\n6.5\n", "its numbers come to the handler from the GPU each time");
 
     let submit = async |kind: &str, payload: serde_json::Value| {
         let payload = payload.to_string();

@@ -8,6 +8,7 @@ from .context import Context, Gpu, context
 from .errors import Cancelled, ClientError, Fail, InvalidPayload, OutOfMemory, Retry, TaskCancelled, TaskError, TaskExpired, TaskFailed
 from .hints import Range
 from .tasks import Batch, Task, task
+from .tensors import Tensor
 
 if TYPE_CHECKING:
     from .client import AsyncClient, Client, Result
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AsyncClient", "Batch", "Cancelled", "Client", "ClientError", "Context", "Fail", "Gpu", "InvalidPayload", "OutOfMemory", "Range", "Result", "Retry", "Task", "TaskCancelled",
-    "TaskError", "TaskExpired", "TaskFailed", "context", "task",
+    "TaskError", "TaskExpired", "TaskFailed", "Tensor", "context", "task",
 ]  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import json
 import os
 import socket
@@ -17,6 +19,13 @@ SEGMENTS_MAX = 1024
 #: The longest message between a handler and its worker, in bytes.
 MESSAGE_BYTES_MAX = 64 << 20
 
+#: File descriptors of one message at most: what Linux takes in one call.
+DESCRIPTORS_MAX = 253
+
+#: What is read at once where more is not known to come.
+_BUFFER_BYTES = 1 << 16
+#: What comes is not left to programs that this one starts. Only Linux can be told so at once; elsewhere no worker runs.
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 #: What the socket takes in one call (IOV_MAX is at least 1,024 on Linux).
 _BUFFERS_AT_ONCE = 512
 
@@ -89,7 +98,12 @@ class Reader:
     """Reads the messages of a socket. Each segment has memory of its own, so that arrays on it are aligned and may be written to."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._stream: Any = connection.makefile("rb", buffering=1 << 16)
+        self._connection = connection
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._start = self._end = 0
+        self._space = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
+        #: In the order in which they came. A message's come with its first byte: before the end of it, and after those of the message before.
+        self._descriptors: collections.deque[int] = collections.deque()
 
     def next(self) -> tuple[dict[str, Any], list[memoryview]]:
         """The next message. ``Ended``: the socket's end."""
@@ -100,23 +114,43 @@ class Reader:
         lengths = _lengths(head)
         if length + sum(lengths) > MESSAGE_BYTES_MAX:
             raise FrameError(f"a message of {length + sum(lengths)} bytes; it has at most {MESSAGE_BYTES_MAX}")
-        return head, [self._segment(each) for each in lengths]
+        return head, [memoryview(self._exactly(each)) for each in lengths]
 
-    def _exactly(self, count: int) -> bytes:
-        data: bytes = self._stream.read(count)
-        if len(data) < count:
-            raise Ended
+    def descriptors(self, head: dict[str, Any]) -> list[int]:
+        """The file descriptors that came with the message that was read last. They are the caller's."""
+        count = head.get("descriptors", 0)
+        if type(count) is not int or not 0 <= count <= len(self._descriptors):
+            raise FrameError(f"a message with {count!r} file descriptors, of which {len(self._descriptors)} came")
+        return [self._descriptors.popleft() for _ in range(count)]
+
+    def _exactly(self, count: int) -> bytearray:
+        data = bytearray(count)
+        view, filled = memoryview(data), 0
+        while filled < count:
+            if self._start == self._end and count - filled >= _BUFFER_BYTES:
+                filled += self._receive(view[filled:])
+                continue
+            if self._start == self._end:
+                self._start, self._end = 0, self._receive(self._buffer)
+            part = min(count - filled, self._end - self._start)
+            view[filled : filled + part] = self._buffer[self._start : self._start + part]
+            self._start += part
+            filled += part
         return data
 
-    def _segment(self, count: int) -> memoryview:
-        view = memoryview(bytearray(count))
-        filled = 0
-        while filled < count:
-            read = self._stream.readinto(view[filled:])
-            if not read:
-                raise Ended
-            filled += read
-        return view
+    def _receive(self, into: memoryview) -> int:
+        """Reads what is there, and takes what came with it. A plain read would close the descriptors without a word."""
+        count, beside, flags, _address = self._connection.recvmsg_into([into], self._space, _CLOSE_ON_EXEC)
+        for level, kind, data in beside:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                came = array.array("i")
+                came.frombytes(data[: len(data) - len(data) % came.itemsize])
+                self._descriptors.extend(came)
+        if flags & socket.MSG_CTRUNC:
+            raise FrameError("not all file descriptors of a message could be taken: this process has too many open (ulimit -n)")
+        if not count:
+            raise Ended
+        return count
 
 
 def send(connection: socket.socket, buffers: list[Buffer]) -> None:

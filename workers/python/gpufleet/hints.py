@@ -14,6 +14,7 @@ import typing
 from typing import Any, Callable, Literal, Optional, Union
 
 from .errors import InvalidPayload
+from .tensors import Tensor
 from .values import SIZES, Segment, natural
 
 Schema = dict[str, Any]
@@ -46,6 +47,8 @@ class Definitions:
 
     def __init__(self, names: Optional[dict[str, Any]] = None) -> None:
         self._known = names
+        #: Whether a hint is that of tensors, which are then given where they lie.
+        self.takes_tensors = False
         self.schemas: dict[str, Schema] = {}
         self._names: dict[Any, str] = {}
         self._reads: dict[Any, Read] = {}
@@ -85,8 +88,17 @@ BYTES_SCHEMA: Schema = {
 }
 
 
-def _array_schema(dtype: Optional[str]) -> Schema:
-    reference = {
+#: The JSON that stands for a tensor of the fleet. What a result says of one that it kept may be used as it is.
+_TENSOR_SCHEMA: Schema = {
+    "type": "object",
+    "description": "A tensor of the fleet, by its name.",
+    "properties": {"tensor": {"type": "string", "minLength": 1}, "version": {"type": ["integer", "null"], "minimum": 0}},
+    "required": ["tensor"],
+}
+
+
+def _segment_schema() -> Schema:
+    return {
         "type": "object",
         "properties": {
             "$segment": {"type": "integer", "minimum": 0},
@@ -96,8 +108,11 @@ def _array_schema(dtype: Optional[str]) -> Schema:
         "required": ["$segment", "dtype"],
         "additionalProperties": False,
     }
+
+
+def _array_schema(dtype: Optional[str]) -> Schema:
     kind = f"Numbers ({dtype})" if dtype else "Numbers"
-    return {"description": f"{kind}: a reference to a segment of the message, or lists of them.", "anyOf": [reference, {"type": "array"}, {"type": ["number", "boolean"]}]}
+    return {"description": f"{kind}: a reference to a segment of the message, or lists of them.", "anyOf": [_segment_schema(), {"type": "array"}, {"type": ["number", "boolean"]}]}
 
 
 def compile_hint(hint: Any, definitions: Definitions) -> Shape:
@@ -108,7 +123,7 @@ def compile_hint(hint: Any, definitions: Definitions) -> Shape:
             return shape
     raise TypeError(
         f"the hint {hint!r} cannot be read from JSON: use str, int, float, bool, None, list, tuple, set, dict, Optional, Union, Literal, Enum, TypedDict, a dataclass, "
-        "a pydantic model, bytes, a numpy array, or Any"
+        "a pydantic model, bytes, a numpy array, a Tensor, or Any"
     )
 
 
@@ -190,6 +205,9 @@ def _bytes(kind: type, value: Any, field: str) -> Any:
 
 
 def _array(hint: Any, definitions: Definitions) -> Optional[Shape]:
+    if hint is Tensor:
+        definitions.takes_tensors = True
+        return Shape({"description": "A tensor of the fleet, or numbers beside the payload.", "anyOf": [_TENSOR_SCHEMA, _segment_schema(), BYTES_SCHEMA]}, _named_tensor)
     origin = typing.get_origin(hint) or hint
     module, name = getattr(origin, "__module__", ""), getattr(origin, "__name__", "")
     if module == "numpy" and name == "ndarray":
@@ -198,6 +216,14 @@ def _array(hint: Any, definitions: Definitions) -> Optional[Shape]:
     if module.split(".")[0] == "torch" and name == "Tensor":
         return Shape(_array_schema(None), _tensor)
     return None
+
+
+def _named_tensor(value: Any, field: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Segment):
+        return Tensor.of_segment(value)
+    raise _wrong(field, 'a tensor ({"tensor": "its name"}) that is there, or an array (a segment of the message)', value)
 
 
 def _dtype_of(hint: Any) -> Optional[str]:

@@ -64,6 +64,8 @@ class Plan:
             schema["type"] = ["object", "null"]
         if self._definitions.schemas:
             schema["$defs"] = self._definitions.schemas
+        #: Whether tensors that a payload names are given where they lie, and not as raw bytes.
+        self.takes_tensors = self._definitions.takes_tensors
         self.schema: Schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
     def _take(self, function: Any, parameters: list[inspect.Parameter], hints: dict[str, Any]) -> None:
@@ -201,6 +203,8 @@ class Task(Generic[F]):
             kind["about"] = self.about
         if self.batch is not None:
             kind["batch"] = {"largest": self.batch.largest, "wait_ms": self.batch.wait_ms}
+        if self.plan.takes_tensors:
+            kind["tensors"] = True
         return kind
 
     def local(self, *values: Any, **named: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import array
 import dataclasses
 import datetime
@@ -10,7 +11,7 @@ import json
 import os
 import sys
 import uuid
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 if sys.byteorder != "little":
     raise ImportError("gpufleet: arrays travel little-endian, and this machine is not")
@@ -23,8 +24,10 @@ _FROM_NUMPY = {
     "bool": "bool", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8", "uint16": "u16", "uint32": "u32", "uint64": "u64",
     "float16": "f16", "bfloat16": "bf16", "float32": "f32", "float64": "f64",
 }  # fmt: skip
-_TO_NUMPY = {ours: theirs for theirs, ours in _FROM_NUMPY.items()}
-_FORMATS = {
+#: How numpy and PyTorch call them.
+TO_NUMPY = {ours: theirs for theirs, ours in _FROM_NUMPY.items()}
+#: How the standard library calls them, where it does.
+FORMATS = {
     "bool": "?", "i8": "b", "i16": "h", "i32": "i", "i64": "q", "u8": "B", "u16": "H", "u32": "I", "u64": "Q", "f16": "e", "f32": "f", "f64": "d",
 }  # fmt: skip
 _REFERENCE_KEYS = {"$segment", "dtype", "shape"}
@@ -45,7 +48,7 @@ class Segment:
         numpy = _numpy()
         if numpy is not None:
             return self.array()
-        code = _FORMATS.get(self.dtype)
+        code = FORMATS.get(self.dtype)
         if code is None or code == "e":
             # No view of the standard library reads these.
             return self.data
@@ -57,7 +60,7 @@ class Segment:
         numpy = _numpy()
         if numpy is None:
             raise ImportError("numpy is not installed in the handler's Python")
-        dtype = "uint8" if self.dtype is None else _TO_NUMPY[self.dtype]
+        dtype = "uint8" if self.dtype is None else TO_NUMPY[self.dtype]
         if dtype == "bfloat16":
             flat = numpy.frombuffer(self.data, dtype="uint16")
             bfloat16 = _bfloat16()
@@ -82,6 +85,14 @@ def _numpy() -> Any:
 def _bfloat16() -> Any:
     module = sys.modules.get("ml_dtypes")
     return None if module is None else module.bfloat16
+
+
+class Segmented(abc.ABC):
+    """A value that goes into a message as raw bytes."""
+
+    @abc.abstractmethod
+    def segment(self) -> Segment:
+        """Its bytes."""
 
 
 class Encoder:
@@ -113,6 +124,8 @@ class Encoder:
             return _listed(value)
         if isinstance(value, Segment):
             return self._reference(value.data, value.dtype, value.shape)
+        if isinstance(value, Segmented):
+            return self._other(value.segment())
         if isinstance(value, (bytes, bytearray)):
             return self._reference(memoryview(value), None, None)
         if isinstance(value, memoryview):
@@ -125,7 +138,7 @@ class Encoder:
         return _plain(value)
 
     def _view(self, view: memoryview) -> Any:
-        names = {"l": f"i{8 * view.itemsize}", "L": f"u{8 * view.itemsize}", **{code: name for name, code in _FORMATS.items()}}
+        names = {"l": f"i{8 * view.itemsize}", "L": f"u{8 * view.itemsize}", **{code: name for name, code in FORMATS.items()}}
         name = names.get(view.format.lstrip("@=<"))
         if view.format == "c" or name is None:
             name = None
@@ -178,7 +191,7 @@ class Encoder:
 
 def _listed(value: Any) -> Any:
     """A value where no raw bytes can travel."""
-    if isinstance(value, (Segment, bytes, bytearray)):
+    if isinstance(value, (Segment, Segmented, bytes, bytearray)):
         raise TypeError("raw bytes cannot be written here: parts of an output, and items of a batch, are JSON alone")
     return value.tolist() if hasattr(value, "tolist") else _plain(value)
 
@@ -197,17 +210,18 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} cannot be written as JSON: give str, numbers, lists, dicts, dataclasses, bytes or arrays")
 
 
-def resolve(value: Any, segments: list[memoryview]) -> Any:
-    """The value with a ``Segment`` in the place of each reference. ``ValueError`` says which reference does not fit."""
-    if not segments:
+def resolve(value: Any, segments: list[memoryview], named: Optional[Callable[[dict[str, Any]], Any]] = None) -> Any:
+    """The value with a ``Segment`` in the place of each reference, and in the place of an object what ``named`` has for it. ``ValueError`` says which reference does not fit."""
+    if not segments and named is None:
         return value
     if isinstance(value, list):
-        return [resolve(each, segments) for each in value]
+        return [resolve(each, segments, named) for each in value]
     if not isinstance(value, dict):
         return value
     if "$segment" in value and value.keys() <= _REFERENCE_KEYS:
         return _segment(value, segments)
-    return {key: resolve(each, segments) for key, each in value.items()}
+    found = None if named is None else named(value)
+    return found if found is not None else {key: resolve(each, segments, named) for key, each in value.items()}
 
 
 def _segment(reference: dict[str, Any], segments: list[memoryview]) -> Segment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import queue
 import signal
@@ -28,7 +29,7 @@ class Worker:
     def __init__(self, code: str, *, arguments: Optional[list[str]] = None, environment: Optional[dict[str, str]] = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gpufleet-handler-")
         file = Path(self._folder.name) / "handler.py"
-        file.write_text("from __future__ import annotations\nfrom gpufleet import Batch, Context, Fail, OutOfMemory, Range, Retry, context, task\n" + textwrap.dedent(code))
+        file.write_text("from __future__ import annotations\nfrom gpufleet import Batch, Context, Fail, OutOfMemory, Range, Retry, Tensor, context, task\n" + textwrap.dedent(code))
         ours, theirs = socket.socketpair()
         variables = {**os.environ, "PYTHONPATH": str(PACKAGE), "GPUFLEET_HANDLER_FD": str(theirs.fileno()), "PYTHONUNBUFFERED": "1", **(environment or {})}
         self.process = subprocess.Popen(
@@ -104,6 +105,29 @@ class Worker:
         """Sends a task."""
         fields = {"task_id": f"t{run}", "attempt": 1, "wants_parts": True, **fields}
         self.say("task", {"payload": payload}, run=run, kind=kind, **fields)
+
+    def task_on(self, run: int, kind: str, payload: Any, tensors: list[tuple[dict[str, Any], bytes]], **fields: Any) -> None:
+        """Sends a task with tensors in shared memory: what is said of each, and its bytes."""
+        files, entries = [], []
+        for about, content in tensors:
+            shared = {}
+            if content:
+                shared = {"shared": len(files)}
+                files.append(os.memfd_create("gpufleet"))
+                os.write(files[-1], content)
+            entries.append({"version": 1, "bytes": len(content), **about, **shared})
+        encoder = Encoder()
+        more = {"task_id": f"t{run}", "attempt": 1, "wants_parts": True, "descriptors": len(files), **fields}
+        text = encoder.text({"type": "task", "run": run, "kind": kind, "payload": payload, "tensors": entries, **more})
+        if encoder.segments:
+            text = f'{text[:-1]},"segments":{encoder.lengths()}}}'
+        (head, *rest) = pack(text, encoder.segments)
+        # With its first byte, and with no other.
+        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
+        assert self.socket.sendmsg([head[:1]], beside) == 1
+        send(self.socket, [head[1:], *rest])
+        for file in files:
+            os.close(file)
 
     def batch(self, run: int, kind: str, payloads: list[Any], **fields: Any) -> None:
         """Sends a batch, whose payloads have no segments."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import dataclasses
 import enum
 import unittest
 from typing import Annotated, Any, Dict, List, Literal, Optional, Tuple, TypedDict, Union
 
-from gpufleet import Batch, Context, Fail, InvalidPayload, Range, context, task
+from gpufleet import Batch, Context, Fail, InvalidPayload, Range, Tensor, context, task
+from gpufleet.values import Segment
 
 try:
     import numpy
@@ -106,6 +108,37 @@ class Hints(unittest.TestCase):
         for wrong in ("text", [[1], [1, 2]], [["a"]]):
             with self.assertRaises(InvalidPayload):
                 double.local(wrong)
+
+    def test_tensors_are_named_or_come_with_the_payload(self):
+        @task
+        def total(numbers: Tensor, more: Optional[List[Tensor]] = None):
+            return [sum(numbers.flat()), list(numbers.shape), numbers.name, [bytes(each.flat()) for each in more or []]]
+
+        hello = total.hello()
+        named = hello["schema"]["properties"]["numbers"]["anyOf"][0]
+        self.assertEqual((hello["tensors"], named["required"]), (True, ["tensor"]))
+        self.assertNotIn("additionalProperties", named, "what a result says of a kept tensor may be used as it is")
+        self.assertNotIn("tensors", everything.hello())
+        self.assertEqual(total.local(array.array("d", [1, 2.5]), [b"ab", b""]), [3.5, [2], None, [b"ab", b""]])
+        with self.assertRaises(InvalidPayload) as raised:
+            total.local({"tensor": "x"})
+        self.assertIn("must be a tensor", raised.exception.problem)
+
+    @unittest.skipIf(numpy is None, "numpy is not installed")
+    def test_a_tensor_is_what_its_numbers_are_and_is_closed_by_hand_too(self):
+        @task
+        def look(of: Tensor):
+            with of:
+                made = of.numpy()
+                told = [of.dtype, list(of.shape), of.nbytes, made.tolist(), made.flags.writeable, repr(of), hasattr(of, "__cuda_array_interface__")]
+            return [*told, repr(of)]
+
+        came = look.local(numpy.arange(4, dtype="int16").reshape(2, 2))
+        self.assertEqual(came, ["i16", [2, 2], 8, [[0, 1], [2, 3]], False, "<Tensor of the payload: i16[2, 2] cpu>", False, "<Tensor of the payload: i16[2, 2] closed>"])
+        half = look.local(numpy.zeros((), dtype="float16"))
+        self.assertEqual(half[:4], ["f16", [], 2, 0.0])
+        with self.assertRaisesRegex(TypeError, "no view of f16"):
+            Tensor.of_segment(Segment(memoryview(bytes(2)), "f16")).flat()
 
     def test_classes_that_stand_inside_a_function_are_found(self):
         @dataclasses.dataclass

@@ -24,6 +24,7 @@ from typing import Any, Optional
 from ..context import Gpu
 from ..frames import Ended, FrameError, Reader, inherited_socket
 from ..tasks import Task, registered, set_up
+from ..tensors import received
 from . import interrupt, output
 from .failures import cut, described, frames
 from .lanes import LoopLane, MainLane, ThreadLane, finished
@@ -148,7 +149,7 @@ class Handler:
         try:
             while True:
                 head, segments = self._reader.next()
-                self._take(head, segments)
+                self._take(head, segments, self._reader.descriptors(head))
         except (Ended, OSError):
             # The worker is gone: nobody wants what still runs.
             if not self._done:
@@ -160,11 +161,14 @@ class Handler:
             sys.__stderr__.flush()  # type: ignore[union-attr]
             os._exit(1)
 
-    def _take(self, head: dict[str, Any], segments: list[memoryview]) -> None:
+    def _take(self, head: dict[str, Any], segments: list[memoryview], descriptors: list[int]) -> None:
         kind = head.get("type")
         if kind in ("task", "batch"):
-            self._begin(head, segments)
-        elif kind == "ping":
+            self._begin(head, segments, descriptors)
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if kind == "ping":
             self._outbox.put_now(message({"type": "pong", "n": head.get("n"), **self._health.last()}))
             self._health.ask()
         elif kind == "cancel":
@@ -180,13 +184,21 @@ class Handler:
         else:
             self._outbox.put_now(message({"type": "log", "level": "warn", "message": f"the message {str(kind)[:80]!r} is unknown, and was passed over"}))
 
-    def _begin(self, head: dict[str, Any], segments: list[memoryview]) -> None:
+    def _begin(self, head: dict[str, Any], segments: list[memoryview], descriptors: list[int]) -> None:
+        try:
+            tensors = received(head.get("tensors", []), descriptors)
+        except (KeyError, OSError, ValueError) as error:
+            told: dict[str, Any] = {"message": cut(f"its tensors cannot be taken: {described(error)}"), "retry": True}
+            self._outbox.put_now(message({"type": "error", "run": head["run"], **told}))
+            return
         task = self._tasks.get(head["kind"])
         if task is None:
+            for tensor in tensors:
+                tensor.close()
             told = {"message": f"this handler has no kind {head['kind']}", "code": "unknown_kind", "retry": False}
             self._outbox.put_now(message({"type": "error", "run": head["run"], **told}))
             return
-        run = Run(head, segments, task, task.bound(self._instances.get(task.kind)), self._gpu, self._outbox)
+        run = Run(head, segments, task, task.bound(self._instances.get(task.kind)), self._gpu, self._outbox, tensors)
         self._runs[run.number] = run
         self._lane(task).submit(run)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 from ..calls import Chunk, Sink, run_async, run_sync
 from ..context import Context, Gpu
 from ..errors import Cancelled, InvalidPayload
 from ..frames import Buffer
 from ..tasks import Task, chunks_of
+from ..tensors import Tensor, find
 from ..values import resolve
 from .failures import cut, failure, forget, is_gpu_lost, leave
 from .interrupt import Guard
@@ -54,7 +55,9 @@ class BatchContext(Speaking):
 class Run(Sink):
     """One run. It is made by the thread that reads, and worked on by one lane."""
 
-    def __init__(self, head: dict[str, Any], segments: list[memoryview], task: Task[Any], function: Any, gpu: Gpu, outbox: Outbox) -> None:
+    def __init__(
+        self, head: dict[str, Any], segments: list[memoryview], task: Task[Any], function: Any, gpu: Gpu, outbox: Outbox, tensors: Sequence[Tensor] = ()
+    ) -> None:
         self.number = int(head["run"])
         self.task = task
         self.outbox = outbox
@@ -64,6 +67,7 @@ class Run(Sink):
         self.job: Optional[asyncio.Task[None]] = None
         self._function = function
         self._segments = segments
+        self._tensors = list(tensors)
         members = head.get("members")
         self._fields: list[dict[str, Any]] = [head] if members is None else members
         self.contexts = [RunContext(self, None if members is None else place, fields, gpu) for place, fields in enumerate(self._fields)]
@@ -130,9 +134,11 @@ class Run(Sink):
         # A member's segments end where those of the next one begin: what lies behind them is another task's.
         starts = [int(fields.get("segments_from", 0)) for fields in self._fields]
         ends = [*starts[1:], len(self._segments)]
+        tensors = self._tensors
+        named = (lambda reference: find(reference, tensors)) if tensors else None
         for place, (context, fields) in enumerate(zip(self.contexts, self._fields)):
             try:
-                payload = resolve(fields.get("payload"), self._segments[starts[place] : ends[place]])
+                payload = resolve(fields.get("payload"), self._segments[starts[place] : ends[place]], named)
                 rows.append((place, context, self.task.plan.read(payload)))
             except InvalidPayload as error:
                 self.error(place, error)
@@ -210,4 +216,17 @@ class Run(Sink):
         self._answered[member] = True
         if all(self._answered):
             self.over = True
+            self._close_tensors()
         self._send(buffers)
+
+    def _close_tensors(self) -> None:
+        """Before the worker hears the last answer: from then on it may free their memory. The answer has been written by now; what of it lies in memory that is shared stays until it is sent."""
+        tensors, self._tensors = self._tensors, []
+        for tensor in tensors:
+            try:
+                tensor.close()
+            except Exception as error:
+                if is_gpu_lost(error):
+                    self.outbox.flush()
+                    leave(error)
+                traceback.print_exception(type(error), error, error.__traceback__, file=sys.__stderr__)
