@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use executors::handlers::message::{FromHandler, TaskMessage, ToHandler};
+use executors::handlers::message::{FromHandler, TaskMessage, TaskTensor, ToHandler};
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use protocol::{
-    DeliveryId, Envelope, GpuRow, IntakeLimits, ProgressMessage, Reply, TaskBody, TaskId, TaskStatus,
+    DeliveryId, Envelope, GpuRow, IntakeLimits, ProgressMessage, Reply, TaskBody, TaskId, TaskStatus, TensorShape,
     config::Configuration,
     envelope::{HeaderValue, Headers},
     intake::Message,
@@ -207,6 +207,15 @@ fn what_a_worker_says_to_a_handler_is_as_its_schema_says() {
         wants_parts: false,
         time_ms: None,
         segments: vec![3],
+        tensors: vec![TaskTensor {
+            tensor: "x".parse().expect("valid"),
+            version: 1,
+            shape: TensorShape::of_bytes(4),
+            bytes: 4,
+            cuda_ipc: Some("0a".repeat(64)),
+            shared: None,
+        }],
+        descriptors: 0,
     };
     for message in [ToHandler::Task(task), ToHandler::Cancel { run: 1, member: None }, ToHandler::Ping { n: 1 }, ToHandler::Drain {}] {
         let document: Value = serde_json::from_slice(&message.to_text()).expect("JSON");

@@ -22,6 +22,15 @@ async fn a_handler_that_keeps_the_contract_passes() {
 }
 
 #[tokio::test]
+async fn one_that_takes_tensors_is_given_some() {
+    let ended = checked("takes_tensors", &["--kind", "do", "--payload", r#"{"x": {"tensor": "x"}}"#]).await;
+    assert_eq!(ended.code, Some(0), "{}{}", ended.output, ended.errors);
+    assert!(ended.output.contains("answers a task that is given a tensor"), "{}", ended.output);
+    let ended = checked("well", &["--kind", "do"]).await;
+    assert!(ended.code == Some(0) && !ended.output.contains("tensor"), "{}", ended.output);
+}
+
+#[tokio::test]
 async fn one_that_breaks_it_is_told_where() {
     for (mode, options, says) in [
         (

@@ -125,6 +125,8 @@ def main():
     if MODE == "garbage":
         SOCKET.sendall(b"hello, I am a handler")
     kinds = [{"kind": "do", "about": "Does as it is told."}, {"kind": "texts", "schema": SCHEMA}, {"kind": "pairs", "batch": {"largest": 2, "wait_ms": 7}}]
+    if MODE == "takes_tensors":
+        kinds[0]["tensors"] = True
     if MODE == "broken_schema":
         kinds.append({"kind": "broken", "schema": {"type": "nonsense"}})
     if MODE == "fewer_kinds" and mark("starts") > 1:

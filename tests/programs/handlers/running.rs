@@ -1,7 +1,7 @@
 //! What a handler that does its work gives.
 
 use bytes::Bytes;
-use executors::RunBatch;
+use executors::{RunBatch, TakesTensors};
 use protocol::{Segments, config::HandlerProtocol};
 use serde_json::{Value, json};
 use tests::{executing::member_of, until::until};
@@ -16,6 +16,13 @@ async fn raw_bytes_go_there_and_back() {
     let payload = json!({"a": {"$segment": 0, "dtype": "u8", "shape": [1024, 1024]}, "b": [{"$segment": 2}]});
     let answer = bench.run_kind("do", payload.clone(), segments.clone()).await.unwrap();
     assert!(answer.json == payload && answer.segments == segments, "{}", answer.json);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_kind_takes_tensors_is_as_its_handler_says() {
+    for (mode, takes) in [("well", TakesTensors::AsSegments), ("takes_tensors", TakesTensors::OnGpu)] {
+        assert_eq!(start(mode, |_| {}).await.kind("do").takes_tensors(), takes);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +125,7 @@ async fn a_shell_script_is_a_handler_too() {
     .unwrap();
     assert_eq!(bench.run(json!({"any": 1})).await.unwrap().json, json!("hello"));
     let raw = bench.run_kind("do", json!({"$segment": 0}), Segments::of(vec![Bytes::from_static(b"x")])).await.unwrap_err();
-    assert_eq!(raw.code, "invalid_payload");
+    assert_eq!((raw.code.as_str(), bench.kind("do").takes_tensors()), ("invalid_payload", TakesTensors::No));
     let died = bench.run(json!("die")).await.unwrap_err();
     assert!(died.crashed && died.message.contains("exit code 5; standard error: out of paper"), "{died:?}");
     until("it runs again", async || bench.run(json!(2)).await.is_ok()).await;

@@ -71,6 +71,11 @@ impl RunTensors {
         found.ok_or_else(|| Failure::invalid(field, format!("the tensor {} cannot be used here", reference.tensor)))
     }
 
+    /// The tensors that the payload names, each reference once. None where it names none.
+    pub fn inputs(&self) -> impl Iterator<Item = (&TensorRef, &Arc<Tensor>)> {
+        self.0.iter().flat_map(|data| &data.inputs)
+    }
+
     /// How many of the outputs are to stay on the GPU. 0: none.
     #[must_use]
     pub fn kept_outputs(&self) -> usize {

@@ -1,5 +1,6 @@
 //! A handler against its contract: everything that `schemas/handler.md` says, tried on a process.
 
+mod given;
 mod trial;
 
 use std::{path::PathBuf, time::Duration};
@@ -69,6 +70,7 @@ impl Checks<'_> {
         let mut process = self.note("starts", trial.start().await)?;
         let hello = self.note("says hello first, with its version and kinds", process.hello().await.and_then(checked_hello))?;
         let kind = self.note("runs the kind that is asked for", chosen(&hello, wanted))?;
+        process.gives_tensors(kind.tensors);
         self.note(READY, process.set_up().await)?;
         // What follows is looked at one by one: one wrong answer says nothing of the others.
         let _ = self.note("answers a ping", process.ping().await);
@@ -77,6 +79,10 @@ impl Checks<'_> {
         let payload = wanted.payload.clone().unwrap_or_else(|| kind.schema.as_ref().map_or_else(Json::null, example));
         let answered = process.task(&kind.kind, &payload).await.and_then(|answer| judged(&answer, wanted));
         let _ = self.note("answers a task under its run", answered);
+        if kind.tensors {
+            let answered = process.task_on_a_tensor(&kind.kind, &payload).await.and_then(|answer| judged(&answer, wanted));
+            let _ = self.note("answers a task that is given a tensor", answered);
+        }
         let _ = self.note("answers a task that is cancelled", process.cancelled_task(&kind.kind, &payload).await);
         let _ = self.note("answers a ping beside a task", process.ping_beside_a_task(&kind.kind, &payload).await);
         if kind.batch.is_some_and(|batch| batch.largest > 1) {

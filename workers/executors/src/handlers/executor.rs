@@ -15,13 +15,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     frames::FRAME_BYTES_MAX,
+    handing::{Handed, hand_over},
     handler::Handler,
     line::Given,
     message::{BatchMessage, BatchMessageMember, TaskMessage, ToHandler},
     runs::{Answer, Attached, Member},
     writing::Outgoing,
 };
-use crate::{BatchMember, Batching, Executor, Failure, Report, Run, RunBatch, occupy::occupy};
+use crate::{BatchMember, Batching, Executor, Failure, Report, Run, RunBatch, TakesTensors, occupy::occupy};
 
 /// What a message takes beside payloads, in bytes, at most: of the message itself, and of each payload.
 const BESIDE_BYTES: usize = 2 << 10;
@@ -76,10 +77,21 @@ impl HandlerExecutor {
         self.handler.kinds.told(&self.kind).map_or(Ok(()), |told| told.check(payload))
     }
 
+    /// Makes the tensors of a run ready for the process, as far as a message has room for them.
+    async fn hand_over(&self, run: &Run<'_>) -> Result<Handed, Failure> {
+        let (json, segments) = (run.payload.as_bytes().len() + BESIDE_BYTES, run.segments().bytes());
+        let room = JSON_BYTES_MAX.min(FRAME_BYTES_MAX.saturating_sub(segments)).saturating_sub(json);
+        tokio::select! {
+            biased;
+            () = run.cancel.cancelled() => Err(Failure::cancelled()),
+            handed = hand_over(&run.tensors, run.device.as_ref(), room) => handed,
+        }
+    }
+
     /// Begins one task in a place.
-    fn begin(&self, given: Given, run: &Run<'_>) -> Option<Attached> {
+    fn begin(&self, given: Given, run: &Run<'_>, handed: &Handed) -> Option<Attached> {
         let Given { place, live } = given;
-        let member = member_of(run.task, &run.report);
+        let member = Member { tensors: handed.held.clone(), ..member_of(run.task, &run.report) };
         live.begin(vec![member], place, |number| {
             let segments = run.segments();
             let message = TaskMessage {
@@ -91,8 +103,10 @@ impl HandlerExecutor {
                 wants_parts: run.report.wants_partials(),
                 time_ms: run.task.body.limits.attempt_timeout_ms,
                 segments: segments.lengths(),
+                tensors: handed.told.clone(),
+                descriptors: handed.shared.len(),
             };
-            Outgoing { text: ToHandler::Task(message).to_text(), segments: segments.clone() }
+            Outgoing { text: ToHandler::Task(message).to_text(), segments: segments.clone(), shared: handed.shared.clone() }
         })
     }
 
@@ -116,7 +130,7 @@ impl HandlerExecutor {
             let members = messages.collect();
             let segments = Segments::of(all);
             let message = BatchMessage { run, kind: self.kind.clone(), members, segments: segments.lengths() };
-            Outgoing { text: ToHandler::Batch(message).to_text(), segments }
+            Outgoing { text: ToHandler::Batch(message).to_text(), segments, shared: Vec::new() }
         })
     }
 
@@ -177,7 +191,7 @@ fn of_the_gpu() -> Use {
 }
 
 fn member_of(task: &Task, report: &Report) -> Member {
-    Member { task_id: task.id.clone(), attempt: task.attempt, report: report.clone() }
+    Member { task_id: task.id.clone(), attempt: task.attempt, report: report.clone(), tensors: Vec::new() }
 }
 
 /// As many of the first payloads as one message carries, at least one.
@@ -204,8 +218,10 @@ impl Executor for HandlerExecutor {
             let given = self.place(&run.cancel).await?;
             // The schema may have come with the process.
             self.check(run.payload, run.segments())?;
+            // In a place, and not while it waits for one: tensors in shared memory take the host's.
+            let handed = self.hand_over(&run).await?;
             let work = occupy(run.device.as_ref(), of_the_gpu())?;
-            if let Some(attached) = self.begin(given, &run) {
+            if let Some(attached) = self.begin(given, &run, &handed) {
                 break (attached, work);
             }
         };
@@ -216,6 +232,17 @@ impl Executor for HandlerExecutor {
             run.usage.ran_for(began.elapsed());
         }
         answer
+    }
+
+    fn takes_tensors(&self) -> TakesTensors {
+        if self.handler.section.protocol == HandlerProtocol::Lines {
+            return TakesTensors::No;
+        }
+        match self.handler.kinds.told(&self.kind) {
+            Some(told) if told.tensors => TakesTensors::OnGpu,
+            // What takes raw bytes is given tensors as such.
+            _ => TakesTensors::AsSegments,
+        }
     }
 
     fn batching(&self) -> Option<Batching> {

@@ -19,6 +19,8 @@ pub(super) struct Told {
     pub(super) schema: Option<Json>,
     /// How it takes several payloads at once.
     pub(super) batch: Option<HelloBatch>,
+    /// Whether it takes tensors where they lie.
+    pub(super) tensors: bool,
     /// What checks payloads, or why nothing can. `None`: it has no schema.
     checks: Result<Option<PayloadSchema>, String>,
 }
@@ -89,10 +91,10 @@ impl Kinds {
 
 impl Told {
     fn of(kind: &HelloKind) -> Self {
-        let HelloKind { about, schema, batch, .. } = kind;
+        let HelloKind { about, schema, batch, tensors, .. } = kind;
         let batch = batch.filter(|batch| batch.largest > 1);
         let checks = schema.as_ref().filter(|schema| !schema.is_null()).map(PayloadSchema::compile).transpose();
-        Self { about: about.clone().unwrap_or_default(), schema: schema.clone(), batch, checks }
+        Self { about: about.clone().unwrap_or_default(), schema: schema.clone(), batch, tensors: *tensors, checks }
     }
 
     /// Checks a payload. Without a schema everything passes.

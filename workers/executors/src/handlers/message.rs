@@ -2,9 +2,13 @@
 //!
 //! A payload, a result and a part of an output stay the text that they came in: they are copied into a message and out of it, and never rebuilt.
 
+mod tensor;
+
 use protocol::{Json, Kind, TaskId, task::ComputeCapability};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use self::tensor::TaskTensor;
 
 /// The version of the protocol that this worker speaks.
 pub const VERSION: u32 = 1;
@@ -66,6 +70,9 @@ pub struct HelloKind {
     /// It takes several payloads at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<HelloBatch>,
+    /// Tensors that a payload names are given where they lie, with `tensors` of the task's message. Default: false, as raw bytes, like any other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tensors: bool,
 }
 
 /// How a kind takes several payloads at once.
@@ -335,6 +342,19 @@ pub struct TaskMessage {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default)]
     pub segments: Vec<usize>,
+    /// The tensors that the payload names, of a kind that takes tensors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    pub tensors: Vec<TaskTensor>,
+    /// How many file descriptors come with the first byte of this message.
+    #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(default)]
+    pub descriptors: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Several payloads at once.
@@ -444,6 +464,8 @@ mod tests {
             wants_parts: true,
             time_ms: None,
             segments: vec![3],
+            tensors: Vec::new(),
+            descriptors: 0,
         };
         let text = String::from_utf8(ToHandler::Task(task).to_text()).unwrap();
         assert!(text.ends_with(&format!(",\"payload\":{payload}}}")), "{text}");

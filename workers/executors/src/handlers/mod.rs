@@ -18,6 +18,7 @@ mod executor;
 mod fixture;
 mod frames;
 mod group;
+mod handing;
 mod handler;
 mod keeper;
 mod kinds;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use protocol::{ErrorCode, Framed, Segments, TaskId, config::HandlerProtocol};
+use tensors::Tensor;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::Instant,
@@ -65,6 +66,8 @@ pub(super) struct Member {
     pub(super) task_id: TaskId,
     pub(super) attempt: u32,
     pub(super) report: Report,
+    /// Those that the process was given. They stay until the run has ended there, whoever still waits for it: what a process has open must not be freed.
+    pub(super) tensors: Vec<Arc<Tensor>>,
 }
 
 impl Member {
@@ -353,7 +356,7 @@ impl Going {
     /// Tells who waits; members without an answer have `failure`. The place goes back.
     fn end(self, failure: &Failure) {
         let Self { members, answer, place, .. } = self;
-        // First the place: who was answered may come back at once.
+        // First the place: who was answered may come back at once. So with tensors: who was answered may free them.
         drop(place);
         let answers = members.into_iter().map(|(_, answer)| answer.unwrap_or_else(|| Err(failure.clone())));
         // Who waits no longer was cancelled.

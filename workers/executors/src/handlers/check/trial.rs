@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use protocol::{
-    GpuDescription, GpuId, Json, Kind, TaskId,
+    GpuDescription, GpuId, Json, Kind, Segments, TaskId, TensorName, TensorRef,
     config::{HandlerProtocol, HandlerSection},
     gpu::Hardware,
     task::ComputeCapability,
@@ -13,6 +13,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::given::given;
 use crate::handlers::{
     HandlerPlace,
     connection::{Beside, Reader, Who, connect},
@@ -76,7 +77,18 @@ impl Trial {
             handler: self.name.clone(),
         };
         let talk = Some(Talk { reader, beside, outgoing });
-        Ok(TriedProcess { group, exit, exited: None, talk, tail, setup, hello_within: self.hello_within, runs: 0, pings: 0 })
+        Ok(TriedProcess {
+            group,
+            exit,
+            exited: None,
+            talk,
+            tail,
+            setup,
+            hello_within: self.hello_within,
+            gives_tensors: false,
+            runs: 0,
+            pings: 0,
+        })
     }
 }
 
@@ -98,6 +110,8 @@ pub(super) struct TriedProcess {
     tail: Arc<Tail>,
     setup: Setup,
     hello_within: Duration,
+    /// Each tensor that a payload names is given.
+    gives_tensors: bool,
     runs: u64,
     pings: u64,
 }
@@ -115,10 +129,19 @@ impl TriedProcess {
 
     /// Sends a text as a frame without segments.
     pub(super) fn send_text(&self, text: &[u8]) {
+        self.send_out(Outgoing { text: text.to_vec(), segments: Segments::none(), shared: Vec::new() });
+    }
+
+    fn send_out(&self, message: Outgoing) {
         if let Some(talk) = &self.talk {
             // That it is not read shows in the missing answer.
-            let _ = talk.outgoing.send(Outgoing { text: text.to_vec(), segments: protocol::Segments::none() });
+            let _ = talk.outgoing.send(message);
         }
+    }
+
+    /// The kind that is tried takes tensors, or does not.
+    pub(super) const fn gives_tensors(&mut self, gives: bool) {
+        self.gives_tensors = gives;
     }
 
     /// Closes its socket, as the end of its worker does.
@@ -198,10 +221,16 @@ impl TriedProcess {
         self.pings
     }
 
-    fn send_task(&mut self, kind: &Kind, payload: &Json) -> u64 {
+    fn send_task(&mut self, kind: &Kind, payload: &Json) -> Result<u64, String> {
+        let named = if self.gives_tensors { TensorRef::all_in(payload) } else { Vec::new() };
+        self.send_task_on(kind, payload, &named)
+    }
+
+    fn send_task_on(&mut self, kind: &Kind, payload: &Json, tensors: &[TensorRef]) -> Result<u64, String> {
+        let (tensors, shared) = given(tensors)?;
         self.runs += 1;
         let run = self.runs;
-        self.send(&ToHandler::Task(TaskMessage {
+        let message = ToHandler::Task(TaskMessage {
             run,
             kind: kind.clone(),
             task_id: task_id(run),
@@ -210,17 +239,28 @@ impl TriedProcess {
             wants_parts: true,
             time_ms: Some(60_000),
             segments: Vec::new(),
-        }));
-        run
+            tensors,
+            descriptors: shared.len(),
+        });
+        self.send_out(Outgoing { shared, ..Outgoing::plain(&message) });
+        Ok(run)
     }
 
     pub(super) async fn task(&mut self, kind: &Kind, payload: &Json) -> Result<FromHandler, String> {
-        let run = self.send_task(kind, payload);
+        let run = self.send_task(kind, payload)?;
+        self.until("`result` or `error` with the run of the task", ANSWER, |message| answers(message, run).is_some()).await
+    }
+
+    /// A task that is given a tensor, whether its payload names any or not: one that it does not name is passed over.
+    pub(super) async fn task_on_a_tensor(&mut self, kind: &Kind, payload: &Json) -> Result<FromHandler, String> {
+        let mut tensors = TensorRef::all_in(payload);
+        tensors.push(TensorRef::latest(TensorName::new("gpufleet-check").expect("a literal that keeps the rule")));
+        let run = self.send_task_on(kind, payload, &tensors)?;
         self.until("`result` or `error` with the run of the task", ANSWER, |message| answers(message, run).is_some()).await
     }
 
     pub(super) async fn cancelled_task(&mut self, kind: &Kind, payload: &Json) -> Result<(), String> {
-        let run = self.send_task(kind, payload);
+        let run = self.send_task(kind, payload)?;
         self.send(&ToHandler::Cancel { run, member: None });
         // For a run that is over: nothing may come of it.
         self.send(&ToHandler::Cancel { run: run - 1, member: None });
@@ -230,7 +270,7 @@ impl TriedProcess {
     }
 
     pub(super) async fn ping_beside_a_task(&mut self, kind: &Kind, payload: &Json) -> Result<(), String> {
-        let (run, n) = (self.send_task(kind, payload), self.send_ping());
+        let (run, n) = (self.send_task(kind, payload)?, self.send_ping());
         let (mut answered, mut ponged) = (false, false);
         while !(answered && ponged) {
             let what = if answered { "`pong`" } else { "answer to the task and `pong`" };

@@ -2,7 +2,10 @@ use futures::FutureExt;
 use serde_json::json;
 
 use super::*;
-use crate::handlers::line::{Line, Phase, Up};
+use crate::handlers::{
+    fixture,
+    line::{Line, Phase, Up},
+};
 
 struct Bench {
     line: Arc<Line>,
@@ -19,7 +22,12 @@ impl Bench {
     }
 
     async fn begin(&self, members: usize) -> Attached {
-        let member = |number| Member { task_id: TaskId::new(format!("t-{number}")).unwrap(), attempt: 1, report: Report::to_nobody() };
+        let member = |number| Member {
+            task_id: TaskId::new(format!("t-{number}")).unwrap(),
+            attempt: 1,
+            report: Report::to_nobody(),
+            tensors: Vec::new(),
+        };
         let place = self.line.place().await.unwrap().place;
         let message = |run| Outgoing::plain(&ToHandler::Ping { n: run });
         self.live.begin((0..members).map(member).collect(), place, message).unwrap()
@@ -74,12 +82,32 @@ async fn a_failure_for_want_of_memory_says_how_much() {
 #[tokio::test]
 async fn a_task_whose_items_run_together_is_named_once() {
     let bench = Bench::new();
-    let member = |id: &str| Member { task_id: TaskId::new(id).unwrap(), attempt: 2, report: Report::to_nobody() };
+    let member = |id: &str| Member { task_id: TaskId::new(id).unwrap(), attempt: 2, report: Report::to_nobody(), tensors: Vec::new() };
     let place = bench.line.place().await.unwrap().place;
     let members = ["a", "a", "b", "a"].map(member).to_vec();
     let batch = bench.live.begin(members, place, |run| Outgoing::plain(&ToHandler::Ping { n: run })).unwrap();
     assert_eq!(bench.live.running(), "a#2 b#2");
     drop(batch);
+}
+
+#[tokio::test]
+async fn tensors_stay_until_the_process_has_ended_the_run_or_itself() {
+    let bench = Bench::new();
+    let tensor = fixture::tensor(&crate::fixture::gpu(), "x", &[1]).await;
+    let without = Arc::strong_count(&tensor);
+    let mut begun = Vec::new();
+    for number in 1..=3 {
+        let (task_id, report) = (TaskId::new(format!("t-{number}")).unwrap(), Report::to_nobody());
+        let member = Member { task_id, attempt: 1, report, tensors: vec![Arc::clone(&tensor)] };
+        let place = bench.line.place().await.unwrap().place;
+        begun.push(bench.live.begin(vec![member], place, |run| Outgoing::plain(&ToHandler::Ping { n: run })).unwrap());
+    }
+    drop(begun.pop());
+    assert_eq!(Arc::strong_count(&tensor) - without, 3, "also where nobody waits any more");
+    bench.result(1, None, 1);
+    assert_eq!(Arc::strong_count(&tensor) - without, 2);
+    bench.live.close("it ended with exit code 3");
+    assert_eq!(Arc::strong_count(&tensor), without);
 }
 
 #[tokio::test]
