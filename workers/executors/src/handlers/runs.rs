@@ -358,7 +358,10 @@ impl Going {
         let Self { members, answer, place, .. } = self;
         // First the place: who was answered may come back at once. So with tensors: who was answered may free them.
         drop(place);
-        let answers = members.into_iter().map(|(_, answer)| answer.unwrap_or_else(|| Err(failure.clone())));
+        let answers = members.into_iter().map(|(member, answer)| {
+            drop(member.tensors);
+            answer.unwrap_or_else(|| Err(failure.clone()))
+        });
         // Who waits no longer was cancelled.
         let _ = answer.send(answers.collect());
     }
