@@ -10,6 +10,7 @@ mod bulk;
 mod claims;
 mod client;
 mod commands;
+mod data;
 mod echo;
 mod embed;
 mod facts;
@@ -69,6 +70,12 @@ async fn main() -> ExitCode {
             Err(fault) => failed(&fault),
         };
     }
+    if arguments.next_if(|first| first == data::SOURCE).is_some() {
+        return match data::serve(arguments).await {
+            Ok(never) => match never {},
+            Err(fault) => failed(&fault),
+        };
+    }
     let options = match options::parse(arguments) {
         Ok(options) => options,
         Err(usage) => {
@@ -122,6 +129,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::Predict => predict::measure(servers, options.pace).await,
             Part::Handlers => handlers::measure(servers, options.pace).await,
             Part::Embed => embed::measure(servers, options.pace).await,
+            Part::Data => data::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

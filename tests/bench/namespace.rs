@@ -77,6 +77,11 @@ impl Namespace {
         self.asks(kind, TaskBody { payload: payload.into(), segments, ..TaskBody::default() }.to_bytes())
     }
 
+    /// A task as this body says, for a bare client.
+    pub(crate) fn asking(&self, kind: &'static str, body: &TaskBody) -> Question {
+        self.asks(kind, body.to_bytes())
+    }
+
     /// A batch for this pool, for a bare client.
     pub(crate) fn batch(&self, kind: &'static str, items: Vec<Value>) -> Result<Question, Fault> {
         let items = items.into_iter().map(Into::into).collect();

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -22,6 +22,8 @@ usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p] [--quick]
   o     echo by a handler in Python beside the built-in echo, 256 in flight; and 1 MB of raw bytes there and back through a handler alone, one at
         a time and 4 at once, beside the same bytes through a pair of pipes
   p     embed through the fleet, 1, 8 and 64 texts in flight, beside the same executor called in a loop
+  q     tensors: copies over simulated links beside what the links can do, a broadcast beside its tree, a pipeline over 4 GPUs beside the same work that
+        moves nothing, the ways between two processes beside a plain copy through shared memory, and a chain of tasks on a kept tensor beside sending it
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -42,9 +44,10 @@ pub(crate) enum Part {
     Predict,
     Handlers,
     Embed,
+    Data,
 }
 
-const ALL: [Part; 15] = [
+const ALL: [Part; 16] = [
     Part::Echo,
     Part::Claims,
     Part::Scaling,
@@ -60,6 +63,7 @@ const ALL: [Part; 15] = [
     Part::Predict,
     Part::Handlers,
     Part::Embed,
+    Part::Data,
 ];
 
 /// What was asked for.
@@ -161,6 +165,7 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "n" => Ok(Part::Predict),
             "o" => Ok(Part::Handlers),
             "p" => Ok(Part::Embed),
+            "q" => Ok(Part::Data),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()

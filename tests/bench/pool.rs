@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use devices::simulated::{SimulatedGpu, SimulatedOptions, Sleeper};
+use devices::simulated::{LinkSpeed, SimulatedGpu, SimulatedOptions, Sleeper};
 use executors::{Executors, ModelBounds, ModelCache, ModelCounts};
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerMetrics, WorkerOptions, WorkerParts};
 use prometheus::Registry;
-use protocol::{GpuId, Strategy};
+use protocol::{GpuId, Strategy, TaskBody};
 use serde_json::Value;
 use task_queue::{BodyBudget, RabbitMq, TaskQueue};
 use tokio::{task::JoinSet, time::timeout};
@@ -32,6 +32,8 @@ pub(crate) struct PoolPlan {
     pub(crate) slowed: usize,
     /// What they keep of models, where the part is about that.
     pub(crate) models: Option<KeptModels>,
+    /// How fast the links between them are, where the part is about tensors: then their workers know the kinds of tensors too, and take tasks of up to 32 MiB.
+    pub(crate) tensors: Option<LinkSpeed>,
 }
 
 /// What the GPUs of a pool keep of models.
@@ -45,7 +47,7 @@ pub(crate) struct KeptModels {
 
 impl PoolPlan {
     pub(crate) const fn new(name: String, gpus: usize, slots: u16) -> Self {
-        Self { name, gpus, slots, slowed: 0, models: None }
+        Self { name, gpus, slots, slowed: 0, models: None, tensors: None }
     }
 }
 
@@ -58,6 +60,7 @@ pub(crate) struct Pool {
     queues: Vec<Arc<RabbitMq>>,
     caches: Vec<Arc<ModelCache>>,
     model_mb: Option<u64>,
+    tensors: Option<LinkSpeed>,
 }
 
 impl Pool {
@@ -69,8 +72,12 @@ impl Pool {
         if let Some(models) = plan.models {
             names.configuration.gpu.multi_gpu.default_strategy = models.strategy;
         }
+        if plan.tensors.is_some() {
+            names.configuration.worker.body_bytes_max = 32 << 20;
+        }
         let (queues, caches, model_mb) = (Vec::new(), Vec::new(), plan.models.map(|models| models.memory_mb));
-        let mut pool = Self { names, registry, stop: Stop::default(), workers: JoinSet::new(), queues, caches, model_mb };
+        let (stop, workers, tensors) = (Stop::default(), JoinSet::new(), plan.tensors);
+        let mut pool = Self { names, registry, stop, workers, queues, caches, model_mb, tensors };
         for number in 0..plan.gpus {
             pool.add_worker(servers, number, (number < plan.slowed, &metrics)).await?;
         }
@@ -81,7 +88,8 @@ impl Pool {
     async fn add_worker(&mut self, servers: &Servers, number: usize, (slowed, metrics): (bool, &Arc<WorkerMetrics>)) -> Result<(), Fault> {
         let gpu_id = GpuId::new(format!("sim-{number}"))?;
         // As the real binary makes them.
-        let simulated = SimulatedOptions { sleeper: Sleeper::Precise, ..SimulatedOptions::new(gpu_id) };
+        let mut simulated = SimulatedOptions { sleeper: Sleeper::Precise, ..SimulatedOptions::new(gpu_id) };
+        simulated.peer_link = self.tensors.or(simulated.peer_link);
         let gpu = SimulatedGpu::new(simulated);
         if slowed {
             gpu.knobs().set_speed(0.5);
@@ -90,12 +98,16 @@ impl Pool {
         self.queues.push(Arc::clone(&queue));
         let cache = Arc::new(ModelCache::new(ModelBounds { memory_mb: self.model_mb, ..ModelBounds::default() }));
         self.caches.push(Arc::clone(&cache));
+        let mut executors = Executors::new().with(executors::echo()).with(executors::simulate_keeping(cache, &[]));
+        if self.tensors.is_some() {
+            executors = executors::data_kinds().into_iter().fold(executors, Executors::with);
+        }
         let parts = WorkerParts {
             queue,
             table: Arc::new(self.names.table(servers)?),
             store: Arc::new(self.names.store(servers).await?),
             device: Arc::new(gpu),
-            executors: Executors::new().with(executors::echo()).with(executors::simulate_keeping(cache, &[])),
+            executors,
             environment: environment(),
             options: WorkerOptions::of(&self.names.configuration, "bench"),
             metrics: Arc::clone(metrics),
@@ -108,6 +120,11 @@ impl Pool {
     /// A task for this pool, for a bare client.
     pub(crate) fn question(&self, kind: &'static str, payload: Value) -> Result<Question, Fault> {
         self.names.question(kind, payload)
+    }
+
+    /// A task as this body says, for a bare client.
+    pub(crate) fn asking(&self, kind: &'static str, body: &TaskBody) -> Question {
+        self.names.asking(kind, body)
     }
 
     /// A batch for this pool, for a bare client.
