@@ -30,7 +30,7 @@ pub fn small_bytes() -> Vec<u8> {
 /// As fast as CUDA goes: it spins while it waits, whatever a fleet in this process asked for before, and does without cudarc's tracking of events, as the fleet does. The process sees one GPU: it
 /// is CUDA's first.
 #[expect(unsafe_code, reason = "a flag that cudarc sets only with newer drivers, and one that is unsafe to clear")]
-fn context() -> Result<Arc<CudaContext>, Fault> {
+pub fn context() -> Result<Arc<CudaContext>, Fault> {
     driver::result::init()?;
     let (device, spins) = (driver::result::device::get(0)?, driver::sys::CUctx_flags::CU_CTX_SCHED_SPIN);
     // SAFETY: the device is one that the driver just gave; the flag is one that the call takes.

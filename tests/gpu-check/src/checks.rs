@@ -10,7 +10,7 @@ use crate::{
     bench::Bench,
     beside,
     finding::{Finding, Verdict},
-    handlers, health, host, memory, onnx, own, processes, resident, speed, torch, work,
+    handlers, health, host, kept, memory, neighbours, onnx, own, processes, resident, speed, torch, work,
 };
 
 /// One check.
@@ -66,7 +66,7 @@ impl Check {
 }
 
 /// Every check, in the order in which they run. The last ones take processes down.
-pub const CHECKS: [Check; 25] = [
+pub const CHECKS: [Check; 29] = [
     check("libraries are found, with versions", |bench| host::libraries(bench).boxed()),
     check("GPUs are those that `nvidia-smi` lists", |bench| host::discovery(bench).boxed()).without_cuda(),
     check("samples agree with `nvidia-smi`", |bench| host::samples(bench).boxed()),
@@ -82,6 +82,8 @@ pub const CHECKS: [Check; 25] = [
     check("fleet overhead per task, one at a time", |bench| speed::overhead(bench).boxed()),
     check("fleet throughput of a small kernel against a bare loop", |bench| speed::throughput(bench).boxed()).long(),
     check("the same, whose numbers travel as raw bytes", |bench| speed::raw_throughput(bench).boxed()).long(),
+    check("tensors come to the GPU and go as fast as bare copies", |bench| kept::copies(bench).boxed()).long(),
+    check("products of tensors that stay, beside sending them", |bench| kept::chain(bench).boxed()).long(),
     check("PyTorch and a worker share a GPU", |bench| beside::pytorch(bench).boxed()).long(),
     check("PyTorch's handler generates what plain PyTorch does", |bench| torch::generation(bench).boxed()).long(),
     check("PyTorch's handler gives the vectors of plain PyTorch", |bench| torch::embeddings(bench).boxed()).long(),
@@ -89,6 +91,8 @@ pub const CHECKS: [Check; 25] = [
     check("a killed handler gives its memory back, and is started again", |bench| handlers::killed(bench).boxed()).long(),
     check("a fault in a handler's kernel ends that handler alone", |bench| handlers::fault(bench).boxed()).long(),
     check("a killed process is started again, and memory is given back", |bench| processes::killed(bench).boxed()).long().without_cuda(),
+    check("another process reads a tensor where it lies", |bench| neighbours::handles(bench).boxed()),
+    check("memory of tensors comes back, freed or killed", |bench| neighbours::given_back(bench).boxed()).long().without_cuda(),
     check("a fault on the GPU is noticed and ends its process alone", |bench| processes::fault(bench).boxed()).long(),
     check("the driver tells of the fault by a Xid event", |bench| processes::xid(bench).boxed()).long(),
     check("a kernel that never ends is noticed", |bench| processes::hang(bench).boxed()).long(),

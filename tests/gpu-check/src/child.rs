@@ -10,7 +10,12 @@ use devices::{
     },
 };
 
-use crate::{Fault, bench::Bench, report};
+use crate::{
+    Fault,
+    bench::Bench,
+    neighbours::{self, EXPORTS, KEEPS},
+    report,
+};
 
 /// Memory that the holder keeps, in bytes.
 pub const HELD: usize = 2 << 30;
@@ -29,6 +34,8 @@ pub async fn play(role: &str, bench: &Bench) -> ! {
         "hold" => hold(bench).await,
         "fault" => lose(bench, FAULT, "fault").await,
         "spin" => lose(bench, SPIN, "spin").await,
+        EXPORTS => neighbours::export(bench).await,
+        KEEPS => neighbours::keep(bench).await,
         other => Err(format!("there is no role {other:?}").into()),
     };
     match played {

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod bare;
+mod bare_copies;
 mod bench;
 mod beside;
 mod checks;
@@ -17,8 +18,10 @@ mod fleet;
 mod handlers;
 mod health;
 mod host;
+mod kept;
 mod look;
 mod memory;
+mod neighbours;
 mod numbers;
 mod onnx;
 mod own;

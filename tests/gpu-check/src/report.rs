@@ -84,6 +84,7 @@ impl Report {
         if self.gpus < 2 {
             left.push("Whatever needs two GPUs: ways between GPUs (NVLink, PCIe switches), peer access, isolation of one GPU's faults from another's worker, claiming among GPUs.".to_owned());
         }
+        left.push("Tensors that go from one GPU to another (over NVLink or PCIe, to one or to many), and how fast: each check sees one GPU. Simulated GPUs and fake libraries play them in `tests/devices` and `tests/end_to_end`.".to_owned());
         left.push("Xid events of failing hardware, uncorrectable ECC errors, a GPU that falls off the bus, a driver that hangs: they cannot be caused at will. Fake libraries play them in `tests/devices` and `tests/programs`.".to_owned());
         left.push("MIG instances, unless the GPU is in MIG mode.".to_owned());
         left.push("Real RabbitMQ and Redis: this machine needs none; the fleet of these checks is embedded.".to_owned());

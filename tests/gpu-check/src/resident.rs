@@ -32,7 +32,7 @@ async fn fastest<F: Future<Output = Result<(), MemoryError>> + Send>(bytes: usiz
 }
 
 /// Bytes that no other run has, and that differ from place to place.
-fn fresh(bench: &Bench, bytes: usize) -> Bytes {
+pub fn fresh(bench: &Bench, bytes: usize) -> Bytes {
     let block: Vec<u8> = random(bench.seed, 11, 1 << 16).into_iter().flat_map(f64::to_le_bytes).collect();
     let mut data = block.repeat(bytes.div_ceil(block.len()));
     data.chunks_mut(block.len()).zip(0_u64..).for_each(|(block, number)| block[..8].copy_from_slice(&number.to_le_bytes()));
