@@ -141,9 +141,8 @@ pub async fn handles(bench: &Bench) -> Finding {
 pub async fn keep(bench: &Bench) -> Result<(), Fault> {
     let gpu = bench.open().await?;
     let memory = gpu.memory().ok_or("the GPU has no memory for tensors")?;
-    let mut told = BufReader::new(tokio::io::stdin()).lines();
     let mut held = Vec::new();
-    while let Some(what) = told.next_line().await? {
+    while let Some(what) = tokio::task::spawn_blocking(|| std::io::stdin().lines().next().transpose()).await?? {
         match what.as_str() {
             TAKE => {
                 for _ in 0..TENSORS {

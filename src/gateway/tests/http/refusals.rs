@@ -85,7 +85,7 @@ const ROWS: [Row; 45] = [
         r#"{"kind":"echo","prioritiy":1}"#,
         NOT_VALID,
         "prioritiy",
-        "prioritiy: is unknown; known are delay_ms, gpu_options, group, items, kind, limits, needs, not_before_ms, on_error, payload, priority, progress, task_id",
+        "prioritiy: is unknown; known are delay_ms, gpu_options, group, items, keep_as, kind, limits, needs, not_before_ms, on_error, on_missing, payload, priority, progress, task_id",
     ),
     (
         TASKS,

@@ -231,7 +231,7 @@ fn an_unknown_key_is_answered_with_what_was_meant() {
         ("lease_ms=1", "did you mean worker.lease_ms?"),
         ("gpu.max_concurrent_tasks_per_gpu=1", "did you mean gpu.multi_gpu.max_concurrent_tasks_per_gpu?"),
         ("store.zzz=1", "known here are group_members_max, groups_max, outcome_retention_ms"),
-        ("zzz=1", "known here are amqp, batch, gateway, gpu, handlers, kernel"),
+        ("zzz=1", "known here are amqp, batch, data, gateway, gpu, handlers, kernel"),
         ("log=info", "is a section, not a value; its keys are json, level"),
         ("worker.lease_ms.x=1", "did you mean worker.lease_ms?"),
     ];

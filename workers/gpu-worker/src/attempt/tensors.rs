@@ -84,10 +84,13 @@ impl<'a> AttemptTensors<'a> {
         if self.asked.takes == TakesTensors::OnGpu {
             let given = RunTensors::new(Arc::clone(&data.plane), inputs, keeping.cloned());
             let result = run_within(trying, (self.task, trying.payload), given).await?;
-            if let Some(keeping) = keeping {
-                keeping::check_all_kept(&data.plane, keeping, &result)?;
-            }
-            return Ok(result);
+            let Some(keeping) = keeping else { return Ok(result) };
+            return match keeping::check_all_kept(&data.plane, keeping, &result) {
+                // A program that takes tensors where they lie gives its outputs as raw bytes all the same.
+                Err(_) if !result.segments.is_empty() => Ok(keeping::keep_segments(&data.plane, keeping, result).await?),
+                Err(failure) => Err(failure.into()),
+                Ok(()) => Ok(result),
+            };
         }
         let result = if inputs.is_empty() {
             run_within(trying, (self.task, trying.payload), data.plain.clone()).await?

@@ -121,8 +121,10 @@ impl Duties {
         let found = shared.ask(&names).await?;
         for (name, version) in looked {
             let latest = version_meant(&protocol::TensorRef::latest(name.clone()), &found);
-            if latest.is_some_and(|latest| latest > version) && shared.store.free(&name, Some(version)).is_some() {
-                tracing::debug!(tensor = %name, version, ?latest, "a newer version is elsewhere");
+            if let Some(latest) = latest.filter(|latest| *latest > version)
+                && shared.store.free(&name, Some(version)).is_some()
+            {
+                tracing::debug!(tensor = %name, version, latest, "a newer version is elsewhere");
                 self.shared.tell_later([(name, version)]);
             }
         }
