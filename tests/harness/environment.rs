@@ -1,6 +1,10 @@
 //! A deterministic environment: the clock is tokio's (which a test may pause), randomness is seeded, jobs run on the test's runtime.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
 
 use protocol::{
     Environment,
@@ -21,6 +25,14 @@ pub fn seeded(seed: u64) -> Environment {
         random: Arc::new(SeededRandom(Mutex::new(ChaCha8Rng::seed_from_u64(seed)))),
         spawner: Arc::new(RuntimeSpawner),
     }
+}
+
+/// A seed that each test has for itself, and at every run: the workers of a process's fleets are told apart by the random names that they take at their start, as those of the world are.
+#[must_use]
+pub fn seed_of_test() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    thread::current().name().hash(&mut hasher);
+    hasher.finish()
 }
 
 struct TokioClock {

@@ -117,7 +117,7 @@ impl Fleet {
     pub fn of(gpus: usize) -> FleetPlan {
         FleetPlan {
             gpus,
-            environment: crate::environment::seeded(1),
+            environment: crate::environment::seeded(crate::environment::seed_of_test()),
             configuration: without_data_ports(Configuration::default()),
             real: false,
             own: None,

@@ -117,13 +117,15 @@ pub struct TensorStore {
     entries: Mutex<Entries>,
     /// An eviction has ended, or a return to the GPU; or what was to return need not.
     moved: Notify,
+    /// A tensor came.
+    filled: Notify,
 }
 
 impl TensorStore {
     /// Of a GPU that has a [`DeviceMemory`]. `now_ms` tells the time, Unix time in ms.
     #[must_use]
     pub fn new(device: Arc<dyn Device>, bounds: TensorBounds, now_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Self {
-        Self { device, bounds, now_ms, held: Arc::default(), entries: Mutex::default(), moved: Notify::new() }
+        Self { device, bounds, now_ms, held: Arc::default(), entries: Mutex::default(), moved: Notify::new(), filled: Notify::new() }
     }
 
     /// A tensor, in the GPU's memory: one that was evicted to the host's is brought back. `version` `None`: the latest. It counts as used. `None`: it is not here.
@@ -143,6 +145,17 @@ impl TensorStore {
                 // Somebody else brings it back. Where that comes to nothing, the next one tries.
                 Found::Returning => moved.await,
             }
+        }
+    }
+
+    /// Waits until there is any tensor here, or any that went away and of which [`gone`](Self::gone) tells.
+    pub async fn until_any(&self) {
+        loop {
+            let filled = self.filled.notified();
+            if !self.entries().is_empty() {
+                return;
+            }
+            filled.await;
         }
     }
 

@@ -42,16 +42,19 @@ impl Teller {
             tokio::select! {
                 biased;
                 () = self.signals.last_beat.cancelled() => return,
-                () = tokio::time::sleep(self.me.options.lease / 3) => {}
-            }
-            if data.state().tensors == 0 {
-                continue;
+                () = self.next_look(&data.plane) => {}
             }
             looks += 1;
             if looks.is_multiple_of(TELL_EVERY) || self.may_have_been_emptied().await {
                 self.tell(&data.plane).await;
             }
         }
+    }
+
+    /// A GPU that has nothing waits until it has.
+    async fn next_look(&self, plane: &DataPlane) {
+        plane.store().until_any().await;
+        tokio::time::sleep(self.me.options.lease / 3).await;
     }
 
     /// A table that does not answer is told once it does.

@@ -48,9 +48,17 @@ impl Duties {
             tokio::select! {
                 biased;
                 () = self.shared.due.notified() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                () = self.next_round() => {}
             }
         }
+    }
+
+    /// Where there is nothing, there is nothing to do either.
+    async fn next_round(&self) {
+        if !self.shared.is_untold() {
+            self.shared.store.until_any().await;
+        }
+        tokio::time::sleep(EVERY).await;
     }
 
     /// Tells the table of what went away.

@@ -124,6 +124,11 @@ impl Shared {
         self.due.notify_one();
     }
 
+    /// Whether there is something of which the table is to be told.
+    pub(crate) fn is_untold(&self) -> bool {
+        !self.untold.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Of what the table is to be told.
     pub(crate) fn take_untold(&self) -> Vec<(TensorName, u64)> {
         std::mem::take(&mut self.untold.lock().unwrap_or_else(PoisonError::into_inner))

@@ -101,6 +101,7 @@ impl Arriving {
         let now_ms = store.now_ms();
         // Bound to a name, so that what is replaced gives its memory back when the lock is no longer held.
         let put = store.entries().put(&tensor, if_exists, now_ms);
+        store.filled.notify_waiters();
         // Those who wait for an older version to come back have this one now.
         store.moved.notify_waiters();
         put.map(|(used, _replaced)| used)

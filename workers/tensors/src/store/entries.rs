@@ -232,6 +232,11 @@ impl Entries {
         Ok(has_place)
     }
 
+    /// Whether nothing is kept, and nothing is to be told of what was.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.gone.is_empty()
+    }
+
     /// It has arrived, or will not.
     pub(super) fn expect_no_more(&mut self, name: &TensorName) {
         if let Some(count) = self.arriving.get_mut(name) {
