@@ -12,12 +12,15 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use devices::Use;
-use protocol::{Framed, Json, Kind, SegmentRef, Segments, TensorName, TensorRef, TensorShape};
+use protocol::{ErrorCode, Framed, Json, Kind, SegmentRef, Segments, TensorName, TensorRef, TensorShape};
 use serde::Serialize;
 use tensors::TensorAbout;
 
 use super::{reading, unless_cancelled};
 use crate::{Executor, Failure, Run, TakesTensors, occupy::occupy, payload::Fields, schemas};
+
+/// Most bytes that are read at once, for they lie in the host's memory before it shows that no reply carries them. None is so large.
+const READ_BYTES_MAX: u64 = 1 << 30;
 
 pub(super) struct Get;
 
@@ -58,7 +61,16 @@ impl Asked {
         if from > total {
             return Err(Failure::invalid("payload.from", format!("is {from}, and the tensor has {total} bytes")));
         }
-        Ok(from..self.bytes.map_or(total, |bytes| from.saturating_add(bytes).min(total)))
+        let range = from..self.bytes.map_or(total, |bytes| from.saturating_add(bytes).min(total));
+        let bytes = range.end - range.start;
+        if bytes > READ_BYTES_MAX {
+            let message = format!(
+                "{bytes} bytes are more than any reply carries, and were not read: read the tensor in parts (from, bytes), or by GET /api/v1/tensors/{}",
+                self.reference.tensor
+            );
+            return Err(Failure { code: ErrorCode::ReplyTooLarge.into(), message, field: Some("result".to_owned()), ..Failure::default() });
+        }
+        Ok(range)
     }
 
     /// What the result says of these bytes.
@@ -130,6 +142,15 @@ mod tests {
         }
         let refused = asked(json!({"tensor": "x", "from": 25})).range(24).unwrap_err();
         assert_eq!((refused.field.as_deref(), refused.message.as_str()), (Some("payload.from"), "is 25, and the tensor has 24 bytes"));
+    }
+
+    #[test]
+    fn what_no_reply_carries_is_not_read() {
+        let of_large = |payload| asked(payload).range(100 << 30);
+        let refused = of_large(json!({"tensor": "x", "from": 8})).unwrap_err();
+        assert_eq!((refused.code.as_str(), refused.field.as_deref(), refused.retry), ("reply_too_large", Some("result"), false));
+        assert!(refused.message.contains("/api/v1/tensors/x"), "{}", refused.message);
+        assert_eq!(of_large(json!({"tensor": "x", "from": 8, "bytes": READ_BYTES_MAX})), Ok(8..READ_BYTES_MAX + 8));
     }
 
     #[test]

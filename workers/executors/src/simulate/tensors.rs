@@ -12,6 +12,8 @@ use crate::{Failure, RunTensors, payload::Fields};
 const INPUTS_MAX: usize = 64;
 /// The most that `add` may be, up or down: up to here a double holds every whole number.
 const ADD_MAX: f64 = 9_007_199_254_740_992.0;
+/// Most bytes of an input: it lies in the host's memory, and so does the sum.
+const INPUT_BYTES_MAX: u64 = 4 << 30;
 /// What is added up at once, in bytes, before others have their turn.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -58,7 +60,7 @@ impl Sum {
             let field = format!("payload.inputs[{at}]");
             let tensor = tensors.input(reference, &field)?;
             let shape = &tensor.about().shape;
-            let length = usize::try_from(tensor.about().bytes()).map_err(|_| Failure::invalid(&field, "is too large"))?;
+            let length = length_of(tensor.about().bytes(), &field)?;
             let bytes = memory.read(tensor.buffer(), 0, length).await.map_err(failure)?;
             match &mut sum {
                 None => {
@@ -99,6 +101,12 @@ fn inputs(fields: &mut Fields) -> Result<Option<Vec<TensorRef>>, Failure> {
         TensorRef::read(input).ok_or_else(wrong)
     };
     inputs.iter().enumerate().map(input).collect::<Result<Vec<_>, _>>().map(Some)
+}
+
+/// Of an input that has so many bytes.
+fn length_of(bytes: u64, field: &str) -> Result<usize, Failure> {
+    let length = usize::try_from(bytes).ok().filter(|_| bytes <= INPUT_BYTES_MAX);
+    length.ok_or_else(|| Failure::invalid(field, format!("has {bytes} bytes; what is added up on the host has at most {INPUT_BYTES_MAX}")))
 }
 
 fn cannot_be_added(field: &str, dtype: DType) -> Failure {
@@ -243,6 +251,13 @@ mod tests {
         assert_eq!([field(None, 0), field(Some(&sum), 0), field(Some(&sum), 1)], [None, None, None]);
         assert_eq!(field(None, 1).as_deref(), Some("payload.inputs"));
         assert_eq!(field(Some(&sum), 2).as_deref(), Some("keep_as"));
+    }
+
+    #[test]
+    fn an_input_that_the_hosts_memory_may_not_hold_is_refused() {
+        assert_eq!(length_of(INPUT_BYTES_MAX, "payload.inputs[0]"), Ok(4 << 30));
+        let refused = length_of(INPUT_BYTES_MAX + 1, "payload.inputs[0]").unwrap_err();
+        assert_eq!((refused.field.as_deref(), refused.retry), (Some("payload.inputs[0]"), false));
     }
 
     #[test]
