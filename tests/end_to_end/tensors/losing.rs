@@ -7,12 +7,12 @@ use protocol::{GpuId, Outcome};
 use serde_json::json;
 use task_store::Cancel;
 use tests::{
-    fleet::FleetPlan,
+    fleet::{Fleet, FleetPlan, with_data_kinds},
     tasks::{PATIENCE, on, reply, result, started, task},
     until::until,
 };
 
-use super::{bytes, error, fleet, moved, putting, read, reading, told, waiting};
+use super::{bytes, error, executors, fleet, moved, putting, read, reading, told, waiting};
 
 /// Longest wait for a reply, on a paused clock.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -42,6 +42,27 @@ async fn a_task_that_waits_for_a_tensor_runs_once_it_is_made_and_says_what_it_wa
     result(&reply(&fleet.producer, putting("later", &content)).await);
     let answer = pending.await.unwrap();
     assert_eq!((read(&answer), answer.attempt), (vec![content], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_copies_and_gathers_waits_without_a_slot_too_and_what_frees_does_not_wait() {
+    let fleet = Fleet::of(2).executors(with_data_kinds(executors())).start().await;
+    for (kind, payload, made) in [
+        ("tensor.copy", json!({"tensor": "later", "to": "all"}), "later"),
+        ("tensor.gather", json!({"batch": "part", "items": 1, "name": "whole"}), "part.0"),
+    ] {
+        let pending = fleet.producer.pending(waiting(task(kind, payload)), HOUR).await.unwrap();
+        until("its status says so", async || {
+            let status = fleet.producer.status(pending.task_id()).await.unwrap();
+            status.and_then(|status| status.waiting_for).is_some_and(|why| why.contains(&format!("the tensor {made}")))
+        })
+        .await;
+        assert_eq!(fleet.counted("gpufleet_run_seconds_count", kind), 0.0, "it took no slot");
+        result(&reply(&fleet.producer, putting(made, &bytes(1_000, 1))).await);
+        result(&pending.await.unwrap());
+    }
+    let freeing = waiting(task("tensor.free", json!({"tensor": "nowhere"})));
+    assert_eq!(error(&reply(&fleet.producer, freeing).await).0, "tensor_missing");
 }
 
 #[tokio::test(start_paused = true)]

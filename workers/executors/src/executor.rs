@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use devices::Device;
 use protocol::{
-    ErrorCode, Framed, GpuRow, Json, Kind, Segments, Task,
+    ErrorCode, Framed, GpuRow, Json, Kind, Segments, Task, TensorRef,
     gpu::{LoadableModel, ModelState},
 };
 use tokio_util::sync::CancellationToken;
@@ -127,6 +127,11 @@ pub trait Executor: Send + Sync + 'static {
     /// object like any other.
     fn takes_tensors(&self) -> TakesTensors {
         TakesTensors::No
+    }
+
+    /// The tensors that a payload names, of a kind that takes some. Default: every `{"tensor": "x"}` in it.
+    fn tensors_named(&self, payload: &Json) -> Vec<TensorRef> {
+        TensorRef::all_in(payload)
     }
 
     /// How large a payload is, in whatever bounds a run: tokens, pixels, bytes. Default: 1.

@@ -12,6 +12,8 @@ use crate::Failure;
 pub enum TakesTensors {
     /// Not at all.
     No,
+    /// Not as content: the kind does something with them wherever they are. The worker sees to it that they are somewhere before the task takes a slot.
+    ByName,
     /// As raw bytes: the worker reads them from the GPU and gives them as segments, with `{"$segment": n, "dtype", "shape"}` in the place of each `{"tensor": ...}`.
     AsSegments,
     /// On the GPU, as [`RunTensors::input`]; outputs that are to stay it hands to [`RunTensors::keep`].

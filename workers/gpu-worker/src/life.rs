@@ -43,6 +43,9 @@ use crate::{
     settle::carry_out::{Settled, carry_out},
 };
 
+/// How long a task is kept in hand whose tensor was gone when it ran, before it is given back.
+const MISSING_PAUSE: Duration = Duration::from_secs(1);
+
 /// Lives the life of one delivery, in the slot of the task that it was fetched to follow, if it was. Whatever happens, the delivery is acked only when what must follow it is
 /// safe.
 pub(crate) fn live(context: Arc<Context>, in_hand: InHand, follows_in: Option<Slot>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -381,6 +384,8 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
         Ended::TensorMissing(error) => {
             tracing::debug!(task_id = %task.id, error = error.message, "a tensor that it names is gone: it waits until that is there again");
             context.ports.hand_back(&task.id, token).await;
+            // As long as the table still knows of what is gone, it runs again, and not at once. A stop ends the pause, and it is given back all the same.
+            let _ = context.ports.pause(MISSING_PAUSE).await;
             return Ok(Disposition::GiveBack);
         }
         Ended::Failed(error, after) | Ended::FailedBeside(error, after) if may_retry => return retry(None, error, after),

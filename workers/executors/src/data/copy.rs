@@ -14,7 +14,7 @@ use serde::Serialize;
 use tensors::CopiedTo;
 
 use super::{reading, unless_cancelled};
-use crate::{Executor, Failure, Run, payload::Fields, schemas};
+use crate::{Executor, Failure, Run, TakesTensors, payload::Fields, schemas};
 
 /// The word for every GPU.
 const ALL: &str = "all";
@@ -100,6 +100,10 @@ impl Executor for CopyTo {
 
     fn failures_blame_gpu(&self) -> bool {
         false
+    }
+
+    fn takes_tensors(&self) -> TakesTensors {
+        TakesTensors::ByName
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {

@@ -14,7 +14,7 @@ use super::{
     reading::{self, Keeping},
     unless_cancelled,
 };
-use crate::{Executor, Failure, Run, occupy::occupy, payload::Fields, schemas};
+use crate::{Executor, Failure, Run, TakesTensors, occupy::occupy, payload::Fields, schemas};
 
 pub(super) struct Gather;
 
@@ -84,6 +84,18 @@ impl Executor for Gather {
 
     fn failures_blame_gpu(&self) -> bool {
         false
+    }
+
+    fn takes_tensors(&self) -> TakesTensors {
+        TakesTensors::ByName
+    }
+
+    /// Also those of a batch. Of a payload that it does not take there are none: it is refused when it runs.
+    fn tensors_named(&self, payload: &Json) -> Vec<TensorRef> {
+        let mut named = Asked::read(payload).map_or_else(|_| Vec::new(), |asked| asked.parts);
+        named.sort();
+        named.dedup();
+        named
     }
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {

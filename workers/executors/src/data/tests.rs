@@ -14,11 +14,26 @@ fn executor(kind: &str) -> Arc<dyn Executor> {
 #[test]
 fn only_what_reads_a_tensor_wants_it_on_its_gpu_and_none_blames_the_gpu() {
     let told: Vec<_> = data_kinds().iter().map(|executor| (executor.kind().to_string(), executor.takes_tensors())).collect();
-    let no = |kind: &str| (kind.to_owned(), TakesTensors::No);
-    let expected =
-        [no("tensor.put"), ("tensor.get".to_owned(), TakesTensors::OnGpu), no("tensor.copy"), no("tensor.gather"), no("tensor.free")];
-    assert_eq!(told, expected);
+    let expected = [
+        ("tensor.put", TakesTensors::No),
+        ("tensor.get", TakesTensors::OnGpu),
+        ("tensor.copy", TakesTensors::ByName),
+        ("tensor.gather", TakesTensors::ByName),
+        ("tensor.free", TakesTensors::No),
+    ];
+    assert_eq!(told, expected.map(|(kind, takes)| (kind.to_owned(), takes)));
     assert!(data_kinds().iter().all(|executor| !executor.failures_blame_gpu()));
+}
+
+#[test]
+fn what_copies_and_gathers_says_which_tensors_it_needs() {
+    let named = |kind: &str, payload: Value| -> Vec<String> {
+        executor(kind).tensors_named(&payload.into()).into_iter().map(|reference| reference.tensor.to_string()).collect()
+    };
+    assert_eq!(named("tensor.copy", json!({"tensor": "x", "to": "all"})), ["x"]);
+    assert_eq!(named("tensor.gather", json!({"batch": "p", "items": 2, "name": "x"})), ["p.0", "p.1"]);
+    assert_eq!(named("tensor.gather", json!({"tensors": [{"tensor": "b"}, {"tensor": "a"}, {"tensor": "b"}], "name": "x"})), ["a", "b"]);
+    assert!(named("tensor.gather", json!({"batch": "p", "name": "x"})).is_empty(), "it is refused when it runs");
 }
 
 #[tokio::test]

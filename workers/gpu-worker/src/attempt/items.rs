@@ -17,7 +17,6 @@ use super::{
     batching::{Answer, Failed},
     memory::{Gathering, Trying, Work, lacks_memory},
     running::{error_of, words},
-    tensors::waits_for_tensor,
 };
 
 /// The pause before items are tried again; it doubles with each.
@@ -145,7 +144,7 @@ impl Items<'_> {
                 }
                 Err(failed) if failed.failure.crashed || work.context.gpu.device.is_lost() => return Err(failed),
                 // All of them wait, not this one alone.
-                Err(failed) if waits_for_tensor(work.task, &failed.failure) => return Err(failed),
+                Err(failed) if work.tensors.is_some_and(|tensors| tensors.is_waited_for(&failed.failure)) => return Err(failed),
                 Err(failed) if failed.failure.retry => round.again.push((index, failed)),
                 Err(failed) => {
                     round.failed_for_good = self.failed_for_good(index, failed.failure);

@@ -13,7 +13,7 @@ use super::{
     items::{self, CameOut, ItemsRan, ItemsSoFar},
     memory::{Gathering, Trying, Work, lacks_memory},
     progress::Relay,
-    tensors::{AttemptTensors, is_of_data, waits_for_tensor},
+    tensors::{AttemptTensors, is_of_data},
 };
 use crate::{
     context::Context,
@@ -144,7 +144,9 @@ async fn run_in_time(context: &Context, task: &Task, in_hand: &InHand, token: To
             context.ports.stop.now.cancel();
             Err(Abandoned)
         }
-        Ended::ByItself(Ok(Err(failed))) if waits_for_tensor(task, &failed.failure) => Ok(Outcome::TensorMissing(error_of(failed.failure))),
+        Ended::ByItself(Ok(Err(failed))) if tensors.as_ref().is_some_and(|tensors| tensors.is_waited_for(&failed.failure)) => {
+            Ok(Outcome::TensorMissing(error_of(failed.failure)))
+        }
         Ended::ByItself(Ok(Err(failed))) => Ok(failed.into()),
         Ended::ByItself(Err(panic)) => {
             let message = format!("the executor panicked: {}", words(&*panic));

@@ -50,11 +50,6 @@ pub(crate) struct AttemptTensors<'a> {
 /// Inputs on this GPU, by what the payload says.
 type Inputs = BTreeMap<TensorRef, Arc<Tensor>>;
 
-/// Whether a payload failed for want of a tensor, and its task is to wait until that is there.
-pub(crate) fn waits_for_tensor(task: &Task, failure: &Failure) -> bool {
-    task.body.on_missing == OnMissing::Wait && failure.code == ErrorCode::TensorMissing.name()
-}
-
 /// Whether a failure is one of the fleet's data: it says nothing of the GPU.
 pub(crate) fn is_of_data(failure: &Failure) -> bool {
     let code = ErrorCode::named(&failure.code);
@@ -66,12 +61,19 @@ impl<'a> AttemptTensors<'a> {
         Self { context, task, asked, token }
     }
 
+    /// Whether a payload failed for want of a tensor, and its task is to wait until that is there. A task of which it is not known which ones it needs would not wait, but run again and again.
+    pub(super) fn is_waited_for(&self, failure: &Failure) -> bool {
+        let is_missing = failure.code == ErrorCode::TensorMissing.name();
+        is_missing && self.task.body.on_missing == OnMissing::Wait && !self.asked.references.is_empty()
+    }
+
     /// Runs a payload, once what it names is here, and sees to it that what is to stay does. Where it fails nothing of it stays.
     pub(super) async fn run(&self, trying: Trying<'_>) -> Answer {
         let Some(data) = self.context.gpu.data.get() else { return Err(self.nothing_is_kept_here().into()) };
         let keeping = self.keeping(trying.item);
         let answer = self.run_and_keep(data, &trying, keeping.as_ref()).await;
-        if answer.is_err()
+        // What comes after the attempt was ended is no result of it.
+        if (answer.is_err() || trying.work.cancel.is_cancelled())
             && let Some(keeping) = &keeping
         {
             keeping::let_go(&data.plane, keeping).await;
@@ -122,7 +124,7 @@ impl<'a> AttemptTensors<'a> {
     /// Brings what a payload names to this GPU. Where there is too little memory, what is kept to save time makes way.
     async fn bring(&self, data: &Data, trying: &Trying<'_>) -> Result<Inputs, Failure> {
         let references = match (self.asked.takes, trying.item) {
-            (TakesTensors::No, _) => return Ok(Inputs::new()),
+            (TakesTensors::No | TakesTensors::ByName, _) => return Ok(Inputs::new()),
             (_, None) => self.asked.references.clone(),
             (_, Some(_)) => TensorRef::all_in(trying.payload),
         };

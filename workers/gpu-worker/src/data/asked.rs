@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use executors::{Executors, TakesTensors};
+use executors::{Executor, Executors, TakesTensors};
 use protocol::{Task, TensorRecord, TensorRef};
 use tensors::{DataError, DataPlane};
 use tokio::time::Instant;
@@ -26,8 +26,12 @@ pub(crate) struct AskedTensors {
 impl AskedTensors {
     /// `None`: it names none that its kind would take, and keeps none.
     pub(crate) fn of(executors: &Executors, task: &Task) -> Option<Arc<Self>> {
-        let takes = executors.get(&task.kind).map_or(TakesTensors::No, |executor| executor.takes_tensors());
-        let references = if takes == TakesTensors::No { Vec::new() } else { named(task) };
+        let executor = executors.get(&task.kind);
+        let takes = executor.as_ref().map_or(TakesTensors::No, |executor| executor.takes_tensors());
+        let references = match &executor {
+            Some(executor) if takes != TakesTensors::No => named(executor.as_ref(), task),
+            _ => Vec::new(),
+        };
         (!references.is_empty() || task.body.keep_as.is_some()).then(|| Arc::new(Self { takes, references, found: Mutex::default() }))
     }
 
@@ -57,11 +61,11 @@ impl AskedTensors {
     }
 }
 
-fn named(task: &Task) -> Vec<TensorRef> {
+fn named(executor: &dyn Executor, task: &Task) -> Vec<TensorRef> {
     match &task.body.items {
-        None => TensorRef::all_in(&task.body.payload),
+        None => executor.tensors_named(&task.body.payload),
         Some(items) => {
-            let mut named: Vec<TensorRef> = items.iter().flat_map(TensorRef::all_in).collect();
+            let mut named: Vec<TensorRef> = items.iter().flat_map(|item| executor.tensors_named(item)).collect();
             named.sort();
             named.dedup();
             named
@@ -72,7 +76,7 @@ fn named(task: &Task) -> Vec<TensorRef> {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use executors::{Executor, Failure, Run};
+    use executors::{Failure, Run};
     use protocol::{BodyHash, DeliveryId, Framed, Json, KeepAs, Kind, TaskBody, TaskId, TensorName};
     use serde_json::json;
 
