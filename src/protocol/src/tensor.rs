@@ -5,6 +5,8 @@ mod reference;
 mod view;
 mod way;
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +43,7 @@ impl TensorShape {
 }
 
 /// How the other processes of a fleet reach the tensors of one GPU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DataPort {
     /// `host:port`, for every host. Absent: only processes of the same host reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +55,14 @@ pub struct DataPort {
     pub system: String,
     /// Who does not give it is refused. Whoever can read the table has it.
     pub key: String,
+}
+
+impl fmt::Debug for DataPort {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, socket, system, key: _ } = self;
+        // The key is a secret, and rows and records find their way into errors and logs.
+        formatter.debug_struct("DataPort").field("address", address).field("socket", socket).field("system", system).finish_non_exhaustive()
+    }
 }
 
 /// Where a copy of a tensor lies.
@@ -142,6 +152,13 @@ const fn is_zero(number: &u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_key_of_a_data_port_is_in_no_log() {
+        let port = DataPort { address: Some("gpu-1:81".to_owned()), socket: None, system: "s".to_owned(), key: "secret".to_owned() };
+        let shown = format!("{port:?}");
+        assert!(shown.contains("gpu-1:81") && !shown.contains("secret"), "{shown}");
+    }
 
     #[test]
     fn a_shape_says_how_many_bytes_it_has() {

@@ -1,6 +1,6 @@
 //! What is said at the socket that speaks of memory.
 
-use std::{ops::Range, path::PathBuf};
+use std::{fmt, ops::Range, path::PathBuf};
 
 use data_link::Refused;
 use protocol::{Checksum, TensorName, TensorRecord};
@@ -27,12 +27,19 @@ impl Request {
 }
 
 /// A tensor that is wanted.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct WantedTensor {
     /// That of the data port.
     pub(crate) key: String,
     pub(crate) name: TensorName,
     pub(crate) version: u64,
+}
+
+impl fmt::Debug for WantedTensor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key is a secret.
+        formatter.debug_struct("WantedTensor").field("name", &self.name).field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 /// A tensor that is wanted, and where.
@@ -114,6 +121,13 @@ pub(crate) enum Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_key_is_in_no_log() {
+        let wanted = WantedTensor { key: "secret".to_owned(), name: TensorName::new("x").unwrap(), version: 7 };
+        let shown = format!("{:?}", Request::Peer(wanted));
+        assert!(shown.contains('7') && !shown.contains("secret"), "{shown}");
+    }
 
     #[test]
     fn pieces_take_turns_in_the_chunks_of_a_ring() {
