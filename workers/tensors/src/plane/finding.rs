@@ -1,5 +1,7 @@
 //! Which copies references mean.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use protocol::{TensorName, TensorRecord, TensorRef};
 
 use super::Shared;
@@ -21,28 +23,28 @@ impl Shared {
 
     /// Adds what is here and not in the table, which may have lost it or not have heard of it yet.
     fn add_own(&self, names: &[TensorName], found: &mut Vec<TensorRecord>) {
-        for name in names {
-            if let Some(stored) = self.store.look(name)
-                && !found.iter().any(|record| record.name == *name && record.version == stored.about.version && self.is_own(record))
-            {
-                found.push(self.record(&stored.about, stored.place, stored.last_used_ms));
-            }
-        }
+        let told: BTreeSet<_> = found.iter().filter(|record| self.is_own(record)).map(|record| (&record.name, record.version)).collect();
+        let here = names.iter().filter_map(|name| self.store.look(name));
+        let untold = here.filter(|stored| !told.contains(&(&stored.about.name, stored.about.version)));
+        let untold: Vec<_> = untold.map(|stored| self.record(&stored.about, stored.place, stored.last_used_ms)).collect();
+        found.extend(untold);
     }
 }
 
-/// The copies that references mean, in their order, each once.
+/// The copies that references mean, in their order, each once. A batch names thousands: none of them is looked for among all.
 fn meant(references: &[TensorRef], found: &[TensorRecord]) -> Result<Vec<TensorRecord>, DataError> {
-    let mut all: Vec<TensorRecord> = Vec::new();
+    let mut by_name: BTreeMap<&TensorName, Vec<&TensorRecord>> = BTreeMap::new();
+    for record in found {
+        by_name.entry(&record.name).or_default().push(record);
+    }
+    let (mut all, mut taken) = (Vec::new(), BTreeSet::new());
     for reference in references {
-        let Some(version) = version_meant(reference, found) else {
+        let named = by_name.get(&reference.tensor).map_or(&[][..], Vec::as_slice);
+        let Some(version) = version_among(reference, named.iter().copied()) else {
             return Err(DataError::Missing { name: reference.tensor.clone(), version: reference.version });
         };
-        let before = all.len();
-        for record in found.iter().filter(|record| record.name == reference.tensor && record.version == version) {
-            if !all[..before].contains(record) {
-                all.push(record.clone());
-            }
+        if taken.insert((&reference.tensor, version)) {
+            all.extend(named.iter().filter(|record| record.version == version).map(|record| (*record).clone()));
         }
     }
     Ok(all)
@@ -50,9 +52,14 @@ fn meant(references: &[TensorRef], found: &[TensorRecord]) -> Result<Vec<TensorR
 
 /// Of which version there is a copy that a reference means: the one that it names, or the latest.
 pub(crate) fn version_meant(reference: &TensorRef, copies: &[TensorRecord]) -> Option<u64> {
-    let versions = copies.iter().filter(|record| record.name == reference.tensor).map(|record| record.version);
+    version_among(reference, copies.iter().filter(|record| record.name == reference.tensor))
+}
+
+/// The same, among copies that all have the name.
+fn version_among<'r>(reference: &TensorRef, copies: impl Iterator<Item = &'r TensorRecord>) -> Option<u64> {
+    let mut versions = copies.map(|record| record.version);
     match reference.version {
-        Some(version) => versions.into_iter().find(|other| *other == version),
+        Some(version) => versions.find(|other| *other == version),
         None => versions.max(),
     }
 }
@@ -72,5 +79,12 @@ mod tests {
         let gone = TensorRef { tensor: name("y"), version: Some(4) };
         let error = meant(&[TensorRef::latest(name("x")), gone], &found).unwrap_err();
         assert_eq!(error, DataError::Missing { name: name("y"), version: Some(4) });
+    }
+
+    #[test]
+    fn two_versions_of_a_name_are_both_found_where_both_are_meant() {
+        let found = [record("x", 1, "a", 8), record("x", 2, "b", 8)];
+        let first = TensorRef { tensor: name("x"), version: Some(1) };
+        assert_eq!(meant(&[TensorRef::latest(name("x")), first], &found).unwrap(), [found[1].clone(), found[0].clone()]);
     }
 }

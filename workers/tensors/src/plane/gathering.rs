@@ -1,13 +1,16 @@
 //! Joining tensors into one.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use devices::{DeviceBuffer, MemoryError};
-use protocol::{KeptTensor, TensorRef, TensorShape};
+use protocol::{KeptTensor, TensorRecord, TensorRef, TensorShape};
 use tokio_util::sync::CancellationToken;
 
 use super::{Content, Keep, Shared, within};
 use crate::{DataError, Tensor};
+
+/// How many parts are brought at once: each takes a connection and some pieces in memory, here and where it comes from.
+const BROUGHT_AT_ONCE: usize = 8;
 
 impl Shared {
     /// See [`DataPlane::gather`](super::DataPlane::gather).
@@ -17,12 +20,19 @@ impl Shared {
         mut keep: Keep,
         cancel: &CancellationToken,
     ) -> Result<KeptTensor, DataError> {
-        let copies = self.find(parts).await?;
+        let mut copies: BTreeMap<_, Vec<TensorRecord>> = BTreeMap::new();
+        for copy in self.find(parts).await? {
+            copies.entry(copy.name.clone()).or_default().push(copy);
+        }
+        let copies_of = |part: &TensorRef| copies.get(&part.tensor).map_or(&[][..], Vec::as_slice);
         // Before anything is brought here for nothing.
-        let shapes = parts.iter().map(|part| shape_of(part, &copies)).collect::<Result<Vec<_>, _>>()?;
+        let shapes = parts.iter().map(|part| shape_of(part, copies_of(part))).collect::<Result<Vec<_>, _>>()?;
         keep.shape = joined(parts, &shapes)?;
-        let fetched = parts.iter().map(|part| self.fetch(part, &copies, cancel));
-        let tensors = futures::future::try_join_all(fetched).await?;
+        let mut tensors = Vec::with_capacity(parts.len());
+        for some in parts.chunks(BROUGHT_AT_ONCE) {
+            let fetched = some.iter().map(|part| self.fetch(part, copies_of(part), cancel));
+            tensors.extend(futures::future::try_join_all(fetched).await?);
+        }
         if tensors.iter().map(|tensor| &tensor.about().shape).ne(&shapes) {
             let problem = "a tensor was written again with another shape while it was gathered; gather it again".to_owned();
             return Err(DataError::Invalid { problem });
@@ -48,7 +58,7 @@ impl Shared {
     }
 }
 
-fn shape_of(part: &TensorRef, copies: &[protocol::TensorRecord]) -> Result<TensorShape, DataError> {
+fn shape_of(part: &TensorRef, copies: &[TensorRecord]) -> Result<TensorShape, DataError> {
     let version = super::finding::version_meant(part, copies);
     let copy = copies.iter().find(|copy| copy.name == part.tensor && Some(copy.version) == version);
     copy.map(|copy| copy.shape.clone()).ok_or_else(|| DataError::Missing { name: part.tensor.clone(), version: part.version })
