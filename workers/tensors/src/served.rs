@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use data_link::{FetchOrder, NewTensor, Opened, Reading, Refused, RefusedBecause, Served, Writing};
 use devices::HostBytes;
-use protocol::{Checksum, TensorName, TensorRecord, TensorRef};
+use protocol::{Checksum, IfExists, TensorName, TensorRecord, TensorRef};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,7 +21,7 @@ pub(crate) struct ServedPlane(pub(crate) Arc<Shared>);
 impl Served for ServedPlane {
     async fn open(&self, name: &TensorName, version: Option<u64>) -> Result<Opened, Refused> {
         let Self(shared) = self;
-        let tensor = shared.store.get(name, version).await.map_err(|error| refusal(&error.into()))?;
+        let tensor = shared.stored(name, version).await.map_err(|error| refusal(&error.into()))?;
         let Some(tensor) = tensor else { return Err(refusal(&DataError::Missing { name: name.clone(), version })) };
         let record = shared.record_of(&tensor);
         Ok(Arc::new(OpenTensor { shared: Arc::clone(shared), tensor, record }))
@@ -36,8 +36,9 @@ impl Served for ServedPlane {
             ttl: new.ttl_ms.map(Duration::from_millis),
             if_exists: new.if_exists,
         };
+        let if_exists = keep.if_exists;
         let arriving = self.0.begin(keep).await.map_err(|error| refusal(&error))?;
-        Ok(Box::new(ArrivingTensor { shared: Arc::clone(&self.0), arriving, written: 0 }))
+        Ok(Box::new(ArrivingTensor { shared: Arc::clone(&self.0), arriving, if_exists, written: 0 }))
     }
 
     async fn free(&self, name: &TensorName, version: Option<u64>) -> Result<bool, Refused> {
@@ -98,6 +99,7 @@ impl Reading for OpenTensor {
 struct ArrivingTensor {
     shared: Arc<Shared>,
     arriving: Arriving,
+    if_exists: IfExists,
     written: u64,
 }
 
@@ -114,13 +116,13 @@ impl Writing for ArrivingTensor {
     }
 
     async fn finish(self: Box<Self>) -> Result<TensorRecord, Refused> {
-        let Self { shared, arriving, written } = *self;
+        let Self { shared, arriving, if_exists, written } = *self;
         if written != arriving.buffer().len() {
             let message = format!("{written} bytes came of {}", arriving.buffer().len());
             return Err(Refused::new(RefusedBecause::Invalid, message));
         }
         let tensor = arriving.finish().map_err(|error| refusal(&error.into()))?;
-        shared.publish(&tensor).await.map_err(|error| refusal(&error))?;
+        shared.publish(&tensor, if_exists).await.map_err(|error| refusal(&error))?;
         Ok(shared.record_of(&tensor))
     }
 }

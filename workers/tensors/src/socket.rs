@@ -133,7 +133,11 @@ async fn serve_memory(shared: &Shared, mut connection: Connection, key: &str) ->
     // Who reads has no longer than this either.
     let limit = shared.options.limits.for_bytes(tensor.about().bytes());
     match (request, file) {
-        (Request::Peer(_), _) => transfer_limit(limit, peer::serve(shared, tensor, &mut connection)).await,
+        // When its time is over it may be within a last piece, and must not lose the buffer under that.
+        (Request::Peer(_), _) => {
+            let limit = limit.saturating_add(shared.options.limits.stall);
+            transfer_limit(limit, peer::serve(shared, tensor, &mut connection)).await
+        }
         (Request::Staged(_, ring), Some(file)) if ring.is_sound() => {
             let memory = SharedMemory::attach(file, ring.bytes())?;
             transfer_limit(limit, staged::serve(shared, tensor, (ring, memory), &mut connection)).await
@@ -150,7 +154,7 @@ async fn transfer_limit<T>(limit: Duration, step: impl Future<Output = Result<T,
 }
 
 async fn find(shared: &Shared, name: &TensorName, version: u64) -> Result<Arc<Tensor>, Refused> {
-    match shared.store.get(name, Some(version)).await {
+    match shared.stored(name, Some(version)).await {
         Ok(Some(tensor)) => Ok(tensor),
         Ok(None) => Err(Refused::new(RefusedBecause::Missing, format!("GPU {} has no {name} in version {version}", shared.gpu_id))),
         Err(error) => Err(crate::served::refusal(&DataError::from(error))),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protocol::{TensorRecord, TensorRef};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, finding::version_meant, within};
+use super::{Shared, finding::version_meant};
 use crate::{DataError, Tensor};
 
 impl Shared {
@@ -21,13 +21,14 @@ impl Shared {
         let here = self.store.look(name).map(|stored| stored.about.version);
         // Without a version, what was made here since the table was asked is the latest.
         let version = reference.version.or_else(|| version_meant(reference, copies).max(here)).ok_or_else(missing)?;
-        let bytes = self.store.look(name).map_or(0, |stored| stored.about.bytes());
-        let found = within(self.options.limits.for_bytes(bytes), self.store.get(name, Some(version)));
-        let found = cancel.run_until_cancelled(found).await.ok_or(DataError::Cancelled)??;
+        let found = cancel.run_until_cancelled(self.stored(name, Some(version))).await.ok_or(DataError::Cancelled)??;
         if let Some(tensor) = found {
             return Ok(tensor);
         }
-        let is_meant = |record: &&TensorRecord| record.name == *name && record.version == version && !self.is_own(record);
+        // A record that contradicts itself would leave bytes of the tensor unwritten.
+        let is_sound = |record: &TensorRecord| record.shape.bytes() == Some(record.bytes);
+        let is_meant =
+            |record: &&TensorRecord| record.name == *name && record.version == version && !self.is_own(record) && is_sound(record);
         let copies: Vec<_> = copies.iter().filter(is_meant).cloned().collect();
         if copies.is_empty() {
             return Err(missing());

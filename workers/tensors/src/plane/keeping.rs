@@ -1,8 +1,10 @@
 //! Keeping what is made here.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use devices::HostBytes;
-use protocol::{IfExists, KeptTensor, TensorName, TensorShape};
+use protocol::{IfExists, KeptTensor, TensorName, TensorRecord, TensorShape};
 
 use super::{Content, Keep, Shared, within};
 use crate::{Arriving, DataError, KeepError, Tensor, TensorAbout, transfer::pieces};
@@ -10,6 +12,8 @@ use crate::{Arriving, DataError, KeepError, Tensor, TensorAbout, transfer::piece
 /// In pieces of this many bytes what is on the host goes to the GPU, so that others get at it between them.
 const PIECE_BYTES: u64 = 16 << 20;
 const MB: u64 = 1_000_000;
+/// How long who keeps a name that is not to be replaced waits for another one, who did so at the same time and is to let go of it.
+const LETS_GO: Duration = Duration::from_millis(500);
 
 impl Shared {
     /// See [`DataPlane::keep`](super::DataPlane::keep).
@@ -30,7 +34,7 @@ impl Shared {
             Content::Gpu(buffer) => within(limit, self.store.adopt(about, if_exists, buffer)).await?,
             Content::Host(bytes) => within(limit, self.fill(about, if_exists, bytes)).await?,
         };
-        self.publish(&tensor).await?;
+        self.publish(&tensor, if_exists).await?;
         let about = tensor.about();
         Ok(KeptTensor {
             tensor: about.name.clone(),
@@ -52,34 +56,65 @@ impl Shared {
         Ok(within(limit, self.store.begin(about, if_exists)).await?)
     }
 
-    /// Announces a tensor that was made here. What nobody would find is not kept.
+    /// Announces a tensor that was made here. What nobody would find is not kept, nor what is not to replace another owner's that came under the same name on another GPU meanwhile.
     ///
     /// # Errors
-    /// [`DataError::Directory`].
-    pub(crate) async fn publish(&self, tensor: &Tensor) -> Result<(), DataError> {
-        let announced = self.announce(&[self.record_of(tensor)]).await;
-        if announced.is_err()
+    /// [`DataError::Directory`]; [`KeepError::Exists`].
+    pub(crate) async fn publish(&self, tensor: &Tensor, if_exists: IfExists) -> Result<(), DataError> {
+        let mut published = self.announce(&[self.record_of(tensor)]).await.map_err(DataError::from);
+        if published.is_ok() && if_exists == IfExists::Fail {
+            published = self.check_alone(tensor.about()).await;
+        }
+        if published.is_err()
             && let Some(freed) = self.store.free(&tensor.about().name, Some(tensor.about().version))
         {
             // The table may have taken it and only not have said so.
             self.tell_later([(tensor.about().name.clone(), freed)]);
         }
         self.tell_gone();
-        Ok(announced?)
+        published
+    }
+
+    /// Looks whether another owner has kept the name, too, since this one asked for it. Each looks after it has announced its own, so at least one of two sees the other: the one with the higher version lets go at
+    /// once, and the other one where that does not happen.
+    async fn check_alone(&self, about: &TensorAbout) -> Result<(), DataError> {
+        let exists = |version| Err(KeepError::Exists { name: about.name.clone(), version }.into());
+        match self.others(about).await? {
+            None => return Ok(()),
+            Some(version) if version <= about.version => return exists(version),
+            Some(_) => tokio::time::sleep(LETS_GO).await,
+        }
+        self.others(about).await?.map_or(Ok(()), exists)
+    }
+
+    /// The lowest version that another owner has of a name.
+    async fn others(&self, about: &TensorAbout) -> Result<Option<u64>, DataError> {
+        let found = self.ask(std::slice::from_ref(&about.name)).await?;
+        let others = found.into_iter().filter(|record| record.name == about.name && record.owner != about.owner);
+        Ok(others.map(|record| record.version).min())
     }
 
     /// Checks what holds for the whole pool, and gives the tensor its version.
     async fn admit(&self, keep: Keep) -> Result<TensorAbout, DataError> {
         let wanted_bytes = length_of(&keep.shape)?;
         self.check_pool(wanted_bytes).await?;
-        if keep.if_exists == IfExists::Fail {
-            self.check_name(&keep.name, &keep.owner).await?;
+        let latest = match (keep.version, keep.if_exists) {
+            (Some(_), IfExists::Replace) => None,
+            _ => self.latest(&keep.name).await?,
+        };
+        if let Some(there) = &latest
+            && keep.if_exists == IfExists::Fail
+            && there.owner != keep.owner
+        {
+            return Err(KeepError::Exists { name: keep.name, version: there.version }.into());
         }
         let here = self.store.look(&keep.name).map_or(0, |stored| stored.about.version);
+        // Above all that are there: the clocks of their workers may be ahead of this one's.
+        let there = here.max(latest.map_or(0, |record| record.version));
         let clock = &self.environment.clock;
         let ttl = keep.ttl.unwrap_or(self.options.ttl);
         Ok(TensorAbout {
-            version: keep.version.unwrap_or_else(|| clock.now_us().max(here.saturating_add(1))),
+            version: keep.version.unwrap_or_else(|| clock.now_us().max(there.saturating_add(1))),
             name: keep.name,
             shape: keep.shape,
             owner: keep.owner,
@@ -98,14 +133,10 @@ impl Shared {
         Err(KeepError::Full { wanted_bytes, used_bytes, bound_bytes, what: "all tensors of the pool (data.pool_mb)" }.into())
     }
 
-    /// The store knows only of this GPU.
-    async fn check_name(&self, name: &TensorName, owner: &str) -> Result<(), DataError> {
+    /// What the table has as the latest of a name: the store knows only of this GPU.
+    async fn latest(&self, name: &TensorName) -> Result<Option<TensorRecord>, DataError> {
         let found = self.ask(std::slice::from_ref(name)).await?;
-        let latest = found.into_iter().filter(|record| record.name == *name).max_by_key(|record| record.version);
-        match latest {
-            Some(record) if record.owner != owner => Err(KeepError::Exists { name: record.name, version: record.version }.into()),
-            _ => Ok(()),
-        }
+        Ok(found.into_iter().filter(|record| record.name == *name).max_by_key(|record| record.version))
     }
 
     async fn fill(&self, about: TensorAbout, if_exists: IfExists, bytes: Bytes) -> Result<std::sync::Arc<Tensor>, KeepError> {

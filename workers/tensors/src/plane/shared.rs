@@ -81,6 +81,15 @@ impl Shared {
         })
     }
 
+    /// A copy that is here, in the GPU's memory: one in the host's is brought back, if the GPU does it in time.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub(crate) async fn stored(&self, name: &TensorName, version: Option<u64>) -> Result<Option<Arc<Tensor>>, KeepError> {
+        let bytes = self.store.look(name).map_or(0, |stored| stored.about.bytes());
+        within(self.options.limits.for_bytes(bytes), self.store.get(name, version)).await
+    }
+
     /// Starts a job that [`stop`](Self::stop) waits for. It must end when `ended` fires.
     pub(crate) fn spawn(&self, name: &'static str, job: impl Future<Output = ()> + Send + 'static) {
         self.environment.spawn(name, self.jobs.track_future(job));

@@ -3,13 +3,15 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
+use data_link::{RefusedBecause, Served};
 use protocol::{DType, IfExists, TensorPlace, TensorRef, TensorShape};
 use tokio::time::advance;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Content, DataError, Keep, KeepError,
-    doubles::{TestFleet, content, keep, name, until},
+    doubles::{Fault, TestFleet, content, keep, name, until},
+    served::ServedPlane,
 };
 
 #[tokio::test(start_paused = true)]
@@ -65,6 +67,23 @@ async fn a_name_that_is_taken_on_another_gpu_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_two_that_keep_a_name_at_once_on_two_gpus_and_replace_none_one_has_it() {
+    for versions in [[None, None], [Some(1), Some(2)], [Some(2), Some(1)]] {
+        let fleet = TestFleet::new();
+        let (a, b) = (fleet.plane("a").await, fleet.plane("b").await);
+        let by = |owner: &str, version| Keep { owner: owner.to_owned(), version, if_exists: IfExists::Fail, ..keep("x", 10) };
+        let kept = tokio::join!(
+            a.plane.keep(by("one", versions[0]), Content::Host(content(10))),
+            b.plane.keep(by("another", versions[1]), Content::Host(content(10))),
+        );
+        let refused: Vec<_> = [kept.0, kept.1].into_iter().filter_map(Result::err).collect();
+        assert!(matches!(refused[..], [DataError::Keep(KeepError::Exists { .. })]), "{versions:?}: {refused:?}");
+        until("the table knows one", || fleet.directory.records().len() == 1).await;
+        assert_eq!(a.plane.store().list().len() + b.plane.store().list().len(), 1, "{versions:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_version_the_latest_is_meant_wherever_it_is() {
     let fleet = TestFleet::new();
     let (a, b) = (fleet.plane("a").await, fleet.plane("b").await);
@@ -75,6 +94,29 @@ async fn without_a_version_the_latest_is_meant_wherever_it_is() {
     assert_eq!(a.bytes(&tensor).await, content(20));
     let missing = a.plane.find(&[TensorRef::latest(name("y"))]).await.unwrap_err();
     assert_eq!(missing, DataError::Missing { name: name("y"), version: None });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_put_last_is_the_latest_also_where_another_workers_clock_is_ahead() {
+    let fleet = TestFleet::new();
+    let (ahead, b) = (fleet.plane("ahead").await, fleet.plane("b").await);
+    let first = ahead.keep("x", &content(10)).await.version.unwrap() + 5_000_000;
+    ahead.plane.keep(Keep { version: Some(first), ..keep("x", 10) }, Content::Host(content(10))).await.unwrap();
+    let last = b.keep("x", &content(20)).await;
+    assert_eq!(last.version, Some(first + 1));
+    let tensor = ahead.fetch(&TensorRef::latest(name("x"))).await.unwrap();
+    assert_eq!(ahead.bytes(&tensor).await, content(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_whose_record_contradicts_itself_is_none() {
+    let fleet = TestFleet::new();
+    let (a, b) = (fleet.plane("a").await, fleet.plane("b").await);
+    let reference = a.keep("x", &content(10)).await;
+    let mut copies = b.plane.find(std::slice::from_ref(&reference)).await.unwrap();
+    copies[0].bytes = 8;
+    let error = b.plane.fetch(&reference, &copies, &CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error, DataError::Missing { name: name("x"), version: reference.version });
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,6 +183,40 @@ async fn tensors_are_gathered_in_order_from_wherever_they_are() {
     assert_eq!(whole.shape, TensorShape { dtype: DType::F32, shape: vec![8, 3] });
     let tensor = a.fetch(&TensorRef::latest(name("whole"))).await.unwrap();
     assert_eq!(a.bytes(&tensor).await, [content(24), content(60), content(12)].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_parts_that_are_gathered_few_are_brought_at_once() {
+    let fleet = TestFleet::new();
+    let (a, b) = (fleet.plane("a").await, fleet.plane("b").await);
+    let mut parts = Vec::new();
+    for number in 0..20 {
+        parts.push(a.keep(&format!("part.{number}"), &content(8)).await);
+    }
+    b.gpu.inject("allocate", usize::MAX, Fault::Hangs);
+    let cancel = CancellationToken::new();
+    let (gathered, ()) = tokio::join!(b.plane.gather(&parts, keep("whole", 0), &cancel), async {
+        b.gpu.until_called("allocate", 8).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(b.gpu.calls("allocate"), 8);
+        cancel.cancel();
+    });
+    assert_eq!(gathered.unwrap_err(), DataError::Cancelled);
+    b.gpu.go_on();
+    let whole = b.plane.gather(&parts, keep("whole", 0), &CancellationToken::new()).await.unwrap();
+    assert_eq!(whole.bytes, 160);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gpu_that_does_not_bring_a_tensor_back_holds_up_no_reader_for_ever() {
+    let fleet = TestFleet::new();
+    let plane = fleet.plane("a").await;
+    let reference = plane.keep("x", &content(1_000)).await;
+    assert!(plane.plane.make_room(1_000).await);
+    plane.gpu.inject("allocate", usize::MAX, Fault::Hangs);
+    let served = ServedPlane(std::sync::Arc::clone(&plane.plane.shared));
+    let Err(refused) = served.open(&reference.tensor, None).await else { panic!("its bytes are nowhere") };
+    assert_eq!(refused.because, RefusedBecause::Failed, "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]
