@@ -6,9 +6,11 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use devices::{Device, SimulatedOptions, Use};
 use executors::{Executor, Executors, Failure, Run};
-use protocol::{GpuId, Kind, Outcome};
+use producer::NewTask;
+use protocol::{GpuId, KeepAs, Kind, Outcome, Segments, TaskBody, TensorName};
 use serde_json::{Value, json};
 use tests::{
     fleet::{Fleet, FleetPlan},
@@ -103,4 +105,16 @@ async fn a_task_that_fits_nowhere_fails_with_what_it_needs_and_what_there_is(on:
     assert_eq!(error.code, "out_of_memory");
     assert!(error.message.contains("needs 150000 MB") && error.message.contains("more than 72000 MB"), "{}", error.message);
     assert_eq!(fleet.counted("gpufleet_gpu_quarantines_total", ""), 0.0, "too little memory is no fault of the GPU");
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_a_task_that_fits_nowhere_no_tensor_goes() {
+    let kinds = Executors::new().with(Arc::new(Hungry::default())).with(executors::echo());
+    let fleet = Fleet::of(1).executors(kinds).start().await;
+    let putting = task("echo", json!({"data": {"$segment": 0}}));
+    let keep_as = Some(KeepAs::one(TensorName::new("x").unwrap()));
+    let body = TaskBody { segments: Segments::of(vec![Bytes::from_static(b"some bytes")]), keep_as, ..putting.body };
+    result(&reply(&fleet.producer, NewTask { body, ..putting }).await);
+    assert_eq!(reply(&fleet.producer, hungry(300_000, 2)).await.outcome, Outcome::Failed);
+    assert_eq!(fleet.counted("gpufleet_memory_relief_total", "evicted"), 0.0);
 }

@@ -68,7 +68,9 @@ pub(crate) fn memory_of(device: &dyn Device) -> Result<&dyn DeviceMemory, Failur
 pub(crate) async fn room_for(run: &Run<'_>, bytes: u64) -> Result<DeviceBuffer, Failure> {
     let memory = memory_of(run.device.as_ref())?;
     let mut room = memory.allocate(bytes).await;
-    if matches!(room, Err(MemoryError::Full { .. })) && run.tensors.plane()?.make_room(bytes).await {
+    if let Err(MemoryError::Full { free_bytes, .. }) = room
+        && run.tensors.plane()?.make_room_for(bytes, free_bytes).await
+    {
         room = memory.allocate(bytes).await;
     }
     room.map_err(|error| memory_failure(&error))

@@ -262,6 +262,13 @@ impl DataPlane {
         went
     }
 
+    /// As [`make_room`](Self::make_room), for so many bytes that found only `free_bytes` free. Where all that may go would not be enough, nothing goes.
+    pub async fn make_room_for(&self, wanted_bytes: u64, free_bytes: u64) -> bool {
+        let went = self.shared.store.make_room_for(wanted_bytes, free_bytes).await;
+        self.shared.tell_gone();
+        went
+    }
+
     /// Tells the table of everything that is here, again.
     ///
     /// # Errors

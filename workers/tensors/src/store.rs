@@ -185,6 +185,12 @@ impl TensorStore {
         given_back() > 0
     }
 
+    /// As [`make_room`](Self::make_room), for so many bytes that found only `free_bytes` free. Where all that may go would not be enough, nothing goes.
+    pub async fn make_room_for(self: &Arc<Self>, wanted_bytes: u64, free_bytes: u64) -> bool {
+        let idle = self.entries().idle_bytes();
+        free_bytes.saturating_add(idle) >= wanted_bytes && self.make_room(wanted_bytes).await
+    }
+
     /// Lets go of what nobody has used for its time. [`gone`](Self::gone) tells of it as well.
     pub fn sweep(&self) -> Vec<(TensorName, u64)> {
         let expired = self.entries().expire(self.now_ms());

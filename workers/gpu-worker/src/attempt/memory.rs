@@ -96,7 +96,8 @@ impl Trying<'_> {
                 Err(failed) if lacks_memory(&failed.failure) => failed,
                 ended => return ended,
             };
-            if !std::mem::replace(&mut evicted, true) && evict(context, &failed.failure).await {
+            let least_mb = failed.failure.memory_mb.map(|wanted_mb| wanted_mb / u64::from(executor.pieces_max(self.payload).max(1)));
+            if !std::mem::replace(&mut evicted, true) && evict(context, &failed.failure, least_mb).await {
                 context.metrics.memory_relief("evicted");
                 tracing::info!(task_id = %task.id, "out of memory: kept memory was freed, and it is tried again");
                 continue;
@@ -136,12 +137,17 @@ impl Trying<'_> {
     }
 }
 
-/// Frees what is only kept to save time: models that nobody uses, and where there are none, tensors that nobody uses go to the host's memory. Whether any was freed.
-async fn evict(context: &Context, failure: &Failure) -> bool {
+/// Frees what is only kept to save time: models that nobody uses, and where there are none, tensors that nobody uses go to the host's memory, if so much as `least_mb` can
+/// fit here at all. Whether any was freed.
+async fn evict(context: &Context, failure: &Failure, least_mb: Option<u64>) -> bool {
     if context.gpu.executors.evict(context.gpu.device.as_ref()).await {
         return true;
     }
     let Some(data) = context.gpu.data.get() else { return false };
+    // What needs more than there is, in however many pieces, finds no room when nothing is kept either.
+    if least_mb.is_some_and(|least_mb| least_mb > usable_here_mb(context)) {
+        return false;
+    }
     let bytes = failure.memory_mb.map_or(u64::MAX, |wanted_mb| wanted_mb.saturating_mul(1_000_000));
     data.plane.make_room(bytes).await
 }

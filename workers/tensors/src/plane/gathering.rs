@@ -46,7 +46,9 @@ impl Shared {
     async fn join(&self, tensors: &[Arc<Tensor>], bytes: u64) -> Result<DeviceBuffer, MemoryError> {
         let memory = self.memory()?;
         let joined = match memory.allocate(bytes).await {
-            Err(MemoryError::Full { .. }) if self.store.make_room(bytes).await => memory.allocate(bytes).await?,
+            Err(MemoryError::Full { free_bytes, .. }) if self.store.make_room_for(bytes, free_bytes).await => {
+                memory.allocate(bytes).await?
+            }
             allocated => allocated?,
         };
         let mut at = 0;

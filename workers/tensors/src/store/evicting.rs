@@ -28,8 +28,12 @@ impl TensorStore {
             let may_fit = left.checked_add(bytes).is_some_and(|sum| sum <= self.bounds.gpu_bytes);
             if !may_fit || !self.evict_one().await {
                 // What ended between the first try and now has left its room.
-                let full =
-                    KeepError::Full { wanted_bytes: bytes, used_bytes, bound_bytes: self.bounds.gpu_bytes, what: "the tensors of the GPU" };
+                let full = KeepError::Full {
+                    wanted_bytes: bytes,
+                    used_bytes,
+                    bound_bytes: self.bounds.gpu_bytes,
+                    what: "the tensors of the GPU (data.gpu_mb)",
+                };
                 return take().ok_or(full);
             }
         }

@@ -23,7 +23,7 @@ async fn what_is_in_use_never_goes_and_nothing_goes_in_vain() {
     let a = world.put("a", 60).await.unwrap();
     world.put("b", 30).await.unwrap();
     let refused = world.put("c", 50).await.unwrap_err();
-    let full = KeepError::Full { wanted_bytes: 50, used_bytes: 90, bound_bytes: 100, what: "the tensors of the GPU" };
+    let full = KeepError::Full { wanted_bytes: 50, used_bytes: 90, bound_bytes: 100, what: "the tensors of the GPU (data.gpu_mb)" };
     assert_eq!((&refused, refused.is_transient(), world.here()), (&full, true, vec!["a1".to_owned(), "b1".to_owned()]));
     world.put("c", 40).await.unwrap();
     assert_eq!(world.here(), ["a1", "b1h", "c1"]);
@@ -38,10 +38,25 @@ async fn a_tensor_larger_than_the_bound_is_refused_with_the_numbers() {
     let world = World::new(BOUNDS);
     world.put("a", 10).await.unwrap();
     let refused = world.put("b", 101).await.unwrap_err().to_string();
-    assert_eq!(refused, "no room for 101 bytes among the tensors of the GPU: 10 of 100 bytes are used, and what may go is not enough");
+    assert_eq!(
+        refused,
+        "no room for 101 bytes among the tensors of the GPU (data.gpu_mb): 10 of 100 bytes are used, and what may go is not enough"
+    );
     let largest = TensorAbout { shape: TensorShape { dtype: DType::U8, shape: vec![usize::MAX] }, ..about("b", 1, 0) };
     assert!(matches!(world.store.begin(largest, IfExists::Fail).await, Err(KeepError::Full { wanted_bytes: u64::MAX, .. })));
     assert_eq!(world.here(), ["a1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_what_would_not_fit_all_the_same_nothing_goes() {
+    let world = World::new(BOUNDS);
+    let used = world.put("a", 20).await.unwrap();
+    world.put("b", 30).await.unwrap();
+    assert!(!world.store.make_room_for(u64::MAX, 10).await && !world.store.make_room_for(41, 10).await, "a is in use");
+    assert_eq!(world.here(), ["a1", "b1"]);
+    assert!(world.store.make_room_for(40, 10).await);
+    assert_eq!(world.here(), ["a1", "b1h"]);
+    world.assert_whole(&used);
 }
 
 #[tokio::test(start_paused = true)]
