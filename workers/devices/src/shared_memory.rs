@@ -151,6 +151,22 @@ impl SharedMemory {
         unsafe { std::ptr::copy_nonoverlapping(self.pages.start.as_ptr().add(at), into.as_mut_ptr(), into.len()) };
     }
 
+    /// A copy of so many bytes from a place.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[must_use]
+    pub fn copy_of(&self, at: usize, bytes: usize) -> Vec<u8> {
+        self.check(at, bytes);
+        let mut copy = Vec::with_capacity(bytes);
+        // SAFETY: the source is checked as in `write_at`; the target is memory of its own with room for as many bytes, and all of them are written before its length says so.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.pages.start.as_ptr().add(at), copy.as_mut_ptr(), bytes);
+            copy.set_len(bytes);
+        }
+        copy
+    }
+
     /// Where a part of it is in this process, for a driver that copies to or from it. It is valid as long as `self` is.
     ///
     /// # Panics
@@ -210,6 +226,7 @@ mod tests {
         let mut read = [0; 10];
         other.read_at(9_990, &mut read);
         assert_eq!(&read, b"0123456789");
+        assert_eq!(other.copy_of(9_990, 10), b"0123456789");
         drop(one);
         other.read_at(9_990, &mut read);
         assert_eq!(&read, b"0123456789", "it lives as long as anybody has it");

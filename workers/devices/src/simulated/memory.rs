@@ -269,11 +269,7 @@ fn check_shared(operation: &'static str, part: &SharedPart) -> Result<(), Memory
 fn taken(from: HostBytes) -> Bytes {
     match from {
         HostBytes::Own(bytes) => bytes,
-        HostBytes::Shared(part) => {
-            let mut bytes = vec![0; part.range.len()];
-            part.memory.read_at(part.range.start, &mut bytes);
-            bytes.into()
-        }
+        HostBytes::Shared(part) => part.memory.copy_of(part.range.start, part.range.len()).into(),
     }
 }
 
