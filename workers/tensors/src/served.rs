@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use data_link::{FetchOrder, NewTensor, Opened, Reading, Refused, RefusedBecause, Served, Writing};
 use devices::HostBytes;
+use futures::future::try_join;
 use protocol::{Checksum, IfExists, TensorName, TensorRecord, TensorRef};
 use tokio_util::sync::CancellationToken;
 
@@ -88,9 +89,8 @@ impl Reading for OpenTensor {
         };
         let read = async {
             let memory = self.shared.memory()?;
-            let read = memory.read(self.tensor.buffer(), at, bytes).await?;
             // The GPU's own sum: what changes on the way to the host is found by the one who reads.
-            Ok((read, memory.checksum(self.tensor.buffer(), at..end).await?))
+            try_join(memory.read(self.tensor.buffer(), at, bytes), memory.checksum(self.tensor.buffer(), at..end)).await
         };
         read.await.map_err(|error| refusal(&DataError::from(KeepError::Memory(error))))
     }

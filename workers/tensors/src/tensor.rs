@@ -1,6 +1,8 @@
 //! One tensor on one GPU.
 
-use protocol::{TensorName, TensorShape};
+use std::sync::OnceLock;
+
+use protocol::{Checksum, TensorName, TensorShape};
 
 use crate::store::Room;
 
@@ -35,17 +37,30 @@ pub struct Tensor {
     about: TensorAbout,
     // The order matters: the memory is given back before the room for it is.
     buffer: devices::DeviceBuffer,
+    /// The sum over all of its bytes, once somebody has computed it. They do not change any more.
+    sum: OnceLock<Checksum>,
     _room: Option<Room>,
 }
 
 impl Tensor {
     pub(crate) const fn new(about: TensorAbout, buffer: devices::DeviceBuffer) -> Self {
-        Self { about, buffer, _room: None }
+        Self { about, buffer, sum: OnceLock::new(), _room: None }
     }
 
     /// It counts against the bounds of a store until it is let go of.
     pub(crate) fn in_room(self, room: Room) -> Self {
         Self { _room: Some(room), ..self }
+    }
+
+    /// The sum over all of its bytes that its GPU computed, where it has.
+    pub(crate) fn sum(&self) -> Option<Checksum> {
+        self.sum.get().copied()
+    }
+
+    /// Keeps the sum over all of its bytes that its GPU computed. The first one stays: a copy that differs from it is not handed out, also where it was this memory that changed.
+    pub(crate) fn keep_sum(&self, sum: Checksum) {
+        // Who comes later has computed the same.
+        let _ = self.sum.set(sum);
     }
 
     /// What it is.

@@ -8,12 +8,14 @@
 //!      └  ─► stalled, unsupported: the way is left out, and the next one is tried
 //! ```
 //! What every way brings is compared, by the sum that the GPU itself has of it, with the sum that the source's GPU has: bytes that changed anywhere between are found, and never handed out.
+//! Pieces are summed while others are copied; a source's sum over the whole, and that by which a copy was compared, stay with the tensor, whose bytes do not change.
 
 mod failure;
 mod local;
 pub(crate) mod peer;
 mod pieces;
 mod shared_flight;
+mod source;
 pub(crate) mod staged;
 mod stream;
 #[cfg(test)]
@@ -25,7 +27,7 @@ use std::{sync::Arc, time::Duration};
 use protocol::{Checksum, IfExists, TensorPlace, TensorRecord, TransferWay};
 use tokio::time::Instant;
 
-use self::pieces::in_time;
+use self::pieces::{Sums, in_time};
 pub(crate) use self::{failure::TryFailure, pieces::pieces, shared_flight::Flights, ways::Ways};
 use crate::{
     Arriving, DataError, Tensor, TensorAbout,
@@ -48,7 +50,7 @@ async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord]) -> Result<Arc<Tens
         return Ok(tensor);
     }
     let arriving = within(limit, shared.store.begin(about_of(record), IfExists::Replace)).await?;
-    let mut tries = Tries { shared, arriving, lines: Vec::new(), gone: 0 };
+    let mut tries = Tries { shared, arriving, has_failed: false, lines: Vec::new(), gone: 0 };
     match tokio::time::timeout(limit, tries.all(copies)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => return Err(tries.error(copies)),
@@ -76,6 +78,7 @@ fn about_of(record: &TensorRecord) -> TensorAbout {
 struct Tries<'a> {
     shared: &'a Arc<Shared>,
     arriving: Arriving,
+    has_failed: bool,
     lines: Vec<String>,
     /// How many copies are not there any more.
     gone: usize,
@@ -147,7 +150,8 @@ impl Tries<'_> {
         for is_last in (1..=TRIES).map(|number| number == TRIES) {
             let started = Instant::now();
             let failure = match self.once(record, way).await {
-                Ok(()) => {
+                Ok(sum) => {
+                    self.arriving.keep_sum(sum);
                     let took = started.elapsed();
                     ways.carried(&record.gpu_id, way, record.bytes, took);
                     self.shared.metrics.carried(way, record.bytes, took);
@@ -155,6 +159,7 @@ impl Tries<'_> {
                 }
                 Err(failure) => failure,
             };
+            self.has_failed = true;
             self.shared.metrics.failed(way, failure.word());
             self.tell(record, way, &failure);
             self.note(record, way, &failure.to_string());
@@ -175,15 +180,20 @@ impl Tries<'_> {
         Ok(Came::NotThisWay)
     }
 
-    /// One try, and the comparison of what it brought.
-    async fn once(&self, record: &TensorRecord, way: TransferWay) -> Result<(), TryFailure> {
-        let sent = self.carry(record, way).await?;
+    /// One try, and the comparison of what it brought; the sum of it.
+    async fn once(&self, record: &TensorRecord, way: TransferWay) -> Result<Checksum, TryFailure> {
+        let sums = self.carry(record, way).await?.agreed()?;
+        if !self.has_failed {
+            return Ok(sums.sent);
+        }
+        // A try that stalled may have left a copy on its way, which wrote to a piece after that was summed.
         let (memory, stall) = (self.shared.memory()?, self.shared.options.limits.stall);
         let arrived = in_time(stall, memory.checksum(self.arriving.buffer(), 0..record.bytes)).await?;
-        if arrived == sent { Ok(()) } else { Err(TryFailure::Corrupted) }
+        Ok(Sums { arrived, ..sums }.agreed()?.sent)
     }
 
-    async fn carry(&self, record: &TensorRecord, way: TransferWay) -> Result<Checksum, TryFailure> {
+    /// Brings it by a way, and gives the sums over all of it on both sides.
+    async fn carry(&self, record: &TensorRecord, way: TransferWay) -> Result<Sums, TryFailure> {
         let Self { shared, arriving, .. } = self;
         match way {
             TransferWay::Local => local::carry(shared, record, arriving).await,

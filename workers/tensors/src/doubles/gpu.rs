@@ -43,6 +43,7 @@ pub(crate) struct TestGpu {
     calls: Mutex<BTreeMap<&'static str, usize>>,
     capacity: AtomicU64,
     changed: Notify,
+    goes_on: Notify,
     resident: Mutex<Vec<Weak<Memory>>>,
 }
 
@@ -61,6 +62,7 @@ impl TestGpu {
             calls: Mutex::default(),
             capacity: AtomicU64::new(1 << 30),
             changed: Notify::new(),
+            goes_on: Notify::new(),
             resident: Mutex::default(),
         })
     }
@@ -73,7 +75,7 @@ impl TestGpu {
     /// Nothing is to go wrong any more, and what waits goes on.
     pub(crate) fn go_on(&self) {
         self.faults.lock().unwrap().clear();
-        self.changed.notify_waiters();
+        self.goes_on.notify_waiters();
     }
 
     pub(crate) fn set_capacity(&self, bytes: u64) {
@@ -108,7 +110,7 @@ impl TestGpu {
             Some(Fault::Unsupported) => Err(MemoryError::Unsupported { operation, reason: "as injected".to_owned() }),
             Some(Fault::Hangs) => std::future::pending().await,
             Some(Fault::Waits) => {
-                self.changed.notified().await;
+                self.goes_on.notified().await;
                 Ok(false)
             }
         }

@@ -7,13 +7,14 @@ use std::{
     path::PathBuf,
 };
 
+use futures::{Stream, stream};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
-    net::UnixStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest},
+    net::{UnixStream, unix::WriteHalf},
 };
 
 use crate::transfer::TryFailure;
@@ -76,9 +77,14 @@ impl Connection {
     /// # Errors
     /// [`TryFailure::Failed`], also where the other side has ended the connection.
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, TryFailure> {
-        let mut head = [0; HEAD];
-        self.stream.read_exact(&mut head).await?;
-        self.rest(head).await
+        heard(&mut self.stream).await
+    }
+
+    /// What the other side says, and what says something meanwhile. Whoever waits for a word and turns to something else loses nothing of it.
+    pub(crate) fn halves<T: DeserializeOwned>(&mut self) -> (impl Stream<Item = Result<T, TryFailure>>, Speaking<'_>) {
+        let (hears, speaks) = self.stream.split();
+        let words = stream::unfold(hears, |mut hears| async move { Some((heard(&mut hears).await, hears)) });
+        (words, Speaking(speaks))
     }
 
     /// Hears something, and takes the file that comes with it, if one does.
@@ -103,7 +109,7 @@ impl Connection {
             return Err(TryFailure::Failed("the other side said nothing".to_owned()));
         }
         self.stream.read_exact(&mut head[received..]).await?;
-        Ok((self.rest(head).await?, file))
+        Ok((rest(&mut self.stream, head).await?, file))
     }
 
     /// Until the other side ends the connection, or says anything more.
@@ -111,16 +117,35 @@ impl Connection {
         // However it ends, it has.
         let _ = self.stream.read(&mut [0]).await;
     }
+}
 
-    async fn rest<T: DeserializeOwned>(&mut self, head: [u8; HEAD]) -> Result<T, TryFailure> {
-        let bytes = u32::from_le_bytes(head) as usize;
-        if bytes > WORD_BYTES_MAX {
-            return Err(TryFailure::Failed(format!("the other side begins a word of {bytes} bytes; the longest has {WORD_BYTES_MAX}")));
-        }
-        let mut word = vec![0; bytes];
-        self.stream.read_exact(&mut word).await?;
-        serde_json::from_slice(&word).map_err(|error| TryFailure::Failed(format!("understand the other side: {error}")))
+/// The half of a connection that says something.
+pub(crate) struct Speaking<'a>(WriteHalf<'a>);
+
+impl Speaking<'_> {
+    /// Says something.
+    ///
+    /// # Errors
+    /// [`TryFailure::Failed`].
+    pub(crate) async fn send<T: Serialize>(&mut self, word: &T) -> Result<(), TryFailure> {
+        Ok(self.0.write_all(&written(word)?).await?)
     }
+}
+
+async fn heard<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin)) -> Result<T, TryFailure> {
+    let mut head = [0; HEAD];
+    from.read_exact(&mut head).await?;
+    rest(from, head).await
+}
+
+async fn rest<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin), head: [u8; HEAD]) -> Result<T, TryFailure> {
+    let bytes = u32::from_le_bytes(head) as usize;
+    if bytes > WORD_BYTES_MAX {
+        return Err(TryFailure::Failed(format!("the other side begins a word of {bytes} bytes; the longest has {WORD_BYTES_MAX}")));
+    }
+    let mut word = vec![0; bytes];
+    from.read_exact(&mut word).await?;
+    serde_json::from_slice(&word).map_err(|error| TryFailure::Failed(format!("understand the other side: {error}")))
 }
 
 fn written<T: Serialize>(word: &T) -> Result<Vec<u8>, TryFailure> {
@@ -137,6 +162,7 @@ fn written<T: Serialize>(word: &T) -> Result<Vec<u8>, TryFailure> {
 #[cfg(test)]
 mod tests {
     use devices::SharedMemory;
+    use futures::StreamExt;
 
     use super::*;
 
@@ -159,6 +185,24 @@ mod tests {
         drop(other);
         one.ended().await;
         assert!(one.receive::<String>().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_word_that_comes_in_two_parts_is_whole_also_where_one_turned_away_between_them() {
+        let (mut one, other) = UnixStream::pair().unwrap();
+        let mut other = Connection::new(other);
+        let (words, mut speaks) = other.halves::<String>();
+        let mut words = std::pin::pin!(words);
+        let word = written(&"a word").unwrap();
+        one.write_all(&word[..6]).await.unwrap();
+        tokio::select! {
+            biased;
+            _ = words.next() => panic!("half a word is none"),
+            said = speaks.send(&"meanwhile") => said.unwrap(),
+        }
+        one.write_all(&word[6..]).await.unwrap();
+        assert_eq!(words.next().await.unwrap().unwrap(), "a word");
+        assert_eq!(Connection::new(one).receive::<String>().await.unwrap(), "meanwhile");
     }
 
     #[tokio::test]

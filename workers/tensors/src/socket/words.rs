@@ -84,6 +84,13 @@ impl Ring {
         (self.chunk_bytes * self.chunks) as usize
     }
 
+    /// The piece of a whole of so many bytes that a chunk has.
+    pub(crate) const fn piece_of(self, chunk: u64, bytes: u64) -> Range<u64> {
+        let start = chunk * self.chunk_bytes;
+        let end = start + self.chunk_bytes;
+        start..if end < bytes { end } else { bytes }
+    }
+
     /// Where a piece lies that has so many bytes, at most those of a chunk.
     pub(crate) const fn place_of(self, piece: u64, bytes: u64) -> Range<usize> {
         let start = (piece % self.chunks * self.chunk_bytes) as usize;
@@ -94,8 +101,10 @@ impl Ring {
 /// What the side says that has the tensor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// The buffer's handle, and the sum that its GPU has of it.
-    Exported { handle: Vec<u8>, checksum: Checksum },
+    /// The buffer's handle. What follows is the sum, or that there is none.
+    Exported { handle: Vec<u8> },
+    /// The sum over all of the exported buffer that its GPU has.
+    Summed { checksum: Checksum },
     /// A piece lies in its chunk, and this is the sum that its GPU has of it.
     Filled { chunk: u64, checksum: Checksum },
     /// It does not do it, or does not go on.

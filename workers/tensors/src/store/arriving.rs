@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use devices::{DeviceBuffer, HostBytes, MemoryError};
-use protocol::{IfExists, TensorName};
+use protocol::{Checksum, IfExists, TensorName};
 
 use super::{KeepError, TensorStore, room::Room};
 use crate::{Tensor, TensorAbout};
@@ -18,7 +18,7 @@ impl TensorStore {
         let place = self.take_place(&about, if_exists)?;
         let room = self.take_room(about.bytes()).await?;
         let buffer = self.allocate(about.bytes()).await?;
-        Ok(Arriving { about, if_exists, buffer, room, place })
+        Ok(Arriving { about, if_exists, buffer, sum: None, room, place })
     }
 
     /// Keeps a tensor whose bytes are in this GPU's memory already.
@@ -34,7 +34,7 @@ impl TensorStore {
         let place = self.take_place(&about, if_exists)?;
         // All of the buffer counts, also where the tensor takes less of it.
         let room = self.take_room(buffer.len()).await?;
-        Arriving { about, if_exists, buffer, room, place }.finish()
+        Arriving { about, if_exists, buffer, sum: None, room, place }.finish()
     }
 
     /// Counts it against the bound on tensors. Where there are as many as there may be, what was used longest ago and is not in use goes away.
@@ -72,6 +72,7 @@ pub struct Arriving {
     if_exists: IfExists,
     // The order matters: the memory is given back before the room for it is.
     buffer: DeviceBuffer,
+    sum: Option<Checksum>,
     room: Room,
     place: Place,
 }
@@ -90,14 +91,22 @@ impl Arriving {
         Ok(self.place.store.memory()?.write(&self.buffer, at, bytes).await?)
     }
 
+    /// All of it was compared with where it came from, by this sum, which it keeps.
+    pub(crate) const fn keep_sum(&mut self, sum: Checksum) {
+        self.sum = Some(sum);
+    }
+
     /// It is all there: from now on it is found. Where a newer version came meanwhile, it is not found, and whoever has what this gives has it all the same.
     ///
     /// # Errors
     /// [`KeepError::Exists`], where another one came meanwhile that is not to be replaced.
     pub fn finish(self) -> Result<Arc<Tensor>, KeepError> {
-        let Self { about, if_exists, buffer, room, place } = self;
+        let Self { about, if_exists, buffer, sum, room, place } = self;
         let store = &place.store;
         let tensor = Arc::new(Tensor::new(about, buffer).in_room(room));
+        if let Some(sum) = sum {
+            tensor.keep_sum(sum);
+        }
         let now_ms = store.now_ms();
         // Bound to a name, so that what is replaced gives its memory back when the lock is no longer held.
         let put = store.entries().put(&tensor, if_exists, now_ms);

@@ -1,27 +1,41 @@
 //! The way within a process: one device copies from the other.
 
-use protocol::{Checksum, TensorRecord};
+use std::{ops::Range, time::Duration};
 
-use super::{TryFailure, in_time, pieces};
-use crate::{
-    Arriving,
-    plane::{Shared, here},
+use devices::DeviceMemory;
+use futures::{StreamExt, stream};
+use protocol::TensorRecord;
+
+use super::{
+    Sums, TryFailure, in_time, pieces,
+    pieces::{AT_ONCE, copied_at_once, overlapped},
+    source::Source,
 };
+use crate::{Arriving, plane::Shared};
 
-/// Large enough that the pauses between pieces do not show, small enough that it can be ended.
-const PIECE_BYTES: u64 = 64 << 20;
+/// Brings it, and gives the sums on both sides.
+pub(super) async fn carry(shared: &Shared, from: &TensorRecord, arriving: &Arriving) -> Result<Sums, TryFailure> {
+    let source = Source::find(shared, from).await?;
+    let copying = Copying { stall: shared.options.limits.stall, source: &source, memory: shared.memory()?, arriving };
+    let steps = stream::iter(pieces(from.bytes, copied_at_once(from.bytes))).map(|piece| Ok(copying.piece(piece)));
+    Ok(source.whole(overlapped(AT_ONCE, steps).await?))
+}
 
-/// Brings it, and gives the sum of what was read.
-pub(super) async fn carry(shared: &Shared, from: &TensorRecord, arriving: &Arriving) -> Result<Checksum, TryFailure> {
-    let source = here::find(&from.incarnation, &from.gpu_id).ok_or(TryFailure::Gone)?;
-    let stall = shared.options.limits.stall;
-    let tensor = in_time(stall, source.store.get(&from.name, Some(from.version))).await?.ok_or(TryFailure::Gone)?;
-    let (there, here) = (source.memory()?, shared.memory()?);
-    let mut sum = Checksum::default();
-    for piece in pieces(from.bytes, PIECE_BYTES) {
+struct Copying<'a> {
+    stall: Duration,
+    source: &'a Source,
+    memory: &'a dyn DeviceMemory,
+    arriving: &'a Arriving,
+}
+
+impl Copying<'_> {
+    async fn piece(&self, piece: Range<u64>) -> Result<Sums, TryFailure> {
+        let (from, to) = (self.source.tensor.buffer(), self.arriving.buffer());
         let (at, bytes) = (piece.start, piece.end - piece.start);
-        sum = sum.with(in_time(stall, there.checksum(tensor.buffer(), piece)).await?);
-        in_time(stall, here.copy((tensor.buffer(), at), (arriving.buffer(), at), bytes)).await?;
+        let copied = async {
+            in_time(self.stall, self.memory.copy((from, at), (to, at), bytes)).await?;
+            in_time(self.stall, self.memory.checksum(to, piece.clone())).await
+        };
+        self.source.summed_beside(piece.clone(), copied).await
     }
-    Ok(sum)
 }

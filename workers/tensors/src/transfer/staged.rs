@@ -1,23 +1,33 @@
 //! The way through the host's memory: the source fills one chunk of a ring while this side takes another.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, pin::pin, sync::Arc};
 
 use data_link::{Refused, RefusedBecause};
 use devices::{HostBytes, SharedMemory, SharedPart};
-use futures::future::try_join;
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::{BoxFuture, join},
+    stream::{self, FuturesOrdered},
+};
 use protocol::{Checksum, TensorRecord};
 
-use super::{TryFailure, in_time, pieces};
+use super::{
+    Sums, TryFailure, in_time, pieces,
+    pieces::{AT_ONCE, overlapped},
+    source::Source,
+};
 use crate::{
     Arriving, Tensor,
-    plane::{Shared, here},
+    plane::Shared,
     socket::{Answer, Connection, Request, Ring, Taken, Wanted},
 };
 
 /// Bytes of a chunk, a multiple of eight.
 const CHUNK_BYTES: u64 = 4 << 20;
-/// Chunks of a ring. With two, one is filled while the other is taken; the others even out what either side waits for.
+/// Chunks of a ring: as many as both sides are at.
 const CHUNKS: u64 = 4;
+/// Chunks that either side is at: one is copied while another is summed.
+const CHUNKS_AT_ONCE: usize = 2;
 /// How often a chunk may come corrupted before the try fails.
 const TRIES: u32 = 3;
 
@@ -37,125 +47,178 @@ const fn ring_for(bytes: u64) -> Ring {
     Ring { chunk_bytes, chunks }
 }
 
-/// Brings it from another process, and gives the sum of what its GPU has.
-pub(super) async fn carry(shared: &Shared, from: &TensorRecord, arriving: &Arriving) -> Result<Checksum, TryFailure> {
+/// Brings it from another process, and gives the sums of what its GPU has and of what arrived.
+pub(super) async fn carry(shared: &Shared, from: &TensorRecord, arriving: &Arriving) -> Result<Sums, TryFailure> {
     let stall = shared.options.limits.stall;
     let wanted = Wanted::new(from)?;
     let ring = ring_for(from.bytes);
     let memory = Arc::new(SharedMemory::allocate(ring.bytes())?);
     let mut connection = in_time(stall, Connection::open(wanted.socket)).await?;
     in_time(stall, connection.send_with(&Request::Staged(wanted.tensor, ring), &*memory)).await?;
-    let mut sum = Checksum::default();
-    let mut refused = 0;
-    for (number, piece) in (0..).zip(pieces(from.bytes, ring.chunk_bytes)) {
-        loop {
-            let checksum = match in_time(stall, connection.receive::<Answer>()).await? {
-                Answer::Filled { chunk, checksum } if chunk == number => checksum,
-                // What was filled before this side asked for a chunk again comes again, in its order.
-                Answer::Filled { chunk, .. } if chunk > number && refused > 0 => continue,
-                Answer::Refused(refused) => return Err(refused.into()),
-                answer => return Err(answer.unexpected()),
-            };
-            let part = SharedPart { memory: Arc::clone(&memory), range: ring.place_of(number, piece.end - piece.start) };
-            in_time(stall, arriving.write(piece.start, HostBytes::Shared(part))).await?;
-            // The GPUs' own sums: what changed on either side of the shared memory is found, too.
-            if in_time(stall, shared.memory()?.checksum(arriving.buffer(), piece.clone())).await? == checksum {
-                sum = sum.with(checksum);
-                in_time(stall, connection.send(&Taken::Well)).await?;
-                break;
-            }
-            refused += 1;
-            if refused >= TRIES {
-                return Err(TryFailure::Corrupted);
-            }
-            in_time(stall, connection.send(&Taken::AgainFrom(number))).await?;
-        }
-    }
-    Ok(sum)
+    let emptying = Emptying { shared, arriving, bytes: from.bytes, ring, memory };
+    let mut taking = Taking::new();
+    let taken = emptying.take_all(&mut connection, &mut taking).await;
+    // No copy goes on into memory that is to be used again.
+    while taking.next().await.is_some() {}
+    taken
 }
 
-/// The other side of it: fills the ring, at most as many chunks ahead as it has.
+/// Chunks that are being taken, in their order, each with the sums on both sides.
+type Taking<'a> = FuturesOrdered<BoxFuture<'a, Result<Sums, TryFailure>>>;
+
+/// The side that takes chunks out of the ring.
+struct Emptying<'a> {
+    shared: &'a Shared,
+    arriving: &'a Arriving,
+    bytes: u64,
+    ring: Ring,
+    memory: Arc<SharedMemory>,
+}
+
+impl Emptying<'_> {
+    /// Takes all chunks, some at once and each begun in its order. One that came corrupted comes again, and those after it. What is under way when this fails is left to the caller.
+    async fn take_all<'a>(&'a self, connection: &mut Connection, taking: &mut Taking<'a>) -> Result<Sums, TryFailure> {
+        let stall = self.shared.options.limits.stall;
+        let (words, mut speaking) = connection.halves::<Answer>();
+        let mut words = pin!(words);
+        let count = self.bytes.div_ceil(self.ring.chunk_bytes);
+        let (mut next, mut taken, mut refused, mut sums) = (0, 0, 0, Sums::default());
+        while taken < count {
+            tokio::select! {
+                biased;
+                Some(of_chunk) = taking.next() => match of_chunk?.agreed() {
+                    Ok(of_chunk) => {
+                        (taken, sums) = (taken + 1, sums.with(of_chunk));
+                        in_time(stall, speaking.send(&Taken::Well)).await?;
+                    }
+                    Err(corrupted) => {
+                        // Before their chunks are filled again.
+                        while taking.next().await.is_some() {}
+                        refused += 1;
+                        if refused >= TRIES {
+                            return Err(corrupted);
+                        }
+                        in_time(stall, speaking.send(&Taken::AgainFrom(taken))).await?;
+                        next = taken;
+                    }
+                },
+                word = in_time(stall, said(&mut words)), if next < count && taking.len() < CHUNKS_AT_ONCE => match word? {
+                    Answer::Filled { chunk, checksum } if chunk == next => {
+                        taking.push_back(self.take(chunk, checksum).boxed());
+                        next += 1;
+                    }
+                    // What was filled before this side asked for a chunk again comes again, in its order.
+                    Answer::Filled { chunk, .. } if chunk > next && refused > 0 => {}
+                    Answer::Refused(refused) => return Err(refused.into()),
+                    answer => return Err(answer.unexpected()),
+                },
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Copies a chunk to the GPU, and sums what arrived: the GPUs' own sums, so that what changed on either side of the shared memory is found, too.
+    async fn take(&self, chunk: u64, sent: Checksum) -> Result<Sums, TryFailure> {
+        let piece = self.ring.piece_of(chunk, self.bytes);
+        let part = SharedPart { memory: Arc::clone(&self.memory), range: self.ring.place_of(chunk, piece.end - piece.start) };
+        let stall = self.shared.options.limits.stall;
+        in_time(stall, self.arriving.write(piece.start, HostBytes::Shared(part))).await?;
+        let arrived = in_time(stall, self.shared.memory()?.checksum(self.arriving.buffer(), piece)).await?;
+        Ok(Sums { sent, arrived })
+    }
+}
+
+/// The next word of the other side, which says words until the connection ends.
+async fn said<T>(words: &mut (impl Stream<Item = Result<T, TryFailure>> + Unpin)) -> Result<T, TryFailure> {
+    words.next().await.unwrap_or_else(|| Err(TryFailure::Failed("the other side said nothing".to_owned())))
+}
+
+/// The other side of it: fills the ring, at most as many chunks ahead as it has, and some at once.
 pub(crate) async fn serve(
     shared: &Shared,
     tensor: Arc<Tensor>,
     (ring, memory): (Ring, SharedMemory),
     connection: &mut Connection,
 ) -> Result<(), TryFailure> {
-    let source = Source { shared, tensor, ring, memory: Arc::new(memory) };
-    let count = source.tensor.buffer().len().div_ceil(ring.chunk_bytes);
-    let (mut next, mut taken) = (0, 0);
-    while taken < count {
-        if next < count && next - taken < ring.chunks {
-            match source.fill(next).await {
-                Ok(checksum) => connection.send(&Answer::Filled { chunk: next, checksum }).await?,
-                Err(failure) => {
-                    let refused = Refused::new(RefusedBecause::Failed, format!("read from its GPU: {failure}"));
-                    return connection.send(&Answer::Refused(refused)).await;
-                }
-            }
-            next += 1;
-            continue;
-        }
-        match connection.receive::<Taken>().await? {
-            Taken::Well => taken += 1,
-            Taken::AgainFrom(chunk) if chunk == taken => next = chunk,
-            Taken::AgainFrom(chunk) => return Err(TryFailure::Failed(format!("chunk {chunk} was asked for again, {taken} were taken"))),
-        }
-    }
+    Filling { shared, tensor, ring, memory: Arc::new(memory) }.fill_all(connection).await?;
     connection.ended().await;
     Ok(())
 }
 
-struct Source<'a> {
+/// The side that fills the ring.
+struct Filling<'a> {
     shared: &'a Shared,
     tensor: Arc<Tensor>,
     ring: Ring,
     memory: Arc<SharedMemory>,
 }
 
-impl Source<'_> {
+impl Filling<'_> {
+    async fn fill_all(&self, connection: &mut Connection) -> Result<(), TryFailure> {
+        let (words, mut speaking) = connection.halves::<Taken>();
+        let mut words = pin!(words);
+        let mut filling = FuturesOrdered::new();
+        let count = self.tensor.buffer().len().div_ceil(self.ring.chunk_bytes);
+        let (mut next, mut taken) = (0, 0);
+        while taken < count {
+            while next < count && next - taken < self.ring.chunks && filling.len() < CHUNKS_AT_ONCE {
+                filling.push_back(self.fill(next));
+                next += 1;
+            }
+            tokio::select! {
+                biased;
+                Some((chunk, filled)) = filling.next() => match filled {
+                    Ok(checksum) => speaking.send(&Answer::Filled { chunk, checksum }).await?,
+                    Err(failure) => {
+                        let refused = Refused::new(RefusedBecause::Failed, format!("read from its GPU: {failure}"));
+                        return speaking.send(&Answer::Refused(refused)).await;
+                    }
+                },
+                word = said(&mut words) => match word? {
+                    Taken::Well if taken < next => taken += 1,
+                    Taken::AgainFrom(chunk) if chunk == taken => {
+                        // Before their chunks are filled again.
+                        while filling.next().await.is_some() {}
+                        next = chunk;
+                    }
+                    word => return Err(TryFailure::Failed(format!("the other side says {word:?} where {taken} chunks were taken"))),
+                },
+            }
+        }
+        Ok(())
+    }
+
     /// Copies a chunk to its place in the ring, and gives the GPU's sum of it.
-    async fn fill(&self, chunk: u64) -> Result<Checksum, TryFailure> {
+    async fn fill(&self, chunk: u64) -> (u64, Result<Checksum, TryFailure>) {
         let buffer = self.tensor.buffer();
-        let start = chunk * self.ring.chunk_bytes;
-        let piece = start..(start + self.ring.chunk_bytes).min(buffer.len());
+        let piece = self.ring.piece_of(chunk, buffer.len());
         let part = SharedPart { memory: Arc::clone(&self.memory), range: self.ring.place_of(chunk, piece.end - piece.start) };
         let stall = self.shared.options.limits.stall;
-        let memory = self.shared.memory()?;
-        in_time(stall, memory.read_to(buffer, piece.start, part)).await?;
-        in_time(stall, memory.checksum(buffer, piece)).await
+        let filled = async {
+            let memory = self.shared.memory()?;
+            let (read, summed) =
+                join(in_time(stall, memory.read_to(buffer, piece.start, part)), in_time(stall, memory.checksum(buffer, piece.clone())))
+                    .await;
+            read.and(summed)
+        };
+        (chunk, filled.await)
     }
 }
 
 /// Brings it from another GPU of this process that has no way of its own to this one: reads one piece while it writes another.
-pub(super) async fn carry_here(shared: &Shared, from: &TensorRecord, arriving: &Arriving) -> Result<Checksum, TryFailure> {
-    let source = here::find(&from.incarnation, &from.gpu_id).ok_or(TryFailure::Gone)?;
+pub(super) async fn carry_here(shared: &Shared, from: &TensorRecord, arriving: &Arriving) -> Result<Sums, TryFailure> {
+    let source = Source::find(shared, from).await?;
     let stall = shared.options.limits.stall;
-    let tensor = in_time(stall, source.store.get(&from.name, Some(from.version))).await?.ok_or(TryFailure::Gone)?;
-    let there = source.memory()?;
-    let read = async |piece: Range<u64>| {
-        let checksum = in_time(stall, there.checksum(tensor.buffer(), piece.clone())).await?;
+    let (there, here) = (source.plane.memory()?, shared.memory()?);
+    let (read_from, to) = (source.tensor.buffer(), arriving.buffer());
+    let moved = |piece: Range<u64>| async move {
         // A chunk's length fits into memory.
-        let bytes = in_time(stall, there.read(tensor.buffer(), piece.start, (piece.end - piece.start) as usize)).await?;
-        Ok::<_, TryFailure>((piece.start, bytes, checksum))
+        let bytes = in_time(stall, there.read(read_from, piece.start, (piece.end - piece.start) as usize)).await?;
+        in_time(stall, here.write(to, piece.start, HostBytes::Own(bytes))).await?;
+        in_time(stall, here.checksum(to, piece)).await
     };
-    let mut sum = Checksum::default();
-    let mut waiting = None;
-    for piece in pieces(from.bytes, CHUNK_BYTES) {
-        let (next, ()) = try_join(read(piece), write(stall, arriving, waiting)).await?;
-        let (at, bytes, checksum) = next;
-        sum = sum.with(checksum);
-        waiting = Some((at, bytes));
-    }
-    write(stall, arriving, waiting).await?;
-    Ok(sum)
-}
-
-async fn write(stall: std::time::Duration, arriving: &Arriving, piece: Option<(u64, bytes::Bytes)>) -> Result<(), TryFailure> {
-    match piece {
-        Some((at, bytes)) => in_time(stall, arriving.write(at, HostBytes::Own(bytes))).await,
-        None => Ok(()),
-    }
+    let steps = stream::iter(pieces(from.bytes, CHUNK_BYTES)).map(|piece| Ok(source.summed_beside(piece.clone(), moved(piece))));
+    Ok(source.whole(overlapped(AT_ONCE, steps).await?))
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use devices::{SimulatedGpu, SimulatedOptions, simulated::LinkSpeed};
-use protocol::{TensorRef, TransferWay};
+use devices::{Device, HostBytes, SimulatedGpu, SimulatedOptions, simulated::LinkSpeed};
+use protocol::{Checksum, TensorRef, TransferWay};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,9 @@ struct Simulated {
     gpu: Arc<SimulatedGpu>,
     plane: Arc<DataPlane>,
 }
+
+/// So slow that a large tensor takes long, with a latency that a copy in pieces must not pay for each of them.
+const LARGE_LINK: LinkSpeed = LinkSpeed { bytes_per_second: 1e9, latency: Duration::from_micros(10) };
 
 async fn simulated(fleet: &TestFleet, count: usize, peer_link: Option<LinkSpeed>) -> Vec<Simulated> {
     let mut all = Vec::new();
@@ -67,6 +70,42 @@ async fn a_copy_to_seven_takes_the_time_of_three() {
     for simulated in &all {
         assert_eq!(simulated.fetch(&reference, &bytes).await, Duration::ZERO);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_copy_takes_what_its_link_needs_and_a_broadcast_its_rounds() {
+    let fleet = TestFleet::new();
+    let all = simulated(&fleet, 8, Some(LARGE_LINK)).await;
+    let bytes = content(64_000_000);
+    let reference = all[0].keep(&bytes).await;
+    let one = all[1].fetch(&reference, &bytes).await;
+    let needed = Duration::from_secs_f64(bytes.len() as f64 / LARGE_LINK.bytes_per_second);
+    assert!(one >= needed && one <= needed.mul_f64(1.02) + LARGE_LINK.latency, "{one:?}, where the link needs {needed:?}");
+    let again = all[0].keep(&bytes).await;
+    let started = Instant::now();
+    let copied = all[0].plane.copy_to(&again, &[], &CancellationToken::new()).await.unwrap();
+    let took = started.elapsed();
+    assert!(copied.iter().all(|copied| copied.outcome.is_ok()), "{copied:?}");
+    assert!(took >= needed * 3 && took <= one.mul_f64(3.1), "{took:?}, where one takes {one:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_compared_keeps_its_sum_and_one_whose_bytes_are_not_those_of_its_sum_is_handed_to_nobody() {
+    let fleet = TestFleet::new();
+    let all = simulated(&fleet, 3, Some(SLOW)).await;
+    let bytes = content(1_000_003);
+    let reference = all[0].keep(&bytes).await;
+    all[1].fetch(&reference, &bytes).await;
+    let sum_of = async |simulated: &Simulated| simulated.plane.store().get(&reference.tensor, None).await.unwrap().unwrap().sum();
+    for simulated in &all[..2] {
+        assert_eq!(sum_of(simulated).await, Some(Checksum::of(&bytes, 0)));
+    }
+    let tensor = all[1].plane.store().get(&reference.tensor, None).await.unwrap().unwrap();
+    let memory = all[1].gpu.memory().unwrap();
+    memory.write(tensor.buffer(), 8, HostBytes::Own(Bytes::from_static(b"changed"))).await.unwrap();
+    let copy = all[1].plane.shared.record_of(&tensor);
+    let error = all[2].plane.fetch(&reference, &[copy], &CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains("the checksums differ"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

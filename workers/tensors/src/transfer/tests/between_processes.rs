@@ -47,6 +47,38 @@ async fn through_shared_memory_where_the_pair_cannot_reach_each_other() {
 }
 
 #[tokio::test]
+async fn two_chunks_at_once_are_filled_and_two_are_taken() {
+    let bytes = content(BYTES);
+    let (fleet, from, to, reference) = two(&bytes).await;
+    to.gpu.inject("open", 1, Fault::Unsupported);
+    from.gpu.inject("read_to", usize::MAX, Fault::Waits);
+    let (ways, ()) = tokio::join!(comes_by(&fleet, &to, &reference, &bytes), async {
+        from.gpu.until_called("read_to", 2).await;
+        to.gpu.inject("write", usize::MAX, Fault::Waits);
+        from.gpu.go_on();
+        to.gpu.until_called("write", 2).await;
+        to.gpu.go_on();
+    });
+    assert_eq!(ways, [TransferWay::Staged]);
+}
+
+#[tokio::test]
+async fn a_chunk_in_the_middle_that_came_corrupted_comes_again_with_those_after_it() {
+    let bytes = content(BYTES);
+    let (fleet, _from, to, reference) = two(&bytes).await;
+    to.gpu.inject("open", 1, Fault::Unsupported);
+    to.gpu.inject("write", usize::MAX, Fault::Waits);
+    let (ways, ()) = tokio::join!(comes_by(&fleet, &to, &reference, &bytes), async {
+        to.gpu.until_called("write", 2).await;
+        to.gpu.go_on();
+        to.gpu.inject("write", 1, Fault::Corrupts);
+    });
+    assert_eq!(ways, [TransferWay::Staged]);
+    assert_eq!(fleet.counted("gpufleet_transfer_failures_total", &["corrupted", "staged"]), 0, "it was the same try");
+    assert!(to.gpu.calls("write") > 5);
+}
+
+#[tokio::test]
 async fn a_chunk_that_came_corrupted_comes_again() {
     let bytes = content(BYTES);
     let (fleet, from, to, reference) = two(&bytes).await;
