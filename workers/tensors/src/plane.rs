@@ -238,8 +238,8 @@ impl DataPlane {
         self.shared.free(reference).await
     }
 
-    /// Copies a tensor to other GPUs, along a tree over the ways between them: each link is used once, and a GPU that has it passes it on. One that is slow or dead holds up nobody but those behind it, who
-    /// then read from another copy. `to` empty: to every GPU of the pool that takes data.
+    /// Copies a tensor to other GPUs: whoever has it and is free sends it to the nearest that lacks it, so that no link carries it twice. One that is slow or dead holds up nobody: who was to read from it reads
+    /// from another copy. `to` empty: to every GPU of the pool that takes data.
     ///
     /// # Errors
     /// [`DataError`], where it is nowhere or a GPU that is named is none of the pool's; what fails for a GPU is its outcome.

@@ -24,7 +24,7 @@ mod ways;
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::{Checksum, IfExists, TensorPlace, TensorRecord, TransferWay};
+use protocol::{IfExists, TensorPlace, TensorRecord, TransferWay};
 use tokio::time::Instant;
 
 use self::pieces::{Sums, in_time};
@@ -50,7 +50,7 @@ async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord]) -> Result<Arc<Tens
         return Ok(tensor);
     }
     let arriving = within(limit, shared.store.begin(about_of(record), IfExists::Replace)).await?;
-    let mut tries = Tries { shared, arriving, has_failed: false, lines: Vec::new(), gone: 0 };
+    let mut tries = Tries { shared, arriving: Some(arriving), lines: Vec::new(), gone: 0 };
     match tokio::time::timeout(limit, tries.all(copies)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => return Err(tries.error(copies)),
@@ -60,7 +60,8 @@ async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord]) -> Result<Arc<Tens
             return Err(tries.error(copies));
         }
     }
-    Ok(tries.arriving.finish()?)
+    let arriving = tries.arriving.take().expect("the way that brought it left its memory");
+    Ok(arriving.finish()?)
 }
 
 fn about_of(record: &TensorRecord) -> TensorAbout {
@@ -77,8 +78,8 @@ fn about_of(record: &TensorRecord) -> TensorAbout {
 /// What was tried for one transfer.
 struct Tries<'a> {
     shared: &'a Arc<Shared>,
-    arriving: Arriving,
-    has_failed: bool,
+    /// The memory that it is to fill. `None`: a try was given up that had written to it.
+    arriving: Option<Arriving>,
     lines: Vec<String>,
     /// How many copies are not there any more.
     gone: usize,
@@ -149,9 +150,11 @@ impl Tries<'_> {
         let ways = &self.shared.ways;
         for is_last in (1..=TRIES).map(|number| number == TRIES) {
             let started = Instant::now();
-            let failure = match self.once(record, way).await {
-                Ok(sum) => {
-                    self.arriving.keep_sum(sum);
+            let mut arriving = self.memory_for(record).await?;
+            let failure = match self.carry(record, way, &arriving).await.and_then(Sums::agreed) {
+                Ok(sums) => {
+                    arriving.keep_sum(sums.sent);
+                    self.arriving = Some(arriving);
                     let took = started.elapsed();
                     ways.carried(&record.gpu_id, way, record.bytes, took);
                     self.shared.metrics.carried(way, record.bytes, took);
@@ -159,7 +162,10 @@ impl Tries<'_> {
                 }
                 Err(failure) => failure,
             };
-            self.has_failed = true;
+            // Nothing has been written where there was no way.
+            if matches!(failure, TryFailure::Unsupported(_)) {
+                self.arriving = Some(arriving);
+            }
             self.shared.metrics.failed(way, failure.word());
             self.tell(record, way, &failure);
             self.note(record, way, &failure.to_string());
@@ -180,21 +186,18 @@ impl Tries<'_> {
         Ok(Came::NotThisWay)
     }
 
-    /// One try, and the comparison of what it brought; the sum of it.
-    async fn once(&self, record: &TensorRecord, way: TransferWay) -> Result<Checksum, TryFailure> {
-        let sums = self.carry(record, way).await?.agreed()?;
-        if !self.has_failed {
-            return Ok(sums.sent);
+    /// Memory for one try. A copy of a try that was given up may still be on its way, and write to the memory that it was to fill: the next one has memory of its own.
+    async fn memory_for(&mut self, record: &TensorRecord) -> Result<Arriving, DataError> {
+        if let Some(arriving) = self.arriving.take() {
+            return Ok(arriving);
         }
-        // A try that stalled may have left a copy on its way, which wrote to a piece after that was summed.
-        let (memory, stall) = (self.shared.memory()?, self.shared.options.limits.stall);
-        let arrived = in_time(stall, memory.checksum(self.arriving.buffer(), 0..record.bytes)).await?;
-        Ok(Sums { arrived, ..sums }.agreed()?.sent)
+        let limit = self.shared.options.limits.for_bytes(record.bytes);
+        Ok(within(limit, self.shared.store.begin(about_of(record), IfExists::Replace)).await?)
     }
 
     /// Brings it by a way, and gives the sums over all of it on both sides.
-    async fn carry(&self, record: &TensorRecord, way: TransferWay) -> Result<Sums, TryFailure> {
-        let Self { shared, arriving, .. } = self;
+    async fn carry(&self, record: &TensorRecord, way: TransferWay, arriving: &Arriving) -> Result<Sums, TryFailure> {
+        let shared = self.shared;
         match way {
             TransferWay::Local => local::carry(shared, record, arriving).await,
             TransferWay::Peer => peer::carry(shared, record, arriving).await,

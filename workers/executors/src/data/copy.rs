@@ -5,7 +5,7 @@
 //! {"tensor": "x", "to": ["gpu-b", "gpu-c"]}
 //! {"tensor": "x", "to": "all"}
 //! ```
-//! `"all"` is every GPU of the pool that takes tensors. Many are served along a tree, each reading from one that has it already. Gives for each what came of it, `{"copies": [{"gpu_id": "gpu-b", "from":
+//! `"all"` is every GPU of the pool that takes tensors. Many are served by those that have it already, not all by one. Gives for each what came of it, `{"copies": [{"gpu_id": "gpu-b", "from":
 //! "gpu-a", "took_ms": 12}, {"gpu_id": "gpu-c", "error": "..."}]}`, and fails where there is no copy at all.
 
 use async_trait::async_trait;
