@@ -136,6 +136,8 @@ async fn gpus_and_the_strategy_are_shown_and_changed_while_the_fleet_runs() {
     let rows: Value = serde_json::from_str(&gpus.output).unwrap();
     let ids: Vec<&Value> = rows.as_array().unwrap().iter().map(|view| &view["gpu"]["gpu_id"]).collect();
     assert_eq!((gpus.code, ids), (Some(0), vec![&json!("sim-0"), &json!("sim-1")]));
+    let keys: Vec<&Value> = rows.as_array().unwrap().iter().map(|view| &view["data_port"]["key"]).collect();
+    assert_eq!(keys, [&json!("***"), &json!("***")], "who is shown a GPU cannot read its tensors by that");
     let table = servers.run(&["gpus"]).await;
     assert!(table.output.contains("sim-0") && table.output.contains("healthy"), "{table:?}");
     assert!(table.output.lines().all(|line| line.chars().count() <= 80), "{table:?}");

@@ -159,6 +159,6 @@ impl Servers {
     pub(crate) async fn pool(&self) -> Result<Pool, Fault> {
         let name = self.configuration().worker.pool.clone();
         let gpus = self.table().await?.rows(&name).await?;
-        Ok(Pool { name, gpus })
+        Ok(Pool { name, gpus: gpus.into_iter().map(GpuView::without_keys).collect() })
     }
 }

@@ -12,9 +12,6 @@ use tracing::error;
 
 use crate::{Gateway, Problem, problem::ProblemKind, submit::SEE_THE_LOG, tasks::not_utf8};
 
-/// In the place of a secret.
-const HIDDEN: &str = "***";
-
 /// The living GPUs of a pool.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct GpuList {
@@ -42,12 +39,8 @@ pub(crate) async fn one(State(gateway): State<Gateway>, gpu_id: Result<Path<Stri
 
 impl Gateway {
     async fn gpus(&self) -> Result<Vec<GpuView>, Problem> {
-        let mut gpus = self.ports.table.rows(&self.options.pool).await.map_err(|error| self.table_failed(&error))?;
-        // Whoever can read the table may use data ports; who only reaches a gateway goes through it.
-        for port in gpus.iter_mut().filter_map(|view| view.row.data.data_port.as_mut()) {
-            port.key = HIDDEN.to_owned();
-        }
-        Ok(gpus)
+        let gpus = self.ports.table.rows(&self.options.pool).await.map_err(|error| self.table_failed(&error))?;
+        Ok(gpus.into_iter().map(GpuView::without_keys).collect())
     }
 
     pub(crate) fn table_failed(&self, cause: &TableError) -> Problem {

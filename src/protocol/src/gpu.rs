@@ -346,6 +346,17 @@ pub struct GpuView {
     pub expires_in_ms: u64,
 }
 
+impl GpuView {
+    /// The view for people: who can read the table may use the key of the GPU's data port, and who is only shown what it says may not.
+    #[must_use]
+    pub fn without_keys(mut self) -> Self {
+        if let Some(port) = &mut self.row.data.data_port {
+            port.key = "***".to_owned();
+        }
+        self
+    }
+}
+
 /// What was wrong with a GPU when its worker's process had to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastTrouble {

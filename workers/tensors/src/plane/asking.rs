@@ -34,9 +34,14 @@ impl Shared {
     /// # Errors
     /// [`DirectoryError`].
     pub(crate) async fn announce(&self, records: &[TensorRecord]) -> Result<(), DirectoryError> {
+        let mut announced = Ok(());
         for records in records.chunks(AT_ONCE) {
-            self.insist(|directory| directory.announce(records)).await?;
-            self.told.told(records);
+            match self.insist(|directory| directory.announce(records)).await {
+                Ok(()) => self.told.told(records),
+                Err(error) if error.is_transient => return Err(error),
+                // The table refuses names beyond its bound, and knows those of others that it has.
+                Err(error) => announced = announced.and(Err(error)),
+            }
         }
         // What went away while the table was told would be found for ever.
         let is_gone = |record: &&TensorRecord| self.store.look(&record.name).is_none_or(|stored| stored.about.version != record.version);
@@ -44,7 +49,7 @@ impl Shared {
         if !gone.is_empty() {
             self.tell_later(gone);
         }
-        Ok(())
+        announced
     }
 
     /// Says that copies are gone.

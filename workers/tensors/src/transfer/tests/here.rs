@@ -139,6 +139,7 @@ async fn a_stalled_copy_gives_way_to_the_next_way() {
     let tensor = to.fetch(&reference).await.unwrap();
     assert_eq!(to.bytes(&tensor).await, bytes);
     assert_eq!(started.elapsed().as_secs(), 5, "the time for which nothing may come");
+    assert_eq!(to.gpu.calls("allocate"), 2, "the stalled copy may still write to the memory that it was to fill");
     assert_eq!(way(&from, &to, TransferWay::Local).unwrap().reason, "nothing came for 5000 ms");
 }
 
