@@ -45,6 +45,8 @@ pub struct OnnxModels {
 #[derive(Default)]
 struct State {
     looked_at: BTreeMap<String, Instant>,
+    /// The file of each model whose load failed last.
+    failed: BTreeMap<String, Stamp>,
     /// Files that could not take the place of what is loaded; they are not tried again.
     refused: BTreeMap<String, Stamp>,
     /// Whether payloads of a model run together, as far as it was ever loaded.
@@ -163,6 +165,14 @@ impl OnnxModels {
         }
     }
 
+    /// A load that was under way already, or began a moment later, may have read another file than the one that was looked at: only what was read is given up.
+    pub(super) fn refuse_if_it_failed(&self, name: &str, looked_at: Stamp) {
+        let mut state = self.state();
+        if state.failed.get(name) == Some(&looked_at) {
+            state.refused.insert(name.to_owned(), looked_at);
+        }
+    }
+
     /// A file that is gone, or that cannot be used, leaves what is loaded in its place.
     async fn look_again(self: &Arc<Self>, cache: &ModelCache, name: &str, device: &Arc<dyn Device>, loaded: Stamp) {
         let Ok(file) = self.find(name).await else { return };
@@ -181,7 +191,7 @@ impl OnnxModels {
                 );
             }
             Err(failure) => {
-                self.state().refused.insert(name.to_owned(), file.stamp);
+                self.refuse_if_it_failed(name, file.stamp);
                 // The old one runs: the kind is not down.
                 self.state().down.remove(name);
                 tracing::warn!(
@@ -249,8 +259,17 @@ impl ModelSource for OnnxModels {
         let model = name.split('@').next().unwrap_or(name);
         let (axis, asked) = (self.axes.get(model).cloned(), name.to_owned());
         let began = Instant::now();
-        let loading = tokio::task::spawn_blocking(move || loader.load(directory.find(&asked)?, axis.as_deref()));
-        let came_out = loading.await.map_err(|_| Failure::transient(format!("loading model {name} crashed")))?;
+        let loading = tokio::task::spawn_blocking(move || {
+            let file = match directory.find(&asked) {
+                Ok(file) => file,
+                Err(error) => return (None, Err(error)),
+            };
+            (Some(file.stamp), loader.load(file, axis.as_deref()))
+        });
+        let (read, came_out) = loading.await.map_err(|_| Failure::transient(format!("loading model {name} crashed")))?;
+        if let (Some(stamp), Err(_)) = (read, &came_out) {
+            self.state().failed.insert(name.to_owned(), stamp);
+        }
         // A name that nobody knows says nothing of what is here.
         if !matches!(came_out, Err(OnnxError::Unknown { .. })) {
             self.loaded(name, &came_out);

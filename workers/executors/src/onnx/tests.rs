@@ -11,7 +11,9 @@ use super::{
     fixture::{World, floats, floats_of, framed_task, identity, linear, mixing, parted, segments, slow},
     tensor::Element,
 };
-use crate::{BatchMember, Executor, Failure, ModelBounds, ModelCache, Report, Run, RunBatch, Usage, fixture, schemas::tests::agree};
+use crate::{
+    BatchMember, Executor, Failure, ModelBounds, ModelCache, ModelSource, Report, Run, RunBatch, Usage, fixture, schemas::tests::agree,
+};
 
 fn nested(value: &Json) -> Value {
     value.to().unwrap()
@@ -168,6 +170,23 @@ async fn a_file_that_was_replaced_is_loaded_beside_the_old_model_and_takes_its_p
     until(&world, &onnx, |first| first == 11.0).await;
     fs::remove_dir_all(world.folder.path().join("linear")).unwrap();
     fs::remove_file(world.folder.path().join("linear.onnx")).unwrap();
+    until(&world, &onnx, |first| first == 11.0).await;
+}
+
+/// Two looks may share one load, which read the file that the first of them saw.
+#[tokio::test]
+async fn a_file_is_not_given_up_for_what_another_one_failed_with() {
+    let world = World::new();
+    world.put("linear.onnx", &linear(1.0));
+    let models = world.models().await;
+    world.put("linear.onnx", b"broken, and of another length");
+    let broken = models.find("linear").await.unwrap().stamp;
+    assert!(models.load("linear").await.is_err());
+    world.put("linear.onnx", &linear(10.0));
+    let good = models.find("linear").await.unwrap().stamp;
+    [good, broken].iter().for_each(|looked_at| models.refuse_if_it_failed("linear", *looked_at));
+    assert!(models.refused("linear", broken) && !models.refused("linear", good));
+    let onnx = super::onnx(Arc::clone(&models), Arc::clone(&world.cache));
     until(&world, &onnx, |first| first == 11.0).await;
 }
 
