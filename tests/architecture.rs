@@ -7,7 +7,7 @@ use std::{
 };
 
 /// crate → the crates of ours it may depend on. Programs → libraries → devices and ports → words; nothing sideways or upwards.
-const EDGES: [(&str, &[&str]); 18] = [
+const EDGES: [(&str, &[&str]); 19] = [
     ("protocol", &[]),
     ("task-queue", &["protocol"]),
     ("redis-link", &["protocol"]),
@@ -17,9 +17,10 @@ const EDGES: [(&str, &[&str]); 18] = [
     ("devices", &["protocol"]),
     ("tensors", &["data-link", "devices", "protocol"]),
     ("executors", &["devices", "protocol", "tensors"]),
+    ("insight", &["gpu-table", "protocol"]),
     ("producer", &["protocol", "task-queue", "task-store"]),
     ("service", &["gpu-table", "protocol", "task-queue", "task-store"]),
-    ("gateway", &["data-link", "gpu-table", "producer", "protocol", "task-queue", "task-store"]),
+    ("gateway", &["data-link", "gpu-table", "insight", "producer", "protocol", "task-queue", "task-store"]),
     ("gpu-host", &["protocol"]),
     ("gpu-worker", &["devices", "executors", "gpu-table", "protocol", "task-queue", "task-store", "tensors"]),
     (
@@ -32,6 +33,7 @@ const EDGES: [(&str, &[&str]); 18] = [
             "gpu-host",
             "gpu-table",
             "gpu-worker",
+            "insight",
             "producer",
             "protocol",
             "service",

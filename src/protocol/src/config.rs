@@ -6,6 +6,7 @@
 mod batch;
 mod data;
 mod handlers;
+mod journal;
 mod kinds;
 mod models;
 mod operate;
@@ -21,6 +22,7 @@ pub use self::{
     batch::BatchSection,
     data::DataSection,
     handlers::{HandlerProtocol, HandlerSection},
+    journal::{JournalSection, ScalingSection},
     kinds::{KernelSection, PredictSection},
     models::{ModelProvider, ModelsSection, SimulatedModel},
     operate::Operate,
@@ -48,6 +50,10 @@ pub struct Configuration {
     pub memory: MemorySection,
     /// The task store.
     pub store: StoreSection,
+    /// What the fleet remembers of its course, for people.
+    pub journal: JournalSection,
+    /// How many workers it should have.
+    pub scaling: ScalingSection,
     /// The HTTP gateway.
     pub gateway: GatewaySection,
     /// The `predict` kind.

@@ -252,6 +252,9 @@ pub struct GpuRow {
     /// What is known of its tensors.
     #[serde(flatten)]
     pub data: DataState,
+    /// How its worker finds the servers.
+    #[serde(default, skip_serializing_if = "ServerTimes::is_unknown")]
+    pub servers: ServerTimes,
 }
 
 impl GpuRow {
@@ -266,6 +269,57 @@ impl GpuRow {
     #[must_use]
     pub const fn memory_in_the_way_mb(&self) -> u64 {
         self.sample.memory_used_mb.saturating_sub(self.model_state.evictable_mb)
+    }
+}
+
+/// How long servers lately took to answer a worker. What is not known is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ServerTimes {
+    /// From a publish to its confirm, smoothed, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker_ms: Option<f64>,
+    /// A call of the store, smoothed, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store_ms: Option<f64>,
+    /// A claim, smoothed, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table_ms: Option<f64>,
+    /// Whether the broker blocks this worker's publishes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub broker_blocked: bool,
+}
+
+impl ServerTimes {
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where a worker is between taking tasks and its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerPhase {
+    /// It takes tasks, or would if nothing were in the way.
+    #[default]
+    Serving,
+    /// It takes no more, by an operator's drain or because it stops, and still has some.
+    Draining,
+    /// It takes none and has none: it can be stopped, and its machine taken away, without any cost.
+    Drained,
+}
+
+impl WorkerPhase {
+    /// The name on the wire and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        }
     }
 }
 
@@ -344,9 +398,30 @@ pub struct GpuView {
     pub eligible: bool,
     /// When the row expires unless a heartbeat renews it, in ms from now.
     pub expires_in_ms: u64,
+    /// Where its worker is between taking tasks and its end.
+    #[serde(default)]
+    pub phase: WorkerPhase,
 }
 
 impl GpuView {
+    /// Where its worker is between taking tasks and its end, as row and table say.
+    #[must_use]
+    pub const fn phase_of(row: &GpuRow, held: u32, draining: bool) -> WorkerPhase {
+        if !(draining || row.stopping) {
+            WorkerPhase::Serving
+        } else if held > 0 || row.waiting > 0 || !row.running.is_empty() {
+            WorkerPhase::Draining
+        } else {
+            WorkerPhase::Drained
+        }
+    }
+
+    /// Whether its worker can be stopped without any cost.
+    #[must_use]
+    pub const fn is_safe_to_delete(&self) -> bool {
+        matches!(self.phase, WorkerPhase::Drained)
+    }
+
     /// The view for people: who can read the table may use the key of the GPU's data port, and who is only shown what it says may not.
     #[must_use]
     pub fn without_keys(mut self) -> Self {

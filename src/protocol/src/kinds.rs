@@ -173,8 +173,9 @@ mod tests {
             run_ms: BTreeMap::new(),
             model_state: crate::gpu::ModelState::default(),
             data: crate::DataState::default(),
+            servers: Default::default(),
         };
-        let mut view = GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000 };
+        let mut view = GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000, phase: Default::default() };
         change(&mut view);
         view
     }

@@ -20,8 +20,10 @@ pub mod gpu;
 mod group;
 mod id;
 mod identity;
+pub mod insight;
 pub mod intake;
 mod item_results;
+pub mod journal;
 mod json;
 mod kinds;
 mod model_wishes;
@@ -55,6 +57,7 @@ pub use id::{DeliveryId, GpuId, GroupName, Incarnation, InvalidId, Kind, PoolNam
 pub use identity::{BodyHash, TaskIdentity, identify, identify_by_key, identify_letter};
 pub use intake::{IntakeLimits, check_body, read_body, read_task};
 pub use item_results::ItemResults;
+pub use journal::{HistoryPoint, HistorySpan, OperatorAction, StepName, TaskStep};
 pub use json::Json;
 pub use kinds::{DescribedKind, KindDescription, KindView, RunTime};
 pub use model_wishes::{ModelAction, ModelPin, ModelWish, ModelWishes, WishError};

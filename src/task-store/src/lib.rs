@@ -5,6 +5,7 @@
 mod crash;
 mod error;
 mod groups;
+mod journal;
 mod memory;
 mod options;
 mod redis;
@@ -16,6 +17,7 @@ mod store;
 pub use crash::{Crash, Holder, Verdict};
 pub use error::StoreError;
 pub use groups::{Arrival, Counted, GroupBound, GroupCancel, GroupStore, Join, MemberEnd, MembersPage, MembersRequest};
+pub use journal::{Journal, StepCursor, StepPage};
 pub use memory::MemoryStore;
 pub use options::StoreOptions;
 

@@ -241,6 +241,7 @@ pub fn row(name: &str) -> GpuRow {
         models: Vec::new(),
         model_state: Default::default(),
         data: Default::default(),
+        servers: Default::default(),
         foreign_utilization_percent: 0.0,
         waiting: 0,
         running: Vec::new(),

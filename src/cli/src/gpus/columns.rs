@@ -176,6 +176,7 @@ mod tests {
             models: Vec::new(),
             model_state: Default::default(),
             data: Default::default(),
+            servers: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 3,
             running: Vec::new(),
@@ -183,7 +184,7 @@ mod tests {
             kinds_down: BTreeMap::new(),
             run_ms: BTreeMap::new(),
         };
-        GpuView { row, held: 4, draining: false, eligible: true, expires_in_ms: 5_000 }
+        GpuView { row, held: 4, draining: false, eligible: true, expires_in_ms: 5_000, phase: Default::default() }
     }
 
     fn views() -> [GpuView; 2] {

@@ -90,8 +90,9 @@ mod tests {
             run_ms: BTreeMap::new(),
             model_state: protocol::gpu::ModelState::default(),
             data: protocol::DataState::default(),
+            servers: Default::default(),
         };
-        GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000 }
+        GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000, phase: Default::default() }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{capability, down::one_line, state};
 
 /// One line for each thing.
 pub(super) fn described(number: usize, view: &GpuView) -> String {
-    let GpuView { row, held, draining, eligible, expires_in_ms } = view;
+    let GpuView { row, held, draining, eligible, expires_in_ms, .. } = view;
     let (gpu, sample) = (&row.gpu, &row.sample);
     let mut lines = vec![
         ("GPU", format!("{} (number {number})", gpu.gpu_id)),

@@ -180,12 +180,16 @@ impl Pool {
 
     pub(super) fn views(&self) -> Vec<GpuView> {
         let settings = self.settings();
-        let view = |(gpu_id, entry): (&GpuId, &Entry)| GpuView {
-            row: entry.row.clone(),
-            held: self.load(gpu_id) as u32,
-            draining: settings.draining.contains(gpu_id),
-            eligible: is_open(&entry.row, &settings),
-            expires_in_ms: entry.expires_ms - self.now_ms(),
+        let view = |(gpu_id, entry): (&GpuId, &Entry)| {
+            let (held, draining) = (self.load(gpu_id) as u32, settings.draining.contains(gpu_id));
+            GpuView {
+                row: entry.row.clone(),
+                held,
+                draining,
+                eligible: is_open(&entry.row, &settings),
+                expires_in_ms: entry.expires_ms - self.now_ms(),
+                phase: GpuView::phase_of(&entry.row, held, draining),
+            }
         };
         self.rows.iter().map(view).collect()
     }

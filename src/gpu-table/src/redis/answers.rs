@@ -102,7 +102,8 @@ pub(super) fn settings(operation: &'static str, json: &str) -> Result<Settings, 
 pub(super) fn views(operation: &'static str, rows: Vec<Row>) -> Result<Vec<GpuView>, TableError> {
     let view = |(json, held, draining, eligible, expires_in_ms): Row| {
         let row: GpuRow = serde_json::from_str(&json).map_err(|error| garbled(operation, &format!("{error}: {json}")))?;
-        Ok(GpuView { row, held, draining, eligible, expires_in_ms })
+        let phase = GpuView::phase_of(&row, held, draining);
+        Ok(GpuView { row, held, draining, eligible, expires_in_ms, phase })
     };
     let mut views = rows.into_iter().map(view).collect::<Result<Vec<_>, TableError>>()?;
     views.sort_by(|a, b| a.row.gpu.gpu_id.cmp(&b.row.gpu.gpu_id));

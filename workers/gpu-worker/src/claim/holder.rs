@@ -130,6 +130,7 @@ mod tests {
             models: Vec::new(),
             model_state: Default::default(),
             data: Default::default(),
+            servers: Default::default(),
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: running.iter().map(|task| task.parse().unwrap()).collect(),

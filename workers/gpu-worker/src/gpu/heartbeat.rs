@@ -146,6 +146,7 @@ impl Heart {
             models: self.gpu.executors.models(),
             model_state: ModelState { evictable_mb: self.gpu.evictable_mb(), ..self.gpu.models_wished.state(&self.gpu) },
             data: self.gpu.data_state(),
+            servers: Default::default(),
             foreign_utilization_percent: self.foreign.percent,
             waiting: self.slots.waiting(),
             running: self.begun.tasks(),

@@ -1,0 +1,7 @@
+//! What the fleet's journal and table say, made out: an index of tasks, what holds the fleet back, how many workers it should have, why a task waits and until when.
+//!
+//! Pure: no I/O and no clock of its own. Gateways and commands feed it with steps of the journal and rows of the table.
+
+mod observed;
+
+pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers, Quantiles};
