@@ -2,6 +2,11 @@
 //!
 //! Pure: no I/O and no clock of its own. Gateways and commands feed it with steps of the journal and rows of the table.
 
+mod load;
 mod observed;
+#[cfg(test)]
+mod sketch;
+mod verdict;
 
 pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers, Quantiles};
+pub use verdict::verdict;
