@@ -4,9 +4,11 @@
 
 mod load;
 mod observed;
+mod scaling;
 #[cfg(test)]
 mod sketch;
 mod verdict;
 
 pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers, Quantiles};
+pub use scaling::Planner;
 pub use verdict::verdict;
