@@ -4,11 +4,13 @@
 
 mod load;
 mod observed;
+mod overview;
 mod scaling;
 #[cfg(test)]
 mod sketch;
 mod verdict;
 
 pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers, Quantiles};
+pub use overview::{Judged, gpu_counts, overview};
 pub use scaling::Planner;
 pub use verdict::verdict;
