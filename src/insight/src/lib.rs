@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O and no clock of its own. Gateways and commands feed it with steps of the journal and rows of the table.
 
+mod history;
 mod load;
 mod observed;
 mod overview;
@@ -10,6 +11,7 @@ mod scaling;
 mod sketch;
 mod verdict;
 
+pub use history::{Recorder, point};
 pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers, Quantiles};
 pub use overview::{Judged, gpu_counts, overview};
 pub use scaling::Planner;
