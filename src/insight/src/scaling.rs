@@ -52,11 +52,12 @@ impl Planner {
         let mut load = Load::of(observed);
         self.begin(observed, &load);
         load.arriving = self.arriving;
+        let is_blind = is_blind(observed);
         let slots_per_worker = self.slots_per_worker.unwrap_or(SLOTS_UNTIL_SEEN);
         let needed = needed(&load, section, slots_per_worker);
-        self.desired = self.steady(observed.now_ms, section, needed);
+        self.desired = if is_blind { self.held(section, needed) } else { self.steady(observed.now_ms, section, needed) };
         let expected_wait_ms = lowest_waiting(observed).map_or(Some(0.0), |priority| fluid_wait_ms(observed, priority));
-        let grounds = Grounds { load: &load, section, needed, desired: self.desired, fewer: self.fewer, now_ms: observed.now_ms };
+        let grounds = Grounds { load: &load, section, needed, desired: self.desired, fewer: self.fewer, is_blind, now_ms: observed.now_ms };
         Scaling {
             pool: pool.clone(),
             desired_workers: self.desired,
@@ -76,20 +77,28 @@ impl Planner {
     /// Takes in what is observed: the work that comes, smoothed, and the slots of a worker.
     fn begin(&mut self, observed: &Observed<'_>, load: &Load) {
         let now_ms = observed.now_ms;
+        let arriving = arriving(observed, load);
         let gap_ms = self.planned_ms.and_then(|planned_ms| now_ms.checked_sub(planned_ms)).filter(|gap_ms| *gap_ms <= GAP_MS);
         match gap_ms {
-            Some(gap_ms) => self.arriving += (load.arriving - self.arriving) * (1.0 - (-(gap_ms as f64) / SMOOTHED_OVER_MS).exp()),
+            Some(gap_ms) => self.arriving += (arriving - self.arriving) * (1.0 - (-(gap_ms as f64) / SMOOTHED_OVER_MS).exp()),
             None => {
-                self.arriving = load.arriving;
+                self.arriving = arriving;
                 self.fewer = None;
             }
         }
-        if self.planned_ms.is_none() {
+        // At first, and as long as a server that would tell does not answer: no fewer than there are.
+        if self.planned_ms.is_none() || is_blind(observed) {
             let serving = observed.gpus.iter().filter(|view| view.phase == WorkerPhase::Serving).count();
-            self.desired = u32::try_from(serving).unwrap_or(u32::MAX);
+            self.desired = self.desired.max(u32::try_from(serving).unwrap_or(u32::MAX));
         }
         self.planned_ms = Some(now_ms);
         self.slots_per_worker = load::mean(observed.gpus.iter().map(|view| f64::from(view.row.slots))).or(self.slots_per_worker);
+    }
+
+    /// Never down: what does not come may only not be heard of.
+    fn held(&mut self, section: &ScalingSection, needed: Needed) -> u32 {
+        self.fewer = None;
+        bounded(section, self.desired.max(needed.workers))
     }
 
     /// Up at once, down once fewer have been enough for long.
@@ -108,6 +117,17 @@ impl Planner {
         self.fewer = None;
         most
     }
+}
+
+/// Whether a server does not answer, without which less work may only seem to come.
+const fn is_blind(observed: &Observed<'_>) -> bool {
+    observed.broker_ms.is_none() || observed.store_ms.is_none() || observed.table_ms.is_none()
+}
+
+/// The work that comes, in slots. Where no steps are told, as much comes as is served, and that is as many slots as are held.
+fn arriving(observed: &Observed<'_>, load: &Load) -> f64 {
+    let is_told = observed.activity.arrived > 0 || observed.activity.began > 0;
+    if is_told { load.arriving } else { load.held_anywhere as f64 }
 }
 
 /// How many workers are needed, before bounds and steadiness.
@@ -292,6 +312,48 @@ mod tests {
             assert_eq!(at(10), 5);
         }
         assert_eq!(at(10), 0);
+    }
+
+    #[test]
+    fn it_does_not_go_down_while_a_server_does_not_answer() {
+        for (server, silence) in [("broker", 0), ("store", 1), ("table", 2)] {
+            let mut planner = Planner::new();
+            let mut sketch = Sketch::of(4, 1);
+            if silence == 2 {
+                sketch.gpus.clear();
+            }
+            let silent = [&mut sketch.broker_ms, &mut sketch.store_ms, &mut sketch.table_ms].into_iter().nth(silence).unwrap();
+            *silent = None;
+            plan(&mut planner, &sketch);
+            sketch.gpus = Sketch::of(4, 1).gpus;
+            for _ in 0..100 {
+                sketch.now_ms += 10_000;
+                assert_eq!(plan(&mut planner, &sketch).desired_workers, 4, "{server}");
+            }
+            (sketch.broker_ms, sketch.store_ms, sketch.table_ms) = (Some(1.0), Some(1.0), Some(1.0));
+            for _ in 0..=31 {
+                sketch.now_ms += 10_000;
+                plan(&mut planner, &sketch);
+            }
+            assert_eq!(plan(&mut planner, &sketch).desired_workers, 0, "{server}");
+        }
+    }
+
+    #[test]
+    fn where_no_steps_are_told_the_slots_that_are_held_say_what_comes() {
+        let mut sketch = Sketch::of(6, 4);
+        for view in &mut sketch.gpus {
+            view.held = 2;
+            view.row.run_ms.insert(crate::sketch::kind("a"), 500.0);
+        }
+        let scaling = first(&sketch);
+        assert!((scaling.arriving_slot_seconds_per_second - 12.0).abs() < 1e-9, "{scaling:?}");
+        let mut planner = Planner::new();
+        for _ in 0..=32 {
+            sketch.now_ms += 10_000;
+            plan(&mut planner, &sketch);
+        }
+        assert_eq!(plan(&mut planner, &sketch).desired_workers, 4, "12 slots and something to spare");
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub(super) struct Grounds<'a> {
     pub(super) needed: Needed,
     pub(super) desired: u32,
     pub(super) fewer: Option<(u64, u32)>,
+    /// Whether a server does not answer.
+    pub(super) is_blind: bool,
     pub(super) now_ms: u64,
 }
 
@@ -54,6 +56,9 @@ impl Grounds<'_> {
         }
         if desired == needed {
             return None;
+        }
+        if self.is_blind {
+            return Some(format!("It stays at {desired} while a server does not answer."));
         }
         if let Some((since_ms, _)) = self.fewer {
             let left_ms = section.down_after_ms.saturating_sub(self.now_ms.saturating_sub(since_ms));

@@ -17,7 +17,8 @@ const STARTS_IN_S: u64 = 40;
 const ASKS_EVERY_S: u64 = 5;
 const SLOTS: u32 = 4;
 const RUN_S: u64 = 4;
-const WINDOW_S: usize = 60;
+/// Over how long activity is counted.
+const WINDOW_S: usize = 300;
 
 /// What decides how many workers there should be.
 trait Decides {
@@ -152,6 +153,7 @@ impl Simulation {
     fn new() -> Self {
         let mut sketch = Sketch::of(1, SLOTS);
         sketch.scaling.workers_min = 1;
+        sketch.activity.window_ms = WINDOW_S as u64 * 1_000;
         sketch.numbers("a").learnt_run_ms = (RUN_S * 1_000) as f64;
         Self {
             sketch,
