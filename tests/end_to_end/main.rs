@@ -4,6 +4,7 @@
 
 mod batches;
 mod bodies;
+mod bottleneck;
 mod cancelling;
 mod choosing;
 mod crashing;
