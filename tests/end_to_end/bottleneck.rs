@@ -146,7 +146,7 @@ async fn a_kind_that_nobody_serves_waits_for_workers_that_have_it(here: fn(Fleet
         configuration.amqp.unplaceable_ttl_ms = 200;
     });
     let fleet = here(plan).start().await;
-    let observatory = observatory(&fleet, 60_000);
+    let observatory = observatory(&fleet, 2_000);
     submit(&fleet, [task("ecko", json!(1))]).await;
     says(&recognised(&observatory, Holdup::Unserved).await, "kind ecko");
 }

@@ -346,6 +346,11 @@ fn tasks_that_no_gpu_can_run() {
     sketch.activity.unserved = 3;
     let verdict = alone(&sketch, Holdup::Unserved);
     assert!(verdict.sentence.starts_with("3 tasks wait for kind ecko"), "{}", verdict.sentence);
+    // No worker has said so yet, and it shows only in what the living ones serve.
+    sketch.activity.unserved = 0;
+    alone(&sketch, Holdup::Nothing);
+    sketch.wait("ecko", 4, 1, LATE_MS);
+    assert!(alone(&sketch, Holdup::Unserved).sentence.starts_with("4 tasks wait for kind ecko"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{Health, gpu::GpuView, insight::Holdup};
+use protocol::{Health, Kind, gpu::GpuView, insight::Holdup};
 
 use super::{
     super::{
@@ -75,14 +75,18 @@ pub(in super::super) fn unusable_gpus(observed: &Observed<'_>) -> Option<Found> 
 
 /// Tasks that no GPU of the fleet can ever run.
 pub(in super::super) fn unserved(observed: &Observed<'_>) -> Option<Found> {
-    let (unserved, waiting) = (observed.activity.unserved, Load::of(observed).waiting);
+    let (load, by_kind) = (Load::of(observed), load::waiting_by_kind(observed));
+    let serves = |kind: &Kind| observed.gpus.iter().any(|view| view.row.kinds.contains(kind) || view.row.kinds_down.contains_key(kind));
+    let without: Vec<(&Kind, u64)> = by_kind.into_iter().filter(|(kind, _)| !serves(kind)).collect();
+    // A worker that has the kind may be about to start: before tasks are late, only what workers say of a task counts.
+    let may_be_told = !observed.gpus.is_empty() && observed.table_ms.is_some() && load.is_late(observed.scaling.wait_objective_ms);
+    let by_rows = if may_be_told { without.iter().map(|(_, tasks)| tasks).sum() } else { 0 };
+    let unserved = observed.activity.unserved.max(by_rows);
     if unserved == 0 {
         return None;
     }
-    let waiting = waiting.max(unserved);
-    let serves = |kind| observed.gpus.iter().any(|view| view.row.kinds.contains(kind) || view.row.kinds_down.contains_key(kind));
-    let kinds: Vec<String> =
-        load::waiting_by_kind(observed).into_keys().filter(|kind| !serves(kind)).map(|kind| kind.as_str().to_owned()).collect();
+    let waiting = load.waiting.max(unserved);
+    let kinds: Vec<String> = without.iter().map(|(kind, _)| kind.as_str().to_owned()).collect();
     let what =
         if kinds.is_empty() { "what they need (memory, capability, a GPU by name)".to_owned() } else { format!("kind {}", names(&kinds)) };
     let sentence = format!(
