@@ -87,6 +87,8 @@ pub struct KindNumbers {
     pub transfer_ms: f64,
     /// The learnt run time of an attempt, in ms: smoothed over all that is known, not only the window. 0: none ended yet.
     pub learnt_run_ms: f64,
+    /// The same smoothed over about an hour, so that it says for a while how it was before something changed. 0: none ended yet.
+    pub usual_run_ms: f64,
 }
 
 /// What one priority did.
