@@ -249,6 +249,13 @@ fn a_handler_that_takes_a_multiple_of_what_it_used_to() {
     sketch.numbers("a").run.p50_ms = 4_000.0;
     let verdict = alone(&sketch, Holdup::Handler);
     assert!(verdict.sentence.contains("takes 4.0 s where it used to take 1.0 s"), "{}", verdict.sentence);
+    // What was learnt last has followed the change; what was usual says it still.
+    sketch.numbers("a").learnt_run_ms = 4_000.0;
+    sketch.numbers("a").usual_run_ms = 1_000.0;
+    sketch.activity.priorities[4].waiting.clear();
+    sketch.numbers("a").waiting = 0;
+    sketch.wait("a", 4, 2, LATE_MS);
+    alone(&sketch, Holdup::Handler);
 }
 
 #[test]
@@ -330,13 +337,17 @@ fn gpus_that_are_out_of_use_while_tasks_wait() {
 }
 
 #[test]
-fn a_gpu_whose_memory_others_use_is_out_of_use() {
+fn a_gpu_that_others_use_is_out_of_use() {
     let mut sketch = Sketch::of(2, 4).flow("a", 100, 1_000.0).waiting("a", 5, LATE_MS);
     sketch.gpus[0].held = 4;
     sketch.gpus[1].eligible = false;
     sketch.gpus[1].row.sample.memory_used_mb = 79_000;
     let verdict = alone(&sketch, Holdup::UnusableGpus);
-    assert!(verdict.sentence.contains("over a threshold by other programs"), "{}", verdict.sentence);
+    assert!(verdict.sentence.contains("1 over the memory threshold without a task"), "{}", verdict.sentence);
+    sketch.gpus[1].row.sample.memory_used_mb = 0;
+    sketch.gpus[1].row.foreign_utilization_percent = 99.0;
+    let verdict = alone(&sketch, Holdup::UnusableGpus);
+    assert!(verdict.sentence.contains("1 kept busy by other programs"), "{}", verdict.sentence);
 }
 
 #[test]

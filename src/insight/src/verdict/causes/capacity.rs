@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{Health, Kind, gpu::GpuView, insight::Holdup};
+use protocol::{Health, Kind, claim::Settings, gpu::GpuView, insight::Holdup};
 
 use super::{
     super::{
@@ -137,10 +137,10 @@ pub(in super::super) fn too_few_gpus(observed: &Observed<'_>) -> Option<Found> {
 
 /// The GPUs that take no tasks, and of which a waiting kind could make use. What a worker that stops has will not come back.
 fn unusable<'a>(observed: &Observed<'a>) -> impl Iterator<Item = &'a GpuView> {
-    let waiting = load::waiting_by_kind(observed);
+    let (waiting, settings) = (load::waiting_by_kind(observed), observed.settings);
     observed.gpus.iter().filter(move |view| {
         let serves = waiting.is_empty() || view.row.kinds.iter().any(|kind| waiting.contains_key(kind));
-        !view.eligible && !view.row.stopping && serves && obstacle(view).is_some()
+        !view.eligible && !view.row.stopping && serves && obstacle(view, settings).is_some()
     })
 }
 
@@ -148,7 +148,7 @@ fn unusable<'a>(observed: &Observed<'a>) -> impl Iterator<Item = &'a GpuView> {
 fn obstacles(observed: &Observed<'_>) -> BTreeMap<&'static str, u64> {
     let mut by_obstacle = BTreeMap::new();
     for view in observed.gpus.iter().filter(|view| !view.eligible) {
-        *by_obstacle.entry(obstacle(view).unwrap_or("full of tasks' memory")).or_insert(0) += 1;
+        *by_obstacle.entry(obstacle(view, observed.settings).unwrap_or("full of tasks' memory")).or_insert(0) += 1;
     }
     by_obstacle
 }
@@ -158,7 +158,7 @@ fn said(obstacles: &BTreeMap<&'static str, u64>) -> String {
 }
 
 /// Why a GPU that is not eligible takes no tasks. `None`: its own tasks fill its memory.
-fn obstacle(view: &GpuView) -> Option<&'static str> {
+fn obstacle(view: &GpuView, settings: &Settings) -> Option<&'static str> {
     let row = &view.row;
     match row.health {
         _ if view.draining => Some("drained"),
@@ -166,8 +166,8 @@ fn obstacle(view: &GpuView) -> Option<&'static str> {
         Health::Quarantined => Some("quarantined"),
         Health::Probation => Some("on probation"),
         _ if !row.consuming => Some("without the broker"),
-        _ if view.held == 0 => Some("over a threshold by other programs"),
-        _ if row.foreign_utilization_percent >= 50.0 => Some("over a threshold by other programs"),
+        _ if row.foreign_utilization_percent / 100.0 >= settings.utilization_threshold => Some("kept busy by other programs"),
+        _ if view.held == 0 => Some("over the memory threshold without a task"),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     load::{self, Load},
 };
 
-/// From this multiple of its learnt run time on a kind is slow.
+/// From this multiple of its usual run time on a kind is slow.
 const SLOWER: f64 = 3.0;
 /// Of fewer runs than these nothing is concluded.
 const RUNS_MIN: u64 = 5;
@@ -55,20 +55,25 @@ fn down(observed: &Observed<'_>, kind: &Kind, waiting: u64) -> Option<Found> {
 
 /// A kind that takes a multiple of what it used to, while tasks wait too long.
 fn slow(observed: &Observed<'_>, kind: &Kind, numbers: &KindNumbers) -> Option<Found> {
-    let (run_ms, learnt_ms) = (numbers.run.p50_ms, numbers.learnt_run_ms);
-    let enough = numbers.run.count >= RUNS_MIN && learnt_ms > 0.0 && run_ms >= RUN_MS_MIN && run_ms >= SLOWER * learnt_ms;
+    let (run_ms, usual_ms) = (numbers.run.p50_ms, usual_run_ms(numbers));
+    let enough = numbers.run.count >= RUNS_MIN && usual_ms > 0.0 && run_ms >= RUN_MS_MIN && run_ms >= SLOWER * usual_ms;
     if !enough || !Load::of(observed).is_late(observed.scaling.wait_objective_ms) {
         return None;
     }
     let slot_ms: f64 = observed.activity.kinds.values().map(|numbers| numbers.slot_ms).sum();
     let share = if slot_ms > 0.0 { numbers.slot_ms / slot_ms } else { 0.0 };
     let sentence =
-        format!("Kind {kind} takes {} where it used to take {}: see what its handler waits for.", duration(run_ms), duration(learnt_ms));
+        format!("Kind {kind} takes {} where it used to take {}: see what its handler waits for.", duration(run_ms), duration(usual_ms));
     let evidence = vec![
-        limited("median run time in the window", run_ms, "ms", SLOWER * learnt_ms),
-        measured("learnt run time", learnt_ms, "ms"),
+        limited("median run time in the window", run_ms, "ms", SLOWER * usual_ms),
+        measured("usual run time", usual_ms, "ms"),
         measured("runs in the window", numbers.run.count as f64, "runs"),
         measured("share of the slot time", share * 100.0, "%"),
     ];
-    Some(Found { holdup: Holdup::Handler, weight: share * (1.0 - learnt_ms / run_ms) + CHEAPER, sentence, evidence })
+    Some(Found { holdup: Holdup::Handler, weight: share * (1.0 - usual_ms / run_ms) + CHEAPER, sentence, evidence })
+}
+
+/// What a run of the kind took before. What was learnt last follows a change within some fifty runs, and would hide it.
+const fn usual_run_ms(numbers: &KindNumbers) -> f64 {
+    if numbers.usual_run_ms > 0.0 { numbers.usual_run_ms } else { numbers.learnt_run_ms }
 }

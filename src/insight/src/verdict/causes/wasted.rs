@@ -4,7 +4,7 @@ use protocol::insight::Holdup;
 
 use super::super::{
     CHEAPER, Found,
-    words::{count, duration, limited, measured, percent},
+    words::{duration, limited, measured, percent},
 };
 use crate::{KindNumbers, Observed, load::Load};
 
@@ -61,7 +61,7 @@ pub(in super::super) fn retries(observed: &Observed<'_>) -> Option<Found> {
         limited("share of attempts that are made again", share * 100.0, "%", limit * 100.0),
         measured("attempts that failed and are made again", activity.retried as f64, "attempts"),
         measured("attempts whose worker or process died", activity.crashed as f64, "attempts"),
-        measured(&format!("what waits: {}", count(load.waiting, "task")), load.waiting_slot_ms, "ms"),
+        measured("waiting tasks", load.waiting as f64, "tasks"),
     ];
     Some(Found { holdup: Holdup::Retries, weight: share + CHEAPER, sentence, evidence })
 }
