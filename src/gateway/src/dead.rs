@@ -1,5 +1,7 @@
 //! Dead letters: shown, requeued and purged for operators.
 
+use std::collections::BTreeSet;
+
 use axum::{
     Json,
     extract::{
@@ -92,44 +94,50 @@ pub(crate) async fn of_task(
 
 /// `POST /api/v1/dead/{task_id}/requeue`.
 pub(crate) async fn requeue(
-    _: Operator,
+    operator: Operator,
     State(gateway): State<Gateway>,
     task_id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Requeued>, Problem> {
     let task_id = named(task_id)?;
     let (letters, wanted) = (gateway.dead_letters(), task_id.clone());
     let requeued = gateway.to_the_end(async move { letters.requeue(Some(&wanted)).await }).await?;
-    requeued.map(Json).ok_or_else(|| no_letter(&task_id))
+    let requeued = requeued.ok_or_else(|| no_letter(&task_id))?;
+    gateway.note(&operator, "requeue", format!("task {task_id}"), counted(&requeued)).await;
+    Ok(Json(requeued))
 }
 
 /// `POST /api/v1/dead?requeue=all`.
 pub(crate) async fn requeue_all(
-    _: Operator,
+    operator: Operator,
     State(gateway): State<Gateway>,
     query: Result<Query<RequeueQuery>, QueryRejection>,
 ) -> Result<Json<Requeued>, Problem> {
     let Query(RequeueQuery { requeue }) = query.map_err(|rejection| query::unread(&["requeue"], &rejection))?;
     only("requeue", requeue.as_deref(), "all", "POST /api/v1/dead/{task_id}/requeue requeues those of one task")?;
-    let letters = gateway.dead_letters();
-    let requeued = gateway.to_the_end(async move { letters.requeue(None).await }).await?;
-    Ok(Json(requeued.unwrap_or_default()))
+    let requeued = gateway.requeue_letters(None).await?;
+    gateway.note(&operator, "requeue", "all dead letters".to_owned(), counted(&requeued)).await;
+    Ok(Json(requeued))
 }
 
 /// `DELETE /api/v1/dead/{task_id}`.
 pub(crate) async fn purge(
-    _: Operator,
+    operator: Operator,
     State(gateway): State<Gateway>,
     task_id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Purged>, Problem> {
     let task_id = named(task_id)?;
     let (letters, wanted) = (gateway.dead_letters(), task_id.clone());
     let purged = gateway.to_the_end(async move { letters.purge(&wanted).await }).await?;
-    if purged == 0 { Err(no_letter(&task_id)) } else { Ok(Json(Purged { purged })) }
+    if purged == 0 {
+        return Err(no_letter(&task_id));
+    }
+    gateway.note(&operator, "purge", format!("task {task_id}"), format!("{purged} purged")).await;
+    Ok(Json(Purged { purged }))
 }
 
 /// `DELETE /api/v1/dead?all=true`.
 pub(crate) async fn purge_all(
-    _: Operator,
+    operator: Operator,
     State(gateway): State<Gateway>,
     query: Result<Query<PurgeQuery>, QueryRejection>,
 ) -> Result<Json<Purged>, Problem> {
@@ -137,12 +145,30 @@ pub(crate) async fn purge_all(
     only("all", all.as_deref(), "true", "DELETE /api/v1/dead/{task_id} deletes those of one task")?;
     let letters = gateway.dead_letters();
     let purged = gateway.to_the_end(async move { letters.purge_all().await }).await?;
+    gateway.note(&operator, "purge", "all dead letters".to_owned(), format!("{purged} purged")).await;
     Ok(Json(Purged { purged }))
+}
+
+/// What became of letters, for the action log.
+pub(crate) fn counted(requeued: &Requeued) -> String {
+    format!("{} requeued, {} stay", requeued.requeued, requeued.kept.len())
 }
 
 impl Gateway {
     fn dead_letters(&self) -> DeadLetters {
         self.ports.producer.dead_letters().with_bytes_max(IN_HAND_BYTES_MAX)
+    }
+
+    /// Requeues the letters of some tasks, or all, among as many as may be in hand.
+    pub(crate) async fn requeue_letters(&self, tasks: Option<BTreeSet<TaskId>>) -> Result<Requeued, Problem> {
+        let letters = self.dead_letters();
+        let requeuing = async move {
+            match tasks {
+                Some(tasks) => letters.requeue_those(&tasks).await,
+                None => Ok(letters.requeue(None).await?.unwrap_or_default()),
+            }
+        };
+        self.to_the_end(requeuing).await
     }
 
     /// Does something with dead letters to its end, whether or not its client stays: those in hand must go back. One such thing at a time: what one has in hand another

@@ -4,7 +4,7 @@
 //! are never in the store: they come from this gateway's [`log`], for tasks that were submitted here with `progress`. So do the results of a batch's items before its reply; those
 //! that did not come so, or to nobody who follows the task elsewhere, are told out of the reply: each item once.
 
-mod follow;
+pub(crate) mod follow;
 pub(crate) mod group;
 pub(crate) mod log;
 pub(crate) mod wait;
@@ -140,7 +140,7 @@ fn events_of(source: impl Source) -> impl Stream<Item = Result<sse::Event, Infal
 }
 
 /// Room for one more stream of events.
-fn admitted(gateway: &Gateway) -> Result<OwnedSemaphorePermit, Problem> {
+pub(crate) fn admitted(gateway: &Gateway) -> Result<OwnedSemaphorePermit, Problem> {
     gateway.streams.clone().try_acquire_owned().map_err(|_| {
         let detail = format!("{STREAMS_MAX} streams of events are open already; come back, or ask for the status from time to time");
         Problem::new(ProblemKind::Unavailable, detail).retry_after(gateway.unavailable.refused())

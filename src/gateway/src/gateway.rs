@@ -12,7 +12,7 @@ use prometheus::Registry;
 use protocol::{
     PoolName,
     claim::Settings,
-    config::{Configuration, Operate, WhenUnserved},
+    config::{Configuration, JournalSection, Operate, ScalingSection, WhenUnserved},
 };
 use task_queue::{BodyBudget, TaskQueue};
 use task_store::TaskStore;
@@ -20,10 +20,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ConnectionLimits, GatewayMetrics,
+    ConnectionLimits, GatewayMetrics, Observatory, ObservedPorts,
     bulk::BULK_MAX,
     events::{STREAMS_MAX, log::Watched, wait::Waits},
     health::Readiness,
+    live::LiveView,
     retry::Refusals,
     server::Connections,
     unserved::Emptiness,
@@ -71,11 +72,15 @@ pub struct GatewayOptions {
     pub operate: Operate,
     /// The settings of a fleet whose table has none yet. Default: those of the configuration's defaults.
     pub initial_settings: Settings,
+    /// How much of the journal is indexed. Default: that of the configuration's defaults.
+    pub journal: JournalSection,
+    /// What the number of desired workers aims at. Default: that of the configuration's defaults.
+    pub scaling: ScalingSection,
 }
 
 impl From<&Configuration> for GatewayOptions {
     fn from(configuration: &Configuration) -> Self {
-        let Configuration { worker, gateway, gpu, .. } = configuration;
+        let Configuration { worker, gateway, gpu, journal, scaling, .. } = configuration;
         Self {
             pool: worker.pool.clone(),
             predict_timeout: Duration::from_millis(gateway.predict_timeout_ms),
@@ -88,6 +93,8 @@ impl From<&Configuration> for GatewayOptions {
             connections: ConnectionLimits::from(gateway),
             operate: gateway.operate,
             initial_settings: gpu.multi_gpu.initial_settings(),
+            journal: journal.clone(),
+            scaling: scaling.clone(),
         }
     }
 }
@@ -134,6 +141,10 @@ pub struct Shared {
     pub(crate) waits: Waits,
     /// One permit for each bulk request under way.
     pub(crate) bulk: Arc<Semaphore>,
+    /// What the journal, the table and the broker say together.
+    pub(crate) observatory: Observatory,
+    /// What the streams of the fleet's course show, made once for all of them.
+    pub(crate) live: LiveView,
     /// The gateway stops: streams of events end.
     pub(crate) closing: CancellationToken,
 }
@@ -155,6 +166,7 @@ impl Gateway {
         let kinds = KindsView::new(Arc::clone(&ports.table), options.pool.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let (waits, bulk) = (Waits::default(), Arc::new(Semaphore::new(BULK_MAX)));
+        let (observatory, live) = (observatory_of(&ports, &options), LiveView::default());
         Ok(Self(Arc::new(Shared {
             ports,
             options,
@@ -175,9 +187,22 @@ impl Gateway {
             streams,
             waits,
             bulk,
+            observatory,
+            live,
             closing,
         })))
     }
+}
+
+fn observatory_of(ports: &Ports, options: &GatewayOptions) -> Observatory {
+    let observed = ObservedPorts {
+        queue: Arc::clone(&ports.queue),
+        table: Arc::clone(&ports.table),
+        store: Arc::clone(&ports.store),
+        environment: ports.producer.environment().clone(),
+    };
+    let GatewayOptions { pool, initial_settings, journal, scaling, .. } = options;
+    Observatory::new(observed, pool.clone(), initial_settings.clone(), journal.clone(), scaling.clone())
 }
 
 impl std::ops::Deref for Gateway {

@@ -21,10 +21,16 @@ pub(crate) struct GpuList {
     gpus: Vec<GpuView>,
 }
 
+impl GpuList {
+    pub(crate) const fn of(pool: PoolName, gpus: Vec<GpuView>) -> Self {
+        Self { pool, gpus }
+    }
+}
+
 /// `GET /api/v1/gpus`.
 pub(crate) async fn list(State(gateway): State<Gateway>) -> Result<Json<GpuList>, Problem> {
     let gpus = gateway.gpus().await?;
-    Ok(Json(GpuList { pool: gateway.options.pool.clone(), gpus }))
+    Ok(Json(GpuList::of(gateway.options.pool.clone(), gpus)))
 }
 
 /// `GET /api/v1/gpus/{gpu_id}`.

@@ -1,5 +1,7 @@
 //! What the gateway counts, and where it shows it.
 
+mod fleet;
+
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -18,6 +20,7 @@ use prometheus::{
 use tokio::time::{Instant, timeout};
 use tracing::error;
 
+use self::fleet::FleetMetrics;
 use crate::{Gateway, Problem, events::STREAMS_MAX, problem::ProblemKind};
 
 /// How long a scrape waits to hear how many groups there are.
@@ -25,7 +28,7 @@ const GROUPS_ASKED: Duration = Duration::from_millis(500);
 /// How often the store is asked for that at most, whether or not it answers: a scrape costs nothing, and anybody may scrape.
 const GROUPS_ASKED_EVERY: Duration = Duration::from_secs(15);
 
-/// The gateway's own metrics, named `gateway_…`, and those of bulk requests.
+/// The gateway's own metrics, named `gateway_…`, those of bulk requests, and those of the whole fleet.
 pub struct GatewayMetrics {
     requests_total: IntCounterVec,
     request_seconds: HistogramVec,
@@ -39,6 +42,7 @@ pub struct GatewayMetrics {
     pub(crate) bulk_lines_total: IntCounterVec,
     /// Questions to the store about tasks that are waited for by many.
     pub(crate) wait_looks_total: IntCounter,
+    fleet: FleetMetrics,
     /// What of the producer's counts is in `replies_total` already.
     counted: Mutex<Counts>,
 }
@@ -69,6 +73,7 @@ impl GatewayMetrics {
             replies_total: add(registry, IntCounterVec::new(replies, &["how"])?)?,
             bulk_lines_total: add(registry, IntCounterVec::new(lines, &["result"])?)?,
             wait_looks_total: add(registry, IntCounter::new("gateway_wait_looks_total", "Questions to the store for tasks:wait.")?)?,
+            fleet: FleetMetrics::register(registry)?,
             counted: Mutex::default(),
         })
     }
@@ -137,6 +142,7 @@ pub(crate) async fn show(State(gateway): State<Gateway>) -> Result<Response, Pro
     {
         gateway.metrics.groups.set(i64::try_from(known).unwrap_or(i64::MAX));
     }
+    let _nobody_reads_half_of_it = gateway.metrics.fleet.follow(&gateway.observatory);
     text(&gateway.ports.registry)
 }
 

@@ -55,8 +55,24 @@ pub(crate) async fn unpin(operator: Operator, gateway: State<Gateway>, model: Na
 
 type Taken = Result<Json<WishTaken>, Problem>;
 
+/// A wish in the action log.
+const fn noted(action: ModelAction) -> &'static str {
+    match action {
+        ModelAction::Load => "load_model",
+        ModelAction::Unload => "unload_model",
+        ModelAction::Pin => "pin_model",
+        ModelAction::Unpin => "unpin_model",
+    }
+}
+
 impl Gateway {
-    async fn wish(&self, _: Operator, model: Named, action: ModelAction, JsonBody(request, _share): JsonBody<ModelRequest>) -> Taken {
+    async fn wish(
+        &self,
+        operator: Operator,
+        model: Named,
+        action: ModelAction,
+        JsonBody(request, _share): JsonBody<ModelRequest>,
+    ) -> Taken {
         let Path(model) = model.map_err(|_| not_utf8("model"))?;
         let (table, options) = (&*self.ports.table, &self.options);
         let rows = table.rows(&options.pool).await.map_err(|error| self.table_failed(&error))?;
@@ -67,7 +83,12 @@ impl Gateway {
         }
         let wish = ModelWish::new(model, action, self.ports.producer.now_ms()).on(&request.gpus);
         match wish_for_model(table, &options.pool, &options.initial_settings, &wish).await {
-            Ok(taken) => Ok(Json(WishTaken::of(taken, &rows))),
+            Ok(taken) => {
+                let on: Vec<&str> = request.gpus.iter().map(GpuId::as_str).collect();
+                let on = if on.is_empty() { "all GPUs of the pool".to_owned() } else { on.join(", ") };
+                self.note(&operator, noted(action), wish.model.clone(), on).await;
+                Ok(Json(WishTaken::of(taken, &rows)))
+            }
             Err(WishFailed::Table(error)) => Err(self.table_failed(&error)),
             Err(WishFailed::Refused(refused)) => {
                 let field = if matches!(refused, WishError::TooManyGpus(_) | WishError::TooManyGpusOfPin(_)) { "gpus" } else { "model" };

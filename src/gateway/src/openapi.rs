@@ -2,6 +2,7 @@
 
 pub(crate) mod many;
 pub(crate) mod of_groups;
+pub(crate) mod of_insight;
 pub(crate) mod of_kinds;
 pub(crate) mod of_models;
 pub(crate) mod of_tensors;

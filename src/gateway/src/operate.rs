@@ -6,17 +6,22 @@ use axum::{
 };
 use protocol::config::Operate;
 
-use crate::{Gateway, Problem, problem::ProblemKind};
+use crate::{Gateway, Problem, problem::ProblemKind, server::ClientAddress};
 
-/// A request that may operate the fleet: change its settings, drain its GPUs, load and pin models, handle its dead letters. Refused: any other (403).
+/// A request that may operate the fleet: change its settings, drain its GPUs, load and pin models, handle its dead letters, list and cancel its tasks. Refused: any other (403).
 #[derive(Debug)]
-pub(crate) struct Operator;
+pub(crate) struct Operator {
+    /// The address that it came from, as far as it is known.
+    pub(crate) who: String,
+}
 
 impl FromRequestParts<Gateway> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        gateway.may_operate(&parts.headers).map(|()| Self).map_err(|why| Problem::new(ProblemKind::NotOperated, why))
+        gateway.may_operate(&parts.headers).map_err(|why| Problem::new(ProblemKind::NotOperated, why))?;
+        let who = parts.extensions.get::<ClientAddress>().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        Ok(Self { who })
     }
 }
 
@@ -28,7 +33,7 @@ impl Gateway {
         match operate {
             Operate::Always => Ok(()),
             Operate::Never => refused(
-                "this gateway serves no settings, no drains, no wishes for models and no dead letters; use the fleet's servers, by --amqp-url and --redis-url, or set gateway.operate to loopback or always"
+                "this gateway serves no settings, no drains, no wishes for models, no lists of tasks and no dead letters; use the fleet's servers, by --amqp-url and --redis-url, or set gateway.operate to loopback or always"
                     .to_owned(),
             ),
             Operate::Loopback => match (self.listens_on.get(), origin_elsewhere(headers)) {

@@ -10,6 +10,17 @@ use std::{
 
 use tokio::time::Instant;
 
+/// The bounds of an advice that rests on an expected wait, in s.
+const EXPECTED_S: [f64; 2] = [1.0, 60.0];
+
+/// An expected wait as advice, in whole seconds.
+pub(crate) fn seconds_within_bounds(wait_ms: f64) -> u64 {
+    let [shortest, longest] = EXPECTED_S;
+    let seconds = (wait_ms / 1_000.0).ceil();
+    // What is no number is advised like what is short.
+    if seconds > shortest { seconds.min(longest) as u64 } else { shortest as u64 }
+}
+
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How long refusals have gone on without an acceptance between. What has lasted for a while lasts about as long again: that is the estimate,
@@ -53,6 +64,12 @@ fn millis_since_start() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_expected_wait_is_advised_in_whole_seconds_within_bounds() {
+        let advised = [0.0, 999.0, 1_001.0, 12_300.0, 3_600_000.0, f64::INFINITY, f64::NAN].map(seconds_within_bounds);
+        assert_eq!(advised, [1, 1, 2, 13, 60, 60, 1]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_advice_grows_with_the_trouble_within_bounds_and_ends_with_it() {

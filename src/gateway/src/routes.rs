@@ -9,13 +9,13 @@ use axum::{
 };
 
 use crate::{
-    Gateway, Problem, bulk, dead, events, front, gpus, groups, health, kinds,
+    Gateway, Problem, actions, bulk, dead, events, front, gpus, groups, health, insights, kinds, live,
     metrics::{self, observe},
     models,
-    openapi::{self, Operation, many, of_groups, of_kinds, of_models, of_tensors, operating, operations},
+    openapi::{self, Operation, many, of_groups, of_insight, of_kinds, of_models, of_tensors, operating, operations},
     predict,
     problem::ProblemKind,
-    results, segments, settings, tasks, tensors, unserved,
+    results, segments, settings, task_list, tasks, tensors, unserved,
 };
 
 /// One route.
@@ -27,14 +27,19 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 43] = [
+pub(crate) const ROUTES: [Route; 55] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
+    Route { method: "get", path: "/api/v1/tasks", handler: || get(task_list::list), operation: of_insight::LIST },
     Route { method: "post", path: "/api/v1/tasks:bulk", handler: || post(bulk::submit), operation: many::BULK },
     Route { method: "post", path: "/api/v1/tasks:wait", handler: || post(events::wait::wait), operation: many::WAIT },
+    Route { method: "post", path: "/api/v1/tasks:cancel", handler: || post(task_list::cancel), operation: of_insight::CANCEL },
+    Route { method: "post", path: "/api/v1/tasks:requeue", handler: || post(task_list::requeue), operation: of_insight::REQUEUE },
     Route { method: "get", path: "/api/v1/tasks/{task_id}", handler: || get(tasks::status), operation: operations::STATUS },
     Route { method: "get", path: "/api/v1/tasks/{task_id}/events", handler: || get(events::show), operation: operations::EVENTS },
+    Route { method: "get", path: "/api/v1/tasks/{task_id}/log", handler: || get(task_list::log), operation: of_insight::LOG },
+    Route { method: "get", path: "/api/v1/tasks/{task_id}/why", handler: || get(task_list::why), operation: of_insight::WHY },
     Route { method: "get", path: "/api/v1/tasks/{task_id}/results", handler: || get(results::show), operation: operations::RESULTS },
     Route {
         method: "get",
@@ -53,8 +58,20 @@ pub(crate) const ROUTES: [Route; 43] = [
     Route { method: "get", path: "/api/v1/kinds", handler: || get(kinds::list), operation: of_kinds::LIST },
     Route { method: "get", path: "/api/v1/kinds/{kind}", handler: || get(kinds::one), operation: of_kinds::ONE },
     Route { method: "get", path: "/api/v1/unserved", handler: || get(unserved::list), operation: operations::UNSERVED },
+    Route { method: "get", path: "/api/v1/overview", handler: || get(insights::overview), operation: of_insight::OVERVIEW },
+    Route { method: "get", path: "/api/v1/history", handler: || get(insights::history), operation: of_insight::HISTORY },
+    Route { method: "get", path: "/api/v1/bottleneck", handler: || get(insights::bottleneck), operation: of_insight::BOTTLENECK },
+    Route { method: "get", path: "/api/v1/scaling", handler: || get(insights::scaling), operation: of_insight::SCALING },
+    Route { method: "get", path: "/api/v1/live", handler: || get(live::show), operation: of_insight::LIVE },
+    Route { method: "get", path: "/api/v1/actions", handler: || get(actions::list), operation: of_insight::ACTIONS },
     Route { method: "get", path: "/api/v1/settings", handler: || get(settings::show), operation: operating::SETTINGS },
     Route { method: "put", path: "/api/v1/settings/strategy", handler: || put(settings::set_strategy), operation: operating::SET_STRATEGY },
+    Route {
+        method: "put",
+        path: "/api/v1/settings/thresholds",
+        handler: || put(settings::set_thresholds),
+        operation: operating::SET_THRESHOLDS,
+    },
     Route { method: "put", path: "/api/v1/gpus/{gpu_id}/drain", handler: || put(settings::drain), operation: operating::DRAIN },
     Route { method: "delete", path: "/api/v1/gpus/{gpu_id}/drain", handler: || delete(settings::undrain), operation: operating::UNDRAIN },
     Route { method: "get", path: "/api/v1/models", handler: || get(models::list), operation: of_models::LIST },

@@ -26,6 +26,10 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationTo
     }
     // The first payloads are to be checked too.
     drop(gateway.kinds.now());
+    let observing = stop.child_token();
+    let _ends_with_this = observing.clone().drop_guard();
+    let observatory = gateway.observatory.clone();
+    tokio::spawn(async move { observatory.run(observing).await });
     let (closing, connections) = (gateway.closing.clone(), Arc::clone(&gateway.connections));
     let routers = Routers { all: router(gateway.clone()), when_full: router_when_full(gateway) };
     let answering = serve_http(listener, routers, connections, stop.clone());

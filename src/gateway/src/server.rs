@@ -21,13 +21,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 pub use self::connections::ConnectionLimits;
-pub(crate) use self::connections::Connections;
 use self::{
     activity::Alarm,
     answering::Answering,
     connections::{Admitted, Room},
     stream::Watched,
 };
+pub(crate) use self::{answering::ClientAddress, connections::Connections};
 
 /// Most headers of a request; one more is answered 431.
 const HEADERS_MAX: usize = 100;
@@ -87,8 +87,9 @@ async fn live(stream: TcpStream, router: Router, admitted: Admitted, stop: Cance
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "set TCP_NODELAY");
     }
+    let client = stream.peer_addr().ok().map(ClientAddress);
     let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
-    let answering = Answering::new(router, Arc::clone(&activity));
+    let answering = Answering::new(router, Arc::clone(&activity), client);
     let mut connection = pin!(protocol(admitted.room).serve_connection(io, answering));
     let mut alarm = Alarm::new(admitted.limits());
     let mut stopping = false;

@@ -10,7 +10,11 @@ use task_queue::PublishError;
 use task_store::StoreError;
 use tracing::{debug, error, warn};
 
-use crate::{Gateway, Problem, problem::ProblemKind};
+use crate::{
+    Gateway, Problem,
+    problem::ProblemKind,
+    retry::{Refusals, seconds_within_bounds},
+};
 
 /// What a client is told of a fault that it cannot mend.
 pub(crate) const SEE_THE_LOG: &str = "the gateway could not make sense of what a server behind it said; its log has the details";
@@ -34,7 +38,7 @@ impl Gateway {
             return Problem::new(ProblemKind::GroupFull, detail).field("group").task(task_id);
         }
         let problem = if cause.is_full() {
-            Problem::new(ProblemKind::QueueFull, told(cause)).retry_after(self.full.refused())
+            Problem::new(ProblemKind::QueueFull, told(cause)).retry_after(self.come_back_after(&self.full))
         } else if cause.is_unavailable() {
             self.unreachable(cause, told(cause))
         } else {
@@ -71,6 +75,12 @@ impl Gateway {
         }
         error!(error = %cause, "ask the store");
         Problem::new(ProblemKind::Internal, SEE_THE_LOG)
+    }
+
+    /// After how many seconds a task that is refused now has a chance: when one that comes now would begin, by the learnt run times, where that is known.
+    fn come_back_after(&self, refusals: &Refusals) -> u64 {
+        let by_refusals = refusals.refused();
+        self.observatory.expected_wait_ms().map_or(by_refusals, seconds_within_bounds)
     }
 
     /// A server behind does not do its part. The first time after all went well is a warning in the log; what follows is the same trouble.

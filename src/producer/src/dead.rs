@@ -5,7 +5,7 @@
 
 mod requeue;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use protocol::{DeadLetter, Json, ListedSegment, PoolName, Requeued, Segments, TaskId, environment::Clock, frame};
 use task_queue::{Delivery, Queue, QueueError, TaskQueue};
@@ -83,6 +83,16 @@ impl DeadLetters {
         self.requeue_each(chosen).await.map(Some)
     }
 
+    /// As [`DeadLetters::requeue`], for the letters of some tasks.
+    ///
+    /// # Errors
+    /// As of [`DeadLetters::requeue`].
+    pub async fn requeue_those(&self, tasks: &BTreeSet<TaskId>) -> Result<Requeued, DeadLetterError> {
+        let of_one = |letter: &Delivery| id(letter).parse::<TaskId>().is_ok_and(|task_id| tasks.contains(&task_id));
+        let chosen = self.take_chosen(of_one).await?;
+        self.requeue_each(chosen).await
+    }
+
     /// Deletes the letters of one task, among as many as may be in hand; how many there were.
     ///
     /// # Errors
@@ -137,7 +147,12 @@ impl DeadLetters {
 
     /// Takes the letters of one task, among as many as may be in hand.
     async fn take_of(&self, task_id: &TaskId) -> Result<Vec<Delivery>, DeadLetterError> {
-        let (chosen, others): (Vec<_>, Vec<_>) = self.take(Self::IN_HAND_MAX).await?.into_iter().partition(|letter| is_of(letter, task_id));
+        self.take_chosen(|letter| is_of(letter, task_id)).await
+    }
+
+    /// Takes the letters that are meant, among as many as may be in hand.
+    async fn take_chosen(&self, is_meant: impl Fn(&Delivery) -> bool + Send) -> Result<Vec<Delivery>, DeadLetterError> {
+        let (chosen, others): (Vec<_>, Vec<_>) = self.take(Self::IN_HAND_MAX).await?.into_iter().partition(is_meant);
         if let Err(error) = give_back(others).await {
             let _first_error_counts = give_back(chosen).await;
             return Err(error.into());

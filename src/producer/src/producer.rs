@@ -149,6 +149,12 @@ impl Producer {
         self.shared.environment.clock.now_ms()
     }
 
+    /// Its clock, randomness and spawning.
+    #[must_use]
+    pub fn environment(&self) -> &Environment {
+        &self.shared.environment
+    }
+
     /// A fresh identity, for what its caller makes beside tasks: the owner of a tensor that is put.
     #[must_use]
     pub fn fresh_task_id(&self) -> TaskId {

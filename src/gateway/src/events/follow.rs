@@ -16,7 +16,7 @@ use crate::Gateway;
 /// The pause between two looks into the store: after a change, and when nothing has changed for long.
 const PAUSE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 /// The longest stream. A client that wants more connects again, as browsers do by themselves.
-pub(super) const LONGEST: Duration = Duration::from_secs(3_600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// The items that were not told before their batch ended, then the reply. One event at a time: together they take twice what the reply does.
 type Rest = Option<Box<dyn Iterator<Item = Event> + Send>>;

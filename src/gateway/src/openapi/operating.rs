@@ -10,7 +10,7 @@ use super::{
 use crate::{
     dead::{DeadLetterList, Purged},
     given::GivenId,
-    settings::StrategyRequest,
+    settings::{StrategyRequest, ThresholdsRequest},
 };
 
 pub(crate) const SETTINGS: Operation = Operation {
@@ -29,6 +29,16 @@ pub(crate) const SET_STRATEGY: Operation = Operation {
     parameter: None,
     optional: &[],
     body: Some(of::<StrategyRequest>),
+    answer: ok("The settings in force.", Content::Json(of::<Settings>)),
+    problems: &[400, 403, 408, 413, 415, 422, 500, 503],
+};
+
+pub(crate) const SET_THRESHOLDS: Operation = Operation {
+    id: "setThresholds",
+    summary: "Change the thresholds above which GPUs take no tasks, one or both, for the whole fleet, at once.",
+    parameter: None,
+    optional: &[],
+    body: Some(of::<ThresholdsRequest>),
     answer: ok("The settings in force.", Content::Json(of::<Settings>)),
     problems: &[400, 403, 408, 413, 415, 422, 500, 503],
 };

@@ -318,7 +318,7 @@ pub(super) const fn problem(status: u16) -> &'static str {
         404 => "There is no such thing, or the fleet has forgotten it.",
         408 => "The body did not arrive in time.",
         409 => {
-            "Somebody cancelled the task, it had ended already, it has no results of items, its task_id belongs to another task, there is no room in its group or for one more group, or the name of the tensor is taken; type tells them apart."
+            "Somebody cancelled the task, it had ended already, it has no results of items, its task_id belongs to another task, no steps of tasks are kept (journal.steps_max), there is no room in its group or for one more group, or the name of the tensor is taken; type tells them apart."
         }
         410 => "The task ended, and what was asked for is no longer kept.",
         413 => "The body is larger than the workers take, or the tensor than the memory of a GPU.",

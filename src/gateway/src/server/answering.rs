@@ -2,6 +2,8 @@
 
 use std::{
     convert::Infallible,
+    fmt,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -20,15 +22,27 @@ use hyper_util::service::TowerToHyperService;
 
 use super::activity::Activity;
 
+/// Who asks, among the extensions of each request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientAddress(pub(crate) SocketAddr);
+
+/// Without the port, which says nothing of who it is.
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0.ip().to_canonical())
+    }
+}
+
 /// Answers one request after the other, and tells the connection's [`Activity`].
 pub(super) struct Answering {
     router: TowerToHyperService<Router>,
     activity: Arc<Activity>,
+    client: Option<ClientAddress>,
 }
 
 impl Answering {
-    pub(super) fn new(router: Router, activity: Arc<Activity>) -> Self {
-        Self { router: TowerToHyperService::new(router), activity }
+    pub(super) fn new(router: Router, activity: Arc<Activity>, client: Option<ClientAddress>) -> Self {
+        Self { router: TowerToHyperService::new(router), activity, client }
     }
 }
 
@@ -40,7 +54,11 @@ impl Service<Request<Incoming>> for Answering {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.activity.answering();
         let until_answered = UntilAnswered(Arc::clone(&self.activity));
-        let answer = self.router.call(request.map(|body| Asked { body, activity: Arc::clone(&self.activity) }));
+        let mut request = request.map(|body| Asked { body, activity: Arc::clone(&self.activity) });
+        if let Some(client) = self.client {
+            request.extensions_mut().insert(client);
+        }
+        let answer = self.router.call(request);
         Box::pin(async move {
             let answered = answer.await;
             answered.map(|response| response.map(|body| Answer { body, _until_answered: until_answered }))
