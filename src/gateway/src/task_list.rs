@@ -134,7 +134,9 @@ pub(crate) async fn requeue(
         (false, true) => Requeued::default(),
         (false, false) => gateway.requeue_letters(Some(chosen)).await?,
     };
-    gateway.note(&operator, "requeue", filter::in_words(&filter), dead::counted(&requeued)).await;
+    if requeued != Requeued::default() {
+        gateway.note(&operator, "requeue", filter::in_words(&filter), dead::counted(&requeued)).await;
+    }
     Ok(Json(TasksRequeued { matching, requeued: requeued.requeued, refused: requeued.kept.len() as u64, more }))
 }
 

@@ -157,7 +157,8 @@ impl State {
             servers_away: seen.away(),
         };
         let expected_wait_ms = std::array::from_fn(|priority| insight::expected_wait_ms(&observed, priority as u8, None));
-        let shown = insight::overview(pool, &seen.observed(&quarter, scaling, now_ms), judged);
+        let kinds = insight::overview(pool, &seen.observed(&quarter, scaling, now_ms), judged.clone()).kinds;
+        let shown = Overview { kinds, ..insight::overview(pool, &observed, judged) };
         let judgement = Judgement {
             overview: with_rates_of(shown, &minute),
             expected_wait_ms,

@@ -22,7 +22,7 @@ async fn every_documented_method_is_served_and_no_other() {
     let bare = Setup { kinds: &[], ..Setup::default() }.start().await;
     assert_eq!(json(bare.get("/openapi.json").await).await, gateway::openapi(), "nothing is served");
     let documented = documented(&document);
-    assert_eq!(documented.len(), 35);
+    assert_eq!(documented.len(), 46);
     for (path, methods) in documented {
         let url = format!(
             "{}{}",
@@ -100,6 +100,8 @@ fn the_document_says_what_parameters_may_be() {
         ("/api/v1/groups/{group}/tasks", "limit", 1, 1_000),
         ("/api/v1/dead", "limit", 0, 1_000),
         ("/api/v1/tensors", "limit", 1, 1_000),
+        ("/api/v1/tasks", "limit", 1, 1_000),
+        ("/api/v1/actions", "limit", 1, 1_000),
     ] {
         let schema = parameter(&document, path, name);
         assert_eq!((&schema["minimum"], &schema["maximum"]), (&least.into(), &most.into()), "{path}, {name}");

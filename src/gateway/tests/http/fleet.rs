@@ -283,6 +283,26 @@ pub async fn problem(response: Response, status: StatusCode) -> Value {
     document
 }
 
+/// Longest wait for what is to come about. Generous: it bounds a hang.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks until the answer is the wanted one, and returns it.
+pub async fn until(what: &str, mut ask: impl AsyncFnMut() -> Value, is_wanted: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    let asking = async {
+        loop {
+            last = ask().await;
+            if is_wanted(&last) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, asking).await;
+    assert!(found.is_ok(), "{what} has not come about; last was {last}");
+    last
+}
+
 pub async fn json(response: Response) -> Value {
     response.json().await.expect("JSON")
 }
