@@ -72,7 +72,7 @@ async fn histories_have_the_points_that_the_gateway_wrote_and_those_of_others() 
 
     let span = HistorySpan::Hours6;
     let now_ms = environment().clock.now_ms();
-    let at_ms = now_ms - now_ms % span.step_ms() - span.step_ms();
+    let at_ms = now_ms - now_ms % span.step_ms() - 2 * span.step_ms();
     let point = HistoryPoint { at_ms, began: 7, ..HistoryPoint::default() };
     assert!(fleet.store.journal().note_point(span, &point).await.expect("a store"));
     let long = read(fleet.get("/api/v1/history?span=6h").await).await;
