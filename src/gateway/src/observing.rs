@@ -88,7 +88,7 @@ impl Observatory {
     }
 
     async fn refresh_alone(&self) -> Result<(), ObserveError> {
-        let (steps, table, ()) = tokio::join!(self.follow_journal(), self.ask_table(), self.ask_broker());
+        let (steps, table, ()) = tokio::join!(self.ask_store(), self.ask_table(), self.ask_broker());
         self.state().judge(&self.0.pool, &self.0.scaling, self.now_ms());
         steps.and(table)
     }

@@ -405,7 +405,8 @@ pub struct GatewaySection {
     /// How long the body of a request may take to arrive, in ms; of a bulk request, how long its client may be silent between two pieces. Default: 30,000.
     #[schemars(range(min = 10, max = 3_600_000))]
     pub body_timeout_ms: u64,
-    /// Where operators' requests are served, which change the fleet or show dead letters: `/api/v1/settings`, `/api/v1/gpus/{gpu_id}/drain`, `/api/v1/dead`. The gateway asks
+    /// Where operators' requests are served, which change the fleet, or list its tasks, dead letters and changes: `/api/v1/settings`, `/api/v1/gpus/{gpu_id}/drain`, `/api/v1/models/{model}/…`, `/api/v1/dead`, `GET /api/v1/tasks` and
+    /// `/log` of one, `/api/v1/tasks:cancel`, `/api/v1/tasks:requeue`, `/api/v1/actions`. The gateway asks
     /// nobody who they are. `loopback`: only while `gateway.listen` is a loopback address, and to no page of another host in a browser here; `always`: to everybody who reaches the port;
     /// `never`: to nobody. Elsewhere they are answered 403. Default: `loopback`.
     pub operate: Operate,

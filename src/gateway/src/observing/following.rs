@@ -11,8 +11,6 @@ use super::{Observatory, ObserveError, audit::correction, servers::in_time};
 
 /// Steps that are asked for at once.
 const PAGE: usize = 2_000;
-/// A page with fewer steps says how long the store takes.
-const SMALL_PAGE: usize = 200;
 /// Pages beyond those of a full journal that one refresh reads at most: more come while it reads.
 const PAGES_SPARE: u64 = 16;
 /// Dead letters and parked replies are counted no more often than this.
@@ -21,47 +19,42 @@ const DEAD_ASKED_EVERY: Duration = Duration::from_secs(5);
 const HISTORY_LAG_MS: u64 = 1_000;
 
 impl Observatory {
-    /// Reads what is new in the journal.
-    pub(super) async fn follow_journal(&self) -> Result<(), ObserveError> {
-        let store = &*self.0.ports.store;
-        if !self.keeps_steps() {
-            let began = Instant::now();
-            let answered = in_time("store", store.ping()).await;
-            return self.noted_of_store(answered, Some(began));
+    /// Times the store, and reads what is new in its journal.
+    pub(super) async fn ask_store(&self) -> Result<(), ObserveError> {
+        let began = Instant::now();
+        // Not by the journal's answers: how long those take, how much is new decides.
+        let pinged = in_time("store", self.0.ports.store.ping()).await;
+        let took = began.elapsed();
+        let asked = match pinged {
+            Ok(()) if self.keeps_steps() => self.follow_journal().await,
+            pinged => pinged,
+        };
+        let mut state = self.state();
+        match &asked {
+            Ok(()) => state.seen.store.answered(took),
+            Err(error) => state.seen.store.failed(error),
         }
+        drop(state);
+        asked
+    }
+
+    async fn follow_journal(&self) -> Result<(), ObserveError> {
+        let journal = self.0.ports.store.journal();
         let pages_max = self.0.journal.steps_max / PAGE as u64 + PAGES_SPARE;
         for _ in 0..pages_max {
-            let (cursor, began) = (self.state().cursor.clone(), Instant::now());
-            let page = match in_time("store", store.journal().steps_after(&cursor, PAGE)).await {
-                Ok(page) => page,
-                Err(error) => return self.noted_of_store(Err(error), None),
-            };
-            let is_small = page.steps.len() < SMALL_PAGE;
-            let more = page.has_more;
+            let cursor = self.state().cursor.clone();
+            let page = in_time("store", journal.steps_after(&cursor, PAGE)).await?;
             let mut state = self.state();
             for step in page.steps.iter().filter(|step| step.pool == self.0.pool) {
                 state.index.apply(step);
             }
             state.cursor = page.cursor;
-            state.caught_up |= !more;
-            drop(state);
-            self.noted_of_store(Ok(()), is_small.then_some(began))?;
-            if !more {
+            state.caught_up |= !page.has_more;
+            if !page.has_more {
                 break;
             }
         }
         Ok(())
-    }
-
-    fn noted_of_store(&self, answered: Result<(), ObserveError>, began: Option<Instant>) -> Result<(), ObserveError> {
-        let mut state = self.state();
-        match (&answered, began) {
-            (Ok(()), Some(began)) => state.seen.store.answered(began.elapsed()),
-            (Ok(()), None) => {}
-            (Err(error), _) => state.seen.store.failed(error),
-        }
-        drop(state);
-        answered
     }
 
     /// Reads the rows and the settings.
