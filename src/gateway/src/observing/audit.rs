@@ -46,7 +46,10 @@ pub(super) fn correction(summary: &TaskSummary, status: Option<&TaskStatus>, now
     let step =
         |name: StepName, at_ms: u64| TaskStep::new(name, summary.task_id.clone(), summary.pool.clone(), at_ms.max(summary.changed_ms));
     let Some(status) = status else {
-        // Every open task that a worker or a producer of ours saw has a record.
+        // What began has a record until long after its end. What only waits may have lost its own, and its message waits all the same.
+        if !matches!(summary.state, TaskState::Running | TaskState::Retrying) {
+            return None;
+        }
         let reason = Some("the store has no record of it any more".to_owned());
         return Some(TaskStep { outcome: Some(Outcome::Expired), reason, ..step(StepName::Ended, now_ms) });
     };
@@ -60,7 +63,8 @@ pub(super) fn correction(summary: &TaskSummary, status: Option<&TaskStatus>, now
     };
     Some(match status.state {
         TaskState::Delayed => TaskStep { not_before_ms: status.not_before_ms, ..known(StepName::Delayed) },
-        TaskState::Waiting => TaskStep { reason: status.waiting_for.clone(), ..known(StepName::Waits) },
+        // Of now: it is later than whatever was told.
+        TaskState::Waiting => TaskStep { at_ms: now_ms, reason: status.waiting_for.clone(), ..known(StepName::Waits) },
         TaskState::Running => known(StepName::Began),
         TaskState::Retrying => known(StepName::Retrying),
         TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled | TaskState::Expired => {
@@ -93,6 +97,7 @@ mod tests {
         assert_eq!((ended.step, ended.outcome, ended.at_ms, ended.attempt), (StepName::Ended, Some(Outcome::Failed), 9, Some(2)));
         let began = correction(&summary("waiting"), Some(&status("running")), 20).expect("a step");
         assert_eq!((began.step, began.gpu_id.map(|id| id.to_string()).as_deref()), (StepName::Began, Some("g")));
+        assert_eq!(correction(&summary("waiting"), None, 20), None, "its message may wait in its queue");
         let gone = correction(&summary("running"), None, 20).expect("a step");
         assert_eq!((gone.step, gone.outcome, gone.at_ms), (StepName::Ended, Some(Outcome::Expired), 20));
     }
