@@ -127,9 +127,9 @@ pub(crate) async fn requeue(
     gateway.observatory.look().await;
     let (chosen, matching) = gateway.observatory.chosen(&TaskFilter { dead: Some(true), ..filter.clone() }, AT_ONCE_MAX);
     let more = matching > chosen.len() as u64;
-    let is_all = TaskFilter { dead: None, ..filter.clone() } == TaskFilter::default();
+    let is_all = filter == TaskFilter::default();
     let requeued = match (is_all, chosen.is_empty()) {
-        // Also those of which the journal knows nothing.
+        // As was said: also those of which the journal knows nothing.
         (true, _) => gateway.requeue_letters(None).await?,
         (false, true) => Requeued::default(),
         (false, false) => gateway.requeue_letters(Some(chosen)).await?,
