@@ -110,7 +110,8 @@ impl Observatory {
             self.note_history().await;
             self.check_silent_tasks().await;
             let [looked_at, alone] = PAUSE;
-            sleep(if self.state().is_looked_at(LOOKED_AT_FOR) { looked_at } else { alone }).await;
+            let pause = if self.state().is_looked_at(LOOKED_AT_FOR) { looked_at } else { alone };
+            sleep(pause).await;
         }
     }
 
