@@ -1,4 +1,4 @@
-//! `GET /`: what this is, for somebody who types the address into a browser.
+//! `GET /`: the dashboard for a browser; for whoever else types the address, what this is.
 
 use axum::{
     Json,
@@ -7,6 +7,8 @@ use axum::{
 };
 use serde_json::json;
 
+use crate::ui;
+
 /// The page, with `{{version}}` and `{{base}}` (where the gateway is) to be filled in. It loads nothing from elsewhere.
 const PAGE: &str = include_str!("front.html");
 /// The page may show itself, and nothing else.
@@ -14,9 +16,15 @@ const NOTHING_FROM_ELSEWHERE: (&str, &str) = ("content-security-policy", "defaul
 /// Where the gateway is if the request does not say it.
 const USUAL_HOST: &str = "localhost:8080";
 
-/// `GET /`: the page; for who asks for JSON and not for HTML, its links.
+/// What is served here depends on what is asked for.
+const BY_ACCEPT: [(&str, &str); 1] = [("vary", "accept")];
+
+/// `GET /`: for who asks for HTML the dashboard, for who asks for JSON the links, and for others, such as curl, the page that says what this is.
 pub(crate) async fn show(headers: HeaderMap) -> Response {
-    if wants_json(&headers) {
+    if accepts(&headers, "text/html") {
+        return (BY_ACCEPT, ui::page(&headers)).into_response();
+    }
+    if accepts(&headers, "application/json") {
         let links = json!({
             "gpus": "/api/v1/gpus",
             "kinds": "/api/v1/kinds",
@@ -28,15 +36,15 @@ pub(crate) async fn show(headers: HeaderMap) -> Response {
             "readyz": "/readyz",
             "metrics": "/metrics"
         });
-        return Json(json!({"name": "gpufleet", "version": env!("CARGO_PKG_VERSION"), "links": links})).into_response();
+        return (BY_ACCEPT, Json(json!({"name": "gpufleet", "version": env!("CARGO_PKG_VERSION"), "links": links}))).into_response();
     }
     let page = PAGE.replace("{{version}}", env!("CARGO_PKG_VERSION")).replace("{{base}}", &format!("http://{}", host(&headers)));
-    ([NOTHING_FROM_ELSEWHERE], Html(page)).into_response()
+    (BY_ACCEPT, [NOTHING_FROM_ELSEWHERE], Html(page)).into_response()
 }
 
-fn wants_json(headers: &HeaderMap) -> bool {
-    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    accepted.contains("application/json") && !accepted.contains("text/html")
+/// Whether a client names this type among those that it accepts; `*/*` names none.
+fn accepts(headers: &HeaderMap, content_type: &str) -> bool {
+    headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|accepted| accepted.contains(content_type))
 }
 
 /// Where the client found this gateway. It goes into the page, so it is nothing but a host and a port.

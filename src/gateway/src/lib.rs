@@ -45,6 +45,7 @@ mod task_list;
 mod tasks;
 mod tensors;
 mod trail;
+mod ui;
 mod unserved;
 mod upload;
 

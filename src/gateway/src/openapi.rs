@@ -148,6 +148,7 @@ fn answered(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
         }
         Content::Lines(Lines { schema, answered, .. }) => json!({"application/x-ndjson": lines(schema, answered, schemas)}),
         Content::PageOrJson => json!({"text/html": {"schema": {"type": "string"}}, "application/json": {"schema": {"type": "object"}}}),
+        Content::PartOfPage => json!({"text/javascript": {"schema": {"type": "string"}}, "text/css": {"schema": {"type": "string"}}}),
         Content::JsonObject => json!({"application/json": {"schema": {"type": "object"}}}),
         Content::Text => json!({"text/plain": {"schema": {"type": "string"}}}),
     };

@@ -15,7 +15,7 @@ use crate::{
     openapi::{self, Operation, many, of_groups, of_insight, of_kinds, of_models, of_tensors, operating, operations},
     predict,
     problem::ProblemKind,
-    results, segments, settings, task_list, tasks, tensors, unserved,
+    results, segments, settings, task_list, tasks, tensors, ui, unserved,
 };
 
 /// One route.
@@ -27,8 +27,9 @@ pub(crate) struct Route {
 }
 
 /// Every route.
-pub(crate) const ROUTES: [Route; 55] = [
+pub(crate) const ROUTES: [Route; 56] = [
     Route { method: "get", path: "/", handler: || get(front::show), operation: operations::FRONT },
+    Route { method: "get", path: "/ui/{file}", handler: || get(ui::file), operation: operations::UI_FILE },
     Route { method: "post", path: "/api/v1/predict", handler: || post(predict::predict), operation: operations::PREDICT },
     Route { method: "post", path: "/api/v1/tasks", handler: || post(tasks::submit), operation: operations::SUBMIT },
     Route { method: "get", path: "/api/v1/tasks", handler: || get(task_list::list), operation: of_insight::LIST },

@@ -48,6 +48,8 @@ pub(crate) enum Content {
     JsonObject,
     /// A page for people, or an object where JSON is asked for.
     PageOrJson,
+    /// What a page is made of beside itself.
+    PartOfPage,
     Text,
 }
 
@@ -97,12 +99,26 @@ const CANCEL_OPTIONS: &[Optional] = &[Optional {
 
 pub(crate) const FRONT: Operation = Operation {
     id: "front",
-    summary: "What this is and where to go on: a page for people; with Accept: application/json the same links as JSON.",
+    summary: "The dashboard, for a browser (Accept: text/html). For others what this is and where to go on; with Accept: application/json the links as JSON.",
     parameter: None,
     optional: &[],
     body: None,
     answer: ok("The page.", Content::PageOrJson),
     problems: &[],
+};
+
+fn file_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string"})
+}
+
+pub(crate) const UI_FILE: Operation = Operation {
+    id: "dashboardFile",
+    summary: "A part of the dashboard: a script or a style sheet. They belong to this version of the page alone.",
+    parameter: Some(("file", file_name)),
+    optional: &[],
+    body: None,
+    answer: ok("The file.", Content::PartOfPage),
+    problems: &[404],
 };
 
 pub(crate) const PREDICT: Operation = Operation {

@@ -162,14 +162,15 @@ function card(view) {
 
 export function gpu(content, scope) {
   const { id } = scope;
-  const now = panel(`Now`);
+  const now = panel("Now");
   const course = panel("Since this page was opened");
   const running = panel("Running tasks");
   const models = panel("Models, kinds and ways");
   const tasks = panel("Its last tasks", h("a", { href: `#/tasks${query({ gpu_id: id })}` }, "All of them"));
+  running.node.classList.add("wide");
   course.node.classList.add("wide");
   tasks.node.classList.add("wide");
-  content.append(now.node, running.node, course.node, models.node, tasks.node);
+  content.append(now.node, models.node, running.node, course.node, tasks.node);
   const charts = [
     [chart({ title: "Use", unit: "%", lines: [{ name: "use", kind: "one" }] }), (sample) => [sample.utilization_percent]],
     [chart({ title: "Memory in use", write: megabytes, lines: [{ name: "memory", kind: "one" }] }), (sample) => [sample.memory_used_mb]],

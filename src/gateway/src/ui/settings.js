@@ -114,7 +114,7 @@ function showDraining(part, known, load) {
       await load();
       return `GPU ${id} takes tasks again.`;
     });
-  part.show(h("p", { class: "quiet" }, `${many(draining.length, "GPU")}, whether its worker runs or not.`), h("ul", { class: "plain" }, draining.map((id) => h("li", { key: id }, gpuLink(id), " ", button("Undrain", undrain(id), { label: `Undrain GPU ${id}` })))));
+  part.show(h("p", { class: "quiet" }, `${many(draining.length, "GPU")}. A drain stays until it is taken back, whether the worker runs or not.`), h("ul", { class: "plain" }, draining.map((id) => h("li", { key: id }, gpuLink(id), " ", button("Undrain", undrain(id), { label: `Undrain GPU ${id}` })))));
 }
 
 function showActions(part, actions) {

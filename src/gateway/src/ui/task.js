@@ -16,7 +16,7 @@ export function task(content, scope) {
   const log = panel("Time line");
   const reply = panel("Reply");
   const letters = panel("Dead letter");
-  for (const part of [why, log, reply, letters]) {
+  for (const part of [log, reply, letters]) {
     part.node.classList.add("wide");
   }
   letters.node.hidden = true;

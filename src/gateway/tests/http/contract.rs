@@ -22,7 +22,7 @@ async fn every_documented_method_is_served_and_no_other() {
     let bare = Setup { kinds: &[], ..Setup::default() }.start().await;
     assert_eq!(json(bare.get("/openapi.json").await).await, gateway::openapi(), "nothing is served");
     let documented = documented(&document);
-    assert_eq!(documented.len(), 46);
+    assert_eq!(documented.len(), 47);
     for (path, methods) in documented {
         let url = format!(
             "{}{}",
