@@ -1,5 +1,6 @@
 //! What the tests share: private servers, whole fleets, waiting for a condition.
 
+pub mod browser;
 pub mod environment;
 pub mod executing;
 pub mod fleet;

@@ -23,6 +23,8 @@ const PAGES = {
 
 const main = document.getElementById("main");
 let close = () => {};
+// Which address is shown.
+window.gpufleet = { shown: null };
 
 // What the address says: `#/tasks/ID?state=waiting`.
 function route() {
@@ -61,6 +63,7 @@ function show(first) {
       patch(content, h("p", { class: "trouble" }, words(problem)));
     }
   }
+  window.gpufleet.shown = location.hash;
   if (!first) {
     heading.focus({ preventScroll: true });
   }
@@ -94,8 +97,8 @@ live.on("overview", ({ pool }) => {
   place.textContent = `pool ${pool}`;
 });
 
-// Tests read it: how many streams were opened and closed.
-window.gpufleet = { streams: live.streams };
+// For whoever wants to know, such as tests: how many streams were opened and closed.
+window.gpufleet.streams = live.streams;
 window.addEventListener("hashchange", () => show(false));
 live.start();
 show(true);

@@ -75,7 +75,8 @@ function showVerdict(part, sentence, { verdict, servers_away: away = [] }) {
 }
 
 function tile(name, value, unit, href, note) {
-  const figures = [h("b", {}, value), unit ? ` ${unit}` : null];
+  const ofOne = value === "1" && unit.endsWith("s") && !unit.endsWith("/s");
+  const figures = [h("b", {}, value), ` ${ofOne ? unit.slice(0, -1) : unit}`];
   return h("div", { key: name, class: "tile" }, h("dt", {}, href ? h("a", { href }, name) : name), h("dd", {}, figures, note ? h("small", {}, note) : null));
 }
 

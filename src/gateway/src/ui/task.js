@@ -59,7 +59,7 @@ function failed(body) {
 
 function showNow(part, id, status, told, load) {
   if (failed(status)) {
-    if (status.status === 404 && !failed(told)) {
+    if (status.status === 404 && told.steps?.length > 0) {
       part.show(h("p", {}, "The store has forgotten this task, or no worker has seen it yet; its steps are below."));
     } else if (status.status === 404) {
       part.empty("The fleet never heard of this task, or has forgotten it.");
