@@ -5,6 +5,7 @@ mod actions;
 mod hostile;
 mod many;
 mod pages;
+mod pictures;
 mod reach;
 mod site;
 mod stream;

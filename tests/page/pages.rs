@@ -29,7 +29,7 @@ async fn overview(site: &Site) {
     browser.until("the verdict is a sentence", "document.querySelector('.verdict .sentence').innerText.length > 20").await;
     for (tile, figure) in [
         ("Running", "2 tasks"),
-        ("Dead letters", "1 letters"),
+        ("Dead letters", "1 letter"),
         ("Slots held", "slots"),
         ("Desired workers", "workers"),
         ("Arriving", "tasks/s"),

@@ -41,7 +41,7 @@ function route() {
 
 function show(first) {
   const { name, id, search } = route();
-  const known = PAGES[name];
+  const known = Object.hasOwn(PAGES, name) ? PAGES[name] : undefined;
   close();
   const ends = [];
   close = () => ends.splice(0).forEach((end) => end());

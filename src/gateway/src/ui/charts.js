@@ -11,7 +11,7 @@ const WIDTH_LEAST = 220;
 // `draw(points, from, to)` takes points { at_ms, values } by time, each value a number or null; null breaks a line.
 export function chart({ title, unit, lines, write }) {
   const said = write ?? ((value) => (unit ? `${figure(value)} ${unit}` : figure(value)));
-  const svg = s("svg", { role: "img", tabindex: "0", height: HEIGHT, class: "chart" });
+  const svg = s("svg", { role: "img", tabindex: "0", height: HEIGHT, class: "chart", "aria-label": title });
   const readout = h("p", { class: "readout" });
   const node = h(
     "figure",
