@@ -3,7 +3,7 @@
 use serde_json::json;
 use tests::browser::{Browser, Scheme};
 
-use crate::site::{DEAD, GROUP, Site, WAITING};
+use crate::site::{DEAD, EXACT, GROUP, Site, WAITING};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_page_shows_a_fleet_that_has_tasks_in_all_states() {
@@ -140,14 +140,9 @@ async fn running(site: &Site) {
 async fn one_task(site: &Site) {
     site.page("#/tasks/done").await;
     let browser = &site.browser;
-    for (place, text) in [
-        (".badge", "succeeded"),
-        (".steps", "Submitted"),
-        (".steps", "Began"),
-        (".steps", "Ended"),
-        (".steps", "GPU sim-"),
-        ("pre", "12345"),
-    ] {
+    for (place, text) in
+        [(".badge", "succeeded"), (".steps", "Submitted"), (".steps", "Began"), (".steps", "Ended"), (".steps", "GPU sim-"), ("pre", EXACT)]
+    {
         browser.until_shown(place, text).await;
     }
     site.page("#/tasks/failed").await;

@@ -35,7 +35,7 @@ async fn the_documents_pictures_can_be_taken() {
         json!({"kind": "simulate", "task_id": "report-2026-11", "payload": {"duration_ms": 1}, "needs": {"memory_mb": 1}, "priority": 2}),
     )
     .await;
-    site.browser.look((1120, 860), Scheme::Light).await;
+    site.browser.look((1040, 720), Scheme::Light).await;
     for (name, page, there) in [
         ("overview", "#/", "document.querySelector('svg.chart path')?.getAttribute('d')"),
         ("gpus", "#/gpus", "document.querySelectorAll('.card').length === 4"),

@@ -22,6 +22,9 @@ pub const HOSTILE_KIND: &str = "<svg/onload=window.__hacked='kind'>";
 /// The id of that dead letter.
 pub const DEAD: &str = "dead-1";
 
+/// A number that no JavaScript has, as it is in the result of `done`.
+pub const EXACT: &str = "12345678901234567890.50";
+
 /// The group of the tasks that wait.
 pub const GROUP: &str = "night:1";
 /// How many of them there are.
@@ -70,7 +73,8 @@ impl Site {
     /// [`GROUP`], a dead letter, and hostile ones.
     pub async fn with_everything() -> Self {
         let site = Self::start(3).await;
-        site.submit(json!({"kind": "echo", "task_id": "done", "payload": {"said": HOSTILE_TEXT, "exact": 12_345}})).await;
+        let payload = format!(r#"{{"said": {}, "exact": {EXACT}}}"#, json!(HOSTILE_TEXT));
+        site.sends("/api/v1/tasks", "application/json", format!(r#"{{"kind": "echo", "task_id": "done", "payload": {payload}}}"#)).await;
         let failing = |retry: bool| json!({"duration_ms": 1, "fail": {"code": "oops", "message": HOSTILE_TEXT, "retry": retry}});
         site.submit(json!({"kind": "simulate", "task_id": "failed", "payload": failing(false)})).await;
         site.submit(json!({"kind": "simulate", "task_id": "retrying", "payload": failing(true), "limits": {"max_attempts": 100}})).await;

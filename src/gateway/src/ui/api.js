@@ -37,6 +37,7 @@ export function query(fields) {
   return text === "" ? "" : `?${text}`;
 }
 
+// With `exact` the body has a function of that name, which reads it once more so that its numbers are shown as they were written.
 export async function get(path, { signal, exact = false } = {}) {
   return ask("GET", path, undefined, { signal, exact });
 }
@@ -69,7 +70,8 @@ async function ask(method, path, body, { signal, exact }) {
     throw problem(answer, text);
   }
   try {
-    return exact ? parseExactly(text) : JSON.parse(text);
+    const read = JSON.parse(text);
+    return exact ? Object.assign(read, { exact: () => parseExactly(text) }) : read;
   } catch {
     throw new Problem("the answer is no JSON", `${method} ${path.split("?")[0]}`, answer.status);
   }
@@ -84,7 +86,7 @@ function problem(answer, text) {
   }
 }
 
-// JSON whose numbers are shown as they were written, where the browser can: 1.50 stays 1.50.
+// JSON whose numbers are written again as they were, where the browser can: 1.50 stays 1.50. Such a number is only to be shown.
 function parseExactly(text) {
   if (typeof JSON.rawJSON !== "function") {
     return JSON.parse(text);

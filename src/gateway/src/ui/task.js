@@ -229,19 +229,20 @@ function showReply(part, status, load) {
     return;
   }
   const { timings, strategy } = reply;
+  const exact = status.exact().reply;
   part.show(
     reply.error ? h("p", {}, badge("✕", reply.error.code, "bad"), ` ${reply.error.message}`, reply.error.field ? h("small", {}, ` (field ${reply.error.field})`) : null) : null,
     facts(
-      ["Waited in the worker's hand", duration(Number(timings.waited_ms))],
-      ["Ran", duration(Number(timings.run_ms))],
-      ["On the GPU", timings.device_ms === undefined ? null : duration(Number(timings.device_ms))],
+      ["Waited in the worker's hand", duration(timings.waited_ms)],
+      ["Ran", duration(timings.run_ms)],
+      ["On the GPU", timings.device_ms === undefined ? null : duration(timings.device_ms)],
       ["Ran together with", timings.batch_size > 1 ? many(timings.batch_size - 1, "other payload") : null],
       ["Strategy", strategy ? strategy.used.replaceAll("_", " ") : null],
       ["GPUs", reply.gpu_ids?.length > 0 ? reply.gpu_ids.join(", ") : null],
       ["Items", reply.items ? `${count(reply.items.of)}, ${count(reply.items.failed ?? 0)} failed` : null],
     ),
-    reply.result !== undefined && reply.result !== null ? verbatim("Result", JSON.stringify(reply.result, null, 2)) : null,
-    reply.results !== undefined && reply.results !== null ? verbatim("Results of its items", JSON.stringify(reply.results, null, 1)) : null,
+    reply.result !== undefined && reply.result !== null ? verbatim("Result", JSON.stringify(exact.result, null, 2)) : null,
+    reply.results !== undefined && reply.results !== null ? verbatim("Results of its items", JSON.stringify(exact.results, null, 1)) : null,
   );
 }
 
