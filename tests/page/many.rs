@@ -54,4 +54,26 @@ async fn ten_thousand_tasks_are_listed_page_by_page() {
     browser.until_shown("#matching", "10 tasks").await;
     browser.until("they are listed", "document.querySelectorAll('tbody tr').length === 10").await;
     site.all_is_well("10,000 tasks").await;
+    more_than_one_request_reaches_are_cancelled(&site).await;
+}
+
+/// As many as take two requests, by one click and one answer.
+async fn more_than_one_request_reaches_are_cancelled(site: &Site) {
+    const LATER: usize = 1_200;
+    let mut lines = String::new();
+    for number in 0..LATER {
+        let task = json!({"kind": "echo", "task_id": format!("later-{number:04}"), "group": "later", "delay_ms": 3_600_000});
+        writeln!(lines, "{task}").expect("a string takes everything");
+    }
+    site.sends("/api/v1/tasks:bulk", "application/x-ndjson", lines).await;
+    site.until_listed("group=later&state=delayed", LATER).await;
+    let browser = &site.browser;
+    site.page("#/tasks?group=later").await;
+    browser.until_shown("#matching", "1,200 tasks").await;
+    browser.click(".page > .actions button:nth-of-type(1)").await;
+    browser.until_shown("dialog", "Cancel 1,200 tasks?").await;
+    browser.click("dialog [data-confirm]").await;
+    browser.until_shown(".notice", "The end of 1,200 tasks was asked for").await;
+    site.until_listed("group=later&state=cancelled", LATER).await;
+    site.all_is_well("1,200 tasks cancelled").await;
 }

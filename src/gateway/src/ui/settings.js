@@ -84,7 +84,7 @@ function showThresholds(part, forms, known, load) {
   once(forms, "thresholds", [known.memory_threshold, known.utilization_threshold], part, () => {
     const field = (id, share, most) => h("input", { id, type: "number", min: 0, max: most, step: 0.1, required: true, value: percent(share) });
     const memory = field("memory-threshold", known.memory_threshold, 100);
-    const utilization = field("utilization-threshold", known.utilization_threshold, 1000);
+    const utilization = field("utilization-threshold", known.utilization_threshold, 101);
     const submit = () =>
       act(async () => {
         const body = { memory_threshold: Number(memory.value) / 100, utilization_threshold: Number(utilization.value) / 100 };
@@ -94,7 +94,7 @@ function showThresholds(part, forms, known, load) {
       });
     return form(
       submit,
-      h("p", { class: "quiet" }, "A GPU takes no task while it is over one of them. Above 100 % of use the second is off."),
+      h("p", { class: "quiet" }, "A GPU takes no task while it is over one of them. 101 % of use switches the second off."),
       h("p", {}, h("label", { for: "memory-threshold" }, "Memory in use "), memory, " %"),
       h("p", {}, h("label", { for: "utilization-threshold" }, "Use by others "), utilization, " %"),
       h("p", { class: "actions" }, h("button", { type: "submit" }, "Set the thresholds")),

@@ -124,8 +124,22 @@ async function matching(filter) {
   return page.matching;
 }
 
+// Asks as often as it takes: one request reaches a bounded number of tasks. Ends where one reaches none, and after as many as were agreed to.
+async function over(path, meant, agreed, counts) {
+  const sums = counts.map(() => 0);
+  let done;
+  do {
+    done = await send("POST", path, meant);
+    counts.forEach((name, index) => {
+      sums[index] += done[name];
+    });
+  } while (done.more && done[counts[0]] > 0 && sums[0] < agreed);
+  return [...sums, done.more ? " Others are left." : ""];
+}
+
 async function cancelAll(filter, load) {
-  const meant = { ...filter, state: openOf(filter) };
+  // Slices end with their batch.
+  const meant = { ...filter, slices: false, state: openOf(filter) };
   await act(async () => {
     const number = await matching(meant);
     if (number === 0) {
@@ -139,15 +153,14 @@ async function cancelAll(filter, load) {
     if (!agreed) {
       return "Nothing was cancelled.";
     }
-    const done = await send("POST", "/api/v1/tasks:cancel", meant);
+    const [cancelled, ended, rest] = await over("/api/v1/tasks:cancel", meant, number, ["cancelled", "ended"]);
     await Promise.all([load(), live.refresh()]);
-    const rest = done.more ? " More of them are left: do it again." : "";
-    return `The end of ${many(done.cancelled, "task")} was asked for; ${count(done.ended)} had ended already.${rest}`;
+    return `The end of ${many(cancelled, "task")} was asked for; ${count(ended)} had ended already.${rest}`;
   });
 }
 
 async function requeueAll(filter, load) {
-  const meant = { ...filter, dead: true };
+  const meant = { ...filter, slices: false, dead: true };
   await act(async () => {
     const number = await matching(meant);
     if (number === 0) {
@@ -162,9 +175,8 @@ async function requeueAll(filter, load) {
     if (!agreed) {
       return "Nothing was requeued.";
     }
-    const done = await send("POST", "/api/v1/tasks:requeue", meant);
+    const [requeued, refused, rest] = await over("/api/v1/tasks:requeue", meant, number, ["requeued", "refused"]);
     await Promise.all([load(), live.refresh()]);
-    const rest = done.more ? " More of them are left: do it again." : "";
-    return `${many(done.requeued, "task")} requeued, ${count(done.refused)} refused.${rest}`;
+    return `${many(requeued, "task")} requeued, ${count(refused)} refused.${rest}`;
   });
 }
