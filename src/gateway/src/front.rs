@@ -26,6 +26,7 @@ pub(crate) async fn show(headers: HeaderMap) -> Response {
     }
     if accepts(&headers, "application/json") {
         let links = json!({
+            "overview": "/api/v1/overview",
             "gpus": "/api/v1/gpus",
             "kinds": "/api/v1/kinds",
             "tensors": "/api/v1/tensors",
