@@ -226,6 +226,7 @@ impl Subject {
             model_state: Default::default(),
             data: Default::default(),
             servers: Default::default(),
+            emptied: false,
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),

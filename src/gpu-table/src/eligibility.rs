@@ -97,6 +97,7 @@ mod tests {
             model_state: Default::default(),
             data: Default::default(),
             servers: Default::default(),
+            emptied: false,
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: Vec::new(),

@@ -255,6 +255,10 @@ pub struct GpuRow {
     /// How its worker finds the servers.
     #[serde(default, skip_serializing_if = "ServerTimes::is_unknown")]
     pub servers: ServerTimes,
+    /// Whether its worker has heard that it is to take no more tasks, by an operator's drain or because it stops, and had none when it wrote this row. A row that was written before it
+    /// heard of that, or by a worker of an older version, does not say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub emptied: bool,
 }
 
 impl GpuRow {
@@ -282,7 +286,7 @@ pub struct ServerTimes {
     /// A call of the store, smoothed, in ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store_ms: Option<f64>,
-    /// A claim, smoothed, in ms.
+    /// A call of the table, most of which are claims, smoothed, in ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table_ms: Option<f64>,
     /// Whether the broker blocks this worker's publishes.
@@ -409,7 +413,7 @@ impl GpuView {
     pub const fn phase_of(row: &GpuRow, held: u32, draining: bool) -> WorkerPhase {
         if !(draining || row.stopping) {
             WorkerPhase::Serving
-        } else if held > 0 || row.waiting > 0 || !row.running.is_empty() {
+        } else if held > 0 || row.waiting > 0 || !row.running.is_empty() || !row.emptied {
             WorkerPhase::Draining
         } else {
             WorkerPhase::Drained
@@ -439,4 +443,43 @@ pub struct PastTrouble {
     pub reason: String,
     /// The Xid that told it, if one did. Nobody may have read the metrics of the process that ended.
     pub xid: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row as version 0.1.0 wrote it before workers told of servers and of their end.
+    const OLDER_ROW: &str = r#"{"gpu":{"gpu_id":"gpu-0","name":"a GPU","memory_total_mb":80000,"compute_capability":"9.0"},
+        "sample":{"memory_used_mb":7,"utilization_percent":0.5,"temperature_celsius":40.0,"power_watts":90.0,"sm_clock_mhz":1200.0,"age_ms":20},
+        "pool":"default","incarnation":"0123456789abcdef","host":"a","slots":8,"health":"healthy","consuming":true,"stopping":false,"kinds":["echo","simulate"],
+        "foreign_utilization_percent":0.0,"waiting":1,"running":["order-17"],"run_ms":{"echo":0.5}}"#;
+
+    fn idle_row() -> GpuRow {
+        GpuRow { waiting: 0, running: Vec::new(), emptied: true, ..serde_json::from_str(OLDER_ROW).expect("a row") }
+    }
+
+    #[test]
+    fn a_row_of_an_older_version_is_read_and_never_drained() {
+        let row: GpuRow = serde_json::from_str(OLDER_ROW).expect("a row");
+        assert_eq!((row.waiting, row.servers, row.emptied), (1, ServerTimes::default(), false));
+        let idle = GpuRow { waiting: 0, running: Vec::new(), ..row };
+        assert_eq!(GpuView::phase_of(&idle, 0, true), WorkerPhase::Draining, "nobody knows whether its worker has heard of the drain");
+        assert_eq!(GpuView::phase_of(&idle, 0, false), WorkerPhase::Serving);
+    }
+
+    #[test]
+    fn a_gpu_is_drained_once_its_worker_takes_none_and_has_none() {
+        let stopping = GpuRow { stopping: true, ..idle_row() };
+        assert_eq!([GpuView::phase_of(&idle_row(), 0, true), GpuView::phase_of(&stopping, 0, false)], [WorkerPhase::Drained; 2]);
+        assert_eq!(GpuView::phase_of(&idle_row(), 0, false), WorkerPhase::Serving, "an operator has taken the drain back");
+        let task = || vec![TaskId::new("order-17").expect("valid")];
+        let draining = [
+            GpuView::phase_of(&idle_row(), 1, true),
+            GpuView::phase_of(&GpuRow { waiting: 1, ..idle_row() }, 0, true),
+            GpuView::phase_of(&GpuRow { running: task(), ..idle_row() }, 0, true),
+            GpuView::phase_of(&GpuRow { emptied: false, ..idle_row() }, 0, true),
+        ];
+        assert_eq!(draining, [WorkerPhase::Draining; 4]);
+    }
 }

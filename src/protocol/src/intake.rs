@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
+pub use self::deadlines::first_published_ms;
 use self::{deadlines::Deadlines, earliest::earliest_start_ms};
 use crate::{
     BodyHash, DeliveryId, Envelope, GpuOptions, Json, KeepAs, Kind, Limits, Needs, OnError, OnMissing, Refusal, Segments, Task, TaskBody,

@@ -174,6 +174,7 @@ mod tests {
             model_state: crate::gpu::ModelState::default(),
             data: crate::DataState::default(),
             servers: Default::default(),
+            emptied: false,
         };
         let mut view = GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000, phase: Default::default() };
         change(&mut view);

@@ -91,6 +91,7 @@ mod tests {
             model_state: protocol::gpu::ModelState::default(),
             data: protocol::DataState::default(),
             servers: Default::default(),
+            emptied: false,
         };
         GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 5_000, phase: Default::default() }
     }

@@ -106,6 +106,7 @@ pub fn heartbeat(id: &str, kinds: &[&str]) -> Heartbeat {
         model_state: Default::default(),
         data: Default::default(),
         servers: Default::default(),
+        emptied: false,
         foreign_utilization_percent: 0.0,
         waiting: 0,
         running: Vec::new(),

@@ -35,13 +35,30 @@ impl Deadlines {
     }
 }
 
+/// When a task was first published, in Unix ms, as far as its message tells that: by the rules of its deadlines, but for what a broker says of a message that a worker has sent on. That one
+/// was published again since.
+#[must_use]
+pub fn first_published_ms(envelope: &Envelope, now_ms: u64) -> Option<u64> {
+    if envelope.headers.pool.is_none() {
+        return published_ms(envelope, now_ms);
+    }
+    by_producer_ms(envelope, now_ms).map(|ms| ms.min(now_ms))
+}
+
 /// When the message was published, as far as that can be known. A time is believed unless it lies in the future or further back than any limit reaches.
 pub(super) fn published_ms(envelope: &Envelope, now_ms: u64) -> Option<u64> {
-    let believed = |ms: &u64| *ms <= now_ms.saturating_add(AHEAD_MS) && ms.saturating_add(Limits::LONGEST_MS) > now_ms;
-    let by_broker = envelope.headers.published_ms.filter(believed);
+    let by_broker = envelope.headers.published_ms.filter(|ms| is_believed(*ms, now_ms));
+    by_broker.or_else(|| by_producer_ms(envelope, now_ms)).map(|ms| ms.min(now_ms))
+}
+
+fn by_producer_ms(envelope: &Envelope, now_ms: u64) -> Option<u64> {
     // AMQP's timestamp is in whole seconds, rounded down: no deadline may come early by that.
-    let by_producer = envelope.timestamp.map(|seconds| seconds.saturating_mul(1_000).saturating_add(999)).filter(believed);
-    by_broker.or(by_producer).map(|ms| ms.min(now_ms))
+    let by_producer = envelope.timestamp.map(|seconds| seconds.saturating_mul(1_000).saturating_add(999));
+    by_producer.filter(|ms| is_believed(*ms, now_ms))
+}
+
+const fn is_believed(ms: u64, now_ms: u64) -> bool {
+    ms <= now_ms.saturating_add(AHEAD_MS) && ms.saturating_add(Limits::LONGEST_MS) > now_ms
 }
 
 fn earliest<const N: usize>(times: [Option<u64>; N]) -> Option<u64> {
@@ -59,6 +76,15 @@ mod tests {
 
     fn start(envelope: &Envelope, limits: &Limits) -> Option<u64> {
         Deadlines::of(envelope, limits, (None, NOW)).start
+    }
+
+    #[test]
+    fn what_a_worker_sent_on_was_published_when_its_producer_said() {
+        let (second, headers) = (NOW / 1_000 - 10, Headers { published_ms: Some(NOW - 3), ..Headers::default() });
+        let fresh = Envelope { timestamp: Some(second), headers, ..Envelope::default() };
+        assert_eq!(first_published_ms(&fresh, NOW), Some(NOW - 3), "to the millisecond, where the broker says it");
+        let headers = Headers { pool: Some("default".to_owned()), ..fresh.headers.clone() };
+        assert_eq!(first_published_ms(&Envelope { headers, ..fresh }, NOW), Some(second * 1_000 + 999));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use gpu_table::Seen;
 use protocol::{GpuRow, TaskId};
 use task_store::{Holder, Verdict};
 
-use crate::{context::Context, delivery::InHand, ports::Abandoned};
+use crate::{context::Context, delivery::InHand, ports::Abandoned, steps};
 
 /// What became of the attempt of a former holder.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,6 +85,7 @@ pub(crate) async fn look_into(context: &Context, task_id: &TaskId, former: &Hold
     }
     context.metrics.crashes.inc();
     tracing::warn!(%task_id, crashed_on = %former.gpu_id, "its worker crashed; it runs alone from now on");
+    steps::crashed_there(context, task_id, &former.gpu_id);
     over(true)
 }
 
@@ -131,6 +132,7 @@ mod tests {
             model_state: Default::default(),
             data: Default::default(),
             servers: Default::default(),
+            emptied: false,
             foreign_utilization_percent: 0.0,
             waiting: 0,
             running: running.iter().map(|task| task.parse().unwrap()).collect(),
