@@ -108,7 +108,9 @@ impl Executor for Simulate {
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let Asked { model, time, wanted, progress_every, sum, end } = Asked::read(run.payload)?;
         check_outputs(sum.as_ref(), run.tensors.kept_outputs())?;
+        let asked = Instant::now();
         let _model = self.load(model.as_ref(), run.device, &run.cancel).await?;
+        run.usage.loaded_for(asked.elapsed());
         let _work = occupy(run.device.as_ref(), wanted)?;
         let duration = time.alone().div_f64(run.device.speed());
         let work = async {
@@ -179,9 +181,12 @@ impl Simulate {
         let wanted: BTreeMap<&str, &Wanted> =
             asked.iter().flatten().filter_map(|asked| asked.model.as_ref()).map(|wanted| (wanted.name.as_str(), wanted)).collect();
         let mut loaded = Vec::with_capacity(wanted.len());
+        let began = Instant::now();
         for wanted in wanted.into_values() {
             loaded.push(self.load(Some(wanted), batch.device, &batch.cancel).await?);
         }
+        let took = began.elapsed();
+        batch.members.iter().for_each(|member| member.usage.loaded_for(took));
         together.pass(batch).await
     }
 }

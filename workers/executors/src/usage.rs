@@ -17,7 +17,12 @@ struct Taken {
     peak_bytes: u64,
     batch_size: Option<u32>,
     run_time: Option<Duration>,
+    load_time: Option<Duration>,
+    transfer_time: Option<Duration>,
 }
+
+/// What is there already is found in no time, which is not worth telling.
+const WORTH_TELLING: Duration = Duration::from_millis(1);
 
 impl Usage {
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -53,6 +58,32 @@ impl Usage {
     /// calls it has no such waits.
     pub fn ran_for(&self, took: Duration) {
         *self.lock().run_time.get_or_insert_default() += took;
+    }
+
+    /// Takes note that a model was waited for so long: it was loaded, or there was no room for it yet. Less than a millisecond is no wait. Of several the times add up.
+    pub fn loaded_for(&self, took: Duration) {
+        if took >= WORTH_TELLING {
+            *self.lock().load_time.get_or_insert_default() += took;
+        }
+    }
+
+    /// Takes note that it took so long to bring tensors to the GPU. Less than a millisecond is nothing. Of several the times add up.
+    pub fn brought_for(&self, took: Duration) {
+        if took >= WORTH_TELLING {
+            *self.lock().transfer_time.get_or_insert_default() += took;
+        }
+    }
+
+    /// How long models were waited for. `None`: they were not, as far as that is measured.
+    #[must_use]
+    pub fn load_time(&self) -> Option<Duration> {
+        self.lock().load_time
+    }
+
+    /// How long it took to bring tensors to the GPU. `None`: there was nothing to bring.
+    #[must_use]
+    pub fn transfer_time(&self) -> Option<Duration> {
+        self.lock().transfer_time
     }
 
     /// How long the runs took by themselves. `None`: as long as the executor was busy with them.
@@ -101,6 +132,17 @@ mod tests {
         usage.ran_for(Duration::from_millis(3));
         usage.clone().ran_for(Duration::from_millis(4));
         assert_eq!(usage.run_time(), Some(Duration::from_millis(7)));
+    }
+
+    #[test]
+    fn what_was_there_already_was_not_waited_for() {
+        let usage = Usage::default();
+        usage.loaded_for(Duration::from_micros(900));
+        usage.brought_for(Duration::from_micros(900));
+        assert_eq!((usage.load_time(), usage.transfer_time()), (None, None));
+        usage.loaded_for(Duration::from_millis(2));
+        usage.loaded_for(Duration::from_millis(3));
+        assert_eq!((usage.load_time(), usage.transfer_time()), (Some(Duration::from_millis(5)), None));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
 
 use devices::Device;
 use executors::{Executors, RunTensors};
+use gpu_table::PoolView;
 use protocol::{DataState, DeliveryId, Kind};
 use task_queue::BodyBudget;
 use tokio::sync::Semaphore;
@@ -28,6 +29,7 @@ use crate::{
     options::WorkerParts,
     ports::Ports,
     replies::Replies,
+    steps::{Among, WaitsTold},
     worker::Stop,
 };
 
@@ -89,6 +91,10 @@ pub(crate) struct Context {
     pub(crate) gatherers: Gatherers,
     /// What tasks ask for that nobody serves.
     pub(crate) unserved: Arc<UnservedTasks>,
+    /// Among how many GPUs tasks are placed.
+    pub(crate) among: Arc<Among>,
+    /// Of which waits people were told.
+    pub(crate) waits_told: WaitsTold,
     /// The process's memory for bodies in hand.
     pub(crate) bodies: BodyBudget,
     /// The lives of deliveries in hand.
@@ -128,6 +134,7 @@ impl Context {
             environment: parts.environment,
             stop,
             outages: Arc::default(),
+            times: Arc::default(),
         };
         let slots = Slots::new(u32::from(me.options.slots), Arc::clone(&signals.nudge));
         let lives = TaskTracker::new();
@@ -143,8 +150,10 @@ impl Context {
             slots,
             begun: Arc::default(),
             pace: Arc::new(Pace::new(me.options.tasks_waiting_within)),
-            replies: Arc::new(Replies::new(ports.clone(), Arc::clone(&metrics), me.options.reply_tried_for)),
+            replies: Arc::new(Replies::new(ports.clone(), Arc::clone(&metrics), &me.options)),
             unserved: UnservedTasks::new(ports.clone(), Arc::clone(&me), Arc::clone(&signals), Arc::clone(&metrics)),
+            among: Among::new(PoolView::new(Arc::clone(&ports.table), me.options.pool.clone())),
+            waits_told: WaitsTold::default(),
             metrics,
             bodies: parts.bodies,
             lives,

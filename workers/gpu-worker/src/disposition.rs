@@ -9,6 +9,8 @@ use protocol::{
 use task_queue::Queue;
 use task_store::{Crash, Look, Retry, Split, Stored};
 
+use crate::steps::Beside;
+
 /// How a task ended.
 #[derive(Debug, Clone)]
 pub(crate) struct End {
@@ -24,6 +26,8 @@ pub(crate) struct End {
     pub(crate) gpu_ids: Vec<GpuId>,
     pub(crate) error: Option<TaskError>,
     pub(crate) timings: Timings,
+    /// What its attempt took beside its work, where that was measured.
+    pub(crate) beside: Beside,
 }
 
 impl End {
@@ -39,6 +43,7 @@ impl End {
             gpu_ids,
             error: None,
             timings,
+            beside: Beside::default(),
         }
     }
 
@@ -174,6 +179,8 @@ pub(crate) struct Retrying<'t> {
     pub(crate) token: Token,
     /// How long it ran, in milliseconds.
     pub(crate) run_ms: f64,
+    /// What it took beside its work, where that was measured.
+    pub(crate) beside: Beside,
 }
 
 /// A task's way to another queue.
@@ -185,6 +192,8 @@ pub(crate) struct Onward<'t> {
     pub(crate) reason: &'static str,
     /// The slot that is offered for it there.
     pub(crate) offer: Option<Offer>,
+    /// Among how many GPUs that one was chosen, where that is known.
+    pub(crate) among: Option<u32>,
     /// Since when no living GPU can run it, in Unix milliseconds; `None` where one can.
     pub(crate) unserved_since_ms: Option<u64>,
 }

@@ -25,6 +25,7 @@ mod ports;
 mod receiving;
 mod replies;
 mod settle;
+mod steps;
 mod unserved_now;
 mod worker;
 

@@ -41,6 +41,7 @@ use crate::{
     gpu::quarantine,
     ports::Abandoned,
     settle::carry_out::{Settled, carry_out},
+    steps::{self, Beside},
 };
 
 /// How long a task is kept in hand whose tensor was gone when it ran, before it is given back.
@@ -252,6 +253,7 @@ async fn decide<'t>(
     observe_waits(context, in_hand, waited);
     Ok(match beginning {
         Beginning::Begun(attempt) => {
+            steps::began(context, (task, in_hand), (attempt.choice.used, placing.among()));
             if let Some(group) = &in_hand.envelope.headers.group {
                 context.ports.note_begun_in_group(group, task);
             }
@@ -288,10 +290,11 @@ async fn run_and_settle(
     let Attempt { slot, choice, token, unsettled } = attempt;
     let ran = Ran { token, choice };
     let settled = async {
-        let Over { follows, being_settled: _being_settled } = run(context, in_hand, task, (slot, ran, tensors.as_deref())).await?;
+        let Over { follows, being_settled: _being_settled, run_ms, beside } =
+            run(context, in_hand, task, (slot, ran, tensors.as_deref())).await?;
         match follows {
             Ok(disposition) => carry_out(context, in_hand, reading, disposition).await.map(|_| None),
-            Err(error) => Ok(Some(Crashed { token, error })),
+            Err(error) => Ok(Some(Crashed { token, error, run_ms, beside })),
         }
     };
     let settled = settled.await;
@@ -316,6 +319,10 @@ struct Over<'t> {
     follows: Result<Disposition<'t>, TaskError>,
     /// Keeps its slot for the delivery that its ack brings. `None`: it begins anew, and keeps its own delivery.
     being_settled: Option<BeingSettled>,
+    /// How long it ran, in ms.
+    run_ms: f64,
+    /// What it took beside its work.
+    beside: Beside,
 }
 
 /// Runs the attempt, frees its slot, and says what becomes of the delivery.
@@ -355,8 +362,9 @@ async fn run<'t>(
     };
     let timings =
         Timings { waited_ms: millis(waited), run_ms: millis(started.elapsed()), device_ms: usage.device_time().map(millis), batch_size };
-    let follows = after(context, task, ended, (ran, timings)).await;
-    Ok(Over { follows, being_settled })
+    let (run_ms, beside) = (timings.run_ms, Beside::of(&usage));
+    let follows = after(context, task, ended, (ran, timings, beside)).await;
+    Ok(Over { follows, being_settled, run_ms, beside })
 }
 
 /// Whether a failure of the task speaks against the GPU.
@@ -372,10 +380,15 @@ async fn follow(context: Arc<Context>, following: Following) {
 }
 
 /// What follows from how an attempt came out. An error: the process that it ran in died so.
-async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timings): (Ran, Timings)) -> Result<Disposition<'t>, TaskError> {
+async fn after<'t>(
+    context: &Context,
+    task: &'t Task,
+    ended: Ended,
+    (ran, timings, beside): (Ran, Timings, Beside),
+) -> Result<Disposition<'t>, TaskError> {
     let may_retry = task.attempt < task.body.limits.attempts_max();
-    let token = ran.token;
-    let retry = |memory_mb, error, after| Ok(Disposition::Retry(Retrying { task, memory_mb, error, after, token, run_ms: timings.run_ms }));
+    let (token, run_ms) = (ran.token, timings.run_ms);
+    let retry = |memory_mb, error, after| Ok(Disposition::Retry(Retrying { task, memory_mb, error, after, token, run_ms, beside }));
     let end = match ended {
         Ended::Succeeded(Framed { json: result, segments }) => End { result, segments, ..End::of(Outcome::Succeeded) },
         Ended::Items(ItemsRan { results, .. }) => End::of_items(results, timings),
@@ -406,7 +419,7 @@ async fn after<'t>(context: &Context, task: &'t Task, ended: Ended, (ran, timing
             End::without_run(Outcome::Expired, TaskError::new(ErrorCode::Deadline, "the task's total deadline passed while it ran"))
         }
     };
-    Ok(Disposition::Finish(End { timings, ..end }, ran))
+    Ok(Disposition::Finish(End { timings, beside, ..end }, ran))
 }
 
 fn observe_waits(context: &Context, in_hand: &InHand, waited: Duration) {

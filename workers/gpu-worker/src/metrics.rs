@@ -1,6 +1,8 @@
 //! What a worker counts and measures. The document's names stand first; units are in the names.
 
 mod models;
+mod replies;
+mod servers;
 
 use std::sync::Arc;
 
@@ -12,7 +14,11 @@ use protocol::{GpuId, GpuSample, Kind};
 use task_queue::Queue;
 use tensors::DataMetrics;
 
-use self::models::{ModelMetrics, ModelSeries};
+use self::{
+    models::{ModelMetrics, ModelSeries},
+    replies::ReplyCounters,
+    servers::WorkerSeries,
+};
 use crate::unserved_now::UnservedNow;
 
 /// The metrics of all workers of one process, told apart by the label `gpu_id`.
@@ -48,6 +54,7 @@ pub struct WorkerMetrics {
     group_members_not_counted_total: CounterVec,
     unserved: Arc<UnservedNow>,
     data: Arc<DataMetrics>,
+    worker: WorkerSeries,
 }
 
 /// One GPU's own series, looked up once.
@@ -89,6 +96,7 @@ pub(crate) struct GpuMetrics {
     pub(crate) unserved: Arc<UnservedNow>,
     /// Where this process's data planes count.
     pub(crate) data: Arc<DataMetrics>,
+    worker: WorkerSeries,
     gpu_id: String,
 }
 
@@ -236,42 +244,6 @@ impl BatchSeries {
     }
 }
 
-/// Replies that were not taken at once.
-struct ReplyCounters {
-    returned: CounterVec,
-    put_aside: CounterVec,
-    delivered_late: CounterVec,
-    not_parked: CounterVec,
-}
-
-impl ReplyCounters {
-    fn new(to: &Registrar<'_>) -> Result<Self, prometheus::Error> {
-        let gpu: &[&str] = &["gpu_id"];
-        Ok(Self {
-            returned: to.counters(
-                "gpufleet_replies_returned_total",
-                "Replies that were parked: their queue was gone or took none for too long, or there was no room to wait.",
-                gpu,
-            )?,
-            put_aside: to.counters(
-                "gpufleet_replies_put_aside_total",
-                "Replies that wait for another try, by what was wrong with their queue: full, unreachable, no_confirm.",
-                &["gpu_id", "reason"],
-            )?,
-            delivered_late: to.counters(
-                "gpufleet_replies_delivered_late_total",
-                "Replies that their queue took after they had waited.",
-                gpu,
-            )?,
-            not_parked: to.counters(
-                "gpufleet_replies_not_parked_total",
-                "Replies that could not be parked either: only the store has them.",
-                gpu,
-            )?,
-        })
-    }
-}
-
 fn memory_relief(to: &Registrar<'_>) -> Result<CounterVec, prometheus::Error> {
     to.counters(
         "gpufleet_memory_relief_total",
@@ -355,6 +327,7 @@ impl WorkerMetrics {
                 "Kinds, and needs of kinds, that this process's workers found lately in tasks and that no living GPU of the pool serves.",
             )?)?)),
             data: Arc::new(DataMetrics::new(registry)?),
+            worker: WorkerSeries::new(&to)?,
         })
     }
 
@@ -396,6 +369,7 @@ impl WorkerMetrics {
             group_members_not_counted: self.group_members_not_counted_total.with_label_values(gpu),
             unserved: Arc::clone(&self.unserved),
             data: Arc::clone(&self.data),
+            worker: self.worker.clone(),
             gpu_id: gpu_id.to_string(),
         }
     }

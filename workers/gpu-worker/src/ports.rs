@@ -3,6 +3,7 @@
 //! The one place that knows what is transient and how long to pause. What no retry mends is logged here, and the delivery it was for is abandoned.
 
 mod groups;
+mod times;
 
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
@@ -15,6 +16,9 @@ use task_store::{
     SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, TaskStore,
 };
 
+use tokio::time::Instant;
+
+pub(crate) use self::times::Times;
 use crate::{delivery::Identity, outage::Outage, worker::Stop};
 
 /// How long a stopping worker may take to note that an attempt was handed back.
@@ -110,6 +114,8 @@ pub(crate) struct Ports {
     pub(crate) environment: Environment,
     pub(crate) stop: Stop,
     pub(crate) outages: Arc<Outages>,
+    /// How long the servers take to answer.
+    pub(crate) times: Arc<Times>,
 }
 
 impl Ports {
@@ -181,7 +187,17 @@ impl Ports {
         E: Transience,
         F: Future<Output = Result<T, E>>,
     {
-        match self.try_until_settled(operation).await? {
+        let mut operation = operation;
+        let timed = || {
+            let asked = Instant::now();
+            let answering = operation();
+            async move {
+                let answer = answering.await;
+                self.times.answered(E::LINK, asked.elapsed(), answer.is_ok());
+                answer
+            }
+        };
+        match self.try_until_settled(timed).await? {
             Tried::Done(done) => Ok(done),
             Tried::Failed(error) => {
                 let task_id = task_id.map(TaskId::as_str);
@@ -287,7 +303,7 @@ impl Ports {
 
     /// Publishes, trying again while the broker is away or blocked. Not while only this one queue cannot be reached: there are others.
     pub(crate) async fn publish(&self, outgoing: &Outgoing) -> Result<Sent, Abandoned> {
-        let publish = async || match self.queue.publish(outgoing.clone()).await {
+        let publish = async || match self.confirmed(outgoing).await {
             Ok(()) => Ok(Sent::There),
             Err(error @ (PublishError::Unroutable { .. } | PublishError::Inaccessible { .. })) => Ok(Sent::NoQueue(error)),
             Err(error) => Err(error),
@@ -299,6 +315,14 @@ impl Ports {
                 Sent::Unsendable(error)
             }
         })
+    }
+
+    /// Publishes once, and takes note of how long the confirm took.
+    async fn confirmed(&self, outgoing: &Outgoing) -> Result<(), PublishError> {
+        let asked = Instant::now();
+        let answer = self.queue.publish(outgoing.clone()).await;
+        self.times.answered(Link::Broker, asked.elapsed(), answer.is_ok());
+        answer
     }
 
     /// As [`Ports::publish`], for a hand that others wait for: a queue that is full is not waited for either.
@@ -320,7 +344,7 @@ impl Ports {
         passes: fn(&PublishError) -> bool,
         outgoing: &Outgoing,
     ) -> Result<Result<(), PublishError>, Abandoned> {
-        let publish = async || match self.queue.publish(outgoing.clone()).await {
+        let publish = async || match self.confirmed(outgoing).await {
             Err(error) if passes(&error) => Err(error),
             done => Ok(done),
         };

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use protocol::{Envelope, ErrorCode, Reply, envelope::Headers};
+use protocol::{Envelope, ErrorCode, PoolName, Reply, envelope::Headers};
 use task_queue::{Outgoing, PublishError, Queue, Target};
 use tokio::time::Instant;
 
@@ -21,13 +21,16 @@ use self::refusing::{Refusing, Try, Why};
 use crate::{
     delivery::due,
     metrics::GpuMetrics,
+    options::WorkerOptions,
     ports::{Abandoned, Ports},
+    steps,
 };
 
 /// Sends replies.
 pub(crate) struct Replies {
     ports: Ports,
     metrics: Arc<GpuMetrics>,
+    pool: PoolName,
     /// How long a reply is tried again.
     tried_for: Duration,
     refusing: Mutex<Refusing>,
@@ -58,8 +61,9 @@ enum Untaken {
 }
 
 impl Replies {
-    pub(crate) fn new(ports: Ports, metrics: Arc<GpuMetrics>, tried_for: Duration) -> Self {
-        Self { ports, metrics, tried_for, refusing: Mutex::default() }
+    pub(crate) fn new(ports: Ports, metrics: Arc<GpuMetrics>, options: &WorkerOptions) -> Self {
+        let (pool, tried_for) = (options.pool.clone(), options.reply_tried_for);
+        Self { ports, metrics, pool, tried_for, refusing: Mutex::default() }
     }
 
     /// Sends a reply for the first time. When this returns, it is safe wherever it is.
@@ -69,7 +73,12 @@ impl Replies {
             Ok(()) => Ok(Became::Taken),
             Err(Untaken::Now(why)) => {
                 self.metrics.reply_put_aside(why.name());
-                self.put_aside(reply).await
+                let task_id = reply.task_id().map(str::to_owned);
+                let became = self.put_aside(reply).await?;
+                if became == Became::PutAside {
+                    steps::reply_waits(&self.ports, &self.pool, task_id.as_deref(), why.waits());
+                }
+                Ok(became)
             }
             Err(Untaken::Ever(error)) => self.park(reply, &error.to_string()).await,
         }
@@ -177,6 +186,8 @@ impl Replies {
             } else {
                 tracing::error!(task_id, address, reason, %error, "a reply could not be parked, and the store does not have it: it is lost");
             }
+        } else {
+            steps::reply_waits(&self.ports, &self.pool, reply.task_id(), &format!("parked: {reason}"));
         }
         Ok(Became::Parked)
     }

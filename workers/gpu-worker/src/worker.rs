@@ -23,6 +23,7 @@ use crate::{
     options::WorkerParts,
     ports::{Abandoned, Backoff, HAND_BACK, Link, Ports},
     receiving::{self, PoolConsumer},
+    steps,
 };
 
 /// How long lives that are cut off may take: an executor to notice, and the store to hear that its attempt was handed back.
@@ -80,6 +81,12 @@ impl GpuWorker {
     #[must_use]
     pub fn new(parts: WorkerParts, stop: Stop) -> Self {
         Self { context: Context::new(parts, stop) }
+    }
+
+    /// Ends once this worker serves: the table knows that it consumes. Waits for ever where it never does.
+    pub fn serves(&self) -> impl Future<Output = ()> + Send + use<> {
+        let signals = Arc::clone(&self.context.signals);
+        async move { signals.beats.above(0).await }
     }
 
     /// Works until it is stopped. While the broker or Redis are away it waits for them.
@@ -290,4 +297,5 @@ async fn leave(context: &Arc<Context>) {
         Ok(Ok(())) => tracing::info!(gpu_id = %context.me.gpu_id, "left"),
         _ => tracing::info!(gpu_id = %context.me.gpu_id, "left; its row lapses with its lease"),
     }
+    steps::flush(&context.ports).await;
 }

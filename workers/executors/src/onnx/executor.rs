@@ -46,11 +46,13 @@ impl Executor for Onnx {
 
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let request = Request::read(run.payload)?;
+        let asked = Instant::now();
         let model = tokio::select! {
             biased;
             () = run.cancel.cancelled() => return Err(Failure::cancelled()),
             model = self.models.get(&self.cache, &request.model, run.device) => Arc::new(model?),
         };
+        run.usage.loaded_for(asked.elapsed());
         let inputs = request.tensors(&model.inputs, run.segments())?;
         let wanted = request.wanted(&model.outputs)?;
         let began = Instant::now();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use protocol::{DType, ErrorCode, Framed};
+use tokio::time::Instant;
 
 use super::{
     executor::Onnx,
@@ -51,7 +52,9 @@ async fn prepared(onnx: &Onnx, batch: &RunBatch<'_>, at: usize, member: &BatchMe
         return Err(Failure::cancelled());
     }
     let request = Request::read(member.payload)?;
+    let asked = Instant::now();
     let model = Arc::new(onnx.models.get(&onnx.cache, &request.model, batch.device).await?);
+    member.usage.loaded_for(asked.elapsed());
     let inputs = request.tensors(&model.inputs, member.segments())?;
     let wanted = request.wanted(&model.outputs)?.into_iter().map(str::to_owned).collect();
     let form = model.axis.as_ref().and_then(|axis| axis.form(&inputs));

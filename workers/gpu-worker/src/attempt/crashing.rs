@@ -13,7 +13,13 @@ use protocol::{Kind, Task, TaskError, Token};
 use task_store::{Begin, Verdict};
 
 use super::beginning::NotBegun;
-use crate::{claim::begun, context::Context, delivery::InHand, ports::Abandoned};
+use crate::{
+    claim::begun,
+    context::Context,
+    delivery::InHand,
+    ports::Abandoned,
+    steps::{self, Beside},
+};
 
 /// How long a life waits for its kind to be up again before it looks for a place: a process that is started anew at once is ready by then, and one that needs longer is
 /// better waited for apart.
@@ -26,6 +32,10 @@ pub(crate) struct Crashed {
     pub(crate) token: Token,
     /// How its process ended, in the executor's words.
     pub(crate) error: TaskError,
+    /// How long it ran, in ms.
+    pub(crate) run_ms: f64,
+    /// What it took beside its work.
+    pub(crate) beside: Beside,
 }
 
 /// What follows a crash.
@@ -41,12 +51,16 @@ pub(crate) enum Follows {
 ///
 /// Where the worker stops at once in between, the attempt is left as a worker's crash leaves it: whoever finds it judges it the same.
 pub(crate) async fn record(context: &Context, (task, in_hand): (&Task, &InHand), crashed: Crashed) -> Result<Follows, Abandoned> {
-    let Crashed { token, error } = crashed;
+    let Crashed { token, error, run_ms, beside } = crashed;
     let (task_id, kind, attempt, gpu_id) = (task.id.as_str(), task.kind.as_str(), task.attempt, context.me.gpu_id.as_str());
     context.metrics.crashes.inc();
     tracing::warn!(task_id, kind, attempt, gpu_id, error = error.message, "the process that it ran in crashed; it runs alone from now on");
     let request = begun::request(context, (task, in_hand), Some(Verdict { token, gone: true }));
-    Ok(match context.ports.begin(&request).await? {
+    let answer = context.ports.begin(&request).await?;
+    if matches!(answer, Begin::Suspect | Begin::Condemned(_)) {
+        steps::crashed_here(context, task, (&error, run_ms, beside));
+    }
+    Ok(match answer {
         Begin::Suspect => Follows::Again,
         // The store has lost what it knew of the task, and the crash with it: this is a beginning without a slot. The delivery goes back, so that nothing here goes on for ever.
         Begin::Begun(token) => {

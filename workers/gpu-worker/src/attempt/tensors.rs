@@ -82,7 +82,9 @@ impl<'a> AttemptTensors<'a> {
     }
 
     async fn run_and_keep(&self, data: &Data, trying: &Trying<'_>, keeping: Option<&Keeping>) -> Answer {
+        let asked = Instant::now();
         let inputs = self.bring(data, trying).await?;
+        trying.work.usage.brought_for(asked.elapsed());
         if self.asked.takes == TakesTensors::OnGpu {
             let given = RunTensors::new(Arc::clone(&data.plane), inputs, keeping.cloned());
             let result = run_within(trying, (self.task, trying.payload), given).await?;

@@ -1,5 +1,6 @@
 //! Where a task goes: a slot here, another queue, or an end without a run.
 
+mod telling;
 mod tensors;
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
@@ -180,6 +181,7 @@ impl<'t> Placing<'t> {
     pub(crate) async fn rest(&mut self, why: &str) -> Result<(), Abandoned> {
         let pause = self.backoff.next(&self.context.ports.environment);
         tracing::debug!(task_id = %self.task.id, why, pause_ms = pause.as_millis(), "asks again");
+        self.tell_if_long(|| why.to_owned());
         self.context.signals.nudge.notify_one();
         self.context.ports.pause(pause).await
     }
@@ -316,7 +318,7 @@ impl<'t> Placing<'t> {
             ClaimAnswer::Other(offer) => {
                 let queue = Queue::Gpu(offer.gpu_id.clone());
                 let (task, reason) = (self.task, "forward");
-                let onward = Onward { task, queue, reason, offer: Some(offer), unserved_since_ms: None };
+                let onward = Onward { task, queue, reason, offer: Some(offer), among: self.among(), unserved_since_ms: None };
                 Ok(Some(Placement::Not(Disposition::SendOn(onward))))
             }
             ClaimAnswer::Own(_) | ClaimAnswer::Full { fits_here: true, .. } => self.wait_in_hand().await,
@@ -334,7 +336,7 @@ impl<'t> Placing<'t> {
     }
 
     fn away(&self, queue: Queue, reason: &'static str) -> Result<Option<Placement<'t>>, Abandoned> {
-        let onward = Onward { task: self.task, queue, reason, offer: None, unserved_since_ms: None };
+        let onward = Onward { task: self.task, queue, reason, offer: None, among: None, unserved_since_ms: None };
         Ok(Some(Placement::Not(Disposition::SendOn(onward))))
     }
 
@@ -356,8 +358,9 @@ impl<'t> Placing<'t> {
     }
 
     /// It rests in a queue, and its status says what it waits for.
-    async fn waits_apart(&self, Rest { queue, since_ms, reason }: Rest) -> Placement<'t> {
+    async fn waits_apart(&self, Rest { queue, since_ms, reason, is_unserved }: Rest) -> Placement<'t> {
         let task = self.task;
+        self.tell_apart(&reason, is_unserved);
         tracing::debug!(task_id = %task.id, kind = %task.kind, reason, "unplaceable");
         // Other slices of its batch may run: the batch as a whole does not wait for this.
         if task.slice().is_none()
@@ -365,7 +368,8 @@ impl<'t> Placing<'t> {
         {
             tracing::debug!(task_id = %task.id, %error, "the reason was not noted");
         }
-        Placement::Not(Disposition::SendOn(Onward { task, queue, reason: "unplaceable", offer: None, unserved_since_ms: since_ms }))
+        let reason = "unplaceable";
+        Placement::Not(Disposition::SendOn(Onward { task, queue, reason, offer: None, among: None, unserved_since_ms: since_ms }))
     }
 
     /// Fails the task, once the table is steady: where it was emptied and the store with it, living GPUs are known again within a lease.
@@ -387,6 +391,9 @@ impl<'t> Placing<'t> {
     async fn wait_in_hand(&mut self) -> Result<Option<Placement<'t>>, Abandoned> {
         let line = self.context.slots.wait_for_freed(self.task.priority);
         let placed = self.stand(line).await?;
+        if placed.is_none() {
+            self.tell_if_long(|| format!("every slot of GPU {} is busy, and it waits there", self.context.me.gpu_id));
+        }
         if placed.is_none() && self.task.hops < HOPS_MAX {
             self.request.mode = ClaimMode::Choose;
         }

@@ -48,12 +48,14 @@ pub(crate) struct Rest {
     pub(crate) since_ms: Option<u64>,
     /// What it waits for, for people.
     pub(crate) reason: String,
+    /// Whether no living GPU could ever run it.
+    pub(crate) is_unserved: bool,
 }
 
 impl Rest {
     /// The shortest one.
     pub(crate) const fn short(since_ms: Option<u64>, reason: String) -> Self {
-        Self { queue: Queue::Unplaceable, since_ms, reason }
+        Self { queue: Queue::Unplaceable, since_ms, reason, is_unserved: false }
     }
 }
 
@@ -72,7 +74,7 @@ impl Wait {
     /// The next rest of it; `waited_for` says what for.
     fn rest(&self, waited_for: &str) -> Rest {
         let reason = format!("{waited_for} since {}, until {}", date(self.since_ms), date(self.end_ms));
-        Rest { queue: rest(self.waited, self.until_end), since_ms: Some(self.since_ms), reason }
+        Rest { queue: rest(self.waited, self.until_end), since_ms: Some(self.since_ms), reason, is_unserved: false }
     }
 }
 
@@ -156,7 +158,7 @@ impl UnservedTasks {
         if wait.left.is_zero() && wait.waited.max(found_for) >= lease / 2 {
             return Fate::Fails(self.given_up(task, &lack, wait.waited));
         }
-        Fate::Rests(wait.rest(&format!("{lack}; a GPU that can run it is waited for")))
+        Fate::Rests(Rest { is_unserved: true, ..wait.rest(&format!("{lack}; a GPU that can run it is waited for")) })
     }
 
     /// What becomes of a task that is to wait for a tensor which a steady table says is nowhere. `since_ms`: since when it waits, as far as is known already.

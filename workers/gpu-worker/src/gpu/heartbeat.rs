@@ -4,7 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use gpu_table::Heartbeat;
-use protocol::{GpuRow, GpuSample, Health, gpu::ModelState};
+use protocol::{
+    GpuRow, GpuSample, Health,
+    gpu::{GpuView, ModelState},
+};
+use task_queue::Link;
 use tokio::time::Instant;
 
 use crate::{
@@ -15,6 +19,8 @@ use crate::{
     ports::Ports,
 };
 
+/// The longest pause of a worker that takes no more tasks.
+const ENDING_PAUSE: Duration = Duration::from_secs(1);
 /// The longest reason why a kind is down, in letters.
 const REASON_MAX: usize = 500;
 /// How many heartbeats pass between two announcements of the GPU's queue in the store.
@@ -33,6 +39,8 @@ pub(crate) struct Heart {
     beats: u64,
     announce_at: u64,
     away: bool,
+    /// Whether an operator drains the GPU, as the last answer of the table said.
+    draining: bool,
 }
 
 impl Heart {
@@ -49,6 +57,7 @@ impl Heart {
             beats: 0,
             announce_at: 0,
             away: false,
+            draining: false,
         }
     }
 
@@ -60,10 +69,21 @@ impl Heart {
                 biased;
                 () = self.signals.last_beat.cancelled() => break,
                 () = self.signals.nudge.notified() => {}
-                () = tokio::time::sleep(self.me.options.lease / 3) => {}
+                () = tokio::time::sleep(self.pause()) => {}
             }
         }
         self.signals.silent.cancel();
+    }
+
+    /// Somebody may wait until a GPU that takes no more tasks has none.
+    fn pause(&self) -> Duration {
+        let pause = self.me.options.lease / 3;
+        if self.takes_no_more() { pause.min(ENDING_PAUSE) } else { pause }
+    }
+
+    /// Whether this worker has heard that it is to take no more tasks.
+    fn takes_no_more(&self) -> bool {
+        self.draining || self.ports.stop.gently.is_cancelled()
     }
 
     async fn once(&mut self) {
@@ -74,6 +94,9 @@ impl Heart {
         self.foreign.observe(&sample, held, Instant::now());
         let row = self.row(sample);
         let (consuming, healthy) = (row.consuming, row.health.takes_tasks());
+        self.metrics.slots(row.slots, held);
+        self.metrics.phase_is(GpuView::phase_of(&row, held, self.draining));
+        self.metrics.servers_took(&row.servers);
         let settings = self.signals.settings.borrow().clone();
         let (holding, taken) = self.slots.beat();
         let heartbeat = Heartbeat { row, holding, taken, settings };
@@ -87,6 +110,10 @@ impl Heart {
                 });
                 self.signals.row_was_written(heartbeat.row);
                 self.signals.taking.send_if_modified(|taking| std::mem::replace(taking, healthy && !beat.draining) != *taking);
+                if std::mem::replace(&mut self.draining, beat.draining) != beat.draining {
+                    // The row is to say soon that it was heard.
+                    self.signals.nudge.notify_one();
+                }
                 if consuming {
                     self.signals.beats.count();
                 }
@@ -129,6 +156,9 @@ impl Heart {
         kinds_down.keys().for_each(|kind| self.metrics.kind_is(kind, false));
         let kinds_down = kinds_down.into_iter().map(|(kind, why)| (kind, brief(&why))).collect();
         let (health, health_reason) = self.gpu.health.together_with(self.gpu.device.health());
+        let broker_blocked = matches!(&*self.ports.queue.link().borrow(), Link::Blocked(_));
+        let (waiting, running) = (self.slots.waiting(), self.begun.tasks());
+        let emptied = self.takes_no_more() && waiting == 0 && running.is_empty() && self.slots.held() == 0;
         GpuRow {
             gpu: self.gpu.device.description().clone(),
             sample,
@@ -146,10 +176,11 @@ impl Heart {
             models: self.gpu.executors.models(),
             model_state: ModelState { evictable_mb: self.gpu.evictable_mb(), ..self.gpu.models_wished.state(&self.gpu) },
             data: self.gpu.data_state(),
-            servers: Default::default(),
+            servers: self.ports.times.known(broker_blocked),
+            emptied,
             foreign_utilization_percent: self.foreign.percent,
-            waiting: self.slots.waiting(),
-            running: self.begun.tasks(),
+            waiting,
+            running,
             item_ms: self.gpu.item_times.of_each_kind(),
         }
     }

@@ -53,6 +53,16 @@ impl Why {
         }
     }
 
+    /// Why a reply for it waits, for people.
+    pub(crate) const fn waits(self) -> &'static str {
+        match self {
+            Self::Full => "its queue is full",
+            Self::Unreachable => "its queue cannot be reached",
+            Self::NoConfirm => "its queue does not confirm",
+            Self::Gone => "its queue is gone",
+        }
+    }
+
     const fn pause(self) -> Duration {
         match self {
             Self::Full | Self::Unreachable => AFTER_REFUSAL,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::{
-    ErrorCode, OnError, Outcome, Refusal, Reply, TaskError,
+    ErrorCode, OnError, Outcome, Refusal, Reply, TaskError, TaskId,
     envelope::{Headers, PRIORITY_MAX},
     identify_letter,
     intake::Reading,
@@ -31,6 +31,7 @@ use crate::{
     disposition::{Disposition, End, Onward, Ran},
     metrics::known_kind,
     ports::{Abandoned, Sent},
+    steps,
 };
 
 /// For how many leases a task waits in the queue of a GPU that has a slot for it. A GPU that lives takes it at once. Where one is gone that somebody remembers, its queue is emptied before
@@ -145,6 +146,7 @@ impl<'a> Settling<'a> {
             match self.context.ports.record(&request).await? {
                 Record::Recorded => {
                     ending.tell(self);
+                    steps::ended(self, &end, ran);
                     self.batch_ended(&end, ran);
                     return self.publish_and_ack(self.recorded(outcome, ran, body), ack).await;
                 }
@@ -329,7 +331,8 @@ impl<'a> Settling<'a> {
     async fn send_on(&self, to: Onward<'_>) -> Result<Settled, Abandoned> {
         let Settling { context, in_hand, .. } = self;
         let (hops, now_ms) = (to.hops(), context.ports.now_ms());
-        let Onward { task, queue, reason, offer, unserved_since_ms } = to;
+        let Onward { task, queue, reason, offer, among, unserved_since_ms } = to;
+        let other = if let Queue::Gpu(gpu_id) = &queue { Some(gpu_id.clone()) } else { None };
         let mut envelope = onward::envelope(in_hand, task, &context.me.options.pool, now_ms);
         envelope.headers.hops = Some(task.hops.saturating_add(hops));
         envelope.headers.returned = hops == 0;
@@ -347,6 +350,9 @@ impl<'a> Settling<'a> {
         let sent = context.ports.publish(&outgoing).await?;
         if sent == Sent::There {
             context.metrics.forwarded(reason);
+            if let Some(gpu_id) = &other {
+                steps::forwarded(context, (task, in_hand), gpu_id, (offer.as_ref().map(|offer| offer.choice.used), among));
+            }
             in_hand.ack_elsewhere().await;
             return Ok(Settled::Done);
         }
@@ -404,7 +410,8 @@ impl<'a> Settling<'a> {
     /// A task whose id is in use for another body. The id's record belongs to the other task and is left alone.
     async fn refuse_reused_id(&self) -> Result<(), Abandoned> {
         let message = "this message_id is in use for a task with another body; give each task its own id";
-        self.bury(message, self.in_hand.envelope.headers.history.clone()).await?;
+        // People are not told of it under this id, which is another task's.
+        self.keep_letter(message, self.in_hand.envelope.headers.history.clone()).await?;
         let error = TaskError::new(ErrorCode::ReusedId, message).at("message_id");
         let end = End::without_run(Outcome::Failed, error);
         let ending = Ending::of(&end);
@@ -418,9 +425,16 @@ impl<'a> Settling<'a> {
         Ok(())
     }
 
-    /// Keeps the original bytes among the dead letters; of a body that is larger than a task's may be, only its size. What was a slice is a task of its own there, which can be
-    /// requeued although its batch has long been answered.
+    /// Keeps the original bytes among the dead letters, and tells people.
     async fn bury(&self, reason: &str, history: Option<String>) -> Result<(), Abandoned> {
+        let letter_id = self.keep_letter(reason, history).await?;
+        steps::buried(self, &letter_id, reason);
+        Ok(())
+    }
+
+    /// Keeps the original bytes among the dead letters, under the id that it gives; of a body that is larger than a task's may be, only its size. What was a slice is a task of its own there, which can be
+    /// requeued although its batch has long been answered.
+    async fn keep_letter(&self, reason: &str, history: Option<String>) -> Result<TaskId, Abandoned> {
         let (original, task_id) = (&self.in_hand.envelope, &self.identity.task_id);
         let (letter_id, reason, history) = match task_id.slice() {
             None => (task_id.clone(), reason.to_owned(), history),
@@ -452,7 +466,8 @@ impl<'a> Settling<'a> {
             (self.in_hand.body.clone(), reason)
         };
         envelope.headers.reason = Some(reason.chars().take(Headers::TEXT_MAX / 4).collect());
-        self.context.ports.bury(envelope, body, self.lease()).await
+        self.context.ports.bury(envelope, body, self.lease()).await?;
+        Ok(letter_id)
     }
 }
 

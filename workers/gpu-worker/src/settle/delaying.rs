@@ -14,6 +14,7 @@ use crate::{
     },
     disposition::Disposition,
     ports::Abandoned,
+    steps,
 };
 
 /// How long a task waits that no queue of delayed tasks takes now.
@@ -42,7 +43,10 @@ pub(super) async fn delay<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
     // One that comes again was told of.
     let mut told = in_hand.envelope.headers.returned;
     match delayed::try_once(&context.ports, (&envelope, &in_hand.body), not_before_ms, &mut told).await? {
-        Delayed::Waits => context.metrics.forwarded("delayed"),
+        Delayed::Waits => {
+            context.metrics.forwarded("delayed");
+            steps::delayed(context, (task, in_hand));
+        }
         // In hand it would keep a credit, and a flood of such tasks would stop the pool. Its time travels with it: what comes back too early is decided on anew.
         Delayed::NoRoom => {
             let now_ms = context.ports.now_ms();
@@ -51,6 +55,7 @@ pub(super) async fn delay<'t>(settling: &Settling<'_>, task: &'t Task) -> Result
             due::waits(&mut waiting, Queue::retry_after(rest), rest, now_ms);
             context.ports.publish_surely(&waiting, options.lease).await?;
             context.metrics.forwarded("delayed");
+            steps::delayed(context, (task, in_hand));
         }
         // As what has waited: where nobody knows when it was published, its delay would count anew from its next delivery.
         Delayed::Due => {

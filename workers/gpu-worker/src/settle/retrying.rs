@@ -13,6 +13,7 @@ use crate::{
     delivery::{due, onward},
     disposition::{Disposition, End, Retrying},
     ports::{Abandoned, Sent},
+    steps,
 };
 
 /// The pause before the second attempt; it doubles with each, and half of it is random.
@@ -41,6 +42,7 @@ pub(super) async fn retry<'t>(settling: &Settling<'_>, retrying: Retrying<'t>) -
                 context.ports.store.groups().note_retried(group, &task.id, task.attempt);
             }
             ending::tell_retry(settling, &retrying, due.after_ms);
+            steps::retrying(settling, &retrying, due.after_ms);
             let line = history::failed(task.attempt, &context.me.gpu_id, error, context.ports.now_ms());
             let history = history::with(settling.in_hand.envelope.headers.history.as_deref(), [line]);
             let next = Next { task, due, memory_mb: memory_mb.or(task.memory_mb), history: Some(history) };

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     disposition::{End, Ran},
     ports::Abandoned,
+    steps,
 };
 
 /// Records how a slice ended, and sees to its batch.
@@ -60,6 +61,7 @@ pub(super) async fn end(settling: &Settling<'_>, slice: Slice, end: End, ran: Op
     };
     context.metrics.slice_ended(end.outcome.name());
     ending::tell_slice(settling, end.outcome, request.items_failed);
+    steps::ended(settling, &end, ran.as_ref());
     follow(settling, &split, end.outcome, ack).await
 }
 

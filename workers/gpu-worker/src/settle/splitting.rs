@@ -36,6 +36,7 @@ use crate::{
     delivery::onward::{self, Publish, WaitsFor},
     disposition::{Disposition, End},
     ports::{Abandoned, Sent},
+    steps,
 };
 
 /// How many slices of a batch are on their way to the broker at once. It bounds the memory that their bodies take beside the batch's own.
@@ -87,6 +88,7 @@ pub(super) async fn split<'t>(settling: &Settling<'_>, task: &'t Task, slices: V
     match context.ports.split(&request).await? {
         SplitAnswer::Split(split) => {
             tracing::debug!(task_id = %task.id, slices = split.slices.len(), "batch split");
+            steps::split(settling, task, split.slices.len());
             // The slices carry this delivery's address: what waits for their end is a copy, which needs no reply of its own.
             go_on_with(settling, task, &split, (Publish::First, true)).await?;
             Ok(Became::Settled)
