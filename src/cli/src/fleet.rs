@@ -17,7 +17,7 @@ mod tensors;
 mod url;
 
 use gpu_table::KnownKinds;
-use producer::{WantedResults, results_of};
+use producer::{WantedResults, results_of, tell_cancel_asked};
 use protocol::{ItemResults, KindView, PoolName, TaskId, TaskStatus, Unserved, batch::ITEMS_MAX, gpu::GpuView};
 use task_store::{Cancel, Reach};
 
@@ -98,7 +98,14 @@ impl Fleet {
     /// Asks for a task's end; what it was.
     pub(crate) async fn cancel(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, Fault> {
         match self {
-            Self::Servers(servers) => Ok(servers.store().await?.cancel(task_id, reach).await?),
+            Self::Servers(servers) => {
+                let store = servers.store().await?;
+                let cancel = store.cancel(task_id, reach).await?;
+                let (pool, now_ms) = (&servers.configuration().worker.pool, servers.environment().clock.now_ms());
+                tell_cancel_asked(&*store, pool, task_id, (&cancel, now_ms));
+                servers.told().await;
+                Ok(cancel)
+            }
             Self::Gateway(gateway) => gateway.cancel(task_id, reach).await,
         }
     }

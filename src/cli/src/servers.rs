@@ -14,6 +14,9 @@ use crate::fault::Fault;
 /// How long a program that serves waits for its servers at start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the end of a program waits for the last steps of tasks to be told. Nothing rests on them.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
 /// The servers of this process, or the embedded back ends.
 pub(crate) struct Servers {
     configuration: Configuration,
@@ -100,10 +103,18 @@ impl Servers {
         Ok(self.connect().await?.store)
     }
 
-    /// Ends the connections to the broker.
+    /// Ends the connections to the broker, once the last steps of tasks were told.
     pub(crate) async fn close(&self) {
+        self.told().await;
         if let Some(backends) = self.opened.get() {
             backends.queue.close().await;
+        }
+    }
+
+    /// Waits until the last steps of tasks are told, for a second at most.
+    pub(crate) async fn told(&self) {
+        if let Some(backends) = self.opened.get() {
+            let _ = tokio::time::timeout(TOLD_WITHIN, backends.store.journal().flush()).await;
         }
     }
 

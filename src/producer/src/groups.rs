@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use protocol::{GroupCancelled, GroupMember, GroupName, GroupStatus};
+use protocol::{GroupCancelled, GroupMember, GroupName, GroupStatus, PoolName, TaskId, environment::Clock};
 use task_store::{Cancel, GroupCancel, MemberEnd, MembersPage, MembersRequest, Reach, StoreError, TaskStore};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use crate::Pace;
+use crate::{Pace, steps};
 
 /// How many members one step of a cancel tells.
 const CANCEL_STEP: u32 = 200;
@@ -19,6 +19,8 @@ const CONCURRENT: usize = 32;
 #[derive(Clone)]
 pub struct Groups {
     store: Arc<dyn TaskStore>,
+    /// Where people hear of cancels: the pool that its steps name, and the clock.
+    told: Option<(PoolName, Arc<dyn Clock>)>,
 }
 
 /// Some groups.
@@ -53,7 +55,13 @@ impl Groups {
     /// The groups in this store.
     #[must_use]
     pub fn new(store: Arc<dyn TaskStore>) -> Self {
-        Self { store }
+        Self { store, told: None }
+    }
+
+    /// The same; its cancels are told to the journal, as steps of tasks of this pool.
+    #[must_use]
+    pub fn telling(self, pool: PoolName, clock: Arc<dyn Clock>) -> Self {
+        Self { told: Some((pool, clock)), ..self }
     }
 
     /// What is known of a group; `None` if nothing is.
@@ -140,8 +148,16 @@ impl Groups {
     async fn cancel_member(self, member: GroupMember) -> Result<Cancel, StoreError> {
         match member.state.outcome() {
             Some(outcome) => Ok(Cancel::Ended(outcome)),
-            None => self.store.cancel(&member.task_id, Reach::Published).await,
+            None => self.cancel_one(&member.task_id).await,
         }
+    }
+
+    async fn cancel_one(&self, task_id: &TaskId) -> Result<Cancel, StoreError> {
+        let cancel = self.store.cancel(task_id, Reach::Published).await?;
+        if let Some((pool, clock)) = &self.told {
+            steps::cancel_asked(&*self.store, pool, task_id, (&cancel, clock.now_ms()));
+        }
+        Ok(cancel)
     }
 
     /// See [`Producer::group_ended`](crate::Producer::group_ended).

@@ -32,6 +32,7 @@ mod poller;
 mod producer;
 mod progress;
 mod results;
+mod steps;
 mod waiters;
 
 pub use dead::DeadLetters;
@@ -46,4 +47,5 @@ pub use pending::Pending;
 pub use producer::Producer;
 pub use progress::ProgressStream;
 pub use results::{ResultsError, WantedResults, results_of};
+pub use steps::cancel_asked as tell_cancel_asked;
 pub use waiters::Counts;

@@ -21,11 +21,15 @@ use crate::{
     pending::Limit,
     poller::{self, Pace},
     results::results_of,
+    steps,
     waiters::{Ticket, Waiters},
 };
 
 /// Longest time for declaring and consuming queues before the first submit.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the end of a program waits for the last steps of tasks to be told.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Submits tasks and awaits their replies. Cheap to clone; when the last clone is dropped its background jobs end.
 #[derive(Clone)]
@@ -124,7 +128,10 @@ impl Producer {
     /// # Errors
     /// Those of [`Producer::cancel`].
     pub async fn cancel_with(&self, task_id: &TaskId, reach: Reach) -> Result<Cancel, StoreError> {
-        self.shared.store.cancel(task_id, reach).await
+        let Shared { store, environment, options, .. } = &*self.shared;
+        let cancel = store.cancel(task_id, reach).await?;
+        steps::cancel_asked(&**store, &options.pool, task_id, (&cancel, environment.clock.now_ms()));
+        Ok(cancel)
     }
 
     /// A task's status as the store has it; `None` if it never heard of it, or has forgotten it.
@@ -171,7 +178,7 @@ impl Producer {
     /// The groups of the fleet that this producer submits to.
     #[must_use]
     pub fn groups(&self) -> Groups {
-        Groups::new(Arc::clone(&self.shared.store))
+        Groups::new(Arc::clone(&self.shared.store)).telling(self.shared.options.pool.clone(), Arc::clone(&self.shared.environment.clock))
     }
 
     /// Waits until all members of a group have ended; its counts then. `None`: the group is not known, or was forgotten. Has no time limit of its own, and waits on while the
@@ -181,6 +188,11 @@ impl Producer {
     /// [`StoreError`]: the store's answer is not understood.
     pub async fn group_ended(&self, group: &GroupName) -> Result<Option<GroupStatus>, StoreError> {
         self.groups().ended(group).await
+    }
+
+    /// Waits until the steps of its tasks, which people follow, are told: up to a second, for a program that ends. Nothing rests on them. Cancel safe.
+    pub async fn told(&self) {
+        let _ = timeout(TOLD_WITHIN, self.shared.store.journal().flush()).await;
     }
 
     /// What this producer has counted.
@@ -231,7 +243,12 @@ impl Producer {
         if let Some(group) = &task.group {
             self.join(group, task_id, noted).await?;
         }
-        let Err(source) = self.shared.queue.publish(outgoing).await else { return Ok(()) };
+        let Err(source) = self.shared.queue.publish(outgoing).await else {
+            if noted == Submission::Noted {
+                steps::submitted(&*self.shared.store, &self.shared.options.pool, (task_id, task), (*not_before_ms, now_ms));
+            }
+            return Ok(());
+        };
         if is_nowhere(&source) {
             self.take_note_back(task_id).await;
             if let Some(group) = &task.group {

@@ -1,6 +1,6 @@
 //! Groups, on servers or behind a gateway.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gateway::{group_url, url_encoded};
 use hyper::Method;
@@ -88,7 +88,11 @@ impl Fleet {
     /// Cancels all tasks of a group.
     pub(crate) async fn cancel_group(&self, group: &GroupName) -> Result<GroupCancelled, Fault> {
         match self {
-            Self::Servers(servers) => Ok(servers.groups().await?.cancel(group).await?),
+            Self::Servers(servers) => {
+                let cancelled = servers.groups().await?.cancel(group).await;
+                servers.told().await;
+                Ok(cancelled?)
+            }
             Self::Gateway(gateway) => gateway.cancel_group(group).await,
         }
     }
@@ -113,7 +117,8 @@ impl Gateway {
 
 impl Servers {
     async fn groups(&self) -> Result<Groups, Fault> {
-        Ok(Groups::new(self.store().await?))
+        let (pool, clock) = (self.configuration().worker.pool.clone(), Arc::clone(&self.environment().clock));
+        Ok(Groups::new(self.store().await?).telling(pool, clock))
     }
 }
 

@@ -186,7 +186,8 @@ impl Submitter<'_> {
 
     /// Ends the connections.
     pub(crate) async fn close(self) {
-        if let Self::Broker { queue, .. } = self {
+        if let Self::Broker { producer, queue } = self {
+            producer.told().await;
             queue.close().await;
         }
     }

@@ -7,7 +7,7 @@ use task_queue::{Delivery, Outgoing, PublishError, Queue, Target};
 use task_store::Reopen;
 
 use super::{DeadLetters, give_back, id};
-use crate::DeadLetterError;
+use crate::{DeadLetterError, steps};
 
 /// The tasks that were requeued: id and hash of the body.
 type Done = BTreeSet<(String, String)>;
@@ -75,8 +75,11 @@ impl DeadLetters {
         }
         let pool = letter.envelope.headers.pool.as_deref().and_then(|pool| pool.parse().ok()).unwrap_or_else(|| self.pool.clone());
         let envelope = self.fresh(&letter.envelope, &task_id);
-        match self.queue.publish(Outgoing::new(Target::Queue(Queue::Pool(pool)), envelope, letter.body.clone())).await {
-            Ok(()) => Ok(None),
+        match self.queue.publish(Outgoing::new(Target::Queue(Queue::Pool(pool.clone())), envelope, letter.body.clone())).await {
+            Ok(()) => {
+                steps::requeued(&*self.store, &pool, &task_id, self.clock.now_ms());
+                Ok(None)
+            }
             Err(PublishError::Unroutable { target }) => {
                 if let Some(group) = group {
                     // It stays what it was: dead letters are of tasks that failed.
