@@ -28,9 +28,14 @@ pub(crate) use self::{
 };
 use crate::{fault::Fault, fleet::GatewayUrl};
 
+/// The commit that this program was built from; `unknown` where nobody said.
+pub(crate) const BUILT_FROM: &str = env!("GPUFLEET_BUILT_FROM");
+/// Version and commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("GPUFLEET_BUILT_FROM"), ")");
+
 /// A fleet of GPU workers on RabbitMQ and Redis.
 #[derive(Debug, Parser)]
-#[command(name = "gpufleet", version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "gpufleet", version = VERSION, propagate_version = true, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,

@@ -40,6 +40,8 @@ pub(crate) async fn all(common: &Common, worker: &Worker) -> Result<ExitCode, Fa
         ..SupervisorOptions::default()
     };
     output::note(&format!("gpufleet serves {} NVIDIA GPUs, a process each", plans.len()));
+    // Of its children nobody hears when they serve: each takes its GPU in its own time, and some may never.
+    program.serves_once(std::future::ready(()), format!("keeps a worker for each of {} NVIDIA GPUs", plans.len()));
     let stop = Stop { gently: program.stop.gently.clone(), now: program.stop.now.clone() };
     let supervised = gpu_host::supervise(plans, stop, options, LogSink::stderr(), service::system_environment()).await;
     supervised.map(|()| ExitCode::SUCCESS).map_err(|error: SupervisorError| {

@@ -7,11 +7,11 @@ use gpu_worker::Stop;
 use producer::{Producer, ProducerOptions};
 use prometheus::Registry;
 use protocol::config::Configuration;
-use service::signals::HangUps;
+use service::{ServiceManager, signals::HangUps};
 use tokio::net::TcpListener;
 
 use crate::{
-    arguments::{self, Common, set},
+    arguments::{self, BUILT_FROM, Common, set},
     configuration,
     fault::Fault,
     greeting, nvidia, output,
@@ -33,6 +33,7 @@ pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, 
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
     let address = address_of(&listener)?;
     let serving = serve(&program, &servers, listener).await?;
+    program.serves_once(workers.serving(), format!("serves HTTP on {address} and {} simulated GPUs", workers.count()));
     greeting::show(common, address, &servers, workers.brought());
     let ended = workers.ended(&program.stop).await;
     program.stop.gently.cancel();
@@ -61,6 +62,7 @@ async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u3
     program.show_bodies(&servers)?;
     let starting = simulated::start(&servers, &program.registry, &program.stop);
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
+    program.serves_once(workers.serving(), format!("serves {} simulated GPUs", workers.count()));
     output::note(&format!("gpufleet serves simulated GPUs ({})", servers.describe()));
     let ended = workers.ended(&program.stop).await;
     program.stop.gently.cancel();
@@ -77,31 +79,34 @@ pub(crate) async fn gateway(common: &Common, gateway: &arguments::Gateway) -> Re
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
     program.show_bodies(&servers)?;
     announce(&listener, &servers)?;
+    let address = address_of(&listener)?;
     let starting = serve(&program, &servers, listener);
     let Some(serving) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
+    program.serves_once(std::future::ready(()), format!("serves HTTP on {address}"));
     finish(&program.stop, serving).await?;
     servers.close().await;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The metrics of a stand-alone worker, served where the configuration says, if it does.
-pub(crate) struct Metrics(Option<Serving>);
+pub(crate) struct Metrics(Option<(Serving, Stop)>);
 
 impl Metrics {
-    /// Listens, says where, and serves.
+    /// Listens, says where, and serves until [`finish`](Self::finish): while the worker drains, too, so that who asks hears that it does.
     pub(crate) async fn serve(program: &Program) -> Result<Self, Fault> {
         let Some(address) = &program.configuration.worker.metrics_listen else { return Ok(Self(None)) };
         let listener = listen_on(address, "worker.metrics_listen").await?;
         output::note(&format!("metrics are at http://{}/metrics", address_of(&listener)?));
-        Ok(Self(Some(tokio::spawn(gateway::serve_metrics(listener, program.registry.clone(), program.stop.gently.clone())))))
+        let own = Stop::default();
+        let serving = tokio::spawn(gateway::serve_metrics(listener, program.registry.clone(), own.gently.clone()));
+        Ok(Self(Some((serving, own))))
     }
 
-    /// Waits until serving has ended.
+    /// Ends the serving, and waits until it has ended.
     pub(crate) async fn finish(self, stop: &Stop) -> Result<(), Fault> {
-        match self.0 {
-            Some(serving) => finish(stop, serving).await,
-            None => Ok(()),
-        }
+        let Some((serving, own)) = self.0 else { return Ok(()) };
+        own.gently.cancel();
+        finish(stop, serving).await
     }
 }
 
@@ -110,12 +115,27 @@ pub(crate) struct Program {
     pub(crate) configuration: Configuration,
     pub(crate) registry: Registry,
     pub(crate) stop: Stop,
+    manager: ServiceManager,
 }
 
 impl Program {
-    /// Listens to signals.
+    /// Listens to signals, and begins to tell the service manager, where one asked for that. What a supervised process does is told by its supervisor.
     pub(crate) fn start(configuration: Configuration) -> Result<Self, Fault> {
-        Ok(Self { configuration, registry: service::telemetry::metrics_registry(), stop: stop_on_signals()? })
+        let (registry, stop) = (service::telemetry::metrics_registry(), stop_on_signals()?);
+        service::telemetry::show_build(&registry, env!("CARGO_PKG_VERSION"), BUILT_FROM)
+            .map_err(|error| Fault::Failed(format!("register metrics: {error}")))?;
+        let manager = if gpu_host::supervised() { ServiceManager::none() } else { ServiceManager::of_environment() };
+        manager.accompany(stop.gently.clone());
+        Ok(Self { configuration, registry, stop, manager })
+    }
+
+    /// Tells the service manager that the program serves, once `serving` ends. `status` says what it serves, for people.
+    pub(crate) fn serves_once(&self, serving: impl Future<Output = ()> + Send + 'static, status: String) {
+        let manager = self.manager;
+        tokio::spawn(async move {
+            serving.await;
+            manager.ready(&status);
+        });
     }
 
     /// Shows in the program's metrics what the bodies in hand take.

@@ -3,7 +3,7 @@
 //! One process, not N: a simulated GPU has no driver context to isolate and costs only its tasks' timers, and one process shares two connections
 //! and one model among all of them. A real GPU gets a process of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use devices::{
     Device,
@@ -31,6 +31,8 @@ const STARTED_AT_ONCE: usize = 16;
 /// The workers of this process.
 pub(crate) struct Workers {
     running: JoinSet<Result<(), WorkerError>>,
+    /// Each ends once its worker serves.
+    serving: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
     brought: Vec<Brought>,
 }
 
@@ -79,7 +81,7 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
     }
     let offered = offered(configuration, &devices).await?;
     let brought = offered.first().map(Brought::of).unwrap_or_default();
-    let mut running = JoinSet::new();
+    let (mut running, mut serving) = (JoinSet::new(), Vec::new());
     for (device, OnOffer { executors, .. }) in devices.into_iter().zip(offered) {
         let ports = servers.connect().await?;
         let parts = WorkerParts {
@@ -95,9 +97,11 @@ pub(crate) async fn start(servers: &Servers, registry: &Registry, stop: &Stop) -
         };
         // A worker that has left triggers its own `now`, which must not end what the others still run.
         let own_stop = Stop { gently: stop.gently.clone(), now: stop.now.child_token() };
-        running.spawn(GpuWorker::new(parts, own_stop).run());
+        let worker = GpuWorker::new(parts, own_stop);
+        serving.push(Box::pin(worker.serves()) as Pin<Box<dyn Future<Output = ()> + Send>>);
+        running.spawn(worker.run());
     }
-    Ok(Workers { running, brought })
+    Ok(Workers { running, serving, brought })
 }
 
 /// The executors of each GPU, its own: what they keep, they keep there. Where those of one GPU cannot start, the others' end again.
@@ -126,6 +130,17 @@ impl Workers {
     /// The kinds that handlers run beside each GPU.
     pub(crate) fn brought(&self) -> &[Brought] {
         &self.brought
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Ends once all of them serve. To be asked once.
+    pub(crate) fn serving(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let serving = std::mem::take(&mut self.serving);
+        async move { drop(futures::future::join_all(serving).await) }
     }
 
     /// Waits until every worker has ended. The first refusal stops them all.

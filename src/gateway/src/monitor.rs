@@ -8,7 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus::{Registry, proto::MetricFamily};
+use prometheus::{
+    Registry,
+    proto::{Metric, MetricFamily},
+};
 use serde::Serialize;
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -23,11 +26,13 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// The metric in which workers say whether they can run a kind now.
 const KIND_UP: &str = "gpufleet_kind_up";
+/// The metric in which workers say where they are between taking tasks and their end.
+const PHASE: &str = "gpufleet_worker_phase";
 
 /// Whether a worker's process is ready.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Readiness {
-    /// `ok`, `starting` (no worker of the process has begun) or `down`.
+    /// `ok`, `starting` (no worker of the process has begun), `draining` (all of them take no more tasks, by an operator's drain or because they stop) or `down`.
     status: &'static str,
     /// The kinds that are down, each with its GPU.
     down: Vec<Down>,
@@ -45,20 +50,28 @@ impl Readiness {
     fn of(families: &[MetricFamily]) -> Self {
         let kinds: Vec<_> = families.iter().filter(|family| family.name() == KIND_UP).flat_map(MetricFamily::get_metric).collect();
         let is_down = kinds.iter().filter(|metric| metric.get_gauge().get_value() < 0.5);
-        let down: Vec<Down> = is_down
-            .map(|metric| {
-                let label =
-                    |name: &str| metric.get_label().iter().find(|label| label.name() == name).map_or("", |label| label.value()).to_owned();
-                Down { gpu_id: label("gpu_id"), kind: label("kind") }
-            })
-            .collect();
-        let status = match (kinds.is_empty(), down.is_empty()) {
-            (true, _) => "starting",
-            (false, true) => "ok",
-            (false, false) => "down",
+        let down: Vec<Down> =
+            is_down.map(|metric| Down { gpu_id: label(metric, "gpu_id").to_owned(), kind: label(metric, "kind").to_owned() }).collect();
+        let status = match (kinds.is_empty(), takes_none(families), down.is_empty()) {
+            (true, ..) => "starting",
+            (false, true, _) => "draining",
+            (false, false, true) => "ok",
+            (false, false, false) => "down",
         };
         Self { status, down }
     }
+}
+
+fn label<'m>(metric: &'m Metric, name: &str) -> &'m str {
+    metric.get_label().iter().find(|label| label.name() == name).map_or("", |label| label.value())
+}
+
+/// Whether there are workers, and none of them takes tasks.
+fn takes_none(families: &[MetricFamily]) -> bool {
+    let phases = families.iter().filter(|family| family.name() == PHASE).flat_map(MetricFamily::get_metric);
+    let serving: Vec<bool> =
+        phases.filter(|metric| label(metric, "phase") == "serving").map(|metric| metric.get_gauge().get_value() > 0.5).collect();
+    !serving.is_empty() && !serving.contains(&true)
 }
 
 impl IntoResponse for Readiness {
@@ -115,5 +128,28 @@ mod tests {
         assert_eq!(ready().into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
         up.with_label_values(&["sim-0", "embed"]).set(1.0);
         assert_eq!((ready().status, ready().into_response().status()), ("ok", StatusCode::OK));
+    }
+
+    #[test]
+    fn a_process_is_not_ready_once_none_of_its_workers_takes_tasks() {
+        let registry = Registry::new();
+        let gauges = |name, labels: &[&str]| {
+            let gauges = GaugeVec::new(Opts::new(name, "for the test"), labels).expect("a good name");
+            registry.register(Box::new(gauges.clone())).expect("a fresh registry");
+            gauges
+        };
+        let (up, phase) = (gauges(KIND_UP, &["gpu_id", "kind"]), gauges(PHASE, &["gpu_id", "phase"]));
+        let ready = || Readiness::of(&registry.gather());
+        for gpu_id in ["sim-0", "sim-1"] {
+            up.with_label_values(&[gpu_id, "echo"]).set(1.0);
+            phase.with_label_values(&[gpu_id, "serving"]).set(1.0);
+            phase.with_label_values(&[gpu_id, "draining"]).set(0.0);
+        }
+        assert_eq!(ready().status, "ok");
+        phase.with_label_values(&["sim-0", "serving"]).set(0.0);
+        phase.with_label_values(&["sim-0", "draining"]).set(1.0);
+        assert_eq!(ready().status, "ok", "another one takes tasks");
+        phase.with_label_values(&["sim-1", "serving"]).set(0.0);
+        assert_eq!((ready().status, ready().into_response().status()), ("draining", StatusCode::SERVICE_UNAVAILABLE));
     }
 }

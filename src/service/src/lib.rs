@@ -4,6 +4,7 @@ mod backends;
 pub mod config;
 mod environment;
 mod redis_servers;
+mod service_manager;
 pub mod signals;
 pub mod telemetry;
 
@@ -11,4 +12,5 @@ pub use backends::{BackendError, Backends, Embedded};
 pub use config::{ConfigurationErrors, FlagSetting, Loaded, Sources};
 pub use environment::system_environment;
 pub use redis_servers::{RedisServer, redis_servers};
+pub use service_manager::ServiceManager;
 pub use signals::Stop;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use prometheus::{
-    IntGauge, Registry,
+    IntGauge, Opts, Registry,
     core::{Collector, Desc},
     process_collector::ProcessCollector,
     proto::MetricFamily,
@@ -95,6 +95,17 @@ pub fn metrics_registry() -> Registry {
     let registry = Registry::new();
     registry.register(Box::new(ProcessCollector::for_self())).expect("an empty registry takes any collector");
     registry
+}
+
+/// Adds which version this program is, and from which commit it was built (`gpufleet_build_info`, always 1).
+///
+/// # Errors
+/// The registry has it already.
+pub fn show_build(registry: &Registry, version: &str, commit: &str) -> Result<(), prometheus::Error> {
+    let told = Opts::new("gpufleet_build_info", "Which version of gpufleet this process is, and from which commit it was built.");
+    let gauge = IntGauge::with_opts(told.const_label("version", version).const_label("commit", commit))?;
+    gauge.set(1);
+    registry.register(Box::new(gauge))
 }
 
 /// Adds what the bodies in the process's hand take (`gpufleet_bodies_bytes`), as it is whenever somebody looks.
@@ -201,6 +212,17 @@ mod tests {
     fn a_registry_has_the_metrics_of_the_process() {
         let families = metrics_registry().gather();
         assert!(families.iter().any(|family| family.name() == "process_resident_memory_bytes"));
+    }
+
+    #[test]
+    fn the_build_shows_with_its_version_and_its_commit() {
+        let registry = Registry::new();
+        show_build(&registry, "0.1.0", "0123456789ab").unwrap();
+        let families = registry.gather();
+        let metric = &families[0].get_metric()[0];
+        let labels: Vec<_> = metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
+        assert_eq!((families[0].name(), metric.get_gauge().get_value()), ("gpufleet_build_info", 1.0));
+        assert_eq!(labels, [("commit", "0123456789ab"), ("version", "0.1.0")]);
     }
 
     #[test]

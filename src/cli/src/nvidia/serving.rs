@@ -127,7 +127,9 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
             gently.cancel();
         });
     }
-    let ended = GpuWorker::new(parts, stop).run().await;
+    let worker = GpuWorker::new(parts, stop);
+    program.serves_once(worker.serves(), "serves an NVIDIA GPU".to_owned());
+    let ended = worker.run().await;
     if let Err(WorkerError::Lost { gpu_id, reason, xid }) = &ended {
         lost(lock, gpu_id, &PastTrouble { reason: reason.clone(), xid: *xid });
     }
