@@ -135,16 +135,16 @@ pub(crate) fn waits(context: &Context, (task, in_hand): (&Task, &InHand), reason
     }
 }
 
-/// Its message went to another GPU: a claim chose that one, or it waits there.
+/// Its message went to another GPU, at this time: a claim chose that one, or it waits there.
 pub(crate) fn forwarded(
     context: &Context,
     (task, in_hand): (&Task, &InHand),
     to: &GpuId,
-    (strategy, among): (Option<Strategy>, Option<u32>),
+    (strategy, among, at_ms): (Option<Strategy>, Option<u32>, u64),
 ) {
     let Some(journal) = journal(&context.ports) else { return };
     let step = step_in_hand(context, StepName::Forwarded, in_hand, (&task.id, Some(&task.kind)));
-    journal.tell(TaskStep { gpu_id: Some(to.clone()), attempt: Some(task.attempt), strategy, among, ..step });
+    journal.tell(TaskStep { at_ms, gpu_id: Some(to.clone()), attempt: Some(task.attempt), strategy, among, ..step });
 }
 
 /// It waits until its time.

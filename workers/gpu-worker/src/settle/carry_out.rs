@@ -351,7 +351,7 @@ impl<'a> Settling<'a> {
         if sent == Sent::There {
             context.metrics.forwarded(reason);
             if let Some(gpu_id) = &other {
-                steps::forwarded(context, (task, in_hand), gpu_id, (offer.as_ref().map(|offer| offer.choice.used), among));
+                steps::forwarded(context, (task, in_hand), gpu_id, (offer.as_ref().map(|offer| offer.choice.used), among, now_ms));
             }
             in_hand.ack_elsewhere().await;
             return Ok(Settled::Done);
