@@ -105,6 +105,11 @@ impl Ledger {
         self.publish_to(fleet, (&Queue::Pool(fleet.pool()), &Headers::default()), count, body).await;
     }
 
+    /// The highest attempt of which a reply that was read tells.
+    pub fn attempts_max(&self) -> u32 {
+        self.replies.values().flatten().map(|reply| reply.attempt).max().unwrap_or(0)
+    }
+
     /// Checks that every reply that was read has the results of all items of its batch, in order, where nothing but batches of so many items was published. How many of the batches were
     /// split.
     pub fn batches_are_whole(&self, items: usize) -> usize {

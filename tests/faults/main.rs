@@ -7,6 +7,7 @@ mod combinations;
 mod ledger;
 mod long_tasks;
 mod processes;
+mod rolling;
 mod servers;
 mod simulation;
 mod workers;

@@ -54,6 +54,28 @@ impl Workers {
         self.end_and_start(number, prefix).await;
     }
 
+    /// Stops a process as an orderly restart does, waits until it has ended, and starts another one for the same GPUs.
+    pub async fn restart(&mut self, number: usize) {
+        let Running { program, prefix } = &self.running[number];
+        program.signal("TERM");
+        assert_eq!(program.exit_code().await, 0, "{}", program.log());
+        let again = self.one(prefix.clone());
+        self.running[number] = again;
+    }
+
+    /// Ends a process for good, as whoever takes its machine away does it.
+    pub async fn remove(&mut self, number: usize) {
+        let Running { program, .. } = self.running.remove(number);
+        program.signal("KILL");
+        assert_eq!(program.exit_code().await, 137);
+    }
+
+    /// The ids of the GPUs of a process.
+    pub fn gpus_of(&self, number: usize) -> Vec<GpuId> {
+        let prefix = &self.running[number].prefix;
+        (0..self.gpus_of_each).map(|gpu| GpuId::new(format!("{prefix}-{gpu}")).unwrap()).collect()
+    }
+
     /// The ids of all GPUs that ever were.
     pub fn all_gpus(&self) -> Vec<GpuId> {
         let ids = self.prefixes.iter().flat_map(|prefix| (0..self.gpus_of_each).map(move |gpu| format!("{prefix}-{gpu}")));
@@ -97,6 +119,7 @@ fn command(fleet: &Fleet, urls: &ServerUrls) -> Vec<String> {
         format!("worker.lease_ms={}", worker.lease_ms),
         format!("worker.offer_ms={}", worker.offer_ms),
         format!("worker.crashes_max={}", worker.crashes_max),
+        format!("gpu.multi_gpu.max_concurrent_tasks_per_gpu={}", configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu),
     ];
     let servers = ["worker", "--amqp-url", urls.amqp.reveal(), "--redis-url", urls.table.reveal()];
     let settings = settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]);
