@@ -9,3 +9,11 @@ mod step;
 pub use action::OperatorAction;
 pub use history::{HistoryPoint, HistorySpan, KindPoint};
 pub use step::{StepName, TaskStep};
+
+/// Cuts a text to so many bytes, at a character's end.
+fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max - '…'.len_utf8()));
+        text.push('…');
+    }
+}

@@ -46,6 +46,12 @@ impl HistorySpan {
         }
     }
 
+    /// How far back it reaches, in ms.
+    #[must_use]
+    pub const fn length_ms(self) -> u64 {
+        self.step_ms() * self.points()
+    }
+
     /// How many points are kept.
     #[must_use]
     pub const fn points(self) -> u64 {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cut;
 use crate::{GpuId, GroupName, Kind, Needs, Outcome, PoolName, Strategy, TaskError, TaskId};
 
 /// What happened to a task.
@@ -164,19 +165,12 @@ impl TaskStep {
     #[must_use]
     pub fn bounded(mut self) -> Self {
         if let Some(error) = &mut self.error {
-            cut(&mut error.message);
+            cut(&mut error.message, Self::TEXT_MAX);
         }
         if let Some(reason) = &mut self.reason {
-            cut(reason);
+            cut(reason, Self::TEXT_MAX);
         }
         self
-    }
-}
-
-fn cut(text: &mut String) {
-    if text.len() > TaskStep::TEXT_MAX {
-        text.truncate(text.floor_char_boundary(TaskStep::TEXT_MAX - '…'.len_utf8()));
-        text.push('…');
     }
 }
 
