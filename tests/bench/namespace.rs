@@ -39,7 +39,7 @@ impl Namespace {
     }
 
     pub(crate) async fn store(&self, servers: &Servers) -> Result<RedisStore, Fault> {
-        let options = StoreOptions::from(&self.configuration.store);
+        let options = StoreOptions::from(&self.configuration);
         Ok(RedisStore::connect(&servers.redis(), &self.configuration.redis.prefix, options, self.response_timeout()).await?)
     }
 

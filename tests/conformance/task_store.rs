@@ -9,6 +9,8 @@ mod cancels;
 mod crashes;
 mod delays;
 mod groups;
+mod journal;
+mod journal_redis;
 mod named;
 mod progress;
 mod redis_only;

@@ -234,7 +234,7 @@ impl FleetPlan {
         Servers::Memory {
             broker: MemoryBroker::new(QueueOptions::from(&self.configuration.amqp)),
             table: Arc::new(MemoryTable::new(Arc::clone(&clock), self.leases())),
-            store: Arc::new(MemoryStore::new(clock, StoreOptions::from(&self.configuration.store))),
+            store: Arc::new(MemoryStore::new(clock, StoreOptions::from(&self.configuration))),
         }
     }
 
@@ -267,7 +267,7 @@ impl FleetPlan {
         let timeout = Duration::from_millis(section.response_timeout_ms);
         let queue = RabbitMq::connect(&urls.amqp, QueueOptions::from(&self.configuration.amqp)).await.expect("the private broker");
         let table = RedisTable::connect(&urls.table, &section.prefix, self.leases(), timeout).expect("the private Redis");
-        let options = StoreOptions::from(&self.configuration.store);
+        let options = StoreOptions::from(&self.configuration);
         let store = RedisStore::connect(&urls.store, &section.prefix, options, timeout).await.expect("the private Redis");
         Ports { queue: Arc::new(queue), table: Arc::new(table), store: Arc::new(store) }
     }

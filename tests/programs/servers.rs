@@ -107,7 +107,7 @@ impl Servers {
     /// A producer of our own.
     pub async fn producer(&self) -> Producer {
         let (configuration, queue) = (&self.configuration, self.queue().await);
-        let (options, timeout) = (StoreOptions::from(&configuration.store), response_timeout(configuration));
+        let (options, timeout) = (StoreOptions::from(configuration), response_timeout(configuration));
         let store = RedisStore::connect(&self.redis, &configuration.redis.prefix, options, timeout).await.expect("the private Redis");
         Producer::new(queue, Arc::new(store), service::system_environment(), ProducerOptions::default())
     }

@@ -57,7 +57,7 @@ pub use id::{DeliveryId, GpuId, GroupName, Incarnation, InvalidId, Kind, PoolNam
 pub use identity::{BodyHash, TaskIdentity, identify, identify_by_key, identify_letter};
 pub use intake::{IntakeLimits, check_body, read_body, read_task};
 pub use item_results::ItemResults;
-pub use journal::{HistoryPoint, HistorySpan, OperatorAction, StepName, TaskStep};
+pub use journal::{HistoryPoint, HistorySpan, KindPoint, OperatorAction, StepName, TaskStep};
 pub use json::Json;
 pub use kinds::{DescribedKind, KindDescription, KindView, RunTime};
 pub use model_wishes::{ModelAction, ModelPin, ModelWish, ModelWishes, WishError};

@@ -72,7 +72,7 @@ impl Embedded {
         Self {
             broker: MemoryBroker::new(QueueOptions::from(&configuration.amqp)),
             table: Arc::new(MemoryTable::new(Arc::clone(clock), leases(configuration))),
-            store: Arc::new(MemoryStore::new(Arc::clone(clock), StoreOptions::from(&configuration.store))),
+            store: Arc::new(MemoryStore::new(Arc::clone(clock), StoreOptions::from(configuration))),
             bodies: BodyBudget::new(configuration.memory.bodies_mb),
         }
     }
@@ -131,7 +131,7 @@ async fn table_at(url: &SecretUrl, configuration: &Configuration) -> Result<Arc<
 }
 
 async fn store_at(url: &SecretUrl, configuration: &Configuration) -> Result<Arc<dyn TaskStore>, BackendError> {
-    let options = StoreOptions::from(&configuration.store);
+    let options = StoreOptions::from(configuration);
     Ok(Arc::new(RedisStore::connect(url, &configuration.redis.prefix, options, response_timeout(configuration)).await?))
 }
 

@@ -19,7 +19,7 @@ pub use error::StoreError;
 pub use groups::{Arrival, Counted, GroupBound, GroupCancel, GroupStore, Join, MemberEnd, MembersPage, MembersRequest};
 pub use journal::{Journal, StepCursor, StepPage};
 pub use memory::MemoryStore;
-pub use options::StoreOptions;
+pub use options::{JournalBounds, StoreOptions};
 
 pub use self::redis::{RedisStore, ServerFacts};
 pub use split::{SliceRecord, SliceRecordRequest, SliceState, Split, SplitAnswer, SplitRequest};

@@ -7,6 +7,7 @@ mod batches;
 mod deadlines;
 mod group_port;
 mod groups;
+mod journal;
 mod record;
 mod split_batch;
 mod state;
@@ -17,9 +18,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, PoolName, Slice, TaskId, TaskStatus, Token, environment::Clock};
 
-use self::{groups::Groups, state::State};
+use self::{groups::Groups, journal::Course, state::State};
 use crate::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Journal, KnownGpu, Look, LookRequest, ProgressAnswer,
     ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer,
     SplitRequest, StoreError, StoreOptions, Submission, TaskStore, Totals,
 };
@@ -32,13 +33,15 @@ pub struct MemoryStore {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     groups: Mutex<Groups>,
+    course: Mutex<Course>,
 }
 
 impl MemoryStore {
     /// An empty store that reads the time from `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, options: StoreOptions) -> Self {
-        Self { clock, state: Mutex::new(State::new(options)), groups: Mutex::new(Groups::new(options)) }
+        let course = Mutex::new(Course::new(options.journal));
+        Self { clock, state: Mutex::new(State::new(options)), groups: Mutex::new(Groups::new(options)), course }
     }
 
     /// Forgets everything, as a Redis that loses its data does. For tests and simulations of that loss.
@@ -46,6 +49,7 @@ impl MemoryStore {
         let (mut state, _) = self.enter();
         state.clear();
         self.enter_groups().0.clear();
+        self.clear_course();
     }
 
     /// For tests: what the store has counted and holds. Clears away all that is due first.
@@ -180,6 +184,10 @@ impl TaskStore for MemoryStore {
     }
 
     fn groups(&self) -> &dyn GroupStore {
+        self
+    }
+
+    fn journal(&self) -> &dyn Journal {
         self
     }
 

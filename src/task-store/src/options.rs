@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::config::StoreSection;
+use protocol::config::Configuration;
 
 /// How long and how much the store keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,25 @@ pub struct StoreOptions {
     pub group_members_max: u32,
     /// Most groups that are known at once. Default: 10,000.
     pub groups_max: u32,
+    /// How much is kept of the fleet's course.
+    pub journal: JournalBounds,
+}
+
+/// How much the journal keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalBounds {
+    /// Most steps of tasks. 0: none are told. Default: 200,000.
+    pub steps_max: u64,
+    /// How long a step is kept at most. Default: 2 days.
+    pub age_max: Duration,
+    /// Most actions of operators; the list is forgotten 90 days after the last one. Default: 1,000.
+    pub actions_max: u32,
+}
+
+impl JournalBounds {
+    pub(crate) fn age_max_ms(&self) -> u64 {
+        milliseconds(self.age_max)
+    }
 }
 
 impl StoreOptions {
@@ -37,18 +56,24 @@ impl StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self::from(&StoreSection::default())
+        Self::from(&Configuration::default())
     }
 }
 
-impl From<&StoreSection> for StoreOptions {
-    fn from(section: &StoreSection) -> Self {
+impl From<&Configuration> for StoreOptions {
+    fn from(configuration: &Configuration) -> Self {
+        let (store, journal) = (&configuration.store, &configuration.journal);
         Self {
-            reply_retention: Duration::from_millis(section.reply_retention_ms),
-            outcome_retention: Duration::from_millis(section.outcome_retention_ms),
-            reply_bytes_max: section.reply_bytes_max,
-            group_members_max: section.group_members_max,
-            groups_max: section.groups_max,
+            reply_retention: Duration::from_millis(store.reply_retention_ms),
+            outcome_retention: Duration::from_millis(store.outcome_retention_ms),
+            reply_bytes_max: store.reply_bytes_max,
+            group_members_max: store.group_members_max,
+            groups_max: store.groups_max,
+            journal: JournalBounds {
+                steps_max: journal.steps_max,
+                age_max: Duration::from_millis(journal.age_max_ms),
+                actions_max: journal.actions_max,
+            },
         }
     }
 }

@@ -8,6 +8,7 @@ mod batch_answers;
 mod batches;
 mod calls;
 mod groups;
+mod journal;
 mod keys;
 mod reply_bytes;
 mod result_bytes;
@@ -30,9 +31,9 @@ use redis_link::{Item, Ridden, Rider};
 use tokio::task::JoinHandle;
 
 pub use self::server::ServerFacts;
-use self::{answers::Answer, calls::Calls, keys::Keys, reply_bytes::ReplyBytes};
+use self::{answers::Answer, calls::Calls, journal::Teller, keys::Keys, reply_bytes::ReplyBytes};
 use crate::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Journal, KnownGpu, Look, LookRequest, ProgressAnswer,
     ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer,
     SplitRequest, StoreError, StoreOptions, Submission, TaskStore, Totals, Verdict,
 };
@@ -42,7 +43,7 @@ const BEGIN: &str = "begin an attempt";
 /// How long the mark of a probe lives, in ms.
 const PROBE_LIVES_MS: u64 = 10_000;
 
-/// A [`TaskStore`] on Redis. Share it by `Arc`; it ends its background exchange of counts when it is dropped.
+/// A [`TaskStore`] on Redis. Share it by `Arc`; when it is dropped, it ends its background exchange of counts, and sends what it was told of steps or loses it.
 #[derive(Debug)]
 pub struct RedisStore {
     calls: Calls,
@@ -50,6 +51,7 @@ pub struct RedisStore {
     options: StoreOptions,
     reply_bytes: Arc<ReplyBytes>,
     exchange: JoinHandle<()>,
+    teller: Arc<Teller>,
     /// Added to the server's time, in ms: 0 except in tests.
     offset_ms: Arc<AtomicU64>,
 }
@@ -65,7 +67,8 @@ impl RedisStore {
         let (keys, offset_ms) = (Keys::new(prefix), Arc::new(AtomicU64::new(0)));
         let reply_bytes = Arc::new(ReplyBytes::new(calls.clone(), [keys.reply_bytes(), keys.result_bytes()], options, offset_ms.clone()));
         let exchange = reply_bytes.clone().exchange_regularly();
-        Ok(Self { calls, keys, options, reply_bytes, exchange, offset_ms })
+        let teller = Arc::new(Teller::new(calls.clone(), keys.steps(), options.journal, offset_ms.clone()));
+        Ok(Self { calls, keys, options, reply_bytes, exchange, teller, offset_ms })
     }
 
     /// For tests: from now on this store (not others on the same server) reads the server's time as later by `duration` more.
@@ -190,6 +193,7 @@ enum Keep {
 impl Drop for RedisStore {
     fn drop(&mut self) {
         self.exchange.abort();
+        self.teller.close();
     }
 }
 
@@ -337,6 +341,10 @@ impl TaskStore for RedisStore {
     }
 
     fn groups(&self) -> &dyn GroupStore {
+        self
+    }
+
+    fn journal(&self) -> &dyn Journal {
         self
     }
 

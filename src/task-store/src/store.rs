@@ -6,7 +6,7 @@ use protocol::{BodyHash, DeliveryId, Fraction, GpuId, Incarnation, ItemCounts, K
 
 use redis_link::{Ridden, Rider};
 
-use crate::{Crash, GroupStore, Holder, SliceRecord, SliceRecordRequest, Split, SplitAnswer, SplitRequest, StoreError, Verdict};
+use crate::{Crash, GroupStore, Holder, Journal, SliceRecord, SliceRecordRequest, Split, SplitAnswer, SplitRequest, StoreError, Verdict};
 
 /// The store's answer to [`TaskStore::submitted`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -413,6 +413,9 @@ pub trait TaskStore: Send + Sync + 'static {
 
     /// What became of groups of tasks.
     fn groups(&self) -> &dyn GroupStore;
+
+    /// What the fleet remembers of its course.
+    fn journal(&self) -> &dyn Journal;
 
     /// Announces a GPU's queue.
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError>;

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, Kind, PoolName, Slice, TaskId, TaskStatus, Token};
 use task_store::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Holder, KnownGpu, Look, LookRequest, ProgressAnswer,
-    ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, Split, SplitAnswer,
-    SplitRequest, StoreError, Stored, Submission, TaskStore, Verdict,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Holder, Journal, KnownGpu, Look, LookRequest,
+    ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest,
+    Split, SplitAnswer, SplitRequest, StoreError, Stored, Submission, TaskStore, Verdict,
 };
 
 /// The name of the token that a fence is given.
@@ -199,6 +199,10 @@ impl TaskStore for NamedTokens {
 
     fn groups(&self) -> &dyn GroupStore {
         self.store.groups()
+    }
+
+    fn journal(&self) -> &dyn Journal {
+        self.store.journal()
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {

@@ -9,7 +9,9 @@ use std::{
 };
 
 use protocol::{BodyHash, DeliveryId, GpuId, Kind, Outcome, Reply, TaskId, TaskState, Token, config::SecretUrl, environment::Clock};
-use task_store::{BeginRequest, LookRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore, Totals};
+use task_store::{
+    BeginRequest, JournalBounds, LookRequest, MemoryStore, RecordRequest, RedisStore, StoreOptions, Stored, TaskStore, Totals,
+};
 use tests::redis::PrivateRedis;
 
 use super::named::NamedTokens;
@@ -22,6 +24,7 @@ pub const OPTIONS: StoreOptions = StoreOptions {
     reply_bytes_max: 1 << 20,
     group_members_max: 100,
     groups_max: 10,
+    journal: JournalBounds { steps_max: 1_000, age_max: Duration::from_secs(7_200), actions_max: 5 },
 };
 
 /// A store, the hand on its clock, and what only its back end tells.

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use protocol::{BodyHash, GpuId, GroupName, GroupStatus, Kind, Outcome, PoolName, Slice, TaskId, TaskStatus, Token};
 use task_store::{
-    Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look,
-    LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
+    Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, Journal, KnownGpu,
+    Look, LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
     RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, Submission, TaskStore,
 };
 
@@ -201,6 +201,10 @@ impl TaskStore for ControlledStore {
 
     fn groups(&self) -> &dyn GroupStore {
         self
+    }
+
+    fn journal(&self) -> &dyn Journal {
+        self.inner.journal()
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {

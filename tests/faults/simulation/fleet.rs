@@ -124,7 +124,7 @@ impl SimulatedFleet {
         let (died, deaths) = unbounded_channel();
         let mut fleet = Self {
             table: Arc::new(MemoryTable::new(Arc::clone(&environment.clock), leases)),
-            store: Arc::new(MemoryStore::new(Arc::clone(&environment.clock), StoreOptions::from(&configuration.store))),
+            store: Arc::new(MemoryStore::new(Arc::clone(&environment.clock), StoreOptions::from(&configuration))),
             metrics: Arc::new(WorkerMetrics::new(&Registry::new()).expect("a fresh registry")),
             trouble: 0.0,
             world,

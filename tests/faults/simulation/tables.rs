@@ -14,7 +14,7 @@ use protocol::{
     TaskStatus, TensorName, TensorRecord, Token, Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
-    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, KnownGpu, Look, LookRequest, ProgressAnswer,
+    Begin, BeginRequest, Cancel, DelayRequest, Fence, FenceRequest, GroupStore, Journal, KnownGpu, Look, LookRequest, ProgressAnswer,
     ProgressRequest, Reach, Record, RecordRequest, Reopen, RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, Split, SplitAnswer,
     SplitRequest, StoreError, Submission, TaskStore,
 };
@@ -319,6 +319,10 @@ impl TaskStore for ChaosStore {
 
     fn groups(&self) -> &dyn GroupStore {
         self.inner.groups()
+    }
+
+    fn journal(&self) -> &dyn Journal {
+        self.inner.journal()
     }
 
     async fn announce(&self, gpu_id: &GpuId, pool: &PoolName) -> Result<(), StoreError> {

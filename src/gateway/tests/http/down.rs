@@ -9,13 +9,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
 use protocol::{
-    BodyHash, ClaimAnswer, ClaimRequest, DescribedKind, GpuId, GroupName, GroupStatus, Incarnation, Kind, KindDescription, Offer, Outcome,
-    PoolName, Slice, TaskId, TaskStatus, TensorName, TensorRecord, Token, Unserved, claim::Settings, gpu::GpuView,
+    BodyHash, ClaimAnswer, ClaimRequest, DescribedKind, GpuId, GroupName, GroupStatus, HistoryPoint, HistorySpan, Incarnation, Kind,
+    KindDescription, Offer, OperatorAction, Outcome, PoolName, Slice, TaskId, TaskStatus, TaskStep, TensorName, TensorRecord, Token,
+    Unserved, claim::Settings, gpu::GpuView,
 };
 use task_store::{
-    Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, KnownGpu, Look,
-    LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
-    RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StoreError, Submission, TaskStore,
+    Arrival, Begin, BeginRequest, Cancel, Counted, DelayRequest, Fence, FenceRequest, GroupCancel, GroupStore, Join, Journal, KnownGpu,
+    Look, LookRequest, MemberEnd, MembersPage, MembersRequest, ProgressAnswer, ProgressRequest, Reach, Record, RecordRequest, Reopen,
+    RetryAnswer, RetryRequest, SliceRecord, SliceRecordRequest, SplitAnswer, SplitRequest, StepCursor, StepPage, StoreError, Submission,
+    TaskStore,
 };
 use tokio::sync::Semaphore;
 
@@ -178,6 +180,9 @@ impl TaskStore for DownStore {
     fn groups(&self) -> &dyn GroupStore {
         self
     }
+    fn journal(&self) -> &dyn Journal {
+        self
+    }
     async fn announce(&self, _: &GpuId, _: &PoolName) -> Result<(), StoreError> {
         no_store()
     }
@@ -238,6 +243,33 @@ impl GroupStore for DownStore {
     }
     async fn known(&self) -> Result<u64, StoreError> {
         self.counts.fetch_add(1, Ordering::Relaxed);
+        no_store()
+    }
+}
+
+#[async_trait]
+impl Journal for DownStore {
+    fn keeps_steps(&self) -> bool {
+        true
+    }
+    fn tell(&self, _: TaskStep) {}
+    fn steps_lost(&self) -> u64 {
+        0
+    }
+    async fn flush(&self) {}
+    async fn steps_after(&self, _: &StepCursor, _: usize) -> Result<StepPage, StoreError> {
+        no_store()
+    }
+    async fn note_point(&self, _: HistorySpan, _: &HistoryPoint) -> Result<bool, StoreError> {
+        no_store()
+    }
+    async fn points(&self, _: HistorySpan, _: u64) -> Result<Vec<HistoryPoint>, StoreError> {
+        no_store()
+    }
+    async fn note_action(&self, _: &OperatorAction) -> Result<(), StoreError> {
+        no_store()
+    }
+    async fn actions(&self, _: usize) -> Result<Vec<OperatorAction>, StoreError> {
         no_store()
     }
 }

@@ -233,6 +233,11 @@ impl Answer {
         self.parts.get_mut(index).and_then(Option::take)
     }
 
+    /// The parts from `index` on that are there.
+    pub fn into_parts_from(self, index: usize) -> Vec<Vec<u8>> {
+        self.parts.into_iter().skip(index).flatten().collect()
+    }
+
     /// The error that this answer is not understood.
     pub fn garbled(&self) -> StoreError {
         let parts: Vec<_> = self.parts.iter().map(|part| part.as_deref().map(String::from_utf8_lossy)).collect();

@@ -14,9 +14,12 @@
 //! | `<prefix>:{group:<name>}:members`, `:order`, `:ended` | its members: by task, by id, and those that ended by when they did; expire |
 //! | `<prefix>:store:{groups}:made`, `:look` | the names of groups: by when they were made, and by when to look whether they are forgotten |
 //! | `<prefix>:store:result_bytes` | what kept results of slices take: a hash of counts |
+//! | `<prefix>:store:{steps}:told`, `:sizes`, `:state` | the steps of tasks: a stream, how large its entries are, and how many steps there are; expire |
+//! | `<prefix>:store:history:<span>` | the points of a history: a hash of Unix ms → JSON; expires |
+//! | `<prefix>:store:actions` | what operators did: a list of JSON, the latest first; expires |
 //! | `<prefix>:store:probe` | the mark that shows that the server takes writes; expires |
 
-use protocol::{GroupName, TaskId};
+use protocol::{GroupName, HistorySpan, TaskId};
 
 /// Makes the keys under one prefix.
 #[derive(Debug, Clone)]
@@ -78,6 +81,19 @@ impl Keys {
         format!("{}:store:result_bytes", self.prefix)
     }
 
+    /// The steps of tasks, the sizes of their entries, and what is counted of them.
+    pub fn steps(&self) -> [String; 3] {
+        ["told", "sizes", "state"].map(|part| format!("{}:store:{{steps}}:{part}", self.prefix))
+    }
+
+    pub fn history(&self, span: HistorySpan) -> String {
+        format!("{}:store:history:{}", self.prefix, span.name())
+    }
+
+    pub fn actions(&self) -> String {
+        format!("{}:store:actions", self.prefix)
+    }
+
     pub fn probe(&self) -> String {
         format!("{}:store:probe", self.prefix)
     }
@@ -112,12 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn a_groups_keys_share_one_hash_tag_and_so_do_those_of_the_list() {
+    fn a_groups_keys_share_one_hash_tag_and_so_do_those_of_the_list_and_of_the_steps() {
         let keys = Keys::new("fleet");
         let group = keys.group(&GroupName::new("nightly:7").expect("a valid name"));
         assert_eq!(group[0], "fleet:{group:nightly:7}");
         assert!(group.iter().all(|key| hash_slot(key) == hash_slot(&group[0])), "{group:?}");
         let [made, look] = keys.groups();
         assert_eq!(hash_slot(&made), hash_slot(&look));
+        let steps = keys.steps();
+        assert!(steps.iter().all(|key| hash_slot(key) == hash_slot(&steps[0])), "{steps:?}");
     }
 }

@@ -45,7 +45,12 @@ const FUNCTIONS: &[(&str, &str)] = functions!(
     "groups/look_soon",
     "groups/names",
     "groups/known",
-    "groups/of_task";
+    "groups/of_task",
+    "journal/tell",
+    "journal/steps",
+    "journal/note_point",
+    "journal/points",
+    "journal/note_action";
     of groups: "groups/join",
     "groups/leave",
     "groups/arrive",
