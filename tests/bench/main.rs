@@ -17,6 +17,7 @@ mod facts;
 mod handler_bytes;
 mod handlers;
 mod ideal;
+mod journal;
 mod large_replies;
 mod latency;
 mod load;
@@ -130,6 +131,7 @@ async fn measure(part: Part, servers: &Servers, options: &Options) -> PartReport
             Part::Handlers => handlers::measure(servers, options.pace).await,
             Part::Embed => embed::measure(servers, options.pace).await,
             Part::Data => data::measure(servers, options.pace).await,
+            Part::Journal => journal::measure(servers, options.pace).await,
         }
     };
     match timeout(PART_LIMIT, measuring).await {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Printed for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "\
-usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q] [--quick]
+usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q,r] [--quick]
   a, b  a bare request-reply echo beside the fleet's echo, 256 in flight and one at a time, with the processor time of
         each side's processes and the fleet's Redis commands a task (always both: they are rounds of one comparison)
   c     claims per second, and what a claim costs Redis at 8, 64 and 1,000 GPUs
@@ -24,6 +24,8 @@ usage: bench [--only a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q] [--quick]
   p     embed through the fleet, 1, 8 and 64 texts in flight, beside the same executor called in a loop
   q     tensors: copies over simulated links beside what the links can do, a broadcast beside its tree, a pipeline over 4 GPUs beside the same work that
         moves nothing, the ways between two processes beside a plain copy through shared memory, and a chain of tasks on a kept tensor beside sending it
+  r     what the journal costs: echo and simulate under backlog with journal.steps_max 0 and with its default, the Redis commands of a task on both sides,
+        and the bytes of a step in Redis
   --quick  fewer and shorter rounds: shows that everything works, measures little";
 
 /// A part of the bench.
@@ -45,9 +47,10 @@ pub(crate) enum Part {
     Handlers,
     Embed,
     Data,
+    Journal,
 }
 
-const ALL: [Part; 16] = [
+const ALL: [Part; 17] = [
     Part::Echo,
     Part::Claims,
     Part::Scaling,
@@ -64,6 +67,7 @@ const ALL: [Part; 16] = [
     Part::Handlers,
     Part::Embed,
     Part::Data,
+    Part::Journal,
 ];
 
 /// What was asked for.
@@ -166,6 +170,7 @@ fn parts(letters: &str) -> Result<BTreeSet<Part>, String> {
             "o" => Ok(Part::Handlers),
             "p" => Ok(Part::Embed),
             "q" => Ok(Part::Data),
+            "r" => Ok(Part::Journal),
             unknown => Err(format!("no such part: {unknown:?}\n{USAGE}")),
         })
         .collect()

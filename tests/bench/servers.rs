@@ -34,6 +34,11 @@ impl Servers {
         self.redis.url()
     }
 
+    /// A connection to the Redis.
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        self.redis.connection().await
+    }
+
     pub(crate) async fn redis_version(&self) -> Option<String> {
         let info = info(&mut self.redis.connection().await, "server").await.ok()?;
         info.lines().find_map(|line| line.strip_prefix("redis_version:")).map(str::to_owned)

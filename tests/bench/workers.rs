@@ -85,13 +85,14 @@ pub(crate) fn start_one(servers: &Servers, names: &Namespace, gpus: usize, id_pr
 
 /// Starts `gpufleet` with these arguments, on the servers and as the configuration says.
 pub(crate) fn start_gpufleet(servers: &Servers, names: &Namespace, arguments: &[&str]) -> Result<Program, Fault> {
-    let Configuration { amqp, redis, gpu, batch, handlers, models, predict, .. } = &names.configuration;
+    let Configuration { amqp, redis, gpu, batch, handlers, journal, models, predict, .. } = &names.configuration;
     let mut settings = vec![
         format!("amqp.prefix={}", amqp.prefix),
         format!("redis.prefix={}", redis.prefix),
         format!("gpu.multi_gpu.max_concurrent_tasks_per_gpu={}", gpu.multi_gpu.max_concurrent_tasks_per_gpu),
         format!("batch.largest={}", serde_json::to_string(&batch.largest)?),
         format!("batch.wait_ms={}", serde_json::to_string(&batch.wait_ms)?),
+        format!("journal.steps_max={}", journal.steps_max),
         format!("handlers={}", serde_json::to_string(handlers)?),
     ];
     settings.extend(models.directory.iter().map(|folder| format!("models.directory={}", folder.display())));

@@ -105,6 +105,10 @@ impl Checker<'_> {
         self.require(store.reply_retention_ms <= store.outcome_retention_ms, "store.reply_retention_ms", || {
             format!("is {}, and must not exceed store.outcome_retention_ms ({})", store.reply_retention_ms, store.outcome_retention_ms)
         });
+        let scaling = &configuration.scaling;
+        self.require(scaling.workers_min <= scaling.workers_max, "scaling.workers_min", || {
+            format!("is {}, and must not exceed scaling.workers_max ({})", scaling.workers_min, scaling.workers_max)
+        });
         self.require(predict.max_length <= predict.max_length_max, "predict.max_length", || {
             format!("is {}, and must not exceed predict.max_length_max ({})", predict.max_length, predict.max_length_max)
         });

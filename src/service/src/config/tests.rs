@@ -231,7 +231,7 @@ fn an_unknown_key_is_answered_with_what_was_meant() {
         ("lease_ms=1", "did you mean worker.lease_ms?"),
         ("gpu.max_concurrent_tasks_per_gpu=1", "did you mean gpu.multi_gpu.max_concurrent_tasks_per_gpu?"),
         ("store.zzz=1", "known here are group_members_max, groups_max, outcome_retention_ms"),
-        ("zzz=1", "known here are amqp, batch, data, gateway, gpu, handlers, kernel"),
+        ("zzz=1", "known here are amqp, batch, data, gateway, gpu, handlers, journal, kernel"),
         ("log=info", "is a section, not a value; its keys are json, level"),
         ("worker.lease_ms.x=1", "did you mean worker.lease_ms?"),
     ];
@@ -256,6 +256,9 @@ fn a_value_of_the_wrong_type_or_range_is_answered_with_what_is_wanted() {
         ("amqp.queue_length_max=0", "is 0, and must be at least 1"),
         ("store.reply_retention_ms=1", "is 1, and must be at least 1000"),
         ("store.groups_max=0", "is 0, and must be between 1 and 1000000 (default: 10000)"),
+        ("journal.steps_max=10000001", "is 10000001, and must be between 0 and 10000000 (default: 200000)"),
+        ("journal.age_max_ms=1000", "is 1000, and must be at least 60000"),
+        ("scaling.workers_max=0", "is 0, and must be at least 1"),
         ("memory.bodies_mb=0", "is 0, and must be between 1 and 65536 (default: 256)"),
     ];
     for (text, expected) in cases {
@@ -266,7 +269,7 @@ fn a_value_of_the_wrong_type_or_range_is_answered_with_what_is_wanted() {
 
 #[test]
 fn values_that_do_not_go_together_are_mistakes() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 13] = [
         (
             &["worker.lease_ms=1000", "worker.offer_ms=1001"],
             "worker.offer_ms (--set worker.offer_ms): is 1001, and must not exceed worker.lease_ms (1000)",
@@ -275,6 +278,7 @@ fn values_that_do_not_go_together_are_mistakes() {
         (&["redis.url=redis://h", "redis.response_timeout_ms=6000"], "must be below worker.lease_ms (6000)"),
         (&["redis.store_url=redis://h"], "is set without redis.url"),
         (&["store.reply_retention_ms=86400001"], "must not exceed store.outcome_retention_ms"),
+        (&["scaling.workers_min=1001"], "must not exceed scaling.workers_max (1000)"),
         (&["predict.max_length_max=100"], "predict.max_length (default): is 128, and must not exceed predict.max_length_max (100)"),
         (&["gpu.multi_gpu.strategies=[]"], "is empty; name at least one strategy"),
         (&["gpu.multi_gpu.strategies=[round_robin]"], "gpu.multi_gpu.default_strategy (default): is not among"),
