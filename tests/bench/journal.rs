@@ -124,14 +124,15 @@ async fn kept(servers: &Servers, names: &Namespace) -> Result<Kept, Fault> {
     for part in ["told", "sizes", "state"] {
         bytes += memory(&mut connection, &key(part)).await?;
     }
-    let entries = redis::cmd("XLEN").arg(key("told")).query_async(&mut connection).await?;
+    let entries: u64 = redis::cmd("XLEN").arg(key("told")).query_async(&mut connection).await?;
     Ok(Kept { steps, entries, bytes })
 }
 
 /// What a key takes, in bytes; 0 where there is none.
 async fn memory(connection: &mut MultiplexedConnection, key: &str) -> Result<u64, Fault> {
     let usage = redis::cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0).to_owned();
-    Ok(usage.query_async::<Option<u64>>(connection).await?.unwrap_or(0))
+    let bytes: Option<u64> = usage.query_async(connection).await?;
+    Ok(bytes.unwrap_or(0))
 }
 
 fn report(samples: &[Sample], kept: &Kept) -> Result<PartReport, Fault> {
