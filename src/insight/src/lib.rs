@@ -2,7 +2,9 @@
 //!
 //! Pure: no I/O and no clock of its own. Gateways and commands feed it with steps of the journal and rows of the table.
 
+mod forecast;
 mod history;
+mod index;
 mod load;
 mod observed;
 mod overview;
@@ -11,6 +13,8 @@ mod scaling;
 mod sketch;
 mod verdict;
 
+pub use forecast::{begins_in_ms, expected_wait_ms};
+pub use index::{IndexBounds, TaskIndex};
 pub use history::{Recorder, point};
 pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers, Quantiles};
 pub use overview::{Judged, gpu_counts, overview};

@@ -1,0 +1,134 @@
+//! When a task will probably begin: the line of those that wait is acted out on the slots of the fleet, by the learnt run times.
+//!
+//! What comes later with a higher priority is reckoned with, too: as much of it as came lately. It does not know of models that must be loaded, tensors that must be brought, and batches.
+
+mod acting;
+mod costs;
+mod fleet;
+#[cfg(test)]
+mod tests;
+
+use gpu_table::Wanted;
+use protocol::{GpuId, Kind, Needs, TaskId, TaskState};
+
+use self::{
+    acting::{Line, Place},
+    costs::Costs,
+    fleet::Fleet,
+};
+use crate::{
+    Observed,
+    index::{Record, TaskIndex, Turn},
+};
+
+/// Later arrivals of higher priority may take at most this share of the fleet, or a task would seem to wait for ever.
+const LATER_SHARE_MAX: f64 = 0.9;
+/// What a task wants whose kind is not known: anything.
+const ANYTHING: Class<'static> = Class { kind: None, needs: None, only: None, is_on_its_way: false };
+
+/// In how many ms a task of this priority (and kind, if that matters) that comes now will probably begin. `None`: no GPU takes such tasks, or no run of anything has ended yet.
+#[must_use]
+pub fn expected_wait_ms(observed: &Observed<'_>, priority: u8, kind: Option<&Kind>) -> Option<f64> {
+    let costs = Costs::of_activity(observed.activity);
+    let fleet = Fleet::of_rows(observed, &costs);
+    let mut line = Line::new(&fleet, &costs);
+    let below_top = 9 - priority.min(9);
+    for (level, numbers) in observed.activity.priorities.iter().enumerate().skip(usize::from(priority.min(9))) {
+        for (kind, count) in &numbers.waiting {
+            let class = line.class(Class { kind: Some(kind), ..ANYTHING });
+            line.add_evenly(class, 9 - level as u8, *count);
+        }
+    }
+    let known: u64 = observed.activity.priorities.iter().flat_map(|numbers| numbers.waiting.values()).sum();
+    if priority == 0 {
+        line.add_unknown(unknown(observed, known));
+    }
+    let class = line.class(Class { kind, ..ANYTHING });
+    let turn = Turn { below_top, since_ms: u64::MAX, number: u64::MAX };
+    let begins_ms = line.begins_ms(Place { class, turn, due_ms: 0.0 })?;
+    Some(with_later(begins_ms, 0.0, later_share(observed, &fleet, &costs, priority)))
+}
+
+/// In how many ms a task that waits, is delayed or is to be tried again will probably begin. `None`: it is not known, runs, has ended, no GPU takes such tasks now, or no run of anything has ended yet.
+#[must_use]
+pub fn begins_in_ms(observed: &Observed<'_>, index: &TaskIndex, task_id: &TaskId) -> Option<f64> {
+    let record = index.record(task_id)?;
+    if !matches!(record.state, TaskState::Waiting | TaskState::Delayed | TaskState::Retrying) || record.is_unserved() {
+        return None;
+    }
+    let costs = Costs::of_index(index);
+    let fleet = Fleet::of_index(observed, index, &costs);
+    let mut line = Line::new(&fleet, &costs);
+    let class = line.class(Class::of(record));
+    let place = Place { class, turn: turn(record), due_ms: due_in_ms(record, observed.now_ms) };
+    let waiting = [TaskState::Waiting, TaskState::Retrying, TaskState::Delayed].into_iter().flat_map(|state| index.in_state(state));
+    for other in waiting.filter(|other| other.pool == record.pool && !std::ptr::eq(*other, record) && !other.is_unserved()) {
+        let (turn, due_ms) = (turn(other), due_in_ms(other, observed.now_ms));
+        // What comes after it in the line is before it only while it is not due.
+        if turn < place.turn || due_ms < place.due_ms {
+            let class = line.class(Class::of(other));
+            line.add(Place { class, turn, due_ms });
+        }
+    }
+    if place.turn.below_top == 9 {
+        line.add_unknown(unknown(observed, index.in_state(TaskState::Waiting).count() as u64));
+    }
+    let begins_ms = line.begins_ms(place)?;
+    Some(with_later(begins_ms, place.due_ms, later_share(observed, &fleet, &costs, 9 - place.turn.below_top)))
+}
+
+/// What a task asks of a GPU, as far as it is known. Tasks that ask the same are of one class.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Class<'a> {
+    kind: Option<&'a Kind>,
+    needs: Option<&'a Needs>,
+    only: Option<&'a GpuId>,
+    /// It went to that GPU, and takes its next slot.
+    is_on_its_way: bool,
+}
+
+impl<'a> Class<'a> {
+    fn of(record: &'a Record) -> Self {
+        let forwarded_to = record.gpu.as_deref().filter(|_| record.is_forwarded);
+        let is_on_its_way = forwarded_to.is_some();
+        Self { kind: record.kind.as_deref(), needs: record.needs.as_deref(), only: forwarded_to.or(record.only.as_deref()), is_on_its_way }
+    }
+
+    /// `None`: anything will do, as far as is known.
+    fn wanted(&self) -> Option<Wanted> {
+        let kind = self.kind?.clone();
+        Some(Wanted { kind, needs: self.needs.cloned().unwrap_or_default(), specific_gpu_id: self.only.cloned() })
+    }
+}
+
+/// A task that went to a GPU is in its worker's hand, before all that are in the queue.
+fn turn(record: &Record) -> Turn {
+    let turn = record.turn();
+    if record.is_forwarded { Turn { since_ms: 0, below_top: 0, ..turn } } else { turn }
+}
+
+/// In how many ms it may begin at the earliest.
+fn due_in_ms(record: &Record, now_ms: u64) -> f64 {
+    record.due_ms.map_or(0.0, |due_ms| due_ms.get().saturating_sub(now_ms) as f64)
+}
+
+/// How many tasks wait of which nobody told: those in the queue and in workers' hands above those that are known to wait.
+fn unknown(observed: &Observed<'_>, known: u64) -> u64 {
+    let in_hand: u64 = observed.gpus.iter().map(|view| u64::from(view.row.waiting)).sum();
+    observed.ready.map_or(0, |ready| (ready + in_hand).saturating_sub(known))
+}
+
+/// The share of the fleet that tasks of higher priority will take which come from now on.
+fn later_share(observed: &Observed<'_>, fleet: &Fleet<'_>, costs: &Costs<'_>, priority: u8) -> f64 {
+    let activity = observed.activity;
+    let above = activity.priorities.iter().skip(usize::from(priority) + 1);
+    let arrived: u64 = above.map(|numbers| numbers.arrived).sum();
+    let (slots, window_ms) = (fleet.slots() as f64, activity.window_ms.max(1) as f64);
+    let share = arrived as f64 * costs.mean_ms().unwrap_or(0.0) / window_ms / slots.max(1.0);
+    share.clamp(0.0, LATER_SHARE_MAX)
+}
+
+/// While it waits others come that are before it.
+fn with_later(begins_ms: f64, due_ms: f64, share: f64) -> f64 {
+    due_ms + (begins_ms - due_ms).max(0.0) / (1.0 - share)
+}

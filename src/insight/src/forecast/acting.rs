@@ -1,0 +1,193 @@
+//! The line acted out: each slot, once it is free, takes the first task of the line that it can run.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+};
+
+use super::{
+    ANYTHING, Class,
+    costs::Costs,
+    fleet::{Fleet, Gpu, UNKNOWN_MS},
+};
+use crate::index::Turn;
+
+/// So many tasks are acted out. Of a longer line only the work counts, and the slots that could do it.
+const ACTED_MAX: usize = 20_000;
+/// So many classes are told apart; tasks of others count as running anywhere, for as long as any task runs.
+const CLASSES_MAX: usize = 64;
+/// What is later than this is never.
+const NEVER_MS: f64 = UNKNOWN_MS / 10.0;
+
+/// A task in the line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) class: usize,
+    pub(super) turn: Turn,
+    /// In how many ms it may begin at the earliest.
+    pub(super) due_ms: f64,
+}
+
+/// Those that wait.
+pub(super) struct Line<'a> {
+    fleet: &'a Fleet<'a>,
+    costs: &'a Costs<'a>,
+    classes: Vec<Class<'a>>,
+    places: Vec<Place>,
+    /// What is not in `places` because it would be too much, by class.
+    beyond: Vec<u64>,
+    /// Tells apart what nobody numbered.
+    numbered: u64,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(fleet: &'a Fleet<'a>, costs: &'a Costs<'a>) -> Self {
+        Self { fleet, costs, classes: vec![ANYTHING], places: Vec::new(), beyond: vec![0], numbered: 0 }
+    }
+
+    /// The number of a class.
+    pub(super) fn class(&mut self, class: Class<'a>) -> usize {
+        if let Some(known) = self.classes.iter().position(|known| *known == class) {
+            return known;
+        }
+        if self.classes.len() >= CLASSES_MAX {
+            return 0;
+        }
+        self.classes.push(class);
+        self.beyond.push(0);
+        self.classes.len() - 1
+    }
+
+    pub(super) fn add(&mut self, place: Place) {
+        if self.places.len() < ACTED_MAX {
+            self.places.push(place);
+        } else {
+            self.beyond[place.class] += 1;
+        }
+    }
+
+    /// Adds tasks of a class of which only the number is known, spread among the others of their priority.
+    pub(super) fn add_evenly(&mut self, class: usize, below_top: u8, count: u64) {
+        const SPREAD: f64 = 1e12;
+        let acted = count.min((ACTED_MAX - self.places.len()) as u64);
+        for number in 0..acted {
+            let since_ms = ((number as f64 + 0.5) / acted as f64 * SPREAD) as u64;
+            self.numbered += 1;
+            self.places.push(Place { class, turn: Turn { below_top, since_ms, number: self.numbered }, due_ms: 0.0 });
+        }
+        self.beyond[class] += count - acted;
+    }
+
+    /// Adds tasks of which nothing is known but that they wait.
+    pub(super) fn add_unknown(&mut self, count: u64) {
+        self.add_evenly(0, 9, count);
+    }
+
+    /// In how many ms the task at this place begins. `None`: no GPU takes such tasks, or it waits for runs of which nothing is learnt.
+    pub(super) fn begins_ms(&self, task: Place) -> Option<f64> {
+        let fits = |gpu: &&Gpu<'_>| self.fleet.fits(gpu, &self.classes[task.class]);
+        let slots: usize = self.fleet.gpus.iter().filter(fits).map(|gpu| gpu.free_in_ms.len()).sum();
+        if slots == 0 {
+            return None;
+        }
+        let acted_ms = Stage::new(self).act(task)?;
+        let begins_ms = acted_ms + self.beyond_ms() / slots as f64;
+        (begins_ms < NEVER_MS).then_some(begins_ms)
+    }
+
+    /// The work that was too much to be acted out.
+    fn beyond_ms(&self) -> f64 {
+        let of_class = |(class, count): (&Class<'_>, &u64)| {
+            let run_ms = self
+                .fleet
+                .gpus
+                .iter()
+                .filter(|gpu| self.fleet.fits(gpu, class))
+                .find_map(|gpu| self.costs.run_ms(class.kind, &gpu.view.row));
+            run_ms.unwrap_or(0.0) * *count as f64
+        };
+        self.classes.iter().zip(&self.beyond).filter(|(_, count)| **count > 0).map(of_class).sum()
+    }
+}
+
+/// The acting out of a line.
+struct Stage<'a> {
+    line: &'a Line<'a>,
+    /// By GPU: the classes that it can run, and what that takes there.
+    runs: Vec<Vec<(usize, f64)>>,
+    /// Slots by when they are free, in µs, each with its GPU.
+    slots: BinaryHeap<Reverse<(u64, usize)>>,
+    /// By class: those that may begin. The task of which the forecast is has the number [`Stage::ITS_NUMBER`].
+    ready: Vec<BTreeSet<(Turn, usize)>>,
+    /// Those that may not begin yet, by when they may, in µs.
+    later: BinaryHeap<Reverse<(u64, usize)>>,
+}
+
+impl<'a> Stage<'a> {
+    const ITS_NUMBER: usize = usize::MAX;
+
+    fn new(line: &'a Line<'a>) -> Self {
+        let runs_of = |gpu: &Gpu<'_>| {
+            let fitting = line.classes.iter().enumerate().filter(|(_, class)| line.fleet.fits(gpu, class));
+            fitting.map(|(number, class)| (number, line.costs.run_ms(class.kind, &gpu.view.row).unwrap_or(UNKNOWN_MS))).collect()
+        };
+        let slots_of = |(number, gpu): (usize, &'a Gpu<'a>)| gpu.free_in_ms.iter().map(move |ms| Reverse((micros(*ms), number)));
+        Self {
+            line,
+            runs: line.fleet.gpus.iter().map(runs_of).collect(),
+            slots: line.fleet.gpus.iter().enumerate().flat_map(slots_of).collect(),
+            ready: vec![BTreeSet::new(); line.classes.len()],
+            later: BinaryHeap::new(),
+        }
+    }
+
+    /// In how many ms the task begins.
+    fn act(mut self, task: Place) -> Option<f64> {
+        for (number, place) in self.line.places.iter().enumerate() {
+            self.enter(number, place, 0);
+        }
+        self.enter(Self::ITS_NUMBER, &task, 0);
+        while let Some(Reverse((now, gpu))) = self.slots.pop() {
+            while let Some(Reverse((due, number))) = self.later.peek().copied().filter(|Reverse((due, _))| *due <= now) {
+                self.later.pop();
+                let place = if number == Self::ITS_NUMBER { &task } else { &self.line.places[number] };
+                self.enter(number, place, due);
+            }
+            match self.first_for(gpu) {
+                Some((_, _, number)) if number == Self::ITS_NUMBER => return Some(now as f64 / 1_000.0),
+                Some((class, turn, number)) => {
+                    self.ready[class].remove(&(turn, number));
+                    let run_ms = self.runs[gpu].iter().find(|(run, _)| *run == class).map_or(0.0, |(_, run_ms)| *run_ms);
+                    self.slots.push(Reverse((now.saturating_add(micros(run_ms).max(1)), gpu)));
+                }
+                // Idle until somebody comes.
+                None => {
+                    if let Some(Reverse((due, _))) = self.later.peek() {
+                        self.slots.push(Reverse((*due, gpu)));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn enter(&mut self, number: usize, place: &Place, now: u64) {
+        let due = micros(place.due_ms);
+        if due <= now {
+            self.ready[place.class].insert((place.turn, number));
+        } else {
+            self.later.push(Reverse((due, number)));
+        }
+    }
+
+    /// The first of the line that this GPU can run.
+    fn first_for(&self, gpu: usize) -> Option<(usize, Turn, usize)> {
+        let firsts =
+            self.runs[gpu].iter().filter_map(|(class, _)| self.ready[*class].first().map(|(turn, number)| (*class, *turn, *number)));
+        firsts.min_by_key(|(_, turn, number)| (*turn, *number))
+    }
+}
+
+fn micros(ms: f64) -> u64 {
+    (ms * 1_000.0) as u64
+}
