@@ -18,11 +18,15 @@ use self::{
 };
 use crate::{
     Observed,
-    index::{Record, TaskIndex, Turn},
+    index::{Arrivals, Record, TaskIndex, Turn},
 };
 
 /// Later arrivals of higher priority may take at most this share of the fleet, or a task would seem to wait for ever.
 const LATER_SHARE_MAX: f64 = 0.9;
+/// For how much longer than a task should wait others are acted out that come meanwhile.
+const HORIZON: f64 = 1.5;
+/// So many of these are acted out; more count by the share of the fleet that they take.
+const LATER_MAX: f64 = 5_000.0;
 /// What a task wants whose kind is not known: anything.
 const ANYTHING: Class<'static> = Class { kind: None, needs: None, only: None, is_on_its_way: false };
 
@@ -45,8 +49,7 @@ pub fn expected_wait_ms(observed: &Observed<'_>, priority: u8, kind: Option<&Kin
     }
     let class = line.class(Class { kind, ..ANYTHING });
     let turn = Turn { below_top, since_ms: u64::MAX, number: u64::MAX };
-    let begins_ms = line.begins_ms(Place { class, turn, due_ms: 0.0 })?;
-    Some(with_later(begins_ms, 0.0, later_share(observed, &fleet, &costs, priority)))
+    begins_with_later(&mut line, Place { class, turn, due_ms: 0.0 }, &arrivals_of_activity(observed))
 }
 
 /// In how many ms a task that waits, is delayed or is to be tried again will probably begin. `None`: it is not known, runs, has ended, no GPU takes such tasks now, or no run of anything has ended yet.
@@ -73,8 +76,7 @@ pub fn begins_in_ms(observed: &Observed<'_>, index: &TaskIndex, task_id: &TaskId
     if place.turn.below_top == 9 {
         line.add_unknown(unknown(observed, index.in_state(TaskState::Waiting).count() as u64));
     }
-    let begins_ms = line.begins_ms(place)?;
-    Some(with_later(begins_ms, place.due_ms, later_share(observed, &fleet, &costs, 9 - place.turn.below_top)))
+    begins_with_later(&mut line, place, &index.arrivals(observed.now_ms))
 }
 
 /// What a task asks of a GPU, as far as it is known. Tasks that ask the same are of one class.
@@ -118,17 +120,39 @@ fn unknown(observed: &Observed<'_>, known: u64) -> u64 {
     observed.ready.map_or(0, |ready| (ready + in_hand).saturating_sub(known))
 }
 
-/// The share of the fleet that tasks of higher priority will take which come from now on.
-fn later_share(observed: &Observed<'_>, fleet: &Fleet<'_>, costs: &Costs<'_>, priority: u8) -> f64 {
-    let activity = observed.activity;
-    let above = activity.priorities.iter().skip(usize::from(priority) + 1);
-    let arrived: u64 = above.map(|numbers| numbers.arrived).sum();
-    let (slots, window_ms) = (fleet.slots() as f64, activity.window_ms.max(1) as f64);
-    let share = arrived as f64 * costs.mean_ms().unwrap_or(0.0) / window_ms / slots.max(1.0);
-    share.clamp(0.0, LATER_SHARE_MAX)
+/// In how many ms the task at this place begins, where others of higher priority come while it waits: as many as came lately.
+fn begins_with_later<'a>(line: &mut Line<'a>, place: Place, arrivals: &[Arrivals<'a>]) -> Option<f64> {
+    let begins_ms = line.begins_ms(place)?;
+    let waits_ms = begins_ms - place.due_ms;
+    let above = usize::from(9 - place.turn.below_top.min(9)) + 1;
+    let rate: f64 = arrivals.iter().flat_map(|(_, rates)| rates.iter().skip(above)).sum();
+    if waits_ms <= 0.0 || rate <= 0.0 {
+        return Some(begins_ms);
+    }
+    let share = (rate * line.mean_run_ms() / line.slots().max(1) as f64).min(LATER_SHARE_MAX);
+    let stretched_ms = waits_ms / (1.0 - share);
+    // They come for longer than it should wait: their kinds may delay it more than the average does.
+    let until_ms = place.due_ms + stretched_ms * HORIZON;
+    if rate * until_ms > LATER_MAX {
+        return Some(place.due_ms + stretched_ms);
+    }
+    for (kind, rates) in arrivals {
+        let class = line.class(Class { kind: Some(*kind), ..ANYTHING });
+        for (level, rate) in rates.iter().enumerate().skip(above).filter(|(_, rate)| **rate > 0.0) {
+            line.add_later(class, 9 - level as u8, *rate, until_ms);
+        }
+    }
+    line.begins_ms(place)
 }
 
-/// While it waits others come that are before it.
-fn with_later(begins_ms: f64, due_ms: f64, share: f64) -> f64 {
-    due_ms + (begins_ms - due_ms).max(0.0) / (1.0 - share)
+/// How fast tasks arrive, by what an activity says: of each priority the kinds that began, each by its share.
+fn arrivals_of_activity<'a>(observed: &Observed<'a>) -> Vec<Arrivals<'a>> {
+    let activity = observed.activity;
+    let began: u64 = activity.kinds.values().map(|numbers| numbers.began).sum();
+    let kinds = activity.kinds.iter().filter(|(_, numbers)| numbers.began > 0);
+    let rates = kinds.map(|(kind, numbers)| {
+        let share = numbers.began as f64 / began.max(1) as f64 / activity.window_ms.max(1) as f64;
+        (kind, std::array::from_fn(|level| activity.priorities[level].arrived as f64 * share))
+    });
+    rates.collect()
 }

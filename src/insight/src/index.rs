@@ -24,8 +24,11 @@ use protocol::{
     insight::{TaskLog, TaskSummary},
 };
 
-pub(crate) use self::record::{Record, Turn, UNSERVED};
 use self::{listing::Order, packed::Shared, recent::Recent};
+pub(crate) use self::{
+    recent::Arrivals,
+    record::{Record, Turn},
+};
 
 /// How much a [`TaskIndex`] holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,6 +205,11 @@ impl TaskIndex {
     /// What a run takes, over all kinds, in ms.
     pub(crate) fn mean_run_ms(&self) -> Option<f64> {
         self.recent.mean_run_ms()
+    }
+
+    /// How fast tasks arrived lately, by kind.
+    pub(crate) fn arrivals(&self, now_ms: u64) -> Vec<Arrivals<'_>> {
+        self.recent.arrivals(now_ms)
     }
 
     pub(crate) fn record(&self, task_id: &TaskId) -> Option<&Record> {

@@ -8,14 +8,16 @@ mod index;
 mod load;
 mod observed;
 mod overview;
+#[cfg(test)]
+mod samples;
 mod scaling;
 #[cfg(test)]
 mod sketch;
 mod verdict;
 
 pub use forecast::{begins_in_ms, expected_wait_ms};
-pub use index::{IndexBounds, TaskIndex};
 pub use history::{Recorder, point};
+pub use index::{IndexBounds, TaskIndex};
 pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers, Quantiles};
 pub use overview::{Judged, gpu_counts, overview};
 pub use scaling::Planner;

@@ -14,6 +14,8 @@ use crate::index::Turn;
 
 /// So many tasks are acted out. Of a longer line only the work counts, and the slots that could do it.
 const ACTED_MAX: usize = 20_000;
+/// So often a slot is looked at; a fleet that mostly idles until many delayed tasks are due is not acted out to its end.
+const LOOKS_MAX: usize = 100_000;
 /// So many classes are told apart; tasks of others count as running anywhere, for as long as any task runs.
 const CLASSES_MAX: usize = 64;
 /// What is later than this is never.
@@ -78,9 +80,32 @@ impl<'a> Line<'a> {
         self.beyond[class] += count - acted;
     }
 
-    /// Adds tasks of which nothing is known but that they wait.
+    /// Adds tasks of which nothing is known but that they wait: before all others of the lowest priority.
     pub(super) fn add_unknown(&mut self, count: u64) {
-        self.add_evenly(0, 9, count);
+        let acted = count.min((ACTED_MAX - self.places.len()) as u64);
+        for number in 0..acted {
+            self.places.push(Place { class: 0, turn: Turn { below_top: 9, since_ms: 0, number }, due_ms: 0.0 });
+        }
+        self.beyond[0] += count - acted;
+    }
+
+    /// Adds tasks of a class that will come at this rate, in tasks per ms, until a time.
+    pub(super) fn add_later(&mut self, class: usize, below_top: u8, rate: f64, until_ms: f64) {
+        let count = (rate * until_ms) as u64;
+        for number in 0..count {
+            self.numbered += 1;
+            let turn = Turn { below_top, since_ms: u64::MAX - 1, number: self.numbered };
+            self.places.push(Place { class, turn, due_ms: (number as f64 + 0.5) / rate });
+        }
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.fleet.slots()
+    }
+
+    /// What any run takes; nothing, where no run of anything has ended.
+    pub(super) fn mean_run_ms(&self) -> f64 {
+        self.costs.mean_ms().unwrap_or(0.0)
     }
 
     /// In how many ms the task at this place begins. `None`: no GPU takes such tasks, or it waits for runs of which nothing is learnt.
@@ -90,24 +115,43 @@ impl<'a> Line<'a> {
         if slots == 0 {
             return None;
         }
-        let acted_ms = Stage::new(self).act(task)?;
+        let acted_ms = match Stage::new(self).act(task) {
+            Acted::Begins(ms) => ms,
+            Acted::Never => return None,
+            Acted::TooLong => task.due_ms + self.work_ms(task) / slots as f64,
+        };
         let begins_ms = acted_ms + self.beyond_ms() / slots as f64;
         (begins_ms < NEVER_MS).then_some(begins_ms)
     }
 
     /// The work that was too much to be acted out.
     fn beyond_ms(&self) -> f64 {
-        let of_class = |(class, count): (&Class<'_>, &u64)| {
-            let run_ms = self
-                .fleet
-                .gpus
-                .iter()
-                .filter(|gpu| self.fleet.fits(gpu, class))
-                .find_map(|gpu| self.costs.run_ms(class.kind, &gpu.view.row));
-            run_ms.unwrap_or(0.0) * *count as f64
-        };
-        self.classes.iter().zip(&self.beyond).filter(|(_, count)| **count > 0).map(of_class).sum()
+        let classes = self.beyond.iter().enumerate().filter(|(_, count)| **count > 0);
+        classes.map(|(class, count)| self.run_ms(class) * *count as f64).sum()
     }
+
+    /// The work of those before a task.
+    fn work_ms(&self, task: Place) -> f64 {
+        let run_ms: Vec<f64> = (0..self.classes.len()).map(|class| self.run_ms(class)).collect();
+        self.places.iter().filter(|place| place.turn < task.turn).map(|place| run_ms[place.class]).sum()
+    }
+
+    /// What a task of this class takes where it fits; nothing, where it fits nowhere.
+    fn run_ms(&self, class: usize) -> f64 {
+        let class = &self.classes[class];
+        let fitting = self.fleet.gpus.iter().find(|gpu| self.fleet.fits(gpu, class));
+        fitting.and_then(|gpu| self.costs.run_ms(class.kind, &gpu.view.row)).unwrap_or(0.0)
+    }
+}
+
+/// What acting out gave.
+enum Acted {
+    /// The task begins in so many ms.
+    Begins(f64),
+    /// Every slot is idle, and the task still waits.
+    Never,
+    /// It was given up.
+    TooLong,
 }
 
 /// The acting out of a line.
@@ -141,20 +185,24 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// In how many ms the task begins.
-    fn act(mut self, task: Place) -> Option<f64> {
+    fn act(mut self, task: Place) -> Acted {
+        let mut looks = 0;
         for (number, place) in self.line.places.iter().enumerate() {
             self.enter(number, place, 0);
         }
         self.enter(Self::ITS_NUMBER, &task, 0);
         while let Some(Reverse((now, gpu))) = self.slots.pop() {
+            looks += 1;
+            if looks > LOOKS_MAX {
+                return Acted::TooLong;
+            }
             while let Some(Reverse((due, number))) = self.later.peek().copied().filter(|Reverse((due, _))| *due <= now) {
                 self.later.pop();
                 let place = if number == Self::ITS_NUMBER { &task } else { &self.line.places[number] };
                 self.enter(number, place, due);
             }
             match self.first_for(gpu) {
-                Some((_, _, number)) if number == Self::ITS_NUMBER => return Some(now as f64 / 1_000.0),
+                Some((_, _, number)) if number == Self::ITS_NUMBER => return Acted::Begins(now as f64 / 1_000.0),
                 Some((class, turn, number)) => {
                     self.ready[class].remove(&(turn, number));
                     let run_ms = self.runs[gpu].iter().find(|(run, _)| *run == class).map_or(0.0, |(_, run_ms)| *run_ms);
@@ -168,7 +216,7 @@ impl<'a> Stage<'a> {
                 }
             }
         }
-        None
+        Acted::Never
     }
 
     fn enter(&mut self, number: usize, place: &Place, now: u64) {

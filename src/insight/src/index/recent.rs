@@ -23,6 +23,10 @@ const AHEAD_MAX_MS: u64 = 60_000;
 const NAMES_MAX: usize = 512;
 /// Of how many kinds is known what a run takes.
 const LEARNT_MAX: usize = 2_048;
+/// Over how many slices it is measured how fast tasks arrive: five minutes.
+const ARRIVALS_SLICES: u64 = 60;
+/// What an index has seen for less than a minute says little of a minute: it may be a burst.
+const ARRIVALS_SLICES_MIN: u64 = 12;
 /// A run counts for at least so much in what is learnt: the last fifty count most.
 const LEARNT_SHARE_MIN: f64 = 0.02;
 
@@ -54,7 +58,12 @@ struct OfKind {
     numbers: KindNumbers,
     wait: Histogram,
     run: Histogram,
+    /// Tasks that arrived, by priority.
+    arrived: [u32; 10],
 }
+
+/// How fast tasks of a kind arrive, in tasks per ms, by priority.
+pub(crate) type Arrivals<'a> = (&'a Kind, [f64; 10]);
 
 impl Recent {
     /// Counts a step that a task has just taken.
@@ -98,6 +107,30 @@ impl Recent {
         (runs > 0).then(|| all_ms / runs as f64)
     }
 
+    /// How fast tasks arrived lately, by kind. A burst counts little: that many came at once says not that so many come all the time.
+    pub(super) fn arrivals(&self, now_ms: u64) -> Vec<Arrivals<'_>> {
+        let last = now_ms / SLICE_MS;
+        let Some((first, _)) = self.slices.range(last.saturating_sub(ARRIVALS_SLICES)..).next() else { return Vec::new() };
+        let slices: Vec<&Slice> = self.slices.range(first..&last.max(first + 1)).map(|(_, slice)| slice).collect();
+        let count = (last.max(first + 1) - first).max(ARRIVALS_SLICES_MIN) as f64;
+        let mut cap = f64::INFINITY;
+        for _ in 0..6 {
+            let mean = slices.iter().map(|slice| cap.min(slice.sums.arrived as f64)).sum::<f64>() / count;
+            cap = 3.0 * mean + 2.0;
+        }
+        let mut rates: HashMap<&Kind, [f64; 10]> = HashMap::new();
+        for slice in slices {
+            let share = (cap / (slice.sums.arrived as f64).max(1.0)).min(1.0);
+            for (kind, of_kind) in &slice.kinds {
+                let rate = rates.entry(kind).or_default();
+                for (rate, arrived) in rate.iter_mut().zip(of_kind.arrived) {
+                    *rate += f64::from(arrived) * share / (count * SLICE_MS as f64);
+                }
+            }
+        }
+        rates.into_iter().collect()
+    }
+
     /// Forgets what is too old, and what a wrong clock told of times to come.
     pub(super) fn tidy(&mut self, now_ms: u64) {
         let last = now_ms.saturating_add(AHEAD_MAX_MS) / SLICE_MS;
@@ -120,7 +153,7 @@ impl Recent {
             }
         }
         for (kind, of_kind) in kinds {
-            let OfKind { numbers, wait, run } = of_kind;
+            let OfKind { numbers, wait, run, .. } = of_kind;
             let there = activity.kinds.entry((**kind).clone()).or_default();
             let (waiting, running) = (there.waiting, there.running);
             *there = KindNumbers { waiting, running, wait: wait.quantiles(), run: run.quantiles(), ..numbers };
@@ -148,6 +181,7 @@ impl Slice {
         if meant.arrived {
             sums.arrived += 1;
             priority.arrived += 1;
+            of_kind.arrived[usize::from(record.priority.unwrap_or(0))] += 1;
         }
         match step.step {
             StepName::Began => {

@@ -18,7 +18,7 @@ const STEPS_MAX: usize = 40;
 /// The first steps, which are not forgotten.
 const FIRST_STEPS: usize = 8;
 /// What the reason of a wait begins with where no GPU of the fleet could ever run the task.
-pub(crate) const UNSERVED: &str = "unserved:";
+pub(super) const UNSERVED: &str = "unserved:";
 
 /// A task of the index.
 pub(crate) struct Record {
