@@ -14,6 +14,7 @@ mod scaling;
 #[cfg(test)]
 mod sketch;
 mod verdict;
+mod why;
 
 pub use forecast::{begins_in_ms, expected_wait_ms};
 pub use history::{Recorder, point};
@@ -22,3 +23,4 @@ pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers,
 pub use overview::{Judged, gpu_counts, overview};
 pub use scaling::Planner;
 pub use verdict::verdict;
+pub use why::why;
