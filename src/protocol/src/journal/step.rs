@@ -14,7 +14,7 @@ pub enum StepName {
     Submitted,
     /// It must not begin before a time, and waits until then.
     Delayed,
-    /// A worker has it in hand, and it cannot run now; `reason` says why.
+    /// A worker has it in hand, and it cannot run now; `reason` says why, and begins with [`TaskStep::UNSERVED`] where no living GPU of the pool could ever run it.
     Waits,
     /// A claim chose another GPU, and its message went there.
     Forwarded,
@@ -154,6 +154,8 @@ fn is_default_pool(pool: &PoolName) -> bool {
 impl TaskStep {
     /// The longest text of a step, in bytes: what is longer is cut at a character's end.
     pub const TEXT_MAX: usize = 300;
+    /// What the reason of a [`StepName::Waits`] begins with where no living GPU of the pool could ever run the task.
+    pub const UNSERVED: &str = "unserved:";
 
     /// A step without details.
     #[must_use]
