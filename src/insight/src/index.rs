@@ -49,8 +49,8 @@ pub struct TaskIndex {
     by_state: [Order; 8],
     /// How many of these are slices.
     slices: [u64; 8],
-    /// Those that ended first, then those that did not; each by when they last changed, and by number.
-    by_change: BTreeMap<(bool, u64, u64), u32>,
+    /// Those that ended first, then those that did not; each by when they last changed. See [`change_of`].
+    by_change: BTreeSet<(u64, u32)>,
     /// Delayed tasks by when they are due, and by number.
     by_due: BTreeMap<(u64, u64), u32>,
     shared: Shared,
@@ -94,7 +94,7 @@ impl TaskIndex {
             by_id: BTreeMap::new(),
             by_state: Default::default(),
             slices: [0; 8],
-            by_change: BTreeMap::new(),
+            by_change: BTreeSet::new(),
             by_due: BTreeMap::new(),
             shared: Shared::default(),
             recent: Recent::default(),
@@ -126,8 +126,8 @@ impl TaskIndex {
     /// Forgets what changed too long ago, and lets delayed tasks wait whose time has come. To be called about every second.
     pub fn forget_old(&mut self, now_ms: u64) {
         let oldest_ms = now_ms.saturating_sub(self.bounds.age_max_ms);
-        for is_open in [false, true] {
-            while let Some(slot) = self.first_changed(is_open, oldest_ms) {
+        for sort in [0, OPEN] {
+            while let Some(slot) = self.first_changed(sort, oldest_ms) {
                 self.forget(slot);
             }
         }
@@ -239,7 +239,7 @@ impl TaskIndex {
         let state = place_of(record.state);
         self.by_state[state].remove(&(record.first_seen_ms, record.number));
         self.slices[state] -= u64::from(record.is_slice);
-        self.by_change.remove(&change_of(&record));
+        self.by_change.remove(&(change_of(&record), slot));
         if let Some(due) = due_of(&record) {
             self.by_due.remove(&due);
         }
@@ -255,7 +255,7 @@ impl TaskIndex {
         let state = place_of(record.state);
         self.by_state[state].insert((record.first_seen_ms, record.number), slot);
         self.slices[state] += u64::from(record.is_slice);
-        self.by_change.insert(change_of(&record), slot);
+        self.by_change.insert((change_of(&record), slot));
         if let Some(due) = due_of(&record) {
             self.by_due.insert(due, slot);
         }
@@ -277,20 +277,25 @@ impl TaskIndex {
 
     fn keep_bound(&mut self) {
         while self.len() > self.bounds.tasks_max.max(1)
-            && let Some((_, &slot)) = self.by_change.first_key_value()
+            && let Some((_, slot)) = self.by_change.first().copied()
         {
             self.forget(slot);
         }
     }
 
-    /// The task that changed longest ago, before a time, of those that ended or of those that did not.
-    fn first_changed(&self, is_open: bool, before_ms: u64) -> Option<u32> {
-        self.by_change.range((is_open, 0, 0)..(is_open, before_ms, 0)).next().map(|(_, slot)| *slot)
+    /// The task that changed longest ago, before a time, of those that ended (0) or of those that did not ([`OPEN`]).
+    fn first_changed(&self, sort: u64, before_ms: u64) -> Option<u32> {
+        self.by_change.range((sort, 0)..(sort | before_ms.min(OPEN - 1), 0)).next().map(|(_, slot)| *slot)
     }
 }
 
-fn change_of(record: &Record) -> (bool, u64, u64) {
-    (!record.state.ended(), record.changed_ms, record.number)
+/// What is added to the time of a change of a task that did not end.
+const OPEN: u64 = 1 << 63;
+
+/// When a task changed, in Unix ms; those that did not end after all others.
+fn change_of(record: &Record) -> u64 {
+    let changed_ms = record.changed_ms.min(OPEN - 1);
+    if record.state.ended() { changed_ms } else { OPEN | changed_ms }
 }
 
 fn due_of(record: &Record) -> Option<(u64, u64)> {

@@ -9,9 +9,9 @@ const TASKS: u64 = 100_000;
 
 /// The memory of this process, in MB (10^6 bytes).
 fn memory_mb() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+    let kib: f64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
     kib * 1.024 / 1_000.0
 }
 
@@ -19,14 +19,14 @@ fn memory_mb() -> f64 {
 fn steps(number: u64) -> [TaskStep; 3] {
     let at_ms = 1_700_000_000_000 + number * 10;
     let told = |step, at_ms| TaskStep {
-        kind: Some(format!("kind-{}", number % 20).parse().unwrap()),
+        kind: Some(format!("kind-{}", number % 20).parse().expect("valid")),
         priority: Some((number % 10) as u8),
-        group: Some(format!("group-{}", number / 100).parse().unwrap()),
+        group: Some(format!("group-{}", number / 100).parse().expect("valid")),
         published_ms: Some(1_700_000_000_000 + number * 10),
         trace_id: Some(format!("{number:032x}")),
-        ..TaskStep::new(step, format!("550e8400-e29b-41d4-a716-{number:012}").parse().unwrap(), Default::default(), at_ms)
+        ..TaskStep::new(step, format!("550e8400-e29b-41d4-a716-{number:012}").parse().expect("valid"), Default::default(), at_ms)
     };
-    let gpu_id = Some(format!("GPU-00000000-0000-0000-0000-{:012}", number % 64).parse().unwrap());
+    let gpu_id = Some(format!("GPU-00000000-0000-0000-0000-{:012}", number % 64).parse().expect("valid"));
     let has_failed = number.is_multiple_of(20);
     let error = has_failed.then(|| {
         protocol::TaskError::new(protocol::ErrorCode::ExecutorFailed, "a sentence of some length that says what went wrong".to_owned())

@@ -110,37 +110,41 @@ impl<'a> Line<'a> {
 
     /// In how many ms the task at this place begins. `None`: no GPU takes such tasks, or it waits for runs of which nothing is learnt.
     pub(super) fn begins_ms(&self, task: Place) -> Option<f64> {
-        let fits = |gpu: &&Gpu<'_>| self.fleet.fits(gpu, &self.classes[task.class]);
-        let slots: usize = self.fleet.gpus.iter().filter(fits).map(|gpu| gpu.free_in_ms.len()).sum();
-        if slots == 0 {
+        if !self.fleet.gpus.iter().any(|gpu| self.fleet.fits(gpu, &self.classes[task.class])) {
             return None;
         }
         let acted_ms = match Stage::new(self).act(task) {
             Acted::Begins(ms) => ms,
             Acted::Never => return None,
-            Acted::TooLong => task.due_ms + self.work_ms(task) / slots as f64,
+            Acted::TooLong => task.due_ms + self.work_ms(&self.counts_before(task), task.class),
         };
-        let begins_ms = acted_ms + self.beyond_ms() / slots as f64;
+        let begins_ms = acted_ms + self.work_ms(&self.beyond, task.class);
         (begins_ms < NEVER_MS).then_some(begins_ms)
     }
 
-    /// The work that was too much to be acted out.
-    fn beyond_ms(&self) -> f64 {
-        let classes = self.beyond.iter().enumerate().filter(|(_, count)| **count > 0);
-        classes.map(|(class, count)| self.run_ms(class) * *count as f64).sum()
+    /// How many tasks of each class are before a task.
+    fn counts_before(&self, task: Place) -> Vec<u64> {
+        let mut counts = vec![0; self.classes.len()];
+        self.places.iter().filter(|place| place.turn < task.turn).for_each(|place| counts[place.class] += 1);
+        counts
     }
 
-    /// The work of those before a task.
-    fn work_ms(&self, task: Place) -> f64 {
-        let run_ms: Vec<f64> = (0..self.classes.len()).map(|class| self.run_ms(class)).collect();
-        self.places.iter().filter(|place| place.turn < task.turn).map(|place| run_ms[place.class]).sum()
+    /// How long so many tasks of each class keep a task of a class waiting: each class all the slots that it fits, where it shares some with that class.
+    fn work_ms(&self, counts: &[u64], of_class: usize) -> f64 {
+        let waiting = counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        waiting.map(|(class, count)| self.slot_ms(class, of_class) * *count as f64).sum()
     }
 
-    /// What a task of this class takes where it fits; nothing, where it fits nowhere.
-    fn run_ms(&self, class: usize) -> f64 {
-        let class = &self.classes[class];
-        let fitting = self.fleet.gpus.iter().find(|gpu| self.fleet.fits(gpu, class));
-        fitting.and_then(|gpu| self.costs.run_ms(class.kind, &gpu.view.row)).unwrap_or(0.0)
+    /// How long one task of a class keeps another class waiting.
+    fn slot_ms(&self, class: usize, other: usize) -> f64 {
+        let (class, other) = (&self.classes[class], &self.classes[other]);
+        let fitting: Vec<&Gpu<'_>> = self.fleet.gpus.iter().filter(|gpu| self.fleet.fits(gpu, class)).collect();
+        if !fitting.iter().any(|gpu| self.fleet.fits(gpu, other)) {
+            return 0.0;
+        }
+        let slots: usize = fitting.iter().map(|gpu| gpu.free_in_ms.len()).sum();
+        let run_ms = fitting.first().and_then(|gpu| self.costs.run_ms(class.kind, &gpu.view.row)).unwrap_or(0.0);
+        run_ms / slots.max(1) as f64
     }
 }
 

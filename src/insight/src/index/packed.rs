@@ -1,6 +1,9 @@
 //! Steps as the index holds them: a fifth of what a [`TaskStep`] takes.
 
-use std::{num::NonZeroU64, sync::Arc};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    sync::Arc,
+};
 
 use protocol::{GpuId, GroupName, Kind, Needs, Outcome, PoolName, StepName, Strategy, TaskError, TaskId, TaskStep};
 
@@ -25,10 +28,11 @@ pub(super) struct PackedStep {
     kind: Option<Arc<Kind>>,
     group: Option<Arc<GroupName>>,
     gpu: Option<Arc<GpuId>>,
-    trace_id: Option<Arc<str>>,
     rest: Option<Box<Rest>>,
-    attempt: Option<u32>,
-    among: Option<u32>,
+    attempt: Option<NonZeroU32>,
+    among: Option<NonZeroU32>,
+    /// It has the trace of its task.
+    has_trace: bool,
     step: StepName,
     strategy: Option<Strategy>,
     outcome: Option<Outcome>,
@@ -50,11 +54,14 @@ struct Rest {
     error: Option<Box<TaskError>>,
     after_ms: Option<u64>,
     reason: Option<Box<str>>,
+    /// Another trace than that of its task.
+    trace_id: Option<Box<str>>,
 }
 
 impl PackedStep {
-    /// `trace_id`: that of an earlier step of the task, which is shared where it is the same.
-    pub(super) fn new(step: &TaskStep, shared: &mut Shared, trace_id: Option<&Arc<str>>) -> Self {
+    /// `trace_id`: that of the task, which its steps have in common.
+    pub(super) fn new(step: &TaskStep, shared: &mut Shared, trace_id: Option<&str>) -> Self {
+        let has_trace = step.trace_id.is_some() && step.trace_id.as_deref() == trace_id;
         let (time_ms, other_time_ms) = times(step);
         let rest = Rest {
             items: step.items,
@@ -68,6 +75,7 @@ impl PackedStep {
             error: step.error.clone().map(Box::new),
             after_ms: step.after_ms,
             reason: step.reason.as_deref().map(Box::from),
+            trace_id: step.trace_id.as_deref().filter(|_| !has_trace).map(Box::from),
         };
         Self {
             at_ms: step.at_ms,
@@ -77,13 +85,10 @@ impl PackedStep {
             kind: shared.kinds.shared_if_any(step.kind.as_ref()),
             group: shared.groups.shared_if_any(step.group.as_ref()),
             gpu: shared.gpus.shared_if_any(step.gpu_id.as_ref()),
-            trace_id: step.trace_id.as_deref().map(|text| match trace_id {
-                Some(known) if **known == *text => Arc::clone(known),
-                _ => Arc::from(text),
-            }),
             rest: (rest != Rest::default()).then(|| Box::new(rest)),
-            attempt: step.attempt,
-            among: step.among,
+            attempt: step.attempt.and_then(NonZeroU32::new),
+            among: step.among.and_then(NonZeroU32::new),
+            has_trace,
             step: step.step,
             strategy: step.strategy,
             outcome: step.outcome,
@@ -93,15 +98,12 @@ impl PackedStep {
 
     /// Whether this is the same step, told once more.
     pub(super) fn is(&self, step: &TaskStep) -> bool {
-        (self.at_ms, self.step, self.attempt) == (step.at_ms, step.step, step.attempt) && self.gpu.as_deref() == step.gpu_id.as_ref()
+        (self.at_ms, self.step, self.attempt) == (step.at_ms, step.step, step.attempt.and_then(NonZeroU32::new))
+            && self.gpu.as_deref() == step.gpu_id.as_ref()
     }
 
-    pub(super) const fn trace_id(&self) -> Option<&Arc<str>> {
-        self.trace_id.as_ref()
-    }
-
-    /// The step as it was told.
-    pub(super) fn unpacked(&self, task_id: &TaskId) -> TaskStep {
+    /// The step as it was told. `trace_id`: that of its task.
+    pub(super) fn unpacked(&self, task_id: &TaskId, trace_id: Option<&str>) -> TaskStep {
         let none = Rest::default();
         let rest = self.rest.as_deref().unwrap_or(&none);
         let time_ms = (!self.time_ms.is_nan()).then_some(self.time_ms);
@@ -123,10 +125,10 @@ impl PackedStep {
             not_before_ms: rest.not_before_ms,
             start_before_ms: rest.start_before_ms,
             published_ms: self.published_ms.map(NonZeroU64::get),
-            attempt: self.attempt,
+            attempt: self.attempt.map(NonZeroU32::get),
             gpu_id: self.gpu.as_deref().cloned(),
             strategy: self.strategy,
-            among: self.among,
+            among: self.among.map(NonZeroU32::get),
             waited_ms,
             run_ms,
             load_ms: rest.load_ms,
@@ -135,7 +137,7 @@ impl PackedStep {
             error: rest.error.as_deref().cloned(),
             after_ms: rest.after_ms,
             reason: rest.reason.as_deref().map(str::to_owned),
-            trace_id: self.trace_id.as_deref().map(str::to_owned),
+            trace_id: trace_id.filter(|_| self.has_trace).or(rest.trace_id.as_deref()).map(str::to_owned),
         }
     }
 }
@@ -185,7 +187,9 @@ mod tests {
         let mut shared = Shared::default();
         for step in [StepName::Began, StepName::Ended, StepName::Waits] {
             for told in [told_of(step), TaskStep::new(step, "t".parse().unwrap(), PoolName::default(), 1)] {
-                assert_eq!(PackedStep::new(&told, &mut shared, None).unpacked(&"t".parse().unwrap()), told);
+                for trace_id in [None, Some("trace"), Some("another")] {
+                    assert_eq!(PackedStep::new(&told, &mut shared, trace_id).unpacked(&"t".parse().unwrap(), trace_id), told);
+                }
             }
         }
     }

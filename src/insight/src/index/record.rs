@@ -17,8 +17,6 @@ const SKEW_MS: u64 = 2_000;
 const STEPS_MAX: usize = 40;
 /// The first steps, which are not forgotten.
 const FIRST_STEPS: usize = 8;
-/// What the reason of a wait begins with where no GPU of the fleet could ever run the task.
-pub(super) const UNSERVED: &str = "unserved:";
 
 /// A task of the index.
 pub(crate) struct Record {
@@ -63,6 +61,8 @@ pub(crate) struct Record {
     outcome: Option<Outcome>,
     error: Option<Box<TaskError>>,
     waiting_for: Option<Box<str>>,
+    /// That of its first step which has one.
+    trace_id: Option<Box<str>>,
     steps: Vec<PackedStep>,
     forgotten: u32,
 }
@@ -113,6 +113,7 @@ impl Record {
             outcome: None,
             error: None,
             waiting_for: None,
+            trace_id: None,
             steps: Vec::new(),
             forgotten: 0,
         }
@@ -151,8 +152,10 @@ impl Record {
     }
 
     fn keep(&mut self, step: &TaskStep, shared: &mut Shared) {
-        let trace_id = self.steps.iter().rev().find_map(PackedStep::trace_id).cloned();
-        let packed = PackedStep::new(step, shared, trace_id.as_ref());
+        if self.trace_id.is_none() {
+            self.trace_id = step.trace_id.as_deref().map(Box::from);
+        }
+        let packed = PackedStep::new(step, shared, self.trace_id.as_deref());
         if self.steps.len() < FIRST_STEPS {
             // Most tasks have three or four steps, and there are many tasks.
             self.steps.reserve_exact(1);
@@ -255,6 +258,8 @@ impl Record {
         self.waiting_for = step.reason.as_deref().map(Box::from);
         (self.state, self.due_ms) = (TaskState::Waiting, None);
         match step.step {
+            // Until when may come later.
+            StepName::Delayed if self.not_before_ms.is_none() => self.state = TaskState::Delayed,
             StepName::Delayed => self.wait_until_due(step.at_ms),
             StepName::Forwarded => {
                 self.gpu = shared.gpus.shared_if_any(step.gpu_id.as_ref());
@@ -350,7 +355,7 @@ impl Record {
 
     /// Whether it waits, and no GPU of the fleet could ever run it.
     pub(crate) fn is_unserved(&self) -> bool {
-        self.state == TaskState::Waiting && self.waiting_for.as_deref().is_some_and(|reason| reason.starts_with(UNSERVED))
+        self.state == TaskState::Waiting && self.waiting_for.as_deref().is_some_and(|reason| reason.starts_with(TaskStep::UNSERVED))
     }
 
     /// Since when it waits its turn, in Unix ms: since it was published, or was due.
@@ -374,7 +379,7 @@ impl Record {
     }
 
     pub(super) fn steps(&self) -> impl Iterator<Item = TaskStep> {
-        self.steps.iter().map(|step| step.unpacked(&self.id))
+        self.steps.iter().map(|step| step.unpacked(&self.id, self.trace_id.as_deref()))
     }
 
     pub(super) const fn forgotten(&self) -> u64 {

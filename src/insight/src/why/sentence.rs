@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::{
-    TaskState,
+    TaskState, TaskStep,
     insight::{GpuObstacle, Obstacle},
 };
 
@@ -75,7 +75,8 @@ fn retrying(case: &Case, now_ms: u64) -> String {
 }
 
 fn waiting(observed: &Observed<'_>, case: &Case, gpus: &[GpuObstacle], ahead: Option<u64>) -> String {
-    let said = case.waiting_for.as_deref().map(|reason| reason.trim_end_matches('.'));
+    let said =
+        case.waiting_for.as_deref().map(|reason| reason.strip_prefix(TaskStep::UNSERVED).unwrap_or(reason).trim().trim_end_matches('.'));
     let fitting: Vec<&GpuObstacle> = gpus.iter().filter(|gpu| gpu.fits).collect();
     if observed.ready.is_none() {
         return "The broker does not answer: tasks in its queues cannot be delivered until it does.".to_owned();

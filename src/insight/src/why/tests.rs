@@ -138,7 +138,7 @@ fn where_no_gpu_fits_it_says_which_need_fails_where() {
     assert_eq!(sentence_of(&world(), &[only_a]), said_of_a);
     let unserved = TaskStep { reason: Some("unserved: nobody runs ecko.".to_owned()), ..step("t", StepName::Waits, 91_000, "ecko") };
     let empty = World::new(NOW_MS, Vec::new());
-    assert_eq!(sentence_of(&empty, &[unserved]), "No GPU of its pool lives. A worker said: unserved: nobody runs ecko.");
+    assert_eq!(sentence_of(&empty, &[unserved]), "No GPU of its pool lives. A worker said: nobody runs ecko.");
 }
 
 #[test]
