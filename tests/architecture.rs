@@ -64,7 +64,7 @@ const EDGES: [(&str, &[&str]); 19] = [
 ];
 
 /// library → the crates that may name it. The tests may name everything.
-const ONLY_IN: [(&str, &[&str]); 13] = [
+const ONLY_IN: [(&str, &[&str]); 12] = [
     ("redis", &["gpu-table", "redis-link", "task-store"]),
     ("deadpool-redis", &["redis-link"]),
     ("lapin", &["task-queue"]),
@@ -77,7 +77,6 @@ const ONLY_IN: [(&str, &[&str]); 13] = [
     ("candle-core", &["executors"]),
     ("ort", &["executors"]),
     ("clap", &["cli"]),
-    ("sd-notify", &["service"]),
 ];
 
 fn root() -> PathBuf {

@@ -131,7 +131,7 @@ impl Program {
 
     /// Tells the service manager that the program serves, once `serving` ends. `status` says what it serves, for people.
     pub(crate) fn serves_once(&self, serving: impl Future<Output = ()> + Send + 'static, status: String) {
-        let manager = self.manager;
+        let manager = self.manager.clone();
         tokio::spawn(async move {
             serving.await;
             manager.ready(&status);

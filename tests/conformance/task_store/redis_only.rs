@@ -26,6 +26,58 @@ async fn a_server_that_lost_the_scripts_gets_them_again() {
     assert_eq!(store.record(&success(1, 7)).await.expect("an answer"), Record::Recorded);
 }
 
+/// A record as version 0.1.0 wrote it, with these fields beside those that every record has.
+async fn older_record(prefix: &str, fields: &[(&str, &str)]) {
+    let mut server = PrivateRedis::shared().await.connection().await;
+    let (seconds, _): (u64, u64) = redis::cmd("TIME").query_async(&mut server).await.expect("an answer");
+    let now_ms = seconds * 1_000;
+    let expires = (now_ms + 86_400_000).to_string();
+    let now = now_ms.to_string();
+    let hash = body_hash();
+    let common = [
+        ("first_seen", now.as_str()),
+        ("changed", now.as_str()),
+        ("expires", expires.as_str()),
+        ("kept", expires.as_str()),
+        ("kind", "echo"),
+        ("hash", hash.as_str()),
+    ];
+    let () = server.hset_multiple(format!("{prefix}:{{task:order-17}}"), &[&common[..], fields].concat()).await.expect("an answer");
+}
+
+#[tokio::test]
+async fn a_record_of_an_older_version_is_read_and_gone_on_with() {
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    let attempt_of =
+        [("attempt", "1"), ("token", "1700000000000001"), ("gpu", "gpu-0"), ("incarnation", "one"), ("delivery", "5"), ("alone", "0")];
+    older_record(&prefix, &attempt_of).await;
+    let status = store.status(&task()).await.expect("an answer").expect("known");
+    assert_eq!(
+        (status.state, status.attempt, status.gpu_id.map(|gpu_id| gpu_id.to_string())),
+        (TaskState::Running, 1, Some("gpu-0".to_owned()))
+    );
+    let Look::Unfinished(holder) = store.look(&looking(1)).await.expect("an answer") else { panic!("its attempt goes on") };
+    assert_eq!((holder.token.0, holder.delivery.0, holder.incarnation.as_str()), (1_700_000_000_000_001, 5, "one"));
+    let ended = outcome(Outcome::Succeeded, 1, Some(1_700_000_000_000_001), "done");
+    assert_eq!(store.record(&ended).await.expect("an answer"), Record::Recorded);
+
+    let prefix = PrivateRedis::fresh_prefix();
+    let store = redis_store(&prefix, OPTIONS).await;
+    let ended_so = [
+        ("outcome", "failed"),
+        ("ended_attempt", "3"),
+        ("ended_token", "9"),
+        ("digest", "none"),
+        ("reply_until", "0"),
+        ("published", "here"),
+    ];
+    older_record(&prefix, &[&attempt_of[..], &ended_so].concat()).await;
+    let Look::Ended(stored) = store.look(&looking(1)).await.expect("an answer") else { panic!("it ended") };
+    assert_eq!((stored.outcome, stored.attempt, stored.token.map(|token| token.0), stored.body), (Outcome::Failed, 3, Some(9), None));
+    assert_eq!(stored.published_to.as_deref(), Some("here"));
+}
+
 #[tokio::test]
 async fn two_stores_on_one_server_see_the_same_records() {
     let prefix = PrivateRedis::fresh_prefix();
