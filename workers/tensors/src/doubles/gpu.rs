@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Hangs,
     /// It waits for [`TestGpu::go_on`].
     Waits,
+    /// The program is wrong.
+    Panics,
 }
 
 type Memory = Mutex<Vec<u8>>;
@@ -108,6 +110,7 @@ impl TestGpu {
             Some(Fault::Corrupts) => Ok(true),
             Some(Fault::Fails) => Err(MemoryError::Failed { operation, reason: "as injected".to_owned() }),
             Some(Fault::Unsupported) => Err(MemoryError::Unsupported { operation, reason: "as injected".to_owned() }),
+            Some(Fault::Panics) => panic!("as injected"),
             Some(Fault::Hangs) => std::future::pending().await,
             Some(Fault::Waits) => {
                 self.goes_on.notified().await;

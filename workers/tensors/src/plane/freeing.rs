@@ -35,12 +35,14 @@ impl Shared {
         }
     }
 
-    /// Lets go of the copy that is here; whether there was one. Who uses it goes on using it.
+    /// Lets go of the copy that is here, or on its way; whether there was one. Who uses it, or waits for it, has it all the same.
     ///
     /// # Errors
     /// [`DataError::Directory`]: the table does not know yet. It is told again by the duty.
     pub(crate) async fn free_here(&self, name: &TensorName, version: Option<u64>) -> Result<bool, DataError> {
-        let Some(freed) = self.store.free(name, version) else { return Ok(false) };
+        // Before the store: what arrives between the two is let go of by who brings it.
+        let is_any_coming = self.flights.free(name, version);
+        let Some(freed) = self.store.free(name, version) else { return Ok(is_any_coming) };
         let copy = [(name.clone(), freed)];
         match self.withdraw(&copy).await {
             Ok(()) => Ok(true),

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use protocol::{TensorName, TensorRecord};
@@ -17,12 +20,49 @@ type Outcome = Option<Result<Arc<Tensor>, DataError>>;
 
 /// The transfers to one GPU that go on.
 #[derive(Default)]
-pub(crate) struct Flights(Mutex<BTreeMap<Key, Weak<Flight>>>);
+pub(crate) struct Flights(Mutex<BTreeMap<Key, Going>>);
+
+/// A transfer that goes on, as those find it who want the same.
+struct Going {
+    flight: Weak<Flight>,
+    is_freed: Freed,
+}
+
+/// Whether what a transfer brings was freed meanwhile: those who wait for it have it all the same, and nobody else finds it.
+type Freed = Arc<AtomicBool>;
 
 /// One transfer. When the last who waits for it lets go, it is ended.
 struct Flight {
     outcome: watch::Receiver<Outcome>,
     _ends_with_the_last: DropGuard,
+}
+
+impl Flights {
+    /// What comes of this name, in this version or in any, is not to be found when it is there; whether any comes. Who asks from now on waits for none of it.
+    pub(crate) fn free(&self, name: &TensorName, version: Option<u64>) -> bool {
+        let mut is_any = false;
+        self.going().retain(|(of, of_version), going| {
+            let is_meant = of == name && version.is_none_or(|version| version == *of_version);
+            if is_meant {
+                going.is_freed.store(true, Ordering::SeqCst);
+                is_any |= going.flight.strong_count() > 0;
+            }
+            !is_meant
+        });
+        is_any
+    }
+
+    /// The transfer is over: whoever comes from now on finds what it brought in the store, or begins anew. Another one under the same key stays.
+    fn is_over(&self, key: &Key, is_freed: &Freed) {
+        let mut going = self.going();
+        if going.get(key).is_some_and(|other| Arc::ptr_eq(&other.is_freed, is_freed)) {
+            going.remove(key);
+        }
+    }
+
+    fn going(&self) -> MutexGuard<'_, BTreeMap<Key, Going>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {
@@ -31,14 +71,16 @@ impl Shared {
     /// # Errors
     /// [`DataError`].
     pub(crate) async fn bring(self: &Arc<Self>, copies: Vec<TensorRecord>, cancel: &CancellationToken) -> Result<Arc<Tensor>, DataError> {
+        let name = copies[0].name.clone();
         let flight = self.board(copies);
         let mut outcome = flight.outcome.clone();
         let arrived = async {
-            match outcome.wait_for(Option::is_some).await {
-                Ok(arrived) => arrived.clone().unwrap_or(Err(DataError::Cancelled)),
-                // Its job was ended with the plane.
-                Err(_) => Err(DataError::Cancelled),
-            }
+            let arrived = outcome.wait_for(Option::is_some).await.ok().and_then(|arrived| arrived.clone());
+            // Its job is gone without a word: it panicked, or was dropped with what runs it.
+            arrived.unwrap_or_else(|| {
+                let reason = "the transfer broke off by a fault of this program; its log says more".to_owned();
+                Err(DataError::Transfer { name, to: self.gpu_id.clone(), reason })
+            })
         };
         tokio::select! {
             biased;
@@ -50,34 +92,55 @@ impl Shared {
     /// The transfer that goes on already, or a new one.
     fn board(self: &Arc<Self>, copies: Vec<TensorRecord>) -> Arc<Flight> {
         let key = (copies[0].name.clone(), copies[0].version);
-        let mut flights = self.flights.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
+        let mut all = self.flights.going();
+        // One whose job is gone comes to nothing any more.
+        let goes_on = |flight: &Arc<Flight>| flight.outcome.has_changed().is_ok();
+        if let Some(flight) = all.get(&key).and_then(|going| going.flight.upgrade()).filter(goes_on) {
             return flight;
         }
         let cancel = CancellationToken::new();
         let (arrived, outcome) = watch::channel(None);
         let flight = Arc::new(Flight { outcome, _ends_with_the_last: cancel.clone().drop_guard() });
-        flights.retain(|_, flight| flight.strong_count() > 0);
-        flights.insert(key, Arc::downgrade(&flight));
-        self.spawn("transfer", fly(Arc::clone(self), copies, cancel, arrived));
+        let is_freed = Freed::default();
+        all.retain(|_, going| going.flight.strong_count() > 0);
+        all.insert(key, Going { flight: Arc::downgrade(&flight), is_freed: Arc::clone(&is_freed) });
+        self.spawn("transfer", fly(Arc::clone(self), copies, Leg { cancel, is_freed, arrived }));
         flight
+    }
+
+    /// Lets go of a copy that was freed while it was on its way, or that nobody waits for any more. Whether it is still to be found.
+    fn is_to_be_found(&self, copy: &TensorRecord, leg: &Leg) -> bool {
+        if !leg.is_freed.load(Ordering::SeqCst) && !leg.cancel.is_cancelled() {
+            return true;
+        }
+        if let Some(freed) = self.store.free(&copy.name, Some(copy.version)) {
+            // Somebody may have told the table of it in that moment.
+            self.tell_later([(copy.name.clone(), freed)]);
+        }
+        false
     }
 }
 
-async fn fly(shared: Arc<Shared>, copies: Vec<TensorRecord>, cancel: CancellationToken, arrived: watch::Sender<Outcome>) {
+/// The job's side of a transfer.
+struct Leg {
+    cancel: CancellationToken,
+    is_freed: Freed,
+    arrived: watch::Sender<Outcome>,
+}
+
+async fn fly(shared: Arc<Shared>, copies: Vec<TensorRecord>, leg: Leg) {
     let key = (copies[0].name.clone(), copies[0].version);
     let outcome = tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(DataError::Cancelled),
+        () = leg.cancel.cancelled() => Err(DataError::Cancelled),
         () = shared.ended.cancelled() => Err(DataError::Cancelled),
         outcome = bring(&shared, &copies) => outcome,
     };
     let copy = outcome.as_ref().ok().map(|tensor| shared.record_of(tensor));
-    // Who comes from now on finds it in the store, or begins anew. A flight that was left by all may have a successor under the same key, which stays.
-    if !cancel.is_cancelled() {
-        shared.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-    }
-    arrived.send_replace(Some(outcome));
+    shared.flights.is_over(&key, &leg.is_freed);
+    // Only now: who frees it from here on finds it in the store.
+    let copy = copy.filter(|copy| shared.is_to_be_found(copy, &leg));
+    leg.arrived.send_replace(Some(outcome));
     shared.tell_gone();
     // A copy that is not announced is only not found. One that a newer version came before is none to be found.
     if let Some(copy) = copy

@@ -176,6 +176,40 @@ async fn those_who_want_the_same_share_one_transfer_that_outlives_its_starter() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_freed_while_it_is_on_its_way_is_given_to_who_waits_for_it_and_found_by_nobody() {
+    for version_named in [true, false] {
+        let (fleet, from, to, reference, bytes) = two().await;
+        to.gpu.inject("copy", 1, Fault::Waits);
+        let copies = to.plane.find(std::slice::from_ref(&reference)).await.unwrap();
+        let cancel = CancellationToken::new();
+        let freed = TensorRef { version: reference.version.filter(|_| version_named), ..reference.clone() };
+        let (fetched, ()) = tokio::join!(to.plane.fetch(&reference, &copies, &cancel), async {
+            to.gpu.until_called("copy", 1).await;
+            assert_eq!(to.plane.free(&freed).await.unwrap(), [from.gpu_id(), to.gpu_id()]);
+            to.gpu.go_on();
+        });
+        let tensor = fetched.unwrap();
+        assert_eq!(to.bytes(&tensor).await, bytes);
+        assert!(to.plane.store().list().is_empty(), "it is found no more");
+        drop(tensor);
+        has_nothing(&to).await;
+        // Longer than it takes to announce a copy.
+        advance(Duration::from_secs(5)).await;
+        assert!(fleet.directory.records().is_empty(), "{:?}", fleet.directory.records());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transfer_whose_job_panics_may_be_tried_again() {
+    let (_fleet, _from, to, reference, bytes) = two().await;
+    to.gpu.inject("copy", 1, Fault::Panics);
+    let error = to.fetch(&reference).await.unwrap_err();
+    assert!(error.is_transient() && matches!(error, DataError::Transfer { .. }), "{error:?}");
+    let tensor = to.fetch(&reference).await.unwrap();
+    assert_eq!(to.bytes(&tensor).await, bytes);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_plane_that_ends_ends_its_transfers() {
     let (_fleet, from, to, reference, _) = two().await;
     to.gpu.inject("copy", usize::MAX, Fault::Waits);
