@@ -121,8 +121,7 @@ impl Writing for ArrivingTensor {
             let message = format!("{written} bytes came of {}", arriving.buffer().len());
             return Err(Refused::new(RefusedBecause::Invalid, message));
         }
-        let tensor = arriving.finish().map_err(|error| refusal(&error.into()))?;
-        shared.publish(&tensor, if_exists).await.map_err(|error| refusal(&error))?;
+        let tensor = shared.publish(arriving, if_exists).await.map_err(|error| refusal(&error))?;
         Ok(shared.record_of(&tensor))
     }
 }

@@ -1,6 +1,6 @@
 //! Keeping what is made here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use devices::HostBytes;
@@ -30,11 +30,11 @@ impl Shared {
         let if_exists = keep.if_exists;
         let about = self.admit(keep).await?;
         let limit = self.options.limits.for_bytes(given);
-        let tensor = match content {
-            Content::Gpu(buffer) => within(limit, self.store.adopt(about, if_exists, buffer)).await?,
+        let arriving = match content {
+            Content::Gpu(buffer) => within(limit, self.store.arrived(about, if_exists, buffer)).await?,
             Content::Host(bytes) => within(limit, self.fill(about, if_exists, bytes)).await?,
         };
-        self.publish(&tensor, if_exists).await?;
+        let tensor = self.publish(arriving, if_exists).await?;
         let about = tensor.about();
         Ok(KeptTensor {
             tensor: about.name.clone(),
@@ -56,23 +56,24 @@ impl Shared {
         Ok(within(limit, self.store.begin(about, if_exists)).await?)
     }
 
-    /// Announces a tensor that was made here. What nobody would find is not kept, nor what is not to replace another owner's that came under the same name on another GPU meanwhile.
+    /// Announces a tensor that was made here. What nobody would find is not kept, nor what is not to replace another owner's that came under the same name on another GPU meanwhile: what it replaced here is there again.
     ///
     /// # Errors
     /// [`DataError::Directory`]; [`KeepError::Exists`].
-    pub(crate) async fn publish(&self, tensor: &Tensor, if_exists: IfExists) -> Result<(), DataError> {
-        let mut published = self.announce(&[self.record_of(tensor)]).await.map_err(DataError::from);
+    pub(crate) async fn publish(&self, arriving: Arriving, if_exists: IfExists) -> Result<Arc<Tensor>, DataError> {
+        let (tensor, replaced) = arriving.finish_beside()?;
+        let mut published = self.announce(&[self.record_of(&tensor)]).await.map_err(DataError::from);
         if published.is_ok() && if_exists == IfExists::Fail {
             published = self.check_alone(tensor.about()).await;
         }
-        if published.is_err()
-            && let Some(freed) = self.store.free(&tensor.about().name, Some(tensor.about().version))
-        {
-            // The table may have taken it and only not have said so.
-            self.tell_later([(tensor.about().name.clone(), freed)]);
+        if published.is_err() && self.store.take_back(&tensor, replaced) {
+            let about = tensor.about();
+            // The table may have taken it and only not have said so. Once it knows that this one is gone, it hears anew what the name is.
+            self.told.forget([about.name.clone()]);
+            self.tell_later([(about.name.clone(), about.version)]);
         }
         self.tell_gone();
-        published
+        published.map(|()| tensor)
     }
 
     /// Looks whether another owner has kept the name, too, since this one asked for it. Each looks after it has announced its own, so at least one of two sees the other: the one with the higher version lets go at
@@ -139,13 +140,13 @@ impl Shared {
         Ok(found.into_iter().filter(|record| record.name == *name).max_by_key(|record| record.version))
     }
 
-    async fn fill(&self, about: TensorAbout, if_exists: IfExists, bytes: Bytes) -> Result<std::sync::Arc<Tensor>, KeepError> {
+    async fn fill(&self, about: TensorAbout, if_exists: IfExists, bytes: Bytes) -> Result<Arriving, KeepError> {
         let arriving = self.store.begin(about, if_exists).await?;
         for piece in pieces(bytes.len() as u64, PIECE_BYTES) {
             let part = bytes.slice(piece.start as usize..piece.end as usize);
             arriving.write(piece.start, HostBytes::Own(part)).await?;
         }
-        arriving.finish()
+        Ok(arriving)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use devices::{DeviceBuffer, HostBytes, MemoryError};
 use protocol::{Checksum, IfExists, TensorName};
 
-use super::{KeepError, TensorStore, room::Room};
+use super::{KeepError, TensorStore, entries::Entry, room::Room};
 use crate::{Tensor, TensorAbout};
 
 impl TensorStore {
@@ -26,6 +26,19 @@ impl TensorStore {
     /// # Errors
     /// [`KeepError`].
     pub async fn adopt(self: &Arc<Self>, about: TensorAbout, if_exists: IfExists, buffer: DeviceBuffer) -> Result<Arc<Tensor>, KeepError> {
+        self.arrived(about, if_exists, buffer).await?.finish()
+    }
+
+    /// Takes room for a tensor whose bytes are in this GPU's memory already.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub(crate) async fn arrived(
+        self: &Arc<Self>,
+        about: TensorAbout,
+        if_exists: IfExists,
+        buffer: DeviceBuffer,
+    ) -> Result<Arriving, KeepError> {
         let gpu_id = &self.device.description().gpu_id;
         if buffer.len() < about.bytes() || buffer.gpu_id() != gpu_id {
             let (end, bytes, gpu_id) = (about.bytes(), buffer.len(), buffer.gpu_id().clone());
@@ -34,7 +47,15 @@ impl TensorStore {
         let place = self.take_place(&about, if_exists)?;
         // All of the buffer counts, also where the tensor takes less of it.
         let room = self.take_room(buffer.len()).await?;
-        Arriving { about, if_exists, buffer, sum: None, room, place }.finish()
+        Ok(Arriving { about, if_exists, buffer, sum: None, room, place })
+    }
+
+    /// Lets go of a tensor that came to nothing after all, and has again what it had replaced. Whether it was here.
+    pub(crate) fn take_back(&self, tensor: &Tensor, replaced: Replaced) -> bool {
+        // Bound to a name, so that its memory is given back when the lock is no longer held.
+        let went = self.entries().take_back(tensor.about(), replaced.0);
+        self.moved.notify_waiters();
+        went.is_some()
     }
 
     /// Counts it against the bound on tensors. Where there are as many as there may be, what was used longest ago and is not in use goes away.
@@ -53,6 +74,9 @@ impl TensorStore {
         }
     }
 }
+
+/// What a tensor has replaced that has just come: kept aside until it is certain that this one stays.
+pub(crate) struct Replaced(Option<Entry>);
 
 /// A place among the tensors of a store for one that arrives.
 struct Place {
@@ -101,6 +125,19 @@ impl Arriving {
     /// # Errors
     /// [`KeepError::Exists`], where another one came meanwhile that is not to be replaced.
     pub fn finish(self) -> Result<Arc<Tensor>, KeepError> {
+        let store = Arc::clone(&self.place.store);
+        let (tensor, Replaced(replaced)) = self.finish_beside()?;
+        if let Some(replaced) = replaced {
+            store.entries().is_replaced(&replaced);
+        }
+        Ok(tensor)
+    }
+
+    /// As [`finish`](Self::finish), and what it replaces can be [put back](TensorStore::take_back). The table is not told that it is gone: it hears of this one in its place.
+    ///
+    /// # Errors
+    /// Those of [`finish`](Self::finish).
+    pub(crate) fn finish_beside(self) -> Result<(Arc<Tensor>, Replaced), KeepError> {
         let Self { about, if_exists, buffer, sum, room, place } = self;
         let store = &place.store;
         let tensor = Arc::new(Tensor::new(about, buffer).in_room(room));
@@ -108,11 +145,10 @@ impl Arriving {
             tensor.keep_sum(sum);
         }
         let now_ms = store.now_ms();
-        // Bound to a name, so that what is replaced gives its memory back when the lock is no longer held.
         let put = store.entries().put(&tensor, if_exists, now_ms);
         store.filled.notify_waiters();
         // Those who wait for an older version to come back have this one now.
         store.moved.notify_waiters();
-        put.map(|(used, _replaced)| used)
+        put.map(|(used, replaced)| (used, Replaced(replaced)))
     }
 }

@@ -112,6 +112,16 @@ impl Entry {
         Stored { about: self.about.clone(), place, last_used_ms: self.used.0 }
     }
 
+    /// Who moved it meanwhile has found it gone.
+    fn where_it_lies(self) -> Self {
+        let at = match self.at {
+            At::Leaving(tensor) => At::Gpu(tensor),
+            At::Returning(evicted) => At::Host(evicted),
+            at => at,
+        };
+        Self { at, ..self }
+    }
+
     fn is_leaving(&self, tensor: &Arc<Tensor>) -> bool {
         matches!(&self.at, At::Leaving(leaving) if Arc::ptr_eq(leaving, tensor))
     }
@@ -270,11 +280,22 @@ impl Entries {
         }
         let entry = Entry { about: about.clone(), used: self.used_at(now_ms), at: At::Gpu(Arc::clone(tensor)) };
         let replaced = self.kept.insert(about.name.clone(), entry);
-        if let Some(replaced) = &replaced {
-            self.gone.insert((replaced.about.name.clone(), replaced.about.version));
-        }
         self.gone.remove(&(about.name.clone(), about.version));
         Ok((Arc::clone(tensor), replaced))
+    }
+
+    /// The table is to hear that this one is gone, which another one has replaced.
+    pub(super) fn is_replaced(&mut self, replaced: &Entry) {
+        self.gone.insert((replaced.about.name.clone(), replaced.about.version));
+    }
+
+    /// Takes a tensor out again, and puts back what it had replaced. The one that went; `None`: another one is in its place by now, and all stays as it is.
+    pub(super) fn take_back(&mut self, about: &TensorAbout, replaced: Option<Entry>) -> Option<Entry> {
+        let went = self.free(&about.name, Some(about.version))?;
+        if let Some(replaced) = replaced {
+            self.kept.insert(about.name.clone(), replaced.where_it_lies());
+        }
+        Some(went)
     }
 
     /// As [`find`](Self::find), and leaves one that lies in the host's memory as it is.

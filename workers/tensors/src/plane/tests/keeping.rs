@@ -36,6 +36,25 @@ async fn what_nobody_would_find_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_to_be_replaced_is_there_until_the_table_knows_of_the_new_one() {
+    let fleet = TestFleet::new();
+    let (plane, other) = (fleet.plane("a").await, fleet.plane("b").await);
+    let old = plane.keep("x", &content(100)).await;
+    fleet.directory.fail_announcements(4);
+    plane.plane.keep(keep("x", 3), Content::Host(Bytes::from_static(b"abc"))).await.unwrap_err();
+    let stored = plane.plane.store().look(&name("x")).unwrap();
+    assert_eq!(Some(stored.about.version), old.version);
+    // As long as it takes to tell the table of what is gone and of what has changed.
+    advance(Duration::from_secs(10)).await;
+    until("the table knows the old one", || fleet.directory.records().iter().any(|record| Some(record.version) == old.version)).await;
+    let tensor = other.fetch(&TensorRef::latest(name("x"))).await.unwrap();
+    assert_eq!(other.bytes(&tensor).await, content(100));
+    let new = plane.keep("x", &content(20)).await;
+    assert!(new.version > old.version);
+    until("the table knows the new one alone", || fleet.directory.records().iter().all(|record| Some(record.version) == new.version)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn bytes_that_do_not_fit_their_shape_are_refused() {
     let fleet = TestFleet::new();
     let plane = fleet.plane("a").await;
