@@ -12,7 +12,7 @@ use tests::{
     until::until,
 };
 
-use super::{bytes, error, executors, fleet, moved, putting, read, reading, told, waiting};
+use super::{bytes, error, executors, fleet, keeping, moved, passing, putting, read, reading, told, waiting};
 
 /// Longest wait for a reply, on a paused clock.
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -132,4 +132,17 @@ async fn tasks_of_kinds_that_take_no_tensors_are_as_they_were() {
     let payload = json!({"tensor": "no such thing", "of": {"tensor": "nowhere"}});
     assert_eq!(result(&reply(&fleet.producer, task("echo", payload.clone())).await), payload);
     assert_eq!(moved(&fleet), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_task_has_kept_goes_where_no_reply_carries_the_rest_of_its_result() {
+    let fleet = fleet(1).configured(|configuration| configuration.worker.body_bytes_max = 100_000).start().await;
+    result(&reply(&fleet.producer, putting("x", &bytes(60_000, 1))).await);
+    for copy in ["y", "z"] {
+        result(&reply(&fleet.producer, passing(&["x"], &[copy])).await);
+    }
+    let failed = reply(&fleet.producer, keeping(&["kept"], reading(&["x", "y", "z"]))).await;
+    assert_eq!(error(&failed).0, "reply_too_large");
+    let left: Vec<String> = told(&fleet).await.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(left, ["x", "y", "z"]);
 }

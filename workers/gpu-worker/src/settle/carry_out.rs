@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use protocol::{
-    ErrorCode, OnError, Outcome, Refusal, Reply, TaskError, TaskId,
+    ErrorCode, KeepAs, OnError, Outcome, Refusal, Reply, TaskError, TaskId,
     envelope::{Headers, PRIORITY_MAX},
     identify_letter,
     intake::Reading,
@@ -22,6 +22,7 @@ use super::{
     unrouted,
 };
 use crate::{
+    attempt::tensors::let_go_of_all,
     claim::holder::{self, Former},
     context::Context,
     delivery::{
@@ -64,6 +65,8 @@ pub(crate) struct Settling<'a> {
     pub(crate) identity: Identity,
     /// `None`: it has none, or is no valid task.
     pub(super) items: Option<Items>,
+    /// How its outputs stay on the GPU.
+    pub(super) keep_as: Option<&'a KeepAs>,
 }
 
 /// Carries out a disposition. The delivery is acked only when what must follow it is safe.
@@ -78,7 +81,8 @@ pub(crate) async fn carry_out(
         let count = u32::try_from(body.items.as_ref()?.len()).unwrap_or(u32::MAX);
         Some(Items { count, on_error: body.on_error })
     });
-    let settling = Settling { context, in_hand, identity: Identity::read(reading, in_hand), items };
+    let keep_as = body.and_then(|body| body.keep_as.as_ref());
+    let settling = Settling { context, in_hand, identity: Identity::read(reading, in_hand), items, keep_as };
     // What is rare is boxed: every life has room for the largest thing that it may come to.
     let mut next = Some(disposition);
     while let Some(disposition) = next.take() {
@@ -148,6 +152,9 @@ impl<'a> Settling<'a> {
                     ending.tell(self);
                     steps::ended(self, &end, ran);
                     self.batch_ended(&end, ran);
+                    if ran.is_some() && end.error.as_ref().is_some_and(is_too_large) {
+                        Box::pin(self.let_go_of_outputs()).await;
+                    }
                     return self.publish_and_ack(self.recorded(outcome, ran, body), ack).await;
                 }
                 Record::EndedBefore(stored) => return self.ended_before(stored, ack).await,
@@ -159,6 +166,14 @@ impl<'a> Settling<'a> {
                 },
             }
         }
+    }
+
+    /// The task ran and has failed all the same, for its result: what it left on the GPU would only take room, and be taken for the output of a task that has none.
+    async fn let_go_of_outputs(&self) {
+        let (Some(keep_as), Some(data)) = (self.keep_as, self.context.gpu.data.get()) else { return };
+        let owner = self.identity.task_id.batch().to_string();
+        let items = self.items.map(|items| items.count);
+        let_go_of_all(&data.plane, keep_as, items, &owner).await;
     }
 
     /// The outcome of a batch is recorded: nobody needs its slices any more, or only their results, where no reply could carry them.
@@ -261,7 +276,7 @@ impl<'a> Settling<'a> {
         };
         let count = split.slices.last().map_or(0, |(slice, _)| slice.to);
         let on_error = self.items.map_or_else(OnError::default, |items| items.on_error);
-        Settling { context: self.context, in_hand: self.in_hand, identity, items: Some(Items { count, on_error }) }
+        Settling { context: self.context, in_hand: self.in_hand, identity, items: Some(Items { count, on_error }), keep_as: self.keep_as }
     }
 
     /// What follows where it ended before.

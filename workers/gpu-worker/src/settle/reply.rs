@@ -38,7 +38,8 @@ pub(super) fn of(settling: &Settling<'_>, end: End, ran: Option<&Ran>) -> (End, 
         return (end, whole);
     }
     let end = if end.results.is_null() {
-        without_result(end, (bytes, bound))
+        let how_on = how_to_have_less(settling.identity.kind.as_ref());
+        without_result(end, (bytes, bound), how_on)
     } else {
         without_results(end, (bytes, bound), settling.identity.task_id.as_str(), Kept::of(ran))
     };
@@ -46,12 +47,21 @@ pub(super) fn of(settling: &Settling<'_>, end: End, ran: Option<&Ran>) -> (End, 
     (end, body)
 }
 
+/// What somebody can do whose result no reply carries.
+fn how_to_have_less(kind: Option<&Kind>) -> &'static str {
+    match kind.map(Kind::as_str) {
+        Some("tensor.get") => {
+            "read the tensor in parts (from, bytes), all of one version, or by GET /api/v1/tensors/{name}, which has no such bound"
+        }
+        _ => "ask for less at once, or let the result be put somewhere and referred to",
+    }
+}
+
 /// The end of a task whose one result takes so many bytes in a reply, and so many are its bound.
-fn without_result(end: End, (bytes, bound): (usize, usize)) -> End {
+fn without_result(end: End, (bytes, bound): (usize, usize), how_on: &str) -> End {
     let of_json = if end.segments.is_empty() { String::new() } else { format!(", {} of them JSON", frame::JSON_BYTES_MAX) };
     let message = format!(
-        "the task ran, and its result takes {bytes} bytes in a reply, which may have {bound} (worker.body_bytes_max){of_json}; it is not kept: ask for less at once, or let the \
-         result be put somewhere and referred to"
+        "the task ran, and its result takes {bytes} bytes in a reply, which may have {bound} (worker.body_bytes_max){of_json}; it is not kept: {how_on}"
     );
     let error = Some(TaskError::new(ErrorCode::ReplyTooLarge, message).at("result"));
     End { outcome: Outcome::Failed, result: Json::null(), segments: Segments::none(), error, ..end }
@@ -156,4 +166,21 @@ pub(super) async fn send(context: &Context, in_hand: &InHand, task_id: &TaskId, 
         context.pace.confirmed_after(started.elapsed());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_a_tensor_that_no_reply_carries_is_told_to_read_it_in_parts() {
+        let told = |kind: &str| {
+            let kind = Kind::new(kind).unwrap();
+            let end = without_result(End::of(Outcome::Succeeded), (2_000, 1_000), how_to_have_less(Some(&kind)));
+            assert_eq!(end.outcome, Outcome::Failed);
+            end.error.unwrap().message
+        };
+        assert!(told("tensor.get").contains("in parts (from, bytes)"), "{}", told("tensor.get"));
+        assert!(told("echo").contains("ask for less"), "{}", told("echo"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use executors::{Failure, Keeping, RunTensors};
-use protocol::{ErrorCode, Framed, Json, SegmentRef, Segments, TensorName, TensorRef, TensorShape};
+use protocol::{ErrorCode, Framed, Json, KeepAs, SegmentRef, Segments, TensorName, TensorRef, TensorShape};
 use tensors::{Content, DataPlane};
 
 use super::rewriting::with_replaced;
@@ -95,10 +95,27 @@ pub(super) async fn let_go(plane: &DataPlane, keeping: &Keeping) {
         if plane.store().look(&tensor).is_none_or(|stored| stored.about.version != keeping.version) {
             continue;
         }
-        let kept = TensorRef { tensor, version: Some(keeping.version) };
-        if let Err(error) = plane.free(&kept).await {
-            tracing::debug!(tensor = %kept.tensor, %error, "an output of a failed attempt was not freed; it goes when its time is over");
-        }
+        free(plane, TensorRef { tensor, version: Some(keeping.version) }).await;
+    }
+}
+
+/// Frees all that a task has left here under these names: of a task with items, what each of so many has.
+pub(crate) async fn let_go_of_all(plane: &DataPlane, keep_as: &KeepAs, items: Option<u32>, owner: &str) {
+    let of_items = |name: &TensorName| -> Vec<TensorName> {
+        let items = items.unwrap_or(0);
+        (0..items).filter_map(|item| name.of_item(usize::try_from(item).ok()?)).collect()
+    };
+    let of_one = |name: &TensorName| if items.is_some() { of_items(name) } else { vec![name.clone()] };
+    let names: Vec<TensorName> = keep_as.names.iter().flat_map(of_one).collect();
+    for tensor in names {
+        let Some(stored) = plane.store().look(&tensor).filter(|stored| stored.about.owner == owner) else { continue };
+        free(plane, TensorRef { tensor, version: Some(stored.about.version) }).await;
+    }
+}
+
+async fn free(plane: &DataPlane, kept: TensorRef) {
+    if let Err(error) = plane.free(&kept).await {
+        tracing::debug!(tensor = %kept.tensor, %error, "an output of a task that failed was not freed; it goes when its time is over");
     }
 }
 
