@@ -87,17 +87,17 @@ impl Trying<'_> {
         }
     }
 
-    /// Runs it; out of memory, again after an eviction, then in 2, 4, 8 … pieces. What runs together with others has been cut down to one payload by then.
+    /// Runs it; out of memory, again after each eviction (of models, then of tensors), then in 2, 4, 8 … pieces. What runs together with others has been cut down to one payload by then.
     pub(super) async fn in_pieces(self) -> Answer {
         let Work { context, executor, task, cancel, .. } = self.work;
-        let (mut pieces, mut evicted) = (1, false);
+        let (mut pieces, mut reliefs) = (1, Relief::IN_TURN.into_iter());
         loop {
             let failed = match self.once(pieces).await {
                 Err(failed) if lacks_memory(&failed.failure) => failed,
                 ended => return ended,
             };
             let least_mb = failed.failure.memory_mb.map(|wanted_mb| wanted_mb / u64::from(executor.pieces_max(self.payload).max(1)));
-            if !std::mem::replace(&mut evicted, true) && evict(context, &failed.failure, least_mb).await {
+            if Relief::next_that_frees(&mut reliefs, context, &failed.failure, least_mb).await {
                 context.metrics.memory_relief("evicted");
                 tracing::info!(task_id = %task.id, "out of memory: kept memory was freed, and it is tried again");
                 continue;
@@ -137,19 +137,45 @@ impl Trying<'_> {
     }
 }
 
-/// Frees what is only kept to save time: models that nobody uses, and where there are none, tensors that nobody uses go to the host's memory, if so much as `least_mb` can
-/// fit here at all. Whether any was freed.
-async fn evict(context: &Context, failure: &Failure, least_mb: Option<u64>) -> bool {
-    if context.gpu.executors.evict(context.gpu.device.as_ref()).await {
-        return true;
+/// What is only kept to save time, and goes where a run needs its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relief {
+    /// Models that nobody uses.
+    Models,
+    /// Tensors that nobody uses: they go to the host's memory.
+    Tensors,
+}
+
+impl Relief {
+    /// Each is tried once, and the run after each that freed anything: what is still too little then takes the next.
+    const IN_TURN: [Self; 2] = [Self::Models, Self::Tensors];
+
+    /// Frees what comes next of what is left to be freed; whether any was.
+    async fn next_that_frees(
+        reliefs: &mut (impl Iterator<Item = Self> + Send),
+        context: &Context,
+        failure: &Failure,
+        least_mb: Option<u64>,
+    ) -> bool {
+        for relief in reliefs {
+            if relief.frees(context, failure, least_mb).await {
+                return true;
+            }
+        }
+        false
     }
-    let Some(data) = context.gpu.data.get() else { return false };
-    // What needs more than there is, in however many pieces, finds no room when nothing is kept either.
-    if least_mb.is_some_and(|least_mb| least_mb > usable_here_mb(context)) {
-        return false;
+
+    /// Frees it, if so much as `least_mb` can fit here at all, for tensors. Whether any was freed.
+    async fn frees(self, context: &Context, failure: &Failure, least_mb: Option<u64>) -> bool {
+        let Self::Tensors = self else { return context.gpu.executors.evict(context.gpu.device.as_ref()).await };
+        let Some(data) = context.gpu.data.get() else { return false };
+        // What needs more than there is, in however many pieces, finds no room when nothing is kept either.
+        if least_mb.is_some_and(|least_mb| least_mb > usable_here_mb(context)) {
+            return false;
+        }
+        let bytes = failure.memory_mb.map_or(u64::MAX, |wanted_mb| wanted_mb.saturating_mul(1_000_000));
+        data.plane.make_room(bytes).await
     }
-    let bytes = failure.memory_mb.map_or(u64::MAX, |wanted_mb| wanted_mb.saturating_mul(1_000_000));
-    data.plane.make_room(bytes).await
 }
 
 /// What follows when nothing made it fit here.
