@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use devices::simulated::{LinkSpeed, SimulatedOptions};
-use protocol::GpuId;
+use producer::NewTask;
+use protocol::{GpuId, Kind, Outcome, Segments, TaskBody};
+use serde_json::json;
 use tests::{
-    fleet::Fleet,
-    tasks::{by, on, reply, result},
+    fleet::{Fleet, FleetPlan},
+    tasks::{PATIENCE, by, on, reply, result, task},
     until::until,
 };
 
@@ -17,7 +19,12 @@ const LARGE: usize = 7_000_000;
 
 /// A fleet whose links carry so much.
 async fn linked(gpus: usize, link: LinkSpeed) -> Fleet {
-    let mut fleet = fleet(0).start().await;
+    linked_of(fleet(0), gpus, link).await
+}
+
+/// The same, as planned.
+async fn linked_of(plan: FleetPlan, gpus: usize, link: LinkSpeed) -> Fleet {
+    let mut fleet = plan.start().await;
     for number in 0..gpus {
         let gpu_id = GpuId::new(format!("slow-{number}")).unwrap();
         fleet.add(SimulatedOptions { host_link: link, peer_link: Some(link), ..SimulatedOptions::new(gpu_id) }).await;
@@ -65,4 +72,35 @@ async fn how_long_tensors_are_on_their_way_is_no_run_time_of_the_kind() {
     };
     until("the run is learnt", async || run_ms().await.is_some()).await;
     assert!(run_ms().await.unwrap() < 100.0, "the run took no time: {:?}", run_ms().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_long_run_no_task_waits_for_its_tensors_while_another_gpu_idles() {
+    const BYTES: usize = 2_000_000;
+    let slow = LinkSpeed { bytes_per_second: 1e6, latency: Duration::from_micros(10) };
+    let fleet = linked_of(Fleet::of(0).slots(1), 2, slow).await;
+    let put = |tensor: &str| {
+        let task = task("tensor.put", json!({"name": tensor, "value": {"$segment": 0, "dtype": "f32"}}));
+        NewTask { body: TaskBody { segments: Segments::of(vec![vec![0; BYTES].into()]), ..task.body }, ..task }
+    };
+    for tensor in ["x", "y"] {
+        result(&reply(&fleet.producer, on("slow-0", put(tensor))).await);
+    }
+    let adding = |tensor: &str| task("simulate", json!({"inputs": [{ "tensor": tensor }], "duration_ms": 1}));
+    // From here on it is known how slow the way is.
+    assert_eq!(reply(&fleet.producer, on("slow-1", adding("y"))).await.outcome, Outcome::Succeeded);
+    let lasting = |duration_ms: u64| task("simulate", json!({"duration_ms": duration_ms, "result": duration_ms}));
+    for _ in 0..10 {
+        result(&reply(&fleet.producer, on("slow-0", lasting(1))).await);
+    }
+    let row = async || fleet.rows().await.into_iter().map(|view| view.row).find(|row| row.gpu.gpu_id.as_str() == "slow-0").unwrap();
+    let simulate: Kind = "simulate".parse().unwrap();
+    until("runs are known to be short", async || row().await.run_ms.get(&simulate).is_some_and(|ms| *ms < 100.0)).await;
+    fleet.idle().await;
+    let long = fleet.producer.pending(on("slow-0", lasting(60_000)), PATIENCE).await.unwrap();
+    until("the long one runs", async || row().await.running.len() == 1).await;
+    let short = reply(&fleet.producer, by("task_specific", adding("x"))).await;
+    assert_eq!(short.outcome, Outcome::Succeeded, "{short:?}");
+    assert_eq!(short.gpu_id.as_ref().map(GpuId::as_str), Some("slow-1"), "it did not wait for the end of the long one");
+    assert_eq!(result(&long.await.unwrap()), json!(60_000));
 }

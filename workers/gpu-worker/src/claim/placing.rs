@@ -29,6 +29,8 @@ use crate::{
 const HOPS_MAX: u32 = 3;
 /// For so long at least a task waits where its model is.
 const WAITS_FOR_MODEL_MIN: Duration = Duration::from_secs(1);
+/// The same where its tensors are.
+const WAITS_FOR_DATA_MIN: Duration = Duration::from_secs(1);
 
 /// A slot of this GPU, and the strategy that chose it.
 #[derive(Debug)]
@@ -89,6 +91,8 @@ pub(crate) struct Placing<'t> {
     /// The model that it is about, and for how long it waits here for the sake of it, as far as that is known.
     model: Option<String>,
     waits_for_model: Option<Duration>,
+    /// For how long it waits for the sake of its tensors, as far as that is known: as long as to bring them elsewhere takes.
+    waits_for_data: Option<Duration>,
     /// Since when it looks for a place: what is given back for its age gave way to nobody before.
     since: Instant,
     backoff: Backoff,
@@ -114,6 +118,7 @@ impl<'t> Placing<'t> {
             next_slot_will_do: tasks_wait && !names_tensors,
             tensors,
             waits_for_model: None,
+            waits_for_data: None,
             context,
             task,
             in_hand,
@@ -135,9 +140,12 @@ impl<'t> Placing<'t> {
         self.unserved_since_ms = None;
     }
 
-    /// Behind one long run it would wait where its model is while another GPU idles: the table goes by what runs usually take. After as long as a cold load takes, any GPU will do; every second
-    /// question still prefers one that has the model.
+    /// Behind one long run it would wait where its model is, or its tensors, while another GPU idles: the table goes by what runs usually take. After as long as a cold load takes, any GPU will do; every second
+    /// question still prefers one that has the model. After as long as it takes to bring the tensors, they weigh no more.
     fn look_elsewhere_in_time(&mut self) {
+        if self.has_waited_for_data() {
+            self.own_queue = false;
+        }
         let Some(longest) = self.waits_for_model() else { return };
         if self.since.elapsed() >= longest {
             self.own_queue = false;
@@ -418,11 +426,13 @@ impl<'t> Placing<'t> {
         self.task.start_before_ms.is_some_and(|deadline| deadline <= self.context.ports.now_ms())
     }
 
-    /// Until the next look: the patience, or the deadline, or the end of the wait for its model, if that is sooner.
+    /// Until the next look: the patience, or the deadline, or the end of the wait for its model or its tensors, if that is sooner.
     fn patience(&mut self) -> Duration {
         let waited = self.since.elapsed();
         let for_model = self.waits_for_model().filter(|longest| *longest > waited).map(|longest| longest - waited);
-        let patience = self.context.me.options.in_hand_patience.min(for_model.unwrap_or(Duration::MAX));
+        let for_data = self.waits_for_data.filter(|longest| *longest > waited).map(|longest| longest - waited);
+        let waits_for = for_model.into_iter().chain(for_data).min().unwrap_or(Duration::MAX);
+        let patience = self.context.me.options.in_hand_patience.min(waits_for);
         let left =
             self.task.start_before_ms.map(|deadline| Duration::from_millis(deadline.saturating_sub(self.context.ports.now_ms()).max(1)));
         left.map_or(patience, |left| left.min(patience))

@@ -1,11 +1,11 @@
 //! The tensors that a task names, before its claim: where they are weighs in where it goes, and one that is nowhere keeps it from going anywhere.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use protocol::{Choice, ClaimMode, OnMissing, Strategy, TaskError};
+use protocol::{Choice, ClaimMode, DataCosts, OnMissing, Strategy, TaskError};
 use tensors::DataError;
 
-use super::{HOPS_MAX, Placement, Placing};
+use super::{HOPS_MAX, Placement, Placing, WAITS_FOR_DATA_MIN};
 use crate::{claim::unserved::Fate, data::asked::AskedTensors, disposition::Disposition, ports::Abandoned};
 
 /// What is saved by a hop must be more than this, in ms: a hop takes one or two.
@@ -35,7 +35,9 @@ impl<'t> Placing<'t> {
         self.request.data = None;
         match found {
             Ok(copies) => {
-                self.request.data = data.plane.costs(&copies);
+                let costs = data.plane.costs(&copies);
+                self.waits_for_data = self.may_run_elsewhere().then(|| costs.as_ref().map_or(WAITS_FOR_DATA_MIN, wait_for));
+                self.request.data = costs.filter(|_| !self.has_waited_for_data());
                 if self.is_worth_a_hop() {
                     self.request.mode = ClaimMode::Choose;
                 }
@@ -44,6 +46,16 @@ impl<'t> Placing<'t> {
             Err(error) => tracing::debug!(task_id = %self.task.id, %error, "claims without knowing where its tensors are"),
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether another GPU may run it: its producer has named none.
+    const fn may_run_elsewhere(&self) -> bool {
+        self.request.specific_gpu_id.is_none()
+    }
+
+    /// Whether it has waited for as long where its tensors are as it takes to bring them elsewhere.
+    pub(super) fn has_waited_for_data(&self) -> bool {
+        self.waits_for_data.is_some_and(|longest| self.since.elapsed() >= longest)
     }
 
     /// Whether to bring the tensors here would take so much longer than a hop that it is worth to choose among all GPUs, although tasks wait and every GPU will be busy.
@@ -77,5 +89,25 @@ impl<'t> Placing<'t> {
             Fate::Rests(rest) => self.waits_apart(rest).await,
         };
         Ok(ControlFlow::Break(Some(placement)))
+    }
+}
+
+/// For how long a task waits where its tensors are: no longer than to bring all of them to a GPU that has none takes.
+fn wait_for(costs: &DataCosts) -> Duration {
+    Duration::try_from_secs_f64(costs.elsewhere_ms / 1_000.0).unwrap_or(Duration::MAX).max(WAITS_FOR_DATA_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_task_waits_where_its_tensors_are_for_as_long_as_to_bring_them_takes_and_for_a_second_at_least() {
+        let wait = |elsewhere_ms| wait_for(&DataCosts { elsewhere_ms, at_ms: BTreeMap::new() });
+        assert_eq!(wait(20.0), Duration::from_secs(1));
+        assert_eq!(wait(2_500.0), Duration::from_millis(2_500));
+        assert_eq!(wait(f64::INFINITY), Duration::MAX);
     }
 }
