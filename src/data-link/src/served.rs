@@ -83,7 +83,7 @@ pub trait Reading: Send + Sync {
     /// What is known of it.
     fn record(&self) -> &TensorRecord;
 
-    /// So many bytes from `at` on, and their checksum (see [`Checksum::of`], with `at`). Of a tensor that is itself still arriving, waits until they are there.
+    /// So many bytes from `at` on, and their checksum (see [`Checksum::of`], with `at`). All of them are there: what is still arriving cannot be opened.
     ///
     /// # Errors
     /// A [`Refused`].

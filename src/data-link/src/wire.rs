@@ -26,8 +26,8 @@
 //! | request | answer |
 //! | --- | --- |
 //! | `{"about": {"name": "a", "version": 7}}` | `{"record": {…}}`, a [`TensorRecord`](protocol::TensorRecord) |
-//! | `{"open": {"name": "a", "version": 7}}` | `{"record": {…}}`. The tensor stays open for reading, even if it is freed meanwhile, until the next `open`, `close`, or the end of the connection |
-//! | `{"read": {"at": 0, "bytes": 64}}` | `{"piece": {"at": 0, "bytes": 64, "checksum": 123}}` and the bytes, of the tensor that is open. `at` is a multiple of eight. Of a tensor that is itself still arriving, it comes when the bytes are there |
+//! | `{"open": {"name": "a", "version": 7}}` | `{"record": {…}}`. A tensor that is still arriving is `missing` until all of it is there. It stays open for reading, even if it is freed meanwhile, until the next `open`, `close`, or the end of the connection |
+//! | `{"read": {"at": 0, "bytes": 64}}` | `{"piece": {"at": 0, "bytes": 64, "checksum": 123}}` and the bytes, of the tensor that is open. `at` is a multiple of eight |
 //! | `"close"` | none |
 //! | `{"write": {"name": "a", "shape": {…}, …}}` | `"ready"`, once there is room for all of it ([`NewTensor`](crate::NewTensor)); see below |
 //! | `{"free": {"name": "a", "version": 7}}` | `{"freed": true}`; `false` where it was not there |
