@@ -284,9 +284,11 @@ impl Entries {
         Ok((Arc::clone(tensor), replaced))
     }
 
-    /// The table is to hear that this one is gone, which another one has replaced.
-    pub(super) fn is_replaced(&mut self, replaced: &Entry) {
-        self.gone.insert((replaced.about.name.clone(), replaced.about.version));
+    /// The table is to hear that this one is gone, which another one has replaced; not where that is the same tensor, come anew.
+    pub(super) fn is_replaced(&mut self, Entry { about, .. }: &Entry) {
+        if self.kept.get(&about.name).is_none_or(|entry| entry.about.version != about.version) {
+            self.gone.insert((about.name.clone(), about.version));
+        }
     }
 
     /// Takes a tensor out again, and puts back what it had replaced. The one that went; `None`: another one is in its place by now, and all stays as it is.
