@@ -8,7 +8,7 @@ mod way;
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::{
     keep_as::{IfExists, KeepAs, OnMissing},
@@ -72,7 +72,8 @@ pub enum TensorPlace {
     /// In the GPU's memory.
     #[default]
     Gpu,
-    /// In the memory of the GPU's host, evicted from the GPU.
+    /// In the memory of the GPU's host, evicted from the GPU. A word of a later version is read as this, so that a record stays one: such a copy lies somewhere, and can be asked for.
+    #[serde(other)]
     Host,
 }
 
@@ -135,7 +136,7 @@ pub struct DataState {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_port: Option<DataPort>,
     /// The ways from other GPUs to this one that were tried, and what came of it; at most [`DataState::WAYS_MAX`].
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "known_ways")]
     pub ways: Vec<WayView>,
 }
 
@@ -149,9 +150,27 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// The ways that this version knows: what a later one tells beside them does not make a row unreadable.
+fn known_ways<'de, D: Deserializer<'de>>(told: D) -> Result<Vec<WayView>, D::Error> {
+    let told = Vec::<serde_json::Value>::deserialize(told)?;
+    Ok(told.into_iter().filter_map(|way| serde_json::from_value(way).ok()).collect())
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn words_of_a_later_version_leave_rows_and_records_readable() {
+        let told = json!({"tensors": 2, "ways": [{"from": "a", "way": "beam"}, {"from": "b", "way": "peer", "gb_s": 2.0}]});
+        let state: DataState = serde_json::from_value(told).unwrap();
+        assert_eq!((state.tensors, state.ways.len(), state.ways[0].way), (2, 1, TransferWay::Peer));
+        let places: Vec<TensorPlace> = serde_json::from_value(json!(["gpu", "host", "disk"])).unwrap();
+        assert_eq!(places, [TensorPlace::Gpu, TensorPlace::Host, TensorPlace::Host]);
+        assert_eq!(serde_json::to_value(TensorPlace::Host).unwrap(), json!("host"));
+    }
 
     #[test]
     fn the_key_of_a_data_port_is_in_no_log() {

@@ -6,12 +6,17 @@ use std::{
 };
 
 use executors::{Executor, Executors, TakesTensors};
-use protocol::{Task, TensorRecord, TensorRef};
+use protocol::{ErrorCode, Task, TaskError, TensorRecord, TensorRef, batch::ITEMS_MAX};
 use tensors::{DataError, DataPlane};
 use tokio::time::Instant;
 
 /// For so long what the table said of where they are is believed: from the claim to the run that follows it at once.
 const BELIEVED: Duration = Duration::from_secs(1);
+
+/// How many tensors a payload may name, each counted once: all of them are on the GPU while it runs. A kind that only does something with them wherever they are bounds them itself.
+const NAMED_MAX: usize = 1_024;
+/// The same of a whole task: each item of the largest batch may name one of its own.
+const NAMED_IN_ALL_MAX: usize = ITEMS_MAX;
 
 /// What one task asks of tensors.
 pub(crate) struct AskedTensors {
@@ -19,6 +24,8 @@ pub(crate) struct AskedTensors {
     pub(crate) takes: TakesTensors,
     /// Those that its payload, or its items, name: each once.
     pub(crate) references: Vec<TensorRef>,
+    /// It names more than it may.
+    refusal: Option<TaskError>,
     /// Where they are, as the table said last.
     found: Mutex<Option<(Instant, Arc<[TensorRecord]>)>>,
 }
@@ -28,11 +35,17 @@ impl AskedTensors {
     pub(crate) fn of(executors: &Executors, task: &Task) -> Option<Arc<Self>> {
         let executor = executors.get(&task.kind);
         let takes = executor.as_ref().map_or(TakesTensors::No, |executor| executor.takes_tensors());
-        let references = match &executor {
+        let (references, refusal) = match &executor {
             Some(executor) if takes != TakesTensors::No => named(executor.as_ref(), task),
-            _ => Vec::new(),
+            _ => (Vec::new(), None),
         };
-        (!references.is_empty() || task.body.keep_as.is_some()).then(|| Arc::new(Self { takes, references, found: Mutex::default() }))
+        let asks = !references.is_empty() || task.body.keep_as.is_some();
+        asks.then(|| Arc::new(Self { takes, references, refusal, found: Mutex::default() }))
+    }
+
+    /// Why its task is refused: a payload of it, or all of them together, name more tensors than they may.
+    pub(crate) const fn refusal(&self) -> Option<&TaskError> {
+        self.refusal.as_ref()
     }
 
     /// Where they are. Asks the table once, unless it was asked a moment ago.
@@ -61,16 +74,30 @@ impl AskedTensors {
     }
 }
 
-fn named(executor: &dyn Executor, task: &Task) -> Vec<TensorRef> {
-    match &task.body.items {
-        None => executor.tensors_named(&task.body.payload),
-        Some(items) => {
-            let mut named: Vec<TensorRef> = items.iter().flat_map(|item| executor.tensors_named(item)).collect();
-            named.sort();
-            named.dedup();
-            named
-        }
+/// What a task names, each once, and why that is too much, if it is.
+fn named(executor: &dyn Executor, task: &Task) -> (Vec<TensorRef>, Option<TaskError>) {
+    let in_payload_max = if executor.takes_tensors() == TakesTensors::ByName { NAMED_IN_ALL_MAX } else { NAMED_MAX };
+    let Some(items) = &task.body.items else {
+        let named = executor.tensors_named(&task.body.payload);
+        let refusal = too_many(named.len(), in_payload_max, "payload".to_owned());
+        return (named, refusal);
+    };
+    let (mut all, mut refusal) = (Vec::new(), None);
+    for (number, item) in items.iter().enumerate() {
+        let named = executor.tensors_named(item);
+        refusal = refusal.or_else(|| too_many(named.len(), in_payload_max, format!("items[{number}]")));
+        all.extend(named);
     }
+    all.sort();
+    all.dedup();
+    let refusal = refusal.or_else(|| too_many(all.len(), NAMED_IN_ALL_MAX, "items".to_owned()));
+    (all, refusal)
+}
+
+fn too_many(named: usize, bound: usize, field: String) -> Option<TaskError> {
+    let message =
+        || format!("names {named} tensors, and may name at most {bound}; join some of them by tensor.gather, or cut the task into several");
+    (named > bound).then(|| TaskError { code: ErrorCode::InvalidPayload.into(), message: message(), field: Some(field) })
 }
 
 #[cfg(test)]
@@ -119,6 +146,22 @@ mod tests {
 
     fn naming(payload: serde_json::Value) -> TaskBody {
         TaskBody { payload: payload.into(), ..TaskBody::default() }
+    }
+
+    #[test]
+    fn a_task_that_names_too_many_tensors_is_refused_with_where_and_how_many() {
+        let naming_many = |count: usize| json!((0..count).map(|number| json!({"tensor": format!("x.{number}")})).collect::<Vec<_>>());
+        let refusal = |body: TaskBody| asked("reads", body).unwrap().refusal().map(|error| (error.field.clone(), error.message.clone()));
+        assert_eq!(refusal(naming(naming_many(NAMED_MAX))), None);
+        let (field, message) = refusal(naming(naming_many(NAMED_MAX + 1))).unwrap();
+        assert_eq!(field.as_deref(), Some("payload"));
+        assert!(message.starts_with("names 1025 tensors, and may name at most 1024"), "{message}");
+        let items = [json!(1), naming_many(NAMED_MAX + 1)].map(Json::from).to_vec();
+        let (field, _) = refusal(TaskBody { items: Some(items), ..TaskBody::default() }).unwrap();
+        assert_eq!(field.as_deref(), Some("items[1]"));
+        let items = (0..=NAMED_IN_ALL_MAX).map(|number| json!({"tensor": format!("x.{number}")}).into()).collect();
+        let (field, message) = refusal(TaskBody { items: Some(items), ..TaskBody::default() }).unwrap();
+        assert_eq!((field.as_deref(), message.contains("10001")), (Some("items"), true), "{message}");
     }
 
     #[test]

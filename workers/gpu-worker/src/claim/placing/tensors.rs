@@ -27,6 +27,9 @@ impl<'t> Placing<'t> {
     pub(super) async fn find_tensors(&mut self) -> Result<ControlFlow<Option<Placement<'t>>>, Abandoned> {
         let context = self.context;
         let (Some(asked), Some(data)) = (self.tensors.clone(), context.gpu.data.get()) else { return Ok(ControlFlow::Continue(())) };
+        if let Some(error) = asked.refusal() {
+            return Ok(ControlFlow::Break(Some(Placement::Not(Disposition::fails(error.clone())))));
+        }
         let found = tokio::select! {
             biased;
             () = context.ports.stop.now.cancelled() => return Err(Abandoned),
