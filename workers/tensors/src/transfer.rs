@@ -49,8 +49,8 @@ async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord]) -> Result<Arc<Tens
     if let Some(tensor) = within(limit, shared.store.get(&record.name, Some(record.version))).await? {
         return Ok(tensor);
     }
-    let arriving = within(limit, shared.store.begin(about_of(record), IfExists::Replace)).await?;
-    let mut tries = Tries { shared, arriving: Some(arriving), lines: Vec::new(), gone: 0 };
+    shared.check_pool_for_copy(record).await?;
+    let mut tries = Tries { shared, arriving: None, lines: Vec::new(), gone: 0 };
     match tokio::time::timeout(limit, tries.all(copies)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => return Err(tries.error(copies)),
@@ -78,7 +78,7 @@ fn about_of(record: &TensorRecord) -> TensorAbout {
 /// What was tried for one transfer.
 struct Tries<'a> {
     shared: &'a Arc<Shared>,
-    /// The memory that it is to fill. `None`: a try was given up that had written to it.
+    /// The memory that it is to fill. `None`: nothing was tried yet, or a try was given up that had written to it.
     arriving: Option<Arriving>,
     lines: Vec<String>,
     /// How many copies are not there any more.
@@ -186,9 +186,9 @@ impl Tries<'_> {
         Ok(Came::NotThisWay)
     }
 
-    /// Memory for one try. A copy of a try that was given up may still be on its way, and write to the memory that it was to fill: the next one has memory of its own.
+    /// Memory for one try, of what the record of this copy says. A copy of a try that was given up may still be on its way, and write to the memory that it was to fill: the next one has memory of its own.
     async fn memory_for(&mut self, record: &TensorRecord) -> Result<Arriving, DataError> {
-        if let Some(arriving) = self.arriving.take() {
+        if let Some(arriving) = self.arriving.take().filter(|arriving| *arriving.about() == about_of(record)) {
             return Ok(arriving);
         }
         let limit = self.shared.options.limits.for_bytes(record.bytes);

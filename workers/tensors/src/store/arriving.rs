@@ -102,6 +102,11 @@ pub struct Arriving {
 }
 
 impl Arriving {
+    /// What it is.
+    pub(crate) const fn about(&self) -> &TensorAbout {
+        &self.about
+    }
+
     /// The memory that it is to be in.
     pub const fn buffer(&self) -> &DeviceBuffer {
         &self.buffer

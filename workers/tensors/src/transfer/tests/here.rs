@@ -132,6 +132,40 @@ async fn a_full_target_says_so_and_tries_no_other_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_that_the_pool_has_no_room_for_is_not_begun() {
+    let mut fleet = TestFleet::new();
+    fleet.options.pool_mb = Some(10);
+    let (from, to) = (fleet.plane("from").await, fleet.plane("to").await);
+    let reference = from.keep("x", &content(1_000_001)).await;
+    fleet.directory.pool_mb.store(9, std::sync::atomic::Ordering::SeqCst);
+    let error = to.fetch(&reference).await.unwrap_err();
+    assert_eq!(error.code(), protocol::ErrorCode::TensorsFull);
+    assert!(error.to_string().contains("data.pool_mb"), "{error}");
+    assert_eq!(to.gpu.calls("allocate"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_copy_is_brought_as_its_own_record_says_it_is() {
+    let fleet = TestFleet::new();
+    let (gone, there, to) = (fleet.plane("gone").await, fleet.plane("there").await, fleet.plane("to").await);
+    let reference = there.keep("x", &content(1_000)).await;
+    let copies = to.plane.find(std::slice::from_ref(&reference)).await.unwrap();
+    // It says another shape of itself, and has nothing.
+    let other = protocol::TensorRecord {
+        gpu_id: gone.gpu_id(),
+        incarnation: gone.plane.shared.incarnation.clone(),
+        shape: protocol::TensorShape::of_bytes(10),
+        bytes: 10,
+        ..copies[0].clone()
+    };
+    for copies in [[other.clone(), copies[0].clone()], [copies[0].clone(), other]] {
+        let tensor = to.plane.fetch(&reference, &copies, &CancellationToken::new()).await.unwrap();
+        assert_eq!(to.bytes(&tensor).await, content(1_000));
+        to.plane.store().free(&reference.tensor, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stalled_copy_gives_way_to_the_next_way() {
     let (_fleet, from, to, reference, bytes) = two().await;
     to.gpu.inject("copy", 1, Fault::Hangs);
