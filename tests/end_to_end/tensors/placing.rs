@@ -104,3 +104,21 @@ async fn behind_a_long_run_no_task_waits_for_its_tensors_while_another_gpu_idles
     assert_eq!(short.gpu_id.as_ref().map(GpuId::as_str), Some("slow-1"), "it did not wait for the end of the long one");
     assert_eq!(result(&long.await.unwrap()), json!(60_000));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_its_tensors_says_how_far_they_are() {
+    let slow = LinkSpeed { bytes_per_second: 1e6, latency: Duration::from_micros(10) };
+    let fleet = linked(2, slow).await;
+    result(&reply(&fleet.producer, on("slow-0", putting("x", &bytes(20_000_000, 1)))).await);
+    let pending = fleet.producer.pending(on("slow-1", reading(&["x"])), PATIENCE).await.unwrap();
+    let shown = async || {
+        let status = fleet.producer.status(pending.task_id()).await.unwrap();
+        status.and_then(|status| status.progress?.message).unwrap_or_default()
+    };
+    until("it says where they come from, and how far they are", async || {
+        let shown = shown().await;
+        shown.starts_with("bringing tensor x from slow-0: ") && !shown.ends_with(": 0 %")
+    })
+    .await;
+    assert_eq!(pending.await.unwrap().outcome, Outcome::Succeeded);
+}

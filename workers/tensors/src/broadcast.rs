@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::plan::{Plan, Sending, Standing};
 use crate::{
-    Copied, CopiedTo, DataError, Destination,
+    Copied, CopiedTo, DataError, Destination, Moving, TellMoving,
     error::whole,
     plane::{Shared, asking::limited, here},
+    transfer::TELL_EVERY,
 };
 
 /// How many copies a receiver tries to read before it is given up.
@@ -30,11 +31,12 @@ impl Shared {
         reference: &TensorRef,
         to: &[GpuId],
         cancel: &CancellationToken,
+        tell: Option<TellMoving<'_>>,
     ) -> Result<Vec<CopiedTo>, DataError> {
         let copies = self.find(std::slice::from_ref(reference)).await?;
         let destinations = limited(self.directory.destinations()).await?;
         let wanted = wanted(&destinations, &copies, to)?;
-        let outcomes = cancel.run_until_cancelled(Broadcast::new(self, copies, wanted).run(destinations)).await;
+        let outcomes = cancel.run_until_cancelled(Broadcast::new(self, copies, wanted).run(destinations, tell)).await;
         outcomes.ok_or(DataError::Cancelled)
     }
 
@@ -124,7 +126,7 @@ impl<'a> Broadcast<'a> {
         gpus
     }
 
-    async fn run(mut self, destinations: Vec<Destination>) -> Vec<CopiedTo> {
+    async fn run(mut self, destinations: Vec<Destination>, tell: Option<TellMoving<'_>>) -> Vec<CopiedTo> {
         let gpus = self.takes_part(destinations);
         let plan = Plan::new(&gpus);
         let mut standing = Standing::default();
@@ -134,6 +136,7 @@ impl<'a> Broadcast<'a> {
         }
         let mut going = FuturesUnordered::new();
         let mut late_at: BTreeMap<usize, Instant> = BTreeMap::new();
+        let mut tell_at = tell.map(|_| Instant::now() + TELL_EVERY);
         loop {
             for (from, to) in plan.next(&standing) {
                 standing.lack.remove(&to);
@@ -154,6 +157,12 @@ impl<'a> Broadcast<'a> {
                 () = until(late) => {
                     late_at.retain(|_, at| *at > Instant::now());
                     standing.going.iter_mut().for_each(|sending| sending.is_late = !late_at.contains_key(&sending.to));
+                }
+                () = until(tell_at) => {
+                    tell_at = Some(Instant::now() + TELL_EVERY);
+                    if let Some((tell, moving)) = tell.zip(self.moving(&gpus, &standing)) {
+                        tell(&moving);
+                    }
                 }
             }
         }
@@ -194,6 +203,21 @@ impl<'a> Broadcast<'a> {
                 }
             }
         }
+    }
+
+    /// How much of all copies has come: what GPUs of other processes are at is known when they have it.
+    fn moving(&self, gpus: &[Destination], standing: &Standing) -> Option<Moving> {
+        let TensorRecord { name, version, bytes, .. } = self.copies.values().next()?;
+        let is_made = |gpu_id: &&GpuId| matches!(self.outcomes.get(*gpu_id), Some(Ok(_)));
+        let made = self.wanted.iter().filter(is_made).count() as u64;
+        let came_to = |sending: &Sending| {
+            let to = &gpus[sending.to];
+            here::find(&to.incarnation, &to.gpu_id)?.flights.came(name, *version)
+        };
+        let on_their_way: u64 = standing.going.iter().filter_map(came_to).sum();
+        let (done_bytes, bytes) =
+            (made.saturating_mul(*bytes).saturating_add(on_their_way), bytes.saturating_mul(self.wanted.len() as u64));
+        Some(Moving { name: name.clone(), from: None, done_bytes, bytes })
     }
 
     fn outcomes(mut self) -> Vec<CopiedTo> {

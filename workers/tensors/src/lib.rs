@@ -26,3 +26,4 @@ pub use metrics::DataMetrics;
 pub use plane::{Content, Copied, CopiedTo, DataOptions, DataParts, DataPlane, Keep, TransferLimits};
 pub use store::{Arriving, KeepError, StoreCounts, Stored, TensorBounds, TensorStore};
 pub use tensor::{Tensor, TensorAbout};
+pub use transfer::{Moving, TellMoving};

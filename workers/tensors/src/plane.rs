@@ -28,7 +28,7 @@ use protocol::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::shared::{Shared, within};
-use crate::{DataError, DataMetrics, Directory, Tensor, TensorBounds, TensorStore};
+use crate::{DataError, DataMetrics, Directory, TellMoving, Tensor, TensorBounds, TensorStore};
 
 /// How long transfers may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,7 +208,21 @@ impl DataPlane {
         copies: &[TensorRecord],
         cancel: &CancellationToken,
     ) -> Result<Arc<Tensor>, DataError> {
-        self.shared.fetch(reference, copies, cancel).await
+        self.shared.fetch(reference, copies, cancel, None).await
+    }
+
+    /// As [`fetch`](Self::fetch); while it is on its way from another GPU, `tell` hears about twice a second how far it is.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub async fn fetch_telling(
+        &self,
+        reference: &TensorRef,
+        copies: &[TensorRecord],
+        cancel: &CancellationToken,
+        tell: TellMoving<'_>,
+    ) -> Result<Arc<Tensor>, DataError> {
+        self.shared.fetch(reference, copies, cancel, Some(tell)).await
     }
 
     /// Keeps a tensor here, and announces it: when this returns, everybody finds it.
@@ -244,7 +258,21 @@ impl DataPlane {
     /// # Errors
     /// [`DataError`], where it is nowhere or a GPU that is named is none of the pool's; what fails for a GPU is its outcome.
     pub async fn copy_to(&self, reference: &TensorRef, to: &[GpuId], cancel: &CancellationToken) -> Result<Vec<CopiedTo>, DataError> {
-        self.shared.copy_to(reference, to, cancel).await
+        self.shared.copy_to(reference, to, cancel, None).await
+    }
+
+    /// As [`copy_to`](Self::copy_to); `tell` hears about twice a second how many of the bytes of all copies have come. What GPUs of other processes are at is known when they have it.
+    ///
+    /// # Errors
+    /// Those of [`copy_to`](Self::copy_to).
+    pub async fn copy_to_telling(
+        &self,
+        reference: &TensorRef,
+        to: &[GpuId],
+        cancel: &CancellationToken,
+        tell: TellMoving<'_>,
+    ) -> Result<Vec<CopiedTo>, DataError> {
+        self.shared.copy_to(reference, to, cancel, Some(tell)).await
     }
 
     /// Joins tensors along their first dimension, in order, into one that is kept here.
@@ -252,7 +280,21 @@ impl DataPlane {
     /// # Errors
     /// [`DataError`]; [`DataError::Invalid`] where their types or their other dimensions differ.
     pub async fn gather(&self, parts: &[TensorRef], keep: Keep, cancel: &CancellationToken) -> Result<KeptTensor, DataError> {
-        self.shared.gather(parts, keep, cancel).await
+        self.shared.gather(parts, keep, cancel, None).await
+    }
+
+    /// As [`gather`](Self::gather); `tell` hears about twice a second how many of the bytes of all parts have come.
+    ///
+    /// # Errors
+    /// Those of [`gather`](Self::gather).
+    pub async fn gather_telling(
+        &self,
+        parts: &[TensorRef],
+        keep: Keep,
+        cancel: &CancellationToken,
+        tell: TellMoving<'_>,
+    ) -> Result<KeptTensor, DataError> {
+        self.shared.gather(parts, keep, cancel, Some(tell)).await
     }
 
     /// Lets tensors that nobody uses go to the host's memory, or away, until so many bytes of the GPU are free of them. Whether any went.

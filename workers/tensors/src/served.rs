@@ -61,7 +61,7 @@ impl Shared {
     pub(crate) async fn fetch_from(self: &Arc<Self>, from: &TensorRecord, limit: Duration) -> Result<Arc<Tensor>, DataError> {
         let reference = TensorRef { tensor: from.name.clone(), version: Some(from.version) };
         let cancel = CancellationToken::new();
-        let fetched = tokio::time::timeout(limit, self.fetch(&reference, std::slice::from_ref(from), &cancel)).await;
+        let fetched = tokio::time::timeout(limit, self.fetch(&reference, std::slice::from_ref(from), &cancel, None)).await;
         fetched.unwrap_or_else(|_| {
             let reason = format!("it did not come within {} ms", limit.as_millis());
             Err(DataError::Transfer { name: from.name.clone(), to: self.gpu_id.clone(), reason })

@@ -12,6 +12,7 @@
 
 mod failure;
 mod local;
+mod moving;
 pub(crate) mod peer;
 mod pieces;
 mod shared_flight;
@@ -27,8 +28,15 @@ use std::{sync::Arc, time::Duration};
 use protocol::{IfExists, TensorPlace, TensorRecord, TransferWay};
 use tokio::time::Instant;
 
+pub use self::moving::{Moving, TellMoving};
 use self::pieces::{Sums, in_time};
-pub(crate) use self::{failure::TryFailure, pieces::pieces, shared_flight::Flights, ways::Ways};
+pub(crate) use self::{
+    failure::TryFailure,
+    moving::{SoFar, TELL_EVERY},
+    pieces::pieces,
+    shared_flight::Flights,
+    ways::Ways,
+};
 use crate::{
     Arriving, DataError, Tensor, TensorAbout,
     plane::{Shared, here, within},
@@ -42,7 +50,7 @@ const TRIES: u32 = 2;
 const LINES_MAX: usize = 16;
 
 /// Brings a tensor here from one of its copies. Dropped half-way, nothing of it remains.
-async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord]) -> Result<Arc<Tensor>, DataError> {
+async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord], so_far: &SoFar) -> Result<Arc<Tensor>, DataError> {
     let record = &copies[0];
     // It may have come between the question for it and the beginning of this.
     let limit = shared.options.limits.for_bytes(record.bytes);
@@ -50,7 +58,7 @@ async fn bring(shared: &Arc<Shared>, copies: &[TensorRecord]) -> Result<Arc<Tens
         return Ok(tensor);
     }
     shared.check_pool_for_copy(record).await?;
-    let mut tries = Tries { shared, arriving: None, lines: Vec::new(), gone: 0 };
+    let mut tries = Tries { shared, so_far, arriving: None, lines: Vec::new(), gone: 0 };
     match tokio::time::timeout(limit, tries.all(copies)).await {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => return Err(tries.error(copies)),
@@ -78,6 +86,8 @@ fn about_of(record: &TensorRecord) -> TensorAbout {
 /// What was tried for one transfer.
 struct Tries<'a> {
     shared: &'a Arc<Shared>,
+    /// Where what has come is counted.
+    so_far: &'a SoFar,
     /// The memory that it is to fill. `None`: nothing was tried yet, or a try was given up that had written to it.
     arriving: Option<Arriving>,
     lines: Vec<String>,
@@ -151,6 +161,7 @@ impl Tries<'_> {
         for is_last in (1..=TRIES).map(|number| number == TRIES) {
             let started = Instant::now();
             let mut arriving = self.memory_for(record).await?;
+            self.so_far.begins(&record.gpu_id);
             let failure = match self.carry(record, way, &arriving).await.and_then(Sums::agreed) {
                 Ok(sums) => {
                     arriving.keep_sum(sums.sent);
@@ -192,7 +203,8 @@ impl Tries<'_> {
             return Ok(arriving);
         }
         let limit = self.shared.options.limits.for_bytes(record.bytes);
-        Ok(within(limit, self.shared.store.begin(about_of(record), IfExists::Replace)).await?)
+        let arriving = within(limit, self.shared.store.begin(about_of(record), IfExists::Replace)).await?;
+        Ok(arriving.counted_in(self.so_far.came()))
     }
 
     /// Brings it by a way, and gives the sums over all of it on both sides.

@@ -11,7 +11,7 @@
 use async_trait::async_trait;
 use protocol::{ErrorCode, Framed, GpuId, Json, Kind, TensorName, TensorRef};
 use serde::Serialize;
-use tensors::CopiedTo;
+use tensors::{CopiedTo, Moving};
 
 use super::{reading, unless_cancelled};
 use crate::{Executor, Failure, Run, TakesTensors, payload::Fields, schemas};
@@ -109,7 +109,8 @@ impl Executor for CopyTo {
     async fn run(&self, run: Run<'_>) -> Result<Framed, Failure> {
         let Asked { reference, to } = Asked::read(run.payload)?;
         let plane = run.tensors.plane()?;
-        let came_out = unless_cancelled(&run.cancel, plane.copy_to(&reference, &to, &run.cancel)).await?;
+        let told = |moving: &Moving| run.report.progress(moving.fraction(), &format!("copying tensor {}", moving.name));
+        let came_out = unless_cancelled(&run.cancel, plane.copy_to_telling(&reference, &to, &run.cancel, &told)).await?;
         Ok(written(&reference.tensor, came_out)?.into())
     }
 }

@@ -9,6 +9,7 @@
 use async_trait::async_trait;
 use devices::Use;
 use protocol::{Framed, Json, Kind, TensorRef, TensorShape, batch::ITEMS_MAX};
+use tensors::Moving;
 
 use super::{
     reading::{self, Keeping},
@@ -104,7 +105,8 @@ impl Executor for Gather {
         let _work = occupy(run.device.as_ref(), Use::default())?;
         // What its numbers are follows from the parts.
         let keep = keeping.by(&run.task.id, TensorShape::of_bytes(0));
-        let kept = unless_cancelled(&run.cancel, plane.gather(&parts, keep, &run.cancel)).await?;
+        let told = |moving: &Moving| run.report.progress(moving.fraction(), &format!("gathering tensor {}", moving.name));
+        let kept = unless_cancelled(&run.cancel, plane.gather_telling(&parts, keep, &run.cancel, &told)).await?;
         Ok(Json::of(&kept).into())
     }
 }

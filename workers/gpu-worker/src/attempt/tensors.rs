@@ -11,13 +11,20 @@
 mod keeping;
 mod rewriting;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use executors::{Failure, Keeping, RunTensors, TakesTensors, failure_of};
 use futures::future::try_join_all;
 use protocol::{ErrorCode, Json, OnMissing, SegmentRef, Segments, Task, TaskBody, TensorRecord, TensorRef, Token, frame::SEGMENTS_MAX};
-use tensors::{DataError, KeepError, Tensor};
+use tensors::{DataError, KeepError, Moving, Tensor};
 use tokio::time::Instant;
 
 use super::{
@@ -169,10 +176,14 @@ impl<'a> AttemptTensors<'a> {
             (None, None) => self.asked.find(&data.plane).await?,
             (None, Some(_)) => data.plane.find(references).await?.into(),
         };
-        let mut inputs = Inputs::new();
+        let (mut inputs, was_told) = (Inputs::new(), AtomicBool::new(false));
         for part in references.chunks(BROUGHT_AT_ONCE) {
-            let fetching = part.iter().map(|reference| fetch_one(data, reference, &copies, trying.work));
+            let fetching = part.iter().map(|reference| fetch_one(data, (reference, &copies[..]), (trying, &was_told)));
             inputs.extend(try_join_all(fetching).await?);
+        }
+        if was_told.into_inner() {
+            // From here on the run says how far it is.
+            trying.report.progress(0.0, "");
         }
         Ok(inputs)
     }
@@ -197,11 +208,22 @@ impl<'a> AttemptTensors<'a> {
 
 async fn fetch_one(
     data: &Data,
-    reference: &TensorRef,
-    copies: &[TensorRecord],
-    work: &Work<'_>,
+    (reference, copies): (&TensorRef, &[TensorRecord]),
+    (trying, was_told): (&Trying<'_>, &AtomicBool),
 ) -> Result<(TensorRef, Arc<Tensor>), DataError> {
-    Ok((reference.clone(), data.plane.fetch(reference, copies, &work.cancel).await?))
+    // None of the work is done yet: how far this is stands in the words alone.
+    let report = &trying.report;
+    let told = |moving: &Moving| {
+        was_told.store(true, Ordering::Relaxed);
+        report.progress(0.0, &words_of(moving));
+    };
+    Ok((reference.clone(), data.plane.fetch_telling(reference, copies, &trying.work.cancel, &told).await?))
+}
+
+/// How far a tensor is on its way here, for people.
+fn words_of(moving: &Moving) -> String {
+    let from = moving.from.as_ref().map_or_else(|| "another GPU".to_owned(), ToString::to_string);
+    format!("bringing tensor {} from {from}: {} %", moving.name, moving.percent())
 }
 
 /// Whether the GPU has too little memory for a tensor, other than by the quota for tensors.
@@ -272,5 +294,19 @@ fn derived(task: &Task, payload: Json, segments: Segments) -> Task {
         not_before_ms: task.not_before_ms,
         body,
         delivery: task.delivery,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::{GpuId, TensorName};
+
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_is_told_with_where_it_comes_from_and_how_far_it_is() {
+        let moving = Moving { name: TensorName::new("x").unwrap(), from: GpuId::new("gpu-a").ok(), done_bytes: 2, bytes: 5 };
+        assert_eq!(words_of(&moving), "bringing tensor x from gpu-a: 40 %");
+        assert_eq!(words_of(&Moving { from: None, ..moving }), "bringing tensor x from another GPU: 40 %");
     }
 }

@@ -6,15 +6,16 @@ use protocol::{TensorRecord, TensorRef};
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, finding::version_meant};
-use crate::{DataError, Tensor};
+use crate::{DataError, TellMoving, Tensor};
 
 impl Shared {
-    /// See [`DataPlane::fetch`](super::DataPlane::fetch).
+    /// See [`DataPlane::fetch_telling`](super::DataPlane::fetch_telling).
     pub(crate) async fn fetch(
         self: &Arc<Self>,
         reference: &TensorRef,
         copies: &[TensorRecord],
         cancel: &CancellationToken,
+        tell: Option<TellMoving<'_>>,
     ) -> Result<Arc<Tensor>, DataError> {
         let name = &reference.tensor;
         let missing = || DataError::Missing { name: name.clone(), version: reference.version };
@@ -33,6 +34,6 @@ impl Shared {
         if copies.is_empty() {
             return Err(missing());
         }
-        self.bring(copies, cancel).await
+        self.bring(copies, cancel, tell).await
     }
 }

@@ -1,13 +1,19 @@
 //! Joining tensors into one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use devices::{DeviceBuffer, MemoryError};
-use protocol::{KeptTensor, TensorRecord, TensorRef, TensorShape};
+use protocol::{KeptTensor, TensorName, TensorRecord, TensorRef, TensorShape};
 use tokio_util::sync::CancellationToken;
 
 use super::{Content, Keep, Shared, within};
-use crate::{DataError, Tensor};
+use crate::{DataError, Moving, TellMoving, Tensor};
 
 /// How many parts are brought at once: each takes a connection and some pieces in memory, here and where it comes from.
 const BROUGHT_AT_ONCE: usize = 8;
@@ -19,6 +25,7 @@ impl Shared {
         parts: &[TensorRef],
         mut keep: Keep,
         cancel: &CancellationToken,
+        tell: Option<TellMoving<'_>>,
     ) -> Result<KeptTensor, DataError> {
         let mut copies: BTreeMap<_, Vec<TensorRecord>> = BTreeMap::new();
         for copy in self.find(parts).await? {
@@ -28,9 +35,12 @@ impl Shared {
         // Before anything is brought here for nothing.
         let shapes = parts.iter().map(|part| shape_of(part, copies_of(part))).collect::<Result<Vec<_>, _>>()?;
         keep.shape = joined(parts, &shapes)?;
+        let bringing =
+            Bringing { name: &keep.name, bytes: keep.shape.bytes().unwrap_or(0), came: shapes.iter().map(|_| 0.into()).collect(), tell };
         let mut tensors = Vec::with_capacity(parts.len());
-        for some in parts.chunks(BROUGHT_AT_ONCE) {
-            let fetched = some.iter().map(|part| self.fetch(part, copies_of(part), cancel));
+        for (some, came) in parts.chunks(BROUGHT_AT_ONCE).zip(bringing.came.chunks(BROUGHT_AT_ONCE)) {
+            let each = some.iter().zip(came);
+            let fetched = each.map(|(part, came)| self.bring_part((part, copies_of(part)), cancel, (&bringing, came)));
             tensors.extend(futures::future::try_join_all(fetched).await?);
         }
         if tensors.iter().map(|tensor| &tensor.about().shape).ne(&shapes) {
@@ -41,6 +51,22 @@ impl Shared {
         let joined = within(self.options.limits.for_bytes(bytes), async { Ok(self.join(&tensors, bytes).await?) });
         let joined = cancel.run_until_cancelled(joined).await.ok_or(DataError::Cancelled)??;
         self.keep(keep, Content::Gpu(joined)).await
+    }
+
+    async fn bring_part(
+        self: &Arc<Self>,
+        (part, copies): (&TensorRef, &[TensorRecord]),
+        cancel: &CancellationToken,
+        (bringing, came): (&Bringing<'_>, &AtomicU64),
+    ) -> Result<Arc<Tensor>, DataError> {
+        let told = |moving: &Moving| {
+            came.store(moving.done_bytes, Ordering::Relaxed);
+            bringing.tell();
+        };
+        let tell: TellMoving<'_> = &told;
+        let tensor = self.fetch(part, copies, cancel, bringing.tell.is_some().then_some(tell)).await?;
+        came.store(tensor.about().bytes(), Ordering::Relaxed);
+        Ok(tensor)
     }
 
     async fn join(&self, tensors: &[Arc<Tensor>], bytes: u64) -> Result<DeviceBuffer, MemoryError> {
@@ -57,6 +83,23 @@ impl Shared {
             at += tensor.buffer().len();
         }
         Ok(joined)
+    }
+}
+
+/// Parts that are brought, for those who want to know how far that is.
+struct Bringing<'a> {
+    name: &'a TensorName,
+    bytes: u64,
+    /// Of each part.
+    came: Vec<AtomicU64>,
+    tell: Option<TellMoving<'a>>,
+}
+
+impl Bringing<'_> {
+    fn tell(&self) {
+        let Some(tell) = self.tell else { return };
+        let done_bytes = self.came.iter().map(|came| came.load(Ordering::Relaxed)).sum();
+        tell(&Moving { name: self.name.clone(), from: None, done_bytes, bytes: self.bytes });
     }
 }
 

@@ -1,6 +1,9 @@
 //! How a tensor comes into a store.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use devices::{DeviceBuffer, HostBytes, MemoryError};
 use protocol::{Checksum, IfExists, TensorName};
@@ -18,7 +21,7 @@ impl TensorStore {
         let place = self.take_place(&about, if_exists)?;
         let room = self.take_room(about.bytes()).await?;
         let buffer = self.allocate(about.bytes()).await?;
-        Ok(Arriving { about, if_exists, buffer, sum: None, room, place })
+        Ok(Arriving { about, if_exists, buffer, sum: None, came: Arc::default(), room, place })
     }
 
     /// Keeps a tensor whose bytes are in this GPU's memory already.
@@ -47,7 +50,7 @@ impl TensorStore {
         let place = self.take_place(&about, if_exists)?;
         // All of the buffer counts, also where the tensor takes less of it.
         let room = self.take_room(buffer.len()).await?;
-        Ok(Arriving { about, if_exists, buffer, sum: None, room, place })
+        Ok(Arriving { about, if_exists, buffer, sum: None, came: Arc::default(), room, place })
     }
 
     /// Lets go of a tensor that came to nothing after all, and has again what it had replaced. Whether it was here.
@@ -97,6 +100,7 @@ pub struct Arriving {
     // The order matters: the memory is given back before the room for it is.
     buffer: DeviceBuffer,
     sum: Option<Checksum>,
+    came: Arc<AtomicU64>,
     room: Room,
     place: Place,
 }
@@ -105,6 +109,21 @@ impl Arriving {
     /// What it is.
     pub(crate) const fn about(&self) -> &TensorAbout {
         &self.about
+    }
+
+    /// Counts its bytes here from now on, as they come.
+    pub(crate) fn counted_in(self, came: &Arc<AtomicU64>) -> Self {
+        Self { came: Arc::clone(came), ..self }
+    }
+
+    /// Where its bytes are counted.
+    pub(crate) const fn count(&self) -> &Arc<AtomicU64> {
+        &self.came
+    }
+
+    /// So many more bytes are there.
+    pub(crate) fn came(&self, bytes: u64) {
+        self.came.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The memory that it is to be in.
@@ -143,7 +162,7 @@ impl Arriving {
     /// # Errors
     /// Those of [`finish`](Self::finish).
     pub(crate) fn finish_beside(self) -> Result<(Arc<Tensor>, Replaced), KeepError> {
-        let Self { about, if_exists, buffer, sum, room, place } = self;
+        let Self { about, if_exists, buffer, sum, came: _, room, place } = self;
         let store = &place.store;
         let tensor = Arc::new(Tensor::new(about, buffer).in_room(room));
         if let Some(sum) = sum {

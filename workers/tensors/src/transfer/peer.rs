@@ -1,6 +1,12 @@
 //! The way between two processes of a host from GPU to GPU: the other process exports the buffer, and this one copies from it.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use data_link::{Refused, RefusedBecause};
 use devices::{DeviceBuffer, PeerHandle};
@@ -38,7 +44,8 @@ pub(super) async fn carry(shared: &Arc<Shared>, from: &TensorRecord, arriving: &
     let opened = in_time(stall, shared.memory()?.open(&handle, &from.gpu_id, from.bytes)).await?;
     let stop = CancellationToken::new();
     let _stops_with_the_caller = stop.clone().drop_guard();
-    let copying = Copying { shared: Arc::clone(shared), opened, connection, to: arriving.buffer().clone(), stop };
+    let copying =
+        Copying { shared: Arc::clone(shared), opened, connection, to: arriving.buffer().clone(), came: Arc::clone(arriving.count()), stop };
     let (done, outcome) = oneshot::channel();
     // Where nobody waits any more, nobody wants to know.
     shared.spawn("peer copy", async move { drop(done.send(copying.run().await)) });
@@ -50,6 +57,7 @@ struct Copying {
     opened: DeviceBuffer,
     connection: Connection,
     to: DeviceBuffer,
+    came: Arc<AtomicU64>,
     stop: CancellationToken,
 }
 
@@ -76,13 +84,16 @@ impl Copying {
 
     /// Copies a piece, and sums what arrived.
     async fn piece(&self, piece: Range<u64>) -> Result<Sums, TryFailure> {
-        let Self { shared, opened, to, stop, .. } = self;
+        let Self { shared, opened, to, came, stop, .. } = self;
         if stop.is_cancelled() || shared.ended.is_cancelled() {
             return Err(TryFailure::Failed("the copy was ended".to_owned()));
         }
         let (memory, stall) = (shared.memory()?, shared.options.limits.stall);
-        in_time(stall, memory.copy((opened, piece.start), (to, piece.start), piece.end - piece.start)).await?;
-        Ok(Sums { sent: Checksum::default(), arrived: in_time(stall, memory.checksum(to, piece)).await? })
+        let bytes = piece.end - piece.start;
+        in_time(stall, memory.copy((opened, piece.start), (to, piece.start), bytes)).await?;
+        let arrived = in_time(stall, memory.checksum(to, piece)).await?;
+        came.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Sums { sent: Checksum::default(), arrived })
     }
 }
 

@@ -12,7 +12,7 @@ use protocol::{TensorName, TensorRecord};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::bring;
+use super::{Moving, SoFar, TellMoving, bring, moving::telling};
 use crate::{DataError, Tensor, plane::Shared};
 
 type Key = (TensorName, u64);
@@ -33,11 +33,26 @@ type Freed = Arc<AtomicBool>;
 
 /// One transfer. When the last who waits for it lets go, it is ended.
 struct Flight {
+    key: Key,
+    bytes: u64,
+    so_far: Arc<SoFar>,
     outcome: watch::Receiver<Outcome>,
     _ends_with_the_last: DropGuard,
 }
 
+impl Flight {
+    fn moving(&self) -> Moving {
+        self.so_far.moving(&self.key.0, self.bytes)
+    }
+}
+
 impl Flights {
+    /// How many bytes have come of a tensor that is on its way. `None`: it is not.
+    pub(crate) fn came(&self, name: &TensorName, version: u64) -> Option<u64> {
+        let flight = self.going().get(&(name.clone(), version))?.flight.upgrade()?;
+        Some(flight.moving().done_bytes)
+    }
+
     /// What comes of this name, in this version or in any, is not to be found when it is there; whether any comes. Who asks from now on waits for none of it.
     pub(crate) fn free(&self, name: &TensorName, version: Option<u64>) -> bool {
         let mut is_any = false;
@@ -70,7 +85,12 @@ impl Shared {
     ///
     /// # Errors
     /// [`DataError`].
-    pub(crate) async fn bring(self: &Arc<Self>, copies: Vec<TensorRecord>, cancel: &CancellationToken) -> Result<Arc<Tensor>, DataError> {
+    pub(crate) async fn bring(
+        self: &Arc<Self>,
+        copies: Vec<TensorRecord>,
+        cancel: &CancellationToken,
+        tell: Option<TellMoving<'_>>,
+    ) -> Result<Arc<Tensor>, DataError> {
         let name = copies[0].name.clone();
         let flight = self.board(copies);
         let mut outcome = flight.outcome.clone();
@@ -86,6 +106,7 @@ impl Shared {
             biased;
             arrived = arrived => arrived,
             () = cancel.cancelled() => Err(DataError::Cancelled),
+            never = telling(tell, || flight.moving()) => match never {},
         }
     }
 
@@ -100,11 +121,18 @@ impl Shared {
         }
         let cancel = CancellationToken::new();
         let (arrived, outcome) = watch::channel(None);
-        let flight = Arc::new(Flight { outcome, _ends_with_the_last: cancel.clone().drop_guard() });
+        let (bytes, so_far) = (copies[0].bytes, Arc::<SoFar>::default());
+        let flight = Arc::new(Flight {
+            key: key.clone(),
+            bytes,
+            so_far: Arc::clone(&so_far),
+            outcome,
+            _ends_with_the_last: cancel.clone().drop_guard(),
+        });
         let is_freed = Freed::default();
         all.retain(|_, going| going.flight.strong_count() > 0);
         all.insert(key, Going { flight: Arc::downgrade(&flight), is_freed: Arc::clone(&is_freed) });
-        self.spawn("transfer", fly(Arc::clone(self), copies, Leg { cancel, is_freed, arrived }));
+        self.spawn("transfer", fly(Arc::clone(self), copies, Leg { cancel, is_freed, so_far, arrived }));
         flight
     }
 
@@ -125,6 +153,7 @@ impl Shared {
 struct Leg {
     cancel: CancellationToken,
     is_freed: Freed,
+    so_far: Arc<SoFar>,
     arrived: watch::Sender<Outcome>,
 }
 
@@ -134,7 +163,7 @@ async fn fly(shared: Arc<Shared>, copies: Vec<TensorRecord>, leg: Leg) {
         biased;
         () = leg.cancel.cancelled() => Err(DataError::Cancelled),
         () = shared.ended.cancelled() => Err(DataError::Cancelled),
-        outcome = bring(&shared, &copies) => outcome,
+        outcome = bring(&shared, &copies, &leg.so_far) => outcome,
     };
     let copy = outcome.as_ref().ok().map(|tensor| shared.record_of(tensor));
     shared.flights.is_over(&key, &leg.is_freed);

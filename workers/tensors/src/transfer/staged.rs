@@ -88,6 +88,8 @@ impl Emptying<'_> {
                 biased;
                 Some(of_chunk) = taking.next() => match of_chunk?.agreed() {
                     Ok(of_chunk) => {
+                        let piece = self.ring.piece_of(taken, self.bytes);
+                        self.arriving.came(piece.end - piece.start);
                         (taken, sums) = (taken + 1, sums.with(of_chunk));
                         in_time(stall, speaking.send(&Taken::Well)).await?;
                     }
@@ -215,7 +217,9 @@ pub(super) async fn carry_here(shared: &Shared, from: &TensorRecord, arriving: &
         // A chunk's length fits into memory.
         let bytes = in_time(stall, there.read(read_from, piece.start, (piece.end - piece.start) as usize)).await?;
         in_time(stall, here.write(to, piece.start, HostBytes::Own(bytes))).await?;
-        in_time(stall, here.checksum(to, piece)).await
+        let sum = in_time(stall, here.checksum(to, piece.clone())).await?;
+        arriving.came(piece.end - piece.start);
+        Ok(sum)
     };
     let steps = stream::iter(pieces(from.bytes, CHUNK_BYTES)).map(|piece| Ok(source.summed_beside(piece.clone(), moved(piece))));
     Ok(source.whole(overlapped(AT_ONCE, steps).await?))

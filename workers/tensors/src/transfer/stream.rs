@@ -49,6 +49,8 @@ impl Writing<'_> {
         let (to, end) = (self.arriving.buffer(), at + bytes.len() as u64);
         let sent = Checksum::of(&bytes, at);
         in_time(self.stall, self.memory.write(to, at, HostBytes::Own(bytes))).await?;
-        Sums { sent, arrived: in_time(self.stall, self.memory.checksum(to, at..end)).await? }.agreed()
+        let sums = Sums { sent, arrived: in_time(self.stall, self.memory.checksum(to, at..end)).await? }.agreed()?;
+        self.arriving.came(end - at);
+        Ok(sums)
     }
 }

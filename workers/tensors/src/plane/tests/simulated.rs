@@ -1,6 +1,9 @@
 //! On simulated GPUs, whose links take their time: on a paused clock that time can be told.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use devices::{Device, HostBytes, SimulatedGpu, SimulatedOptions, simulated::LinkSpeed};
@@ -9,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Content, DataPlane,
+    Content, DataPlane, Moving, TellMoving,
     doubles::{TestFleet, content, gpu, keep},
 };
 
@@ -134,4 +137,47 @@ async fn injected_faults_are_found_and_gone_round() {
     all[1].fetch(&reference, &bytes).await;
     let ways = all[1].plane.state().ways;
     assert!(ways.iter().any(|view| view.way == TransferWay::Local && view.demoted_for_ms.is_some()), "{ways:?}");
+}
+
+/// What is told while something is brought, and how long that takes.
+async fn told_of<T>(bring: impl AsyncFnOnce(TellMoving<'_>) -> T) -> (T, Vec<Moving>, Duration) {
+    let told = Mutex::new(Vec::new());
+    let started = Instant::now();
+    let brought = bring(&|moving: &Moving| told.lock().unwrap().push(moving.clone())).await;
+    (brought, told.into_inner().unwrap(), started.elapsed())
+}
+
+/// It was told at a bounded rate, and each time more.
+fn assert_told(told: &[Moving], bytes: u64, took: Duration) {
+    assert!(told.len() >= 2 && told.len() as u128 <= took.as_millis() / 500, "{told:?} in {took:?}");
+    assert!(told.iter().all(|moving| moving.bytes == bytes && moving.done_bytes < bytes), "{told:?}");
+    assert!(told.windows(2).all(|pair| pair[0].done_bytes <= pair[1].done_bytes) && told.last().unwrap().percent() > 30, "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_long_hears_how_far_it_is_and_who_waits_for_a_moment_hears_nothing() {
+    let fleet = TestFleet::new();
+    let all = simulated(&fleet, 4, Some(SLOW)).await;
+    let bytes = content(64_000_000);
+    let reference = all[0].keep(&bytes).await;
+    let copies = all[1].plane.find(std::slice::from_ref(&reference)).await.unwrap();
+    let cancel = CancellationToken::new();
+    let (tensor, told, took) = told_of(async |tell| all[1].plane.fetch_telling(&reference, &copies, &cancel, tell).await).await;
+    tensor.unwrap();
+    assert_told(&told, 64_000_000, took);
+    assert!(told.iter().all(|moving| moving.from == Some(gpu("sim-0"))), "{told:?}");
+    let (copied, told, took) =
+        told_of(async |tell| all[0].plane.copy_to_telling(&reference, &[gpu("sim-1"), gpu("sim-2")], &cancel, tell).await).await;
+    assert!(copied.unwrap().iter().all(|copied| copied.outcome.is_ok()));
+    assert_told(&told, 128_000_000, took);
+    let parts = std::slice::from_ref(&reference);
+    let (whole, told, took) = told_of(async |tell| all[3].plane.gather_telling(parts, keep("whole", 0), &cancel, tell).await).await;
+    assert_eq!(whole.unwrap().bytes, 64_000_000);
+    assert_told(&told, 64_000_000, took);
+    let small = all[0].plane.keep(keep("small", 1_000), Content::Host(content(1_000))).await.unwrap();
+    let small = TensorRef { tensor: small.tensor, version: None };
+    let copies = all[1].plane.find(std::slice::from_ref(&small)).await.unwrap();
+    let (tensor, told, _) = told_of(async |tell| all[1].plane.fetch_telling(&small, &copies, &cancel, tell).await).await;
+    tensor.unwrap();
+    assert_eq!(told, []);
 }
