@@ -138,5 +138,7 @@ cases! {
         a_list_passes_over_many_names_whose_gpus_are_gone,
         tensors_of_one_pool_are_of_no_concern_to_another,
         tensors_come_back_to_a_table_that_was_emptied,
-        names_of_tensors_are_bounded_and_only_those_that_are_gone_make_room;
+        names_of_tensors_are_bounded_and_only_those_that_are_gone_make_room,
+        a_version_is_drawn_above_the_latest_of_its_name_whatever_the_clocks_say,
+        a_draw_is_remembered_for_ten_leases_and_then_the_copies_stand_for_it;
 }

@@ -25,6 +25,7 @@ pub use living::{Lack, Living, PoolView};
 pub use memory::{MemoryTable, TableCopy};
 pub use table::{
     Beat, DESCRIPTIONS_MAX, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSOR_NAMES_MAX, TENSORS_TOLD_MAX, Telling, UNSERVED_MAX,
+    VersionDraw, VersionWanted,
 };
 pub(crate) use table::{DESCRIBED_FOR_LEASES, KNOWN_FOR, TENSOR_LOOKS, TENSORS_FOR, TENSORS_FOR_LEASES, UNSERVED_FOR};
 pub use wanted::Wanted;

@@ -5,6 +5,7 @@
 
 mod choosing;
 mod claiming;
+mod drawing;
 mod kinds;
 mod nearer;
 mod pool;
@@ -27,7 +28,7 @@ use protocol::{
 };
 
 use self::pool::Pool;
-use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSOR_NAMES_MAX, TableError, Telling};
+use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSOR_NAMES_MAX, TableError, Telling, VersionDraw};
 
 /// A table in memory, for one process: no server, no I/O, never fails.
 pub struct MemoryTable {
@@ -175,6 +176,10 @@ impl GpuTable for MemoryTable {
     async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError> {
         let names_max = self.tensor_names_max.load(Ordering::Relaxed);
         TableError::if_refused(self.on(pool, |pool| pool.announce_tensors(records, names_max)), names_max)
+    }
+
+    async fn draw_tensor_version(&self, pool: &PoolName, draw: &VersionDraw) -> Result<u64, TableError> {
+        Ok(self.on(pool, |pool| pool.draw_tensor_version(draw)))
     }
 
     async fn withdraw_tensors(

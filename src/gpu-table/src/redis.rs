@@ -28,7 +28,9 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use redis_link::{Link, LinkError, Ridden, Rider};
 
 use self::scripts::Scripts;
-use crate::{Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSOR_NAMES_MAX, TableError, Telling, UNSERVED_FOR, copies::in_order};
+use crate::{
+    Beat, GpuTable, Heartbeat, Leases, Seen, Sighting, TENSOR_NAMES_MAX, TableError, Telling, UNSERVED_FOR, VersionDraw, copies::in_order,
+};
 
 /// A table on a Redis server, 7.0 or later. Cheap to share; share one per process.
 pub struct RedisTable {
@@ -272,6 +274,13 @@ impl GpuTable for RedisTable {
         let arguments = arguments::announce_tensors(self.leases, names_max, records);
         let refused = self.run_large("announce tensors", pool, &self.scripts.announce_tensors, arguments).await?;
         TableError::if_refused(refused, names_max)
+    }
+
+    async fn draw_tensor_version(&self, pool: &PoolName, draw: &VersionDraw) -> Result<u64, TableError> {
+        let operation = "draw a version of a tensor";
+        let arguments = arguments::draw_tensor_version(self.leases, draw);
+        let version: String = self.run(operation, pool, &self.scripts.draw_tensor_version, arguments).await?;
+        version.parse().map_err(|_| answers::garbled(operation, &version))
     }
 
     async fn withdraw_tensors(

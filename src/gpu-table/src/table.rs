@@ -55,6 +55,36 @@ pub(crate) const TENSORS_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// How many leases of a row the table remembers a copy after a worker last told of it, where its GPU has no row: that one may come back under the same incarnation.
 pub(crate) const TENSORS_FOR_LEASES: u32 = 10;
 
+/// What a version of a tensor is drawn for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionDraw {
+    /// The name of the tensor.
+    pub name: TensorName,
+    /// Who makes it: the id of a task.
+    pub owner: String,
+    /// What it would like to have: the token of the attempt that makes it, or the time in microseconds.
+    pub wanted: VersionWanted,
+}
+
+/// What a maker of a tensor would like to have as its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionWanted {
+    /// The fencing token of an attempt. An attempt with an older one than a version was drawn for before is late: it has its token, which is older than what counts.
+    Token(u64),
+    /// The time of somebody's clock, in microseconds.
+    Time(u64),
+}
+
+impl VersionWanted {
+    /// As a number, whatever it is.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::Token(number) | Self::Time(number) => number,
+        }
+    }
+}
+
 /// What a worker tells the table, three times a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Heartbeat {
@@ -195,6 +225,11 @@ pub trait GpuTable: Send + Sync + 'static {
     /// # Errors
     /// Also [`TableError::TooManyTensors`], beyond [`TENSOR_NAMES_MAX`] names: those of the records whose names the pool has are kept all the same.
     async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError>;
+
+    /// The version of a tensor that is made: what is wanted, or, where the name has had that or a newer one, one above the latest. So of two that are made one after the other the second is the latest, whatever
+    /// the clocks of their workers say, and no two have the same. Late attempts are passed over ([`VersionWanted::Token`]), and one that asks again has the same. A draw is remembered for ten leases; after that, and where
+    /// the table was emptied, the copies that living GPUs have stand for it.
+    async fn draw_tensor_version(&self, pool: &PoolName, draw: &VersionDraw) -> Result<u64, TableError>;
 
     /// Says that a GPU has these versions of tensors no more. Does nothing where another incarnation has the GPU, or where it has announced a newer version since.
     async fn withdraw_tensors(

@@ -1,6 +1,6 @@
 //! Where tensors are, as workers say it.
 
-use gpu_table::{TENSORS_TOLD_MAX, TableError};
+use gpu_table::{TENSORS_TOLD_MAX, TableError, VersionDraw, VersionWanted};
 use protocol::{DType, DataPort, PoolName, TensorName, TensorPlace, TensorRecord, TensorShape};
 
 use super::world::{HELD_SECONDS, World, gpu_id, incarnation, pool, row, row_with};
@@ -229,4 +229,44 @@ pub async fn names_of_tensors_are_bounded_and_only_those_that_are_gone_make_room
     assert!(is_refused(copy("another", 1, "a")).await);
     withdraw(&world, "a", &[("k9", 1)]).await;
     assert!(!is_refused(copy("another", 1, "a")).await);
+}
+
+/// The version that is drawn for a tensor of this name by this owner.
+async fn drawn(world: &World, name: &str, owner: &str, wanted: VersionWanted) -> u64 {
+    let draw = VersionDraw { name: tensor_name(name), owner: owner.to_owned(), wanted };
+    world.table.draw_tensor_version(&pool(), &draw).await.expect("a version")
+}
+
+pub async fn a_version_is_drawn_above_the_latest_of_its_name_whatever_the_clocks_say(world: World) {
+    use VersionWanted::{Time, Token};
+    let world = world.with_gpus(&["a"]).await;
+    assert_eq!(drawn(&world, "x", "put", Time(5_000)).await, 5_000, "the first has what it wants");
+    assert_eq!(drawn(&world, "x", "put", Time(4_000)).await, 5_001, "of a clock that is behind");
+    assert_eq!(drawn(&world, "x", "task", Token(4_500)).await, 5_002, "an output after a put by a clock that is ahead");
+    assert_eq!(drawn(&world, "x", "task", Token(4_500)).await, 5_002, "asked again");
+    assert_eq!(drawn(&world, "x", "task", Token(4_400)).await, 4_400, "a late holder stays behind");
+    assert_eq!(drawn(&world, "x", "task", Token(4_600)).await, 5_003, "its next attempt");
+    assert_eq!(drawn(&world, "x", "task", Token(9_000)).await, 9_000);
+    assert_eq!(drawn(&world, "y", "put", Time(1)).await, 1, "each name has its own");
+    // What living GPUs have counts, too: neither in the order of text nor within what a double holds exactly.
+    for (version, next) in [(9_999, 10_000), ((1 << 53) + 1, (1 << 53) + 2), (u64::MAX, u64::MAX)] {
+        announce(&world, &[copy("z", version, "a")]).await;
+        assert_eq!(drawn(&world, "z", "put", Time(1)).await, next);
+    }
+}
+
+pub async fn a_draw_is_remembered_for_ten_leases_and_then_the_copies_stand_for_it(world: World) {
+    use VersionWanted::{Time, Token};
+    let world = world.with_gpus(&["a"]).await;
+    let owner = copy("x", 1, "a").owner;
+    assert_eq!(drawn(&world, "x", &owner, Token(70)).await, 70);
+    world.pass(LIVES_GONE_SECONDS);
+    world.join(row("a")).await;
+    assert_eq!(drawn(&world, "x", &owner, Token(60)).await, 60, "nobody knows of it any more");
+    announce(&world, &[copy("x", 80, "a")]).await;
+    world.pass(LIVES_GONE_SECONDS);
+    world.join(row("a")).await;
+    assert_eq!(drawn(&world, "x", &owner, Token(75)).await, 75, "a late holder of who made the latest");
+    assert_eq!(drawn(&world, "x", "another", Token(75)).await, 81);
+    assert_eq!(drawn(&world, "x", "put", Time(1)).await, 82);
 }

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
+use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling, VersionDraw};
 use protocol::{
     BodyHash, ClaimAnswer, ClaimRequest, DescribedKind, GpuId, Holding, Incarnation, Kind, KindDescription, Offer, PoolName, Slice, TaskId,
     TaskStatus, TensorName, TensorRecord, Token, Unserved, claim::Settings, gpu::GpuView,
@@ -135,6 +135,10 @@ impl GpuTable for ChaosTable {
 
     async fn announce_tensors(&self, pool: &PoolName, records: &[TensorRecord]) -> Result<(), TableError> {
         self.call("announce tensors", self.inner.announce_tensors(pool, records)).await
+    }
+
+    async fn draw_tensor_version(&self, pool: &PoolName, draw: &VersionDraw) -> Result<u64, TableError> {
+        self.call("draw a version of a tensor", self.inner.draw_tensor_version(pool, draw)).await
     }
 
     async fn withdraw_tensors(

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling};
+use gpu_table::{Beat, GpuTable, Heartbeat, Seen, Sighting, TableError, Telling, VersionDraw};
 use protocol::{
     BodyHash, ClaimAnswer, ClaimRequest, DescribedKind, GpuId, GroupName, GroupStatus, HistoryPoint, HistorySpan, Incarnation, Kind,
     KindDescription, Offer, OperatorAction, Outcome, PoolName, Slice, TaskId, TaskStatus, TaskStep, TensorName, TensorRecord, Token,
@@ -42,6 +42,9 @@ impl GpuTable for DownTable {
         no_table()
     }
     async fn announce_tensors(&self, _: &PoolName, _: &[TensorRecord]) -> Result<(), TableError> {
+        no_table()
+    }
+    async fn draw_tensor_version(&self, _: &PoolName, _: &VersionDraw) -> Result<u64, TableError> {
         no_table()
     }
     async fn withdraw_tensors(&self, _: &PoolName, _: &GpuId, _: &Incarnation, _: &[(TensorName, u64)]) -> Result<(), TableError> {

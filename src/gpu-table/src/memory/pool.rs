@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use protocol::{Choice, GpuId, GpuRow, Holding, Incarnation, TaskId, TensorName, Unserved, claim::Settings, gpu::GpuView};
 
-use super::{kinds::Told, tensors::Named};
+use super::{drawing::Draws, kinds::Told, tensors::Named};
 use crate::{Beat, Heartbeat, KNOWN_FOR, Leases, Telling, eligibility::is_open};
 
 /// A living GPU.
@@ -47,6 +47,8 @@ pub(super) struct Pool {
     pub described: BTreeMap<String, Told>,
     /// The copies of tensors that workers told of, those that do not count included.
     pub tensors: BTreeMap<TensorName, Named>,
+    /// The versions that were drawn lately.
+    pub drawn: Draws,
 }
 
 /// When workers were heard of, in ms.
@@ -71,6 +73,7 @@ impl Pool {
             unserved: BTreeMap::new(),
             described: BTreeMap::new(),
             tensors: BTreeMap::new(),
+            drawn: Draws::default(),
         }
     }
 

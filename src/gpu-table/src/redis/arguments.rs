@@ -7,7 +7,7 @@ use protocol::{ClaimMode, ClaimRequest, GpuId, GpuRow, Incarnation, KindDescript
 use super::answers::Told;
 use crate::{
     DESCRIBED_FOR_LEASES, DESCRIPTIONS_MAX, Heartbeat, KNOWN_FOR, Leases, Sighting, TENSOR_LOOKS, TENSORS_FOR, TENSORS_FOR_LEASES, Telling,
-    UNSERVED_FOR, UNSERVED_MAX, described::place, weights::Weights,
+    UNSERVED_FOR, UNSERVED_MAX, VersionDraw, VersionWanted, described::place, weights::Weights,
 };
 
 /// How many names of tensors one call looks at, at most: it must not hold up claims for long.
@@ -111,6 +111,17 @@ pub(super) fn announce_tensors(leases: Leases, names_max: usize, records: &[Tens
         let TensorRecord { name, gpu_id, version, incarnation, .. } = record;
         arguments.extend([name.to_string(), gpu_id.to_string(), version.to_string(), incarnation.to_string(), json(record)]);
     }
+    arguments
+}
+
+pub(super) fn draw_tensor_version(leases: Leases, VersionDraw { name, owner, wanted }: &VersionDraw) -> Vec<String> {
+    let what = match wanted {
+        VersionWanted::Token(_) => "token",
+        VersionWanted::Time(_) => "time",
+    };
+    let mut arguments = tensors_live(leases).to_vec();
+    arguments.push(milliseconds(leases.held * TENSORS_FOR_LEASES));
+    arguments.extend([name.to_string(), owner.clone(), wanted.number().to_string(), what.to_owned()]);
     arguments
 }
 

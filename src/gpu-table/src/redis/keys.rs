@@ -22,6 +22,7 @@
 //! | `slots:tensor:<name>` | hash | GPU → its copy of this tensor (`tensors.lua`) |
 //! | `slots:tensors` | sorted set | names of tensors, all with the same score: in the order of their bytes |
 //! | `slots:tensors:told` | sorted set | the same → when a worker last told of a copy, ms |
+//! | `slots:drawn:<name>` | text | the versions of this tensor that were drawn lately (`draw_tensor_version.lua`); expires |
 //! | `slots:probe` | text | the mark that shows that the server takes writes; expires |
 //!
 //! Settings and drains keep their names from version to version; what only lives for a lease is under `slots:`, apart from what versions before it wrote.
@@ -48,6 +49,9 @@ pub(super) const DESCRIBED: &str = "local DESCRIBED, DESCRIBED_TOLD = slots .. '
 
 /// The names of the keys of tensors, for the scripts that name them.
 pub(super) const TENSORS: &str = "local TENSOR, TENSORS, TENSORS_TOLD = slots .. 'tensor:', slots .. 'tensors', slots .. 'tensors:told'\n";
+
+/// The names of the keys of versions of tensors, for the script that draws them.
+pub(super) const DRAWN: &str = "local DRAWN = slots .. 'drawn:'\n";
 
 /// What all keys of one pool begin with.
 pub(super) fn base(prefix: &str, pool: &PoolName) -> String {

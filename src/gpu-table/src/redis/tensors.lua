@@ -43,8 +43,8 @@ local function may_count(copy, living, lives)
   return now_ms < copy.told + lives.gone_ms
 end
 
--- The copies of a name that count, as JSON.
-local function counting_copies(name, lives)
+-- The copies of a name that count.
+local function counting(name, lives)
   local fields, found, left = call('HGETALL', TENSOR .. name), {}, 0
   for i = 1, #fields, 2 do
     local copy, living = read_copy(fields[i + 1]), living_incarnation(fields[i])
@@ -52,9 +52,19 @@ local function counting_copies(name, lives)
       call('HDEL', TENSOR .. name, fields[i])
     else
       left = left + 1
-      if living then found[#found + 1] = copy.json end
+      if living then
+        copy.gpu = fields[i]
+        found[#found + 1] = copy
+      end
     end
   end
   if left == 0 then forget_name(name) end
+  return found
+end
+
+-- The same, as JSON.
+local function counting_copies(name, lives)
+  local found = counting(name, lives)
+  for i, copy in ipairs(found) do found[i] = copy.json end
   return found
 end

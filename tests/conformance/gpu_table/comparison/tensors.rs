@@ -1,6 +1,6 @@
 //! What workers say of tensors, at random.
 
-use gpu_table::GpuTable;
+use gpu_table::{GpuTable, VersionDraw, VersionWanted};
 use proptest::prelude::*;
 use protocol::{Incarnation, TensorName, TensorRecord};
 
@@ -20,6 +20,7 @@ pub(super) enum TensorStep {
     Withdraw { gpu: u8, start: u8, copies: Vec<(u8, u64)> },
     Find(Vec<u8>),
     List { after: Option<u8>, names_max: usize },
+    Draw { name: u8, owner: bool, wanted: VersionWanted },
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +42,10 @@ pub(super) fn steps() -> impl Strategy<Value = TensorStep> {
         4 => prop::collection::vec(copies, 1..6).prop_map(TensorStep::Announce),
         2 => (0..GPUS + 1, start(), withdrawn).prop_map(|(gpu, start, copies)| TensorStep::Withdraw { gpu, start, copies }),
         2 => prop::collection::vec(0..NAMES, 1..4).prop_map(TensorStep::Find),
+        3 => (0..NAMES, any::<bool>(), any::<bool>(), version()).prop_map(|(name, owner, is_token, version)| {
+            let wanted = if is_token { VersionWanted::Token(version) } else { VersionWanted::Time(version) };
+            TensorStep::Draw { name, owner, wanted }
+        }),
         2 => (prop::option::of(0..NAMES), 0..4_usize).prop_map(|(after, names_max)| TensorStep::List { after, names_max }),
     ]
 }
@@ -71,6 +76,11 @@ pub(super) async fn take(table: &dyn GpuTable, step: &TensorStep) -> Answer {
         TensorStep::Find(names) => {
             let names: Vec<TensorName> = names.iter().map(|name| name_of(*name)).collect();
             format!("{:?}", table.find_tensors(&pool(), &names).await)
+        }
+        TensorStep::Draw { name, owner, wanted } => {
+            let owner = if *owner { copy("x", 1, "a").owner } else { "another".to_owned() };
+            let draw = VersionDraw { name: name_of(*name), owner, wanted: *wanted };
+            format!("{:?}", table.draw_tensor_version(&pool(), &draw).await)
         }
         TensorStep::List { after, names_max } => {
             format!("{:?}", table.tensors(&pool(), after.map(name_of).as_ref(), *names_max).await)
