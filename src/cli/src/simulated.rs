@@ -7,7 +7,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use devices::{
     Device,
-    simulated::{LinkSpeed, SimulatedGpu, SimulatedOptions, Sleeper},
+    simulated::{LinkGroups, LinkSpeed, SimulatedGpu, SimulatedOptions, Sleeper},
 };
 use futures::StreamExt;
 use gpu_worker::{GpuWorker, Stop, WorkerError, WorkerOptions, WorkerParts};
@@ -56,19 +56,24 @@ impl Brought {
 fn devices(section: &SimulatedSection) -> Result<Vec<SimulatedGpu>, Fault> {
     let latency = Duration::from_micros(section.link_latency_us);
     let link = |gb_s| LinkSpeed { latency, ..LinkSpeed::gb_s(gb_s) };
-    (0..section.gpus)
-        .map(|number| {
-            let gpu_id = GpuId::new(format!("{}-{number}", section.id_prefix))
-                .map_err(|error| Fault::Usage(format!("simulated.id_prefix: {error}")))?;
-            Ok(SimulatedGpu::new(SimulatedOptions {
-                memory_mb: section.memory_mb,
-                sleeper: Sleeper::Precise,
-                host_link: link(section.host_link_gb_s),
-                peer_link: (section.peer_link_gb_s > 0.0).then(|| link(section.peer_link_gb_s)),
-                ..SimulatedOptions::new(gpu_id)
-            }))
+    let peer_link = (section.peer_link_gb_s > 0.0).then(|| link(section.peer_link_gb_s));
+    let groups =
+        LinkGroups { nvlink: section.nvlink_gpus as usize, switch: section.switch_gpus as usize, peer_access: peer_link.is_some() };
+    let named = |number| {
+        GpuId::new(format!("{}-{number}", section.id_prefix)).map_err(|error| Fault::Usage(format!("simulated.id_prefix: {error}")))
+    };
+    let gpus = (0..section.gpus).map(named).collect::<Result<Vec<GpuId>, Fault>>()?;
+    let device = |(number, gpu_id): (usize, &GpuId)| {
+        SimulatedGpu::new(SimulatedOptions {
+            memory_mb: section.memory_mb,
+            sleeper: Sleeper::Precise,
+            host_link: link(section.host_link_gb_s),
+            peer_link,
+            links: groups.links_of(&gpus, number),
+            ..SimulatedOptions::new(gpu_id.clone())
         })
-        .collect()
+    };
+    Ok(gpus.iter().enumerate().map(device).collect())
 }
 
 /// Starts a worker for each simulated GPU of the configuration; with `gpu.multi_gpu.enabled: false`, for the first alone.

@@ -21,6 +21,13 @@ pub struct SimulatedSection {
     /// What a link between two GPUs carries in each direction, in GB/s (10^9 bytes). 0: there are none, and data between them goes through the host. Default: 200.
     #[schemars(range(min = 0.0, max = 10_000.0))]
     pub peer_link_gb_s: f64,
+    /// How many GPUs in a row are joined by NVLink, by what they say of themselves: the first so many with each other, then the next. 0: none are. Default: 0.
+    #[schemars(range(max = 1_024))]
+    pub nvlink_gpus: u32,
+    /// How many GPUs in a row sit behind one PCI Express switch, by what they say of themselves; the others reach each other across the system. 0: none do. Default: 0. Where this and `nvlink_gpus` are 0 they say nothing of
+    /// their ways.
+    #[schemars(range(max = 1_024))]
+    pub switch_gpus: u32,
     /// How long a copy over a link takes beside its bytes, in µs. Default: 10.
     #[schemars(range(max = 1_000_000))]
     pub link_latency_us: u64,
@@ -28,6 +35,15 @@ pub struct SimulatedSection {
 
 impl Default for SimulatedSection {
     fn default() -> Self {
-        Self { gpus: 4, memory_mb: 80_000, id_prefix: "sim".to_owned(), host_link_gb_s: 25.0, peer_link_gb_s: 200.0, link_latency_us: 10 }
+        Self {
+            gpus: 4,
+            memory_mb: 80_000,
+            id_prefix: "sim".to_owned(),
+            host_link_gb_s: 25.0,
+            peer_link_gb_s: 200.0,
+            nvlink_gpus: 0,
+            switch_gpus: 0,
+            link_latency_us: 10,
+        }
     }
 }

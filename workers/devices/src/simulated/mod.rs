@@ -8,6 +8,7 @@
 
 mod gpu;
 mod knobs;
+mod links;
 mod memory;
 mod options;
 mod physics;
@@ -16,5 +17,6 @@ mod state;
 
 pub use gpu::SimulatedGpu;
 pub use knobs::SimulatedKnobs;
+pub use links::LinkGroups;
 pub use options::{LinkSpeed, SimulatedOptions, Thermals};
 pub use sleeper::Sleeper;

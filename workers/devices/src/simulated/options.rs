@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use protocol::{GpuDescription, GpuId, gpu::Hardware, task::ComputeCapability};
+use protocol::{
+    GpuDescription, GpuId,
+    gpu::{GpuLink, Hardware},
+    task::ComputeCapability,
+};
 
 use super::Sleeper;
 
@@ -25,6 +29,8 @@ pub struct SimulatedOptions {
     pub host_link: LinkSpeed,
     /// The links between the GPU and other simulated GPUs of the process, one for each, each direction by itself. `None`: there are none. Default: 200 GB/s, 10 µs.
     pub peer_link: Option<LinkSpeed>,
+    /// What it says of its ways to other GPUs; see [`LinkGroups`](super::LinkGroups). Default: nothing.
+    pub links: Vec<GpuLink>,
 }
 
 /// How fast a link is. It carries one copy at a time in each direction; others wait.
@@ -57,6 +63,7 @@ impl SimulatedOptions {
             sleeper: Sleeper::default(),
             host_link: LinkSpeed::gb_s(25.0),
             peer_link: Some(LinkSpeed::gb_s(200.0)),
+            links: Vec::new(),
         }
     }
 
@@ -66,7 +73,7 @@ impl SimulatedOptions {
             name: self.name.clone(),
             memory_total_mb: self.memory_mb,
             compute_capability: self.compute_capability,
-            hardware: Hardware::default(),
+            hardware: Hardware { links: self.links.clone(), ..Hardware::default() },
         }
     }
 }
