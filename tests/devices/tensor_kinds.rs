@@ -11,13 +11,13 @@ use std::{
 
 use async_trait::async_trait;
 use devices::Device;
-use executors::{Executor, Failure, Keeping, Run, RunTensors};
+use executors::{Executor, Failure, Keeping, KeptSoFar, Run, RunTensors};
 use fake_nvidia::process;
 use protocol::{
     DType, Framed, IfExists, KeepAs, KeptTensor, Segments, TensorName, TensorRecord, TensorRef, TensorShape, config::DataSection,
 };
 use serde_json::{Value, json};
-use tensors::{Content, DataMetrics, DataOptions, DataParts, DataPlane, Destination, Directory, DirectoryError, Keep, Tensor};
+use tensors::{Content, DataMetrics, DataOptions, DataParts, DataPlane, Destination, Directory, DirectoryError, Draw, Keep, Tensor};
 use tests::{
     environment::seeded,
     executing::{self, run_of},
@@ -34,6 +34,10 @@ struct Alone(Mutex<Vec<TensorRecord>>);
 impl Directory for Alone {
     async fn find(&self, names: &[TensorName]) -> Result<Vec<TensorRecord>, DirectoryError> {
         Ok(self.0.lock().unwrap().iter().filter(|record| names.contains(&record.name)).cloned().collect())
+    }
+
+    async fn draw_version(&self, draw: &Draw<'_>) -> Result<u64, DirectoryError> {
+        Ok(draw.wanted())
     }
 
     async fn announce(&self, records: &[TensorRecord]) -> Result<(), DirectoryError> {
@@ -118,7 +122,13 @@ impl Rig {
         let names: Vec<TensorName> = names.iter().map(|name| TensorName::new(*name).unwrap()).collect();
         let keep_as = KeepAs { names, ttl_ms: None, if_exists: IfExists::default() };
         let version = self.version.fetch_add(1, Ordering::Relaxed);
-        let keeping = (!keep_as.names.is_empty()).then(|| Keeping { keep_as, owner: "task-1".to_owned(), version, item: None });
+        let keeping = (!keep_as.names.is_empty()).then(|| Keeping {
+            keep_as,
+            owner: "task-1".to_owned(),
+            version,
+            item: None,
+            kept: KeptSoFar::default(),
+        });
         let tensors = RunTensors::new(Arc::clone(&self.plane), inputs, keeping);
         executor.run(Run { tensors, pieces, ..run_of(&task, &self.device) }).await
     }

@@ -93,7 +93,7 @@ impl TensorPlace {
 pub struct TensorRecord {
     /// Its name.
     pub name: TensorName,
-    /// Grows when the name is written again: the token of the attempt that made it, or the time at which it was put, in microseconds. The highest is the one that is used.
+    /// Grows when the name is written again: the token of the attempt that made it, or the time at which it was put, in microseconds; one above the latest, where the name had that or a newer one. The highest is the one that is used.
     pub version: u64,
     /// What its numbers are.
     #[serde(flatten)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use devices::simulated::{LinkSpeed, SimulatedGpu, SimulatedOptions, Sleeper};
 use prometheus::Registry;
 use protocol::{GpuId, IfExists, TensorName, TensorRecord, TensorRef, TensorShape, config::DataSection};
-use tensors::{Content, DataMetrics, DataOptions, DataParts, DataPlane, Destination, Directory, DirectoryError, Keep};
+use tensors::{Content, DataMetrics, DataOptions, DataParts, DataPlane, Destination, Directory, DirectoryError, Draw, Keep};
 
 use crate::{Fault, namespace::environment};
 
@@ -121,6 +121,12 @@ struct TableOf {
 impl Directory for TableOf {
     async fn find(&self, names: &[TensorName]) -> Result<Vec<TensorRecord>, DirectoryError> {
         Ok(lock(&self.table.records).iter().filter(|record| names.contains(&record.name)).cloned().collect())
+    }
+
+    async fn draw_version(&self, draw: &Draw<'_>) -> Result<u64, DirectoryError> {
+        let records = lock(&self.table.records);
+        let latest = records.iter().filter(|record| record.name == *draw.name).map(|record| record.version).max();
+        Ok(draw.wanted().max(latest.map_or(0, |latest| latest.saturating_add(1))))
     }
 
     async fn announce(&self, announced: &[TensorRecord]) -> Result<(), DirectoryError> {

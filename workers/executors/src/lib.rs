@@ -39,6 +39,6 @@ pub use models::{InUse, ListedModel, Loaded, ModelBounds, ModelCache, ModelCount
 #[cfg(feature = "predict")]
 pub use predict::{Predict, PredictError};
 pub use report::{Listening, Report, Reported, ReportedPartials, Reports};
-pub use run_tensors::{Keeping, RunTensors, TakesTensors, failure_of};
+pub use run_tensors::{Keeping, KeptSoFar, RunTensors, TakesTensors, failure_of};
 pub use simulate::{simulate, simulate_keeping};
 pub use usage::Usage;

@@ -1,8 +1,12 @@
 //! The tensors of an attempt: those that its payload names, and those that it leaves on the GPU.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use protocol::{Json, KeepAs, TensorName, TensorRef, TensorShape};
+use protocol::{Json, KeepAs, KeptTensor, TensorName, TensorRef, TensorShape};
 use tensors::{Content, DataError, DataPlane, Keep, Tensor};
 
 use crate::Failure;
@@ -37,10 +41,28 @@ pub struct Keeping {
     pub keep_as: KeepAs,
     /// Who makes them: the id of the task.
     pub owner: String,
-    /// Their version: the token of the attempt.
+    /// The token of the attempt: their version, unless the name has a newer one.
     pub version: u64,
     /// The number of the item, of a batch's.
     pub item: Option<usize>,
+    /// What was kept so far.
+    pub kept: KeptSoFar,
+}
+
+/// What an attempt has kept, each name with its version. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct KeptSoFar(Arc<Mutex<BTreeMap<TensorName, u64>>>);
+
+impl KeptSoFar {
+    /// Each name with its version.
+    #[must_use]
+    pub fn versions(&self) -> BTreeMap<TensorName, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, kept: &KeptTensor) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(kept.tensor.clone(), kept.version);
+    }
 }
 
 impl RunTensors {
@@ -112,6 +134,7 @@ impl RunTensors {
             if_exists: keeping.keep_as.if_exists,
         };
         let kept = plane.keep(keep, content).await.map_err(|error| failure_of(&error))?;
+        keeping.kept.add(&kept);
         Ok(Json::of(&kept))
     }
 }

@@ -30,6 +30,27 @@ pub struct Destination {
     pub numa_node: Option<u32>,
 }
 
+/// What a version of a tensor is drawn for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw<'a> {
+    /// The name of the tensor.
+    pub name: &'a TensorName,
+    /// Who makes it.
+    pub owner: &'a str,
+    /// The token of the attempt that makes it. `None`: it is put.
+    pub token: Option<u64>,
+    /// The time here, in microseconds: the version of what is put, where the name has no newer one.
+    pub now_us: u64,
+}
+
+impl Draw<'_> {
+    /// What it is where the name has no newer one.
+    #[must_use]
+    pub fn wanted(&self) -> u64 {
+        self.token.unwrap_or(self.now_us)
+    }
+}
+
 /// Where the tensors of a pool are. Only copies of living workers are found. What it says may be old: a copy that it names may be gone when it is asked for.
 #[async_trait]
 pub trait Directory: Send + Sync + 'static {
@@ -38,6 +59,12 @@ pub trait Directory: Send + Sync + 'static {
     /// # Errors
     /// [`DirectoryError`].
     async fn find(&self, names: &[TensorName]) -> Result<Vec<TensorRecord>, DirectoryError>;
+
+    /// The version of a tensor that is made, above the latest of its name. An attempt that is late, since one with a newer token has drawn, is given its own token, which is older than what counts.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    async fn draw_version(&self, draw: &Draw<'_>) -> Result<u64, DirectoryError>;
 
     /// Says that this GPU has these copies. From then on they are found.
     ///

@@ -20,7 +20,7 @@ mod store;
 mod tensor;
 mod transfer;
 
-pub use directory::{Destination, Directory, DirectoryError};
+pub use directory::{Destination, Directory, DirectoryError, Draw};
 pub use error::DataError;
 pub use metrics::DataMetrics;
 pub use plane::{Content, Copied, CopiedTo, DataOptions, DataParts, DataPlane, Keep, TransferLimits};

@@ -117,7 +117,7 @@ pub struct Keep {
     pub shape: TensorShape,
     /// Who makes it.
     pub owner: String,
-    /// Its version. `None`: the time, in microseconds.
+    /// The token of the attempt that makes it, which is its version unless the name has a newer one. `None`: it is put, and its version is the time in microseconds, unless the name has a newer one.
     pub version: Option<u64>,
     /// How long it is kept after its last use. `None`: as configured.
     pub ttl: Option<Duration>,

@@ -23,7 +23,7 @@ use protocol::{TensorName, TensorPlace};
 use tokio::sync::Notify;
 
 pub use self::arriving::Arriving;
-pub(crate) use self::room::Room;
+pub(crate) use self::{arriving::Replaced, room::Room};
 use self::{
     entries::{Entries, Found},
     room::Held,

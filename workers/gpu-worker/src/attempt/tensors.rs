@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use executors::{Failure, Keeping, RunTensors, TakesTensors, failure_of};
+use executors::{Failure, Keeping, KeptSoFar, RunTensors, TakesTensors, failure_of};
 use futures::future::try_join_all;
 use protocol::{ErrorCode, Json, OnMissing, SegmentRef, Segments, Task, TaskBody, TensorRecord, TensorRef, Token, frame::SEGMENTS_MAX};
 use tensors::{DataError, KeepError, Moving, Tensor};
@@ -98,7 +98,7 @@ impl<'a> AttemptTensors<'a> {
             let given = RunTensors::new(Arc::clone(&data.plane), inputs, keeping.cloned());
             let result = run_within(trying, (self.task, trying.payload), given).await?;
             let Some(keeping) = keeping else { return Ok(result) };
-            return match keeping::check_all_kept(&data.plane, keeping, &result) {
+            return match keeping::check_all_kept(keeping) {
                 // A program that takes tensors where they lie gives its outputs as raw bytes all the same.
                 Err(_) if !result.segments.is_empty() => Ok(keeping::keep_segments(&data.plane, keeping, result).await?),
                 Err(failure) => Err(failure.into()),
@@ -129,7 +129,7 @@ impl<'a> AttemptTensors<'a> {
         let keep_as = self.task.body.keep_as.clone()?;
         let item = item.and_then(|item| usize::try_from(item).ok());
         // All slices of a batch are of one owner: another cut of it replaces what the first has left.
-        Some(Keeping { keep_as, owner: self.task.id.batch().to_string(), version: self.token.0, item })
+        Some(Keeping { keep_as, owner: self.task.id.batch().to_string(), version: self.token.0, item, kept: KeptSoFar::default() })
     }
 
     /// Brings what a payload names to this GPU. Where there is too little memory, what is kept to save time makes way.

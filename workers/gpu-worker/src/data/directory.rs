@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use gpu_table::{GpuTable, TENSORS_TOLD_MAX, TableError};
+use gpu_table::{GpuTable, TENSORS_TOLD_MAX, TableError, VersionDraw, VersionWanted};
 use protocol::{GpuId, Incarnation, PoolName, TensorName, TensorRecord, gpu::GpuView};
-use tensors::{Destination, Directory, DirectoryError};
+use tensors::{Destination, Directory, DirectoryError, Draw};
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::context::Context;
@@ -59,6 +59,12 @@ impl Directory for TableDirectory {
             found.extend(self.table.find_tensors(&self.pool, names).await.map_err(failed)?);
         }
         Ok(found)
+    }
+
+    async fn draw_version(&self, draw: &Draw<'_>) -> Result<u64, DirectoryError> {
+        let wanted = draw.token.map_or(VersionWanted::Time(draw.now_us), VersionWanted::Token);
+        let draw = VersionDraw { name: draw.name.clone(), owner: draw.owner.to_owned(), wanted };
+        self.table.draw_tensor_version(&self.pool, &draw).await.map_err(failed)
     }
 
     async fn announce(&self, records: &[TensorRecord]) -> Result<(), DirectoryError> {

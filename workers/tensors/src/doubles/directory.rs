@@ -1,20 +1,25 @@
 //! A table that is a map.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use protocol::{GpuId, TensorName, TensorRecord};
 
-use crate::{Destination, Directory, DirectoryError};
+use crate::{Destination, Directory, DirectoryError, Draw};
 
 #[derive(Default)]
 pub(crate) struct TestDirectory {
     records: Mutex<Vec<TensorRecord>>,
     destinations: Mutex<Vec<Destination>>,
     failing_announcements: AtomicUsize,
+    /// By name: the latest version, the newest token for which one was drawn, and that one.
+    drawn: Mutex<BTreeMap<TensorName, (u64, u64, u64)>>,
     pub(crate) pool_mb: AtomicU64,
 }
 
@@ -40,6 +45,20 @@ pub(crate) struct TableOf(pub(crate) Arc<TestDirectory>, pub(crate) GpuId);
 impl Directory for TableOf {
     async fn find(&self, names: &[TensorName]) -> Result<Vec<TensorRecord>, DirectoryError> {
         Ok(self.0.records().into_iter().filter(|record| names.contains(&record.name)).collect())
+    }
+
+    async fn draw_version(&self, draw: &Draw<'_>) -> Result<u64, DirectoryError> {
+        let told = self.0.records().into_iter().filter(|record| record.name == *draw.name).map(|record| record.version).max();
+        let mut all = self.0.drawn.lock().unwrap();
+        let (latest, token, of_token) = all.entry(draw.name.clone()).or_default();
+        if let Some(wanted) = draw.token.filter(|wanted| *token > 0 && *wanted <= *token) {
+            return Ok(if wanted == *token { *of_token } else { wanted });
+        }
+        *latest = draw.wanted().max(told.unwrap_or(0).max(*latest).saturating_add(1));
+        if let Some(wanted) = draw.token {
+            (*token, *of_token) = (wanted, *latest);
+        }
+        Ok(*latest)
     }
 
     async fn announce(&self, announced: &[TensorRecord]) -> Result<(), DirectoryError> {

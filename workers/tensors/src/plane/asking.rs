@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::{TensorName, TensorRecord};
 
 use super::Shared;
-use crate::{DataError, Directory, DirectoryError};
+use crate::{DataError, Directory, DirectoryError, Draw};
 
 /// For each question.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -52,6 +52,14 @@ impl Shared {
         announced
     }
 
+    /// Draws a version, and tries a few times where that may help.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub(crate) async fn draw(&self, draw: &Draw<'_>) -> Result<u64, DirectoryError> {
+        self.insist(|directory| directory.draw_version(draw)).await
+    }
+
     /// Says that copies are gone.
     ///
     /// # Errors
@@ -70,9 +78,9 @@ impl Shared {
         Ok(self.announce(&records).await?)
     }
 
-    async fn insist<'a, Asked>(&'a self, ask: impl Fn(&'a dyn Directory) -> Asked) -> Result<(), DirectoryError>
+    async fn insist<'a, T, Asked>(&'a self, ask: impl Fn(&'a dyn Directory) -> Asked) -> Result<T, DirectoryError>
     where
-        Asked: Future<Output = Result<(), DirectoryError>>,
+        Asked: Future<Output = Result<T, DirectoryError>>,
     {
         let mut pause_ms = PAUSE_MS;
         for _ in 1..TRIES {

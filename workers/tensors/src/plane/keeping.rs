@@ -7,7 +7,7 @@ use devices::HostBytes;
 use protocol::{IfExists, KeptTensor, TensorName, TensorRecord, TensorShape};
 
 use super::{Content, Keep, Shared, within};
-use crate::{Arriving, DataError, KeepError, Tensor, TensorAbout, transfer::pieces};
+use crate::{Arriving, DataError, Draw, KeepError, Tensor, TensorAbout, store::Replaced, transfer::pieces};
 
 /// In pieces of this many bytes what is on the host goes to the GPU, so that others get at it between them.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -62,16 +62,15 @@ impl Shared {
     /// [`DataError::Directory`]; [`KeepError::Exists`].
     pub(crate) async fn publish(&self, arriving: Arriving, if_exists: IfExists) -> Result<Arc<Tensor>, DataError> {
         let (tensor, replaced) = arriving.finish_beside()?;
+        let mut unpublished = Unpublished { shared: self, tensor: Arc::clone(&tensor), replaced: Some(replaced) };
         let mut published = self.announce(&[self.record_of(&tensor)]).await.map_err(DataError::from);
         if published.is_ok() && if_exists == IfExists::Fail {
             published = self.check_alone(tensor.about()).await;
         }
-        if published.is_err() && self.store.take_back(&tensor, replaced) {
-            let about = tensor.about();
-            // The table may have taken it and only not have said so. Once it knows that this one is gone, it hears anew what the name is.
-            self.told.forget([about.name.clone()]);
-            self.tell_later([(about.name.clone(), about.version)]);
+        if published.is_ok() {
+            unpublished.replaced = None;
         }
+        drop(unpublished);
         self.tell_gone();
         published.map(|()| tensor)
     }
@@ -99,23 +98,20 @@ impl Shared {
     async fn admit(&self, keep: Keep) -> Result<TensorAbout, DataError> {
         let wanted_bytes = length_of(&keep.shape)?;
         self.check_pool(wanted_bytes).await?;
-        let latest = match (keep.version, keep.if_exists) {
-            (Some(_), IfExists::Replace) => None,
-            _ => self.latest(&keep.name).await?,
-        };
-        if let Some(there) = &latest
-            && keep.if_exists == IfExists::Fail
+        if keep.if_exists == IfExists::Fail
+            && let Some(there) = self.latest(&keep.name).await?
             && there.owner != keep.owner
         {
             return Err(KeepError::Exists { name: keep.name, version: there.version }.into());
         }
-        let here = self.store.look(&keep.name).map_or(0, |stored| stored.about.version);
-        // Above all that are there: the clocks of their workers may be ahead of this one's.
-        let there = here.max(latest.map_or(0, |record| record.version));
         let clock = &self.environment.clock;
+        // What is here counts, too, where the table does not know of it yet.
+        let above_here = self.store.look(&keep.name).map_or(0, |stored| stored.about.version.saturating_add(1));
+        let now_us = clock.now_us().max(above_here);
+        let version = self.draw(&Draw { name: &keep.name, owner: &keep.owner, token: keep.version, now_us }).await?;
         let ttl = keep.ttl.unwrap_or(self.options.ttl);
         Ok(TensorAbout {
-            version: keep.version.unwrap_or_else(|| clock.now_us().max(there.saturating_add(1))),
+            version,
             name: keep.name,
             shape: keep.shape,
             owner: keep.owner,
@@ -161,6 +157,26 @@ impl Shared {
             arriving.write(piece.start, HostBytes::Own(part)).await?;
         }
         Ok(arriving)
+    }
+}
+
+/// A tensor that is here and of which nobody else knows yet. Dropped before it is published, it goes, and what it replaced is there again.
+struct Unpublished<'a> {
+    shared: &'a Shared,
+    tensor: Arc<Tensor>,
+    /// `None`: it is published.
+    replaced: Option<Replaced>,
+}
+
+impl Drop for Unpublished<'_> {
+    fn drop(&mut self) {
+        let Some(replaced) = self.replaced.take() else { return };
+        if self.shared.store.take_back(&self.tensor, replaced) {
+            let about = self.tensor.about();
+            // The table may have taken it and only not have said so. Once it knows that this one is gone, it hears anew what the name is.
+            self.shared.told.forget([about.name.clone()]);
+            self.shared.tell_later([(about.name.clone(), about.version)]);
+        }
     }
 }
 

@@ -78,24 +78,17 @@ fn without(kept: &BTreeMap<usize, Json>, result: &Framed) -> Framed {
 }
 
 /// Checks that an executor which keeps its outputs itself has kept one for each name.
-pub(super) fn check_all_kept(plane: &DataPlane, keeping: &Keeping, result: &Framed) -> Result<(), Failure> {
-    let told = TensorRef::all_in(&result.json);
-    let is_kept = |name: &TensorName| {
-        let told = told.iter().any(|reference| reference.tensor == *name && reference.version == Some(keeping.version));
-        // One that was replaced meanwhile was kept, too.
-        told || plane.store().look(name).is_some_and(|stored| stored.about.version >= keeping.version)
-    };
-    let (names, kept) = (keeping.keep_as.names.len(), names(keeping).filter(is_kept).count());
+pub(super) fn check_all_kept(keeping: &Keeping) -> Result<(), Failure> {
+    let (names, kept) = (keeping.keep_as.names.len(), keeping.kept.versions().len());
     if kept < names { Err(too_few(names, kept)) } else { Ok(()) }
 }
 
 /// Frees what a payload has kept that failed all the same: nobody is to take it for the output of a task that has none.
 pub(super) async fn let_go(plane: &DataPlane, keeping: &Keeping) {
-    for tensor in names(keeping) {
-        if plane.store().look(&tensor).is_none_or(|stored| stored.about.version != keeping.version) {
-            continue;
+    for (tensor, version) in keeping.kept.versions() {
+        if plane.store().look(&tensor).is_some_and(|stored| stored.about.version == version) {
+            free(plane, TensorRef { tensor, version: Some(version) }).await;
         }
-        free(plane, TensorRef { tensor, version: Some(keeping.version) }).await;
     }
 }
 
@@ -117,11 +110,6 @@ async fn free(plane: &DataPlane, kept: TensorRef) {
     if let Err(error) = plane.free(&kept).await {
         tracing::debug!(tensor = %kept.tensor, %error, "an output of a task that failed was not freed; it goes when its time is over");
     }
-}
-
-/// Under which names outputs are kept.
-fn names(keeping: &Keeping) -> impl Iterator<Item = TensorName> {
-    keeping.keep_as.names.iter().filter_map(move |name| keeping.item.map_or_else(|| Some(name.clone()), |item| name.of_item(item)))
 }
 
 fn too_few(names: usize, outputs: usize) -> Failure {

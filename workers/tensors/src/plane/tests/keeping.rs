@@ -128,6 +128,36 @@ async fn what_is_put_last_is_the_latest_also_where_another_workers_clock_is_ahea
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_output_right_after_a_put_by_a_worker_whose_clock_is_ahead_is_the_latest_and_a_late_attempt_is_not() {
+    let fleet = TestFleet::new();
+    let (ahead, b) = (fleet.plane("ahead").await, fleet.plane("b").await);
+    let put = ahead.keep("x", &content(10)).await.version.unwrap();
+    let by = |token: u64| Keep { version: Some(token), owner: "task".to_owned(), ..keep("x", 20) };
+    let kept = async |token, seed: u8| b.plane.keep(by(token), Content::Host(Bytes::from(vec![seed; 20]))).await.unwrap().version;
+    assert_eq!(kept(put - 5_000_000, 1).await, put + 1);
+    let latest = async || {
+        let tensor = ahead.fetch(&TensorRef::latest(name("x"))).await.unwrap();
+        ahead.bytes(&tensor).await[0]
+    };
+    assert_eq!(latest().await, 1);
+    assert_eq!(kept(put - 4_000_000, 2).await, put + 2, "the next attempt");
+    assert_eq!(latest().await, 2);
+    assert_eq!(kept(put - 5_000_000, 3).await, put - 5_000_000, "the first one again, which is late");
+    assert_eq!(latest().await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_to_keep_a_tensor_leaves_nothing_of_it() {
+    let fleet = TestFleet::new();
+    let plane = fleet.plane("a").await;
+    let old = plane.keep("x", &content(100)).await;
+    fleet.directory.fail_announcements(usize::MAX);
+    let keeping = plane.plane.keep(keep("x", 3), Content::Host(Bytes::from_static(b"abc")));
+    assert!(tokio::time::timeout(Duration::from_millis(1), keeping).await.is_err());
+    assert_eq!(Some(plane.plane.store().look(&name("x")).unwrap().about.version), old.version);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_copy_whose_record_contradicts_itself_is_none() {
     let fleet = TestFleet::new();
     let (a, b) = (fleet.plane("a").await, fleet.plane("b").await);
