@@ -1,28 +1,41 @@
 //! Letting go of tensors, wherever they are.
 
+use std::collections::BTreeSet;
+
 use protocol::{GpuId, TensorName, TensorRecord, TensorRef};
 
 use super::{Shared, here};
-use crate::DataError;
+use crate::{DataError, DirectoryError};
+
+/// How often it is looked for copies: once, and once or twice more for those that came meanwhile.
+const LOOKS: usize = 3;
 
 impl Shared {
     /// See [`DataPlane::free`](super::DataPlane::free). Without a version, copies of older versions go too: else one of them would be the latest.
     pub(crate) async fn free(&self, reference: &TensorRef) -> Result<Vec<GpuId>, DataError> {
-        let mut found = self.ask(std::slice::from_ref(&reference.tensor)).await?;
-        found.retain(|record| record.name == reference.tensor && reference.version.is_none_or(|version| record.version == version));
+        let mut found = self.copies_meant(reference).await?;
         let mut freed: Vec<GpuId> = Vec::new();
         if self.free_here(&reference.tensor, reference.version).await? {
             freed.push(self.gpu_id.clone());
         }
-        let others = found.iter().filter(|record| !self.is_own(record));
-        let outcomes = futures::future::join_all(others.map(async |record| (record, self.free_there(record).await))).await;
-        let mut trouble = None;
-        for (record, outcome) in outcomes {
-            match outcome {
-                Ok(true) => freed.push(record.gpu_id.clone()),
-                Ok(false) => {}
-                Err(reason) => trouble = trouble.or(Some((record.gpu_id.clone(), reason))),
+        let (mut trouble, mut asked) = (None, BTreeSet::new());
+        for _ in 0..LOOKS {
+            let others = found.iter().filter(|record| !self.is_own(record));
+            let outcomes = futures::future::join_all(others.map(async |record| (record, self.free_there(record).await))).await;
+            for (record, outcome) in outcomes {
+                match outcome {
+                    Ok(true) => freed.push(record.gpu_id.clone()),
+                    Ok(false) => {}
+                    Err(reason) => trouble = trouble.or(Some((record.gpu_id.clone(), reason))),
+                }
             }
+            if found.is_empty() {
+                break;
+            }
+            // A copy that was on its way then may have come since.
+            asked.extend(found.into_iter().map(|record| (record.gpu_id, record.version)));
+            found = self.copies_meant(reference).await?;
+            found.retain(|record| !asked.contains(&(record.gpu_id.clone(), record.version)));
         }
         freed.sort();
         freed.dedup();
@@ -33,6 +46,13 @@ impl Shared {
             None if freed.is_empty() => Err(DataError::Missing { name: reference.tensor.clone(), version: reference.version }),
             None => Ok(freed),
         }
+    }
+
+    /// The copies that are to go, as the table knows them.
+    async fn copies_meant(&self, reference: &TensorRef) -> Result<Vec<TensorRecord>, DirectoryError> {
+        let mut found = self.ask(std::slice::from_ref(&reference.tensor)).await?;
+        found.retain(|record| record.name == reference.tensor && reference.version.is_none_or(|version| record.version == version));
+        Ok(found)
     }
 
     /// Lets go of the copy that is here, or on its way; whether there was one. Who uses it, or waits for it, has it all the same.

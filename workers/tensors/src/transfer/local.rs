@@ -36,7 +36,7 @@ impl Copying<'_> {
             in_time(self.stall, self.memory.copy((from, at), (to, at), bytes)).await?;
             in_time(self.stall, self.memory.checksum(to, piece.clone())).await
         };
-        let sums = self.source.summed_beside(piece, copied).await?;
+        let sums = self.source.summed_beside(piece.clone(), copied).await?;
         self.arriving.came(bytes);
         Ok(sums)
     }

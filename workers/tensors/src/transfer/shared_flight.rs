@@ -136,6 +136,21 @@ impl Shared {
         flight
     }
 
+    /// Lets go of a copy that has just been announced where the table knows no other one: it was freed everywhere while this one was on its way, by somebody who did not know of it. Who frees looks once more after
+    /// that, so that one of the two sees the other.
+    async fn let_go_if_alone(&self, copy: &TensorRecord) {
+        let others = match self.ask(std::slice::from_ref(&copy.name)).await {
+            Ok(found) => found.into_iter().filter(|other| other.version == copy.version && !self.is_own(other)).count(),
+            Err(error) => return tracing::debug!(%error, tensor = %copy.name, "it is not known whether a copy was freed meanwhile"),
+        };
+        if others == 0
+            && let Some(freed) = self.store.free(&copy.name, Some(copy.version))
+        {
+            tracing::debug!(tensor = %copy.name, gpu_id = %self.gpu_id, "a tensor was freed while a copy of it was on its way");
+            self.tell_later([(copy.name.clone(), freed)]);
+        }
+    }
+
     /// Lets go of a copy that was freed while it was on its way, or that nobody waits for any more. Whether it is still to be found.
     fn is_to_be_found(&self, copy: &TensorRecord, leg: &Leg) -> bool {
         if !leg.is_freed.load(Ordering::SeqCst) && !leg.cancel.is_cancelled() {
@@ -175,9 +190,10 @@ async fn fly(shared: Arc<Shared>, copies: Vec<TensorRecord>, leg: Leg) {
     if let Some(copy) = copy
         && shared.store.look(&copy.name).is_some_and(|stored| stored.about.version == copy.version)
     {
-        let announced = shared.ended.run_until_cancelled(shared.announce(std::slice::from_ref(&copy))).await;
-        if let Some(Err(error)) = announced {
-            tracing::debug!(%error, tensor = %copy.name, gpu_id = %shared.gpu_id, "a copy stays unannounced");
+        match shared.ended.run_until_cancelled(shared.announce(std::slice::from_ref(&copy))).await {
+            Some(Ok(())) => drop(shared.ended.run_until_cancelled(shared.let_go_if_alone(&copy)).await),
+            Some(Err(error)) => tracing::debug!(%error, tensor = %copy.name, gpu_id = %shared.gpu_id, "a copy stays unannounced"),
+            None => {}
         }
     }
 }

@@ -234,6 +234,25 @@ async fn what_is_freed_while_it_is_on_its_way_is_given_to_who_waits_for_it_and_f
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_freed_from_elsewhere_while_it_is_on_its_way_is_found_by_nobody_either() {
+    let (fleet, from, to, reference, bytes) = two().await;
+    let third = fleet.plane("third").await;
+    to.gpu.inject("copy", 1, Fault::Waits);
+    let copies = to.plane.find(std::slice::from_ref(&reference)).await.unwrap();
+    let cancel = CancellationToken::new();
+    let (fetched, ()) = tokio::join!(to.plane.fetch(&reference, &copies, &cancel), async {
+        to.gpu.until_called("copy", 1).await;
+        assert_eq!(third.plane.free(&reference).await.unwrap(), [from.gpu_id()]);
+        to.gpu.go_on();
+    });
+    let tensor = fetched.unwrap();
+    assert_eq!(to.bytes(&tensor).await, bytes);
+    drop(tensor);
+    has_nothing(&to).await;
+    until("the table knows of none", || fleet.directory.records().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_transfer_whose_job_panics_may_be_tried_again() {
     let (_fleet, _from, to, reference, bytes) = two().await;
     to.gpu.inject("copy", 1, Fault::Panics);
