@@ -24,6 +24,8 @@ impl Namespace {
         name.clone_into(&mut configuration.amqp.prefix);
         name.clone_into(&mut configuration.redis.prefix);
         configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu = slots.into();
+        // What it measures goes beside nothing else.
+        configuration.data.trial_mb = 0;
         Self { configuration }
     }
 

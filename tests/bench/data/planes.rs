@@ -47,7 +47,7 @@ impl Planes {
     async fn add(&mut self, plan: PlanesPlan, gpu_id: GpuId, metrics: &Arc<DataMetrics>) {
         let PlanesPlan { host_link, peer_link, listen, .. } = plan;
         let simulated = SimulatedOptions { sleeper: Sleeper::Precise, host_link, peer_link, ..SimulatedOptions::new(gpu_id.clone()) };
-        let section = DataSection { listen: listen.map(str::to_owned), ..DataSection::default() };
+        let section = DataSection { listen: listen.map(str::to_owned), trial_mb: 0, ..DataSection::default() };
         let environment = environment();
         let incarnation = environment.fresh_incarnation();
         let parts = DataParts {

@@ -116,6 +116,7 @@ impl SimulatedFleet {
         configuration.amqp.gpu_queue_ttl_ms = if bug == Some(Bug::WaitsForEver) { Limits::LONGEST_MS } else { GPU_QUEUE_TTL_MS };
         configuration.gpu.multi_gpu.max_concurrent_tasks_per_gpu = scenario.slots;
         configuration.gpu.multi_gpu.default_strategy = scenario.strategy;
+        configuration.data.trial_mb = 0;
         let worker = &configuration.worker;
         let leases = Leases { held: Duration::from_millis(worker.lease_ms), offered: Duration::from_millis(worker.offer_ms) };
         let broker = MemoryBroker::new(QueueOptions::from(&configuration.amqp));

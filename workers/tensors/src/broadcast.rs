@@ -41,7 +41,7 @@ impl Shared {
     }
 
     /// Has a GPU read one copy; the record of the copy that it has then.
-    async fn order(self: &Arc<Self>, to: &Destination, from: TensorRecord, limit: Duration) -> Result<TensorRecord, String> {
+    pub(crate) async fn order(self: &Arc<Self>, to: &Destination, from: TensorRecord, limit: Duration) -> Result<TensorRecord, String> {
         let is_own = to.incarnation == self.incarnation && to.gpu_id == self.gpu_id;
         let plane = if is_own { Some(Arc::clone(self)) } else { here::find(&to.incarnation, &to.gpu_id) };
         if let Some(plane) = plane {

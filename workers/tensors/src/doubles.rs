@@ -139,6 +139,7 @@ impl TestFleet {
                     stall: Duration::from_secs(5),
                     demotion: Duration::from_secs(30),
                 },
+                trial_bytes: 0,
             },
             metrics: Arc::new(DataMetrics::new(&registry).unwrap()),
             registry,

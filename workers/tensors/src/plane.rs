@@ -16,6 +16,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod told;
+pub(crate) mod trial;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -66,6 +67,8 @@ pub struct DataOptions {
     pub ttl: Duration,
     /// How long transfers may take.
     pub limits: TransferLimits,
+    /// Bytes with which the ways to other GPUs of the host are tried at the start. 0: they are not.
+    pub trial_bytes: u64,
 }
 
 impl DataOptions {
@@ -88,6 +91,7 @@ impl DataOptions {
                 stall: Duration::from_millis(section.stall_timeout_ms),
                 demotion: Duration::from_millis(section.demotion_ms),
             },
+            trial_bytes: u64::from(section.trial_mb).saturating_mul(MB),
         }
     }
 }
@@ -158,7 +162,7 @@ pub struct DataPlane {
 }
 
 impl DataPlane {
-    /// Opens the data port and starts its duties (they end with [`stop`](Self::stop)). A way from another GPU is tried when the first tensor comes from there. From now on other data planes of this process reach it
+    /// Opens the data port and starts its duties (they end with [`stop`](Self::stop)). The ways between it and the other GPUs of its host are tried in the background once the table knows its row; others when the first tensor comes from there. From now on other data planes of this process reach it
     /// directly, by its incarnation. A port that cannot be opened is logged as an error, and there is none.
     pub async fn start(parts: DataParts) -> Arc<Self> {
         let plane = Self::open(parts).await;
@@ -171,6 +175,9 @@ impl DataPlane {
         let shared = Shared::new(parts);
         port::open(&shared).await;
         shared.spawn("data duties", duties::run(Arc::clone(&shared)));
+        if shared.options.trial_bytes > 0 {
+            shared.spawn("trial of ways", trial::run(Arc::clone(&shared)));
+        }
         Arc::new(Self { shared })
     }
 

@@ -39,7 +39,7 @@ pub(crate) use self::{
 };
 use crate::{
     Arriving, DataError, Tensor, TensorAbout,
-    plane::{Shared, here, within},
+    plane::{Shared, here, trial::is_of_trial, within},
 };
 
 /// Before a way is tried again, in ms; up to twice as long.
@@ -168,7 +168,9 @@ impl Tries<'_> {
                     self.arriving = Some(arriving);
                     let took = started.elapsed();
                     ways.carried(&record.gpu_id, way, record.bytes, took);
-                    self.shared.metrics.carried(way, record.bytes, took);
+                    if !is_of_trial(&record.name) {
+                        self.shared.metrics.carried(way, record.bytes, took);
+                    }
                     return Ok(Came::Whole);
                 }
                 Err(failure) => failure,

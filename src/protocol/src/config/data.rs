@@ -16,7 +16,7 @@ pub struct DataSection {
     pub gpu_mb: Option<u64>,
     /// Most that tensors which were evicted from a GPU may take of its host's memory, in MB (10^6 bytes), for each GPU. 0: they are gone when they are evicted. Default: 4,096.
     pub host_mb: u64,
-    /// Most that all tensors of a pool may take together, each counted once for each copy, in MB (10^6 bytes). Checked when a tensor is made, by what the rows say. Default: none.
+    /// Most that all tensors of a pool may take together, each counted once for each copy, in MB (10^6 bytes). Checked when a tensor is made and when one is copied, by what the rows say. Default: none.
     pub pool_mb: Option<u64>,
     /// Most tensors that a GPU has. Default: 1,000.
     #[schemars(range(min = 1, max = 100_000))]
@@ -33,6 +33,9 @@ pub struct DataSection {
     /// For how long a way that failed is left out between two GPUs, in ms; doubled with each failure, up to ten times as long. Default: 30,000.
     #[schemars(range(min = 100))]
     pub demotion_ms: u64,
+    /// With how much data a worker tries the ways between its GPU and the others of its host when it starts, in MB (10^6 bytes), so that it is known how fast they are before the first task. 0: it does not. Default: 4.
+    #[schemars(range(max = 1_000))]
+    pub trial_mb: u32,
 }
 
 impl Default for DataSection {
@@ -48,6 +51,7 @@ impl Default for DataSection {
             transfer_timeout_ms: 30_000,
             stall_timeout_ms: 5_000,
             demotion_ms: 30_000,
+            trial_mb: 4,
         }
     }
 }

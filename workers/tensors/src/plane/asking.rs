@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol::{TensorName, TensorRecord};
 
-use super::Shared;
+use super::{Shared, trial::is_of_trial};
 use crate::{DataError, Directory, DirectoryError, Draw};
 
 /// For each question.
@@ -73,7 +73,7 @@ impl Shared {
 
     /// See [`DataPlane::announce_all`](super::DataPlane::announce_all).
     pub(crate) async fn announce_all(&self) -> Result<(), DataError> {
-        let here = self.store.list().into_iter();
+        let here = self.store.list().into_iter().filter(|stored| !is_of_trial(&stored.about.name));
         let records: Vec<_> = here.map(|stored| self.record(&stored.about, stored.place, stored.last_used_ms)).collect();
         Ok(self.announce(&records).await?)
     }

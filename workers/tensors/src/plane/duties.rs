@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use protocol::{TensorName, TensorPlace};
 use tokio::time::Instant;
 
-use super::{Shared, finding::version_meant};
+use super::{Shared, finding::version_meant, trial::is_of_trial};
 use crate::{DirectoryError, StoreCounts, metrics::Held};
 
 /// Between two rounds.
@@ -87,7 +87,7 @@ impl Duties {
 
     /// Tells the table where copies lie now, and that they were used.
     async fn tell_changes(&self) {
-        let changed = self.shared.told.changed(self.shared.store.list()).into_iter();
+        let changed = self.shared.told.changed(self.shared.store.list()).into_iter().filter(|stored| !is_of_trial(&stored.about.name));
         let records: Vec<_> = changed.map(|stored| self.shared.record(&stored.about, stored.place, stored.last_used_ms)).collect();
         if !records.is_empty()
             && let Err(error) = self.shared.announce(&records).await

@@ -73,7 +73,7 @@ impl Shared {
         }
     }
 
-    async fn free_there(&self, record: &TensorRecord) -> Result<bool, String> {
+    pub(super) async fn free_there(&self, record: &TensorRecord) -> Result<bool, String> {
         if let Some(plane) = here::find(&record.incarnation, &record.gpu_id) {
             return plane.free_here(&record.name, Some(record.version)).await.map_err(|error| error.to_string());
         }

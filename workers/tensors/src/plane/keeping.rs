@@ -6,7 +6,7 @@ use bytes::Bytes;
 use devices::HostBytes;
 use protocol::{IfExists, KeptTensor, TensorName, TensorRecord, TensorShape};
 
-use super::{Content, Keep, Shared, within};
+use super::{Content, Keep, Shared, trial::is_of_trial, within};
 use crate::{Arriving, DataError, Draw, KeepError, Tensor, TensorAbout, store::Replaced, transfer::pieces};
 
 /// In pieces of this many bytes what is on the host goes to the GPU, so that others get at it between them.
@@ -96,6 +96,9 @@ impl Shared {
 
     /// Checks what holds for the whole pool, and gives the tensor its version.
     async fn admit(&self, keep: Keep) -> Result<TensorAbout, DataError> {
+        if is_of_trial(&keep.name) {
+            return Err(DataError::Invalid { problem: format!("the name {} is one of the fleet's own; take another one", keep.name) });
+        }
         let wanted_bytes = length_of(&keep.shape)?;
         self.check_pool(wanted_bytes).await?;
         if keep.if_exists == IfExists::Fail

@@ -8,12 +8,16 @@ use std::{
     },
 };
 
+use data_link::{LinkError, RefusedBecause};
 use protocol::{TensorName, TensorRecord};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Moving, SoFar, TellMoving, bring, moving::telling};
-use crate::{DataError, Tensor, plane::Shared};
+use crate::{
+    DataError, Tensor,
+    plane::{Shared, here, trial::is_of_trial},
+};
 
 type Key = (TensorName, u64);
 type Outcome = Option<Result<Arc<Tensor>, DataError>>;
@@ -136,19 +140,34 @@ impl Shared {
         flight
     }
 
-    /// Lets go of a copy that has just been announced where the table knows no other one: it was freed everywhere while this one was on its way, by somebody who did not know of it. Who frees looks once more after
-    /// that, so that one of the two sees the other.
-    async fn let_go_if_alone(&self, copy: &TensorRecord) {
-        let others = match self.ask(std::slice::from_ref(&copy.name)).await {
-            Ok(found) => found.into_iter().filter(|other| other.version == copy.version && !self.is_own(other)).count(),
-            Err(error) => return tracing::debug!(%error, tensor = %copy.name, "it is not known whether a copy was freed meanwhile"),
-        };
-        if others == 0
-            && let Some(freed) = self.store.free(&copy.name, Some(copy.version))
-        {
+    /// Lets go of a copy that has just been announced where the table knows no other one, and none of those that it could be read from is there any more, as their GPUs say: it was freed while this one was on its
+    /// way, by somebody who did not know of it. Who frees looks once more after that, so that one of the two sees the other. What is gone with its worker is no such case.
+    async fn let_go_if_freed(&self, copy: &TensorRecord, sources: &[TensorRecord]) {
+        let is_other = |other: &TensorRecord| other.version == copy.version && !self.is_own(other);
+        match self.ask(std::slice::from_ref(&copy.name)).await {
+            Ok(found) if !found.iter().any(is_other) => {}
+            Ok(_) => return,
+            Err(error) => return tracing::debug!(%error, tensor = %copy.name, "it is not known whether a tensor was freed meanwhile"),
+        }
+        for source in sources {
+            if !self.says_it_is_gone(source).await {
+                return;
+            }
+        }
+        if let Some(freed) = self.store.free(&copy.name, Some(copy.version)) {
             tracing::debug!(tensor = %copy.name, gpu_id = %self.gpu_id, "a tensor was freed while a copy of it was on its way");
             self.tell_later([(copy.name.clone(), freed)]);
         }
+    }
+
+    /// Whether the GPU of a copy lives, and has it no more.
+    async fn says_it_is_gone(&self, source: &TensorRecord) -> bool {
+        if let Some(plane) = here::find(&source.incarnation, &source.gpu_id) {
+            return plane.store.look(&source.name).is_none_or(|stored| stored.about.version != source.version);
+        }
+        let Some(port) = &source.port else { return false };
+        let told = async { self.client(port, self.options.limits.stall).await?.about(&source.name, Some(source.version)).await };
+        matches!(told.await, Err(LinkError::Refused(refused)) if refused.because == RefusedBecause::Missing)
     }
 
     /// Lets go of a copy that was freed while it was on its way, or that nobody waits for any more. Whether it is still to be found.
@@ -188,10 +207,11 @@ async fn fly(shared: Arc<Shared>, copies: Vec<TensorRecord>, leg: Leg) {
     shared.tell_gone();
     // A copy that is not announced is only not found. One that a newer version came before is none to be found.
     if let Some(copy) = copy
+        && !is_of_trial(&copy.name)
         && shared.store.look(&copy.name).is_some_and(|stored| stored.about.version == copy.version)
     {
         match shared.ended.run_until_cancelled(shared.announce(std::slice::from_ref(&copy))).await {
-            Some(Ok(())) => drop(shared.ended.run_until_cancelled(shared.let_go_if_alone(&copy)).await),
+            Some(Ok(())) => drop(shared.ended.run_until_cancelled(shared.let_go_if_freed(&copy, &copies)).await),
             Some(Err(error)) => tracing::debug!(%error, tensor = %copy.name, gpu_id = %shared.gpu_id, "a copy stays unannounced"),
             None => {}
         }

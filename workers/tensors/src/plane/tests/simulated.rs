@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Content, DataPlane, Moving, TellMoving,
-    doubles::{TestFleet, content, gpu, keep},
+    doubles::{TestFleet, content, gpu, keep, until},
 };
 
 /// So slow that small tensors take long.
@@ -180,4 +180,20 @@ async fn who_waits_for_long_hears_how_far_it_is_and_who_waits_for_a_moment_hears
     let (tensor, told, _) = told_of(async |tell| all[1].plane.fetch_telling(&small, &copies, &cancel, tell).await).await;
     tensor.unwrap();
     assert_eq!(told, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ways_between_the_gpus_of_a_host_are_known_soon_after_their_start_and_nobody_else_hears_of_it() {
+    let mut fleet = TestFleet::new();
+    fleet.options.trial_bytes = 4_000_000;
+    let all = simulated(&fleet, 3, Some(SLOW)).await;
+    let knows_all = |simulated: &Simulated| simulated.plane.state().ways.iter().filter(|way| way.gb_s.is_some()).count() == 2;
+    until("each knows the ways from both others", || all.iter().all(knows_all)).await;
+    for way in all.iter().flat_map(|simulated| simulated.plane.state().ways) {
+        let gb_s = way.gb_s.unwrap();
+        assert!(way.way == TransferWay::Local && gb_s > 0.01 && gb_s <= 0.04, "{way:?}, where a link carries 0.04");
+    }
+    until("nothing of it remains", || all.iter().all(|simulated| simulated.plane.store().bytes() == (0, 0))).await;
+    assert!(fleet.directory.records().is_empty());
+    assert_eq!(fleet.counted("gpufleet_transfer_bytes_total", &["local"]), 0);
 }
