@@ -18,6 +18,7 @@ mod gpus;
 mod greeting;
 mod group;
 mod handler;
+mod harmless;
 mod kinds;
 mod models;
 mod nvidia;

@@ -1,6 +1,9 @@
 //! The only place that prints.
 //!
 //! What cannot be printed is an error of the command: a full disk must not look like success. A reader that went away (`| head`) ends it too, without a word.
+//!
+//! Whatever others wrote (kinds, ids, errors, results) is made harmless for a terminal on its way out, by [`harmless`]. Only [`bytes`] prints what it is given. `gpufleet top` draws on the
+//! terminal by itself.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -8,6 +11,8 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 use service::telemetry::json_line;
 use tracing::Level;
+
+use crate::harmless::{harmless, harmless_line};
 
 /// The columns of a terminal that does not tell its own, and of what is no terminal.
 const WIDTH: usize = 80;
@@ -38,9 +43,14 @@ impl std::fmt::Display for Unprinted {
     }
 }
 
-/// Prints a line on standard output.
+/// Prints a line, or several, on standard output.
 pub(crate) fn line(text: &str) -> Printed {
-    bytes(format!("{text}\n").as_bytes())
+    bytes(format!("{}\n", harmless(text)).as_bytes())
+}
+
+/// Prints a JSON text that is to arrive as its writer wrote it. A person sees it harmless, and it means the same.
+pub(crate) fn exact_line(text: &str) -> Printed {
+    if is_shown_to_a_person() { line(text) } else { bytes(format!("{text}\n").as_bytes()) }
 }
 
 /// Prints bytes as they are.
@@ -54,12 +64,12 @@ pub(crate) fn bytes(bytes: &[u8]) -> Printed {
 /// Prints a text that is shown anew again and again: in a terminal it takes the place of what was there.
 pub(crate) fn page(text: &str) -> Printed {
     let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
-    line(&format!("{clear}{text}"))
+    bytes(format!("{clear}{}\n", harmless(text)).as_bytes())
 }
 
 /// Prints a value as one line of JSON.
 pub(crate) fn json(value: &impl Serialize) -> Printed {
-    line(&json_text(value))
+    exact_line(&json_text(value))
 }
 
 /// The text of such a line.
@@ -74,30 +84,30 @@ pub(crate) fn in_one_line(text: String) -> String {
 
 /// Prints a value as indented JSON.
 pub(crate) fn pretty(value: &impl Serialize) -> Printed {
-    line(&serde_json::to_string_pretty(value).expect("our own types have string keys only"))
+    exact_line(&serde_json::to_string_pretty(value).expect("our own types have string keys only"))
 }
 
 /// Prints an error on standard error; between the lines of a log in JSON, as one of them. Where that cannot be written there is nobody left to tell.
 pub(crate) fn error_line(text: &str) {
-    let line = json_line(Level::ERROR, text).unwrap_or_else(|| format!("error: {text}"));
+    let line = json_line(Level::ERROR, text).unwrap_or_else(|| format!("error: {}", harmless(text)));
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Prints a warning on standard error; between the lines of a log in JSON, as one of them.
 pub(crate) fn warning(text: &str) {
-    let line = json_line(Level::WARN, text).unwrap_or_else(|| format!("warning: {text}"));
+    let line = json_line(Level::WARN, text).unwrap_or_else(|| format!("warning: {}", harmless(text)));
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Prints a note on standard error; between the lines of a log in JSON, as one of them.
 pub(crate) fn note(text: &str) {
-    let line = json_line(Level::INFO, text).unwrap_or_else(|| text.to_owned());
+    let line = json_line(Level::INFO, text).unwrap_or_else(|| harmless(text).into_owned());
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Asks a person at the terminal. No answer is a no.
 pub(crate) fn agreed(question: &str) -> bool {
-    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
+    let _ = write!(io::stderr().lock(), "{} [y/N] ", harmless(question));
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
@@ -151,7 +161,7 @@ fn aligned(header: &[&str], rows: &[Vec<String>], is_left: impl Fn(usize) -> boo
     table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     for row in rows {
         let cell = |(column, text): (usize, &String)| {
-            Cell::new(text).set_alignment(if is_left(column) { CellAlignment::Left } else { CellAlignment::Right })
+            Cell::new(harmless_line(text)).set_alignment(if is_left(column) { CellAlignment::Left } else { CellAlignment::Right })
         };
         table.add_row(row.iter().enumerate().map(cell));
     }

@@ -14,7 +14,7 @@ pub(crate) async fn run(common: &Common, task_id: &TaskId, from: u32) -> Result<
         let piece = fleet.results(task_id, next).await?;
         let results = piece.results.elements().map_err(|error| Fault::Failed(format!("the results of task {task_id}: {error}")))?;
         for came_out in &results {
-            output::line(&output::in_one_line(came_out.to_string()))?;
+            output::exact_line(&output::in_one_line(came_out.to_string()))?;
         }
         match piece.next {
             // Something more may be there by now.

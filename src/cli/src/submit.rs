@@ -167,7 +167,7 @@ async fn streamed(common: &Common, fleet: &Fleet, submitter: &Submitter<'_>, tas
     let limit = submit.limit();
     let told = |part: &Partial| {
         let text = if common.json { output::json_text(part) } else { output::in_one_line(part.value.to_string()) };
-        output::line(&text).map_err(Fault::from)
+        output::exact_line(&text).map_err(Fault::from)
     };
     match submitter.submit_and_stream(task, limit, told).await {
         Ok(reply) => {
@@ -202,7 +202,7 @@ fn show(common: &Common, reply: &Reply) -> Printed {
     }
     match &reply.error {
         None if !reply.results.is_null() => show_items(reply),
-        None => output::line(&output::in_one_line(reply.result.to_string())),
+        None => output::exact_line(&output::in_one_line(reply.result.to_string())),
         Some(error) => {
             let field = error.field.as_ref().map(|field| format!(" ({field})")).unwrap_or_default();
             let hint = match ErrorCode::named(&error.code) {
@@ -226,7 +226,7 @@ fn failed_items(reply: &Reply) -> u32 {
 /// A line for each item, in order, as `gpufleet results` prints them.
 fn show_items(reply: &Reply) -> Printed {
     for came_out in reply.results.elements().unwrap_or_default() {
-        output::line(&output::in_one_line(came_out.to_string()))?;
+        output::exact_line(&output::in_one_line(came_out.to_string()))?;
     }
     let failed = failed_items(reply);
     if failed > 0 {
