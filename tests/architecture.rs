@@ -33,7 +33,6 @@ const EDGES: [(&str, &[&str]); 19] = [
             "gpu-host",
             "gpu-table",
             "gpu-worker",
-            "insight",
             "producer",
             "protocol",
             "service",
@@ -64,7 +63,7 @@ const EDGES: [(&str, &[&str]); 19] = [
 ];
 
 /// library → the crates that may name it. The tests may name everything.
-const ONLY_IN: [(&str, &[&str]); 12] = [
+const ONLY_IN: [(&str, &[&str]); 13] = [
     ("redis", &["gpu-table", "redis-link", "task-store"]),
     ("deadpool-redis", &["redis-link"]),
     ("lapin", &["task-queue"]),
@@ -77,6 +76,7 @@ const ONLY_IN: [(&str, &[&str]); 12] = [
     ("candle-core", &["executors"]),
     ("ort", &["executors"]),
     ("clap", &["cli"]),
+    ("ratatui", &["cli"]),
 ];
 
 fn root() -> PathBuf {
