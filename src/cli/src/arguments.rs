@@ -1,12 +1,15 @@
 //! The command line.
 
+mod drain;
 mod group;
 mod handler;
 mod handlers;
 mod models;
 mod parsers;
 mod submit;
+mod tasks;
 mod tensors;
+mod thresholds;
 
 use std::path::PathBuf;
 
@@ -19,12 +22,15 @@ use service::{
 };
 
 pub(crate) use self::{
+    drain::{DrainGpus, WhichGpus},
     group::GroupCommand,
     handler::{HandlerCheck, HandlerCommand, HandlerExec},
     handlers::HandlerFlags,
     models::{ModelsCommand, OneModel},
     submit::Submit,
+    tasks::{Several, TaskFilterFlags, TasksCommand},
     tensors::{GetTensor, PutTensor, Sides, TensorsCommand},
+    thresholds::ThresholdsCommand,
 };
 use crate::{fault::Fault, fleet::GatewayUrl};
 
@@ -47,6 +53,18 @@ const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 a task or an item of one did not succeed, or a check found something wrong; 2 wrong usage or configuration;
 3 a server is away, blocked or full, or lets nobody in, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can
 use its GPU no more, a new one may; 130 interrupted while it waited for replies; 141 nobody reads the output any more.";
+
+const TOP_KEYS: &str = "\
+Keys: Tab the next panel; arrows, PgUp, PgDn, Home, End move; s sorts; Enter says why a task is where it is; d drains and u undrains the
+GPU that is chosen, after a question; p pauses; q ends. Colours are off where $NO_COLOR is set.";
+
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  gpufleet drain 3                                  by its number in `gpufleet gpus`
+  gpufleet drain --gpu GPU-1a2b --wait --timeout 10m
+  gpufleet drain --this-host --wait                 before this host's workers are stopped (Kubernetes' preStop, systemd)
+
+With --wait: exit code 0 once all are drained, 5 when the time is over. The flag outlives the worker: `gpufleet undrain` takes it back.";
 
 /// What every command takes.
 #[derive(Debug, Args)]
@@ -151,16 +169,45 @@ pub(crate) enum Command {
     /// Shows, waits for or cancels groups: tasks that were submitted with the same --group
     #[command(subcommand)]
     Group(GroupCommand),
-    /// Lets a GPU take no new tasks; what runs there ends, what waits there goes elsewhere
-    Drain {
-        /// The GPU: its id, the beginning of it, or its number in `gpufleet gpus`
-        gpu: String,
+    /// Shows the fleet on the whole terminal, about once a second: what holds it back, queue, GPUs, kinds, running tasks
+    #[command(after_help = TOP_KEYS)]
+    Top,
+    /// Says why a task waits: for what, behind whom, what keeps each GPU from taking it, and when it will probably begin
+    #[command(after_help = "Example: gpufleet why order-17")]
+    Why {
+        /// The task's id
+        #[arg(value_parser = parsers::task_id_or_slice)]
+        task_id: TaskId,
     },
-    /// Lets a drained GPU take tasks again
-    Undrain {
-        /// The GPU: its id, the beginning of it, or its number in `gpufleet gpus`
-        gpu: String,
+    /// Shows the steps of a task's life: submitted, waited, began, retried, ended. Kept for two days by default (`journal.age_max_ms`), also when the log lines are long gone
+    #[command(after_help = "Examples:\n  gpufleet log order-17\n  gpufleet log order-17 --json")]
+    Log {
+        /// The task's id
+        #[arg(value_parser = parsers::task_id_or_slice)]
+        task_id: TaskId,
     },
+    /// Lists, watches, cancels or requeues tasks by state, kind, priority, group, GPU, age, error
+    #[command(subcommand)]
+    Tasks(TasksCommand),
+    /// Says what holds the fleet back, with the figures that it rests on
+    #[command(after_help = "Exit code 0, whatever the verdict is.\nExample: gpufleet bottleneck --json")]
+    Bottleneck,
+    /// Says how many workers would hold the objective of the wait (`scaling.wait_objective_ms`), and which would be missed least
+    #[command(after_help = "Example: gpufleet scaling --json | jq .desired_workers")]
+    Scaling,
+    /// Shows what operators did: who changed what, and when
+    #[command(after_help = "Example: gpufleet actions --limit 20")]
+    Actions {
+        /// At most this many, the latest first
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+    },
+    /// Lets GPUs take no new tasks; what runs there ends, what waits there goes elsewhere
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Drain(DrainGpus),
+    /// Lets drained GPUs take tasks again
+    #[command(after_help = "Examples:\n  gpufleet undrain 3\n  gpufleet undrain --this-host")]
+    Undrain(WhichGpus),
     /// Shows, requeues or purges dead letters: messages that could not be tasks, in their original bytes
     #[command(subcommand)]
     Dead(DeadCommand),
@@ -183,6 +230,9 @@ pub(crate) enum Command {
     /// Shows or changes the fleet's default strategy while it runs
     #[command(subcommand)]
     Strategy(StrategyCommand),
+    /// Shows or changes how full a GPU may be and still take tasks, for the whole fleet, while it runs
+    #[command(subcommand)]
+    Thresholds(ThresholdsCommand),
     /// Checks or prints the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -207,14 +257,22 @@ impl Command {
             | Self::Results { .. }
             | Self::Cancel { .. }
             | Self::Group(_)
-            | Self::Drain { .. }
-            | Self::Undrain { .. }
+            | Self::Top
+            | Self::Why { .. }
+            | Self::Log { .. }
+            | Self::Tasks(_)
+            | Self::Bottleneck
+            | Self::Scaling
+            | Self::Actions { .. }
+            | Self::Drain(_)
+            | Self::Undrain(_)
             | Self::Dead(_)
             | Self::Gpus(_)
             | Self::Kinds { .. }
             | Self::Models(_)
             | Self::Tensors(_)
             | Self::Strategy(_)
+            | Self::Thresholds(_)
             | Self::Unserved
             | Self::Doctor => true,
             Self::Demo(_)

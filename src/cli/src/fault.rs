@@ -3,7 +3,7 @@
 use std::{fmt, process::ExitCode};
 
 use data_link::{LinkError, RefusedBecause};
-use gateway::TensorsError;
+use gateway::{ObserveError, TensorsError};
 use gpu_table::TableError;
 use producer::{DeadLetterError, ResultsError, SubmitError, WaitError};
 use service::BackendError;
@@ -129,6 +129,12 @@ impl From<TensorsError> for Fault {
             )),
             _ => Self::Failed(told),
         }
+    }
+}
+
+impl From<ObserveError> for Fault {
+    fn from(error: ObserveError) -> Self {
+        if error.is_transient() { Self::Unavailable(error.to_string()) } else { Self::Failed(error.to_string()) }
     }
 }
 

@@ -9,7 +9,10 @@ mod gateway;
 mod groups;
 mod heard;
 mod http;
+mod many;
 mod models;
+mod noting;
+mod observed;
 mod parts;
 mod settings;
 mod submitting;
@@ -23,6 +26,7 @@ use task_store::{Cancel, Reach};
 
 pub(crate) use self::{
     gateway::Gateway,
+    settings::Thresholds,
     submitting::{NoReply, Submitter},
     tensors::{Coming, NewBytes},
     url::GatewayUrl,
@@ -104,6 +108,9 @@ impl Fleet {
                 let (pool, now_ms) = (&servers.configuration().worker.pool, servers.environment().clock.now_ms());
                 tell_cancel_asked(&*store, pool, task_id, (&cancel, now_ms));
                 servers.told().await;
+                if !matches!(cancel, Cancel::Ended(_)) {
+                    servers.note("cancel", task_id.as_str(), "").await;
+                }
                 Ok(cancel)
             }
             Self::Gateway(gateway) => gateway.cancel(task_id, reach).await,

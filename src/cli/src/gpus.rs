@@ -3,14 +3,16 @@
 mod columns;
 mod down;
 mod one;
+mod state;
 
 use std::{process::ExitCode, time::Duration};
 
-use protocol::{GpuId, NamingError, gpu::GpuView, gpu_named, task::ComputeCapability};
+use protocol::{GpuId, NamingError, gpu_named, task::ComputeCapability};
 
 pub(crate) use self::{
     down::{KindDown, kinds_down, one_line},
     one::way,
+    state::{phase, state},
 };
 use crate::{
     arguments::{Common, Gpus},
@@ -99,21 +101,4 @@ fn no_such_number(pool: &Pool, name: &str) -> String {
 
 fn capability(capability: ComputeCapability) -> String {
     String::from(capability)
-}
-
-/// What keeps a GPU from taking tasks, or its health.
-fn state(view: &GpuView) -> String {
-    let row = &view.row;
-    match view {
-        _ if row.stopping => "stopping".to_owned(),
-        _ if view.draining => "draining".to_owned(),
-        _ if !row.consuming => "no broker".to_owned(),
-        _ if !row.sample.throttled_by.is_empty() && row.health_reason.is_empty() => {
-            let names: Vec<&str> = row.sample.throttled_by.iter().map(|throttle| throttle.name()).collect();
-            format!("{}, throttled: {}", row.health.name(), names.join(", "))
-        }
-        _ if !row.health_reason.is_empty() => format!("{} ({})", row.health.name(), one_line(&row.health_reason)),
-        _ if !view.eligible && view.held < row.slots => format!("{}, over a threshold", row.health.name()),
-        _ => row.health.name().to_owned(),
-    }
 }

@@ -4,7 +4,9 @@
 //! full, or lets nobody in, or a GPU is taken; 4 not found; 5 a time limit passed; 6 a worker's process can use its GPU no more, a new one may; 130 interrupted while it waited for replies; 141 nobody reads the
 //! output any more.
 
+mod actions;
 mod arguments;
+mod bottleneck;
 mod cancel;
 mod configuration;
 mod dead;
@@ -20,20 +22,27 @@ mod group;
 mod handler;
 mod harmless;
 mod kinds;
+mod log;
 mod models;
 mod nvidia;
 mod output;
 mod results;
 mod roles;
+mod scaling;
 mod segments;
 mod servers;
 mod simulated;
 mod status;
 mod strategy;
 mod submit;
+mod tasks;
 mod tensors;
+mod thresholds;
+mod top;
 mod unserved;
 mod waiting;
+mod why;
+mod words;
 
 use std::{num::NonZeroUsize, process::ExitCode, thread};
 
@@ -42,7 +51,6 @@ use task_store::Reach;
 
 use crate::{
     arguments::{Arguments, Command, HandlerCommand},
-    drain::Drain,
     fault::Fault,
     output::Unprinted,
 };
@@ -99,8 +107,7 @@ fn threads(command: &Command) -> Option<usize> {
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     let Arguments { common, command } = arguments;
     if common.url.is_some() && !command.asks_a_fleet() {
-        let takes =
-            "submit, status, results, cancel, group, gpus, kinds, models, tensors, unserved, strategy, drain, undrain, dead and doctor";
+        let takes = "submit, status, results, cancel, tasks, why, log, top, bottleneck, scaling, actions, group, gpus, kinds, models, tensors, unserved, strategy, thresholds, drain, undrain, dead and doctor";
         return Err(Fault::Usage(format!("--url names the gateway of a fleet to talk to, and this command talks to none; {takes} do")));
     }
     match command {
@@ -113,8 +120,15 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Results { task_id, from } => results::run(&common, &task_id, from).await,
         Command::Cancel { task_id, ahead } => cancel::run(&common, &task_id, if ahead { Reach::Ahead } else { Reach::Published }).await,
         Command::Group(command) => group::run(&common, command).await,
-        Command::Drain { gpu } => drain::run(&common, &gpu, Drain::On).await,
-        Command::Undrain { gpu } => drain::run(&common, &gpu, Drain::Off).await,
+        Command::Top => top::run(&common).await,
+        Command::Why { task_id } => why::run(&common, &task_id).await,
+        Command::Log { task_id } => log::run(&common, &task_id).await,
+        Command::Tasks(command) => tasks::run(&common, command).await,
+        Command::Bottleneck => bottleneck::run(&common).await,
+        Command::Scaling => scaling::run(&common).await,
+        Command::Actions { limit } => actions::run(&common, limit).await,
+        Command::Drain(drain) => drain::drain(&common, &drain).await,
+        Command::Undrain(which) => drain::undrain(&common, &which).await,
         Command::Dead(command) => dead::run(&common, command).await,
         Command::Gpus(gpus) => gpus::run(&common, &gpus).await,
         Command::Kinds { kind } => kinds::run(&common, kind.as_ref()).await,
@@ -122,6 +136,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
         Command::Tensors(command) => tensors::run(&common, &command).await,
         Command::Unserved => unserved::run(&common).await,
         Command::Strategy(command) => strategy::run(&common, command).await,
+        Command::Thresholds(command) => thresholds::run(&common, command).await,
         Command::Config(command) => configuration::run(&common, &command),
         Command::Doctor => doctor::run(&common).await,
         Command::Handler(HandlerCommand::Check(check)) => handler::check(&common, check).await,

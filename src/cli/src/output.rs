@@ -133,6 +133,11 @@ pub(crate) fn width() -> usize {
     terminal_size::terminal_size_of(io::stdout()).map_or(WIDTH, |(width, _)| usize::from(width.0))
 }
 
+/// The rows of the terminal that standard output is, if it is one.
+pub(crate) fn height() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(_, height)| usize::from(height.0))
+}
+
 /// Prints a table: the first column to the left, all others to the right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> Printed {
     line(&table_text(header, rows))
@@ -148,10 +153,11 @@ pub(crate) fn table_of_sentences(header: &[&str], rows: &[Vec<String>]) -> Strin
     aligned(header, rows, |column| column == 0 || column + 1 == header.len())
 }
 
-/// A text without its end, where it is longer than so many letters.
+/// A text in one harmless line, and without its end where that is longer than so many letters.
 pub(crate) fn cut(text: &str, longest: usize) -> String {
+    let text = harmless_line(text);
     if text.chars().count() <= longest {
-        return text.to_owned();
+        return text.into_owned();
     }
     text.chars().take(longest.saturating_sub(1)).chain(['…']).collect()
 }

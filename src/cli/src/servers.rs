@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use gateway::{Observatory, ObservedPorts};
 use gpu_table::GpuTable;
 use protocol::{Environment, config::Configuration};
 use service::{Backends, Embedded, system_environment};
@@ -23,6 +24,7 @@ pub(crate) struct Servers {
     environment: Environment,
     embedded: Embedded,
     opened: OnceCell<Backends>,
+    observatory: OnceCell<Observatory>,
     patience: Duration,
 }
 
@@ -74,7 +76,7 @@ impl Servers {
     fn new(configuration: Configuration, patience: Duration) -> Self {
         let environment = system_environment();
         let embedded = Embedded::new(&configuration, &environment.clock);
-        Self { configuration, environment, embedded, opened: OnceCell::new(), patience }
+        Self { configuration, environment, embedded, opened: OnceCell::new(), observatory: OnceCell::new(), patience }
     }
 
     /// A server that is away is an error at once.
@@ -101,6 +103,20 @@ impl Servers {
     /// The store.
     pub(crate) async fn store(&self) -> Result<Arc<dyn TaskStore>, Fault> {
         Ok(self.connect().await?.store)
+    }
+
+    /// What the journal, the table and the broker say of the pool, made out; as it is now.
+    pub(crate) async fn observatory(&self) -> Result<&Observatory, Fault> {
+        let begun = self.observatory.get_or_try_init(|| self.begin_to_observe()).await?;
+        begun.refresh().await?;
+        Ok(begun)
+    }
+
+    async fn begin_to_observe(&self) -> Result<Observatory, Fault> {
+        let Backends { queue, table, store, .. } = self.connect().await?;
+        let ports = ObservedPorts { queue, table, store, environment: self.environment.clone() };
+        let Configuration { worker, gpu, journal, scaling, .. } = &self.configuration;
+        Ok(Observatory::new(ports, worker.pool.clone(), gpu.multi_gpu.initial_settings(), journal.clone(), scaling.clone()))
     }
 
     /// Ends the connections to the broker, once the last steps of tasks were told.

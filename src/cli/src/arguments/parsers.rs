@@ -38,6 +38,24 @@ pub(super) fn task_id(text: &str) -> Result<TaskId, String> {
     TaskId::new(text).map_err(|error| format!("must be {}", error.rule))
 }
 
+/// A task's id, or that of a slice of a batch, as lists show it.
+pub(super) fn task_id_or_slice(text: &str) -> Result<TaskId, String> {
+    TaskId::read(text).map_err(|error| format!("must be {}", error.rule))
+}
+
+/// How long ago, or how long: a number and its unit. In milliseconds.
+pub(super) fn age_ms(text: &str) -> Result<u64, String> {
+    time_ms(text)
+}
+
+/// A share of a GPU.
+pub(super) fn threshold(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 10.0 => Ok(share),
+        _ => Err("must be a share above 0, as 0.9; 1.01 or more switches the threshold off".to_owned()),
+    }
+}
+
 /// A group's name.
 pub(super) fn group(text: &str) -> Result<GroupName, String> {
     GroupName::new(text).map_err(|error| format!("must be {}", error.rule))

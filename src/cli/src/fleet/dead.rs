@@ -59,9 +59,15 @@ impl Fleet {
     /// Requeues the dead letters of one task, or all.
     pub(crate) async fn requeue(&self, task_id: Option<&TaskId>) -> Result<Requeued, Fault> {
         match (self, task_id) {
-            (Self::Servers(servers), None) => Ok(servers.dead_letters().await?.requeue(None).await?.unwrap_or_default()),
+            (Self::Servers(servers), None) => {
+                let requeued = servers.dead_letters().await?.requeue(None).await?.unwrap_or_default();
+                servers.note("requeue", "all dead letters", format!("{} requeued, {} stay", requeued.requeued, requeued.kept.len())).await;
+                Ok(requeued)
+            }
             (Self::Servers(servers), Some(task_id)) => {
-                servers.dead_letters().await?.requeue(Some(task_id)).await?.ok_or_else(|| not_found(task_id))
+                let requeued = servers.dead_letters().await?.requeue(Some(task_id)).await?.ok_or_else(|| not_found(task_id))?;
+                servers.note("requeue", task_id.as_str(), format!("{} requeued, {} stay", requeued.requeued, requeued.kept.len())).await;
+                Ok(requeued)
             }
             (Self::Gateway(gateway), None) => gateway.carry_out(Method::POST, "/api/v1/dead?requeue=all").await,
             (Self::Gateway(gateway), Some(task_id)) => gateway.carry_out(Method::POST, dead_url(task_id) + "/requeue").await,
@@ -73,7 +79,11 @@ impl Fleet {
         match self {
             Self::Servers(servers) => {
                 let purged = servers.dead_letters().await?.purge(task_id).await?;
-                if purged == 0 { Err(not_found(task_id)) } else { Ok(purged) }
+                if purged == 0 {
+                    return Err(not_found(task_id));
+                }
+                servers.note("purge", task_id.as_str(), format!("{purged} purged")).await;
+                Ok(purged)
             }
             Self::Gateway(gateway) => Ok(gateway.carry_out::<Purged>(Method::DELETE, dead_url(task_id)).await?.purged),
         }
@@ -82,7 +92,11 @@ impl Fleet {
     /// Deletes all dead letters that are there now; how many there were.
     pub(crate) async fn purge_all(&self) -> Result<u64, Fault> {
         match self {
-            Self::Servers(servers) => Ok(servers.dead_letters().await?.purge_all().await?),
+            Self::Servers(servers) => {
+                let purged = servers.dead_letters().await?.purge_all().await?;
+                servers.note("purge", "all dead letters", format!("{purged} purged")).await;
+                Ok(purged)
+            }
             Self::Gateway(gateway) => Ok(gateway.carry_out::<Purged>(Method::DELETE, "/api/v1/dead?all=true").await?.purged),
         }
     }
@@ -109,7 +123,7 @@ impl Gateway {
 }
 
 impl Servers {
-    async fn dead_letters(&self) -> Result<DeadLetters, Fault> {
+    pub(super) async fn dead_letters(&self) -> Result<DeadLetters, Fault> {
         let options = ProducerOptions { pool: self.configuration().worker.pool.clone(), ..ProducerOptions::default() };
         let ports = self.connect().await?;
         Ok(Producer::new(Arc::clone(&ports.queue), ports.store, self.environment().clone(), options).dead_letters())

@@ -91,7 +91,9 @@ impl Fleet {
             Self::Servers(servers) => {
                 let cancelled = servers.groups().await?.cancel(group).await;
                 servers.told().await;
-                Ok(cancelled?)
+                let cancelled = cancelled?;
+                servers.note("cancel", format!("group {group}"), "").await;
+                Ok(cancelled)
             }
             Self::Gateway(gateway) => gateway.cancel_group(group).await,
         }

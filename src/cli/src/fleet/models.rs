@@ -30,7 +30,13 @@ impl Fleet {
     /// Takes a wish down, for these GPUs or for all of the pool.
     pub(crate) async fn wish(&self, model: &str, action: ModelAction, gpus: &[GpuId]) -> Result<WishTaken, Fault> {
         match self {
-            Self::Servers(servers) => servers.wish(model, action, gpus).await,
+            Self::Servers(servers) => {
+                let taken = servers.wish(model, action, gpus).await?;
+                let gpus: Vec<&str> = gpus.iter().map(GpuId::as_str).collect();
+                let places = if gpus.is_empty() { "all GPUs of the pool".to_owned() } else { gpus.join(", ") };
+                servers.note(&format!("{}_model", action.name()), model, format!("on {places}")).await;
+                Ok(taken)
+            }
             Self::Gateway(gateway) => {
                 let body = serde_json::to_vec(&ModelRequest { gpus }).expect("its keys are texts").into();
                 let question = Question { body, ..Question::new(Method::POST, model_url(model, action)) };

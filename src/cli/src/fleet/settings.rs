@@ -15,6 +15,30 @@ struct StrategyRequest {
     strategy: Strategy,
 }
 
+/// `PUT /api/v1/settings/thresholds`: what is absent stays.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Thresholds {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_threshold: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) utilization_threshold: Option<f64>,
+}
+
+impl Thresholds {
+    fn applied_to(self, settings: Settings) -> Settings {
+        Settings {
+            memory_threshold: self.memory_threshold.unwrap_or(settings.memory_threshold),
+            utilization_threshold: self.utilization_threshold.unwrap_or(settings.utilization_threshold),
+            ..settings
+        }
+    }
+}
+
+/// The thresholds of settings, for people.
+fn shown(settings: &Settings) -> String {
+    format!("memory {}, utilization {}", settings.memory_threshold, settings.utilization_threshold)
+}
+
 impl Fleet {
     /// The settings in force.
     pub(crate) async fn settings(&self) -> Result<Settings, Fault> {
@@ -30,10 +54,31 @@ impl Fleet {
     /// Changes the default strategy; the settings in force then.
     pub(crate) async fn set_strategy(&self, strategy: Strategy) -> Result<Settings, Fault> {
         match self {
-            Self::Servers(servers) => servers.change(|settings| settings.with_default_strategy(strategy)).await,
+            Self::Servers(servers) => {
+                let before = self.settings().await?.default_strategy;
+                let after = servers.change(|settings| settings.with_default_strategy(strategy)).await?;
+                servers.note("set_strategy", strategy.name(), format!("was {before}")).await;
+                Ok(after)
+            }
             Self::Gateway(gateway) => {
                 let body = serde_json::to_vec(&StrategyRequest { strategy }).expect("its keys are texts").into();
                 gateway.settings_after(Question { body, ..Question::new(Method::PUT, "/api/v1/settings/strategy") }).await
+            }
+        }
+    }
+
+    /// Changes how full a GPU may be and still take tasks; the settings in force then.
+    pub(crate) async fn set_thresholds(&self, thresholds: Thresholds) -> Result<Settings, Fault> {
+        match self {
+            Self::Servers(servers) => {
+                let before = self.settings().await?;
+                let after = servers.change(|settings| thresholds.applied_to(settings)).await?;
+                servers.note("set_thresholds", shown(&after), format!("was {}", shown(&before))).await;
+                Ok(after)
+            }
+            Self::Gateway(gateway) => {
+                let body = serde_json::to_vec(&thresholds).expect("its keys are texts").into();
+                gateway.settings_after(Question { body, ..Question::new(Method::PUT, "/api/v1/settings/thresholds") }).await
             }
         }
     }
@@ -43,11 +88,15 @@ impl Fleet {
         match (self, drain) {
             (Self::Servers(servers), Drain::On) => {
                 servers.must_know(gpu_id).await?;
-                servers.change(|settings| settings.with_drained(gpu_id)).await
+                let after = servers.change(|settings| settings.with_drained(gpu_id)).await?;
+                servers.note("drain", gpu_id.as_str(), "").await;
+                Ok(after)
             }
             (Self::Servers(servers), Drain::Off) => {
                 servers.must_know(gpu_id).await?;
-                servers.change(|settings| settings.with_undrained(gpu_id)).await
+                let after = servers.change(|settings| settings.with_undrained(gpu_id)).await?;
+                servers.note("undrain", gpu_id.as_str(), "").await;
+                Ok(after)
             }
             (Self::Gateway(gateway), Drain::On) => gateway.settings_after(Question::new(Method::PUT, drain_url(gpu_id))).await,
             (Self::Gateway(gateway), Drain::Off) => gateway.settings_after(Question::new(Method::DELETE, drain_url(gpu_id))).await,

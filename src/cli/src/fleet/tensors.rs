@@ -96,7 +96,11 @@ impl Fleet {
     /// Frees every copy of a tensor.
     pub(crate) async fn free_tensor(&self, name: &TensorName) -> Result<FreedTensor, Fault> {
         match self {
-            Self::Servers(servers) => Ok(servers.pool_tensors().await?.free(name, None).await?),
+            Self::Servers(servers) => {
+                let freed = servers.pool_tensors().await?.free(name, None).await?;
+                servers.note("free_tensor", name.as_str(), "").await;
+                Ok(freed)
+            }
             Self::Gateway(gateway) => {
                 let question = Question::new(Method::DELETE, tensor_url(name));
                 let answer = gateway.ask(&question).await?;

@@ -5,7 +5,7 @@ use protocol::{
     gpu::{GpuLink, GpuView, Pcie},
 };
 
-use super::{capability, down::one_line, state};
+use super::{capability, down::one_line, phase, state};
 
 /// One line for each thing.
 pub(super) fn described(number: usize, view: &GpuView) -> String {
@@ -15,7 +15,7 @@ pub(super) fn described(number: usize, view: &GpuView) -> String {
         ("GPU", format!("{} (number {number})", gpu.gpu_id)),
         ("name", format!("{}, {} MB, compute capability {}", gpu.name, gpu.memory_total_mb, capability(gpu.compute_capability))),
         ("host", format!("{}, pool {}, incarnation {}", row.host, row.pool, row.incarnation)),
-        ("state", format!("{}; eligible: {}; drained: {}", state(view), yes(*eligible), yes(*draining))),
+        ("state", format!("{}; phase: {}; eligible: {}; drain asked: {}", state(view), phase(view).name(), yes(*eligible), yes(*draining))),
         ("slots", format!("{held} of {} held, {} tasks wait in hand", row.slots, row.waiting)),
         ("kinds", listed(row.kinds.iter().map(|kind| kind.as_str()))),
         ("models", listed(row.models.iter().map(String::as_str))),

@@ -1,0 +1,129 @@
+//! What is done to many tasks at once: all that pass a filter.
+
+use futures::stream::{self, StreamExt};
+use hyper::Method;
+use protocol::{TaskId, insight::TaskFilter};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use task_store::{Cancel, Reach};
+
+use super::{Fleet, Gateway, http::Question};
+use crate::{fault::Fault, servers::Servers};
+
+/// Most tasks that one command cancels on servers; it says that there are more.
+const CANCELLED_MAX: usize = 10_000;
+/// Most tasks whose dead letters one command requeues on servers.
+const REQUEUED_MAX: usize = 1_000;
+/// Tasks of one page of a list.
+const PAGE: usize = 1_000;
+/// Tasks that are cancelled at the same time.
+const AT_ONCE: usize = 32;
+
+/// What became of the tasks that were to be cancelled.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ManyCancelled {
+    /// How many passed the filter.
+    pub(crate) matching: u64,
+    /// How many had not ended and were asked to.
+    pub(crate) cancelled: u64,
+    /// How many had ended.
+    pub(crate) ended: u64,
+    /// Whether more pass the filter than were looked at.
+    pub(crate) more: bool,
+}
+
+/// What became of the tasks whose dead letters were to be published again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ManyRequeued {
+    /// How many passed the filter.
+    pub(crate) matching: u64,
+    /// How many letters are tasks again.
+    pub(crate) requeued: u64,
+    /// How many stay.
+    pub(crate) refused: u64,
+    /// Whether more pass the filter than were looked at.
+    pub(crate) more: bool,
+}
+
+impl Fleet {
+    /// Asks for the end of all tasks that pass a filter.
+    pub(crate) async fn cancel_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyCancelled, Fault> {
+        match self {
+            Self::Servers(servers) => servers.cancel_many(filter, said).await,
+            Self::Gateway(gateway) => gateway.do_to_many("/api/v1/tasks:cancel", filter).await,
+        }
+    }
+
+    /// Publishes the dead letters of all tasks that pass a filter again.
+    pub(crate) async fn requeue_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyRequeued, Fault> {
+        match self {
+            Self::Servers(servers) => servers.requeue_many(filter, said).await,
+            Self::Gateway(gateway) => gateway.do_to_many("/api/v1/tasks:requeue", filter).await,
+        }
+    }
+}
+
+impl Gateway {
+    async fn do_to_many<T: DeserializeOwned>(&self, path: &str, filter: &TaskFilter) -> Result<T, Fault> {
+        let body = serde_json::to_vec(filter).expect("its keys are texts").into();
+        let question = Question { body, ..Question::new(Method::POST, path) };
+        let answer = self.ask(&question).await?;
+        self.read(&question, &answer)
+    }
+}
+
+impl Servers {
+    async fn cancel_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyCancelled, Fault> {
+        let (matching, ids) = self.passing(filter, CANCELLED_MAX).await?;
+        let store = self.store().await?;
+        let mut done = ManyCancelled { matching, more: is_beyond(matching, &ids), ..ManyCancelled::default() };
+        let mut answers = stream::iter(&ids).map(|task_id| store.cancel(task_id, Reach::Published)).buffer_unordered(AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            match answer? {
+                Cancel::Ended(_) => done.ended += 1,
+                Cancel::Waiting | Cancel::Running(_) | Cancel::Unseen => done.cancelled += 1,
+            }
+        }
+        drop(answers);
+        self.note("cancel", said, format!("{} of {matching} tasks, {} had ended", done.cancelled, done.ended)).await;
+        Ok(done)
+    }
+
+    async fn requeue_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyRequeued, Fault> {
+        let dead = TaskFilter { dead: Some(true), ..filter.clone() };
+        let (matching, ids) = self.passing(&dead, REQUEUED_MAX).await?;
+        let letters = self.dead_letters().await?;
+        let mut done = ManyRequeued { matching, more: is_beyond(matching, &ids), ..ManyRequeued::default() };
+        for task_id in &ids {
+            match letters.requeue(Some(task_id)).await? {
+                Some(requeued) => {
+                    done.requeued += requeued.requeued;
+                    done.refused += u64::try_from(requeued.kept.len()).unwrap_or(u64::MAX);
+                }
+                // Somebody else took it, or it lies behind more letters than are looked at.
+                None => done.refused += 1,
+            }
+        }
+        self.note("requeue", said, format!("{} requeued, {} stay", done.requeued, done.refused)).await;
+        Ok(done)
+    }
+
+    /// How many tasks pass a filter, and the first of them.
+    async fn passing(&self, filter: &TaskFilter, most: usize) -> Result<(u64, Vec<TaskId>), Fault> {
+        let observatory = self.observatory().await?;
+        let (mut ids, mut after, mut matching) = (Vec::new(), None::<String>, 0);
+        while ids.len() < most {
+            let page = observatory.list(filter, after.as_deref(), PAGE.min(most - ids.len()));
+            matching = matching.max(page.matching);
+            ids.extend(page.tasks.into_iter().map(|task| task.task_id));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        Ok((matching, ids))
+    }
+}
+
+fn is_beyond(matching: u64, ids: &[TaskId]) -> bool {
+    matching > u64::try_from(ids.len()).unwrap_or(u64::MAX)
+}
