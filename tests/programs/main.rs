@@ -20,6 +20,7 @@ mod metrics;
 mod model;
 mod models;
 mod nvidia;
+mod observing;
 mod onnx;
 mod output;
 mod over_http;

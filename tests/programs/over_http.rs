@@ -41,6 +41,11 @@ impl Embedded {
         typed(Path::new("/"), line, &[("GPUFLEET_URL", &self.url)]).await
     }
 
+    /// Where its gateway listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     async fn gpu(&self, gpu_id: &str) -> Value {
         serde_json::from_str(&self.run(&["gpus", gpu_id, "--json"]).await.output).unwrap_or_default()
     }
