@@ -14,7 +14,7 @@ const LONG: &str = r#"{"duration_ms": 600000}"#;
 
 /// A fleet of two simulated GPUs, and a way to it.
 enum Fleet {
-    Servers(Servers, Program),
+    Servers(Box<Servers>, Program),
     Gateway(Embedded),
 }
 
@@ -22,7 +22,7 @@ impl Fleet {
     async fn on_servers() -> Self {
         let servers = Servers::fresh().await;
         let up = servers.up(2, &[]).await;
-        Self::Servers(servers, up)
+        Self::Servers(Box::new(servers), up)
     }
 
     async fn behind_a_gateway() -> Self {
@@ -197,7 +197,8 @@ async fn thresholds_are_changed_and_what_operators_did_is_listed_through_a_gatew
 }
 
 async fn drain_waits_until_a_gpu_is_drained(fleet: Fleet) {
-    let fleet = fleet.with_a_running_and_a_waiting_task().await;
+    fleet.submit(&["simulate", "--payload", LONG, "--task-id", "long", "--gpu", "1"]).await;
+    fleet.is("long", "running").await;
     let drained = fleet.json(&["drain", "--gpu", "sim-0", "--wait", "--timeout", "2m"]).await;
     assert_eq!(drained, json!({"drained": ["sim-0"]}));
     let gpus = fleet.run(&["gpus"]).await;
