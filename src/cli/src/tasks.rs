@@ -77,8 +77,8 @@ async fn cancel(common: &Common, fleet: &Fleet, several: &Several) -> Result<Exi
     if common.json {
         output::json(&done)?;
     } else {
-        let asked = words::count(done.cancelled, "task");
-        output::line(&format!("{asked} of {} had not ended and will; {} had ended already", done.matching, done.ended))?;
+        let tasks = words::count(done.matching, "task");
+        output::line(&format!("{} of {tasks} had not ended and were asked to end; {} had ended already", done.cancelled, done.ended))?;
     }
     rest(done.more);
     Ok(ExitCode::SUCCESS)

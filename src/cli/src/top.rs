@@ -88,7 +88,11 @@ async fn watch(fleet: &Fleet, first: Shot) -> Result<ExitCode, Fault> {
                 asked = None;
                 match answer {
                     Answer::Looked(looked) => screen.show(looked.map(|shot| *shot).map_err(|fault| fault.to_string())),
-                    Answer::Told(what, told) => screen.tell(what, told.map_err(|fault| fault.to_string())),
+                    Answer::Told(what, told) => {
+                        // What cannot be noted in the action log was warned of, right across the picture.
+                        full.wipe()?;
+                        screen.tell(what, told.map_err(|fault| fault.to_string()));
+                    }
                     Answer::Why(why) => screen.explain(why_lines(why)),
                 }
             }

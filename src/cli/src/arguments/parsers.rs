@@ -22,6 +22,23 @@ pub(super) fn state() -> impl TypedValueParser<Value = TaskState> {
     PossibleValuesParser::new(GroupCounts::STATES.map(TaskState::name)).map(named)
 }
 
+/// The name of any state of a task; groups count no delayed ones by themselves.
+pub(super) fn task_state() -> impl TypedValueParser<Value = TaskState> {
+    let named = |name: String| TASK_STATES.into_iter().find(|state| state.name() == name).expect("one of the names");
+    PossibleValuesParser::new(TASK_STATES.map(TaskState::name)).map(named)
+}
+
+const TASK_STATES: [TaskState; 8] = [
+    TaskState::Delayed,
+    TaskState::Waiting,
+    TaskState::Running,
+    TaskState::Retrying,
+    TaskState::Succeeded,
+    TaskState::Failed,
+    TaskState::Cancelled,
+    TaskState::Expired,
+];
+
 /// What becomes of a batch one of whose items fails.
 pub(super) fn on_error() -> impl TypedValueParser<Value = OnError> {
     PossibleValuesParser::new(["report", "fail"]).map(|name| if name == "fail" { OnError::Fail } else { OnError::Report })
@@ -151,6 +168,12 @@ mod tests {
         for wrong in ["2x3", "-1", "2,,3", "2,"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_threshold_is_a_share_above_none() {
+        let read = |text| threshold(text).ok();
+        assert_eq!(["0.9", "1.01", "0", "-1", "NaN", "11", "x"].map(read), [Some(0.9), Some(1.01), None, None, None, None, None]);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(crate) struct Several {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TaskFilterFlags {
     /// The state. May be repeated
-    #[arg(long, value_parser = parsers::state())]
+    #[arg(long, value_parser = parsers::task_state())]
     pub(crate) state: Vec<TaskState>,
     /// The kind. May be repeated
     #[arg(long, value_parser = parsers::kind)]

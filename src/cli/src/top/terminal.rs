@@ -51,6 +51,11 @@ impl FullScreen {
         Ok(Self { terminal })
     }
 
+    /// Wipes the screen, so that the next picture is drawn as a whole: something else may have written on it.
+    pub(super) fn wipe(&mut self) -> Result<(), Fault> {
+        self.terminal.clear().map_err(gone)
+    }
+
     /// Draws what differs from the last picture.
     pub(super) fn draw(&mut self, picture: impl FnOnce(&mut Frame<'_>)) -> Result<(), Fault> {
         self.terminal.draw(picture).map(|_| ()).map_err(gone)
