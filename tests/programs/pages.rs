@@ -21,13 +21,14 @@ use crate::{
 };
 
 /// Pages, and how many lines each may have.
-const PAGES: [(&str, usize); 6] = [
+const PAGES: [(&str, usize); 7] = [
     ("docs/data.md", 120),
     ("docs/handlers.md", 100),
     ("docs/models.md", 60),
     ("docs/kernels.md", 60),
     ("docs/executors.md", 60),
     ("docs/strategies.md", 60),
+    ("docs/terminal.md", 60),
 ];
 /// Longest run of a page's program. Generous: it bounds a hang.
 const LONGEST: Duration = Duration::from_secs(120);

@@ -32,7 +32,11 @@ fn rows(actions: &[OperatorAction], width: usize) -> Vec<Vec<String>> {
     let row = |action: &OperatorAction| {
         let OperatorAction { at_ms, who, action, target, detail, .. } = action;
         let when: String = words::date_and_time(*at_ms).chars().take(WHEN).collect();
-        let more = if detail.is_empty() { target.clone() } else { format!("{target} ({detail})") };
+        let more = match (target.as_str(), detail.as_str()) {
+            (target, "") => target.to_owned(),
+            ("", detail) => detail.to_owned(),
+            (target, detail) => format!("{target} ({detail})"),
+        };
         vec![when, output::cut(who, NAME_MAX), output::cut(action, NAME_MAX), more]
     };
     let mut rows: Vec<Vec<String>> = actions.iter().map(row).collect();

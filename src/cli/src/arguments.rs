@@ -198,8 +198,8 @@ pub(crate) enum Command {
     /// Shows what operators did: who changed what, and when
     #[command(after_help = "Example: gpufleet actions --limit 20")]
     Actions {
-        /// At most this many, the latest first
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        /// At most this many, 1 to 1000, the latest first
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         limit: u32,
     },
     /// Lets GPUs take no new tasks; what runs there ends, what waits there goes elsewhere

@@ -108,9 +108,6 @@ impl Fleet {
                 let (pool, now_ms) = (&servers.configuration().worker.pool, servers.environment().clock.now_ms());
                 tell_cancel_asked(&*store, pool, task_id, (&cancel, now_ms));
                 servers.told().await;
-                if !matches!(cancel, Cancel::Ended(_)) {
-                    servers.note("cancel", task_id.as_str(), "").await;
-                }
                 Ok(cancel)
             }
             Self::Gateway(gateway) => gateway.cancel(task_id, reach).await,

@@ -112,6 +112,15 @@ impl Servers {
         Ok(begun)
     }
 
+    /// The same, for what needs the steps of tasks.
+    pub(crate) async fn observatory_with_steps(&self) -> Result<&Observatory, Fault> {
+        let observatory = self.observatory().await?;
+        if observatory.keeps_steps() {
+            return Ok(observatory);
+        }
+        Err(Fault::Failed("journal.steps_max is 0: no steps of tasks are kept, so that there are no lists and logs of them".to_owned()))
+    }
+
     async fn begin_to_observe(&self) -> Result<Observatory, Fault> {
         let Backends { queue, table, store, .. } = self.connect().await?;
         let ports = ObservedPorts { queue, table, store, environment: self.environment.clone() };

@@ -112,14 +112,14 @@ async fn agreed(fleet: &Fleet, several: &Several, verb: &str) -> Result<(TaskFil
     if filter == TaskFilter::default() && !several.all {
         return Err(Fault::Usage(format!("nothing was done: no filter is given; give some, or --all to {verb} all tasks of the pool")));
     }
-    if verb == "requeue" {
-        filter.dead = Some(true);
-    } else if filter.state.is_empty() {
+    if verb == "cancel" && filter.state.is_empty() {
         filter.state = filter::OPEN.to_vec();
     }
     let said = filter::in_words(&filter);
-    let matching = fleet.tasks(&filter, None, 1).await?.matching;
-    let question = format!("{verb} {}: {said}", words::count(matching, "task"));
+    let counted = if verb == "requeue" { TaskFilter { dead: Some(true), ..filter.clone() } } else { filter.clone() };
+    let matching = fleet.tasks(&counted, None, 1).await?.matching;
+    let with = if verb == "requeue" { " with dead letters" } else { "" };
+    let question = format!("{verb} {}{with}: {said}", words::count(matching, "task"));
     if several.yes {
         output::note(&question);
         return Ok((filter, said));

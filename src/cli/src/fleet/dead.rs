@@ -66,7 +66,9 @@ impl Fleet {
             }
             (Self::Servers(servers), Some(task_id)) => {
                 let requeued = servers.dead_letters().await?.requeue(Some(task_id)).await?.ok_or_else(|| not_found(task_id))?;
-                servers.note("requeue", task_id.as_str(), format!("{} requeued, {} stay", requeued.requeued, requeued.kept.len())).await;
+                servers
+                    .note("requeue", format!("task {task_id}"), format!("{} requeued, {} stay", requeued.requeued, requeued.kept.len()))
+                    .await;
                 Ok(requeued)
             }
             (Self::Gateway(gateway), None) => gateway.carry_out(Method::POST, "/api/v1/dead?requeue=all").await,
@@ -82,7 +84,7 @@ impl Fleet {
                 if purged == 0 {
                     return Err(not_found(task_id));
                 }
-                servers.note("purge", task_id.as_str(), format!("{purged} purged")).await;
+                servers.note("purge", format!("task {task_id}"), format!("{purged} purged")).await;
                 Ok(purged)
             }
             Self::Gateway(gateway) => Ok(gateway.carry_out::<Purged>(Method::DELETE, dead_url(task_id)).await?.purged),

@@ -91,9 +91,7 @@ impl Fleet {
             Self::Servers(servers) => {
                 let cancelled = servers.groups().await?.cancel(group).await;
                 servers.told().await;
-                let cancelled = cancelled?;
-                servers.note("cancel", format!("group {group}"), "").await;
-                Ok(cancelled)
+                Ok(cancelled?)
             }
             Self::Gateway(gateway) => gateway.cancel_group(group).await,
         }

@@ -1,17 +1,19 @@
 //! What is done to many tasks at once: all that pass a filter.
 
+use std::collections::BTreeSet;
+
 use futures::stream::{self, StreamExt};
 use hyper::Method;
-use protocol::{TaskId, insight::TaskFilter};
+use protocol::{Requeued, TaskId, insight::TaskFilter};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
 
 use super::{Fleet, Gateway, http::Question};
 use crate::{fault::Fault, servers::Servers};
 
-/// Most tasks that one command cancels on servers; it says that there are more.
-const CANCELLED_MAX: usize = 10_000;
-/// Most tasks whose dead letters one command requeues on servers.
+/// Most tasks that one command cancels on servers: as many as an index holds by default (`journal.tasks_max`).
+const CANCELLED_MAX: usize = 100_000;
+/// Most tasks whose dead letters one command requeues on servers: as many letters are looked through.
 const REQUEUED_MAX: usize = 1_000;
 /// Tasks of one page of a list.
 const PAGE: usize = 1_000;
@@ -49,20 +51,38 @@ impl Fleet {
     pub(crate) async fn cancel_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyCancelled, Fault> {
         match self {
             Self::Servers(servers) => servers.cancel_many(filter, said).await,
-            Self::Gateway(gateway) => gateway.do_to_many("/api/v1/tasks:cancel", filter).await,
+            Self::Gateway(gateway) => gateway.cancel_many(filter).await,
         }
     }
 
-    /// Publishes the dead letters of all tasks that pass a filter again.
+    /// Publishes the dead letters of all tasks that pass a filter again; where it lets every task through, all letters, also those that the journal knows nothing of.
     pub(crate) async fn requeue_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyRequeued, Fault> {
         match self {
             Self::Servers(servers) => servers.requeue_many(filter, said).await,
+            Self::Gateway(gateway) if *filter == TaskFilter::default() => {
+                gateway.do_to_many("/api/v1/tasks:requeue?all=true", filter).await
+            }
             Self::Gateway(gateway) => gateway.do_to_many("/api/v1/tasks:requeue", filter).await,
         }
     }
 }
 
 impl Gateway {
+    /// A request reaches a bounded number of tasks, and the same one again the next ones.
+    async fn cancel_many(&self, filter: &TaskFilter) -> Result<ManyCancelled, Fault> {
+        let mut done: ManyCancelled = self.do_to_many("/api/v1/tasks:cancel", filter).await?;
+        while done.more {
+            let next: ManyCancelled = self.do_to_many("/api/v1/tasks:cancel", filter).await?;
+            if next.cancelled + next.ended == 0 {
+                break;
+            }
+            done.cancelled += next.cancelled;
+            done.ended += next.ended;
+            done.more = next.more;
+        }
+        Ok(done)
+    }
+
     async fn do_to_many<T: DeserializeOwned>(&self, path: &str, filter: &TaskFilter) -> Result<T, Fault> {
         let body = serde_json::to_vec(filter).expect("its keys are texts").into();
         let question = Question { body, ..Question::new(Method::POST, path) };
@@ -84,32 +104,31 @@ impl Servers {
             }
         }
         drop(answers);
-        self.note("cancel", said, format!("{} of {matching} tasks, {} had ended", done.cancelled, done.ended)).await;
+        if matching > 0 {
+            self.note("cancel", said, format!("{} of {matching} cancelled, {} had ended", done.cancelled, done.ended)).await;
+        }
         Ok(done)
     }
 
     async fn requeue_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyRequeued, Fault> {
-        let dead = TaskFilter { dead: Some(true), ..filter.clone() };
-        let (matching, ids) = self.passing(&dead, REQUEUED_MAX).await?;
         let letters = self.dead_letters().await?;
-        let mut done = ManyRequeued { matching, more: is_beyond(matching, &ids), ..ManyRequeued::default() };
-        for task_id in &ids {
-            match letters.requeue(Some(task_id)).await? {
-                Some(requeued) => {
-                    done.requeued += requeued.requeued;
-                    done.refused += u64::try_from(requeued.kept.len()).unwrap_or(u64::MAX);
-                }
-                // Somebody else took it, or it lies behind more letters than are looked at.
-                None => done.refused += 1,
-            }
+        let (matching, ids) = self.passing(&TaskFilter { dead: Some(true), ..filter.clone() }, REQUEUED_MAX).await?;
+        let more = is_beyond(matching, &ids);
+        let requeued = match (*filter == TaskFilter::default(), ids.is_empty()) {
+            (true, _) => letters.requeue(None).await?.unwrap_or_default(),
+            (false, true) => Requeued::default(),
+            (false, false) => letters.requeue_those(&ids.into_iter().collect::<BTreeSet<_>>()).await?,
+        };
+        let refused = u64::try_from(requeued.kept.len()).unwrap_or(u64::MAX);
+        if requeued != Requeued::default() {
+            self.note("requeue", said, format!("{} requeued, {refused} stay", requeued.requeued)).await;
         }
-        self.note("requeue", said, format!("{} requeued, {} stay", done.requeued, done.refused)).await;
-        Ok(done)
+        Ok(ManyRequeued { matching, requeued: requeued.requeued, refused, more })
     }
 
     /// How many tasks pass a filter, and the first of them.
     async fn passing(&self, filter: &TaskFilter, most: usize) -> Result<(u64, Vec<TaskId>), Fault> {
-        let observatory = self.observatory().await?;
+        let observatory = self.observatory_with_steps().await?;
         let (mut ids, mut after, mut matching) = (Vec::new(), None::<String>, 0);
         while ids.len() < most {
             let page = observatory.list(filter, after.as_deref(), PAGE.min(most - ids.len()));

@@ -67,7 +67,7 @@ impl Fleet {
         match self {
             Self::Servers(servers) => {
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-                Ok(servers.observatory().await?.list(filter, after, limit))
+                Ok(servers.observatory_with_steps().await?.list(filter, after, limit))
             }
             Self::Gateway(gateway) => gateway.get(&tasks_url(filter, after, limit)).await,
         }
@@ -76,7 +76,7 @@ impl Fleet {
     /// The steps of a task; `None` where nobody remembers any.
     pub(crate) async fn log(&self, task_id: &TaskId) -> Result<Option<TaskLog>, Fault> {
         match self {
-            Self::Servers(servers) => Ok(servers.observatory().await?.log(task_id)),
+            Self::Servers(servers) => Ok(servers.observatory_with_steps().await?.log(task_id)),
             Self::Gateway(gateway) => gateway.get_if_there(&format!("{}/log", status_url(task_id))).await,
         }
     }

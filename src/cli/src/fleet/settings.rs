@@ -55,9 +55,11 @@ impl Fleet {
     pub(crate) async fn set_strategy(&self, strategy: Strategy) -> Result<Settings, Fault> {
         match self {
             Self::Servers(servers) => {
-                let before = self.settings().await?.default_strategy;
+                let before = self.settings().await?;
                 let after = servers.change(|settings| settings.with_default_strategy(strategy)).await?;
-                servers.note("set_strategy", strategy.name(), format!("was {before}")).await;
+                if before != after {
+                    servers.note("set_strategy", "", format!("{} → {}", before.default_strategy, after.default_strategy)).await;
+                }
                 Ok(after)
             }
             Self::Gateway(gateway) => {
@@ -73,7 +75,9 @@ impl Fleet {
             Self::Servers(servers) => {
                 let before = self.settings().await?;
                 let after = servers.change(|settings| thresholds.applied_to(settings)).await?;
-                servers.note("set_thresholds", shown(&after), format!("was {}", shown(&before))).await;
+                if before != after {
+                    servers.note("set_thresholds", "", format!("{} → {}", shown(&before), shown(&after))).await;
+                }
                 Ok(after)
             }
             Self::Gateway(gateway) => {
