@@ -270,7 +270,7 @@ async fn changes_of_tasks_are_told_until_nobody_reads_any_more() {
 async fn at_a_terminal(steps: Value, more: &[String]) {
     let mut command = Command::new("python3");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/programs/terminal.py");
-    command.args([script, &steps.to_string()]).arg(binary()).arg("top").args(more).kill_on_drop(true);
+    command.arg(script).arg(steps.to_string()).arg(binary()).arg("top").args(more).kill_on_drop(true);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GPUFLEET")) {
         command.env_remove(name);
     }

@@ -138,7 +138,7 @@ async fn a_wrong_command_line_says_what_is_allowed() {
         row("status t --url http://me:secret@h", 2, "error: --url: \"http://***@h\" is more than the address of a gateway; write http://host:port"),
         row("status t", 2, "error: variable GPUFLEET_URL: \"localhost\" is not a URL; write http://host:port").variable("GPUFLEET_URL", "localhost"),
         row("status t --url http://h --redis-url redis://h", 2, "error: --url names a gateway, and --amqp-url, --redis-url or --set name servers: give one way to the fleet"),
-        row("up --url http://h", 2, "error: --url names the gateway of a fleet to talk to, and this command talks to none; submit, status, results, cancel, group, gpus, kinds, models, tensors, unserved, strategy, drain, undrain, dead and doctor do"),
+        row("up --url http://h", 2, "error: --url names the gateway of a fleet to talk to, and this command talks to none; submit, status, results, cancel, tasks, why, log, top, bottleneck, scaling, actions, group, gpus, kinds, models, tensors, unserved, strategy, thresholds, drain, undrain, dead and doctor do"),
         row("config check --set worker.lease=3", 2, "worker.lease (--set worker.lease): unknown key; did you mean worker.lease_ms?"),
         row("config check --amqp-url amqp://h:5672/", 2, "amqp.url (--amqp-url): is \"amqp://h:5672/\", which names a virtual host without a name; write /%2f for the default one, or leave the slash out"),
         row("config check --redis-url rediss://h", 2, "redis.url (--redis-url): is \"rediss://h\", which asks for TLS: the fleet does not speak it to Redis yet; begin with redis://…"),

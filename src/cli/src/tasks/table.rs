@@ -70,13 +70,14 @@ pub(super) fn what(task: &TaskSummary, now_ms: u64) -> String {
     if task.cancel_asked && !task.state.ended() {
         parts.push("its end was asked for".to_owned());
     }
+    // What went wrong comes first: the end may be cut.
+    parts.extend(task.error.as_ref().map(|error| format!("{}: {}", error.code, error.message)));
     match task.state {
         TaskState::Delayed => parts.extend(task.not_before_ms.map(|at| format!("due in {}", words::since(now_ms, at)))),
         TaskState::Waiting => parts.extend(task.waiting_for.clone()),
         TaskState::Running => parts.extend(task.began_ms.map(|at| format!("for {}", words::since(at, now_ms)))),
         _ => parts.extend(task.run_ms.map(|ms| format!("ran {}", words::span(ms)))),
     }
-    parts.extend(task.error.as_ref().map(|error| format!("{}: {}", error.code, error.message)));
     if task.dead {
         parts.push("a dead letter".to_owned());
     }
@@ -138,7 +139,7 @@ mod tests {
         assert_eq!(what(&delayed, 5_000), "due in 4.0 s");
         let mut failed = task("a", "failed");
         (failed.run_ms, failed.dead, failed.error) = (Some(12.0), true, Some(TaskError::new("broken", "as asked")));
-        assert_eq!(what(&failed, 5_000), "ran 12 ms; broken: as asked; a dead letter");
+        assert_eq!(what(&failed, 5_000), "broken: as asked; ran 12 ms; a dead letter");
     }
 
     #[test]
