@@ -154,19 +154,3 @@ pub(crate) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / f64::from(count))
 }
-
-/// In how many ms a task of this priority that comes now would begin: the work that waits before it, over the slots that there are. `None`: no slot takes tasks, or nothing is learnt.
-pub(crate) fn fluid_wait_ms(observed: &Observed<'_>, priority: u8) -> Option<f64> {
-    let load = Load::of(observed);
-    let before = observed.activity.priorities.iter().skip(usize::from(priority)).flat_map(|numbers| &numbers.waiting);
-    let (mut tasks, mut slot_ms) = (0, 0.0);
-    for (kind, count) in before {
-        tasks += count;
-        slot_ms += *count as f64 * run_ms_or(observed, kind, load.mean_run_ms);
-    }
-    if load.slots > load.held + tasks {
-        return Some(0.0);
-    }
-    let mean_run_ms = load.mean_run_ms?;
-    (load.slots > 0).then(|| (slot_ms + mean_run_ms) / load.slots as f64)
-}

@@ -8,7 +8,7 @@ use protocol::{
     insight::{GpuCounts, KindActivity, Overview, PriorityWait, Scaling, Verdict},
 };
 
-use crate::{KindNumbers, Observed, load::fluid_wait_ms};
+use crate::{KindNumbers, Observed, expected_wait_ms};
 
 /// What was judged of the fleet, and what only servers say.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +73,7 @@ fn oldest_waiting(observed: &Observed<'_>) -> Vec<PriorityWait> {
         priority,
         waiting: numbers.waiting.values().sum(),
         oldest_ms: numbers.oldest_ms,
-        expected_wait_ms: fluid_wait_ms(observed, priority),
+        expected_wait_ms: expected_wait_ms(observed, priority, None),
     });
     waits.filter(|wait| wait.waiting > 0).collect()
 }

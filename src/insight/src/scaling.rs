@@ -14,8 +14,8 @@ use protocol::{
 };
 
 use crate::{
-    Observed,
-    load::{self, Load, fluid_wait_ms},
+    Observed, expected_wait_ms,
+    load::{self, Load},
 };
 use reason::Grounds;
 
@@ -56,7 +56,7 @@ impl Planner {
         let slots_per_worker = self.slots_per_worker.unwrap_or(SLOTS_UNTIL_SEEN);
         let needed = needed(&load, section, slots_per_worker);
         self.desired = if is_blind { self.held(section, needed) } else { self.steady(observed.now_ms, section, needed) };
-        let expected_wait_ms = lowest_waiting(observed).map_or(Some(0.0), |priority| fluid_wait_ms(observed, priority));
+        let expected_wait_ms = lowest_waiting(observed).map_or(Some(0.0), |priority| expected_wait_ms(observed, priority, None));
         let grounds = Grounds { load: &load, section, needed, desired: self.desired, fewer: self.fewer, is_blind, now_ms: observed.now_ms };
         Scaling {
             pool: pool.clone(),

@@ -46,8 +46,14 @@ impl TaskIndex {
             let numbers = &mut activity.priorities[priority];
             numbers.oldest_ms = numbers.oldest_ms.max(activity.at_ms.saturating_sub(record.waits_since_ms()));
             activity.unserved += u64::from(record.is_unserved());
+            if let Some(only) = record.only.as_deref() {
+                *activity.waiting_for_gpu.entry(only.clone()).or_insert(0) += 1;
+            }
             if let Some(kind) = record.kind.as_deref() {
                 waiting.entry(kind).or_default()[priority] += 1;
+                if let Some(memory_mb) = record.needs.as_ref().and_then(|needs| needs.memory_mb) {
+                    *activity.waiting_memory.entry((kind.clone(), memory_mb)).or_insert(0) += 1;
+                }
             }
         }
         for (kind, counts) in waiting {

@@ -29,6 +29,10 @@ const ARRIVALS_SLICES: u64 = 60;
 const ARRIVALS_SLICES_MIN: u64 = 12;
 /// A run counts for at least so much in what is learnt: the last fifty count most.
 const LEARNT_SHARE_MIN: f64 = 0.02;
+/// What is usual follows most of a change in this time.
+const USUAL_OVER_MS: f64 = 3_600_000.0;
+/// So many runs say what is usual at first.
+const USUAL_RUNS: u64 = 10;
 
 /// The last while, and what was learnt.
 #[derive(Default)]
@@ -40,6 +44,8 @@ pub(super) struct Recent {
 #[derive(Clone, Copy)]
 struct Learnt {
     run_ms: f64,
+    /// Smoothed by time, not by runs.
+    usual_ms: f64,
     runs: u64,
     last_ms: u64,
 }
@@ -89,8 +95,12 @@ impl Recent {
             let oldest = self.learnt.iter().min_by_key(|(_, learnt)| learnt.last_ms).map(|(kind, _)| Arc::clone(kind));
             oldest.map(|kind| self.learnt.remove(&kind));
         }
-        let learnt = self.learnt.entry(Arc::clone(kind)).or_insert(Learnt { run_ms, runs: 0, last_ms: 0 });
+        let learnt = self.learnt.entry(Arc::clone(kind)).or_insert(Learnt { run_ms, usual_ms: run_ms, runs: 0, last_ms: step.at_ms });
         learnt.runs += 1;
+        let passed_ms = step.at_ms.saturating_sub(learnt.last_ms) as f64;
+        // The first runs are all that is known, however close together they are.
+        let share = if learnt.runs <= USUAL_RUNS { 1.0 / learnt.runs as f64 } else { 1.0 - (-passed_ms / USUAL_OVER_MS).exp() };
+        learnt.usual_ms += (run_ms - learnt.usual_ms) * share;
         learnt.last_ms = learnt.last_ms.max(step.at_ms);
         learnt.run_ms += (run_ms - learnt.run_ms) * LEARNT_SHARE_MIN.max(1.0 / learnt.runs as f64);
     }
@@ -160,6 +170,7 @@ impl Recent {
         }
         for (kind, numbers) in &mut activity.kinds {
             numbers.learnt_run_ms = self.learnt_run_ms(kind).unwrap_or(0.0);
+            numbers.usual_run_ms = self.learnt.get(kind).map_or(0.0, |learnt| learnt.usual_ms);
         }
     }
 }

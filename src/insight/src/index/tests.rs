@@ -302,6 +302,33 @@ fn an_activity_tells_of_its_window_by_kind_priority_and_gpu() {
 }
 
 #[test]
+fn waiting_tasks_are_counted_by_the_memory_and_by_the_gpu_that_they_need() {
+    let mut index = index_of(&[submitted("plain", 3, 100)]);
+    let gpu = GpuId::new("gpu").unwrap();
+    for name in ["large", "larger"] {
+        let needs = Some(protocol::Needs { memory_mb: Some(30_000), ..Default::default() });
+        index.apply(&TaskStep { needs, specific_gpu_id: Some(gpu.clone()), ..submitted(name, 3, 100) });
+    }
+    let activity = last_minute(&index);
+    assert_eq!(activity.waiting_memory, [(("echo".parse().unwrap(), 30_000), 2)].into());
+    assert_eq!(activity.waiting_for_gpu, [(gpu, 2)].into());
+    index.apply(&began("large", 1, 200));
+    assert_eq!(last_minute(&index).waiting_memory.values().sum::<u64>(), 1);
+}
+
+#[test]
+fn what_is_usual_follows_a_change_much_later_than_what_was_learnt_last() {
+    let mut index = index_of(&[]);
+    for number in 0..400_u64 {
+        let (name, at_ms) = (format!("t{number}"), number * 100);
+        let run_ms = Some(if number < 200 { 100.0 } else { 1_000.0 });
+        index.apply(&TaskStep { run_ms, ..ended(&name, 1, Outcome::Succeeded, at_ms) });
+    }
+    let kind = last_minute(&index).kinds[&"echo".parse::<Kind>().unwrap()];
+    assert!(kind.learnt_run_ms > 900.0 && kind.usual_run_ms < 120.0, "{kind:?}");
+}
+
+#[test]
 fn a_wait_that_no_gpu_can_end_counts_as_unserved_until_it_ends() {
     let mut index = index_of(&[TaskStep { reason: Some("unserved: no GPU runs echo".to_owned()), ..step("t", StepName::Waits, 100) }]);
     assert_eq!(last_minute(&index).unserved, 1);

@@ -147,6 +147,11 @@ async fn told_of<T>(bring: impl AsyncFnOnce(TellMoving<'_>) -> T) -> (T, Vec<Mov
     (brought, told.into_inner().unwrap(), started.elapsed())
 }
 
+/// What can go on in another thread, as what runs tasks does.
+const fn sent<T: Send>(work: T) -> T {
+    work
+}
+
 /// It was told at a bounded rate, and each time more.
 fn assert_told(told: &[Moving], bytes: u64, took: Duration) {
     assert!(told.len() >= 2 && told.len() as u128 <= took.as_millis() / 500, "{told:?} in {took:?}");
@@ -162,16 +167,16 @@ async fn who_waits_for_long_hears_how_far_it_is_and_who_waits_for_a_moment_hears
     let reference = all[0].keep(&bytes).await;
     let copies = all[1].plane.find(std::slice::from_ref(&reference)).await.unwrap();
     let cancel = CancellationToken::new();
-    let (tensor, told, took) = told_of(async |tell| all[1].plane.fetch_telling(&reference, &copies, &cancel, tell).await).await;
+    let (tensor, told, took) = told_of(async |tell| sent(all[1].plane.fetch_telling(&reference, &copies, &cancel, tell)).await).await;
     tensor.unwrap();
     assert_told(&told, 64_000_000, took);
     assert!(told.iter().all(|moving| moving.from == Some(gpu("sim-0"))), "{told:?}");
     let (copied, told, took) =
-        told_of(async |tell| all[0].plane.copy_to_telling(&reference, &[gpu("sim-1"), gpu("sim-2")], &cancel, tell).await).await;
+        told_of(async |tell| sent(all[0].plane.copy_to_telling(&reference, &[gpu("sim-1"), gpu("sim-2")], &cancel, tell)).await).await;
     assert!(copied.unwrap().iter().all(|copied| copied.outcome.is_ok()));
     assert_told(&told, 128_000_000, took);
     let parts = std::slice::from_ref(&reference);
-    let (whole, told, took) = told_of(async |tell| all[3].plane.gather_telling(parts, keep("whole", 0), &cancel, tell).await).await;
+    let (whole, told, took) = told_of(async |tell| sent(all[3].plane.gather_telling(parts, keep("whole", 0), &cancel, tell)).await).await;
     assert_eq!(whole.unwrap().bytes, 64_000_000);
     assert_told(&told, 64_000_000, took);
     let small = all[0].plane.keep(keep("small", 1_000), Content::Host(content(1_000))).await.unwrap();
