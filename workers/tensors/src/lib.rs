@@ -10,8 +10,6 @@ mod directory;
 #[cfg(test)]
 mod doubles;
 mod error;
-#[cfg(test)]
-mod fixture;
 mod metrics;
 mod plane;
 mod served;

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -44,6 +44,7 @@ pub(crate) struct TestGpu {
     faults: Mutex<BTreeMap<&'static str, (usize, Fault)>>,
     calls: Mutex<BTreeMap<&'static str, usize>>,
     capacity: AtomicU64,
+    yields: AtomicUsize,
     changed: Notify,
     goes_on: Notify,
     resident: Mutex<Vec<Weak<Memory>>>,
@@ -63,10 +64,39 @@ impl TestGpu {
             faults: Mutex::default(),
             calls: Mutex::default(),
             capacity: AtomicU64::new(1 << 30),
+            yields: AtomicUsize::new(1),
             changed: Notify::new(),
             goes_on: Notify::new(),
             resident: Mutex::default(),
         })
+    }
+
+    /// With so much memory, in bytes.
+    pub(crate) fn of(capacity: u64) -> Arc<Self> {
+        let gpu = Self::new("test-0");
+        gpu.set_capacity(capacity);
+        gpu
+    }
+
+    /// From now on reads and writes wait for [`go_on`](Self::go_on).
+    pub(crate) fn stall(&self) {
+        self.inject("read", usize::MAX, Fault::Waits);
+        self.inject("write", usize::MAX, Fault::Waits);
+    }
+
+    /// Operations let others go first up to so many times, in turn; at first each does so once.
+    pub(crate) fn set_yields(&self, yields: usize) {
+        self.yields.store(yields, Ordering::SeqCst);
+    }
+
+    /// What is in a buffer, whatever is to go wrong.
+    pub(crate) fn peek(&self, buffer: &DeviceBuffer) -> Vec<u8> {
+        memory_of(buffer).lock().unwrap().clone()
+    }
+
+    /// How many reads and writes there were.
+    pub(crate) fn moves(&self) -> (usize, usize) {
+        (self.calls("read"), self.calls("write"))
     }
 
     /// The next so many operations of this name come to this.
@@ -102,9 +132,17 @@ impl TestGpu {
 
     /// Whether the bytes are to be changed.
     async fn pass(&self, operation: &'static str) -> Result<bool, MemoryError> {
-        *self.calls.lock().unwrap().entry(operation).or_default() += 1;
+        let calls = {
+            let mut calls = self.calls.lock().unwrap();
+            *calls.entry(operation).or_default() += 1;
+            calls.values().sum::<usize>()
+        };
         self.changed.notify_waiters();
-        tokio::task::yield_now().await;
+        let yields = self.yields.load(Ordering::SeqCst);
+        let times = if yields == 1 { 1 } else { yields.min(calls % 5) };
+        for _ in 0..times {
+            tokio::task::yield_now().await;
+        }
         match self.fault(operation) {
             None => Ok(false),
             Some(Fault::Corrupts) => Ok(true),

@@ -10,7 +10,7 @@ use devices::HostBytes;
 use protocol::{DType, IfExists, TensorShape};
 
 use super::*;
-use crate::fixture::TestGpu;
+use crate::doubles::TestGpu;
 
 mod coming;
 mod going;

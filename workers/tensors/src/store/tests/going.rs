@@ -107,7 +107,7 @@ async fn a_gpu_that_is_full_although_the_bound_has_room_is_freed_of_what_nobody_
 async fn what_cannot_be_read_is_lost_and_makes_room_all_the_same() {
     let world = World::new(BOUNDS);
     world.put("a", 60).await.unwrap();
-    world.gpu.fail_reads(1);
+    world.gpu.inject("read", 1, crate::doubles::Fault::Fails);
     world.put("b", 60).await.unwrap();
     assert_eq!((world.here(), world.gone(), world.store.counts().away), (vec!["b1".to_owned()], vec!["a1".to_owned()], 1));
     assert_eq!(world.store.bytes(), (60, 0));

@@ -192,7 +192,7 @@ impl World {
                         tokio::task::yield_now().await;
                     }
                 }
-                Step::FailRead => self.gpu.fail_reads(1),
+                Step::FailRead => self.gpu.inject("read", 1, crate::doubles::Fault::Fails),
             }
             self.assert_bounded(bounds);
         }
