@@ -14,7 +14,8 @@ const LONG: &str = r#"{"duration_ms": 600000}"#;
 
 /// A fleet of two simulated GPUs, and a way to it.
 enum Fleet {
-    Servers(Box<Servers>, Program),
+    /// The second one is kept: it runs as long as this does.
+    Servers(Box<Servers>, #[expect(dead_code, reason = "it runs until it is dropped")] Program),
     Gateway(Embedded),
 }
 
@@ -91,7 +92,7 @@ async fn tasks_are_listed_and_explained(fleet: Fleet) {
         (&json!("large"), &json!("waiting"), Some(2)),
         "{why}"
     );
-    assert!(why["gpus"].as_array().unwrap().iter().all(|gpu| gpu["fits"] == false), "{why}");
+    assert!(why["gpus"].as_array().is_some_and(|gpus| gpus.iter().all(|gpu| gpu["fits"] == false)), "{why}");
     let told = fleet.run(&["why", "large"]).await;
     assert!(told.code == Some(0) && told.output.starts_with("task large is waiting: "), "{told:?}");
     assert!(told.output.contains("WHAT KEEPS IT FROM TAKING IT NOW") && told.output.contains("sim-0"), "{told:?}");
@@ -176,7 +177,7 @@ async fn thresholds_are_changed_and_what_operators_did_is_listed(fleet: Fleet) {
     }
     assert_eq!(fleet.run(&["strategy", "set", "round_robin"]).await.code, Some(0));
     let actions = fleet.json(&["actions"]).await;
-    let names: Vec<&str> = actions.as_array().unwrap().iter().filter_map(|action| action["action"].as_str()).collect();
+    let names: Vec<&str> = actions.as_array().into_iter().flatten().filter_map(|action| action["action"].as_str()).collect();
     assert_eq!(names, ["set_strategy", "set_thresholds"], "{actions}");
     let latest = fleet.json(&["actions", "--limit", "1"]).await;
     assert_eq!(latest.as_array().map(Vec::len), Some(1), "{latest}");

@@ -154,6 +154,7 @@ pub(crate) fn view(number: usize, slots: u32) -> GpuView {
         model_state: Default::default(),
         data: Default::default(),
         servers: Default::default(),
+        emptied: false,
     };
     GpuView { row, held: 0, draining: false, eligible: true, expires_in_ms: 10_000, phase: WorkerPhase::Serving }
 }

@@ -178,7 +178,7 @@ async fn live_until_it_crashes(
                 Some(Follows::Again) => return Ok(Lived::Crashed),
                 Some(Follows::Not(why, words)) => not_begun(context, task, why, Some(words)),
             },
-            Decided::Unrun(disposition) => disposition,
+            Decided::Unrun(disposition) => *disposition,
         };
         match carry_out(context, in_hand, reading, disposition).await? {
             Settled::Done => return Ok(Lived::Settled),
@@ -208,7 +208,13 @@ enum Decided<'t> {
     /// It runs.
     Begun(Attempt),
     /// It does not.
-    Unrun(Disposition<'t>),
+    Unrun(Box<Disposition<'t>>),
+}
+
+impl<'t> From<Disposition<'t>> for Decided<'t> {
+    fn from(disposition: Disposition<'t>) -> Self {
+        Self::Unrun(Box::new(disposition))
+    }
 }
 
 async fn decide<'t>(
@@ -220,7 +226,7 @@ async fn decide<'t>(
     let lease = context.me.options.lease;
     // A copy of a task that runs must not wait for a slot here: it would stand in the way of others, for as long as the task runs.
     if context.begun.has_another(&task.id, in_hand.id) {
-        return Ok(Decided::Unrun(Disposition::Park(lease)));
+        return Ok(Decided::from(Disposition::Park(lease)));
     }
     if may_have_a_history(in_hand, task) {
         match context.ports.look(&Identity::of(task, in_hand)).await? {
@@ -230,23 +236,23 @@ async fn decide<'t>(
                 let looked = tokio::select! {
                     biased;
                     looked = holder::patiently(context, in_hand, looking) => looked?,
-                    () = placing::deadline(context, task) => return Ok(Decided::Unrun(Disposition::expired())),
+                    () = placing::deadline(context, task) => return Ok(Decided::from(Disposition::expired())),
                 };
                 match looked {
                     Some(Former::Over(verdict)) => placing.begin_anew(verdict),
-                    Some(Former::GoesOn) => return Ok(Decided::Unrun(Disposition::Park(lease))),
-                    None => return Ok(Decided::Unrun(Disposition::GiveBack)),
+                    Some(Former::GoesOn) => return Ok(Decided::from(Disposition::Park(lease))),
+                    None => return Ok(Decided::from(Disposition::GiveBack)),
                 }
             }
-            look => return Ok(Decided::Unrun(Disposition::not_run(task, look, lease))),
+            look => return Ok(Decided::from(Disposition::not_run(task, look, lease))),
         }
     }
     if context.ports.is_cancelled_with_its_group((in_hand.group_of(&task.id), &task.id), in_hand.envelope.timestamp).await? {
-        return Ok(Decided::Unrun(Disposition::not_run(task, Look::Cancelled, lease)));
+        return Ok(Decided::from(Disposition::not_run(task, Look::Cancelled, lease)));
     }
     let placed = match placing.place().await? {
         Placement::Here(placed) => placed,
-        Placement::Not(disposition) => return Ok(Decided::Unrun(disposition)),
+        Placement::Not(disposition) => return Ok(Decided::from(disposition)),
     };
     let waited = in_hand.received.elapsed();
     let beginning = beginning::begin(context, (task, in_hand), placed, placing.verdict()).await?;
@@ -259,7 +265,7 @@ async fn decide<'t>(
             }
             Decided::Begun(attempt)
         }
-        Beginning::Not(why) => Decided::Unrun(not_begun(context, task, why, None)),
+        Beginning::Not(why) => Decided::from(not_begun(context, task, why, None)),
     })
 }
 

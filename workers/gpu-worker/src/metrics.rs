@@ -252,6 +252,11 @@ fn memory_relief(to: &Registrar<'_>) -> Result<CounterVec, prometheus::Error> {
     )
 }
 
+fn kind_up(to: &Registrar<'_>) -> Result<GaugeVec, prometheus::Error> {
+    let help = "Whether the GPU's worker can run tasks of the kind now: 1, or 0 (its handler is down, for example).";
+    to.add(GaugeVec::new(Opts::new("gpufleet_kind_up", help), &["gpu_id", "kind"])?)
+}
+
 impl WorkerMetrics {
     /// Registers the metrics of this process's workers.
     ///
@@ -295,10 +300,7 @@ impl WorkerMetrics {
                 gpu,
             )?,
             crashes_total: to.counters("gpufleet_crashes_total", "Attempts that ended because their worker, or the process that ran them, was gone.", gpu)?,
-            kind_up: to.add(GaugeVec::new(
-                Opts::new("gpufleet_kind_up", "Whether the GPU's worker can run tasks of the kind now: 1, or 0 (its handler is down, for example)."),
-                &["gpu_id", "kind"],
-            )?)?,
+            kind_up: kind_up(&to)?,
             quarantined_total: to.counters("gpufleet_quarantined_total", "Tasks given up because their workers kept crashing.", gpu)?,
             gpu_quarantines_total: to.counters("gpufleet_gpu_quarantines_total", "Times that the GPU was taken out, or kept out.", gpu)?,
             xid_errors_total: to.counters("xid_errors_total", "Xid events that the driver reported, by number.", &["gpu_id", "xid"])?,

@@ -40,8 +40,7 @@ fn known_part(line: &[u8]) -> Option<TaskStep> {
         let alone = Map::from_iter([(name.clone(), value.clone())]);
         serde_json::from_value::<TaskStep>(Value::Object(alone)).is_ok()
     });
-    let lacks = |name: &&str| fields.contains_key(*name) && !known.contains_key(*name);
-    if NEEDED.iter().any(|name| lacks(name)) {
+    if NEEDED.iter().any(|name| fields.contains_key(*name) && !known.contains_key(*name)) {
         return None;
     }
     serde_json::from_value(Value::Object(known)).ok()
