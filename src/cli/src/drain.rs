@@ -218,7 +218,7 @@ mod tests {
             model_state: Default::default(),
             data: Default::default(),
             servers: Default::default(),
-            emptied: false,
+            emptied: draining && held == 0,
         };
         GpuView { row, held, draining, eligible: !draining, expires_in_ms: 5_000, phase: Default::default() }
     }
