@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check ci fmt lint docs bench gpu-check model models needs
+.PHONY: help demo test check ci fmt lint docs bench deploy gpu-check model models needs
 
 help: ## Shows the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -15,6 +15,9 @@ needs: ## Installs what the tests need from the distribution's packages, where i
 
 test: needs ## Every test, on private RabbitMQ and Redis instances
 	$(CARGO) test --workspace
+
+deploy: needs ## Judges deploy/ by the tools that load it; says which could not be run
+	$(CARGO) test --workspace --test deploy
 
 fmt: ## Formats the code
 	$(CARGO) fmt --all

@@ -1,4 +1,4 @@
-//! The image's Dockerfile and the Compose project. No engine builds or runs them here.
+//! The images' Dockerfiles and the Compose project. No engine builds or runs them here.
 
 use std::fs;
 
@@ -40,9 +40,9 @@ fn seconds(time: &str) -> u64 {
 }
 
 #[test]
-fn hadolint_takes_the_dockerfile() {
+fn hadolint_takes_the_dockerfiles() {
     let Some(hadolint) = brought("hadolint") else { return };
-    let said = run(&hadolint, &["--failure-threshold", "style", "deploy/container/Dockerfile"]);
+    let said = run(&hadolint, &["--failure-threshold", "style", "deploy/container/Dockerfile", "deploy/container/Dockerfile.python"]);
     assert!(said.is_content && said.text.trim().is_empty(), "{}", said.text);
     not_run("a build of the image, which needs an engine; tests/deploy/image.rs starts its file system");
 }
