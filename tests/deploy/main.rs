@@ -8,5 +8,6 @@ mod grafana;
 mod hosts;
 mod image;
 mod kubernetes;
+mod named;
 mod prometheus;
 mod tools;
