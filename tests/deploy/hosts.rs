@@ -1,5 +1,5 @@
 //! The systemd units. Nothing here starts them: systemd is not process 1 where tests run, and one that is started beside it takes over the control groups of the machine. What is run
-//! of them is the program itself: tests/programs has a worker that tells a service manager that it serves, lives and stops.
+//! of them is the program itself: tests/programs/service_manager.rs has it tell a service manager that it serves, lives and stops.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -57,7 +57,7 @@ fn systemd_takes_the_units_as_they_are() {
     fs::write(&path, text.replace("WatchdogSec=", "WatchdogSecs=")).expect("written");
     let said = verified(folder.path());
     assert!(said.text.contains("Unknown key"), "a slip of the hand is found: {}", said.text);
-    not_run("a unit by systemd itself, which is not process 1 here; tests/programs runs what it starts");
+    not_run("a unit by systemd itself, which is not process 1 here; tests/programs/service_manager.rs runs what it starts");
 }
 
 #[test]
