@@ -289,6 +289,8 @@ fn every_header_of_the_protocol_is_documented_and_no_other() {
     let text = || Some(String::new());
     let every = Headers {
         traceparent: text(),
+        tracestate: text(),
+        links: protocol::traces::SpanLinks::read("b7ad6b7169203331,00f067aa0ba902b7"),
         attempt: Some(1),
         hops: Some(1),
         strategy: text(),

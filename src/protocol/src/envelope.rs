@@ -5,10 +5,15 @@
 
 use std::time::Duration;
 
-use crate::{BodyHash, GroupName, Limits, Needs, PoolName, Slice, is_traceparent};
+use crate::{BodyHash, GroupName, Limits, Needs, PoolName, Slice, is_traceparent, is_tracestate, traces::SpanLinks};
 
 /// Header: W3C trace context. What [is none](is_traceparent) is left behind: it fails no task, does not travel on and does not come back.
 pub const TRACEPARENT: &str = "traceparent";
+/// Header: what vendors say of the trace that [`TRACEPARENT`] names. What [is none](is_tracestate), or comes without one, is left behind.
+pub const TRACESTATE: &str = "tracestate";
+/// Header: the spans that published the task again: forwards, retries, requeues. Up to 8 ids of spans of the task's trace, oldest first, with commas between. Written where traces are
+/// recorded alone; [`TRACEPARENT`] stays what the producer wrote.
+pub const LINKS: &str = "x-gpufleet-links";
 /// Header: which attempt this message asks for, from 1. Absent means 1.
 pub const ATTEMPT: &str = "x-gpufleet-attempt";
 /// Header: how often the task was forwarded. Absent means 0.
@@ -114,6 +119,10 @@ pub struct Envelope {
 pub struct Headers {
     /// See [`TRACEPARENT`].
     pub traceparent: Option<String>,
+    /// See [`TRACESTATE`].
+    pub tracestate: Option<String>,
+    /// See [`LINKS`].
+    pub links: Option<SpanLinks>,
     /// See [`ATTEMPT`].
     pub attempt: Option<u32>,
     /// See [`HOPS`].
@@ -208,6 +217,9 @@ impl Headers {
             }
         }
         headers.invalid.sort();
+        if headers.traceparent.is_none() {
+            headers.tracestate = None;
+        }
         headers
     }
 
@@ -215,6 +227,8 @@ impl Headers {
     fn set(&mut self, name: &str, value: HeaderValue) -> bool {
         match name {
             TRACEPARENT => self.set_traceparent(value),
+            TRACESTATE => tell(&mut self.tracestate, text(value).filter(|text| is_tracestate(text))),
+            LINKS => tell(&mut self.links, text(value).and_then(|text| SpanLinks::read(&text))),
             TIMESTAMP_IN_MS => tell(&mut self.published_ms, integer(&value)),
             ATTEMPT => take(&mut self.attempt, integer(&value).filter(|n| *n >= 1)),
             HOPS => take(&mut self.hops, integer(&value)),
@@ -265,6 +279,7 @@ impl Headers {
     pub fn pairs(&self) -> Vec<(&'static str, HeaderValue)> {
         let texts = [
             (TRACEPARENT, &self.traceparent),
+            (TRACESTATE, &self.tracestate),
             (STRATEGY, &self.strategy),
             (USER, &self.user),
             (POOL, &self.pool),
@@ -293,6 +308,7 @@ impl Headers {
         pairs.extend(integers.into_iter().filter_map(|(name, value)| Some((name, HeaderValue::Integer(i64::try_from(value?).ok()?)))));
         pairs.extend(self.slice.map(|slice| (SLICE, HeaderValue::Text(slice.to_string()))));
         pairs.extend(self.batch_hash.as_ref().map(|hash| (BATCH_HASH, HeaderValue::Text(hash.as_str().to_owned()))));
+        pairs.extend(self.links.as_ref().map(|links| (LINKS, HeaderValue::Text(links.to_string()))));
         pairs.extend(self.group.as_ref().map(|group| (GROUP, HeaderValue::Text(group.to_string()))));
         pairs.extend(self.properties.clone().map(|bytes| (PROPERTIES, HeaderValue::Bytes(bytes))));
         let flags = [(RETURNED, self.returned), (COPY, self.copy), (PROGRESS, self.progress)];
@@ -453,6 +469,20 @@ mod tests {
             assert_eq!(dropped, Headers { traceparent_dropped: true, ..Headers::default() }, "{value:?}");
             assert!(dropped.pairs().is_empty());
         }
+    }
+
+    #[test]
+    fn a_tracestate_travels_with_its_trace_alone_and_links_are_read_back() {
+        let parent = (TRACEPARENT.to_owned(), HeaderValue::Text("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()));
+        let state = |text: &str| (TRACESTATE.to_owned(), HeaderValue::Text(text.into()));
+        assert_eq!(Headers::read([state("a=1"), parent.clone()]).tracestate.as_deref(), Some("a=1"));
+        assert_eq!(Headers::read([state("a=1")]), Headers::default());
+        assert_eq!(Headers::read([parent, state("none")]).tracestate, None);
+        let links = SpanLinks::read("b7ad6b7169203331,00000000000000a1");
+        let headers = Headers { links, ..Headers::default() };
+        assert!(headers.links.is_some());
+        assert_eq!(Headers::read(headers.pairs().into_iter().map(|(name, value)| (name.to_owned(), value))), headers);
+        assert_eq!(Headers::read([(LINKS.to_owned(), HeaderValue::Text("x".into()))]), Headers::default(), "no task fails for it");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use crate::{Incarnation, TaskId};
+use crate::{Incarnation, TaskId, TraceSink};
 
 /// The time of day.
 pub trait Clock: Send + Sync {
@@ -43,7 +43,7 @@ pub trait Spawn: Send + Sync {
     fn spawn(&self, name: &'static str, job: Job);
 }
 
-/// Clock, randomness and spawning together.
+/// Clock, randomness and spawning together, and where spans go.
 #[derive(Clone)]
 pub struct Environment {
     /// The time of day.
@@ -52,6 +52,8 @@ pub struct Environment {
     pub random: Arc<dyn Random>,
     /// Background jobs.
     pub spawner: Arc<dyn Spawn>,
+    /// Where the spans of tasks go. `None`: nobody traces, and none is made.
+    pub traces: Option<Arc<dyn TraceSink>>,
 }
 
 impl Environment {

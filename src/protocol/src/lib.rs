@@ -39,6 +39,7 @@ mod strategy;
 pub mod task;
 pub mod tensor;
 mod trace_context;
+pub mod traces;
 mod unserved;
 
 pub use batch::{IndexedItem, ItemCounts, ItemResult, OnError, Slice, SliceCounts, SliceResults};
@@ -74,5 +75,6 @@ pub use tensor::{
     DataPort, DataState, IfExists, KeepAs, KeptTensor, OnMissing, TensorCopy, TensorPlace, TensorRecord, TensorRef, TensorShape,
     TensorView, TransferWay, WayView,
 };
-pub use trace_context::{is_traceparent, trace_id_of};
+pub use trace_context::{is_traceparent, is_tracestate, trace_id_of};
+pub use traces::TraceSink;
 pub use unserved::Unserved;

@@ -35,9 +35,36 @@ pub fn trace_id_of(traceparent: &str) -> Option<&str> {
     is_traceparent(traceparent).then(|| traceparent.get(3..35)).flatten()
 }
 
+/// The longest accepted `tracestate`, in bytes: what W3C asks everybody to carry.
+const TRACESTATE_MAX: usize = 512;
+/// Most members of a `tracestate`.
+const MEMBERS_MAX: usize = 32;
+
+/// Whether `text` may be carried as a `tracestate`: 1 to 32 members `key=value` with commas between, in printable ASCII and up to 512 bytes. What they mean is their vendors' matter.
+#[must_use]
+pub fn is_tracestate(text: &str) -> bool {
+    let is_member = |member: &str| member.trim().split_once('=').is_some_and(|(key, value)| !key.is_empty() && !value.is_empty());
+    text.len() <= TRACESTATE_MAX
+        && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        && text.split(',').count() <= MEMBERS_MAX
+        && text.split(',').all(is_member)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tracestate_is_a_list_of_members() {
+        for good in ["a=1", "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", "a=1, b@c=x y"] {
+            assert!(is_tracestate(good), "{good}");
+        }
+        let long = format!("a={}", "x".repeat(TRACESTATE_MAX));
+        let many = vec!["a=1"; MEMBERS_MAX + 1].join(",");
+        for bad in ["", "a", "a=", "=1", "a=1,", "a=\n", "a=ü", &long, &many] {
+            assert!(!is_tracestate(bad), "{bad}");
+        }
+    }
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     const PARENT: &str = "b7ad6b7169203331";

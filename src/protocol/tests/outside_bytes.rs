@@ -67,8 +67,10 @@ fn header_value() -> impl Strategy<Value = HeaderValue> {
     ]
 }
 
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 30] = [
     envelope::TRACEPARENT,
+    envelope::TRACESTATE,
+    envelope::LINKS,
     envelope::ATTEMPT,
     envelope::HOPS,
     envelope::STRATEGY,

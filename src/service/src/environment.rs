@@ -15,7 +15,7 @@ use uuid::Uuid;
 /// The environment of a real process: wall clock, operating system's randomness, jobs on the tokio runtime that is current at each spawn.
 #[must_use]
 pub fn system_environment() -> Environment {
-    Environment { clock: Arc::new(SystemClock), random: Arc::new(SystemRandom), spawner: Arc::new(TokioSpawner) }
+    Environment { clock: Arc::new(SystemClock), random: Arc::new(SystemRandom), spawner: Arc::new(TokioSpawner), traces: None }
 }
 
 struct SystemClock;

@@ -125,6 +125,8 @@ pub async fn every_property_of_the_envelope_arrives(broker: &Broker) {
     let queue = broker.connect().await;
     let headers = Headers {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        tracestate: Some("rojo=00f067aa0ba902b7".into()),
+        links: protocol::traces::SpanLinks::read("b7ad6b7169203331,00f067aa0ba902b7"),
         attempt: Some(3),
         hops: Some(1),
         strategy: Some("round_robin".into()),

@@ -143,7 +143,7 @@ impl TestFleet {
             },
             metrics: Arc::new(DataMetrics::new(&registry).unwrap()),
             registry,
-            environment: Environment { clock: environment.clone(), random: environment.clone(), spawner: environment },
+            environment: Environment { clock: environment.clone(), random: environment.clone(), spawner: environment, traces: None },
         }
     }
 

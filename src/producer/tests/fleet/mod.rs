@@ -48,7 +48,7 @@ impl Spawn for Tokio {
 }
 
 pub fn environment() -> Environment {
-    Environment { clock: Arc::new(FixedClock), random: Arc::new(Counter(AtomicU64::new(1))), spawner: Arc::new(Tokio) }
+    Environment { clock: Arc::new(FixedClock), random: Arc::new(Counter(AtomicU64::new(1))), spawner: Arc::new(Tokio), traces: None }
 }
 
 pub fn pool() -> Queue {

@@ -60,7 +60,7 @@ mod tests {
     }
 
     fn environment(number: u64) -> Environment {
-        Environment { clock: Arc::new(Fixed(number)), random: Arc::new(Fixed(number)), spawner: Arc::new(Fixed(number)) }
+        Environment { clock: Arc::new(Fixed(number)), random: Arc::new(Fixed(number)), spawner: Arc::new(Fixed(number)), traces: None }
     }
 
     fn pauses(lives_s: &[u64], number: u64) -> Vec<u128> {

@@ -85,7 +85,7 @@ impl Spawn for Least {
 
 /// An environment without chance.
 pub fn environment() -> Environment {
-    Environment { clock: Arc::new(Least), random: Arc::new(Least), spawner: Arc::new(Least) }
+    Environment { clock: Arc::new(Least), random: Arc::new(Least), spawner: Arc::new(Least), traces: None }
 }
 
 /// Options whose pauses are short.

@@ -140,8 +140,12 @@ impl Bench {
         let registry = Registry::new();
         let metrics = WorkerMetrics::new(&registry).unwrap().of(&GpuId::new("gpu-0").unwrap());
         let more_may_come = Arc::new(AtomicBool::new(true));
-        let environment =
-            Environment { clock: Arc::new(TestEnvironment), random: Arc::new(TestEnvironment), spawner: Arc::new(TestEnvironment) };
+        let environment = Environment {
+            clock: Arc::new(TestEnvironment),
+            random: Arc::new(TestEnvironment),
+            spawner: Arc::new(TestEnvironment),
+            traces: None,
+        };
         let surroundings = Surroundings {
             device: Arc::new(SimulatedGpu::new(SimulatedOptions::default())),
             environment,
