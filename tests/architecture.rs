@@ -63,14 +63,18 @@ const EDGES: [(&str, &[&str]); 19] = [
 ];
 
 /// library → the crates that may name it. The tests may name everything.
-const ONLY_IN: [(&str, &[&str]); 13] = [
+const ONLY_IN: [(&str, &[&str]); 17] = [
     ("redis", &["gpu-table", "redis-link", "task-store"]),
     ("deadpool-redis", &["redis-link"]),
     ("lapin", &["task-queue"]),
     ("async-rs", &["task-queue"]),
     ("axum", &["gateway"]),
-    ("hyper", &["cli", "gateway"]),
-    ("hyper-util", &["cli", "gateway"]),
+    ("hyper", &["cli", "gateway", "service"]),
+    ("hyper-util", &["cli", "gateway", "service"]),
+    ("opentelemetry", &["service"]),
+    ("opentelemetry-http", &["service"]),
+    ("opentelemetry-otlp", &["service"]),
+    ("opentelemetry_sdk", &["service"]),
     ("cudarc", &["devices", "fake-nvidia", "gpu-check"]),
     ("nvml-wrapper", &["devices", "fake-nvidia"]),
     ("candle-core", &["executors"]),
@@ -151,7 +155,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("claim", &["data", "delivery"]),
     ("batch", &["claim", "delivery"]),
     ("attempt", &["claim", "data", "delivery"]),
-    ("settle", &["claim", "delivery"]),
+    ("settle", &["claim", "data", "delivery"]),
     ("gpu", &["claim"]),
     ("fleet", &["delivery"]),
 ];

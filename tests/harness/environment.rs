@@ -24,6 +24,7 @@ pub fn seeded(seed: u64) -> Environment {
         clock: Arc::new(TokioClock { started: Instant::now() }),
         random: Arc::new(SeededRandom(Mutex::new(ChaCha8Rng::seed_from_u64(seed)))),
         spawner: Arc::new(RuntimeSpawner),
+        traces: None,
     }
 }
 

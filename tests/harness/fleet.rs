@@ -16,7 +16,7 @@ use gpu_worker::{GpuWorker, Stop, WorkerMetrics, WorkerOptions, WorkerParts};
 use producer::{Producer, ProducerOptions};
 use prometheus::Registry;
 use protocol::{
-    Environment, GpuId, PoolName, Strategy,
+    Environment, GpuId, PoolName, Strategy, TraceSink,
     config::{Configuration, SecretUrl},
     gpu::GpuView,
 };
@@ -165,6 +165,13 @@ impl FleetPlan {
     #[must_use]
     pub fn configured(mut self, change: impl FnOnce(&mut Configuration)) -> Self {
         change(&mut self.configuration);
+        self
+    }
+
+    /// Its workers and its producer give their spans to this.
+    #[must_use]
+    pub fn tracing(mut self, sink: Arc<dyn TraceSink>) -> Self {
+        self.environment.traces = Some(sink);
         self
     }
 

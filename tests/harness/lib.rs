@@ -1,6 +1,7 @@
 //! What the tests share: private servers, whole fleets, waiting for a condition.
 
 pub mod browser;
+pub mod collector;
 pub mod environment;
 pub mod executing;
 pub mod fleet;

@@ -28,7 +28,7 @@ pub(crate) async fn up(common: &Common, up: &arguments::Up) -> Result<ExitCode, 
     let program = Program::start(configuration::load_for_workers_and_log(common, more, &up.handlers)?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::open(program.configuration.clone())?;
-    program.show_bodies(&servers)?;
+    program.show_bodies_and_spans(&servers)?;
     let starting = simulated::start(&servers, &program.registry, &program.stop);
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
     let address = address_of(&listener)?;
@@ -59,7 +59,7 @@ async fn simulated_workers(common: &Common, worker: &arguments::Worker, gpus: u3
     let program = Program::start(configuration::load_for_workers_and_log(common, more, &worker.handlers)?)?;
     let metrics = Metrics::serve(&program).await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
-    program.show_bodies(&servers)?;
+    program.show_bodies_and_spans(&servers)?;
     let starting = simulated::start(&servers, &program.registry, &program.stop);
     let Some(mut workers) = program.unless_stopped(starting).await.transpose()? else { return Ok(ExitCode::SUCCESS) };
     program.serves_once(workers.serving(), format!("serves {} simulated GPUs", workers.count()));
@@ -77,7 +77,7 @@ pub(crate) async fn gateway(common: &Common, gateway: &arguments::Gateway) -> Re
     let program = Program::start(configuration::load_and_log(common, listen.into_iter().collect())?)?;
     let listener = listen_on(&program.configuration.gateway.listen, "gateway.listen").await?;
     let servers = Servers::of_a_running_fleet(program.configuration.clone())?;
-    program.show_bodies(&servers)?;
+    program.show_bodies_and_spans(&servers)?;
     announce(&listener, &servers)?;
     let address = address_of(&listener)?;
     let starting = serve(&program, &servers, listener);
@@ -138,10 +138,11 @@ impl Program {
         });
     }
 
-    /// Shows in the program's metrics what the bodies in hand take.
-    pub(crate) fn show_bodies(&self, servers: &Servers) -> Result<(), Fault> {
-        service::telemetry::show_bodies(&self.registry, servers.bodies())
-            .map_err(|error| Fault::Failed(format!("register metrics: {error}")))
+    /// Shows in the program's metrics what the bodies in hand take, and what became of spans where it traces.
+    pub(crate) fn show_bodies_and_spans(&self, servers: &Servers) -> Result<(), Fault> {
+        let shown = service::telemetry::show_bodies(&self.registry, servers.bodies())
+            .and_then(|()| servers.traces().map_or(Ok(()), |traces| traces.show(&self.registry)));
+        shown.map_err(|error| Fault::Failed(format!("register metrics: {error}")))
     }
 
     /// Does a step of the start, which may wait long for servers or read a large model; `None` if a signal came first.

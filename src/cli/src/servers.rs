@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use gateway::{Observatory, ObservedPorts};
 use gpu_table::GpuTable;
 use protocol::{Environment, config::Configuration};
-use service::{Backends, Embedded, system_environment};
+use service::{Backends, Embedded, Traces, system_environment};
 use task_queue::BodyBudget;
 use task_store::TaskStore;
 use tokio::sync::OnceCell;
@@ -22,6 +22,8 @@ const TOLD_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Servers {
     configuration: Configuration,
     environment: Environment,
+    /// `None`: nobody asked for traces.
+    traces: Option<Traces>,
     embedded: Embedded,
     opened: OnceCell<Backends>,
     observatory: OnceCell<Observatory>,
@@ -74,9 +76,11 @@ impl Servers {
     }
 
     fn new(configuration: Configuration, patience: Duration) -> Self {
-        let environment = system_environment();
+        let mut environment = system_environment();
+        let traces = Traces::start(&configuration.traces, &environment);
+        environment.traces = traces.as_ref().map(Traces::sink);
         let embedded = Embedded::new(&configuration, &environment.clock);
-        Self { configuration, environment, embedded, opened: OnceCell::new(), observatory: OnceCell::new(), patience }
+        Self { configuration, environment, traces, embedded, opened: OnceCell::new(), observatory: OnceCell::new(), patience }
     }
 
     /// A server that is away is an error at once.
@@ -136,8 +140,11 @@ impl Servers {
         }
     }
 
-    /// Waits until the last steps of tasks are told, for a second at most.
+    /// Waits until the last steps of tasks are told, and the last spans sent, for a second at most each.
     pub(crate) async fn told(&self) {
+        if let Some(traces) = &self.traces {
+            traces.flush().await;
+        }
         if let Some(backends) = self.opened.get() {
             let _ = tokio::time::timeout(TOLD_WITHIN, backends.store.journal().flush()).await;
         }
@@ -149,6 +156,11 @@ impl Servers {
 
     pub(crate) const fn environment(&self) -> &Environment {
         &self.environment
+    }
+
+    /// The spans of this process, where it traces.
+    pub(crate) const fn traces(&self) -> Option<&Traces> {
+        self.traces.as_ref()
     }
 
     /// The process's budget for bodies in hand.

@@ -51,7 +51,7 @@ impl Gateway {
     /// Notes what an operator did. It is done by then: that it could not be noted is in the log, and no failure of the request.
     pub(crate) async fn note(&self, operator: &Operator, action: &'static str, target: String, detail: String) {
         let who = operator.who.clone();
-        info!(who = who.as_str(), action, target = target.as_str(), detail = detail.as_str(), "an operator changed the fleet");
+        info!(who = who.as_str(), action, to = target.as_str(), detail = detail.as_str(), "an operator changed the fleet");
         let action = OperatorAction {
             at_ms: self.ports.producer.now_ms(),
             who,

@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     Gateway, Problem, ProblemDocument,
-    encoding::traceparent,
+    encoding::request_trace,
     events::NOT_KEPT_BACK,
     idempotency,
     intake::{Media, check_headers},
@@ -83,7 +83,7 @@ pub(crate) async fn submit(State(gateway): State<Gateway>, request: Request) -> 
     let (head, body) = request.into_parts();
     check_headers(&head.headers, Media::Lines)?;
     let key = idempotency::key(&head.headers)?.map(str::to_owned);
-    let origin = Origin { key, traceparent: traceparent(&head.headers) };
+    let origin = Origin { key, trace: request_trace(&head.headers) };
     let permit = gateway.bulk.clone().try_acquire_owned().map_err(|_| {
         let detail = format!("{BULK_MAX} bulk requests are under way already; come back later, or send more lines in one request");
         Problem::new(ProblemKind::Overloaded, detail).retry_after(RETRY_S)

@@ -3,7 +3,11 @@
 use std::fmt::Write;
 
 use axum::http::HeaderMap;
-use protocol::{GpuId, GroupName, ModelAction, TaskId, TensorName, envelope::TRACEPARENT, is_traceparent};
+use protocol::{
+    GpuId, GroupName, ModelAction, TaskId, TensorName,
+    envelope::{TRACEPARENT, TRACESTATE},
+    is_traceparent, is_tracestate,
+};
 
 /// The path at which a gateway serves a task: `GET` for its status, `DELETE` to end it. An id may hold what a path may not.
 #[must_use]
@@ -65,6 +69,20 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     is_traceparent(text).then(|| text.to_owned())
 }
 
+/// The request's W3C trace context with what vendors say of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RequestTrace {
+    pub(crate) traceparent: Option<String>,
+    pub(crate) tracestate: Option<String>,
+}
+
+/// Both headers of a trace; the second travels with the first alone. Lines of several are one list.
+pub(crate) fn request_trace(headers: &HeaderMap) -> RequestTrace {
+    let Some(traceparent) = traceparent(headers) else { return RequestTrace::default() };
+    let lines: Vec<&str> = headers.get_all(TRACESTATE).iter().filter_map(|line| line.to_str().ok()).collect();
+    RequestTrace { traceparent: Some(traceparent), tracestate: Some(lines.join(",")).filter(|text| is_tracestate(text)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +96,23 @@ mod tests {
         assert_eq!(model_url("a/b: c", ModelAction::Pin), "/api/v1/models/a%2Fb%3A%20c/pin");
         assert_eq!(tensor_url(&TensorName::new("step-1:y.17").expect("valid")), "/api/v1/tensors/step-1%3Ay.17");
         assert_eq!(drain_url(&GpuId::new("GPU-1.a").expect("valid")), "/api/v1/gpus/GPU-1.a/drain");
+    }
+
+    #[test]
+    fn a_tracestate_travels_with_its_trace_context_alone() {
+        let parent = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let of = |pairs: &[(&str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                let name: axum::http::HeaderName = name.parse().expect("a name");
+                headers.append(name, value.parse().expect("a value"));
+            }
+            request_trace(&headers).tracestate
+        };
+        assert_eq!(of(&[parent, ("tracestate", "a=1"), ("tracestate", "b=2")]).as_deref(), Some("a=1,b=2"));
+        assert_eq!(of(&[("tracestate", "a=1")]), None);
+        assert_eq!(of(&[parent, ("tracestate", "none")]), None);
+        assert_eq!(of(&[parent]), None);
     }
 
     #[test]

@@ -21,7 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use self::{answer::Form, texts::Texts};
 use crate::{
-    Gateway, Problem, encoding::traceparent, events, explain, idempotency::Identity, intake::JsonBody, trail::Trail, unserved::Served,
+    Gateway, Problem,
+    encoding::{RequestTrace, request_trace},
+    events, explain,
+    idempotency::Identity,
+    intake::JsonBody,
+    trail::Trail,
+    unserved::Served,
 };
 
 /// A text to continue, or many.
@@ -93,10 +99,11 @@ pub(crate) async fn predict(
     JsonBody(request, share): JsonBody<PredictRequest>,
 ) -> Result<Response, Problem> {
     request.check()?;
-    let (stream, form, traceparent) = (request.stream, request.form(), traceparent(&headers));
+    let (stream, form) = (request.stream, request.form());
+    let RequestTrace { traceparent, tracestate } = request_trace(&headers);
     let trail = Trail::of(traceparent.as_deref());
     let identity = Identity::read(&headers, None)?;
-    let new = NewTask { progress: stream, task_id: identity.task_id.clone(), traceparent, ..new_task(request) };
+    let new = NewTask { progress: stream, task_id: identity.task_id.clone(), traceparent, tracestate, ..new_task(request) };
     let served = gateway.must_be_served(&new.kind, &new.body.gpu_options, share).await.map_err(|problem| trail.failed(problem))?;
     let Served { waited, share } = served;
     // One limit for both waits.

@@ -24,7 +24,7 @@ use task_store::{Cancel, Reach};
 
 use crate::{
     Gateway, Problem,
-    encoding::{status_url, traceparent},
+    encoding::{RequestTrace, request_trace, status_url},
     events::log::WATCHED,
     given,
     idempotency::Identity,
@@ -157,7 +157,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     Upload(request, _share): Upload,
 ) -> Result<Response, Problem> {
-    let accepted = take(&gateway, request, |task_id| Identity::read(&headers, task_id), traceparent(&headers)).await?;
+    let accepted = take(&gateway, request, |task_id| Identity::read(&headers, task_id), request_trace(&headers)).await?;
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, accepted.status_url.clone())], Json(accepted)).into_response())
 }
 
@@ -166,7 +166,7 @@ pub(crate) async fn take(
     gateway: &Gateway,
     request: TaskRequest,
     identify: impl FnOnce(Option<TaskId>) -> Result<Identity, Problem> + Send,
-    traceparent: Option<String>,
+    RequestTrace { traceparent, tracestate }: RequestTrace,
 ) -> Result<TaskAccepted, Problem> {
     if request.lists_segments() {
         return Err(Problem::new(ProblemKind::InvalidField, format!("segments: {}", TaskRequest::NO_LIST)).field("segments"));
@@ -206,6 +206,7 @@ pub(crate) async fn take(
         progress: watched,
         group,
         traceparent,
+        tracestate,
         ..NewTask::new(kind, TaskBody { gpu_options, needs, limits, keep_as, on_missing, ..body })
     };
     let submitted = if watched { submit_watched(gateway, new, &identity).await } else { submit_alone(gateway, new, &identity).await };

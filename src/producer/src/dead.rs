@@ -7,7 +7,7 @@ mod requeue;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use protocol::{DeadLetter, Json, ListedSegment, PoolName, Requeued, Segments, TaskId, environment::Clock, frame};
+use protocol::{DeadLetter, Environment, Json, ListedSegment, PoolName, Requeued, Segments, TaskId, frame};
 use task_queue::{Delivery, Queue, QueueError, TaskQueue};
 use task_store::TaskStore;
 
@@ -17,7 +17,7 @@ use crate::DeadLetterError;
 pub struct DeadLetters {
     queue: Arc<dyn TaskQueue>,
     store: Arc<dyn TaskStore>,
-    clock: Arc<dyn Clock>,
+    environment: Environment,
     /// Where a letter is requeued that does not say where it came from.
     pool: PoolName,
     bytes_max: usize,
@@ -27,8 +27,8 @@ impl DeadLetters {
     /// Most letters in hand at once: each has a channel of its own, and RabbitMQ allows a connection 2,047 unless told otherwise.
     pub const IN_HAND_MAX: usize = 1_000;
 
-    pub(crate) fn new(queue: Arc<dyn TaskQueue>, store: Arc<dyn TaskStore>, clock: Arc<dyn Clock>, pool: PoolName) -> Self {
-        Self { queue, store, clock, pool, bytes_max: usize::MAX }
+    pub(crate) fn new(queue: Arc<dyn TaskQueue>, store: Arc<dyn TaskStore>, environment: Environment, pool: PoolName) -> Self {
+        Self { queue, store, environment, pool, bytes_max: usize::MAX }
     }
 
     /// The same, with a bound on the bodies in hand at once, in bytes: no further letter is taken once it is reached. Default: none.

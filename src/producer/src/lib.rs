@@ -33,6 +33,7 @@ mod producer;
 mod progress;
 mod results;
 mod steps;
+mod traces;
 mod waiters;
 
 pub use dead::DeadLetters;

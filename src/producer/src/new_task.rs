@@ -6,7 +6,7 @@ use bytes::Bytes;
 use protocol::{
     EarliestStart, Envelope, GroupName, Json, Kind, Limits, Refusal, TaskBody, TaskId, check_body,
     envelope::{Headers, PRIORITY_DEFAULT, PRIORITY_MAX},
-    frame, is_traceparent,
+    frame, is_traceparent, is_tracestate,
 };
 
 /// A task to submit. `NewTask { priority: 5, ..NewTask::new(kind, body) }` sets what differs from the defaults.
@@ -37,6 +37,8 @@ pub struct NewTask {
     pub group: Option<GroupName>,
     /// W3C trace context. What [is none](is_traceparent) is left out: telemetry decides over no task. Default: none.
     pub traceparent: Option<String>,
+    /// What vendors say of that trace. What [is none](is_tracestate), or comes without a trace context, is left out. Default: none.
+    pub tracestate: Option<String>,
 }
 
 /// Where a reply goes.
@@ -71,6 +73,7 @@ impl NewTask {
             progress: false,
             group: None,
             traceparent: None,
+            tracestate: None,
         }
     }
 
@@ -116,6 +119,7 @@ impl NewTask {
     /// Its properties.
     pub(crate) fn envelope(&self, task_id: &TaskId, reply_to: Option<&ReplyTo>, now_ms: u64) -> Envelope {
         let traceparent = self.traceparent.clone().filter(|text| is_traceparent(text));
+        let tracestate = self.tracestate.clone().filter(|text| traceparent.is_some() && is_tracestate(text));
         Envelope {
             message_id: Some(task_id.to_string()),
             kind: Some(self.kind.to_string()),
@@ -128,7 +132,7 @@ impl NewTask {
             // Without it nobody could tell how long the task has waited.
             timestamp: Some(now_ms / 1_000),
             user_id: None,
-            headers: Headers { traceparent, progress: self.progress, group: self.group.clone(), ..Headers::default() },
+            headers: Headers { traceparent, tracestate, progress: self.progress, group: self.group.clone(), ..Headers::default() },
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     poller::{self, Pace},
     results::results_of,
     steps,
+    traces::Publishing,
     waiters::{Ticket, Waiters},
 };
 
@@ -172,7 +173,7 @@ impl Producer {
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters {
         let Shared { queue, store, environment, options, .. } = &*self.shared;
-        DeadLetters::new(Arc::clone(queue), Arc::clone(store), Arc::clone(&environment.clock), options.pool.clone())
+        DeadLetters::new(Arc::clone(queue), Arc::clone(store), environment.clone(), options.pool.clone())
     }
 
     /// The groups of the fleet that this producer submits to.
@@ -227,7 +228,7 @@ impl Producer {
         self.shared.pool_declared.get_or_try_init(|| self.declare_pool()).await?;
         let now_ms = self.shared.environment.clock.now_ms();
         let envelope = task.envelope(task_id, reply_to, now_ms);
-        let outgoing = delaying::outgoing(envelope, body.clone(), &self.shared.options.pool, (*not_before_ms, now_ms));
+        let mut outgoing = delaying::outgoing(envelope, body.clone(), &self.shared.options.pool, (*not_before_ms, now_ms));
         if let Some(queue) = self.shared.delayed_declared.lacks(&outgoing.target) {
             in_time("declare the queue of delayed tasks", self.shared.queue.declare(queue)).await?;
             self.shared.delayed_declared.add(queue);
@@ -243,9 +244,18 @@ impl Producer {
         if let Some(group) = &task.group {
             self.join(group, task_id, noted).await?;
         }
-        let Err(source) = self.shared.queue.publish(outgoing).await else {
+        let environment = &self.shared.environment;
+        let publishing = Publishing::first(environment, &mut outgoing.envelope);
+        let destination = publishing.is_some().then(|| self.shared.queue.names().target(&outgoing.target));
+        let traceparent = outgoing.envelope.headers.traceparent.clone();
+        let published = self.shared.queue.publish(outgoing).await;
+        if let (Some(publishing), Some(destination)) = (publishing, destination) {
+            publishing.ended(environment, &destination, &published);
+        }
+        let Err(source) = published else {
             if noted == Submission::Noted {
-                steps::submitted(&*self.shared.store, &self.shared.options.pool, (task_id, task), (*not_before_ms, now_ms));
+                let task = (task_id, task, traceparent.as_deref());
+                steps::submitted(&*self.shared.store, &self.shared.options.pool, task, (*not_before_ms, now_ms));
             }
             return Ok(());
         };

@@ -14,7 +14,7 @@ fn journal(store: &dyn TaskStore) -> Option<&dyn Journal> {
 pub(crate) fn submitted(
     store: &dyn TaskStore,
     pool: &PoolName,
-    (task_id, task): (&TaskId, &NewTask),
+    (task_id, task, traceparent): (&TaskId, &NewTask, Option<&str>),
     (not_before_ms, now_ms): (Option<u64>, u64),
 ) {
     let Some(journal) = journal(store) else { return };
@@ -30,7 +30,7 @@ pub(crate) fn submitted(
         not_before_ms,
         start_before_ms: start_before_ms(task, not_before_ms.unwrap_or(now_ms)),
         published_ms: Some(now_ms),
-        trace_id: task.traceparent.as_deref().and_then(trace_id_of).map(str::to_owned),
+        trace_id: traceparent.and_then(trace_id_of).map(str::to_owned),
         ..TaskStep::new(step, task_id.clone(), pool.clone(), now_ms)
     });
 }

@@ -12,6 +12,7 @@ mod models;
 mod operate;
 mod simulated;
 mod store;
+mod traces;
 
 use std::{fmt, path::PathBuf};
 
@@ -28,6 +29,7 @@ pub use self::{
     operate::Operate,
     simulated::SimulatedSection,
     store::StoreSection,
+    traces::TracesSection,
 };
 use crate::{PoolName, Strategy, claim::Settings};
 
@@ -68,6 +70,8 @@ pub struct Configuration {
     pub handlers: Vec<HandlerSection>,
     /// Simulated GPUs.
     pub simulated: SimulatedSection,
+    /// Traces.
+    pub traces: TracesSection,
     /// Logs.
     pub log: LogSection,
 }

@@ -7,6 +7,7 @@ mod redis_servers;
 mod service_manager;
 pub mod signals;
 pub mod telemetry;
+pub mod traces;
 
 pub use backends::{BackendError, Backends, Embedded};
 pub use config::{ConfigurationErrors, FlagSetting, Loaded, Sources};
@@ -14,3 +15,4 @@ pub use environment::system_environment;
 pub use redis_servers::{RedisServer, redis_servers};
 pub use service_manager::ServiceManager;
 pub use signals::Stop;
+pub use traces::Traces;

@@ -2,6 +2,7 @@
 
 pub(crate) mod asked;
 pub(crate) mod directory;
+pub(crate) mod freeing;
 pub(crate) mod telling;
 
 use std::{collections::BTreeMap, sync::Arc};

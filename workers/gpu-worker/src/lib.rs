@@ -26,6 +26,7 @@ mod receiving;
 mod replies;
 mod settle;
 mod steps;
+mod traces;
 mod unserved_now;
 mod worker;
 

@@ -22,6 +22,7 @@ use crate::{
     disposition::{End, Ran, Retrying},
     ports::Ports,
     settle::carry_out::Settling,
+    traces::{self, CameOut},
 };
 
 /// How long the end of a worker waits for the last steps to be sent.
@@ -96,16 +97,22 @@ fn items_of(task: &Task) -> Option<u32> {
 
 /// An attempt began, on this GPU; `among` how many it was chosen.
 pub(crate) fn began(context: &Context, (task, in_hand): (&Task, &InHand), (strategy, among): (Strategy, Option<u32>)) {
-    let Some(journal) = journal(&context.ports) else { return };
+    let journal = journal(&context.ports);
+    if journal.is_none() && !traces::are_on(context) {
+        return;
+    }
     let now_ms = context.ports.now_ms();
     let published_ms = first_published_ms(&in_hand.envelope, now_ms);
+    let waited_ms = waited_ms(task.attempt, in_hand, (published_ms, now_ms));
+    traces::began(context, (task, in_hand), (strategy, waited_ms));
+    let Some(journal) = journal else { return };
     journal.tell(TaskStep {
         gpu_id: Some(context.me.gpu_id.clone()),
         attempt: Some(task.attempt),
         items: items_of(task),
         strategy: Some(strategy),
         among,
-        waited_ms: Some(waited_ms(task.attempt, in_hand, (published_ms, now_ms))),
+        waited_ms: Some(waited_ms),
         published_ms,
         trace_id: in_hand.trace_id().map(str::to_owned),
         ..step_in_hand(context, StepName::Began, in_hand, (&task.id, Some(&task.kind)))
@@ -156,6 +163,7 @@ pub(crate) fn delayed(context: &Context, (task, in_hand): (&Task, &InHand)) {
 /// Its attempt failed, that is recorded, and another one is due.
 pub(crate) fn retrying(settling: &Settling<'_>, retrying: &Retrying<'_>, after_ms: u64) {
     let (context, task) = (settling.context, retrying.task);
+    attempt_failed(context, (task, settling.in_hand), (&retrying.error, retrying.run_ms, retrying.beside));
     let Some(journal) = journal(&context.ports) else { return };
     journal.tell(TaskStep {
         gpu_id: Some(context.me.gpu_id.clone()),
@@ -169,8 +177,16 @@ pub(crate) fn retrying(settling: &Settling<'_>, retrying: &Retrying<'_>, after_m
     });
 }
 
+/// The span of an attempt that another one follows.
+fn attempt_failed(context: &Context, (task, in_hand): (&Task, &InHand), (error, run_ms, beside): (&TaskError, f64, Beside)) {
+    let error = Some((error.code.as_str(), error.message.as_str()));
+    let came_out = CameOut { attempt: task.attempt, run_ms: Some(run_ms), beside, error };
+    traces::ended(context, in_hand, (&task.id, Some(&task.kind)), &came_out);
+}
+
 /// The process that it ran in died here, and the store knows.
-pub(crate) fn crashed_here(context: &Context, task: &Task, (error, run_ms, beside): (&TaskError, f64, Beside)) {
+pub(crate) fn crashed_here(context: &Context, (task, in_hand): (&Task, &InHand), (error, run_ms, beside): (&TaskError, f64, Beside)) {
+    attempt_failed(context, (task, in_hand), (error, run_ms, beside));
     let Some(journal) = journal(&context.ports) else { return };
     journal.tell(TaskStep {
         gpu_id: Some(context.me.gpu_id.clone()),
@@ -200,6 +216,10 @@ pub(crate) fn split(settling: &Settling<'_>, task: &Task, slices: usize) {
 /// It ended, and that is recorded.
 pub(crate) fn ended(settling: &Settling<'_>, end: &End, ran: Option<&Ran>) {
     let Settling { context, in_hand, identity, .. } = settling;
+    let error = end.error.as_ref().map(|error| (error.code.as_str(), error.message.as_str()));
+    let run_ms = ran.map(|_| end.timings.run_ms);
+    let came_out = CameOut { attempt: identity.attempt, run_ms, beside: end.beside, error };
+    traces::ended(context, in_hand, (&identity.task_id, identity.kind.as_ref()), &came_out);
     let Some(journal) = journal(&context.ports) else { return };
     let only_gpu = if let [only] = end.gpu_ids.as_slice() { Some(only) } else { None };
     let ran_somewhere = ran.is_some() || !end.gpu_ids.is_empty();

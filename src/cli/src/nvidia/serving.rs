@@ -100,7 +100,7 @@ async fn serve(program: &Program, device: NvidiaGpu, lock: &GpuLock) -> Result<R
     let device = Arc::new(device);
     std::mem::forget(Arc::clone(&device));
     let servers = Servers::of_a_running_fleet(configuration.clone())?;
-    program.show_bodies(&servers)?;
+    program.show_bodies_and_spans(&servers)?;
     let metrics = Metrics::serve(program).await?;
     let offering = executing::on_nvidia(configuration, &device);
     let Some(executors) = program.unless_stopped(offering).await.transpose()? else { return Ok(Ok(())) };

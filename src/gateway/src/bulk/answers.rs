@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Gateway, Problem,
+    encoding::RequestTrace,
     idempotency::Identity,
     intake,
     problem::ProblemKind,
@@ -32,7 +33,7 @@ const TEXT_BYTES: usize = 32 << 10;
 pub(super) struct Origin {
     /// Its `Idempotency-Key`.
     pub(super) key: Option<String>,
-    pub(super) traceparent: Option<String>,
+    pub(super) trace: RequestTrace,
 }
 
 /// A line that is submitted.
@@ -182,7 +183,7 @@ impl Answers {
 async fn answer(gateway: Gateway, origin: Arc<Origin>, line: u64, (text, share): (Bytes, BodyShare)) -> BulkAnswer {
     let identify = |task_id| Ok(Identity::of_line(origin.key.as_deref(), line, task_id));
     let taken = match intake::read::<TaskRequest>(&text) {
-        Ok(request) => tasks::take(&gateway, request, identify, origin.traceparent.clone()).await,
+        Ok(request) => tasks::take(&gateway, request, identify, origin.trace.clone()).await,
         Err(problem) => Err(problem),
     };
     drop(share);

@@ -7,7 +7,7 @@ use task_queue::{Delivery, Outgoing, PublishError, Queue, Target};
 use task_store::Reopen;
 
 use super::{DeadLetters, give_back, id};
-use crate::{DeadLetterError, steps};
+use crate::{DeadLetterError, steps, traces::Publishing};
 
 /// The tasks that were requeued: id and hash of the body.
 type Done = BTreeSet<(String, String)>;
@@ -74,10 +74,16 @@ impl DeadLetters {
             self.store.groups().note_reopened(group, &task_id).await?;
         }
         let pool = letter.envelope.headers.pool.as_deref().and_then(|pool| pool.parse().ok()).unwrap_or_else(|| self.pool.clone());
-        let envelope = self.fresh(&letter.envelope, &task_id);
-        match self.queue.publish(Outgoing::new(Target::Queue(Queue::Pool(pool.clone())), envelope, letter.body.clone())).await {
+        let mut envelope = self.fresh(&letter.envelope, &task_id);
+        let publishing = Publishing::again(&self.environment, &task_id, &mut envelope);
+        let queue = Queue::Pool(pool.clone());
+        let published = self.queue.publish(Outgoing::new(Target::Queue(queue.clone()), envelope, letter.body.clone())).await;
+        if let Some(publishing) = publishing {
+            publishing.ended(&self.environment, &self.queue.names().queue(&queue), &published);
+        }
+        match published {
             Ok(()) => {
-                steps::requeued(&*self.store, &pool, &task_id, self.clock.now_ms());
+                steps::requeued(&*self.store, &pool, &task_id, self.environment.clock.now_ms());
                 Ok(None)
             }
             Err(PublishError::Unroutable { target }) => {
@@ -102,9 +108,11 @@ impl DeadLetters {
             content_type: original.content_type.clone(),
             content_encoding: original.content_encoding.clone(),
             // Deadlines count from now.
-            timestamp: Some(self.clock.now_ms() / 1_000),
+            timestamp: Some(self.environment.clock.now_ms() / 1_000),
             headers: Headers {
                 traceparent: original.headers.traceparent.clone(),
+                tracestate: original.headers.tracestate.clone(),
+                links: original.headers.links.clone(),
                 user: original.headers.user.clone(),
                 progress: original.headers.progress,
                 group: original.headers.group.clone(),

@@ -14,6 +14,7 @@ use super::{Mistakes, Origin};
 use crate::telemetry;
 
 const AMQP_SCHEMES: &[&str] = &["amqp", "amqps"];
+const COLLECTOR_SCHEMES: &[&str] = &["http"];
 const REDIS_SCHEMES: &[&str] = &["redis", "redis+unix", "unix"];
 /// Longest prefix of names, in bytes: a queue's name ends with a GPU's id and holds 255 bytes.
 const PREFIX_MAX: usize = 64;
@@ -112,6 +113,7 @@ impl Checker<'_> {
         self.require(predict.max_length <= predict.max_length_max, "predict.max_length", || {
             format!("is {}, and must not exceed predict.max_length_max ({})", predict.max_length, predict.max_length_max)
         });
+        self.url("traces.otlp_url", configuration.traces.otlp_url.as_ref(), COLLECTOR_SCHEMES);
         self.address("gateway.listen", &configuration.gateway.listen);
         let simulated = GpuId::new(format!("{}-{}", configuration.simulated.id_prefix, configuration.simulated.gpus));
         self.require(simulated.is_ok(), "simulated.id_prefix", || "makes no valid GPU id; use letters, digits, '-', '_' or '.'".to_owned());
@@ -150,6 +152,9 @@ fn url_problem(url: &SecretUrl, schemes: &[&str]) -> Option<String> {
             "asks for TLS: the fleet does not speak it to Redis yet; begin with redis:// (through a tunnel, where the network is not private), redis+unix:// or unix://"
                 .to_owned(),
         );
+    }
+    if scheme == "https" && schemes.contains(&"http") {
+        return Some("asks for TLS: spans are not sent over it yet; begin with http://, for example to a collector on this host, which may speak TLS further on".to_owned());
     }
     if !schemes.contains(&scheme) {
         return Some(format!("has the scheme {scheme:?}; begin with {}", listed()));

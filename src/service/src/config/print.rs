@@ -21,7 +21,7 @@ pub fn yaml(configuration: &Configuration, origins: &BTreeMap<String, Origin>) -
 /// The configuration without its passwords, and without what handlers are told in their environment: tokens often are.
 pub fn redacted(configuration: &Configuration) -> Configuration {
     let mut shown = configuration.clone();
-    for url in [&mut shown.amqp.url, &mut shown.redis.url, &mut shown.redis.store_url].into_iter().flatten() {
+    for url in [&mut shown.amqp.url, &mut shown.redis.url, &mut shown.redis.store_url, &mut shown.traces.otlp_url].into_iter().flatten() {
         *url = SecretUrl::new(url.redacted());
     }
     for value in shown.handlers.iter_mut().flat_map(|handler| handler.environment.values_mut()) {

@@ -303,6 +303,8 @@ fn a_bad_url_is_a_mistake_that_hides_its_password() {
         ("amqp.url=amqp://u:s3cret@h:x/", "has a port that is not a number"),
         ("redis.url=unix://socket", "names no socket"),
         ("redis.url=rediss://:s3cret@h", "does not speak it to Redis yet"),
+        ("traces.otlp_url=https://u:s3cret@h:4318", "asks for TLS: spans are not sent over it yet; begin with http://"),
+        ("traces.otlp_url=h:4318", "is not a URL; begin with http://"),
         ("amqp.url=amqp://u:s3cret@h:5672/", "write /%2f for the default one, or leave the slash out"),
         ("amqp.url=amqp://u:s3cret@h/?heartbeat=5", "write /%2f"),
     ];

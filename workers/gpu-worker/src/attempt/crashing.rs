@@ -58,7 +58,7 @@ pub(crate) async fn record(context: &Context, (task, in_hand): (&Task, &InHand),
     let request = begun::request(context, (task, in_hand), Some(Verdict { token, gone: true }));
     let answer = context.ports.begin(&request).await?;
     if matches!(answer, Begin::Suspect | Begin::Condemned(_)) {
-        steps::crashed_here(context, task, (&error, run_ms, beside));
+        steps::crashed_here(context, (task, in_hand), (&error, run_ms, beside));
     }
     Ok(match answer {
         Begin::Suspect => Follows::Again,

@@ -46,6 +46,7 @@ struct Address {
     reply_to: String,
     correlation_id: String,
     traceparent: Option<String>,
+    tracestate: Option<String>,
 }
 
 impl Address {
@@ -54,7 +55,8 @@ impl Address {
         let envelope = &in_hand.envelope;
         let reply_to = envelope.reply_to.clone().filter(|name| envelope.headers.progress && !name.is_empty())?;
         let correlation_id = envelope.correlation_id.clone().unwrap_or_else(|| task.id.batch().to_string());
-        Some(Self { reply_to, correlation_id, traceparent: envelope.headers.traceparent.clone() })
+        let Headers { traceparent, tracestate, .. } = &envelope.headers;
+        Some(Self { reply_to, correlation_id, traceparent: traceparent.clone(), tracestate: tracestate.clone() })
     }
 }
 
@@ -192,6 +194,7 @@ impl<'a> Relay<'a> {
     async fn publish(&self, address: &Address, message: &ProgressMessage) -> Sent {
         let headers = Headers {
             traceparent: address.traceparent.clone(),
+            tracestate: address.tracestate.clone(),
             attempt: Some(message.attempt),
             token: Some(message.token.0),
             ..Headers::default()

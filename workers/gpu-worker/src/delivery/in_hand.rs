@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::{
     credits::{Credits, Settled, Waits},
     share::Share,
+    traced::BegunSpan,
 };
 
 /// A delivery in a worker's hand.
@@ -40,6 +41,8 @@ pub(crate) struct InHand {
     settle: Mutex<Option<Settle>>,
     /// The credit that fetched tasks may use after this one; `None` while nobody has asked for it, or if it has none to share.
     credit: Mutex<Option<Arc<Credit>>>,
+    /// Of the attempt that began last, where it is recorded.
+    begun: Mutex<Option<BegunSpan>>,
     /// What its body has of the memory for bodies.
     _share: Share,
 }
@@ -123,6 +126,7 @@ impl InHand {
             deadlines: Deadlines::default(),
             settle: Mutex::new(Some(Settle { receipt: delivery.receipt, credits })),
             credit: Mutex::default(),
+            begun: Mutex::default(),
             _share: Share::default(),
         }
     }
@@ -190,6 +194,16 @@ impl InHand {
         if let Some(credit) = credit {
             credit.let_go().await;
         }
+    }
+
+    /// Takes note that an attempt began that is recorded.
+    pub(crate) fn begun(&self, span: BegunSpan) {
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(span);
+    }
+
+    /// The attempt that began last, where it is recorded.
+    pub(crate) fn begun_span(&self) -> Option<BegunSpan> {
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The trace that its task belongs to, for the log.

@@ -134,6 +134,8 @@ pub(crate) fn bare(original: &Envelope, task_id: &TaskId, pool: &PoolName) -> En
         ..Envelope::default()
     };
     envelope.headers.traceparent.clone_from(&original.headers.traceparent);
+    envelope.headers.tracestate.clone_from(&original.headers.tracestate);
+    envelope.headers.links.clone_from(&original.headers.links);
     envelope.headers.unreadable.clone_from(&original.headers.unreadable);
     envelope.headers.properties.clone_from(&original.headers.properties);
     envelope.headers.progress = original.headers.progress;

@@ -22,9 +22,9 @@ use super::{
     unrouted,
 };
 use crate::{
-    attempt::tensors::let_go_of_all,
     claim::holder::{self, Former},
     context::Context,
+    data::freeing::let_go_of_all,
     delivery::{
         Identity, InHand, due,
         onward::{self, WaitsFor},
@@ -32,7 +32,7 @@ use crate::{
     disposition::{Disposition, End, Onward, Ran},
     metrics::known_kind,
     ports::{Abandoned, Sent},
-    steps,
+    steps, traces,
 };
 
 /// For how many leases a task waits in the queue of a GPU that has a slot for it. A GPU that lives takes it at once. Where one is gone that somebody remembers, its queue is emptied before
@@ -360,11 +360,13 @@ impl<'a> Settling<'a> {
         if let Some(delay) = context.me.options.delay_of(&queue) {
             // It comes back no later than it must start.
             let left = task.start_before_ms.map(|deadline_ms| Duration::from_millis(deadline_ms.saturating_sub(now_ms)));
-            due::waits(&mut outgoing, queue, left.map_or(delay, |left| left.min(delay)), now_ms);
+            due::waits(&mut outgoing, queue.clone(), left.map_or(delay, |left| left.min(delay)), now_ms);
         }
+        let publishing = traces::publishes_again(context, (&task.id, in_hand), &mut outgoing.envelope);
         let sent = context.ports.publish(&outgoing).await?;
         if sent == Sent::There {
             context.metrics.forwarded(reason);
+            traces::sent_on(context, (task, in_hand), publishing.as_ref(), (&queue, reason));
             if let Some(gpu_id) = &other {
                 steps::forwarded(context, (task, in_hand), gpu_id, (offer.as_ref().map(|offer| offer.choice.used), among, now_ms));
             }

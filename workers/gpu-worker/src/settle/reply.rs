@@ -14,6 +14,7 @@ use crate::{
     disposition::{End, Ran},
     ports::Abandoned,
     replies::Became,
+    traces,
 };
 
 /// A reply that is final: recorded in the store.
@@ -148,6 +149,7 @@ pub(super) async fn send(context: &Context, in_hand: &InHand, task_id: &TaskId, 
     let correlation_id = in_hand.envelope.correlation_id.clone().unwrap_or_else(|| task_id.to_string());
     let headers = Headers {
         traceparent: in_hand.envelope.headers.traceparent.clone(),
+        tracestate: in_hand.envelope.headers.tracestate.clone(),
         outcome: Some(reply.outcome.name().to_owned()),
         attempt: Some(reply.attempt),
         token: reply.token.map(|token| token.0),
@@ -162,7 +164,12 @@ pub(super) async fn send(context: &Context, in_hand: &InHand, task_id: &TaskId, 
         ..Envelope::default()
     };
     let started = Instant::now();
-    if context.replies.send(reply_to, envelope, reply.body).await? == Became::Taken {
+    let publishing = traces::publishes(context, (task_id, in_hand)).map(|publishing| (publishing, reply_to.clone()));
+    let became = context.replies.send(reply_to, envelope, reply.body).await?;
+    if let Some((publishing, reply_to)) = &publishing {
+        traces::replied(context, (task_id, in_hand), publishing, (reply_to, became));
+    }
+    if became == Became::Taken {
         context.pace.confirmed_after(started.elapsed());
     }
     Ok(())

@@ -13,7 +13,7 @@ use crate::{
     delivery::{due, onward},
     disposition::{Disposition, End, Retrying},
     ports::{Abandoned, Sent},
-    steps,
+    steps, traces,
 };
 
 /// The pause before the second attempt; it doubles with each, and half of it is random.
@@ -84,9 +84,11 @@ async fn publish_next(settling: &Settling<'_>, next: Next<'_>) -> Result<(), Aba
     let pause = Duration::from_millis(due.after_ms);
     let queue = Queue::retry_after(pause);
     let mut outgoing = Outgoing::new(Target::Queue(queue.clone()), envelope, in_hand.body.clone());
-    due::waits(&mut outgoing, queue, pause, now_ms);
+    due::waits(&mut outgoing, queue.clone(), pause, now_ms);
+    let publishing = traces::publishes_again(context, (&task.id, in_hand), &mut outgoing.envelope);
     match context.ports.publish(&outgoing).await? {
         Sent::There => {
+            traces::sent_on(context, (task, in_hand), publishing.as_ref(), (&queue, "retry"));
             in_hand.ack_elsewhere().await;
             Ok(())
         }

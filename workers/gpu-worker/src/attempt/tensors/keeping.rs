@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use executors::{Failure, Keeping, RunTensors};
-use protocol::{ErrorCode, Framed, Json, KeepAs, SegmentRef, Segments, TensorName, TensorRef, TensorShape};
+use protocol::{ErrorCode, Framed, Json, SegmentRef, Segments, TensorRef, TensorShape};
 use tensors::{Content, DataPlane};
 
 use super::rewriting::with_replaced;
+use crate::data::freeing;
 
 /// The key of a reference to a segment.
 const SEGMENT: &str = "$segment";
@@ -87,28 +88,8 @@ pub(super) fn check_all_kept(keeping: &Keeping) -> Result<(), Failure> {
 pub(super) async fn let_go(plane: &DataPlane, keeping: &Keeping) {
     for (tensor, version) in keeping.kept.versions() {
         if plane.store().look(&tensor).is_some_and(|stored| stored.about.version == version) {
-            free(plane, TensorRef { tensor, version: Some(version) }).await;
+            freeing::free(plane, TensorRef { tensor, version: Some(version) }).await;
         }
-    }
-}
-
-/// Frees all that a task has left here under these names: of a task with items, what each of so many has.
-pub(crate) async fn let_go_of_all(plane: &DataPlane, keep_as: &KeepAs, items: Option<u32>, owner: &str) {
-    let of_items = |name: &TensorName| -> Vec<TensorName> {
-        let items = items.unwrap_or(0);
-        (0..items).filter_map(|item| name.of_item(usize::try_from(item).ok()?)).collect()
-    };
-    let of_one = |name: &TensorName| if items.is_some() { of_items(name) } else { vec![name.clone()] };
-    let names: Vec<TensorName> = keep_as.names.iter().flat_map(of_one).collect();
-    for tensor in names {
-        let Some(stored) = plane.store().look(&tensor).filter(|stored| stored.about.owner == owner) else { continue };
-        free(plane, TensorRef { tensor, version: Some(stored.about.version) }).await;
-    }
-}
-
-async fn free(plane: &DataPlane, kept: TensorRef) {
-    if let Err(error) = plane.free(&kept).await {
-        tracing::debug!(tensor = %kept.tensor, %error, "an output of a task that failed was not freed; it goes when its time is over");
     }
 }
 
