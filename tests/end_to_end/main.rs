@@ -30,6 +30,7 @@ mod segments;
 mod steps;
 mod tensors;
 mod topology;
+mod traces;
 mod unserved;
 mod waiting;
 

@@ -33,3 +33,4 @@ mod service_manager;
 mod signals;
 mod streams;
 mod tensors;
+mod traces;

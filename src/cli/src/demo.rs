@@ -61,6 +61,7 @@ pub(crate) async fn run(common: &Common, demo: Demo) -> Result<ExitCode, Fault> 
     report.print(common.json)?;
     stop.gently.cancel();
     ended(&mut workers, &stop).await?;
+    servers.told().await;
     Ok(if report.all_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

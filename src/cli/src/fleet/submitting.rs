@@ -9,6 +9,7 @@ use std::{
 use futures::StreamExt;
 use producer::{NewTask, Producer, ProducerOptions, WaitError};
 use protocol::{Environment, Limits, Partial, Progress, ProgressMessage, Reply, TaskId};
+use service::Traces;
 use task_queue::TaskQueue;
 use tokio::time::{Instant, timeout_at};
 
@@ -18,7 +19,7 @@ use crate::{fault::Fault, output, status};
 /// What submits to a fleet.
 pub(crate) enum Submitter<'fleet> {
     /// Publishes to the broker.
-    Broker { producer: Producer, queue: Arc<dyn TaskQueue> },
+    Broker { producer: Producer, queue: Arc<dyn TaskQueue>, traces: Option<&'fleet Traces> },
     /// Asks a gateway to.
     Gateway { gateway: &'fleet Gateway, environment: Environment, warned: Warned },
     /// Asks a gateway to, all over one request.
@@ -95,7 +96,7 @@ impl Fleet {
         let options = ProducerOptions { pool: worker.pool.clone(), body_bytes_max: worker.body_bytes_max, ..ProducerOptions::default() };
         let ports = servers.connect().await?;
         let producer = Producer::new(Arc::clone(&ports.queue), ports.store, servers.environment().clone(), options);
-        Ok(Submitter::Broker { producer, queue: ports.queue })
+        Ok(Submitter::Broker { producer, queue: ports.queue, traces: servers.traces() })
     }
 }
 
@@ -186,8 +187,11 @@ impl Submitter<'_> {
 
     /// Ends the connections.
     pub(crate) async fn close(self) {
-        if let Self::Broker { producer, queue } = self {
+        if let Self::Broker { producer, queue, traces } = self {
             producer.told().await;
+            if let Some(traces) = traces {
+                traces.flush().await;
+            }
             queue.close().await;
         }
     }

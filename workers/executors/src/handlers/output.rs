@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::runs::Live;
+use super::runs::{Live, only_task};
 
 /// The longest line, in bytes; what is longer is cut.
 const LINE_BYTES_MAX: usize = 8 << 10;
@@ -61,7 +61,7 @@ impl Printed {
     pub(super) fn log(&self, line: &str) {
         let Self { handler, gpu_id, stream, live } = self;
         let (tasks, line) = (live.running(), escaped(line));
-        tracing::info!(handler, gpu_id, stream, tasks, "{line}");
+        tracing::info!(handler, gpu_id, stream, task_id = only_task(&tasks), tasks, "{line}");
     }
 
     fn dropped(&self, lines: u64) {

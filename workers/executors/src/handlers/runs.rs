@@ -291,11 +291,12 @@ impl Live {
             }
         };
         let (handler, message) = (&self.handler, output::escaped(output::cut(&log.message)));
+        let task_id = only_task(&tasks);
         match log.level {
-            LogLevel::Debug => tracing::debug!(handler, gpu_id, tasks, "{message}"),
-            LogLevel::Info => tracing::info!(handler, gpu_id, tasks, "{message}"),
-            LogLevel::Warn => tracing::warn!(handler, gpu_id, tasks, "{message}"),
-            LogLevel::Error => tracing::error!(handler, gpu_id, tasks, "{message}"),
+            LogLevel::Debug => tracing::debug!(handler, gpu_id, task_id, tasks, "{message}"),
+            LogLevel::Info => tracing::info!(handler, gpu_id, task_id, tasks, "{message}"),
+            LogLevel::Warn => tracing::warn!(handler, gpu_id, task_id, tasks, "{message}"),
+            LogLevel::Error => tracing::error!(handler, gpu_id, task_id, tasks, "{message}"),
         }
     }
 
@@ -380,6 +381,11 @@ fn labels<'a>(members: impl IntoIterator<Item = &'a (Member, Option<Answer>)>) -
         }
     }
     named.iter().map(|member| member.label()).collect::<Vec<_>>().join(" ")
+}
+
+/// The id of the task that labels name, if they name one alone: under it gateway and worker write of the task too.
+pub(super) fn only_task(labels: &str) -> Option<&str> {
+    labels.rsplit_once('#').map(|(task_id, _)| task_id).filter(|task_id| !task_id.contains(' '))
 }
 
 fn failure_of(fault: Fault) -> Failure {
