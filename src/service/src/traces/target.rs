@@ -73,12 +73,31 @@ impl Target {
 fn attributes(section: &TracesSection, said: &dyn Fn(&str) -> Option<String>) -> Vec<(String, String)> {
     let listed = said("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
     let pairs = listed.split(',').filter_map(|pair| pair.split_once('='));
-    let mut attributes: Vec<(String, String)> = pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect();
+    let mut attributes: Vec<(String, String)> = pairs.map(|(name, value)| (name.trim().to_owned(), decoded(value.trim()))).collect();
     attributes.retain(|(name, _)| !name.is_empty());
     let listed_name = attributes.iter().position(|(name, _)| name == "service.name").map(|place| attributes.remove(place).1);
     let name = section.service_name.clone().or_else(|| said("OTEL_SERVICE_NAME")).or(listed_name);
     attributes.push(("service.name".to_owned(), name.unwrap_or_else(|| "gpufleet".to_owned())));
     attributes
+}
+
+/// Text in which `%2C` stands for a comma, and so on; what is no such pair of digits stands for itself.
+fn decoded(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let [first, after @ ..] = rest {
+        let pair = after.get(..2).filter(|_| *first == b'%').and_then(|pair| std::str::from_utf8(pair).ok());
+        match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -117,12 +136,12 @@ mod tests {
     #[test]
     fn a_name_that_is_said_explicitly_wins() {
         let on = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c");
-        let listed = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=listed, host.name=a,broken,=x");
+        let listed = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=listed, host.name=a%2Cb%,broken,=x");
         let attributes = |section: &TracesSection, variables: &[(&str, &str)]| target(section, variables).unwrap().unwrap().1;
         let silent = TracesSection::default();
         assert_eq!(attributes(&silent, &[on]), ["service.name=gpufleet"]);
-        assert_eq!(attributes(&silent, &[on, listed]), ["host.name=a", "service.name=listed"]);
-        assert_eq!(attributes(&silent, &[on, listed, ("OTEL_SERVICE_NAME", "own")]), ["host.name=a", "service.name=own"]);
+        assert_eq!(attributes(&silent, &[on, listed]), ["host.name=a,b%", "service.name=listed"]);
+        assert_eq!(attributes(&silent, &[on, listed, ("OTEL_SERVICE_NAME", "own")]), ["host.name=a,b%", "service.name=own"]);
         let configured = TracesSection { service_name: Some("ours".to_owned()), ..silent };
         assert_eq!(attributes(&configured, &[on, ("OTEL_SERVICE_NAME", "own")]), ["service.name=ours"]);
     }

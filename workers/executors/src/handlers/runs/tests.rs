@@ -178,3 +178,9 @@ async fn what_ran_in_a_process_that_is_gone_crashed_unless_it_was_cancelled() {
     assert!(bench.live.begin(Vec::new(), place, |_| unreachable!("nothing is sent")).is_none());
     assert_eq!(bench.line.taken(0), 0);
 }
+
+#[test]
+fn a_line_of_a_handler_names_the_task_where_there_is_one_alone() {
+    let found = ["order-17#2", "a#b#1", "a#1 b#1", ""].map(only_task);
+    assert_eq!(found, [Some("order-17"), Some("a#b"), None, None]);
+}
