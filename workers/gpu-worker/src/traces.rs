@@ -126,7 +126,7 @@ fn micros_of(ms: f64) -> u64 {
 pub(crate) fn began(context: &Context, (task, in_hand): (&Task, &InHand), (strategy, waited_ms): (Strategy, f64)) {
     let Some(trace) = Trace::of(context, (&task.id, in_hand)) else { return };
     let (at_us, wait, received_us) = (trace.now_us(), trace.fresh(), trace.received_us());
-    in_hand.begun(BegunSpan { span_id: trace.fresh(), at_us, strategy });
+    in_hand.begun(BegunSpan { span_id: trace.fresh(), at_us, strategy, is_told: false });
     let since_us = at_us.saturating_sub(micros_of(waited_ms)).min(received_us);
     let queue = trace.queue_name(&in_hand.queue);
     let waited = trace.span((wait, None), (format!("wait {queue}"), SpanKind::Internal), (since_us, at_us));
@@ -138,7 +138,8 @@ pub(crate) fn began(context: &Context, (task, in_hand): (&Task, &InHand), (strat
 /// An attempt ended, or its task did without one.
 pub(crate) fn ended(context: &Context, in_hand: &InHand, (task_id, kind): (&TaskId, Option<&Kind>), came_out: &CameOut<'_>) {
     let Some(trace) = Trace::of(context, (task_id, in_hand)) else { return };
-    let begun = in_hand.begun_span();
+    // What ends without a run after an attempt that crashed has a span of its own.
+    let begun = in_hand.tell_begun();
     let (span_id, began_us) = begun.map_or_else(|| (trace.fresh(), trace.received_us()), |begun| (begun.span_id, begun.at_us));
     let (now_us, queue) = (trace.now_us(), trace.queue_name(&in_hand.queue));
     let span = trace.span((span_id, None), (format!("process {queue}"), SpanKind::Consumer), (began_us, now_us));

@@ -201,6 +201,14 @@ impl InHand {
         *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(span);
     }
 
+    /// The attempt that began last, where it is recorded and its span was not made yet. From now on it was.
+    pub(crate) fn tell_begun(&self) -> Option<BegunSpan> {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let untold = begun.filter(|span| !span.is_told)?;
+        *begun = Some(BegunSpan { is_told: true, ..untold });
+        Some(untold)
+    }
+
     /// The attempt that began last, where it is recorded.
     pub(crate) fn begun_span(&self) -> Option<BegunSpan> {
         *self.begun.lock().unwrap_or_else(PoisonError::into_inner)

@@ -11,4 +11,6 @@ pub(crate) struct BegunSpan {
     pub(crate) at_us: u64,
     /// The strategy that chose its GPU.
     pub(crate) strategy: Strategy,
+    /// Whether its span was made.
+    pub(crate) is_told: bool,
 }
