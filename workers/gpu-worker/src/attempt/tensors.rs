@@ -45,7 +45,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Most bytes of tensors that a payload may name of a kind that takes them as raw bytes: all of them lie in the host's memory while it runs.
 const AS_SEGMENTS_BYTES_MAX: u64 = 1 << 30;
 
-
 /// The tensors of one attempt.
 pub(crate) struct AttemptTensors<'a> {
     context: &'a Context,
