@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use tests::{
     executing::{place, run_of, simulated_gpu, task},
+    program::beside_this,
     until::until,
 };
 use tokio::time::Instant;
@@ -24,7 +25,6 @@ use crate::{
     pipes,
     report::{Bound, PartReport},
     statistics::{Percentiles, Spread},
-    workers::gpufleet,
 };
 
 /// Payloads on their way at once.
@@ -78,7 +78,7 @@ pub(crate) async fn measure(pace: Pace) -> Result<Vec<BytesSample>, Fault> {
 
 impl Alone {
     async fn start() -> Result<Self, Fault> {
-        let place = HandlerPlace { slots: crate::SLOTS, ..place(&gpufleet()?) };
+        let place = HandlerPlace { slots: crate::SLOTS, ..place(&beside_this()?) };
         let executors = handlers::start(&section(), place).await?;
         let of_kind = executors.into_iter().find(|executor| executor.kind().as_str() == KIND);
         let executor = of_kind.ok_or_else(|| format!("the handler runs no {KIND}"))?;

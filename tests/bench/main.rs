@@ -13,7 +13,6 @@ mod commands;
 mod data;
 mod echo;
 mod embed;
-mod facts;
 mod handler_bytes;
 mod handlers;
 mod ideal;
@@ -25,11 +24,9 @@ mod meter;
 mod models;
 mod namespace;
 mod options;
-mod output;
 mod pipes;
 mod pool;
 mod predict;
-mod proc;
 mod processes;
 mod raw_bytes;
 mod report;
@@ -37,12 +34,12 @@ mod rest;
 mod run_batches;
 mod scaling;
 mod servers;
-mod statistics;
 mod workers;
 
 use std::{process::ExitCode, time::Duration};
 
 use serde_json::{Value, json};
+use tests::{facts, output, proc, statistics};
 use tokio::time::timeout;
 
 use crate::{
@@ -98,7 +95,7 @@ fn failed(fault: &Fault) -> ExitCode {
 
 async fn run(options: &Options) -> Result<Report, Fault> {
     let servers = Servers::start().await?;
-    let facts = Facts::gather(&servers).await;
+    let facts = Facts::gather(servers.redis_version().await);
     output::line(&facts.line());
     output::line("Medians [least..most] of the rounds; ratios are paired within a round.");
     let mut parts = Vec::new();

@@ -1,11 +1,9 @@
 //! Workers as their users run them: processes of the real `gpufleet worker`, with simulated GPUs, on the private servers. The gateway is started in the same way.
 
-use std::path::PathBuf;
-
 use futures::future::{join_all, try_join_all};
 use protocol::config::Configuration;
 use serde_json::Value;
-use tests::program::Program;
+use tests::program::{Program, beside_this};
 
 use crate::{Fault, client::Question, namespace::Namespace, servers::Servers};
 
@@ -101,14 +99,5 @@ pub(crate) fn start_gpufleet(servers: &Servers, names: &Namespace, arguments: &[
     let mut arguments: Vec<&str> = arguments.to_vec();
     arguments.extend(["--amqp-url", amqp_url.reveal(), "--redis-url", redis_url.reveal()]);
     arguments.extend(settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
-    Ok(Program::start_at(&gpufleet()?, arguments, &[]))
-}
-
-/// The `gpufleet` of the same build: it stands beside this program.
-pub(crate) fn gpufleet() -> Result<PathBuf, Fault> {
-    let program = std::env::current_exe()?.with_file_name("gpufleet");
-    if program.exists() {
-        return Ok(program);
-    }
-    Err(format!("{} is missing: `make bench` builds it", program.display()).into())
+    Ok(Program::start_at(&beside_this()?, arguments, &[]))
 }

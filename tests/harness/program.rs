@@ -56,6 +56,19 @@ pub fn gpu_check() -> &'static Path {
     BUILT.get_or_init(|| build("gpu-check"))
 }
 
+/// The `gpufleet` of the same build as this program, which no test is: it stands beside it.
+///
+/// # Errors
+/// It is not there, or nobody knows where this program is.
+pub fn beside_this() -> std::io::Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name("gpufleet");
+    if program.exists() {
+        return Ok(program);
+    }
+    let missing = format!("{} is missing: the make target of this program builds it", program.display());
+    Err(std::io::Error::new(std::io::ErrorKind::NotFound, missing))
+}
+
 /// Beside this test's own binary: `<target>/<profile>/deps/<test>`. For the whole workspace, as the tests are: for its package alone, what it is built on
 /// would be compiled once more, with other features.
 fn build(program: &str) -> PathBuf {

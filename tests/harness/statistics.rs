@@ -6,15 +6,19 @@ use serde::Serialize;
 
 /// The middle of some values, and how far they reach.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
 }
 
 impl Spread {
     /// Of these values; all NaN if there are none.
-    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
+    #[must_use]
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let sorted = sorted(values);
         let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
         let last = sorted.len().saturating_sub(1);
@@ -32,27 +36,33 @@ impl fmt::Display for Spread {
 
 /// Times in ms: the percentiles by nearest rank.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Percentiles {
-    pub(crate) p50: f64,
-    pub(crate) p95: f64,
-    pub(crate) p99: f64,
+pub struct Percentiles {
+    /// Half of them took no longer.
+    pub p50: f64,
+    /// 95 of 100 took no longer.
+    pub p95: f64,
+    /// 99 of 100 took no longer.
+    pub p99: f64,
 }
 
 impl Percentiles {
     /// The median of each.
-    pub(crate) fn medians(samples: impl Iterator<Item = Self>) -> Self {
+    #[must_use]
+    pub fn medians(samples: impl Iterator<Item = Self>) -> Self {
         let samples: Vec<Self> = samples.collect();
         let middle = |value: fn(&Self) -> f64| Spread::of(samples.iter().map(value)).median;
         Self { p50: middle(|sample| sample.p50), p95: middle(|sample| sample.p95), p99: middle(|sample| sample.p99) }
     }
 
     /// Of these times; all NaN if there are none.
-    pub(crate) fn of_times(times: impl IntoIterator<Item = Duration>) -> Self {
+    #[must_use]
+    pub fn of_times(times: impl IntoIterator<Item = Duration>) -> Self {
         Self::of(times.into_iter().map(|time| time.as_secs_f64() * 1e3))
     }
 
     /// Of these times; all NaN if there are none.
-    pub(crate) fn of(times: impl IntoIterator<Item = f64>) -> Self {
+    #[must_use]
+    pub fn of(times: impl IntoIterator<Item = f64>) -> Self {
         let sorted = sorted(times);
         Self { p50: nearest_rank(&sorted, 50), p95: nearest_rank(&sorted, 95), p99: nearest_rank(&sorted, 99) }
     }
@@ -65,7 +75,8 @@ impl fmt::Display for Percentiles {
 }
 
 /// The mean; NaN if there are none.
-pub(crate) fn mean(values: &[f64]) -> f64 {
+#[must_use]
+pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 

@@ -1,14 +1,12 @@
-//! What the numbers were measured on.
+//! What the numbers of a bench or a soak were measured on.
 
 use std::{fs, process::Command};
 
 use serde::Serialize;
 
-use crate::servers::Servers;
-
 /// The machine, the servers and the code.
 #[derive(Debug, Serialize)]
-pub(crate) struct Facts {
+pub struct Facts {
     cores: usize,
     processor: String,
     rabbitmq: String,
@@ -22,13 +20,14 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// What is not to be found out is `unknown`.
-    pub(crate) async fn gather(servers: &Servers) -> Self {
+    /// What is not to be found out is `unknown`. `redis`: the version that the server says.
+    #[must_use]
+    pub fn gather(redis: Option<String>) -> Self {
         Self {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             processor: processor().unwrap_or_else(unknown),
             rabbitmq: rabbitmq_version().unwrap_or_else(unknown),
-            redis: servers.redis_version().await.unwrap_or_else(unknown),
+            redis: redis.unwrap_or_else(unknown),
             commit: git(&["rev-parse", "HEAD"]).unwrap_or_else(unknown),
             changed: git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| !changes.is_empty()),
             optimised: !cfg!(debug_assertions),
@@ -36,7 +35,9 @@ impl Facts {
         }
     }
 
-    pub(crate) fn line(&self) -> String {
+    /// All of it in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
         let Self { cores, processor, rabbitmq, redis, commit, load_before, .. } = self;
         let build = if self.optimised { "release" } else { "DEBUG BUILD: the numbers mean nothing" };
         let commit: String = commit.chars().take(12).collect();
