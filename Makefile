@@ -1,8 +1,10 @@
 # Two commands do everything on a fresh machine with Rust and a C compiler: `make demo` and `make test`.
 
 CARGO ?= cargo
+# How long `make soak` lets tasks arrive; a fraction will do.
+HOURS ?= 4
 
-.PHONY: help demo test check ci fmt lint docs bench deploy gpu-check model models needs
+.PHONY: help demo test check ci fmt lint docs bench soak deploy gpu-check model models needs
 
 help: ## Shows the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +38,10 @@ ci: lint docs test ## Format, clippy, docs, tests
 bench: needs ## Throughput, latency, claims, scaling and cost at rest against yardsticks of the same run; writes bench.json
 	$(CARGO) build --release --quiet --workspace --bin gpufleet --bin bench
 	target/release/bench
+
+soak: needs ## The fleet for HOURS=4 under load and faults: nothing may be lost, grow or be left; writes target/soak/report.md
+	$(CARGO) build --release --quiet --workspace --bin gpufleet --bin soak
+	target/release/soak --hours $(HOURS)
 
 gpu-check: ## On a machine with an NVIDIA GPU: what fake libraries cannot show; writes docs/gpu-check.md
 	$(CARGO) build --release --quiet --workspace --bin gpufleet --bin gpu-check

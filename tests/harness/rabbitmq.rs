@@ -218,6 +218,13 @@ impl PrivateRabbitMq {
         String::from_utf8_lossy(&listed.stdout).lines().filter(|line| *line == user).count()
     }
 
+    /// What `rabbitmqctl` lists on this server, headings included; nothing where it fails.
+    pub async fn listed(&self, arguments: &[&str]) -> String {
+        let quietly = [&["-q"], arguments].concat();
+        let listed = self.run_control(&quietly).await;
+        if listed.status.success() { String::from_utf8_lossy(&listed.stdout).into_owned() } else { String::new() }
+    }
+
     /// The end of the server's log, for the message of a failing test.
     #[must_use]
     pub fn log(&self) -> String {
