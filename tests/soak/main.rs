@@ -41,7 +41,7 @@ use crate::{
     sampler::{EVERY, Sampler},
     servers::Servers,
     streams::Watch,
-    upsets::{Done, Upsets},
+    upsets::Upsets,
 };
 
 /// Whatever keeps the soak from running.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{Fault, ledger::Ledger};
 
 /// The reply queue of every task of the run.
-pub(crate) const QUEUE: &str = "soak.answers";
+pub(crate) const QUEUE: &str = "answers-of-the-soak";
 /// Replies in hand.
 const PREFETCH: u16 = 100;
 /// Between two tries to connect.
@@ -49,7 +49,7 @@ pub(crate) async fn consume(amqp: SecretUrl, ledger: Arc<Ledger>, stop: Cancella
     };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = consuming => {}
+        _ = consuming => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! The report: what was run, what was found, and a sentence for each thing that fails the run.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
+use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
 use tests::facts::Facts;
 
@@ -210,12 +210,6 @@ fn sentence(examples: &Examples, what: &str) -> Option<String> {
     (*count > 0).then(|| format!("{count} {what}, among them: {}.", first.join("; ")))
 }
 
-/// What is counted of a run that had no faults, for tests.
-#[cfg(test)]
-pub(crate) fn nothing_done() -> Done {
-    Done { counts: BTreeMap::new(), copies_max: 0, failed: Vec::new() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +228,7 @@ mod tests {
             lasted: Duration::from_secs(3_600),
             history,
             balance: Balance { submitted: 10, answered: 10, ..Balance::default() },
-            done: nothing_done(),
+            done: Done::default(),
             watched: Watched { open: 0, opened: 200, bytes: 0, followed: 0, silent: 0 },
             leftovers: Vec::new(),
             complaints: Vec::new(),

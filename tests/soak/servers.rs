@@ -54,10 +54,6 @@ impl Servers {
         self.broker.url()
     }
 
-    pub(crate) const fn redis(&self) -> &SecretUrl {
-        &self.redis_url
-    }
-
     pub(crate) fn broker_port(&self) -> u16 {
         self.broker.port()
     }

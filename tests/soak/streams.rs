@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Between the first openings.
 const BETWEEN_OPENINGS: Duration = Duration::from_millis(50);
 
+/// How the event with the reply begins.
+const REPLY: &[u8] = b"event: reply";
+
 /// What the clients saw.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
@@ -135,9 +138,6 @@ impl Client {
         }
     }
 }
-
-/// How the event with the reply begins.
-const REPLY: &[u8] = b"event: reply";
 
 /// Counts a stream while it is open, also where its client is dropped.
 struct Open<'a>(&'a Watch);
