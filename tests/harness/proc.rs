@@ -81,9 +81,10 @@ pub fn connections_to(pid: u32, ports: &[u16]) -> Option<Vec<u16>> {
 /// The own port of a line of `/proc/net/tcp`, if it is an established connection to one of these ports and one of these sockets.
 fn own_port(line: &str, ports: &[u16], sockets: &BTreeSet<String>) -> Option<u16> {
     let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, own, other, state, _, _, _, _, _, inode, ..] = fields[..] else { return None };
     let port = |address: &str| u16::from_str_radix(address.rsplit_once(':')?.1, 16).ok();
-    let is_wanted = *fields.get(3)? == ESTABLISHED && ports.contains(&port(fields.get(2)?)?) && sockets.contains(*fields.get(9)?);
-    is_wanted.then(|| port(fields[1])).flatten()
+    let is_wanted = state == ESTABLISHED && ports.contains(&port(other)?) && sockets.contains(inode);
+    if is_wanted { port(own) } else { None }
 }
 
 /// A value summed over the threads of a process.

@@ -213,7 +213,11 @@ impl Programs {
     async fn until_it_serves(&self, name: &str) -> Result<(), Fault> {
         let Some(url) = self.places().get(name).and_then(|place| place.port.as_ref()).map(url_of) else { return Ok(()) };
         let ready = format!("{url}/readyz");
-        let is_ready = async || self.http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success());
+        let is_ready = async || {
+            let Ok(answer) = self.http.get(&ready).send().await else { return false };
+            // A worker whose GPUs an operator drains says so from its start, and is not ready for as long as they are.
+            answer.status().is_success() || answer.text().await.is_ok_and(|text| text.contains("\"draining\""))
+        };
         within(START_LIMIT, &format!("{name} is ready"), is_ready).await
     }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The share of the streams that must be open, in the middle of the second half of the run.
-const OPEN_SHARE: f64 = 0.9;
+const OPEN_SHARE: f64 = 0.85;
 
 /// Everything that a run found.
 pub(crate) struct Run {
