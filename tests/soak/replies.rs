@@ -38,18 +38,20 @@ pub(crate) async fn declare(amqp: &SecretUrl) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Enters every reply, over as many connections as it takes, until it is stopped.
+/// Enters every reply until it is stopped.
 pub(crate) async fn consume(amqp: SecretUrl, ledger: Arc<Ledger>, stop: CancellationToken) {
-    let consuming = async {
-        loop {
-            // Why a connection ended is told by what was done to the broker.
-            let _ended = consume_once(&amqp, &ledger).await;
-            sleep(PAUSE).await;
-        }
-    };
     tokio::select! {
         () = stop.cancelled() => {}
-        _ = consuming => {}
+        () = consume_for_ever(&amqp, &ledger) => {}
+    }
+}
+
+/// Over as many connections as it takes.
+async fn consume_for_ever(amqp: &SecretUrl, ledger: &Ledger) {
+    loop {
+        // Why a connection ended is told by what was done to the broker.
+        let _ended = consume_once(amqp, ledger).await;
+        sleep(PAUSE).await;
     }
 }
 

@@ -60,7 +60,7 @@ impl Sampler {
             self.of_metrics(&mut values).await;
             // While Redis is away there is nothing of it to see.
             let _away = timeout(PATIENCE, self.of_redis(&mut values)).await;
-            if number % CHANNELS_EVERY == 0 {
+            if number.is_multiple_of(CHANNELS_EVERY) {
                 self.of_channels(&mut values).await;
             }
             self.history.add(started.elapsed().as_secs_f64(), values)?;
