@@ -23,7 +23,7 @@ pub(in super::super) fn model_loads(observed: &Observed<'_>) -> Option<Found> {
     let (kind, of_kind) = worst(observed, |numbers| numbers.load_ms)?;
     evidence.push(measured(&format!("of it by kind {kind}"), percent(of_kind, total(observed, |numbers| numbers.load_ms)), "%"));
     let sentence = format!(
-        "{:.0} % of the slot time goes into loading models, most of it for kind {kind}: pin its models, give them memory, or choose GPUs that have them (model_affinity).",
+        "{:.0} % of the slot time goes into loading models, most of it for kind {kind}: pin its models, give them memory, or name the strategy task_specific, which chooses GPUs that have them.",
         share * 100.0
     );
     Some(Found { holdup: Holdup::ModelLoads, weight: share + CHEAPER, sentence, evidence })
