@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Pages, and how many lines each may have.
-const PAGES: [(&str, usize); 7] = [
+const PAGES: [(&str, usize); 8] = [
     ("docs/data.md", 120),
     ("docs/handlers.md", 100),
     ("docs/models.md", 60),
@@ -29,6 +29,7 @@ const PAGES: [(&str, usize); 7] = [
     ("docs/executors.md", 60),
     ("docs/strategies.md", 60),
     ("docs/terminal.md", 60),
+    ("docs/observing.md", 100),
 ];
 /// Longest run of a page's program. Generous: it bounds a hang.
 const LONGEST: Duration = Duration::from_secs(120);
