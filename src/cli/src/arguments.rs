@@ -62,7 +62,7 @@ const DRAIN_EXAMPLES: &str = "\
 Examples:
   gpufleet drain 3                                  by its number in `gpufleet gpus`
   gpufleet drain --gpu GPU-1a2b --wait --timeout 10m
-  gpufleet drain --this-host --wait                 before this host's workers are stopped (Kubernetes' preStop, systemd)
+  gpufleet drain --this-host --wait                 before this host's workers are stopped
 
 With --wait: exit code 0 once all are drained, 5 when the time is over. The flag outlives the worker: `gpufleet undrain` takes it back.";
 
