@@ -10,7 +10,7 @@ use std::{
 };
 
 use protocol::{Outcome, Reply, TaskId};
-use tests::statistics::Percentiles;
+use ::tests::statistics::Percentiles;
 use tokio::time::Instant;
 
 /// Priorities of tasks.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tests::proc::machine_s;
+use ::tests::proc::machine_s;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 

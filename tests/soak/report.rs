@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
-use tests::facts::Facts;
+use ::tests::facts::Facts;
 
 use crate::{
     Fault,
