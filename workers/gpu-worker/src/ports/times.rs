@@ -9,6 +9,9 @@ use protocol::gpu::ServerTimes;
 
 use super::Link;
 
+/// After so long a call that failed says that its server is slow, in microseconds.
+const LONG_US: u64 = 100_000;
+
 /// The times of each link, smoothed, in microseconds; 0 where none is known.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
@@ -30,7 +33,7 @@ impl Times {
     pub(crate) fn answered(&self, link: Link, took: Duration, is_ok: bool) {
         let known = self.of(link);
         let (before, took_us) = (known.load(Ordering::Relaxed), u64::try_from(took.as_micros()).unwrap_or(u64::MAX).clamp(1, 60_000_000));
-        if !is_ok && took_us <= before {
+        if !is_ok && took_us <= before.max(LONG_US) {
             return;
         }
         // Two that end at once may lose one of them: it is a smoothed value.
@@ -52,7 +55,8 @@ mod tests {
     #[test]
     fn times_are_smoothed_and_a_server_that_is_away_is_not_quick() {
         let (times, ms) = (Times::default(), Duration::from_millis);
-        assert_eq!(times.known(false), ServerTimes::default());
+        times.answered(Link::Store, Duration::from_micros(50), false);
+        assert_eq!(times.known(false), ServerTimes::default(), "one that was never there has no time");
         times.answered(Link::Store, ms(8), true);
         times.answered(Link::Store, ms(16), true);
         times.answered(Link::Store, Duration::ZERO, false);
