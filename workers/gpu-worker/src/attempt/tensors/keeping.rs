@@ -11,7 +11,6 @@ use crate::data::freeing;
 
 /// The key of a reference to a segment.
 const SEGMENT: &str = "$segment";
-
 /// Keeps the raw bytes that a result refers to, in the order in which it does, as many as there are names. What stands in the result for each is a reference to the tensor, and its bytes leave the result.
 pub(super) async fn keep_segments(plane: &Arc<DataPlane>, keeping: &Keeping, result: Framed) -> Result<Framed, Failure> {
     let names = keeping.keep_as.names.len();
