@@ -29,8 +29,6 @@ use crate::{
 const HOPS_MAX: u32 = 3;
 /// For so long at least a task waits where its model is.
 const WAITS_FOR_MODEL_MIN: Duration = Duration::from_secs(1);
-/// The same where its tensors are.
-const WAITS_FOR_DATA_MIN: Duration = Duration::from_secs(1);
 
 /// A slot of this GPU, and the strategy that chose it.
 #[derive(Debug)]

@@ -5,9 +5,11 @@ use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use protocol::{Choice, ClaimMode, DataCosts, OnMissing, Strategy, TaskError};
 use tensors::DataError;
 
-use super::{HOPS_MAX, Placement, Placing, WAITS_FOR_DATA_MIN};
+use super::{HOPS_MAX, Placement, Placing};
 use crate::{claim::unserved::Fate, data::asked::AskedTensors, disposition::Disposition, ports::Abandoned};
 
+/// For so long at least a task waits where its tensors are.
+const WAITS_FOR_DATA_MIN: Duration = Duration::from_secs(1);
 /// What is saved by a hop must be more than this, in ms: a hop takes one or two.
 const WORTH_A_HOP_MS: f64 = 5.0;
 
