@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -18,6 +18,7 @@ pub(crate) struct TestDirectory {
     records: Mutex<Vec<TensorRecord>>,
     destinations: Mutex<Vec<Destination>>,
     failing_announcements: AtomicUsize,
+    withdrawals_hang: AtomicBool,
     /// By name: the latest version, the newest token for which one was drawn, and that one.
     drawn: Mutex<BTreeMap<TensorName, (u64, u64, u64)>>,
     pub(crate) pool_mb: AtomicU64,
@@ -31,6 +32,11 @@ impl TestDirectory {
     /// The next so many announcements fail.
     pub(crate) fn fail_announcements(&self, count: usize) {
         self.failing_announcements.store(count, Ordering::SeqCst);
+    }
+
+    /// Whether withdrawals find no answer from now on.
+    pub(crate) fn set_withdrawals_hang(&self, hang: bool) {
+        self.withdrawals_hang.store(hang, Ordering::SeqCst);
     }
 
     pub(crate) fn records(&self) -> Vec<TensorRecord> {
@@ -75,6 +81,9 @@ impl Directory for TableOf {
     }
 
     async fn withdraw(&self, copies: &[(TensorName, u64)]) -> Result<(), DirectoryError> {
+        if self.0.withdrawals_hang.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let mut records = self.0.records.lock().unwrap();
         let is_meant = |record: &TensorRecord| copies.iter().any(|(name, version)| (name, *version) == (&record.name, record.version));
         records.retain(|record| record.gpu_id != self.1 || !is_meant(record));

@@ -63,14 +63,10 @@ impl Shared {
         // Before the store: what arrives between the two is let go of by who brings it.
         let is_any_coming = self.flights.free(name, version);
         let Some(freed) = self.store.free(name, version) else { return Ok(is_any_coming) };
-        let copy = [(name.clone(), freed)];
-        match self.withdraw(&copy).await {
-            Ok(()) => Ok(true),
-            Err(error) => {
-                self.tell_later(copy);
-                Err(error.into())
-            }
-        }
+        let mut untold = Untold { shared: self, copy: Some((name.clone(), freed)) };
+        self.withdraw(untold.copy.as_slice()).await?;
+        untold.copy = None;
+        Ok(true)
     }
 
     pub(super) async fn free_there(&self, record: &TensorRecord) -> Result<bool, String> {
@@ -80,5 +76,21 @@ impl Shared {
         let Some(port) = &record.port else { return Err("other processes do not reach it (data.listen)".to_owned()) };
         let freed = async { self.client(port, self.options.limits.stall).await?.free(&record.name, Some(record.version)).await };
         freed.await.map_err(|error| crate::error::whole(&error))
+    }
+}
+
+/// A copy that is gone, and of which the table is being told. Dropped before it knows, also where whoever freed it waits no more, it is told by the duty: else it would name the copy for as long as this
+/// worker lives.
+struct Untold<'a> {
+    shared: &'a Shared,
+    /// `None`: the table knows.
+    copy: Option<(TensorName, u64)>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            self.shared.tell_later([copy]);
+        }
     }
 }

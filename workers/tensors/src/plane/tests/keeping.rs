@@ -158,6 +158,18 @@ async fn who_gives_up_to_keep_a_tensor_leaves_nothing_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_table_hears_of_what_was_freed_also_where_whoever_freed_it_waits_no_more() {
+    let fleet = TestFleet::new();
+    let plane = fleet.plane("a").await;
+    let kept = plane.keep("x", &content(100)).await;
+    fleet.directory.set_withdrawals_hang(true);
+    let freeing = tokio::time::timeout(Duration::from_millis(1), plane.plane.free(&kept)).await;
+    assert!(freeing.is_err() && plane.plane.store().list().is_empty());
+    fleet.directory.set_withdrawals_hang(false);
+    until("the table knows it no more", || fleet.directory.records().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_copy_whose_record_contradicts_itself_is_none() {
     let fleet = TestFleet::new();
     let (a, b) = (fleet.plane("a").await, fleet.plane("b").await);
