@@ -205,7 +205,12 @@ impl Tries<'_> {
             return Ok(arriving);
         }
         let limit = self.shared.options.limits.for_bytes(record.bytes);
-        let arriving = within(limit, self.shared.store.begin(about_of(record), IfExists::Replace)).await?;
+        let (store, about) = (&self.shared.store, about_of(record));
+        let arriving = if is_of_trial(&record.name) {
+            within(limit, store.begin_beside(about)).await?
+        } else {
+            within(limit, store.begin(about, IfExists::Replace)).await?
+        };
         Ok(arriving.counted_in(self.so_far.came()))
     }
 

@@ -1,12 +1,13 @@
 //! The trial of the ways between the GPUs of a host, at a plane's start: so that it is known how fast they are, and which of them work, before the first task needs one.
 //!
-//! Each pair is tried once, both directions one after the other, with a tensor that no table hears of. Who starts later tries; a pair of which something is known is passed over.
+//! Each pair is tried once, both directions one after the other, with a tensor that no table hears of, and for which nothing that is kept makes way. Who starts later tries; a pair of which something is known is
+//! passed over.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use devices::HostBytes;
-use protocol::{IfExists, TensorName, TensorShape, TransferWay};
+use protocol::{TensorName, TensorShape, TransferWay};
 
 use super::{Shared, asking::limited, within};
 use crate::{DataError, Destination, Tensor, TensorAbout};
@@ -87,7 +88,7 @@ impl Shared {
             ttl_ms: TTL_MS,
         };
         let made = async {
-            let arriving = self.store.begin(about, IfExists::Replace).await?;
+            let arriving = self.store.begin_beside(about).await?;
             arriving.write(0, HostBytes::Own(Bytes::from(vec![0x5A; bytes]))).await?;
             arriving.finish()
         };

@@ -24,6 +24,22 @@ impl TensorStore {
         Ok(Arriving { about, if_exists, buffer, sum: None, came: Arc::default(), room, place })
     }
 
+    /// As [`begin`](Self::begin), where there is room for it beside all that is here: nothing makes way for it.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    pub(crate) async fn begin_beside(self: &Arc<Self>, about: TensorAbout) -> Result<Arriving, KeepError> {
+        let if_exists = IfExists::Replace;
+        let bound = self.bounds.tensors;
+        if !self.entries().expect(&about, if_exists, bound)? {
+            return Err(KeepError::TooMany { bound });
+        }
+        let place = Place { store: Arc::clone(self), name: about.name.clone() };
+        let room = self.room_left(about.bytes())?;
+        let buffer = self.memory()?.allocate(about.bytes()).await?;
+        Ok(Arriving { about, if_exists, buffer, sum: None, came: Arc::default(), room, place })
+    }
+
     /// Keeps a tensor whose bytes are in this GPU's memory already.
     ///
     /// # Errors

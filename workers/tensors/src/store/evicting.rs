@@ -18,25 +18,31 @@ impl TensorStore {
     /// # Errors
     /// [`KeepError::Full`].
     pub(super) async fn take_room(&self, bytes: u64) -> Result<Room, KeepError> {
-        let take = || Room::take(&self.held, TensorPlace::Gpu, bytes, self.bounds.gpu_bytes);
         loop {
-            if let Some(room) = take() {
+            if let Ok(room) = self.room_left(bytes) {
                 return Ok(room);
             }
-            let used_bytes = self.held.bytes(TensorPlace::Gpu);
-            let left = used_bytes.saturating_sub(self.entries().idle_bytes());
+            let left = self.held.bytes(TensorPlace::Gpu).saturating_sub(self.entries().idle_bytes());
             let may_fit = left.checked_add(bytes).is_some_and(|sum| sum <= self.bounds.gpu_bytes);
             if !may_fit || !self.evict_one().await {
                 // What ended between the first try and now has left its room.
-                let full = KeepError::Full {
-                    wanted_bytes: bytes,
-                    used_bytes,
-                    bound_bytes: self.bounds.gpu_bytes,
-                    what: "the tensors of the GPU (data.gpu_mb)",
-                };
-                return take().ok_or(full);
+                return self.room_left(bytes);
             }
         }
+    }
+
+    /// Takes so much of the bound on the GPU's memory, where that is left.
+    ///
+    /// # Errors
+    /// [`KeepError::Full`].
+    pub(super) fn room_left(&self, bytes: u64) -> Result<Room, KeepError> {
+        let bound_bytes = self.bounds.gpu_bytes;
+        Room::take(&self.held, TensorPlace::Gpu, bytes, bound_bytes).ok_or_else(|| KeepError::Full {
+            wanted_bytes: bytes,
+            used_bytes: self.held.bytes(TensorPlace::Gpu),
+            bound_bytes,
+            what: "the tensors of the GPU (data.gpu_mb)",
+        })
     }
 
     /// Takes memory of the GPU. Where it has none although the bound has room, evicts for it, if that can make enough.

@@ -202,3 +202,17 @@ async fn the_ways_between_the_gpus_of_a_host_are_known_soon_after_their_start_an
     assert!(fleet.directory.records().is_empty());
     assert_eq!(fleet.counted("gpufleet_transfer_bytes_total", &["local"]), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_is_kept_makes_way_for_a_trial() {
+    let mut fleet = TestFleet::new();
+    fleet.options.trial_bytes = 4_000_000;
+    fleet.options.bounds.tensors = 1;
+    let all = simulated(&fleet, 2, Some(SLOW)).await;
+    let (bytes, reference) = (content(1_000), all[0].keep(&content(1_000)).await);
+    // Longer than both wait before they try.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(all[0].plane.store().list().len(), 1);
+    assert_eq!(fleet.directory.records().len(), 1);
+    all[1].fetch(&reference, &bytes).await;
+}
