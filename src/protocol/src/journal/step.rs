@@ -133,7 +133,7 @@ pub struct TaskStep {
     /// Of [`StepName::Ended`]: how.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// Of [`StepName::Ended`], [`StepName::Retrying`] and [`StepName::Crashed`]: why it did not succeed. Its message is cut to [`TaskStep::TEXT_MAX`] bytes.
+    /// Of [`StepName::Ended`], [`StepName::Retrying`] and [`StepName::Crashed`]: why it did not succeed. Each of its texts is cut to [`TaskStep::TEXT_MAX`] bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskError>,
     /// Of [`StepName::Retrying`]: the pause before the next attempt, in ms.
@@ -167,7 +167,10 @@ impl TaskStep {
     #[must_use]
     pub fn bounded(mut self) -> Self {
         if let Some(error) = &mut self.error {
-            cut(&mut error.message, Self::TEXT_MAX);
+            // An executor's own words, all three.
+            for text in [Some(&mut error.code), Some(&mut error.message), error.field.as_mut()].into_iter().flatten() {
+                cut(text, Self::TEXT_MAX);
+            }
         }
         if let Some(reason) = &mut self.reason {
             cut(reason, Self::TEXT_MAX);
@@ -191,6 +194,13 @@ mod tests {
         let step = TaskStep { reason: Some("ä".repeat(400)), ..TaskStep::default() }.bounded();
         let reason = step.reason.unwrap();
         assert!(reason.len() <= TaskStep::TEXT_MAX && reason.ends_with('…'), "{reason}");
+    }
+
+    #[test]
+    fn an_error_whose_words_are_long_is_cut_in_each_of_them() {
+        let long = || "x".repeat(1_000_000);
+        let step = TaskStep { error: Some(TaskError::new(long(), long()).at(long())), ..TaskStep::default() }.bounded();
+        assert!(serde_json::to_string(&step).unwrap().len() < 4 * TaskStep::TEXT_MAX);
     }
 
     #[test]
