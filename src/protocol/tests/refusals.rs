@@ -185,12 +185,12 @@ fn a_body_that_is_wrong_is_told_where() {
         (
             r#"{"payload":1,"colour":2}"#,
             "colour",
-            "unknown field `colour`, expected one of `payload`, `items`, `on_error`, `gpu_options`, `needs`, `limits`, `segments` at line 1 column 21",
+            "unknown field `colour`, expected one of `payload`, `items`, `on_error`, `gpu_options`, `needs`, `limits`, `keep_as`, `on_missing`, `segments` at line 1 column 21",
         ),
         (
             r#"{"payload":1,"body":2}"#,
             "body",
-            "unknown field `body`, expected one of `payload`, `items`, `on_error`, `gpu_options`, `needs`, `limits`, `segments` at line 1 column 19",
+            "unknown field `body`, expected one of `payload`, `items`, `on_error`, `gpu_options`, `needs`, `limits`, `keep_as`, `on_missing`, `segments` at line 1 column 19",
         ),
         (r#"{"payload":1,"payload":2}"#, "payload", "duplicate field `payload` at line 1 column 22"),
         (r#"{"needs":{"memory_mb":-1}}"#, "needs.memory_mb", "invalid value: integer `-1`, expected u64 at line 1 column 24"),
