@@ -18,8 +18,10 @@ use crate::{
 
 /// Between two looks at a GPU that drains.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// A GPU is drained once so many looks in a row say so: a row is as old as the last heartbeat.
-const LOOKS: u32 = 3;
+/// A GPU is drained once so many looks in a row say so: a row is as old as the last heartbeat, and by default those come every two seconds.
+const LOOKS: u32 = 6;
+/// A row that is not there may have been lost with the table: its worker has ended where it does not come back for so many looks, or for as long as the row that was last seen was to live.
+const LOOKS_WITHOUT_ROW: u32 = 12;
 
 /// What to do with a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,9 +123,50 @@ async fn until_drained(fleet: &Fleet, gpu_ids: &[GpuId], limit: Duration) -> Res
 /// How GPUs drain, as it was last seen.
 #[derive(Debug, Default)]
 struct Draining {
-    /// What was last told of each, and how many looks in a row found it drained.
-    seen: BTreeMap<GpuId, (String, u32)>,
+    seen: BTreeMap<GpuId, Seen>,
     told_away: bool,
+}
+
+/// How one GPU drains.
+#[derive(Debug)]
+struct Seen {
+    /// What was last told of it.
+    told: String,
+    /// How many looks in a row found it drained, or gone.
+    looks: u32,
+    /// How many of them it takes.
+    looks_needed: u32,
+}
+
+impl Seen {
+    const fn new() -> Self {
+        Self { told: String::new(), looks: 0, looks_needed: LOOKS_WITHOUT_ROW }
+    }
+
+    /// Takes a look; what is to be told of it.
+    fn look(&mut self, view: Option<&GpuView>) -> String {
+        // One that was drained when its row went stays drained: it took no tasks any more.
+        let (words, is_empty) = match view {
+            Some(view) => {
+                let (words, is_drained) = described(view);
+                self.looks_needed = if is_drained { LOOKS } else { looks_without(view) };
+                (words, is_drained)
+            }
+            None => ("its worker is not heard of any more".to_owned(), true),
+        };
+        self.looks = if is_empty { self.looks.saturating_add(1) } else { 0 };
+        words
+    }
+
+    const fn is_done(&self) -> bool {
+        self.looks >= self.looks_needed
+    }
+}
+
+/// How many looks without a row show that a worker has ended: for as long as this row is to live, in which a living worker writes it again more than once.
+fn looks_without(view: &GpuView) -> u32 {
+    let looks = u128::from(view.expires_in_ms).div_ceil(LOOK_AGAIN.as_millis());
+    u32::try_from(looks).unwrap_or(u32::MAX).max(LOOKS_WITHOUT_ROW)
 }
 
 impl Draining {
@@ -133,12 +176,11 @@ impl Draining {
         let mut news = Vec::new();
         for gpu_id in gpu_ids {
             let view = views.iter().find(|view| view.row.gpu.gpu_id == *gpu_id);
-            let (words, is_drained) = view.map_or_else(|| ("its worker has ended".to_owned(), true), described);
-            let (told, looks) = self.seen.entry(gpu_id.clone()).or_default();
-            *looks = if is_drained { looks.saturating_add(1) } else { 0 };
-            if *told != words {
+            let seen = self.seen.entry(gpu_id.clone()).or_insert_with(Seen::new);
+            let words = seen.look(view);
+            if seen.told != words {
                 news.push(format!("GPU {gpu_id}: {words}"));
-                *told = words;
+                seen.told = words;
             }
         }
         news
@@ -151,14 +193,14 @@ impl Draining {
     }
 
     fn is_done(&self, gpu_ids: &[GpuId]) -> bool {
-        gpu_ids.iter().all(|gpu_id| self.seen.get(gpu_id).is_some_and(|(_, looks)| *looks >= LOOKS))
+        gpu_ids.iter().all(|gpu_id| self.seen.get(gpu_id).is_some_and(Seen::is_done))
     }
 
     /// Those that are not drained, and why not.
     fn left(&self, gpu_ids: &[GpuId]) -> String {
         let open = gpu_ids.iter().filter_map(|gpu_id| match self.seen.get(gpu_id) {
-            Some((_, looks)) if *looks >= LOOKS => None,
-            Some((words, _)) => Some(format!("GPU {gpu_id} ({words})")),
+            Some(seen) if seen.is_done() => None,
+            Some(seen) => Some(format!("GPU {gpu_id} ({})", seen.told)),
             None => Some(format!("GPU {gpu_id} (the fleet did not answer)")),
         });
         open.collect::<Vec<_>>().join(", ")
@@ -243,12 +285,38 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_has_ended_is_drained_and_a_fleet_that_is_away_is_told_once() {
+    fn a_worker_of_which_nothing_is_heard_for_long_has_ended_and_a_fleet_that_is_away_is_told_once() {
         let ids = [GpuId::new("sim-0").unwrap()];
         let mut draining = Draining::default();
         assert_eq!((draining.away("away"), draining.away("away")), (Some("away".to_owned()), None));
         assert_eq!(draining.left(&ids), "GPU sim-0 (the fleet did not answer)");
-        (0..LOOKS).for_each(|_| drop(draining.look(&[], &ids)));
+        assert_eq!(draining.look(&[], &ids), ["GPU sim-0: its worker is not heard of any more"]);
+        (1..LOOKS_WITHOUT_ROW).for_each(|_| drop(draining.look(&[], &ids)));
+        assert!(draining.is_done(&ids));
+    }
+
+    #[test]
+    fn a_table_that_lost_its_rows_makes_no_busy_gpu_drained() {
+        let ids = [GpuId::new("sim-0").unwrap()];
+        let mut draining = Draining::default();
+        let mut busy = view("sim-0", "h", (2, true));
+        busy.expires_in_ms = 20_000;
+        draining.look(&[busy.clone()], &ids);
+        (0..39).for_each(|_| drop(draining.look(&[], &ids)));
+        assert!(!draining.is_done(&ids), "its row would still live");
+        draining.look(&[busy], &ids);
+        (0..39).for_each(|_| drop(draining.look(&[], &ids)));
+        assert!(!draining.is_done(&ids), "its worker wrote its row again");
+        draining.look(&[], &ids);
+        assert!(draining.is_done(&ids));
+    }
+
+    #[test]
+    fn a_drained_gpu_whose_worker_then_ends_is_not_waited_for_any_longer() {
+        let ids = [GpuId::new("sim-0").unwrap()];
+        let mut draining = Draining::default();
+        draining.look(&[view("sim-0", "h", (0, true))], &ids);
+        (1..LOOKS).for_each(|_| drop(draining.look(&[], &ids)));
         assert!(draining.is_done(&ids));
     }
 
