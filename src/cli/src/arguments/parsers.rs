@@ -65,12 +65,18 @@ pub(super) fn age_ms(text: &str) -> Result<u64, String> {
     time_ms(text)
 }
 
-/// A share of a GPU.
-pub(super) fn threshold(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(share) if share > 0.0 && share <= 10.0 => Ok(share),
-        _ => Err("must be a share above 0, as 0.9; 1.01 or more switches the threshold off".to_owned()),
-    }
+/// A share of a GPU's memory. At more than all of it, tasks would be taken that do not fit.
+pub(super) fn memory_share(text: &str) -> Result<f64, String> {
+    share(text, 1.0).ok_or_else(|| "must be a share above 0 and at most 1, as 0.9".to_owned())
+}
+
+/// A share of a GPU's time.
+pub(super) fn utilization_share(text: &str) -> Result<f64, String> {
+    share(text, 1.01).ok_or_else(|| "must be a share above 0 and at most 1, as 0.95, or 1.01, which switches the threshold off".to_owned())
+}
+
+fn share(text: &str, most: f64) -> Option<f64> {
+    text.parse().ok().filter(|share| *share > 0.0 && *share <= most)
 }
 
 /// A group's name.
@@ -172,8 +178,10 @@ mod tests {
 
     #[test]
     fn a_threshold_is_a_share_above_none() {
-        let read = |text| threshold(text).ok();
-        assert_eq!(["0.9", "1.01", "0", "-1", "NaN", "11", "x"].map(read), [Some(0.9), Some(1.01), None, None, None, None, None]);
+        let of_memory = |text| memory_share(text).ok();
+        assert_eq!(["0.9", "1", "1.01", "0", "-1", "NaN", "x"].map(of_memory), [Some(0.9), Some(1.0), None, None, None, None, None]);
+        let of_time = |text| utilization_share(text).ok();
+        assert_eq!(["0.9", "1.01", "1.02", "0"].map(of_time), [Some(0.9), Some(1.01), None, None]);
     }
 
     #[test]

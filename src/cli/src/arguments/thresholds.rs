@@ -19,9 +19,9 @@ pub(crate) enum ThresholdsCommand {
 #[group(required = true, multiple = true)]
 pub(crate) struct SetThresholds {
     /// A GPU takes tasks below this share of its memory in use, 0 to 1
-    #[arg(long, value_name = "SHARE", value_parser = parsers::threshold)]
+    #[arg(long, value_name = "SHARE", value_parser = parsers::memory_share)]
     pub(crate) memory: Option<f64>,
     /// A GPU takes tasks below this utilisation by others, 0 to 1; 1.01 switches it off
-    #[arg(long, value_name = "SHARE", value_parser = parsers::threshold)]
+    #[arg(long, value_name = "SHARE", value_parser = parsers::utilization_share)]
     pub(crate) utilization: Option<f64>,
 }
