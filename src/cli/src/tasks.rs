@@ -108,8 +108,9 @@ fn rest(more: bool) {
 
 /// The filter and its words, once it is said how many tasks pass it and somebody wants it so.
 async fn agreed(fleet: &Fleet, several: &Several, verb: &str) -> Result<(TaskFilter, String), Fault> {
-    let mut filter = filter_of(fleet, &several.filter).await?;
-    if filter == TaskFilter::default() && !several.all {
+    // Slices end with their batch, and have no dead letters.
+    let mut filter = TaskFilter { slices: false, ..filter_of(fleet, &several.filter).await? };
+    if filter.lets_all_through() && !several.all {
         return Err(Fault::Usage(format!("nothing was done: no filter is given; give some, or --all to {verb} all tasks of the pool")));
     }
     if verb == "cancel" && filter.state.is_empty() {

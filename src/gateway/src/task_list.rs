@@ -127,7 +127,7 @@ pub(crate) async fn requeue(
     gateway.observatory.look().await;
     let (chosen, matching) = gateway.observatory.chosen(&TaskFilter { dead: Some(true), ..filter.clone() }, AT_ONCE_MAX);
     let more = matching > chosen.len() as u64;
-    let is_all = filter == TaskFilter::default();
+    let is_all = filter.lets_all_through();
     let requeued = match (is_all, chosen.is_empty()) {
         // As was said: also those of which the journal knows nothing.
         (true, _) => gateway.requeue_letters(None).await?,
@@ -144,7 +144,7 @@ pub(crate) async fn requeue(
 fn meant(filter: TaskFilter, query: All) -> Result<TaskFilter, Problem> {
     let Query(AllQuery { all }) = query.map_err(|rejection| query::unread(&["all"], &rejection))?;
     let all = all.map_or(Ok(false), |text| filter::yes_or_no("all", &text))?;
-    if all || filter != TaskFilter::default() {
+    if all || !filter.lets_all_through() {
         return Ok(filter);
     }
     let detail = "all: the filter lets every task through; give ?all=true where all of them are meant, or say in the body which ones are";

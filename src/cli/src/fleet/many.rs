@@ -59,9 +59,7 @@ impl Fleet {
     pub(crate) async fn requeue_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyRequeued, Fault> {
         match self {
             Self::Servers(servers) => servers.requeue_many(filter, said).await,
-            Self::Gateway(gateway) if *filter == TaskFilter::default() => {
-                gateway.do_to_many("/api/v1/tasks:requeue?all=true", filter).await
-            }
+            Self::Gateway(gateway) if filter.lets_all_through() => gateway.do_to_many("/api/v1/tasks:requeue?all=true", filter).await,
             Self::Gateway(gateway) => gateway.do_to_many("/api/v1/tasks:requeue", filter).await,
         }
     }
@@ -114,7 +112,7 @@ impl Servers {
         let letters = self.dead_letters().await?;
         let (matching, ids) = self.passing(&TaskFilter { dead: Some(true), ..filter.clone() }, REQUEUED_MAX).await?;
         let more = is_beyond(matching, &ids);
-        let requeued = match (*filter == TaskFilter::default(), ids.is_empty()) {
+        let requeued = match (filter.lets_all_through(), ids.is_empty()) {
             (true, _) => letters.requeue(None).await?.unwrap_or_default(),
             (false, true) => Requeued::default(),
             (false, false) => letters.requeue_those(&ids.into_iter().collect::<BTreeSet<_>>()).await?,

@@ -103,7 +103,11 @@ export function moment(ms) {
 }
 
 export function time(ms) {
-  return h("time", { datetime: new Date(ms).toISOString(), title: new Date(ms).toISOString() }, moment(ms));
+  const at = new Date(ms);
+  if (Number.isNaN(at.getTime())) {
+    return "–";
+  }
+  return h("time", { datetime: at.toISOString(), title: at.toISOString() }, moment(ms));
 }
 
 // How long ago a moment was.

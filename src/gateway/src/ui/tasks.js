@@ -141,7 +141,8 @@ async function cancelAll(filter, load) {
   // Slices end with their batch.
   const meant = { ...filter, slices: false, state: openOf(filter) };
   await act(async () => {
-    const number = await matching(meant);
+    // No state at all would mean every state.
+    const number = meant.state.length === 0 ? 0 : await matching(meant);
     if (number === 0) {
       return "No such task is left to be cancelled.";
     }

@@ -161,8 +161,10 @@ async fn the_open_tasks_of_a_filter_are_cancelled_once_and_noted() {
     }
     fleet.listed("state=waiting", 4).await;
     let path = format!("{TASKS}:cancel");
-    let empty = problem(fleet.post(&path, &json!({})).await, StatusCode::BAD_REQUEST).await;
-    assert_eq!(empty["field"], "all", "{empty}");
+    for nothing in [json!({}), json!({"id_prefix": "", "older_than_ms": 0, "slices": true})] {
+        let empty = problem(fleet.post(&path, &nothing).await, StatusCode::BAD_REQUEST).await;
+        assert_eq!(empty["field"], "all", "{empty}");
+    }
     let ended = problem(fleet.post(&path, &json!({"state": ["failed"]})).await, StatusCode::UNPROCESSABLE_ENTITY).await;
     assert_eq!(ended["field"], "state", "{ended}");
     let unknown = problem(fleet.post(&path, &json!({"kinds": ["echo"]})).await, StatusCode::UNPROCESSABLE_ENTITY).await;
@@ -223,7 +225,9 @@ async fn the_dead_letters_of_a_filter_are_tasks_again() {
     fleet.bury("unheard-of", "{\"payload\": 1}").await;
     fleet.listed("dead=true", 3).await;
     let path = format!("{TASKS}:requeue");
-    assert_eq!(problem(fleet.post(&path, &json!({})).await, StatusCode::BAD_REQUEST).await["field"], "all");
+    for nothing in [json!({}), json!({"id_prefix": ""})] {
+        assert_eq!(problem(fleet.post(&path, &nothing).await, StatusCode::BAD_REQUEST).await["field"], "all");
+    }
     let none = read(fleet.post(&path, &json!({"kind": ["predict"]})).await).await;
     assert_eq!((none, fleet.dead().await), (json!({"matching": 0, "requeued": 0, "refused": 0, "more": false}), 4));
     let requeued = read(fleet.post(&path, &json!({"kind": ["echo"]})).await).await;

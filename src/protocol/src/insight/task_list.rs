@@ -118,6 +118,20 @@ pub struct TaskFilter {
     pub slices: bool,
 }
 
+impl TaskFilter {
+    /// Whether it lets every task through, slices of batches aside. So does one whose texts and times are there and say nothing, as a script leaves them whose variable is empty.
+    #[must_use]
+    pub fn lets_all_through(&self) -> bool {
+        let said = Self {
+            id_prefix: self.id_prefix.clone().filter(|prefix| !prefix.is_empty()),
+            older_than_ms: self.older_than_ms.filter(|ms| *ms > 0),
+            slices: false,
+            ..self.clone()
+        };
+        said == Self::default()
+    }
+}
+
 /// Some tasks, those first that were heard of last.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskPage {
@@ -145,4 +159,19 @@ pub struct TaskLog {
     /// How many older steps of it were forgotten.
     #[serde(default)]
     pub forgotten: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_says_nothing_lets_all_through() {
+        let blank = TaskFilter { id_prefix: Some(String::new()), older_than_ms: Some(0), slices: true, ..TaskFilter::default() };
+        assert!(TaskFilter::default().lets_all_through() && blank.lets_all_through());
+        // Only tasks that have an error pass this one.
+        let with_error = TaskFilter { error: Some(String::new()), ..blank.clone() };
+        let of_kind = TaskFilter { kind: vec!["a".parse().unwrap()], ..blank };
+        assert!(!with_error.lets_all_through() && !of_kind.lets_all_through());
+    }
 }
