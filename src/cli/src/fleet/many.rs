@@ -95,15 +95,24 @@ impl Servers {
         let store = self.store().await?;
         let mut done = ManyCancelled { matching, more: is_beyond(matching, &ids), ..ManyCancelled::default() };
         let mut answers = stream::iter(&ids).map(|task_id| store.cancel(task_id, Reach::Published)).buffer_unordered(AT_ONCE);
+        let mut failed = None;
         while let Some(answer) = answers.next().await {
-            match answer? {
-                Cancel::Ended(_) => done.ended += 1,
-                Cancel::Waiting | Cancel::Running(_) | Cancel::Unseen => done.cancelled += 1,
+            match answer {
+                Ok(Cancel::Ended(_)) => done.ended += 1,
+                Ok(Cancel::Waiting | Cancel::Running(_) | Cancel::Unseen) => done.cancelled += 1,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
             }
         }
         drop(answers);
+        // What was done before it failed stays done.
         if matching > 0 {
             self.note("cancel", said, format!("{} of {matching} cancelled, {} had ended", done.cancelled, done.ended)).await;
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
         }
         Ok(done)
     }
