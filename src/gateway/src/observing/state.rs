@@ -190,21 +190,7 @@ impl State {
 
     /// The first `max` tasks that pass the filter and whose end nobody asked for yet, and how many pass it in all.
     pub(super) fn not_asked(&self, filter: &TaskFilter, max: usize, now_ms: u64) -> (Vec<TaskId>, u64) {
-        let (mut chosen, mut asked, mut after) = (Vec::new(), 0, None::<String>);
-        loop {
-            let page = self.index.list(filter, after.as_deref(), max, now_ms);
-            for task in page.tasks {
-                if task.cancel_asked || self.asked.contains_key(&task.task_id) {
-                    asked += 1;
-                } else if chosen.len() < max {
-                    chosen.push(task.task_id);
-                }
-            }
-            after = page.next;
-            if after.is_none() || chosen.len() >= max {
-                return (chosen, page.matching.saturating_sub(asked));
-            }
-        }
+        self.index.to_cancel(filter, max, now_ms, |task_id| self.asked.contains_key(task_id))
     }
 
     /// The end of these tasks was asked for.

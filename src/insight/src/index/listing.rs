@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::{
-    TaskState,
+    TaskId, TaskState,
     insight::{TaskFilter, TaskPage},
 };
 
@@ -53,7 +53,11 @@ struct Wanted<'a> {
     now_ms: u64,
 }
 
-impl Wanted<'_> {
+impl<'a> Wanted<'a> {
+    fn of(filter: &'a TaskFilter, now_ms: u64) -> Self {
+        Self { filter, error: filter.error.as_ref().map(|text| text.to_lowercase()), now_ms }
+    }
+
     /// Whether state and slices are all that it asks about.
     fn asks_for_states_only(&self) -> bool {
         let TaskFilter { state: _, kind, priority, group, gpu_id, id_prefix, error, older_than_ms, newer_than_ms, dead, slices: _ } =
@@ -86,6 +90,11 @@ impl Wanted<'_> {
     }
 }
 
+/// Where the tasks of a filter's states are in the index.
+fn places_of(filter: &TaskFilter) -> Vec<usize> {
+    STATES.into_iter().filter(|state| filter.state.is_empty() || filter.state.contains(state)).map(place_of).collect()
+}
+
 fn has_in_error(record: &Record, text: &str) -> bool {
     let has = |said: &str| said.to_lowercase().contains(text);
     record.error().is_some_and(|error| has(&error.code) || has(&error.message))
@@ -96,9 +105,8 @@ impl TaskIndex {
     /// tasks come and go. What is none is passed over.
     #[must_use]
     pub fn list(&self, filter: &TaskFilter, after: Option<&str>, limit: usize, now_ms: u64) -> TaskPage {
-        let wanted = Wanted { filter, error: filter.error.as_ref().map(|text| text.to_lowercase()), now_ms };
-        let states: Vec<usize> =
-            STATES.into_iter().filter(|state| filter.state.is_empty() || filter.state.contains(state)).map(place_of).collect();
+        let wanted = Wanted::of(filter, now_ms);
+        let states = places_of(filter);
         let end = after.and_then(read_cursor).unwrap_or((u64::MAX, u64::MAX));
         let newest = Newest::of(states.iter().map(|state| self.by_state[*state].range(..end).rev()));
         let mut passing = newest.filter(|(_, slot)| self.record_at(**slot).is_some_and(|record| wanted.passes(record)));
@@ -111,6 +119,23 @@ impl TaskIndex {
             indexed: self.len() as u64,
             since_ms: self.by_state.iter().filter_map(|order| order.keys().next()).map(|(first_seen_ms, _)| *first_seen_ms).min(),
         }
+    }
+
+    /// The first `max` tasks, in the order of lists, that pass the filter and whose end nobody asked for yet, and how many such there are; without those that are left out. One walk, however many
+    /// have been asked to end before.
+    #[must_use]
+    pub fn to_cancel(&self, filter: &TaskFilter, max: usize, now_ms: u64, is_left_out: impl Fn(&TaskId) -> bool) -> (Vec<TaskId>, u64) {
+        let wanted = Wanted::of(filter, now_ms);
+        let newest = Newest::of(places_of(filter).into_iter().map(|state| self.by_state[state].iter().rev()));
+        let records = newest.filter_map(|(_, slot)| self.record_at(*slot));
+        let (mut first, mut matching) = (Vec::new(), 0);
+        for record in records.filter(|record| !record.cancel_asked && wanted.passes(record) && !is_left_out(&record.id)) {
+            matching += 1;
+            if first.len() < max {
+                first.push(TaskId::clone(&record.id));
+            }
+        }
+        (first, matching)
     }
 
     fn matching(&self, wanted: &Wanted<'_>, states: &[usize]) -> u64 {

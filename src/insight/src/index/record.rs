@@ -34,7 +34,7 @@ pub(crate) struct Record {
     items: Option<u32>,
     strategy: Option<Strategy>,
     pub(crate) attempt: u32,
-    cancel_asked: bool,
+    pub(super) cancel_asked: bool,
     /// It was a batch whose slices run in its place.
     pub(crate) is_split: bool,
     /// It went to a GPU that a claim chose, and did not begin yet.

@@ -355,3 +355,15 @@ fn every_change_and_only_a_change_raises_the_revision() {
     index.apply(&began("t", 1, 2));
     assert!(index.revision() > before);
 }
+
+#[test]
+fn what_is_to_be_cancelled_leaves_out_those_whose_end_was_asked_for() {
+    let mut steps: Vec<TaskStep> = (1..=5).map(|number| submitted(&format!("t-{number}"), 4, number)).collect();
+    steps.push(step("t-5", StepName::CancelAsked, 9));
+    let index = index_of(&steps);
+    let waiting = TaskFilter { state: vec![TaskState::Waiting], ..TaskFilter::default() };
+    let (first, matching) = index.to_cancel(&waiting, 2, 1_000, |task_id| *task_id == id("t-3"));
+    assert_eq!((first, matching), (vec![id("t-4"), id("t-2")], 3));
+    let running = TaskFilter { state: vec![TaskState::Running], ..TaskFilter::default() };
+    assert_eq!(index.to_cancel(&running, 2, 1_000, |_| false), (Vec::new(), 0));
+}
