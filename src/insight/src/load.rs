@@ -17,9 +17,11 @@ const DRAIN_SHARE: f64 = 0.5;
 pub(crate) struct Load {
     /// Tasks that wait.
     pub(crate) waiting: u64,
+    /// Those of them that more of the GPUs that there are could run: not those that no GPU of the fleet could ever run.
+    pub(crate) servable: u64,
     /// Age of the oldest of them, in ms; 0 where none waits.
     pub(crate) oldest_ms: u64,
-    /// What the waiting tasks will take, in ms of a slot. Kinds that nothing is known of count as the mean of the others.
+    /// What those will take, in ms of a slot. Kinds that nothing is known of count as the mean of the others.
     pub(crate) waiting_slot_ms: f64,
     /// What comes, in ms of a slot per ms: that many slots would be busy with it.
     pub(crate) arriving: f64,
@@ -44,12 +46,16 @@ impl Load {
         let indexed: u64 = by_kind.values().sum();
         let waiting = indexed.max(observed.ready.unwrap_or(0));
         let mean_run_ms = mean_run_ms(observed);
-        let known: f64 = by_kind.iter().map(|(kind, count)| *count as f64 * run_ms_or(observed, kind, mean_run_ms)).sum();
+        let unserved = |kind: &Kind| activity.unserved_kinds.get(kind).copied().unwrap_or(0);
+        let known =
+            by_kind.iter().map(|(kind, count)| count.saturating_sub(unserved(kind)) as f64 * run_ms_or(observed, kind, mean_run_ms));
+        let known: f64 = known.sum();
         let unknown = waiting.saturating_sub(indexed) as f64 * mean_run_ms.unwrap_or(0.0);
         let arriving = if activity.window_ms == 0 { 0.0 } else { activity.arrived as f64 / activity.window_ms as f64 };
         let serving = || observed.gpus.iter().filter(|view| view.eligible);
         Self {
             waiting,
+            servable: waiting.saturating_sub(activity.unserved),
             oldest_ms: oldest_ms(observed),
             waiting_slot_ms: known + unknown,
             arriving: arriving * mean_run_ms.unwrap_or(0.0),
@@ -89,7 +95,7 @@ impl Load {
         let gathered = self.arriving.sqrt() * (mean_run_ms / objective_ms).min(1.0);
         let with_headroom = self.arriving + gathered.max(self.arriving * HEADROOM);
         // One long task in a short window looks like many slots of work, and can use but one.
-        let known = (self.arrived + self.waiting + self.held_anywhere) as f64;
+        let known = (self.arrived + self.servable + self.held_anywhere) as f64;
         let mut serving = with_headroom.min(known);
         if mean_run_ms > objective_ms {
             serving = serving.max(self.held_anywhere as f64);
@@ -97,9 +103,9 @@ impl Load {
         Some(serving + self.draining_slots(objective_ms))
     }
 
-    /// How many slots drain the backlog in time: no more than there are tasks in it.
+    /// How many slots drain the backlog in time: no more than there are tasks in it that they can run.
     pub(crate) fn draining_slots(&self, objective_ms: f64) -> f64 {
-        (self.waiting_slot_ms / (objective_ms * DRAIN_SHARE)).min(self.waiting as f64)
+        (self.waiting_slot_ms / (objective_ms * DRAIN_SHARE)).min(self.servable as f64)
     }
 }
 

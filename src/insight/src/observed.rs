@@ -52,6 +52,8 @@ pub struct Activity {
     pub gpus: BTreeMap<GpuId, GpuNumbers>,
     /// Waiting tasks whose last step said that no GPU of the fleet could ever run them.
     pub unserved: u64,
+    /// The same by kind, of those whose kind is known.
+    pub unserved_kinds: BTreeMap<Kind, u64>,
     /// Waiting tasks that say what memory they need: how many, by kind and by that memory in MB.
     pub waiting_memory: BTreeMap<(Kind, u64), u64>,
     /// Waiting tasks that name the only GPU that they may run on: how many, by that GPU.

@@ -156,7 +156,7 @@ fn needed(load: &Load, section: &ScalingSection, slots_per_worker: f64) -> Neede
             let late = load.oldest_ms > section.wait_objective_ms;
             let there = u32::try_from(load.workers).unwrap_or(u32::MAX);
             let wanted = if late { there.saturating_mul(2) } else { there };
-            let useful = ((load.waiting + load.held_anywhere) as f64 / slots_per_worker).ceil() as u32;
+            let useful = ((load.servable + load.held_anywhere) as f64 / slots_per_worker).ceil() as u32;
             let workers = wanted.min(useful).max(least);
             Needed { workers, with_spare: workers, learnt: false }
         }
@@ -242,6 +242,26 @@ mod tests {
         let scaling = first(&sketch);
         assert_eq!((scaling.waiting, scaling.waiting_slot_seconds), (300, 300.0));
         assert!(scaling.desired_workers >= 20, "{scaling:?}");
+    }
+
+    #[test]
+    fn tasks_that_no_gpu_can_ever_run_desire_no_more_of_the_same_gpus() {
+        for run_ms in [Some(1_000.0), None] {
+            let mut sketch = Sketch::of(2, 4).waiting("nobodys", 10_000, 900_000);
+            if let Some(run_ms) = run_ms {
+                sketch = sketch.flow("a", 60, run_ms);
+            }
+            sketch.activity.unserved = 10_000;
+            sketch.activity.unserved_kinds.insert(crate::sketch::kind("nobodys"), 10_000);
+            let mut planner = Planner::new();
+            for _ in 0..5 {
+                sketch.now_ms += 1_000;
+                let scaling = plan(&mut planner, &sketch);
+                assert_eq!((scaling.desired_workers, scaling.waiting), (2, 10_000), "{}", scaling.reason);
+            }
+            // Those that are served count all the same.
+            assert!(plan(&mut planner, &sketch.waiting("a", 1_000, 40_000)).desired_workers > 2);
+        }
     }
 
     #[test]

@@ -51,6 +51,9 @@ impl TaskIndex {
             }
             if let Some(kind) = record.kind.as_deref() {
                 waiting.entry(kind).or_default()[priority] += 1;
+                if record.is_unserved() {
+                    *activity.unserved_kinds.entry(kind.clone()).or_insert(0) += 1;
+                }
                 if let Some(memory_mb) = record.needs.as_ref().and_then(|needs| needs.memory_mb) {
                     *activity.waiting_memory.entry((kind.clone(), memory_mb)).or_insert(0) += 1;
                 }
