@@ -17,7 +17,7 @@ use self::{
     fleet::Fleet,
 };
 use crate::{
-    Observed,
+    Observed, PriorityNumbers,
     index::{Arrivals, Record, TaskIndex, Turn},
 };
 
@@ -42,8 +42,10 @@ pub fn expected_wait_ms(observed: &Observed<'_>, priority: u8, kind: Option<&Kin
             let class = line.class(Class { kind: Some(kind), ..ANYTHING });
             line.add_evenly(class, 9 - level as u8, *count);
         }
+        let class = line.class(ANYTHING);
+        line.add_evenly(class, 9 - level as u8, numbers.waiting_others);
     }
-    let known: u64 = observed.activity.priorities.iter().flat_map(|numbers| numbers.waiting.values()).sum();
+    let known: u64 = observed.activity.priorities.iter().map(PriorityNumbers::waiting_tasks).sum();
     if priority == 0 {
         line.add_unknown(unknown(observed, known));
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::{Kind, gpu::GpuView};
 
-use crate::Observed;
+use crate::{Observed, PriorityNumbers};
 
 /// By how much the slots must exceed the work that comes, as a share of it: at less the wait grows with every chance gathering of tasks.
 const HEADROOM: f64 = 0.15;
@@ -43,14 +43,15 @@ impl Load {
     pub(crate) fn of(observed: &Observed<'_>) -> Self {
         let activity = observed.activity;
         let by_kind = waiting_by_kind(observed);
-        let indexed: u64 = by_kind.values().sum();
+        let of_known_kinds: u64 = by_kind.values().sum();
+        let indexed: u64 = activity.priorities.iter().map(PriorityNumbers::waiting_tasks).sum();
         let waiting = indexed.max(observed.ready.unwrap_or(0));
         let mean_run_ms = mean_run_ms(observed);
         let unserved = |kind: &Kind| activity.unserved_kinds.get(kind).copied().unwrap_or(0);
         let known =
             by_kind.iter().map(|(kind, count)| count.saturating_sub(unserved(kind)) as f64 * run_ms_or(observed, kind, mean_run_ms));
         let known: f64 = known.sum();
-        let unknown = waiting.saturating_sub(indexed) as f64 * mean_run_ms.unwrap_or(0.0);
+        let unknown = waiting.saturating_sub(of_known_kinds) as f64 * mean_run_ms.unwrap_or(0.0);
         let arriving = if activity.window_ms == 0 { 0.0 } else { activity.arrived as f64 / activity.window_ms as f64 };
         let serving = || observed.gpus.iter().filter(|view| view.eligible);
         Self {
@@ -114,7 +115,7 @@ pub(crate) fn slots(view: &GpuView) -> u64 {
     u64::from(view.row.slots)
 }
 
-/// Waiting tasks by kind, as far as the index knows them.
+/// Waiting tasks by kind, as far as the index tells them apart.
 pub(crate) fn waiting_by_kind<'a>(observed: &Observed<'a>) -> BTreeMap<&'a Kind, u64> {
     let mut by_kind = BTreeMap::new();
     for priority in &observed.activity.priorities {

@@ -44,7 +44,7 @@ pub struct Activity {
     pub crashed: u64,
     /// All tasks of the index by state, now.
     pub states: StateCounts,
-    /// By kind: those with something in the window or waiting now.
+    /// By kind: those of which attempts began or ended in the window, or tasks run now, and those that most tasks wait of.
     pub kinds: BTreeMap<Kind, KindNumbers>,
     /// By priority, 0 to 9.
     pub priorities: [PriorityNumbers; 10],
@@ -52,11 +52,11 @@ pub struct Activity {
     pub gpus: BTreeMap<GpuId, GpuNumbers>,
     /// Waiting tasks whose last step said that no GPU of the fleet could ever run them.
     pub unserved: u64,
-    /// The same by kind, of those whose kind is known.
+    /// The same by kind, of those kinds.
     pub unserved_kinds: BTreeMap<Kind, u64>,
-    /// Waiting tasks that say what memory they need: how many, by kind and by that memory in MB.
+    /// Waiting tasks of these kinds that say what memory they need: how many, by kind and by that memory in MB; bounded.
     pub waiting_memory: BTreeMap<(Kind, u64), u64>,
-    /// Waiting tasks that name the only GPU that they may run on: how many, by that GPU.
+    /// Waiting tasks that name the only GPU that they may run on: how many, by that GPU; bounded.
     pub waiting_for_gpu: BTreeMap<GpuId, u64>,
 }
 
@@ -96,8 +96,10 @@ pub struct KindNumbers {
 /// What one priority did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PriorityNumbers {
-    /// Tasks that wait now, by kind.
+    /// Tasks that wait now, by kind: of the kinds that most wait of.
     pub waiting: BTreeMap<Kind, u64>,
+    /// Tasks that wait now of all other kinds, and of kinds that nobody told.
+    pub waiting_others: u64,
     /// Age of the oldest of them, in ms.
     pub oldest_ms: u64,
     /// Tasks that arrived.
@@ -106,6 +108,14 @@ pub struct PriorityNumbers {
     pub began: u64,
     /// The longest wait of those, in ms.
     pub longest_wait_ms: f64,
+}
+
+impl PriorityNumbers {
+    /// How many tasks wait now.
+    #[must_use]
+    pub fn waiting_tasks(&self) -> u64 {
+        self.waiting.values().sum::<u64>() + self.waiting_others
+    }
 }
 
 /// What one GPU did.

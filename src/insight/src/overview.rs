@@ -71,7 +71,7 @@ pub fn gpu_counts(gpus: &[GpuView]) -> GpuCounts {
 fn oldest_waiting(observed: &Observed<'_>) -> Vec<PriorityWait> {
     let waits = (0_u8..=9).zip(&observed.activity.priorities).rev().map(|(priority, numbers)| PriorityWait {
         priority,
-        waiting: numbers.waiting.values().sum(),
+        waiting: numbers.waiting_tasks(),
         oldest_ms: numbers.oldest_ms,
         expected_wait_ms: expected_wait_ms(observed, priority, None),
     });

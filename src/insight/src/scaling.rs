@@ -165,10 +165,7 @@ fn needed(load: &Load, section: &ScalingSection, slots_per_worker: f64) -> Neede
 
 /// The lowest priority of which a task waits.
 fn lowest_waiting(observed: &Observed<'_>) -> Option<u8> {
-    (0_u8..)
-        .zip(&observed.activity.priorities)
-        .find(|(_, numbers)| numbers.waiting.values().any(|tasks| *tasks > 0))
-        .map(|(priority, _)| priority)
+    (0_u8..).zip(&observed.activity.priorities).find(|(_, numbers)| numbers.waiting_tasks() > 0).map(|(priority, _)| priority)
 }
 
 /// All workers, those that would be missed least first: drained, idle, then by how many tasks they have.

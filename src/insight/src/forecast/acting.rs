@@ -14,6 +14,8 @@ use crate::index::Turn;
 
 /// So many tasks are acted out. Of a longer line only the work counts, and the slots that could do it.
 const ACTED_MAX: usize = 20_000;
+/// The same of a line of which only numbers are known: it is forecast once a second for each priority, and more of it makes the forecast no better.
+const ACTED_EVENLY_MAX: usize = 4_000;
 /// So often a slot is looked at; a fleet that mostly idles until many delayed tasks are due is not acted out to its end.
 const LOOKS_MAX: usize = 100_000;
 /// So many classes are told apart; tasks of others count as running anywhere, for as long as any task runs.
@@ -71,7 +73,7 @@ impl<'a> Line<'a> {
     /// Adds tasks of a class of which only the number is known, spread among the others of their priority.
     pub(super) fn add_evenly(&mut self, class: usize, below_top: u8, count: u64) {
         const SPREAD: f64 = 1e12;
-        let acted = count.min((ACTED_MAX - self.places.len()) as u64);
+        let acted = count.min(ACTED_EVENLY_MAX.saturating_sub(self.places.len()) as u64);
         for number in 0..acted {
             let since_ms = ((number as f64 + 0.5) / acted as f64 * SPREAD) as u64;
             self.numbered += 1;

@@ -155,7 +155,8 @@ impl Recent {
         let mut kinds: HashMap<&Arc<Kind>, OfKind> = HashMap::new();
         for (_, slice) in self.slices.range(from..to) {
             add_sums(activity, &slice.sums);
-            for (kind, numbers) in &slice.kinds {
+            // Of a kind whose tasks only arrived there is nothing to say, and whoever submits may make up thousands of kinds.
+            for (kind, numbers) in slice.kinds.iter().filter(|(_, of_kind)| of_kind.numbers != KindNumbers::default()) {
                 kinds.entry(kind).or_default().add(numbers);
             }
             for (gpu_id, numbers) in &slice.gpus {

@@ -367,3 +367,16 @@ fn what_is_to_be_cancelled_leaves_out_those_whose_end_was_asked_for() {
     let running = TaskFilter { state: vec![TaskState::Running], ..TaskFilter::default() };
     assert_eq!(index.to_cancel(&running, 2, 1_000, |_| false), (Vec::new(), 0));
 }
+
+#[test]
+fn thousands_of_kinds_that_somebody_makes_up_are_counted_and_not_told_apart() {
+    let made_up =
+        |number: u64| TaskStep { kind: Some(format!("made-up-{number}").parse().unwrap()), ..submitted(&format!("m-{number}"), 4, 1_000) };
+    let mut steps: Vec<TaskStep> = (0..2_000).map(made_up).collect();
+    steps.extend((0..3).map(|number| submitted(&format!("t-{number}"), 4, 1_000)));
+    let activity = last_minute(&bounded(10_000, &steps));
+    let priority = &activity.priorities[4];
+    assert_eq!((priority.waiting_tasks(), activity.arrived), (2_003, 2_003));
+    assert_eq!(priority.waiting[&"echo".parse::<Kind>().unwrap()], 3, "those that most tasks wait of are told");
+    assert!(priority.waiting.len() <= 256 && activity.kinds.len() <= 256, "{} and {}", priority.waiting.len(), activity.kinds.len());
+}

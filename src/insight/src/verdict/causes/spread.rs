@@ -138,8 +138,7 @@ pub(in super::super) fn starvation(observed: &Observed<'_>) -> Option<Found> {
     let after_ms = STARVES_AFTER * objective_ms;
     let numbers = observed.activity.priorities.iter().enumerate();
     // The highest that starves: those below it starve with it.
-    let starving =
-        |(_, numbers): &(usize, &PriorityNumbers)| numbers.waiting.values().any(|tasks| *tasks > 0) && numbers.oldest_ms > after_ms;
+    let starving = |(_, numbers): &(usize, &PriorityNumbers)| numbers.waiting_tasks() > 0 && numbers.oldest_ms > after_ms;
     let (priority, low) = numbers.filter(starving).max_by_key(|(priority, _)| *priority)?;
     let higher = &observed.activity.priorities[priority + 1..];
     let (arrived, began) = higher.iter().fold((0, 0), |(arrived, began), numbers| (arrived + numbers.arrived, began + numbers.began));
@@ -149,7 +148,7 @@ pub(in super::super) fn starvation(observed: &Observed<'_>) -> Option<Found> {
     if arrived == 0 || higher_late || share < HIGHER_SHARE || load.busy() < BUSY {
         return None;
     }
-    let waiting: u64 = low.waiting.values().sum();
+    let waiting = low.waiting_tasks();
     let kind = low.waiting.iter().max_by_key(|(kind, tasks)| (**tasks, Reverse(*kind))).map_or("", |(kind, _)| kind.as_str());
     let sentence = format!(
         "{} of priority {priority} {}, the oldest for {}, while higher priorities keep coming and take {:.0} % of the begins: raise it, lower the others, or add GPUs.",
