@@ -86,11 +86,16 @@ pub(crate) async fn log(
     })
 }
 
-/// `GET /api/v1/tasks/{task_id}/why`.
-pub(crate) async fn why(State(gateway): State<Gateway>, task_id: Result<Path<String>, PathRejection>) -> Result<Json<Why>, Problem> {
+/// `GET /api/v1/tasks/{task_id}/why`. Only operators are told which tasks are before it: whoever knows the id of a task may read its reply, and cancel it.
+pub(crate) async fn why(
+    operator: Result<Operator, Problem>,
+    State(gateway): State<Gateway>,
+    task_id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Why>, Problem> {
     let task_id = named(task_id)?;
     let why = gateway.observatory.why(&task_id).await.map_err(|error| gateway.observe_failed(&error))?;
-    why.map(Json).ok_or_else(|| {
+    let shown = why.map(|why| if operator.is_ok() { why } else { Why { first_ahead: Vec::new(), ..why } });
+    shown.map(Json).ok_or_else(|| {
         let detail = format!("the fleet never heard of task {task_id}, or has forgotten it");
         Problem::new(ProblemKind::NotFound, detail).field("task_id")
     })

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use protocol::{Kind, Needs, Outcome, PoolName, StepName, TaskError, TaskId, TaskStep, envelope::PRIORITY_MAX};
+use gateway::GatewayOptions;
+use protocol::{Kind, Needs, Outcome, PoolName, StepName, TaskError, TaskId, TaskStep, config::Operate, envelope::PRIORITY_MAX};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use task_queue::TaskQueue;
@@ -141,6 +142,18 @@ async fn why_a_task_waits_says_what_keeps_each_gpu_from_taking_it() {
     let known = read(fleet.get(&format!("{TASKS}/known/why")).await).await;
     assert_eq!(known["state"], "waiting", "{known}");
     problem(fleet.get(&format!("{TASKS}/nobody/why")).await, StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test]
+async fn only_operators_are_told_which_tasks_are_before_another() {
+    for (operate, named) in [(Operate::Always, json!(["first"])), (Operate::Never, Value::Null)] {
+        let options = GatewayOptions { operate, ..GatewayOptions::default() };
+        let fleet = Setup { options, ..Setup::default() }.start().await;
+        fleet.tell([submitted("first", "echo", 9), submitted("second", "echo", 0)]);
+        let path = format!("{TASKS}/second/why");
+        let why = until("one is before it", async || read(fleet.get(&path).await).await, |why| why["ahead"] == 1).await;
+        assert_eq!(why["first_ahead"], named, "{why}");
+    }
 }
 
 #[tokio::test]
