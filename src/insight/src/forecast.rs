@@ -54,6 +54,16 @@ pub fn expected_wait_ms(observed: &Observed<'_>, priority: u8, kind: Option<&Kin
     begins_with_later(&mut line, Place { class, turn, due_ms: 0.0 }, &arrivals_of_activity(observed))
 }
 
+/// The same for each priority, whatever the kind.
+#[must_use]
+pub fn expected_waits_ms(observed: &Observed<'_>) -> [Option<f64>; 10] {
+    let mut waits_ms = [None; 10];
+    for (priority, wait_ms) in (0_u8..).zip(&mut waits_ms) {
+        *wait_ms = expected_wait_ms(observed, priority, None);
+    }
+    waits_ms
+}
+
 /// In how many ms a task that waits, is delayed or is to be tried again will probably begin. `None`: it is not known, runs, has ended, no GPU takes such tasks now, or no run of anything has ended yet.
 #[must_use]
 pub fn begins_in_ms(observed: &Observed<'_>, index: &TaskIndex, task_id: &TaskId) -> Option<f64> {

@@ -16,11 +16,11 @@ mod sketch;
 mod verdict;
 mod why;
 
-pub use forecast::{begins_in_ms, expected_wait_ms};
+pub use forecast::{begins_in_ms, expected_wait_ms, expected_waits_ms};
 pub use history::{Recorder, point};
 pub use index::{IndexBounds, TaskIndex};
 pub use observed::{Activity, GpuNumbers, KindNumbers, Observed, PriorityNumbers, Quantiles};
-pub use overview::{Judged, gpu_counts, overview};
+pub use overview::{Judged, gpu_counts, kind_activities, overview};
 pub use scaling::Planner;
 pub use verdict::verdict;
 pub use why::why;

@@ -8,7 +8,7 @@ use protocol::{
     insight::{GpuCounts, KindActivity, Overview, PriorityWait, Scaling, Verdict},
 };
 
-use crate::{KindNumbers, Observed, expected_wait_ms};
+use crate::{Activity, KindNumbers, Observed};
 
 /// What was judged of the fleet, and what only servers say.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Judged {
     pub verdict: Verdict,
     /// How many workers it should have.
     pub scaling: Scaling,
+    /// In how many ms a task would begin that comes now, by priority: see [`expected_waits_ms`](crate::expected_waits_ms).
+    pub expected_waits_ms: [Option<f64>; 10],
     /// Dead letters; `None`: the broker does not say.
     pub dead: Option<u64>,
     /// Replies that could not be delivered; `None`: the broker does not say.
@@ -39,12 +41,12 @@ pub fn overview(pool: &PoolName, observed: &Observed<'_>, judged: Judged) -> Ove
         dead: judged.dead,
         parked_replies: judged.parked_replies,
         tasks: activity.states,
-        oldest_waiting: oldest_waiting(observed),
+        oldest_waiting: oldest_waiting(activity, &judged.expected_waits_ms),
         arrived_per_s: per_s(activity.arrived),
         ended_per_s: per_s(activity.succeeded + activity.failed + activity.cancelled + activity.expired),
         retried_per_s: per_s(activity.retried),
         gpus: gpu_counts(observed.gpus),
-        kinds: kinds(observed),
+        kinds: kind_activities(activity),
         servers_away: judged.servers_away,
     }
 }
@@ -68,19 +70,17 @@ pub fn gpu_counts(gpus: &[GpuView]) -> GpuCounts {
     counts
 }
 
-fn oldest_waiting(observed: &Observed<'_>) -> Vec<PriorityWait> {
-    let waits = (0_u8..=9).zip(&observed.activity.priorities).rev().map(|(priority, numbers)| PriorityWait {
-        priority,
-        waiting: numbers.waiting_tasks(),
-        oldest_ms: numbers.oldest_ms,
-        expected_wait_ms: expected_wait_ms(observed, priority, None),
+fn oldest_waiting(activity: &Activity, expected_waits_ms: &[Option<f64>; 10]) -> Vec<PriorityWait> {
+    let waits = (0_u8..=9).zip(&activity.priorities).zip(expected_waits_ms).rev().map(|((priority, numbers), expected_wait_ms)| {
+        PriorityWait { priority, waiting: numbers.waiting_tasks(), oldest_ms: numbers.oldest_ms, expected_wait_ms: *expected_wait_ms }
     });
     waits.filter(|wait| wait.waiting > 0).collect()
 }
 
 /// The kinds with the most slot time; of those with as much, the ones that wait most.
-fn kinds(observed: &Observed<'_>) -> Vec<KindActivity> {
-    let mut kinds: Vec<(&Kind, &KindNumbers)> = observed.activity.kinds.iter().collect();
+#[must_use]
+pub fn kind_activities(activity: &Activity) -> Vec<KindActivity> {
+    let mut kinds: Vec<(&Kind, &KindNumbers)> = activity.kinds.iter().collect();
     kinds.sort_by(|(_, a), (_, b)| b.slot_ms.total_cmp(&a.slot_ms).then(Reverse(a.waiting).cmp(&Reverse(b.waiting))));
     kinds.into_iter().take(Overview::KINDS_MAX).map(|(kind, numbers)| activity_of(kind, numbers)).collect()
 }
@@ -111,7 +111,14 @@ mod tests {
     fn judged() -> Judged {
         let observed = Sketch::of(1, 1);
         let scaling = crate::Planner::new().plan(&PoolName::default(), &observed.observed());
-        Judged { verdict: Verdict::default(), scaling, dead: Some(3), parked_replies: None, servers_away: vec!["store".to_owned()] }
+        Judged {
+            verdict: Verdict::default(),
+            scaling,
+            expected_waits_ms: [None; 10],
+            dead: Some(3),
+            parked_replies: None,
+            servers_away: vec!["store".to_owned()],
+        }
     }
 
     #[test]
@@ -133,7 +140,8 @@ mod tests {
         let mut sketch = Sketch::of(1, 1).flow("a", 60, 100.0);
         sketch.wait("a", 2, 5, 9_000);
         sketch.wait("a", 7, 1, 50);
-        let glance = overview(&PoolName::default(), &sketch.observed(), judged());
+        let judged = Judged { expected_waits_ms: crate::expected_waits_ms(&sketch.observed()), ..judged() };
+        let glance = overview(&PoolName::default(), &sketch.observed(), judged);
         assert!((glance.arrived_per_s - 1.0).abs() < 1e-9 && (glance.ended_per_s - 1.0).abs() < 1e-9, "{glance:?}");
         let waits: Vec<_> = glance.oldest_waiting.iter().map(|wait| (wait.priority, wait.waiting, wait.oldest_ms)).collect();
         assert_eq!(waits, [(7, 1, 50), (2, 5, 9_000)]);

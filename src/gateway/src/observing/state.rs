@@ -98,6 +98,8 @@ pub(super) struct State {
     recorder: Recorder,
     pub(super) seen: Seen,
     pub(super) judgement: Option<Arc<Judgement>>,
+    /// What happened in the last minutes before that.
+    lately: Option<Activity>,
     refreshed: Option<Instant>,
     /// When somebody last looked.
     pub(super) looked: Option<Instant>,
@@ -128,6 +130,7 @@ impl State {
                 broker_blocked: false,
             },
             judgement: None,
+            lately: None,
             refreshed: None,
             looked: None,
             audit: Audit::default(),
@@ -147,33 +150,43 @@ impl State {
     pub(super) fn judge(&mut self, pool: &PoolName, scaling: &ScalingSection, now_ms: u64) {
         self.index.forget_old(now_ms);
         let Self { index, planner, seen, caught_up, .. } = self;
-        let [minute, lately, quarter] = [MINUTE_MS, LATELY_MS, QUARTER_MS].map(|window_ms| index.activity(now_ms, window_ms));
+        // In one look at all that waits: there may be a hundred thousand tasks, and whoever lists waits meanwhile.
+        let [minute, lately, quarter] = index.activities(now_ms, [MINUTE_MS, LATELY_MS, QUARTER_MS]);
         let observed = seen.observed(&lately, scaling, now_ms);
+        let expected_waits_ms = insight::expected_waits_ms(&observed);
         let judged = Judged {
             verdict: insight::verdict(&observed),
             scaling: planner.plan(pool, &observed),
+            expected_waits_ms,
             dead: seen.dead,
             parked_replies: seen.parked,
             servers_away: seen.away(),
         };
-        let expected_wait_ms = std::array::from_fn(|priority| insight::expected_wait_ms(&observed, priority as u8, None));
-        let kinds = insight::overview(pool, &seen.observed(&quarter, scaling, now_ms), judged.clone()).kinds;
-        let shown = Overview { kinds, ..insight::overview(pool, &observed, judged) };
+        let shown = Overview { kinds: insight::kind_activities(&quarter), ..insight::overview(pool, &observed, judged) };
         let judgement = Judgement {
             overview: with_rates_of(shown, &minute),
-            expected_wait_ms,
+            expected_wait_ms: expected_waits_ms,
             broker: seen.broker.seen(),
             store: seen.store.seen(),
             table: seen.table.seen(),
             caught_up: *caught_up,
         };
         self.judgement = Some(Arc::new(judgement));
+        self.lately = Some(lately);
         self.refreshed = Some(Instant::now());
     }
 
     pub(super) fn why(&self, scaling: &ScalingSection, now_ms: u64, task_id: &TaskId, status: Option<&TaskStatus>) -> Option<Why> {
-        let lately = self.index.activity(now_ms, LATELY_MS);
-        insight::why(&self.seen.observed(&lately, scaling, now_ms), &self.index, task_id, status)
+        // Made out a moment ago: anybody may ask, and as often as they like.
+        let of_now;
+        let lately = match &self.lately {
+            Some(lately) => lately,
+            None => {
+                of_now = self.index.activity(now_ms, LATELY_MS);
+                &of_now
+            }
+        };
+        insight::why(&self.seen.observed(lately, scaling, now_ms), &self.index, task_id, status)
     }
 
     /// The points of histories that are due.
