@@ -6,7 +6,10 @@ mod watch;
 
 use std::process::ExitCode;
 
-use protocol::insight::{TaskFilter, TaskPage};
+use protocol::{
+    TaskState,
+    insight::{TaskFilter, TaskPage},
+};
 
 use crate::{
     arguments::{Common, Several, TaskFilterFlags, TasksCommand},
@@ -114,7 +117,7 @@ async fn agreed(fleet: &Fleet, several: &Several, verb: &str) -> Result<(TaskFil
         return Err(Fault::Usage(format!("nothing was done: no filter is given; give some, or --all to {verb} all tasks of the pool")));
     }
     if verb == "cancel" && filter.state.is_empty() {
-        filter.state = filter::OPEN.to_vec();
+        filter.state = TaskState::OPEN.to_vec();
     }
     let said = filter::in_words(&filter);
     let counted = if verb == "requeue" { TaskFilter { dead: Some(true), ..filter.clone() } } else { filter.clone() };

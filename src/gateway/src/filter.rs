@@ -22,18 +22,6 @@ pub(crate) const NAMES: [&str; 13] = [
     "limit",
 ];
 
-/// Every state of a task.
-pub(crate) const STATES: [TaskState; 8] = [
-    TaskState::Delayed,
-    TaskState::Waiting,
-    TaskState::Running,
-    TaskState::Retrying,
-    TaskState::Succeeded,
-    TaskState::Failed,
-    TaskState::Cancelled,
-    TaskState::Expired,
-];
-
 /// How many tasks are listed where a request does not say.
 const LISTED: usize = 100;
 /// How many are at most.
@@ -91,8 +79,8 @@ fn unknown(name: &str) -> Problem {
 }
 
 fn state(value: &str) -> Result<TaskState, Problem> {
-    STATES.into_iter().find(|state| state.name() == value).ok_or_else(|| {
-        let names = STATES.map(TaskState::name).join(", ");
+    TaskState::ALL.into_iter().find(|state| state.name() == value).ok_or_else(|| {
+        let names = TaskState::ALL.map(TaskState::name).join(", ");
         query::not_allowed("state", &format!("one of {names}"), value)
     })
 }

@@ -23,8 +23,6 @@ use crate::{Gateway, Problem, dead, filter, intake::JsonBody, operate::Operator,
 pub(crate) const AT_ONCE_MAX: usize = 1_000;
 /// How many of them are asked for at the same time.
 const CANCELS_IN_FLIGHT: usize = 16;
-/// The states that a cancel can reach.
-const OPEN: [TaskState; 4] = [TaskState::Delayed, TaskState::Waiting, TaskState::Running, TaskState::Retrying];
 
 /// Whether all are meant.
 #[derive(Debug, Deserialize)]
@@ -158,11 +156,11 @@ fn meant(filter: TaskFilter, query: All) -> Result<TaskFilter, Problem> {
 
 /// Of these states those that a cancel can reach; of none, all such.
 fn open(states: &[TaskState]) -> Result<Vec<TaskState>, Problem> {
-    let open: Vec<TaskState> = OPEN.into_iter().filter(|state| states.is_empty() || states.contains(state)).collect();
+    let open: Vec<TaskState> = TaskState::OPEN.into_iter().filter(|state| states.is_empty() || states.contains(state)).collect();
     if !open.is_empty() {
         return Ok(open);
     }
-    let names = OPEN.map(TaskState::name).join(", ");
+    let names = TaskState::OPEN.map(TaskState::name).join(", ");
     let detail = format!("state: tasks that have ended cannot be cancelled; those can that are {names}");
     Err(Problem::new(ProblemKind::InvalidField, detail).field("state"))
 }

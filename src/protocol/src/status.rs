@@ -29,6 +29,12 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 8] =
+        [Self::Delayed, Self::Waiting, Self::Running, Self::Retrying, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Expired];
+    /// Those in which a task has not ended.
+    pub const OPEN: [Self; 4] = [Self::Delayed, Self::Waiting, Self::Running, Self::Retrying];
+
     /// Whether nothing more will happen.
     #[must_use]
     pub const fn ended(self) -> bool {

@@ -24,20 +24,9 @@ pub(super) fn state() -> impl TypedValueParser<Value = TaskState> {
 
 /// The name of any state of a task; groups count no delayed ones by themselves.
 pub(super) fn task_state() -> impl TypedValueParser<Value = TaskState> {
-    let named = |name: String| TASK_STATES.into_iter().find(|state| state.name() == name).expect("one of the names");
-    PossibleValuesParser::new(TASK_STATES.map(TaskState::name)).map(named)
+    let named = |name: String| TaskState::ALL.into_iter().find(|state| state.name() == name).expect("one of the names");
+    PossibleValuesParser::new(TaskState::ALL.map(TaskState::name)).map(named)
 }
-
-const TASK_STATES: [TaskState; 8] = [
-    TaskState::Delayed,
-    TaskState::Waiting,
-    TaskState::Running,
-    TaskState::Retrying,
-    TaskState::Succeeded,
-    TaskState::Failed,
-    TaskState::Cancelled,
-    TaskState::Expired,
-];
 
 /// What becomes of a batch one of whose items fails.
 pub(super) fn on_error() -> impl TypedValueParser<Value = OnError> {

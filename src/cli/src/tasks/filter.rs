@@ -1,11 +1,8 @@
 //! A filter in words, for questions and for the action log.
 
-use protocol::{TaskState, insight::TaskFilter};
+use protocol::insight::TaskFilter;
 
 use crate::words::span;
-
-/// The states of tasks that have not ended.
-pub(super) const OPEN: [TaskState; 4] = [TaskState::Delayed, TaskState::Waiting, TaskState::Running, TaskState::Retrying];
 
 /// What passes it: `state waiting or running, kind embed, older than 10m 00s`.
 pub(super) fn in_words(filter: &TaskFilter) -> String {
@@ -30,6 +27,8 @@ pub(super) fn in_words(filter: &TaskFilter) -> String {
 
 #[cfg(test)]
 mod tests {
+    use protocol::TaskState;
+
     use super::*;
 
     #[test]

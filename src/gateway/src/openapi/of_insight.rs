@@ -21,7 +21,7 @@ use crate::{
 };
 
 fn states(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "array", "items": {"type": "string", "enum": filter::STATES.map(TaskState::name)}})
+    json_schema!({"type": "array", "items": {"type": "string", "enum": TaskState::ALL.map(TaskState::name)}})
 }
 
 fn priorities(_: &mut SchemaGenerator) -> Schema {

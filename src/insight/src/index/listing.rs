@@ -92,7 +92,7 @@ impl<'a> Wanted<'a> {
 
 /// Where the tasks of a filter's states are in the index.
 fn places_of(filter: &TaskFilter) -> Vec<usize> {
-    STATES.into_iter().filter(|state| filter.state.is_empty() || filter.state.contains(state)).map(place_of).collect()
+    TaskState::ALL.into_iter().filter(|state| filter.state.is_empty() || filter.state.contains(state)).map(place_of).collect()
 }
 
 fn has_in_error(record: &Record, text: &str) -> bool {
@@ -147,15 +147,3 @@ impl TaskIndex {
         passing.filter(|record| wanted.passes(record)).count() as u64
     }
 }
-
-/// All states, each at its [`place_of`].
-pub(super) const STATES: [TaskState; 8] = [
-    TaskState::Delayed,
-    TaskState::Waiting,
-    TaskState::Running,
-    TaskState::Retrying,
-    TaskState::Succeeded,
-    TaskState::Failed,
-    TaskState::Cancelled,
-    TaskState::Expired,
-];
