@@ -19,7 +19,7 @@ use tracing::error;
 
 use crate::{Gateway, Problem, dead, filter, intake::JsonBody, operate::Operator, problem::ProblemKind, query, tasks::named};
 
-/// How many tasks one request cancels or requeues at most.
+/// How many tasks one request cancels at most.
 pub(crate) const AT_ONCE_MAX: usize = 1_000;
 /// How many of them are asked for at the same time.
 const CANCELS_IN_FLIGHT: usize = 16;
@@ -128,19 +128,21 @@ pub(crate) async fn requeue(
     let filter = meant(TaskFilter { slices: false, ..filter }, query)?;
     gateway.must_keep_steps()?;
     gateway.observatory.look().await;
-    let (chosen, matching) = gateway.observatory.chosen(&TaskFilter { dead: Some(true), ..filter.clone() }, AT_ONCE_MAX);
-    let more = matching > chosen.len() as u64;
-    let is_all = filter.lets_all_through();
-    let requeued = match (is_all, chosen.is_empty()) {
+    // All that pass, however many: letters come the oldest first, and of a thousand tasks that were heard of last none may be among the first thousand letters.
+    let chosen = gateway.observatory.passing(&TaskFilter { dead: Some(true), ..filter.clone() });
+    let matching = chosen.len() as u64;
+    let requeued = match (filter.lets_all_through(), chosen.is_empty()) {
         // As was said: also those of which the journal knows nothing.
         (true, _) => gateway.requeue_letters(None).await?,
         (false, true) => Requeued::default(),
         (false, false) => gateway.requeue_letters(Some(chosen)).await?,
     };
+    let refused = requeued.kept.len() as u64;
+    let more = matching > requeued.requeued + refused;
     if requeued != Requeued::default() {
         gateway.note(&operator, "requeue", filter::in_words(&filter), dead::counted(&requeued)).await;
     }
-    Ok(Json(TasksRequeued { matching, requeued: requeued.requeued, refused: requeued.kept.len() as u64, more }))
+    Ok(Json(TasksRequeued { matching, requeued: requeued.requeued, refused, more }))
 }
 
 /// The filter, unless it lets everything through and that is not said.

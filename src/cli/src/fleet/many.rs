@@ -11,10 +11,8 @@ use task_store::{Cancel, Reach};
 use super::{Fleet, Gateway, http::Question};
 use crate::{fault::Fault, servers::Servers};
 
-/// Most tasks that one command cancels on servers: as many as an index holds by default (`journal.tasks_max`).
-const CANCELLED_MAX: usize = 100_000;
-/// Most tasks whose dead letters one command requeues on servers: as many letters are looked through.
-const REQUEUED_MAX: usize = 1_000;
+/// Most tasks that one command means on servers: as many as an index holds by default (`journal.tasks_max`). Of dead letters it looks through the first thousand.
+const MEANT_MAX: usize = 100_000;
 /// Tasks of one page of a list.
 const PAGE: usize = 1_000;
 /// Tasks that are cancelled at the same time.
@@ -91,7 +89,7 @@ impl Gateway {
 
 impl Servers {
     async fn cancel_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyCancelled, Fault> {
-        let (matching, ids) = self.passing(filter, CANCELLED_MAX).await?;
+        let (matching, ids) = self.passing(filter, MEANT_MAX).await?;
         let store = self.store().await?;
         let mut done = ManyCancelled { matching, more: is_beyond(matching, &ids), ..ManyCancelled::default() };
         let mut answers = stream::iter(&ids).map(|task_id| store.cancel(task_id, Reach::Published)).buffer_unordered(AT_ONCE);
@@ -119,8 +117,7 @@ impl Servers {
 
     async fn requeue_many(&self, filter: &TaskFilter, said: &str) -> Result<ManyRequeued, Fault> {
         let letters = self.dead_letters().await?;
-        let (matching, ids) = self.passing(&TaskFilter { dead: Some(true), ..filter.clone() }, REQUEUED_MAX).await?;
-        let more = is_beyond(matching, &ids);
+        let (matching, ids) = self.passing(&TaskFilter { dead: Some(true), ..filter.clone() }, MEANT_MAX).await?;
         let requeued = match (filter.lets_all_through(), ids.is_empty()) {
             (true, _) => letters.requeue(None).await?.unwrap_or_default(),
             (false, true) => Requeued::default(),
@@ -130,6 +127,7 @@ impl Servers {
         if requeued != Requeued::default() {
             self.note("requeue", said, format!("{} requeued, {refused} stay", requeued.requeued)).await;
         }
+        let more = matching > requeued.requeued + refused;
         Ok(ManyRequeued { matching, requeued: requeued.requeued, refused, more })
     }
 

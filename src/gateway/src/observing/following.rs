@@ -165,9 +165,8 @@ impl Observatory {
         }
     }
 
-    /// The first `max` tasks that pass the filter, and how many there are.
-    pub(crate) fn chosen(&self, filter: &TaskFilter, max: usize) -> (BTreeSet<TaskId>, u64) {
-        let page = self.list(filter, None, max);
-        (page.tasks.into_iter().map(|task| task.task_id).collect(), page.matching)
+    /// All tasks that pass the filter.
+    pub(crate) fn passing(&self, filter: &TaskFilter) -> BTreeSet<TaskId> {
+        self.state().index.ids(filter, self.now_ms())
     }
 }

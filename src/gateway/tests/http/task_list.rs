@@ -252,6 +252,24 @@ async fn the_dead_letters_of_a_filter_are_tasks_again() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_requeued_however_many_tasks_were_heard_of_after_theirs() {
+    let fleet = Fleet::start().await;
+    fleet.queue.declare(&pool()).await.expect("declared");
+    let dead = |task_id: &str| {
+        let ended = TaskStep { outcome: Some(Outcome::Failed), ..step(task_id, StepName::Ended) };
+        [submitted(task_id, "echo", 0), ended, step(task_id, StepName::Buried)]
+    };
+    fleet.bury("first", "{\"payload\": 1}").await;
+    fleet.tell(dead("first"));
+    fleet.listed("dead=true", 1).await;
+    fleet.tell((0..1_100_u32).flat_map(|number| dead(&format!("later-{number}"))));
+    fleet.listed("dead=true", 1_101).await;
+    let requeued = read(fleet.post(&format!("{TASKS}:requeue"), &json!({"kind": ["echo"]})).await).await;
+    assert_eq!(requeued, json!({"matching": 1_101, "requeued": 1, "refused": 0, "more": true}), "the letters of the others are not there");
+    assert_eq!(fleet.dead().await, 0);
+}
+
+#[tokio::test]
 async fn without_steps_lists_say_so_and_the_overview_has_what_the_servers_say() {
     let options = StoreOptions::default();
     let options = StoreOptions { journal: JournalBounds { steps_max: 0, ..options.journal }, ..options };

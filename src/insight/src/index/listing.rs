@@ -1,6 +1,6 @@
 //! Lists of tasks, those first that were heard of last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{
     TaskId, TaskState,
@@ -136,6 +136,15 @@ impl TaskIndex {
             }
         }
         (first, matching)
+    }
+
+    /// The ids of all tasks that pass the filter.
+    #[must_use]
+    pub fn ids(&self, filter: &TaskFilter, now_ms: u64) -> BTreeSet<TaskId> {
+        let wanted = Wanted::of(filter, now_ms);
+        let slots = places_of(filter).into_iter().flat_map(|state| self.by_state[state].values());
+        let passing = slots.filter_map(|slot| self.record_at(*slot)).filter(|record| wanted.passes(record));
+        passing.map(|record| TaskId::clone(&record.id)).collect()
     }
 
     fn matching(&self, wanted: &Wanted<'_>, states: &[usize]) -> u64 {
