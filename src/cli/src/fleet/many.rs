@@ -1,9 +1,10 @@
 //! What is done to many tasks at once: all that pass a filter.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::stream::{self, StreamExt};
 use hyper::Method;
+use producer::tell_cancel_asked;
 use protocol::{Requeued, TaskId, insight::TaskFilter};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use task_store::{Cancel, Reach};
@@ -92,19 +93,32 @@ impl Servers {
         let (matching, ids) = self.passing(filter, MEANT_MAX).await?;
         let store = self.store().await?;
         let mut done = ManyCancelled { matching, more: is_beyond(matching, &ids), ..ManyCancelled::default() };
-        let mut answers = stream::iter(&ids).map(|task_id| store.cancel(task_id, Reach::Published)).buffer_unordered(AT_ONCE);
+        let cancelling = |task_id: TaskId| {
+            let store = Arc::clone(&store);
+            async move {
+                let answer = store.cancel(&task_id, Reach::Published).await;
+                (task_id, answer)
+            }
+        };
+        let mut answers = stream::iter(ids.iter().cloned().map(cancelling)).buffer_unordered(AT_ONCE);
         let mut failed = None;
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(Cancel::Ended(_)) => done.ended += 1,
-                Ok(Cancel::Waiting | Cancel::Running(_) | Cancel::Unseen) => done.cancelled += 1,
+        while let Some((task_id, answer)) = answers.next().await {
+            let cancel = match answer {
+                Ok(cancel) => cancel,
                 Err(error) => {
                     failed = Some(error);
                     break;
                 }
+            };
+            match cancel {
+                Cancel::Ended(_) => done.ended += 1,
+                Cancel::Waiting | Cancel::Running(_) | Cancel::Unseen => done.cancelled += 1,
             }
+            let now_ms = self.environment().clock.now_ms();
+            tell_cancel_asked(&*store, &self.configuration().worker.pool, &task_id, (&cancel, now_ms));
         }
         drop(answers);
+        self.told().await;
         // What was done before it failed stays done.
         if matching > 0 {
             self.note("cancel", said, format!("{} of {matching} cancelled, {} had ended", done.cancelled, done.ended)).await;
