@@ -110,12 +110,7 @@ pub(crate) async fn cancel(
     let filter = TaskFilter { state: open(&filter.state)?, ..filter };
     gateway.must_keep_steps()?;
     gateway.observatory.look().await;
-    // To its end, whether or not its client stays: what was done of it is to be told, and noted.
-    let cancelling = tokio::spawn(async move { gateway.cancel_those(&operator, &filter).await });
-    cancelling.await.map_err(|cause| {
-        error!(error = %cause, "cancel tasks over a filter");
-        Problem::new(ProblemKind::Internal, "the gateway broke while it cancelled tasks; its log has the details")
-    })?
+    to_its_end(async move { gateway.cancel_those(&operator, &filter).await }).await
 }
 
 /// `POST /api/v1/tasks:requeue`.
@@ -128,21 +123,15 @@ pub(crate) async fn requeue(
     let filter = meant(TaskFilter { slices: false, ..filter }, query)?;
     gateway.must_keep_steps()?;
     gateway.observatory.look().await;
-    // All that pass, however many: letters come the oldest first, and of a thousand tasks that were heard of last none may be among the first thousand letters.
-    let chosen = gateway.observatory.passing(&TaskFilter { dead: Some(true), ..filter.clone() });
-    let matching = chosen.len() as u64;
-    let requeued = match (filter.lets_all_through(), chosen.is_empty()) {
-        // As was said: also those of which the journal knows nothing.
-        (true, _) => gateway.requeue_letters(None).await?,
-        (false, true) => Requeued::default(),
-        (false, false) => gateway.requeue_letters(Some(chosen)).await?,
-    };
-    let refused = requeued.kept.len() as u64;
-    let more = matching > requeued.requeued + refused;
-    if requeued != Requeued::default() {
-        gateway.note(&operator, "requeue", filter::in_words(&filter), dead::counted(&requeued)).await;
-    }
-    Ok(Json(TasksRequeued { matching, requeued: requeued.requeued, refused, more }))
+    to_its_end(async move { gateway.requeue_those(&operator, &filter).await }).await
+}
+
+/// Does what is asked over a filter to its end, whether or not its client stays: what was done of it is to be noted.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<Json<T>, Problem>> + Send + 'static) -> Result<Json<T>, Problem> {
+    tokio::spawn(work).await.map_err(|cause| {
+        error!(error = %cause, "cancel or requeue tasks over a filter");
+        Problem::new(ProblemKind::Internal, "the gateway broke while it cancelled or requeued tasks; its log has the details")
+    })?
 }
 
 /// The filter, unless it lets everything through and that is not said.
@@ -204,6 +193,25 @@ impl Gateway {
             self.note(operator, "cancel", filter::in_words(filter), detail).await;
         }
         failed.map_or(Ok(Json(counts)), |cause| Err(self.store_failed(&cause)))
+    }
+
+    /// Requeues the dead letters of the tasks that pass the filter.
+    async fn requeue_those(&self, operator: &Operator, filter: &TaskFilter) -> Result<Json<TasksRequeued>, Problem> {
+        // All that pass, however many: letters come the oldest first, and of a thousand tasks that were heard of last none may be among the first thousand letters.
+        let chosen = self.observatory.passing(&TaskFilter { dead: Some(true), ..filter.clone() });
+        let matching = chosen.len() as u64;
+        let requeued = match (filter.lets_all_through(), chosen.is_empty()) {
+            // As was said: also those of which the journal knows nothing.
+            (true, _) => self.requeue_letters(None).await?,
+            (false, true) => Requeued::default(),
+            (false, false) => self.requeue_letters(Some(chosen)).await?,
+        };
+        let refused = requeued.kept.len() as u64;
+        let more = matching > requeued.requeued + refused;
+        if requeued != Requeued::default() {
+            self.note(operator, "requeue", filter::in_words(filter), dead::counted(&requeued)).await;
+        }
+        Ok(Json(TasksRequeued { matching, requeued: requeued.requeued, refused, more }))
     }
 
     async fn cancel_one(self, task_id: TaskId) -> (TaskId, Result<Cancel, StoreError>) {
