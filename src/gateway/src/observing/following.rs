@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use insight::TaskIndex;
 use protocol::{StepName, TaskId, TaskState, TaskStep, insight::TaskFilter};
 use task_queue::{Link, Queue};
 use tokio::time::Instant;
@@ -17,6 +18,11 @@ const PAGES_SPARE: u64 = 16;
 const DEAD_ASKED_EVERY: Duration = Duration::from_secs(5);
 /// A point of a history is made so long after its end: the last steps of it are on their way until then.
 const HISTORY_LAG_MS: u64 = 1_000;
+
+/// Whether a step says that the end of a task was asked for of which nothing else is known. It names the pool of who asked: the task may be of another one, and would seem to wait in this one.
+fn is_about_nobody(step: &TaskStep, index: &TaskIndex) -> bool {
+    step.step == StepName::CancelAsked && step.task_id.as_ref().is_none_or(|task_id| index.get(task_id).is_none())
+}
 
 impl Observatory {
     /// Times the store, and reads what is new in its journal.
@@ -46,7 +52,9 @@ impl Observatory {
             let page = in_time("store", journal.steps_after(&cursor, PAGE)).await?;
             let mut state = self.state();
             for step in page.steps.iter().filter(|step| step.pool == self.0.pool) {
-                state.index.apply(step);
+                if !is_about_nobody(step, &state.index) {
+                    state.index.apply(step);
+                }
             }
             state.cursor = page.cursor;
             state.caught_up |= !page.has_more;

@@ -215,6 +215,15 @@ async fn a_task_whose_last_step_was_lost_does_not_run_for_ever() {
 }
 
 #[tokio::test]
+async fn a_cancel_of_another_pools_task_makes_none_that_waits_in_this_one() {
+    let fleet = Fleet::start().await;
+    // Who cancels by id does not know the pool of the task, and names its own.
+    fleet.tell([step("of-another-pool", StepName::CancelAsked), submitted("here", "echo", 0), step("here", StepName::CancelAsked)]);
+    let page = fleet.listed("state=waiting", 1).await;
+    assert_eq!((ids(&page), &page["tasks"][0]["cancel_asked"], &page["indexed"]), (vec!["here"], &json!(true), &json!(1)), "{page}");
+}
+
+#[tokio::test]
 async fn more_than_a_thousand_tasks_are_cancelled_by_asking_again() {
     let fleet = Fleet::start().await;
     fleet.tell((0..1_500_u32).map(|number| submitted(&format!("t-{number}"), "echo", 0)));
