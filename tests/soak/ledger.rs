@@ -9,8 +9,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use protocol::{Outcome, Reply, TaskId};
 use ::tests::statistics::Percentiles;
+use protocol::{Outcome, Reply, TaskId};
 use tokio::time::Instant;
 
 /// Priorities of tasks.

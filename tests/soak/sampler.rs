@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use protocol::{GpuId, PoolName};
-use redis::aio::MultiplexedConnection;
-use task_queue::{Queue, RabbitMq, TaskQueue};
 use ::tests::{
     proc::{broker_pid, connections_to, descendants, descriptors, machine_s, memory_mib, threads},
     statistics::Percentiles,
 };
+use protocol::{GpuId, PoolName};
+use redis::aio::MultiplexedConnection;
+use task_queue::{Queue, RabbitMq, TaskQueue};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
