@@ -121,14 +121,14 @@ async fn for_a_task_that_fits_nowhere_no_tensor_goes() {
 
 #[tokio::test(start_paused = true)]
 async fn where_what_is_kept_beside_tensors_is_not_enough_tensors_go_too() {
-    let kinds = Executors::new().with(Arc::new(Hungry { kept_mb: AtomicU64::new(30) })).with(executors::echo());
+    let kinds = Executors::new().with(Arc::new(Hungry { kept_mb: AtomicU64::new(12) })).with(executors::echo());
     let mut fleet = Fleet::of(0).executors(kinds).start().await;
-    fleet.add(SimulatedOptions { memory_mb: 100, ..SimulatedOptions::new(GpuId::new("small").unwrap()) }).await;
+    fleet.add(SimulatedOptions { memory_mb: 40, ..SimulatedOptions::new(GpuId::new("small").unwrap()) }).await;
     fleet.eligible(1).await;
     let putting = task("echo", json!({"data": {"$segment": 0}}));
     let keep_as = Some(KeepAs::one(TensorName::new("x").unwrap()));
-    let body = TaskBody { segments: Segments::of(vec![Bytes::from(vec![1; 20_000_000])]), keep_as, ..putting.body };
+    let body = TaskBody { segments: Segments::of(vec![Bytes::from(vec![1; 8_000_000])]), keep_as, ..putting.body };
     result(&reply(&fleet.producer, NewTask { body, ..putting }).await);
-    assert_eq!(result(&reply(&fleet.producer, hungry(85, 1)).await), json!(1), "whole, once there is room");
+    assert_eq!(result(&reply(&fleet.producer, hungry(34, 1)).await), json!(1), "whole, once there is room");
     assert_eq!(fleet.counted("gpufleet_memory_relief_total", "evicted"), 2.0);
 }

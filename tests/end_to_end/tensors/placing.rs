@@ -107,9 +107,9 @@ async fn behind_a_long_run_no_task_waits_for_its_tensors_while_another_gpu_idles
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_waits_for_its_tensors_says_how_far_they_are() {
-    let slow = LinkSpeed { bytes_per_second: 1e6, latency: Duration::from_micros(10) };
+    let slow = LinkSpeed { bytes_per_second: 8e6, latency: Duration::from_micros(10) };
     let fleet = linked(2, slow).await;
-    result(&reply(&fleet.producer, on("slow-0", putting("x", &bytes(20_000_000, 1)))).await);
+    result(&reply(&fleet.producer, on("slow-0", putting("x", &bytes(8_000_000, 1)))).await);
     let pending = fleet.producer.pending(on("slow-1", reading(&["x"])), PATIENCE).await.unwrap();
     let shown = async || {
         let status = fleet.producer.status(pending.task_id()).await.unwrap();
@@ -120,5 +120,6 @@ async fn a_task_that_waits_for_its_tensors_says_how_far_they_are() {
         shown.starts_with("bringing tensor x from slow-0: ") && !shown.ends_with(": 0 %")
     })
     .await;
-    assert_eq!(pending.await.unwrap().outcome, Outcome::Succeeded);
+    let reply = pending.await.unwrap();
+    assert_eq!(reply.outcome, Outcome::Succeeded, "{reply:?}");
 }

@@ -197,11 +197,12 @@ impl<'t> Placing<'t> {
         match self.here() {
             Here::No if self.row_is_missing() => self.beat_and_ask_again().await,
             Here::No => {
-                if self.kind_is_down() {
-                    // As in `own`.
+                let takes = *self.context.signals.taking.borrow();
+                if !takes || self.kind_is_down() {
+                    // As in `own`; and the table may have heard that this GPU takes tasks again before its worker did.
                     self.context.signals.beat_now(self.context.me.options.lease).await;
                 }
-                self.back_to_pool().await
+                if takes || self.here() == Here::No { self.back_to_pool().await } else { Ok(None) }
             }
             Here::Later => self.rest("its memory is in use").await.map(|()| None),
             Here::Now => {
@@ -322,8 +323,7 @@ impl<'t> Placing<'t> {
     async fn not_here(&mut self, answer: ClaimAnswer) -> Result<Option<Placement<'t>>, Abandoned> {
         match answer {
             ClaimAnswer::Other(offer) => {
-                let queue = Queue::Gpu(offer.gpu_id.clone());
-                let (task, reason) = (self.task, "forward");
+                let (task, queue, reason) = (self.task, Queue::Gpu(offer.gpu_id.clone()), "forward");
                 let onward = Onward { task, queue, reason, offer: Some(offer), among: self.among(), unserved_since_ms: None };
                 Ok(Some(Placement::Not(Disposition::SendOn(onward))))
             }
