@@ -137,5 +137,7 @@ async fn a_refusal_is_shown(site: &Site) {
     // Of that answer (409) the console has a line, and nothing else went wrong.
     let troubles = site.browser.troubles().await;
     assert!(troubles.iter().all(|trouble| trouble.contains("409")), "{troubles:?}");
+    // What waited behind the other one runs.
+    site.asks(Method::DELETE, "/api/v1/tasks/running-0", None).await;
     site.until_listed(&format!("group={GROUP}&state=succeeded"), WAITING).await;
 }

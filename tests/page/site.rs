@@ -69,10 +69,10 @@ impl Site {
         drop(self.fleet.take());
     }
 
-    /// Three GPUs, one of them drained, and tasks in all states: `done`, `failed`, `retrying`, `delayed`, `cancelled`, `running-0` and `running-1`, those that wait in
+    /// Four GPUs, one of them drained, and tasks in all states: `done`, `failed`, `retrying`, `delayed`, `cancelled`, `running-0` and `running-1`, those that wait in
     /// [`GROUP`], a dead letter, and hostile ones.
     pub async fn with_everything() -> Self {
-        let site = Self::start(3).await;
+        let site = Self::start(4).await;
         let payload = format!(r#"{{"said": {}, "exact": {EXACT}}}"#, json!(HOSTILE_TEXT));
         site.sends("/api/v1/tasks", "application/json", format!(r#"{{"kind": "echo", "task_id": "done", "payload": {payload}}}"#)).await;
         let failing = |retry: bool| json!({"duration_ms": 1, "fail": {"code": "oops", "message": HOSTILE_TEXT, "retry": retry}});
@@ -95,11 +95,16 @@ impl Site {
             site.submit(json!({"kind": "simulate", "task_id": id, "payload": payload, "gpu_options": on})).await;
             site.until_state(&id, "running").await;
         }
+        // The fourth GPU is free, for the one that is tried again and again.
+        let behind = json!({"specific_gpu_id": "sim-0"});
         for number in 0..WAITING {
-            site.submit(json!({"kind": "echo", "task_id": format!("waiting-{number}"), "group": GROUP, "priority": 3})).await;
+            site.submit(
+                json!({"kind": "echo", "task_id": format!("waiting-{number}"), "group": GROUP, "priority": 3, "gpu_options": behind}),
+            )
+            .await;
         }
         for id in HOSTILE_IDS {
-            site.submit(json!({"kind": "echo", "task_id": id, "payload": HOSTILE_TEXT})).await;
+            site.submit(json!({"kind": "echo", "task_id": id, "payload": HOSTILE_TEXT, "gpu_options": behind})).await;
         }
         site.until_listed("state=waiting", WAITING + HOSTILE_IDS.len()).await;
         site

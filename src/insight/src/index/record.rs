@@ -223,7 +223,7 @@ impl Record {
             StepName::Retrying | StepName::Crashed => self.failed_once(step, shared),
             StepName::Split => self.split(step),
             StepName::Ended => self.ended(step, shared),
-            StepName::CancelAsked => self.cancel_asked = true,
+            StepName::CancelAsked => self.cancel(step),
             StepName::Buried => self.buried_ms = self.buried_ms.max(NonZeroU64::new(step.at_ms)),
             StepName::Requeued => self.requeued_ms = self.requeued_ms.max(NonZeroU64::new(step.at_ms)),
             StepName::ReplyWaits | StepName::Other => {}
@@ -323,9 +323,18 @@ impl Record {
         self.began_ms = self.began_ms.or(NonZeroU64::new(step.at_ms));
     }
 
+    /// One that has not begun never will: it is cancelled from now on, as its status says too, although its reply goes out only when its turn comes.
+    fn cancel(&mut self, step: &TaskStep) {
+        self.cancel_asked = true;
+        if matches!(self.state, TaskState::Waiting | TaskState::Delayed | TaskState::Retrying) {
+            (self.state, self.state_ms) = (TaskState::Cancelled, self.state_ms.max(step.at_ms));
+            (self.waiting_for, self.due_ms, self.is_forwarded) = (None, None, false);
+        }
+    }
+
     fn ended(&mut self, step: &TaskStep, shared: &mut Shared) {
         let attempt = step.attempt.unwrap_or(self.attempt);
-        if self.state.ended() && attempt <= self.attempt {
+        if self.ended_ms.is_some() && self.state.ended() && attempt <= self.attempt {
             return;
         }
         let Some(outcome) = step.outcome else { return };

@@ -380,3 +380,14 @@ fn thousands_of_kinds_that_somebody_makes_up_are_counted_and_not_told_apart() {
     assert_eq!(priority.waiting[&"echo".parse::<Kind>().unwrap()], 3, "those that most tasks wait of are told");
     assert!(priority.waiting.len() <= 256 && activity.kinds.len() <= 256, "{} and {}", priority.waiting.len(), activity.kinds.len());
 }
+
+#[test]
+fn a_waiting_task_whose_end_was_asked_for_is_cancelled_before_its_turn_and_a_running_one_is_not() {
+    let asked = |name: &str| step(name, StepName::CancelAsked, 1_002);
+    let mut index =
+        index_of(&[submitted("waits", 0, 1_000), asked("waits"), submitted("runs", 0, 1_000), began("runs", 1, 1_001), asked("runs")]);
+    assert_eq!((state(&index, "waits"), state(&index, "runs")), (TaskState::Cancelled, TaskState::Running));
+    assert_eq!(index.get(&id("waits")).unwrap().ended_ms, None, "its reply goes out when its turn comes");
+    index.apply(&ended("waits", 0, Outcome::Cancelled, 2_000));
+    assert_eq!(index.get(&id("waits")).unwrap().ended_ms, Some(2_000));
+}

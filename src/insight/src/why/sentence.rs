@@ -17,7 +17,11 @@ use crate::{Observed, index::TaskIndex};
 pub(super) fn sentence(observed: &Observed<'_>, index: &TaskIndex, case: &Case, (gpus, ahead): (&[GpuObstacle], Option<u64>)) -> String {
     let now_ms = observed.now_ms;
     let cancel_asked = case.indexed.as_ref().is_some_and(|known| known.cancel_asked);
+    let has_ended = case.indexed.as_ref().is_none_or(|known| known.ended_ms.is_some());
     match case.state {
+        TaskState::Cancelled if cancel_asked && !has_ended => {
+            "It is cancelled; its reply goes out as soon as a worker has it in hand.".to_owned()
+        }
         TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled | TaskState::Expired => ended(case, now_ms),
         TaskState::Running => running(index, case, now_ms, cancel_asked),
         _ if cancel_asked => "Somebody asked for its end: it ends as soon as a worker has it in hand.".to_owned(),

@@ -224,7 +224,7 @@ fn a_cancel_that_was_asked_for_is_said() {
     let cancel = step("t", StepName::CancelAsked, 96_000, "echo");
     assert_eq!(
         sentence_of(&world(), &[submitted(), cancel.clone()]),
-        "Somebody asked for its end: it ends as soon as a worker has it in hand."
+        "It is cancelled; its reply goes out as soon as a worker has it in hand."
     );
     let running = "It runs on GPU a: attempt 1 began 5.0 s ago; somebody asked for its end.";
     assert_eq!(sentence_of(&world(), &[began(), cancel]), running);
