@@ -68,7 +68,7 @@ async fn overview(site: &Site) {
 async fn gpus(site: &Site) {
     site.page("#/gpus").await;
     let browser = &site.browser;
-    browser.until("there are three", "document.querySelectorAll('.card').length === 3").await;
+    browser.until("there are four", "document.querySelectorAll('.card').length === 4").await;
     browser.until_shown(".card", "an operator drains it").await;
     for unit in [" W", "°C", "MHz", "of 1 slot", " %", "GB"] {
         browser.until_shown(".card", unit).await;

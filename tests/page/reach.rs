@@ -70,7 +70,7 @@ async fn every_control_has_its_turn(site: &Site) {
     let browser = &site.browser;
     browser.open("about:blank").await;
     site.page("#/gpus").await;
-    browser.until("there are three GPUs", "document.querySelectorAll('.card').length === 3").await;
+    browser.until("there are four GPUs", "document.querySelectorAll('.card').length === 4").await;
     let controls = browser.value("[...document.querySelectorAll('a, button, input, select, [tabindex=\\'0\\']')].filter((one) => !one.disabled && one.checkVisibility()).length").await;
     let mut reached = Vec::new();
     for _ in 0..controls.as_u64().expect("a number") {

@@ -260,10 +260,12 @@ async fn changes_of_tasks_are_told_until_nobody_reads_any_more() {
     let embedded = Embedded::up("1").await;
     let submitted = embedded.run(&["submit", "echo", "--task-id", "watched", "--wait"]).await;
     assert_eq!(submitted.code, Some(0), "{submitted:?}");
-    let as_json = embedded.typed("gpufleet tasks watch --id-prefix watched --json | head -n 1").await;
+    // It hears that nobody reads any more when it has something to tell.
+    let news = |id: &str| format!("(sleep 3; gpufleet submit echo --task-id {id} > /dev/null) &");
+    let as_json = embedded.typed(&format!("{} gpufleet tasks watch --id-prefix watched --json | head -n 1", news("watched-b"))).await;
     let told: Value = serde_json::from_str(&as_json.output).expect("a line of JSON");
     assert_eq!(told["task_id"], "watched", "{as_json:?}");
-    let as_text = embedded.typed("gpufleet tasks watch --id-prefix watched | head -n 1").await;
+    let as_text = embedded.typed(&format!("{} gpufleet tasks watch --id-prefix watched | head -n 1", news("watched-c"))).await;
     assert!(as_text.output.contains(" watched ") && as_text.output.contains(" echo"), "{as_text:?}");
 }
 

@@ -17,6 +17,7 @@ use ratatui::{
         execute,
         terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
+    layout::{Position, Rect},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -53,7 +54,9 @@ impl FullScreen {
 
     /// Wipes the screen, so that the next picture is drawn as a whole: something else may have written on it.
     pub(super) fn wipe(&mut self) -> Result<(), Fault> {
-        self.terminal.clear().map_err(gone)
+        // `clear` would ask the terminal where its cursor is, and wait for a word that the thread of the keys reads.
+        let size = self.terminal.size().map_err(gone)?;
+        self.terminal.resize(Rect::from((Position::ORIGIN, size))).map_err(gone)
     }
 
     /// Draws what differs from the last picture.

@@ -128,7 +128,13 @@ function patchNode(old, next) {
     }
   }
   for (const { name, value } of next.attributes) {
-    if (!OF_PEOPLE.has(name) && old.getAttribute(name) !== value) {
+    if (OF_PEOPLE.has(name) || old.getAttribute(name) === value) {
+      continue;
+    }
+    if (name === "style") {
+      // The policy forbids the attribute, and not its properties one by one.
+      old.style.cssText = next.style.cssText;
+    } else {
       old.setAttribute(name, value);
     }
   }
