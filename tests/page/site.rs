@@ -86,7 +86,7 @@ impl Site {
         {
             site.until_state(id, state).await;
         }
-        site.bury().await;
+        site.bury(DEAD).await;
         assert_eq!(site.asks(Method::PUT, "/api/v1/gpus/sim-2/drain", None).await.0, StatusCode::OK);
         for gpu in 0..2 {
             let payload = json!({"duration_ms": LONG_MS, "progress_every_ms": 200});
@@ -111,8 +111,8 @@ impl Site {
     }
 
     /// Publishes a message that is no task, and waits until it is a dead letter.
-    pub async fn bury(&self) {
-        let properties = RawProperties::task(DEAD, HOSTILE_KIND);
+    pub async fn bury(&self, task_id: &str) {
+        let properties = RawProperties::task(task_id, HOSTILE_KIND);
         let mut raw = RawPublisher::connect(&self.amqp).await;
         raw.publish(&format!("{}.tasks.default", self.prefix), &properties, HOSTILE_TEXT.as_bytes()).await;
         until("it is a dead letter", async || self.dead().await == 1).await;
