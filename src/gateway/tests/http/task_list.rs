@@ -219,7 +219,7 @@ async fn a_cancel_of_another_pools_task_makes_none_that_waits_in_this_one() {
     let fleet = Fleet::start().await;
     // Who cancels by id does not know the pool of the task, and names its own.
     fleet.tell([step("of-another-pool", StepName::CancelAsked), submitted("here", "echo", 0), step("here", StepName::CancelAsked)]);
-    let page = fleet.listed("state=waiting", 1).await;
+    let page = fleet.listed("state=cancelled", 1).await;
     assert_eq!((ids(&page), &page["tasks"][0]["cancel_asked"], &page["indexed"]), (vec!["here"], &json!(true), &json!(1)), "{page}");
 }
 
